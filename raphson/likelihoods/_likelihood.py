@@ -1,0 +1,106 @@
+r"""The contract between a likelihood and everything else: derivatives in output space.
+
+A likelihood sees outputs ``f`` of shape ``(..., C)`` and targets ``y`` only, never ``X`` or parameters. Leading
+dimensions are examples (and sequence positions); every method treats them alike, with no Python loop over them,
+and works for any strides of ``f``. A likelihood is a frozen dataclass of numbers and small tensors.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from raphson.linalg._operator import LinearOperator, SymmetricOperator
+
+
+class Derivatives(NamedTuple):
+    """Value and derivatives of the negative log-likelihood in output space, computed together.
+
+    Attributes:
+        nll: ``(...,)``.
+        gradient: ``(..., C)``.
+        hessian: Batched operator ``(..., C, C)``: observed or expected, as asked for; None if not asked for.
+    """
+
+    nll: Tensor
+    gradient: Tensor
+    hessian: SymmetricOperator | None
+
+
+class Likelihood(abc.ABC):
+    r"""Negative log-likelihood :math:`\ell(f, y)` of a target ``y`` given outputs ``f``.
+
+    ``nll`` includes its normalizing constant. ``hessian`` is the observed one, :math:`\partial^2\ell/\partial f^2`
+    at the data; ``fisher`` is its expectation over ``y`` drawn from the model at ``f``.
+    """
+
+    concave: bool = False
+    """Whether the log-likelihood is concave in ``f`` for every ``y`` (the observed Hessian is never indefinite)."""
+
+    @abc.abstractmethod
+    def nll(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the negative log-likelihood, ``(...,)``, for ``f`` of shape ``(..., C)``."""
+
+    @abc.abstractmethod
+    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the gradient of ``nll`` in ``f``, ``(..., C)``."""
+
+    @abc.abstractmethod
+    def hessian(self, f: Tensor, y: Tensor) -> SymmetricOperator:
+        """Return the observed Hessian of ``nll`` in ``f``, a batched operator ``(..., C, C)``."""
+
+    @abc.abstractmethod
+    def fisher(self, f: Tensor, y: Tensor | None = None) -> SymmetricOperator:
+        """Return the expected Hessian under the model at ``f``, a batched operator ``(..., C, C)``.
+
+        ``y`` matters only to a likelihood whose weight depends on the target (``class_weight``,
+        ``ignore_index``, ``pos_weight``): given, the information is weighted as the loss at those targets is;
+        left out, it is that of the unweighted model.
+        """
+
+    @abc.abstractmethod
+    def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw one target per example from the model at ``f``."""
+
+    @abc.abstractmethod
+    def mean(self, f: Tensor) -> Tensor:
+        """Return the mean of the target under the model at ``f``."""
+
+    @abc.abstractmethod
+    def variance(self, f: Tensor) -> Tensor:
+        """Return the variance of the target under the model at ``f``, elementwise, shaped like ``mean``."""
+
+    @abc.abstractmethod
+    def check(self, y: Tensor, n_outputs: int) -> None:
+        """Raise ``InputError`` naming the first row whose target lies outside the support, and the support."""
+
+    def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> LinearOperator:
+        """Return ``S`` of shape ``(..., C, r)`` with ``S S^T = fisher(f, y)``, in closed form where there is one."""
+        return self.fisher(f, y).factor()
+
+    def weight(self, y: Tensor) -> Tensor | None:
+        """Return what each target adds to the denominator ``W`` of a mean, ``(...,)``; None means 1 each.
+
+        Class weights count here and ignored targets count zero, which is what a weighted mean, torch's
+        ``reduction="mean"`` and scikit-learn's ``class_weight`` all mean.
+        """
+        return None
+
+    def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
+        """Return value, gradient and Hessian at once; members share the work between the three.
+
+        Args:
+            f: Outputs ``(..., C)``.
+            y: Targets.
+            hessian: ``"observed"``, ``"expected"`` or None for no Hessian.
+
+        Returns:
+            The three, each as its own method gives it.
+        """
+        curvature = None
+        if hessian is not None:
+            curvature = self.hessian(f, y) if hessian == "observed" else self.fisher(f, y)
+        return Derivatives(self.nll(f, y), self.gradient(f, y), curvature)
