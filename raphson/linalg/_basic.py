@@ -1,0 +1,291 @@
+"""Symmetric operators of the simplest kinds: dense, diagonal, and a multiple of another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from raphson._errors import IndefiniteError, InputError
+
+from . import _spectral
+from ._cholesky import solve_symmetric
+from ._matrix import Matrix, ScaledColumns
+from ._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
+from ._size import check_dense_size
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(SymmetricOperator):
+    """A symmetric operator stored as a tensor.
+
+    Args:
+        matrix: ``(*batch, n, n)``, symmetric; factorizations read its lower triangle.
+        labels: Names of the ``n`` parameters.
+
+    Raises:
+        InputError: If the matrix is not square.
+    """
+
+    matrix: Tensor
+
+    def __post_init__(self) -> None:
+        if self.matrix.ndim < 2 or self.matrix.shape[-1] != self.matrix.shape[-2]:
+            raise InputError(
+                f"Dense needs a square matrix (*batch, n, n), and got shape {tuple(self.matrix.shape)}. "
+                f"Use Matrix for a rectangular one."
+            )
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape ``(*batch, n, n)``."""
+        return self.matrix.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the products."""
+        return self.matrix.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which the operator lives."""
+        return self.matrix.device
+
+    def mv(self, v: Tensor) -> Tensor:
+        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
+        return self.mm(v.unsqueeze(-1)).squeeze(-1)
+
+    def mm(self, v: Tensor) -> Tensor:
+        """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
+        return self.matrix @ v
+
+    def to_dense(self) -> Tensor:
+        """Return the tensor itself."""
+        return self.matrix
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, ``(*batch, n)``."""
+        return self.matrix.diagonal(dim1=-2, dim2=-1)
+
+    def eigh(self) -> Eigh:
+        """Return the eigen-decomposition, eigenvalues ascending."""
+        eigenvalues, vectors = torch.linalg.eigh(self.matrix)
+        return Eigh(eigenvalues, Matrix(vectors))
+
+    def slogdet(self) -> SlogDet:
+        """Return the sign and the log absolute value of the determinant."""
+        sign, logabsdet = torch.linalg.slogdet(self.matrix)
+        return SlogDet(sign, logabsdet)
+
+    def shift(self, c: float | Tensor) -> Dense:
+        """Return ``A + c I``, for a number or one ``c`` per batch element."""
+        identity = torch.eye(self.shape[-1], dtype=self.dtype, device=self.device)
+        return replace(self, matrix=self.matrix + per_batch(c, self) * identity)
+
+    def solve(self, b: Tensor) -> Tensor:
+        """Return ``A^-1 b``: by Cholesky if definite, by LU if not, ``IndefiniteError`` if singular."""
+        return columnwise(self, lambda columns: solve_symmetric(self.matrix, columns), b)
+
+    def power_mv(self, v: Tensor, p: float) -> Tensor:
+        """Return ``A^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""
+        return _spectral.power_mv(self, v, p)
+
+    def factor(self) -> LinearOperator:
+        """Return ``S`` with ``S S^T = A``: the Cholesky factor if definite, that of the eigenvalues if singular."""
+        lower, info = torch.linalg.cholesky_ex(self.matrix)
+        return _spectral.factor(self) if bool(info.any()) else Matrix(lower)
+
+
+@dataclass(frozen=True, eq=False)
+class Diagonal(SymmetricOperator):
+    """A diagonal operator.
+
+    Args:
+        values: The diagonal, ``(*batch, n)``, of any sign.
+        labels: Names of the ``n`` parameters.
+    """
+
+    values: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape ``(*batch, n, n)``."""
+        return torch.Size((*self.values.shape, self.values.shape[-1]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the products."""
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which the operator lives."""
+        return self.values.device
+
+    def mv(self, v: Tensor) -> Tensor:
+        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
+        return self.values * v
+
+    def mm(self, v: Tensor) -> Tensor:
+        """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
+        return self.values.unsqueeze(-1) * v
+
+    def to_dense(self) -> Tensor:
+        """Return the ``(*batch, n, n)`` tensor."""
+        check_dense_size(self.shape, self.dtype, "diagonal()")
+        return torch.diag_embed(self.values)
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, ``(*batch, n)``."""
+        return self.values
+
+    def eigh(self) -> Eigh:
+        """Return the eigen-decomposition in the order of the diagonal, with the identity as eigenvectors."""
+        return Eigh(self.values, Diagonal(torch.ones_like(self.values)))
+
+    def slogdet(self) -> SlogDet:
+        """Return the sign and the log absolute value of the determinant."""
+        return SlogDet(self.values.sign().prod(-1), self.values.abs().log().sum(-1))
+
+    def shift(self, c: float | Tensor) -> Diagonal:
+        """Return ``A + c I``, for a number or one ``c`` per batch element."""
+        return replace(self, values=self.values + per_batch(c, self).squeeze(-1))
+
+    def solve(self, b: Tensor) -> Tensor:
+        """Return ``A^-1 b``.
+
+        Args:
+            b: ``(*batch, n)`` or ``(*batch, n, k)``.
+
+        Returns:
+            The shape of ``b``.
+
+        Raises:
+            IndefiniteError: If an entry of the diagonal is zero.
+        """
+        zero = self.values == 0
+        if bool(zero.any()):
+            place = int(zero.reshape(-1, self.shape[-1]).any(0).nonzero()[0])
+            who = f" ('{self.labels[place]}')" if self.labels else ""
+            raise IndefiniteError(
+                f"The diagonal operator is singular: entry {place}{who} is zero. Shift it by a positive constant."
+            )
+        return columnwise(self, lambda columns: columns / self.values.unsqueeze(-1), b)
+
+    def power_mv(self, v: Tensor, p: float) -> Tensor:
+        """Return ``A^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""
+        power = _spectral.eigenvalue_power(self.values, p, 0.0).unsqueeze(-1)
+        return columnwise(self, lambda columns: power * columns, v)
+
+    def factor(self) -> Diagonal:
+        """Return the diagonal of square roots; a negative entry raises ``IndefiniteError``."""
+        return Diagonal(_spectral.eigenvalue_power(self.values, 0.5, 0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled(SymmetricOperator):
+    """A multiple of a symmetric operator, ``c A``.
+
+    Args:
+        operator: ``A``, ``(*batch, n, n)``.
+        multiplier: ``c``, of any sign: a number, or a tensor with one for each batch element.
+        labels: Names of the ``n`` parameters.
+    """
+
+    operator: SymmetricOperator
+    multiplier: float | Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape ``(*batch, n, n)``."""
+        return self.operator.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the products."""
+        return self.operator.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which the operator lives."""
+        return self.operator.device
+
+    @property
+    def _c(self) -> Tensor:
+        return per_batch(self.multiplier, self)
+
+    def mv(self, v: Tensor) -> Tensor:
+        """Return ``c A v`` for ``v`` of shape ``(*batch, n)``."""
+        return self._c.squeeze(-1) * self.operator.mv(v)
+
+    def mm(self, v: Tensor) -> Tensor:
+        """Return ``c A V`` for ``V`` of shape ``(*batch, n, k)``."""
+        return self._c * self.operator.mm(v)
+
+    def to_dense(self) -> Tensor:
+        """Return the ``(*batch, n, n)`` tensor."""
+        return self._c * self.operator.to_dense()
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, ``(*batch, n)``."""
+        return self._c.squeeze(-1) * self.operator.diagonal()
+
+    def eigh(self) -> Eigh:
+        """Return the eigen-decomposition, in the order of the operator's own."""
+        eigenvalues, vectors = self.operator.eigh()
+        return Eigh(self._c.squeeze(-1) * eigenvalues, vectors)
+
+    def slogdet(self) -> SlogDet:
+        """Return the sign and the log absolute value of the determinant."""
+        c = self._c.squeeze(-1).squeeze(-1)
+        n = self.shape[-1]
+        sign, logabsdet = self.operator.slogdet()
+        return SlogDet(sign * c.sign() ** n, logabsdet + n * c.abs().log())
+
+    def shift(self, c: float | Tensor) -> SymmetricOperator:
+        """Return ``c A + s I`` as ``c (A + (s / c) I)``, which keeps the structure of ``A``.
+
+        Args:
+            c: The shift ``s``.
+
+        Returns:
+            The shifted operator.
+
+        Raises:
+            IndefiniteError: If the multiplier is zero, which leaves no operator to shift.
+        """
+        if bool((self._c == 0).any()):
+            raise IndefiniteError(
+                "An operator with multiplier 0 keeps no structure to shift. Use Diagonal for a multiple of the identity."
+            )
+        ratio = per_batch(c, self) / self._c
+        return replace(self, operator=self.operator.shift(ratio.squeeze(-1).squeeze(-1)))
+
+    def solve(self, b: Tensor) -> Tensor:
+        """Return ``(c A)^-1 b``.
+
+        Args:
+            b: ``(*batch, n)`` or ``(*batch, n, k)``.
+
+        Returns:
+            The shape of ``b``.
+
+        Raises:
+            IndefiniteError: If the multiplier is zero or the operator is singular.
+        """
+        if bool((self._c == 0).any()):
+            raise IndefiniteError("The operator is singular: its multiplier is zero.")
+        return columnwise(self, lambda columns: self.operator.solve(columns / self._c), b)
+
+    def power_mv(self, v: Tensor, p: float) -> Tensor:
+        """Return ``(c A)^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""
+        return _spectral.power_mv(self, v, p)
+
+    def factor(self) -> LinearOperator:
+        """Return ``S`` with ``S S^T = c A``: that of ``A`` times the root of ``c`` where ``c`` is not negative."""
+        if bool((self._c < 0).any()):
+            return _spectral.factor(self)
+        root = self.operator.factor()
+        scale = self._c.squeeze(-1).sqrt().expand(*root.shape[:-2], root.shape[-1])
+        return ScaledColumns(root, scale)

@@ -1,0 +1,157 @@
+"""Rectangular operators: a tensor, an operator with scaled columns, operators side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._operator import LinearOperator
+from ._size import check_dense_size
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix(LinearOperator):
+    """A rectangular operator stored as a tensor.
+
+    Args:
+        matrix: ``(*batch, m, n)``.
+    """
+
+    matrix: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape ``(*batch, m, n)``."""
+        return self.matrix.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the products."""
+        return self.matrix.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which the operator lives."""
+        return self.matrix.device
+
+    def mv(self, v: Tensor) -> Tensor:
+        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
+        return self.mm(v.unsqueeze(-1)).squeeze(-1)
+
+    def rmv(self, v: Tensor) -> Tensor:
+        """Return ``A^T v`` for ``v`` of shape ``(*batch, m)``."""
+        return self.rmm(v.unsqueeze(-1)).squeeze(-1)
+
+    def mm(self, v: Tensor) -> Tensor:
+        """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
+        return self.matrix @ v
+
+    def rmm(self, v: Tensor) -> Tensor:
+        """Return ``A^T V`` for ``V`` of shape ``(*batch, m, k)``."""
+        return self.matrix.mT @ v
+
+    def to_dense(self) -> Tensor:
+        """Return the tensor itself."""
+        return self.matrix
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledColumns(LinearOperator):
+    """An operator times a diagonal, ``A diag(s)``.
+
+    Args:
+        operator: ``A``, ``(*batch, m, n)``.
+        scale: ``s``, ``(*batch, n)``.
+    """
+
+    operator: LinearOperator
+    scale: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape ``(*batch, m, n)``."""
+        return self.operator.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the products."""
+        return self.operator.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which the operator lives."""
+        return self.operator.device
+
+    def mv(self, v: Tensor) -> Tensor:
+        """Return ``A (s v)`` for ``v`` of shape ``(*batch, n)``."""
+        return self.operator.mv(self.scale * v)
+
+    def rmv(self, v: Tensor) -> Tensor:
+        """Return ``s A^T v`` for ``v`` of shape ``(*batch, m)``."""
+        return self.scale * self.operator.rmv(v)
+
+    def mm(self, v: Tensor) -> Tensor:
+        """Return ``A diag(s) V`` for ``V`` of shape ``(*batch, n, k)``."""
+        return self.operator.mm(self.scale.unsqueeze(-1) * v)
+
+    def rmm(self, v: Tensor) -> Tensor:
+        """Return ``diag(s) A^T V`` for ``V`` of shape ``(*batch, m, k)``."""
+        return self.scale.unsqueeze(-1) * self.operator.rmm(v)
+
+    def to_dense(self) -> Tensor:
+        """Return the ``(*batch, m, n)`` tensor."""
+        return self.operator.to_dense() * self.scale.unsqueeze(-2)
+
+
+@dataclass(frozen=True, eq=False)
+class SideBySide(LinearOperator):
+    """Operators side by side, ``[A_1 A_2 ...]``: the square-root factor of a sum.
+
+    Args:
+        operators: One or more, ``(*batch, m, n_i)`` with batch and ``m`` in common.
+    """
+
+    operators: tuple[LinearOperator, ...]
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape ``(*batch, m, n_1 + n_2 + ...)``."""
+        return torch.Size((*self.operators[0].shape[:-1], sum(self._widths())))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the products."""
+        return self.operators[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which the operator lives."""
+        return self.operators[0].device
+
+    def mv(self, v: Tensor) -> Tensor:
+        """Return the product for ``v`` of shape ``(*batch, n)``."""
+        return self.mm(v.unsqueeze(-1)).squeeze(-1)
+
+    def rmv(self, v: Tensor) -> Tensor:
+        """Return the transposed product for ``v`` of shape ``(*batch, m)``."""
+        return self.rmm(v.unsqueeze(-1)).squeeze(-1)
+
+    def mm(self, v: Tensor) -> Tensor:
+        """Return ``sum_i A_i V_i`` for ``V`` of shape ``(*batch, n, k)``."""
+        parts = v.split(self._widths(), dim=-2)
+        products = [op.mm(part) for op, part in zip(self.operators, parts, strict=True)]
+        return torch.stack(products).sum(0)
+
+    def rmm(self, v: Tensor) -> Tensor:
+        """Return the ``A_i^T V``, one below the other, for ``V`` of shape ``(*batch, m, k)``."""
+        return torch.cat([op.rmm(v) for op in self.operators], dim=-2)
+
+    def to_dense(self) -> Tensor:
+        """Return the ``(*batch, m, n)`` tensor."""
+        check_dense_size(self.shape, self.dtype, "its products mv and rmv")
+        return torch.cat([op.to_dense() for op in self.operators], dim=-1)
+
+    def _widths(self) -> list[int]:
+        return [op.shape[-1] for op in self.operators]

@@ -1,0 +1,33 @@
+"""The limit above which no dense array is formed without being asked for in smaller parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from raphson._errors import TooLargeError
+
+MAX_DENSE_ELEMENTS = 2**28
+"""Largest number of elements of an array that an operator forms: 2 GB in float64."""
+
+
+def check_dense_size(shape: Sequence[int], dtype: torch.dtype, alternative: str) -> None:
+    """Refuse an array that is too large to form.
+
+    Args:
+        shape: Its shape.
+        dtype: Its element type.
+        alternative: What to call instead, for the message.
+
+    Raises:
+        TooLargeError: If it has more than ``MAX_DENSE_ELEMENTS`` elements.
+    """
+    elements = math.prod(shape)
+    if elements > MAX_DENSE_ELEMENTS:
+        size = elements * dtype.itemsize / 1e9
+        raise TooLargeError(
+            f"This call would form a dense {' x '.join(map(str, shape))} array of {size:.1f} GB "
+            f"(more than {MAX_DENSE_ELEMENTS} elements). Use {alternative}."
+        )

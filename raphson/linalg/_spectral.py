@@ -1,0 +1,73 @@
+"""Powers and square-root factors of symmetric operators through their eigen-decomposition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from raphson._errors import IndefiniteError
+
+from ._matrix import ScaledColumns
+from ._operator import LinearOperator, SymmetricOperator, columnwise
+
+
+def rounding_level(eigenvalues: Tensor) -> Tensor:
+    """Return ``n eps max|lambda|``, ``(*batch, 1)``: what rounding alone can turn a zero eigenvalue into."""
+    n = eigenvalues.shape[-1]
+    return n * torch.finfo(eigenvalues.dtype).eps * eigenvalues.abs().amax(-1, keepdim=True)
+
+
+def eigenvalue_power(eigenvalues: Tensor, p: float, level: Tensor | float) -> Tensor:
+    """Return ``lambda ** p``.
+
+    Args:
+        eigenvalues: Of any shape.
+        p: Exponent.
+        level: Absolute value up to which an eigenvalue counts as zero, broadcast against ``eigenvalues``.
+
+    Returns:
+        The powers; an eigenvalue that counts as zero has power 0 under a positive fractional ``p``.
+
+    Raises:
+        IndefiniteError: For a fractional power of a negative eigenvalue or a negative power of a zero one.
+    """
+    zero = eigenvalues.abs() <= level
+    if p < 0 and bool(zero.any()):
+        raise IndefiniteError(
+            f"The operator is singular (smallest absolute eigenvalue {float(eigenvalues.abs().min()):.3e}), so it "
+            f"has no power {p:g}. Shift it by a positive constant first."
+        )
+    if float(p).is_integer():
+        return eigenvalues**p
+    if bool((eigenvalues[~zero] < 0).any()):
+        raise IndefiniteError(
+            f"The operator is not positive semi-definite (smallest eigenvalue {float(eigenvalues.min()):.3e}), so "
+            f"it has no real power {p:g}. Use a Gauss-Newton or Fisher approximation, or shift it first."
+        )
+    return torch.where(zero, 0.0, eigenvalues.clamp_min(0.0) ** p)
+
+
+def power_mv(operator: SymmetricOperator, v: Tensor, p: float) -> Tensor:
+    """Return ``A^p v``: by products or solves for an integer ``p``, by the eigen-decomposition otherwise.
+
+    Args:
+        operator: ``A``, ``(*batch, n, n)``.
+        v: ``(*batch, n)`` or ``(*batch, n, k)``.
+        p: Exponent.
+
+    Returns:
+        The shape of ``v``.
+    """
+    if float(p).is_integer():
+        for _ in range(abs(int(p))):
+            v = operator @ v if p > 0 else operator.solve(v)
+        return v
+    eigenvalues, vectors = operator.eigh()
+    power = eigenvalue_power(eigenvalues, p, rounding_level(eigenvalues)).unsqueeze(-1)
+    return columnwise(operator, lambda u: vectors.mm(power * vectors.rmm(u)), v)
+
+
+def factor(operator: SymmetricOperator) -> LinearOperator:
+    """Return ``Q diag(lambda^(1/2))``, whose product with its transpose is the operator."""
+    eigenvalues, vectors = operator.eigh()
+    return ScaledColumns(vectors, eigenvalue_power(eigenvalues, 0.5, rounding_level(eigenvalues)))
