@@ -1,11 +1,25 @@
-"""Linear operators with structure: products, solves, determinants, spectra and roots without the dense matrix."""
+"""Linear operators with structure: products, solves, determinants and spectra without the dense matrix."""
 
 from ._basic import Dense as Dense
 from ._basic import Diagonal as Diagonal
 from ._basic import Scaled as Scaled
+from ._block_diagonal import BlockDiagonal as BlockDiagonal
+from ._block_diagonal import BlockDiagonalMatrix as BlockDiagonalMatrix
 from ._cholesky import cholesky as cholesky
 from ._cholesky import cholesky_solve as cholesky_solve
 from ._cholesky import solve_symmetric as solve_symmetric
+from ._implicit import Implicit as Implicit
+from ._implicit import ImplicitRectangular as ImplicitRectangular
+from ._kronecker import Kronecker as Kronecker
+from ._kronecker import KroneckerEigen as KroneckerEigen
+from ._kronecker import KroneckerMatrix as KroneckerMatrix
+from ._krylov import CGResult as CGResult
+from ._krylov import CGStatus as CGStatus
+from ._krylov import ExtremeEigenvalues as ExtremeEigenvalues
+from ._krylov import Lanczos as Lanczos
+from ._krylov import cg as cg
+from ._krylov import extreme_eigenvalues as extreme_eigenvalues
+from ._krylov import lanczos as lanczos
 from ._low_rank import DiagonalPlusLowRank as DiagonalPlusLowRank
 from ._matrix import Matrix as Matrix
 from ._matrix import ScaledColumns as ScaledColumns
@@ -15,3 +29,5 @@ from ._operator import LinearOperator as LinearOperator
 from ._operator import SlogDet as SlogDet
 from ._operator import SymmetricOperator as SymmetricOperator
 from ._size import MAX_DENSE_ELEMENTS as MAX_DENSE_ELEMENTS
+from ._state import from_state_dict as from_state_dict
+from ._sum import Sum as Sum

@@ -92,7 +92,7 @@ class Dense(SymmetricOperator):
         return _spectral.power_mv(self, v, p)
 
     def factor(self) -> LinearOperator:
-        """Return ``S`` with ``S S^T = A``: the Cholesky factor if definite, that of the eigenvalues if singular."""
+        """Return ``S`` with ``S S^T = A``: the Cholesky factor if definite, by eigenvalues if singular."""
         lower, info = torch.linalg.cholesky_ex(self.matrix)
         return _spectral.factor(self) if bool(info.any()) else Matrix(lower)
 
@@ -169,7 +169,8 @@ class Diagonal(SymmetricOperator):
             place = int(zero.reshape(-1, self.shape[-1]).any(0).nonzero()[0])
             who = f" ('{self.labels[place]}')" if self.labels else ""
             raise IndefiniteError(
-                f"The diagonal operator is singular: entry {place}{who} is zero. Shift it by a positive constant."
+                f"The diagonal operator is singular: entry {place}{who} is zero. "
+                f"Shift it by a positive constant."
             )
         return columnwise(self, lambda columns: columns / self.values.unsqueeze(-1), b)
 
@@ -257,7 +258,8 @@ class Scaled(SymmetricOperator):
         """
         if bool((self._c == 0).any()):
             raise IndefiniteError(
-                "An operator with multiplier 0 keeps no structure to shift. Use Diagonal for a multiple of the identity."
+                "An operator with multiplier 0 keeps no structure to shift. "
+                "Use Diagonal for a multiple of the identity."
             )
         ratio = per_batch(c, self) / self._c
         return replace(self, operator=self.operator.shift(ratio.squeeze(-1).squeeze(-1)))
@@ -283,7 +285,7 @@ class Scaled(SymmetricOperator):
         return _spectral.power_mv(self, v, p)
 
     def factor(self) -> LinearOperator:
-        """Return ``S`` with ``S S^T = c A``: that of ``A`` times the root of ``c`` where ``c`` is not negative."""
+        """Return ``S`` with ``S S^T = c A``: the one of ``A`` times the root of ``c`` where ``c >= 0``."""
         if bool((self._c < 0).any()):
             return _spectral.factor(self)
         root = self.operator.factor()

@@ -1,11 +1,18 @@
-"""Direct solution of dense symmetric systems: Cholesky where definite, LU where not, an error where singular."""
+"""Direct solution of dense symmetric systems: Cholesky if definite, LU if not, an error if singular."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from raphson._errors import IndefiniteError
+
+
+def rounding(n: int, dtype: torch.dtype) -> float:
+    """Return what rounding typically leaves of a zero, relative to the ``n`` terms that add up to it."""
+    return 4.0 * math.sqrt(n) * torch.finfo(dtype).eps
 
 
 def cholesky(matrix: Tensor, *, labels: tuple[str, ...] | None = None) -> Tensor:
@@ -21,6 +28,7 @@ def cholesky(matrix: Tensor, *, labels: tuple[str, ...] | None = None) -> Tensor
     Raises:
         IndefiniteError: If a leading minor is not positive; the message names the first one and its pivot.
     """
+    lower: Tensor
     lower, info = torch.linalg.cholesky_ex(matrix)
     if not bool(info.any()):
         return lower
@@ -48,15 +56,16 @@ def _pivot(matrix: Tensor, minor: int) -> float:
 
 def cholesky_solve(lower: Tensor, b: Tensor) -> Tensor:
     """Return ``(L L^T)^-1 B`` for ``B`` of shape ``(*batch, n, k)``, batch dimensions broadcast."""
-    half = torch.linalg.solve_triangular(lower, b, upper=False)
-    return torch.linalg.solve_triangular(lower.mT, half, upper=True)
+    half: Tensor = torch.linalg.solve_triangular(lower, b, upper=False)
+    x: Tensor = torch.linalg.solve_triangular(lower.mT, half, upper=True)
+    return x
 
 
 def solve_symmetric(matrix: Tensor, b: Tensor) -> Tensor:
     """Solve dense symmetric systems, definite or not.
 
-    Both tests for singularity are invariant to a rescaling of the parameters, so columns at scales 1e24 and 1e-24
-    are not mistaken for collinear ones.
+    Both tests for singularity are invariant to a rescaling of the parameters, so columns at scales 1e24 and
+    1e-24 are not mistaken for collinear ones.
 
     Args:
         matrix: Symmetric ``(*batch, n, n)``.
@@ -69,7 +78,7 @@ def solve_symmetric(matrix: Tensor, b: Tensor) -> Tensor:
         IndefiniteError: If a matrix is singular to working precision or not finite.
     """
     n = matrix.shape[-1]
-    threshold = n * torch.finfo(matrix.dtype).eps
+    threshold = rounding(n, matrix.dtype)
     lower, info = torch.linalg.cholesky_ex(matrix)
     if not bool(info.any()):
         # The squared pivot over the diagonal is the share of a parameter that those before it do not explain.
@@ -83,11 +92,20 @@ def solve_symmetric(matrix: Tensor, b: Tensor) -> Tensor:
     factors, pivots = torch.linalg.lu_factor(scale.unsqueeze(-1) * matrix * scale.unsqueeze(-2))
     diagonal = factors.diagonal(dim1=-2, dim2=-1).abs()
     _refuse_singular(diagonal <= threshold * diagonal.amax(-1, keepdim=True), n)
-    return scale.unsqueeze(-1) * torch.linalg.lu_solve(factors, pivots, scale.unsqueeze(-1) * b)
+    x: Tensor = torch.linalg.lu_solve(factors, pivots, scale.unsqueeze(-1) * b)
+    return scale.unsqueeze(-1) * x
 
 
 def _refuse_singular(null: Tensor, n: int) -> None:
-    """Raise ``IndefiniteError`` where a pivot ``(*batch, n)`` is null."""
+    """Refuse a matrix with a null pivot.
+
+    Args:
+        null: Which pivots are null, ``(*batch, n)``.
+        n: Size of the matrix, for the message.
+
+    Raises:
+        IndefiniteError: If any is.
+    """
     if bool(null.any()):
         raise IndefiniteError(
             f"The {n} x {n} matrix to solve with is singular to working precision in "

@@ -1,4 +1,4 @@
-"""A diagonal plus or minus a product of thin matrices: the output Hessian of the softmax, a low-rank precision."""
+"""A diagonal plus or minus a low-rank product: the output Hessian of the softmax, a low-rank precision."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from raphson._errors import InputError
 
 from . import _spectral
 from ._basic import Dense, Diagonal
+from ._cholesky import rounding
 from ._matrix import Matrix, SideBySide
 from ._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
 from ._size import check_dense_size
@@ -21,9 +22,9 @@ class DiagonalPlusLowRank(SymmetricOperator):
     r"""A diagonal plus or minus a symmetric product, :math:`D \pm U U^\top`.
 
     Solves and determinants go by the Woodbury identity and the matrix determinant lemma, with the capacitance
-    :math:`C = I \pm U^\top D^{-1} U` of size r x r (Hager 1989, "Updating the inverse of a matrix", eqs. 2 and 8),
-    one step of iterative refinement for the solve, and the dense form for those batch elements where ``D`` has a
-    zero or ``C`` is singular to working precision. The Hessian of the softmax, ``diag(p) - p p^T``, is singular.
+    :math:`C = I \pm U^\top D^{-1} U` of size r x r (Hager 1989, "Updating the inverse of a matrix"), one step
+    of iterative refinement for the solve, and the dense form for those batch elements where ``D`` has a zero
+    or ``C`` is singular to working precision. The Hessian of the softmax, ``diag(p) - p p^T``, is singular.
 
     Args:
         diag: The diagonal of ``D``, ``(*batch, n)``, of any sign.
@@ -115,7 +116,7 @@ class DiagonalPlusLowRank(SymmetricOperator):
         return _spectral.power_mv(self, v, p)
 
     def factor(self) -> LinearOperator:
-        """Return ``S`` with ``S S^T = A``: ``[D^(1/2) U]`` for a sum with ``D >= 0``, by eigenvalues otherwise."""
+        """Return ``S`` with ``S S^T = A``: ``[D^(1/2) U]`` if plus and ``D >= 0``, else by eigenvalues."""
         if self.sign == 1 and bool((self.diag >= 0).all()):
             return SideBySide((Diagonal(self.diag.sqrt()), Matrix(self.low_rank)))
         return _spectral.factor(self)
@@ -123,7 +124,7 @@ class DiagonalPlusLowRank(SymmetricOperator):
     def _capacitance(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``C``, ``D^-1 U`` and, by batch element, whether ``C`` and ``D`` can be inverted.
 
-        ``C`` is known to about ``sqrt(n) eps (1 + ||U^T D^-1 U||)`` only, so an eigenvalue below that is noise.
+        ``C`` is known to about ``sqrt(n) eps (1 + ||U^T D^-1 U||)``, so an eigenvalue below that is noise.
         """
         n, r = self.low_rank.shape[-2:]
         nonzero = self.diag != 0
@@ -132,40 +133,36 @@ class DiagonalPlusLowRank(SymmetricOperator):
         capacitance = torch.eye(r, dtype=self.dtype, device=self.device) + self.sign * product
         eigenvalues = capacitance.squeeze(-1) if r == 1 else torch.linalg.eigvalsh(capacitance)
         magnitude = 1 + (self.low_rank * scaled).abs().sum((-1, -2))
-        noise = 4 * n**0.5 * torch.finfo(self.dtype).eps * magnitude
-        return capacitance, scaled, nonzero.all(-1) & (eigenvalues.abs().amin(-1) > noise)
+        noise = rounding(n, self.dtype) * magnitude
+        return capacitance, scaled, nonzero.all(-1) & (eigenvalues.abs() > noise.unsqueeze(-1)).all(-1)
 
     def _solve(self, b: Tensor) -> Tensor:
         """Return ``A^-1 B`` for columns ``(*batch, n, k)``."""
         capacitance, scaled, regular = self._capacitance()
-        b = b.expand(*torch.broadcast_shapes(b.shape[:-2], self.diag.shape[:-1]), *b.shape[-2:])
         if not bool(regular.all()):
-            regular = regular.expand(b.shape[:-2])
             return self._solve_apart(b, regular)
         factors, pivots = torch.linalg.lu_factor(capacitance)
 
         def woodbury(rhs: Tensor) -> Tensor:
-            inner = torch.linalg.lu_solve(factors, pivots, scaled.mT @ rhs)
+            inner: Tensor = torch.linalg.lu_solve(factors, pivots, scaled.mT @ rhs)
             return rhs / self.diag.unsqueeze(-1) - self.sign * (scaled @ inner)
 
         x = woodbury(b)
         return x + woodbury(b - self.mm(x))
 
     def _solve_apart(self, b: Tensor, regular: Tensor) -> Tensor:
-        """Solve the regular batch elements by the identity and the others densely."""
-        batch = b.shape[:-2]
-        full = DiagonalPlusLowRank(
-            self.diag.expand(*batch, -1), self.low_rank.expand(*batch, -1, -1), self.sign
-        )
-        x = torch.empty_like(b)
-        x[~regular] = full._dense_at(~regular).solve(b[~regular])
-        if bool(regular.any()):
-            x[regular] = DiagonalPlusLowRank(full.diag[regular], full.low_rank[regular], self.sign)._solve(
-                b[regular]
-            )
+        """Return ``A^-1 B``, by the identity for the regular batch elements and densely for the others."""
+        if regular.ndim == 0:
+            return self._dense_at(~regular).solve(b.unsqueeze(0)).squeeze(0)
+        x = b.expand(*regular.shape, *b.shape[-2:]).clone()
+        x[~regular] = self._dense_at(~regular).solve(x[~regular])
+        x[regular] = self._at(regular)._solve(x[regular])
         return x
+
+    def _at(self, mask: Tensor) -> DiagonalPlusLowRank:
+        """Return the batch elements under a mask, ``(count, n, n)``."""
+        return DiagonalPlusLowRank(self.diag[mask], self.low_rank[mask], self.sign)
 
     def _dense_at(self, mask: Tensor) -> Dense:
         """Return the dense form of the batch elements under a mask, ``(count, n, n)``."""
-        part = DiagonalPlusLowRank(self.diag[mask], self.low_rank[mask], self.sign)
-        return Dense(part.to_dense())
+        return Dense(self._at(mask).to_dense())

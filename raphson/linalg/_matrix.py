@@ -140,7 +140,7 @@ class SideBySide(LinearOperator):
 
     def mm(self, v: Tensor) -> Tensor:
         """Return ``sum_i A_i V_i`` for ``V`` of shape ``(*batch, n, k)``."""
-        parts = v.split(self._widths(), dim=-2)
+        parts = torch.split(v, self._widths(), dim=-2)
         products = [op.mm(part) for op, part in zip(self.operators, parts, strict=True)]
         return torch.stack(products).sum(0)
 

@@ -1,9 +1,9 @@
 """The contract of every linear operator.
 
 Two abstract classes: ``LinearOperator`` (rectangular, say a Jacobian) and ``SymmetricOperator`` (curvature).
-Members are frozen dataclasses of tensors: no data loader, generator or module inside them. Batch dimensions come
-first, so that ``(N, C, C)`` output Hessians and one ``(P, P)`` parameter Hessian are the same kind of thing.
-Symmetric operators may be indefinite; nothing here clamps an eigenvalue.
+Members are frozen dataclasses of tensors: no data loader, generator or module inside them. Batch dimensions
+come first, so that ``(N, C, C)`` output Hessians and one ``(P, P)`` parameter Hessian are the same kind of
+thing. Symmetric operators may be indefinite; nothing here clamps an eigenvalue.
 
 A right-hand side ``v`` counts as a vector where it has fewer dimensions than the operator, and as a matrix of
 columns otherwise; its batch dimensions broadcast against the operator's.
@@ -90,7 +90,11 @@ class LinearOperator(abc.ABC):
                 prefix = f"{name}.{type(value).__name__}."
                 state |= {prefix + key: tensor for key, tensor in value.state_dict().items()}
             else:
-                state[name] = torch.as_tensor(value)
+                state[name] = (
+                    torch.tensor(value, dtype=torch.float64)
+                    if isinstance(value, float)
+                    else (torch.as_tensor(value))
+                )
         return state
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
@@ -137,7 +141,7 @@ class SymmetricOperator(LinearOperator):
 
     @abc.abstractmethod
     def solve(self, b: Tensor) -> Tensor:
-        """Return ``A^-1 b`` for ``b`` of shape ``(*batch, n)`` or ``(*batch, n, k)``; a singular ``A`` raises."""
+        """Return ``A^-1 b`` for ``b`` of shape ``(*batch, n)`` or ``(*batch, n, k)``; singular raises."""
 
     @abc.abstractmethod
     def power_mv(self, v: Tensor, p: float) -> Tensor:
@@ -161,12 +165,12 @@ class SymmetricOperator(LinearOperator):
 
 
 def columnwise(operator: LinearOperator, function: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
-    """Apply a function of columns ``(*batch, n, k)`` to ``v``, which may be one vector ``(*batch, n)``."""
+    """Return a function of columns ``(*batch, n, k)`` at ``v``, which may be one vector ``(*batch, n)``."""
     return function(v) if v.ndim >= len(operator.shape) else function(v.unsqueeze(-1)).squeeze(-1)
 
 
 def per_batch(c: float | Tensor, operator: LinearOperator) -> Tensor:
-    """Return a number, or one number per batch element, as ``(*batch, 1, 1)`` or ``(1, 1)`` like the operator."""
+    """Return a number, or one number per batch element, as ``(*batch, 1, 1)``, in the operator's dtype."""
     return torch.as_tensor(c, dtype=operator.dtype, device=operator.device)[..., None, None]
 
 

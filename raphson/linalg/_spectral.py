@@ -7,14 +7,15 @@ from torch import Tensor
 
 from raphson._errors import IndefiniteError
 
+from ._cholesky import rounding
 from ._matrix import ScaledColumns
 from ._operator import LinearOperator, SymmetricOperator, columnwise
 
 
 def rounding_level(eigenvalues: Tensor) -> Tensor:
-    """Return ``n eps max|lambda|``, ``(*batch, 1)``: what rounding alone can turn a zero eigenvalue into."""
-    n = eigenvalues.shape[-1]
-    return n * torch.finfo(eigenvalues.dtype).eps * eigenvalues.abs().amax(-1, keepdim=True)
+    """Return what rounding in a decomposition typically turns a zero eigenvalue into, ``(*batch, 1)``."""
+    level = rounding(eigenvalues.shape[-1], eigenvalues.dtype)
+    return level * eigenvalues.abs().amax(-1, keepdim=True)
 
 
 def eigenvalue_power(eigenvalues: Tensor, p: float, level: Tensor | float) -> Tensor:
@@ -34,15 +35,16 @@ def eigenvalue_power(eigenvalues: Tensor, p: float, level: Tensor | float) -> Te
     zero = eigenvalues.abs() <= level
     if p < 0 and bool(zero.any()):
         raise IndefiniteError(
-            f"The operator is singular (smallest absolute eigenvalue {float(eigenvalues.abs().min()):.3e}), so it "
-            f"has no power {p:g}. Shift it by a positive constant first."
+            f"The operator is singular (smallest absolute eigenvalue {float(eigenvalues.abs().min()):.3e}), "
+            f"so it has no power {p:g}. Shift it by a positive constant first."
         )
     if float(p).is_integer():
         return eigenvalues**p
     if bool((eigenvalues[~zero] < 0).any()):
         raise IndefiniteError(
-            f"The operator is not positive semi-definite (smallest eigenvalue {float(eigenvalues.min()):.3e}), so "
-            f"it has no real power {p:g}. Use a Gauss-Newton or Fisher approximation, or shift it first."
+            f"The operator is not positive semi-definite: its smallest eigenvalue is "
+            f"{float(eigenvalues.min()):.3e}, so it has no real power {p:g}. Use a Gauss-Newton or Fisher "
+            f"approximation, or shift it first."
         )
     return torch.where(zero, 0.0, eigenvalues.clamp_min(0.0) ** p)
 

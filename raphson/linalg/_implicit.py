@@ -1,0 +1,289 @@
+"""Operators that are known by a function: products without any stored matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raphson._errors import IndefiniteError, InputError, RaphsonError
+
+from . import _spectral
+from ._basic import Dense
+from ._krylov import CGStatus, cg
+from ._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
+from ._size import check_dense_size
+
+_BLOCK = 64
+"""Columns of the identity that go into one product."""
+
+Function = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Implicit(SymmetricOperator):
+    """A symmetric operator that is known by its products.
+
+    Whatever needs the entries (``to_dense``, ``diagonal``, ``eigh``, ``slogdet``) takes one product for each
+    parameter and is refused above a limit of size; ``solve`` runs conjugate gradients.
+
+    Args:
+        matvec: The product of a vector, ``(*batch, n) -> (*batch, n)``.
+        shape: ``(*batch, n, n)``, or ``n`` for ``(n, n)``.
+        dtype: Element type of the vectors.
+        device: Device of the vectors.
+        matmat: The product of columns, ``(*batch, n, k) -> (*batch, n, k)``; None to call ``matvec`` on each.
+        labels: Names of the ``n`` parameters.
+
+    Raises:
+        InputError: If the shape is not square.
+    """
+
+    matvec: Function
+    matmat: Function | None
+    _shape: torch.Size
+    _dtype: torch.dtype
+    _device: torch.device
+
+    def __init__(
+        self,
+        matvec: Function,
+        shape: int | Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        *,
+        matmat: Function | None = None,
+        labels: tuple[str, ...] | None = None,
+    ) -> None:
+        size = torch.Size((shape, shape) if isinstance(shape, int) else shape)
+        if len(size) < 2 or size[-1] != size[-2]:
+            raise InputError(f"Implicit needs a square shape (*batch, n, n), and got {tuple(size)}.")
+        values = dict(matvec=matvec, matmat=matmat, labels=labels, _shape=size, _dtype=dtype)
+        for name, value in (values | {"_device": torch.device(device)}).items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape ``(*batch, n, n)``."""
+        return self._shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the products."""
+        return self._dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which the operator lives."""
+        return self._device
+
+    def mv(self, v: Tensor) -> Tensor:
+        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
+        return self.matvec(v)
+
+    def mm(self, v: Tensor) -> Tensor:
+        """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
+        if self.matmat is not None:
+            return self.matmat(v)
+        return torch.stack([self.matvec(column) for column in v.unbind(-1)], dim=-1)
+
+    def to_dense(self) -> Tensor:
+        """Return the ``(*batch, n, n)`` tensor, by one product for each parameter."""
+        return torch.cat([columns for _, columns in self._identity_products()], dim=-1)
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, ``(*batch, n)``, by one product for each parameter."""
+        parts = [
+            columns[..., start : start + columns.shape[-1], :].diagonal(dim1=-2, dim2=-1)
+            for start, columns in self._identity_products()
+        ]
+        return torch.cat(parts, dim=-1)
+
+    def eigh(self) -> Eigh:
+        """Return the eigen-decomposition of the dense form, eigenvalues ascending."""
+        return self._dense().eigh()
+
+    def slogdet(self) -> SlogDet:
+        """Return the sign and the log absolute value of the determinant of the dense form."""
+        return self._dense().slogdet()
+
+    def shift(self, c: float | Tensor) -> Implicit:
+        """Return ``A + c I``, for a number or one ``c`` per batch element."""
+        shift = per_batch(c, self)
+        return Implicit(
+            lambda v: self.mv(v) + shift.squeeze(-1) * v,
+            self._shape,
+            self._dtype,
+            self._device,
+            matmat=lambda v: self.mm(v) + shift * v,
+            labels=self.labels,
+        )
+
+    def solve(self, b: Tensor) -> Tensor:
+        """Return ``A^-1 b`` by conjugate gradients, to a relative residual of ``eps^(2/3)``.
+
+        A direction of non-positive curvature raises ``IndefiniteError``.
+        """
+        return columnwise(self, self._solve_columns, b)
+
+    def power_mv(self, v: Tensor, p: float) -> Tensor:
+        """Return ``A^p v``: by products for a positive integer ``p``, by the dense form for a fraction."""
+        return _spectral.power_mv(self, v, p)
+
+    def factor(self) -> LinearOperator:
+        """Return ``S`` with ``S S^T = A``, from the dense form."""
+        return self._dense().factor()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Refuse: a function cannot be saved.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError("An implicit operator is a function and cannot be saved. Save Dense(op.to_dense()).")
+
+    def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Implicit:
+        """Return the operator on vectors of another type or device, which are converted for each product."""
+        return Implicit(
+            lambda v: self.mv(v.to(self._device, self._dtype)).to(v),
+            self._shape,
+            dtype or self._dtype,
+            device or self._device,
+            matmat=lambda v: self.mm(v.to(self._device, self._dtype)).to(v),
+            labels=self.labels,
+        )
+
+    def _dense(self) -> Dense:
+        dense = self.to_dense()
+        return Dense((dense + dense.mT) / 2, labels=self.labels)
+
+    def _identity_products(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield the first index and the products of blocks of columns of the identity."""
+        check_dense_size(
+            self.shape, self.dtype, "products, cg for a solve, or an estimator of trace or diagonal"
+        )
+        n = self._shape[-1]
+        for start in range(0, n, _BLOCK):
+            width = min(_BLOCK, n - start)
+            columns = torch.zeros((*self._shape[:-1], width), dtype=self._dtype, device=self._device)
+            columns[..., start : start + width, :] = torch.eye(width, dtype=self._dtype, device=self._device)
+            yield start, self.mm(columns)
+
+    def _solve_columns(self, b: Tensor) -> Tensor:
+        """Return ``A^-1 B``: every column of every batch element is a right-hand side of its own.
+
+        Args:
+            b: ``(*batch, n, k)``.
+
+        Returns:
+            The shape of ``b``.
+
+        Raises:
+            IndefiniteError: If a direction of non-positive curvature is met.
+            RaphsonError: If the tolerance is not reached.
+        """
+        b = b.expand(*self._shape[:-2], *b.shape[-2:])
+        first = b.movedim(-2, 0)
+
+        def product(v: Tensor) -> Tensor:
+            return self.mm(v.reshape(first.shape).movedim(0, -2)).movedim(-2, 0).reshape(v.shape)
+
+        result = cg(product, first.flatten(1), tol=torch.finfo(b.dtype).eps ** (2 / 3))
+        if result.status is CGStatus.NEGATIVE_CURVATURE:
+            raise IndefiniteError(
+                f"Conjugate gradients met a direction with Rayleigh quotient {result.curvature:.3e}: the "
+                f"operator is indefinite or singular. Shift it by a positive constant, or use a Gauss-Newton "
+                f"approximation."
+            )
+        if result.status is CGStatus.MAX_ITERATIONS:
+            raise RaphsonError(
+                f"Conjugate gradients did not converge in {result.iterations} iterations: the operator is "
+                f"badly conditioned. Shift it by a positive constant, or call cg with a preconditioner."
+            )
+        return result.x.reshape(first.shape).movedim(0, -2)
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class ImplicitRectangular(LinearOperator):
+    """A rectangular operator that is known by its products and those of its transpose.
+
+    Args:
+        matvec: ``(*batch, n) -> (*batch, m)``.
+        rmatvec: ``(*batch, m) -> (*batch, n)``.
+        shape: ``(*batch, m, n)``.
+        dtype: Element type of the vectors.
+        device: Device of the vectors.
+    """
+
+    matvec: Function
+    rmatvec: Function
+    _shape: torch.Size
+    _dtype: torch.dtype
+    _device: torch.device
+
+    def __init__(
+        self,
+        matvec: Function,
+        rmatvec: Function,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        values = dict(matvec=matvec, rmatvec=rmatvec, _shape=torch.Size(shape), _dtype=dtype)
+        for name, value in (values | {"_device": torch.device(device)}).items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape ``(*batch, m, n)``."""
+        return self._shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the products."""
+        return self._dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which the operator lives."""
+        return self._device
+
+    def mv(self, v: Tensor) -> Tensor:
+        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
+        return self.matvec(v)
+
+    def rmv(self, v: Tensor) -> Tensor:
+        """Return ``A^T v`` for ``v`` of shape ``(*batch, m)``."""
+        return self.rmatvec(v)
+
+    def to_dense(self) -> Tensor:
+        """Return the ``(*batch, m, n)`` tensor, by one product for each column or row, the fewer of them."""
+        check_dense_size(self._shape, self._dtype, "its products mv and rmv")
+        m, n = self._shape[-2:]
+        eye = torch.eye(min(m, n), dtype=self._dtype, device=self._device)
+        eye = eye.expand(*self._shape[:-2], *eye.shape)
+        return self.mm(eye) if n <= m else self.rmm(eye).mT
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Refuse: a function cannot be saved.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            "An implicit operator is a function and cannot be saved. Save Matrix(op.to_dense())."
+        )
+
+    def to(
+        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> ImplicitRectangular:
+        """Return the operator on vectors of another type or device, which are converted for each product."""
+        return ImplicitRectangular(
+            lambda v: self.mv(v.to(self._device, self._dtype)).to(v),
+            lambda v: self.rmv(v.to(self._device, self._dtype)).to(v),
+            self._shape,
+            dtype or self._dtype,
+            device or self._device,
+        )

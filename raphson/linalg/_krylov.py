@@ -1,0 +1,217 @@
+"""Krylov methods, which need products only: conjugate gradients and the Lanczos process."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._operator import LinearOperator
+
+Product = LinearOperator | Callable[[Tensor], Tensor]
+"""An operator, or a function that takes and returns tensors of the shape of the right-hand side."""
+
+
+class CGStatus(enum.Enum):
+    """How a run of conjugate gradients ended."""
+
+    CONVERGED = "Every residual is below the tolerance."
+    MAX_ITERATIONS = "The iteration limit was reached before the residual fell below the tolerance."
+    NEGATIVE_CURVATURE = (
+        "A direction along which the operator is not positive was met: it is indefinite or singular."
+    )
+
+
+class CGResult(NamedTuple):
+    """Outcome of ``cg``.
+
+    Attributes:
+        x: The solution, or the last iterate before the run ended, in the shape of the right-hand side.
+        iterations: Number of products with the operator after the initial residual.
+        residual_norm: Norm of ``b - A x`` by column, ``(k,)``, or a scalar for one right-hand side.
+        status: How the run ended.
+        direction: For negative curvature, the direction ``(n,)``, or the directions by column ``(n, k)`` with
+            zero where there is none; None otherwise.
+        curvature: For negative curvature, the smallest Rayleigh quotient ``d^T A d / d^T d`` met; None
+            otherwise.
+    """
+
+    x: Tensor
+    iterations: int
+    residual_norm: Tensor
+    status: CGStatus
+    direction: Tensor | None = None
+    curvature: float | None = None
+
+
+def cg(
+    operator: Product,
+    b: Tensor,
+    *,
+    preconditioner: Product | None = None,
+    tol: float = 1e-6,
+    max_iter: int | None = None,
+    x0: Tensor | None = None,
+) -> CGResult:
+    r"""Solve :math:`A X = B` for a positive definite operator by preconditioned conjugate gradients.
+
+    Every column has a recurrence of its own and stops on its own; one product serves all of them. The run ends
+    at the first direction of non-positive curvature (Steihaug 1983), which a Newton method can go along.
+
+    Args:
+        operator: ``A``, ``(n, n)``.
+        b: ``(n,)``, or ``(n, k)`` for several right-hand sides.
+        preconditioner: Positive definite approximation of the inverse of ``A``.
+        tol: Residual norm to reach, relative to that of ``b``.
+        max_iter: Limit of iterations; None for ``10 n``.
+        x0: Start, in the shape of ``b``; None for zero.
+
+    Returns:
+        The solution and how the run ended.
+    """
+    eps = torch.finfo(b.dtype).eps
+    x = torch.zeros_like(b) if x0 is None else x0.clone()
+    r = b.clone() if x0 is None else b - _apply(operator, x)
+    target = tol * _norm(b)
+    limit = 10 * b.shape[0] if max_iter is None else max_iter
+    z = r if preconditioner is None else _apply(preconditioner, r)
+    d, rz = z, _dot(r, z)
+    iterations = 0
+    active = _norm(r) > target
+    while bool(active.any()):
+        if iterations == limit:
+            return CGResult(x, iterations, _norm(r), CGStatus.MAX_ITERATIONS)
+        product = _apply(operator, d)
+        iterations += 1
+        curvature = _dot(d, product)
+        # Rounding leaves d^T A d known to eps |d| |A d| only: below that it shows no positive curvature.
+        bad = active & ~(curvature > eps * _norm(d) * _norm(product))
+        if bool(bad.any()):
+            quotient = (curvature / _dot(d, d))[bad].min()
+            return CGResult(
+                x,
+                iterations,
+                _norm(r),
+                CGStatus.NEGATIVE_CURVATURE,
+                torch.where(bad, d, 0.0),
+                float(quotient),
+            )
+        step = torch.where(active, rz / curvature, 0.0)
+        x = x + step * d
+        r = r - step * product
+        active = _norm(r) > target
+        z = r if preconditioner is None else _apply(preconditioner, r)
+        rz_next = _dot(r, z)
+        d = z + torch.where(active, rz_next / rz, 0.0) * d
+        rz = rz_next
+    return CGResult(x, iterations, _norm(r), CGStatus.CONVERGED)
+
+
+class Lanczos(NamedTuple):
+    """A Krylov basis ``Q`` with ``A Q = Q T + residual q e_m^T``.
+
+    Attributes:
+        alpha: Diagonal of the tridiagonal ``T``, ``(m,)``.
+        beta: Off-diagonal of ``T``, ``(m - 1,)``.
+        basis: Orthonormal ``Q``, ``(n, m)``.
+        residual: Norm of what the last product adds outside the basis; zero if the basis is invariant.
+    """
+
+    alpha: Tensor
+    beta: Tensor
+    basis: Tensor
+    residual: Tensor
+
+
+def lanczos(operator: Product, v0: Tensor, steps: int, *, reorthogonalize: bool = True) -> Lanczos:
+    """Run the Lanczos process (Golub and Van Loan, *Matrix Computations*, section 10.1).
+
+    Args:
+        operator: Symmetric ``A``, ``(n, n)``.
+        v0: Start, ``(n,)``, not zero.
+        steps: Number of products at most; fewer if the space is exhausted.
+        reorthogonalize: Whether to keep the basis orthogonal to working precision, at ``8 n m`` flops a step.
+
+    Returns:
+        The tridiagonal matrix and the basis, with ``m <= steps``.
+    """
+    q = v0 / v0.norm()
+    basis = [q]
+    alpha: list[Tensor] = []
+    beta: list[Tensor] = []
+    scale = torch.zeros((), dtype=v0.dtype, device=v0.device)
+    while True:
+        w = _apply(operator, q)
+        scale = torch.maximum(scale, w.norm())
+        alpha.append(q @ w)
+        w = w - alpha[-1] * q
+        if beta:
+            w = w - beta[-1] * basis[-2]
+        if reorthogonalize:
+            stacked = torch.stack(basis, dim=1)
+            for _ in range(2):  # Twice is enough (Kahan and Parlett).
+                w = w - stacked @ (stacked.mT @ w)
+        residual = w.norm()
+        if bool(residual <= 10 * torch.finfo(v0.dtype).eps * v0.shape[0] ** 0.5 * scale):
+            residual = torch.zeros_like(residual)
+        if len(alpha) == min(steps, v0.shape[0]) or not bool(residual > 0):
+            off = torch.stack(beta) if beta else v0.new_zeros(0)
+            return Lanczos(torch.stack(alpha), off, torch.stack(basis, dim=1), residual)
+        beta.append(residual)
+        q = w / residual
+        basis.append(q)
+
+
+class ExtremeEigenvalues(NamedTuple):
+    """Smallest and largest eigenvalue as far as a Krylov space shows them.
+
+    Attributes:
+        smallest: Smallest Ritz value: an upper bound of the smallest eigenvalue.
+        largest: Largest Ritz value: a lower bound of the largest eigenvalue.
+        smallest_error: An eigenvalue lies within this distance of ``smallest``.
+        largest_error: An eigenvalue lies within this distance of ``largest``.
+    """
+
+    smallest: float
+    largest: float
+    smallest_error: float
+    largest_error: float
+
+
+def extreme_eigenvalues(
+    operator: LinearOperator, *, steps: int = 100, generator: torch.Generator | None = None
+) -> ExtremeEigenvalues:
+    """Estimate the extreme eigenvalues of a symmetric operator by Lanczos from a random start.
+
+    The errors are residual norms of the Ritz vectors (Parlett, *The Symmetric Eigenvalue Problem*, section 4.5):
+    they bound the distance to some eigenvalue, which is the extreme one unless the start misses it.
+
+    Args:
+        operator: ``(n, n)``.
+        steps: Number of products at most.
+        generator: Source of the random start.
+
+    Returns:
+        The two Ritz values with their error bounds.
+    """
+    v0 = torch.randn(operator.shape[-1], dtype=operator.dtype, device=operator.device, generator=generator)
+    run = lanczos(operator, v0, steps)
+    tridiagonal = torch.diag(run.alpha) + torch.diag(run.beta, 1) + torch.diag(run.beta, -1)
+    ritz, vectors = torch.linalg.eigh(tridiagonal)
+    errors = run.residual * vectors[-1].abs()
+    return ExtremeEigenvalues(float(ritz[0]), float(ritz[-1]), float(errors[0]), float(errors[-1]))
+
+
+def _apply(operator: Product, v: Tensor) -> Tensor:
+    return operator @ v if isinstance(operator, LinearOperator) else operator(v)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(0)
+
+
+def _norm(a: Tensor) -> Tensor:
+    return _dot(a, a).sqrt()

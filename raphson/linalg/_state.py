@@ -1,0 +1,80 @@
+"""Operators from the tensors that determine them, without pickling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor
+
+from raphson._errors import InputError
+
+from ._basic import Dense, Diagonal, Scaled
+from ._block_diagonal import BlockDiagonal, BlockDiagonalMatrix
+from ._kronecker import Kronecker, KroneckerEigen, KroneckerMatrix
+from ._low_rank import DiagonalPlusLowRank
+from ._matrix import Matrix, ScaledColumns, SideBySide
+from ._operator import LinearOperator
+from ._sum import Sum
+
+_KINDS: dict[str, type[LinearOperator]] = {
+    kind.__name__: kind
+    for kind in (
+        *(Dense, Diagonal, Scaled, Sum, DiagonalPlusLowRank, BlockDiagonal, Kronecker, KroneckerEigen),
+        *(Matrix, ScaledColumns, SideBySide, BlockDiagonalMatrix, KroneckerMatrix),
+    )
+}
+
+
+def from_state_dict(
+    kind: str, tensors: Mapping[str, Tensor], *, labels: tuple[str, ...] | None = None
+) -> LinearOperator:
+    """Rebuild an operator from what ``state_dict`` returned.
+
+    Args:
+        kind: Name of its class, ``type(op).__name__``.
+        tensors: What ``op.state_dict()`` returned, perhaps by way of a file.
+        labels: Names of the parameters, which a ``state_dict`` does not hold.
+
+    Returns:
+        The operator.
+
+    Raises:
+        InputError: If the kind is not one of this package, or a tensor is missing.
+    """
+    if kind not in _KINDS:
+        raise InputError(f"There is no operator of kind '{kind}' to load; the kinds are {', '.join(_KINDS)}.")
+    values: dict[str, Any] = {}
+    for f in fields(_KINDS[kind]):  # type: ignore[arg-type]
+        if f.name == "labels":
+            continue
+        part = _below(f.name, tensors)
+        if not part:
+            raise InputError(
+                f"The saved {kind} lacks its part '{f.name}'. Was the file written by this version?"
+            )
+        value = _value(part)
+        values[f.name] = int(value) if f.type == "int" else value
+    if labels is not None:
+        values["labels"] = labels
+    return _KINDS[kind](**values)
+
+
+def _below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under a name, by the rest of their names, which is empty for the name itself."""
+    found = {
+        key.removeprefix(name + "."): tensor for key, tensor in tensors.items() if key.startswith(name + ".")
+    }
+    return {"": tensors[name]} if name in tensors else found
+
+
+def _value(part: dict[str, Tensor]) -> Any:
+    """Return the tensor, the operator or the tuple of operators that a part describes."""
+    if "" in part:
+        return part[""]
+    head = next(iter(part)).split(".")[0]
+    if not head.isdigit():
+        return from_state_dict(head, _below(head, part))
+    count = 1 + max(int(key.split(".")[0]) for key in part)
+    return tuple(_value(_below(str(i), part)) for i in range(count))
