@@ -1,0 +1,170 @@
+"""From curvature at the estimate to the covariance of the estimate: inverse information and sandwich."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raphson._errors import IndefiniteError, InputError, NotEstimableError
+from raphson.linalg import Dense, SymmetricOperator
+
+_FACTORS = ("HC0", "HC1", "CR0", "CR1", "stata")
+
+
+def inverse_information(information: SymmetricOperator) -> SymmetricOperator:
+    r"""Return the covariance :math:`V = I^{-1}` of maximum likelihood estimates.
+
+    ``information`` is on the scale of the whole sample (the sum of the curvature over the rows, weights
+    included), not that of a mean. The inverse is taken by Cholesky factorization after every parameter is
+    scaled to unit information, so that columns in very large or very small units cost no accuracy.
+
+    Args:
+        information: Observed or expected information, shape ``(P, P)``.
+
+    Returns:
+        The covariance, a dense operator of shape ``(P, P)``.
+
+    Raises:
+        NotEstimableError: The information is singular: the data do not determine every parameter.
+        IndefiniteError: The information has a direction of negative curvature: the estimates are no maximum.
+    """
+    matrix = information.to_dense()
+    if not bool(torch.isfinite(matrix).all()):
+        raise NotEstimableError(
+            "The information matrix contains nan or infinite entries, usually because the fit diverged. "
+            "Check that the fit converged before asking for standard errors."
+        )
+    diagonal = matrix.diagonal()
+    if bool((diagonal == 0).any()):
+        raise NotEstimableError(
+            f"The data carry no information about {_name(information, int((diagonal == 0).int().argmax()))}: "
+            "its column may be all zeros, or its class separated. Remove the column or use l2."
+        )
+    scale = diagonal.abs().rsqrt()
+    scaled = matrix * scale * scale.unsqueeze(-1)
+    tolerance = 10 * len(scale) * torch.finfo(scale.dtype).eps
+    factor, failed = torch.linalg.cholesky_ex(scaled)
+    if int(failed) and float(torch.linalg.eigvalsh(scaled)[0]) < -tolerance:
+        raise IndefiniteError(
+            f"The information matrix has negative curvature (met at {_name(information, int(failed) - 1)}), "
+            "so the estimates are not at a maximum. Fit until convergence, or use the expected information."
+        )
+    # A squared pivot is the share of a parameter's information that the parameters before it do not explain.
+    pivots = factor.diagonal().square()
+    if int(failed) or bool((pivots < tolerance).any()):
+        index = int(failed) - 1 if int(failed) else int(pivots.argmin())
+        raise NotEstimableError(
+            f"The information matrix is singular: {_name(information, index)} is determined by the "
+            "parameters before it, usually through collinear columns or a separated class. Remove the "
+            "column or use l2."
+        )
+    inverse = torch.cholesky_inverse(factor) * scale * scale.unsqueeze(-1)
+    return Dense(symmetric_part(inverse), labels=information.labels)
+
+
+def sandwich(bread: SymmetricOperator, meat: SymmetricOperator, factor: float = 1.0) -> SymmetricOperator:
+    r"""Return the robust covariance :math:`c\, B M B`.
+
+    With :math:`B = I^{-1}` and :math:`M = \sum_n s_n s_n^T` (scores of rows, or their sums over clusters from
+    `cluster_sums`), the estimator is consistent when the likelihood is misspecified, when weights are
+    sampling weights, and, with clusters, when rows of a cluster are dependent.
+
+    Source: Huber (1967), Proc. 5th Berkeley Symposium 1, 221-233; White (1982), Econometrica 50, 1-25.
+
+    Args:
+        bread: Inverse information, shape ``(P, P)``.
+        meat: Sum of outer products of scores, shape ``(P, P)``.
+        factor: Small-sample factor ``c``, see `small_sample_factor`.
+
+    Returns:
+        The covariance, a dense operator of shape ``(P, P)``.
+
+    Raises:
+        InputError: The two shapes differ.
+    """
+    if bread.shape != meat.shape:
+        raise InputError(
+            f"bread has shape {tuple(bread.shape)} and meat {tuple(meat.shape)}; they must be equal."
+        )
+    outer = bread.to_dense()
+    return Dense(symmetric_part(factor * (outer @ meat.to_dense() @ outer)), labels=bread.labels)
+
+
+def small_sample_factor(kind: str, n: float, p: int, n_groups: int | None = None) -> float:
+    r"""Return the factor that a named convention puts on a sandwich covariance.
+
+    * ``HC0``: 1. White (1980), Econometrica 48, 817-838.
+    * ``HC1``: :math:`n/(n-p)`. MacKinnon and White (1985), J. Econometrics 29, 305-325.
+    * ``CR0``: 1. Liang and Zeger (1986), Biometrika 73, 13-22.
+    * ``CR1``: :math:`G/(G-1) \cdot (n-1)/(n-p)`. Stata's ``regress``; statsmodels' ``cov_type="cluster"``.
+    * ``stata``: :math:`n/(n-1)`, with groups :math:`G/(G-1)`. Stata's maximum likelihood commands,
+      Stata Programming Manual, ``_robust``.
+
+    Args:
+        kind: One of the names above.
+        n: Number of rows, the sum of the weights when weights are counts.
+        p: Number of estimated parameters.
+        n_groups: Number of clusters G; needed by ``CR1``.
+
+    Returns:
+        The factor, at least 1.
+
+    Raises:
+        InputError: Unknown name, missing ``n_groups``, or too few rows or clusters for the factor to exist.
+    """
+    if kind not in _FACTORS:
+        raise InputError(f"Unknown small-sample factor {kind!r}; choose one of {', '.join(_FACTORS)}.")
+    if kind == "CR1" and n_groups is None:
+        raise InputError("The factor CR1 depends on the number of clusters; pass n_groups, or use HC1.")
+    if kind in {"HC1", "CR1"} and n <= p:
+        raise InputError(
+            f"The factor {kind} needs more rows than parameters; there are {n:g} rows and {p} parameters."
+        )
+    if kind in {"CR1", "stata"} and n_groups is not None and n_groups < 2:
+        raise InputError(f"A cluster-robust covariance needs at least 2 clusters; there is {n_groups}.")
+    if kind == "HC1":
+        return n / (n - p)
+    if kind == "CR1" and n_groups is not None:
+        return n_groups / (n_groups - 1) * (n - 1) / (n - p)
+    if kind == "stata":
+        return n / (n - 1) if n_groups is None else n_groups / (n_groups - 1)
+    return 1.0
+
+
+def cluster_sums(scores: Tensor, groups: Any) -> Tensor:
+    r"""Return the sums of scores over clusters, whose outer products are the meat of a clustered sandwich.
+
+    Args:
+        scores: Score of each row, weights included, shape ``(N, P)``.
+        groups: Cluster of each row: ``(N,)`` tensor, array, series or list of numbers or strings.
+
+    Returns:
+        Sums of shape ``(G, P)``, in order of first appearance of the cluster.
+
+    Raises:
+        InputError: Wrong length, or a row without a cluster.
+    """
+    import pandas as pd
+
+    column = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else groups
+    codes, names = pd.factorize(pd.Series(column))
+    if len(codes) != scores.shape[0]:
+        raise InputError(
+            f"groups has {len(codes)} entries but there are {scores.shape[0]} rows; give one per row."
+        )
+    if (codes < 0).any():
+        row = int((codes < 0).argmax())
+        raise InputError(f"Row {row} of groups is missing; give every row a cluster or drop the row.")
+    index = torch.as_tensor(codes, device=scores.device)
+    return scores.new_zeros(len(names), scores.shape[1]).index_add_(0, index, scores)
+
+
+def symmetric_part(matrix: Tensor) -> Tensor:
+    """Return the symmetric part of a matrix that is symmetric up to rounding."""
+    return (matrix + matrix.mT) / 2
+
+
+def _name(operator: SymmetricOperator, index: int) -> str:
+    return f"parameter {operator.labels[index]!r}" if operator.labels else f"parameter {index}"

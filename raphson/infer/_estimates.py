@@ -1,0 +1,278 @@
+"""Estimates with their covariance: standard errors, tests, intervals and linear maps of them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from raphson._errors import IndefiniteError, InputError
+from raphson.infer._covariance import symmetric_part
+from raphson.linalg import Dense, SymmetricOperator
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Label = tuple[Hashable, Hashable]
+
+_NULL_RTOL = 1e-8
+_NULL_ATOL = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    r"""Estimates :math:`\hat\theta` with covariance :math:`V` and a label for every entry.
+
+    What the data do not determine is declared, never left to a nan: either entry by entry (``estimable``), or
+    as directions :math:`n` along which the likelihood is flat (``null_space``), in which case a contrast
+    :math:`r^T\theta` is estimable exactly when :math:`r^T n = 0` for all of them (Searle, Linear Models,
+    1971, section 5.4). With a duplicated column, say, neither coefficient is estimable while their sum is.
+
+    Attributes:
+        values: Estimates, shape ``(p,)``; finite, arbitrary where not estimable.
+        covariance: Covariance, shape ``(p, p)``; finite, ignored where not estimable.
+        labels: One ``(output, feature)`` pair per entry.
+        kind: Where the covariance comes from, for people: ``"observed information"``, ``"sandwich (HC1)"``.
+        estimable: Which entries the data determine, bool of shape ``(p,)``; None means all but those that
+            ``null_space`` touches.
+        df_resid: Residual degrees of freedom of a Student t reference; None for the normal one.
+        null_space: Directions the data leave open, shape ``(p, k)``.
+        axis_names: Names of the two parts of a label.
+    """
+
+    values: Tensor
+    covariance: SymmetricOperator
+    labels: tuple[Label, ...]
+    kind: str
+    estimable: Tensor = field(default=None)  # type: ignore[assignment]
+    df_resid: float | None = None
+    null_space: Tensor | None = None
+    axis_names: tuple[str, str] = ("class", "feature")
+
+    def __post_init__(self) -> None:
+        p = self.values.shape[0]
+        if self.values.ndim != 1 or self.covariance.shape != (p, p) or len(self.labels) != p:
+            raise InputError(
+                f"values of shape {tuple(self.values.shape)}, covariance of shape "
+                f"{tuple(self.covariance.shape)} and {len(self.labels)} labels do not belong together."
+            )
+        if not bool(torch.isfinite(self.values).all()):
+            index = int(torch.nonzero(~torch.isfinite(self.values))[0])
+            raise InputError(
+                f"The estimate of {label_name(self.labels[index])} is not finite; the fit diverged."
+            )
+        estimable: Tensor | None = self.estimable
+        if estimable is None:
+            estimable = torch.ones(p, dtype=torch.bool, device=self.values.device)
+        if self.null_space is not None:
+            size = self.null_space.abs()
+            estimable = estimable & ~(size > _NULL_RTOL * size.amax(0, keepdim=True)).any(-1)
+        object.__setattr__(self, "estimable", estimable)
+
+    @cached_property
+    def standard_errors(self) -> Tensor:
+        """Square roots of the variances, shape ``(p,)``; nan exactly where not estimable.
+
+        Raises:
+            IndefiniteError: A variance is negative.
+        """
+        variances = self.covariance.diagonal()
+        rounding = (
+            len(self.labels) * torch.finfo(variances.dtype).eps * variances.abs().amax()
+            if len(variances)
+            else 0
+        )
+        negative = self.estimable & (variances < -rounding)
+        if bool(negative.any()):
+            index = int(torch.nonzero(negative)[0])
+            raise IndefiniteError(
+                f"The variance of {label_name(self.labels[index])} is negative "
+                f"({float(variances[index]):.3g}), so the information it comes from is not that of a "
+                "maximum. Fit until convergence."
+            )
+        return torch.where(self.estimable, variances.clamp(min=0).sqrt(), torch.nan)
+
+    @property
+    def z(self) -> Tensor:
+        """Estimates over standard errors, ``(p,)``; nan where not estimable or fixed by a constraint."""
+        return torch.where(self.standard_errors > 0, self.values / self.standard_errors, torch.nan)
+
+    @property
+    def p_values(self) -> Tensor:
+        """Two-sided p-values of zero coefficients, shape ``(p,)``; nan where ``z`` is."""
+        from scipy import special
+
+        tail = -self.z.abs().cpu().numpy()
+        lower = special.ndtr(tail) if self.df_resid is None else special.stdtr(self.df_resid, tail)
+        return torch.as_tensor(2 * lower, dtype=self.values.dtype, device=self.values.device)
+
+    def confint(self, level: float = 0.95) -> Tensor:
+        """Return Wald confidence intervals.
+
+        Args:
+            level: Coverage, between 0 and 1.
+
+        Returns:
+            Lower and upper bounds, shape ``(p, 2)``; nan where not estimable.
+        """
+        half = critical_value(level, self.df_resid) * self.standard_errors
+        return torch.stack([self.values - half, self.values + half], -1)
+
+    def to_frame(self, level: float = 0.95) -> pd.DataFrame:
+        """Return the coefficient table.
+
+        Args:
+            level: Coverage of the interval.
+
+        Returns:
+            Rows indexed by ``(class, feature)``; columns ``coef``, ``std_err``, ``z`` (``t`` with
+            ``df_resid``), ``p_value``, ``lower`` and ``upper``, nullable: ``<NA>`` where not estimable.
+        """
+        import pandas as pd
+
+        lower, upper = self.confint(level).unbind(-1)
+        coef = torch.where(self.estimable, self.values, torch.nan)
+        statistic = "z" if self.df_resid is None else "t"
+        columns = {
+            "coef": coef,
+            "std_err": self.standard_errors,
+            statistic: self.z,
+            "p_value": self.p_values,
+            "lower": lower,
+            "upper": upper,
+        }
+        return pd.DataFrame(
+            {name: _nullable(column) for name, column in columns.items()}, index=self._index()
+        )
+
+    def covariance_frame(self) -> pd.DataFrame:
+        """Return the covariance with labels on both axes, ``<NA>`` where not estimable."""
+        import pandas as pd
+
+        keep = self.estimable & self.estimable.unsqueeze(-1)
+        matrix = torch.where(keep, self.covariance.to_dense(), torch.nan)
+        frame = pd.DataFrame(
+            {i: _nullable(column) for i, column in enumerate(matrix.unbind(-1))}, index=self._index()
+        )
+        return frame.set_axis(self._index(), axis="columns")
+
+    def transform(
+        self,
+        matrix: Tensor,
+        labels: tuple[Label, ...],
+        kind: str | None = None,
+        axis_names: tuple[str, str] | None = None,
+    ) -> Estimates:
+        r"""Return the estimates of :math:`M\theta`, with covariance :math:`M V M^T`.
+
+        Args:
+            matrix: Linear map M, shape ``(q, p)``.
+            labels: Labels of the q new entries.
+            kind: New kind; None keeps the present one.
+            axis_names: Names of the two parts of a new label; None keeps the present ones.
+
+        Returns:
+            The q new estimates; those that depend on what the data leave open are not estimable.
+        """
+        return self.propagate(matrix @ self.values, matrix, labels, kind, axis_names)
+
+    def propagate(
+        self,
+        values: Tensor,
+        jacobian: Tensor,
+        labels: tuple[Label, ...],
+        kind: str | None = None,
+        axis_names: tuple[str, str] | None = None,
+    ) -> Estimates:
+        r"""Return the estimates of :math:`g(\theta)` by the delta method, with covariance :math:`J V J^T`.
+
+        Args:
+            values: :math:`g(\hat\theta)`, shape ``(q,)``.
+            jacobian: :math:`J = \partial g / \partial\theta` at the estimate, shape ``(q, p)``.
+            labels: Labels of the q new entries.
+            kind: New kind; None keeps the present one.
+            axis_names: Names of the two parts of a new label; None keeps the present ones.
+
+        Returns:
+            The q new estimates; those that depend on what the data leave open are not estimable.
+
+        Raises:
+            InputError: The Jacobian has the wrong number of columns.
+        """
+        p = len(self.labels)
+        if jacobian.ndim != 2 or jacobian.shape[1] != p:
+            raise InputError(
+                f"A map of {p} estimates needs shape (q, {p}); this one has {tuple(jacobian.shape)}."
+            )
+        covariance = jacobian @ self.covariance.mm(jacobian.mT)
+        return Estimates(
+            values=values,
+            covariance=Dense(symmetric_part(covariance)),
+            labels=labels,
+            kind=self.kind if kind is None else kind,
+            df_resid=self.df_resid,
+            null_space=_map_null_space(jacobian, self._open_directions()),
+            axis_names=self.axis_names if axis_names is None else axis_names,
+        )
+
+    def _open_directions(self) -> Tensor:
+        """Return ``null_space`` with a unit vector for every other entry that is not estimable."""
+        unit = torch.eye(len(self.labels), dtype=self.values.dtype, device=self.values.device)
+        if self.null_space is None:
+            return unit[:, ~self.estimable]
+        size = self.null_space.abs()
+        clean = torch.where(size > _NULL_RTOL * size.amax(0, keepdim=True), self.null_space, 0.0)
+        return torch.cat([clean, unit[:, ~self.estimable & (clean == 0).all(-1)]], -1)
+
+    def _index(self) -> pd.MultiIndex:
+        import pandas as pd
+
+        return pd.MultiIndex.from_tuples(self.labels, names=self.axis_names)
+
+
+def critical_value(level: float, df_resid: float | None = None) -> float:
+    """Return the two-sided critical value of the normal, or with ``df_resid`` the Student t, distribution.
+
+    Args:
+        level: Coverage, between 0 and 1.
+        df_resid: Degrees of freedom; None for the normal distribution.
+
+    Returns:
+        The quantile at ``(1 + level) / 2``.
+
+    Raises:
+        InputError: The level is not between 0 and 1.
+    """
+    from scipy import special
+
+    if not 0 < level < 1:
+        raise InputError(f"A confidence level lies between 0 and 1, for example 0.95; got {level!r}.")
+    upper = (1 + level) / 2
+    return float(special.ndtri(upper) if df_resid is None else special.stdtrit(df_resid, upper))
+
+
+def _map_null_space(matrix: Tensor, directions: Tensor) -> Tensor | None:
+    product = matrix @ directions
+    # A row that cancels a direction does so up to rounding; the bound follows the units of every coefficient.
+    bound = _NULL_RTOL * (matrix.abs() @ directions.abs())
+    floor = _NULL_ATOL * matrix.abs().amax(-1, keepdim=True) * directions.abs().amax(0, keepdim=True)
+    product = torch.where(product.abs() <= bound + floor, 0.0, product)
+    product = product[:, (product != 0).any(0)]
+    return product if product.shape[1] else None
+
+
+def _nullable(column: Tensor) -> pd.arrays.FloatingArray:
+    import pandas as pd
+
+    array = column.detach().cpu().double().numpy().copy()
+    return pd.arrays.FloatingArray(array, torch.isnan(column).cpu().numpy())
+
+
+def label_name(label: Label) -> str:
+    """Return a label as text for messages and tables."""
+    output, feature = label
+    return f"{feature} of {output}" if str(output) else str(feature)

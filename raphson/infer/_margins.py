@@ -1,0 +1,228 @@
+"""Average marginal effects of features on the mean of the response, with delta-method standard errors."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.infer._estimates import Estimates
+from raphson.infer._mean import chunk_rows, mean_function, row_hessian, row_jacobian, with_intercept
+from raphson.likelihoods import Likelihood
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from raphson.report import Summary
+
+
+@dataclass(frozen=True)
+class MarginsResult:
+    """Average marginal effects.
+
+    Attributes:
+        estimates: Effects with their covariance, labeled ``(class, feature)``, class by class.
+        at: ``"overall"`` (averaged over the rows) or ``"mean"`` (at the average row).
+        discrete: For each feature, whether its effect is the change from 0 to 1 rather than a derivative.
+    """
+
+    estimates: Estimates
+    at: str
+    discrete: tuple[bool, ...]
+
+    def to_frame(self, level: float = 0.95) -> pd.DataFrame:
+        """Return the table of effects.
+
+        Args:
+            level: Coverage of the intervals.
+
+        Returns:
+            The columns of `Estimates.to_frame`, with ``effect`` for ``coef``, and ``kind``: ``dy/dx`` or ``1
+            vs 0``.
+        """
+        frame = self.estimates.to_frame(level).rename(columns={"coef": "effect"})
+        kinds = ["1 vs 0" if discrete else "dy/dx" for discrete in self.discrete]
+        return frame.assign(kind=kinds * (len(frame) // len(kinds)))
+
+    def summary(self, level: float = 0.95) -> Summary:
+        """Return the table of effects for printing.
+
+        Args:
+            level: Coverage of the intervals.
+
+        Returns:
+            The summary.
+        """
+        from raphson.report import Summary
+
+        where = "averaged over rows" if self.at == "overall" else "at the means of the features"
+        facts = (("Effects", where), ("Covariance", self.estimates.kind))
+        return Summary("Marginal effects on the mean response", facts, self.to_frame(level), level=level)
+
+
+def margins(
+    likelihood: Likelihood,
+    coefficients: Estimates,
+    x: Tensor,
+    *,
+    mean_names: Sequence[Hashable] | None = None,
+    weights: Tensor | None = None,
+    offset: Tensor | None = None,
+    binary: Tensor | None = None,
+    at: str = "overall",
+    chunk: int | None = None,
+) -> MarginsResult:
+    """Return average marginal effects with standard errors by the delta method.
+
+    Args:
+        likelihood: Any likelihood with a mean.
+        coefficients: All C (D + 1) coefficients, class by class, intercept first within a class.
+        x: Features without the intercept, ``(N, D)``.
+        mean_names: Names of the M entries of the mean; None takes the outputs' names where M = C.
+        weights: Row weights, ``(N,)``.
+        offset: Offset of the outputs, ``(N, C)``.
+        binary: Features whose effect is the change from 0 to 1, bool ``(D,)``; None for derivatives
+            throughout.
+        at: ``"overall"`` or ``"mean"``.
+        chunk: Rows at a time; None to choose.
+
+    Returns:
+        The effects.
+
+    Raises:
+        InputError: The number of coefficients does not fit ``x``.
+    """
+    width = x.shape[1] + 1
+    if len(coefficients.labels) % width or not x.shape[1]:
+        raise InputError(
+            f"{len(coefficients.labels)} coefficients do not fit {x.shape[1]} features: {width} are needed "
+            "for each output, the intercept among them (zero where there is none)."
+        )
+    mask = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device) if binary is None else binary
+    effects, jacobian = average_marginal_effects(
+        likelihood,
+        coefficients.values.reshape(-1, width),
+        x,
+        weights=weights,
+        offset=offset,
+        binary=mask,
+        at=at,
+        chunk=chunk,
+    )
+    features = [label[1] for label in coefficients.labels[1:width]]
+    outputs = [label[0] for label in coefficients.labels[::width]]
+    if mean_names is None:
+        mean_names = outputs if len(outputs) == len(effects) else list(range(len(effects)))
+    labels = tuple((name, feature) for name in mean_names for feature in features)
+    estimates = coefficients.propagate(effects.flatten(), jacobian, labels)
+    return MarginsResult(estimates, at, tuple(mask.tolist()))
+
+
+def average_marginal_effects(
+    likelihood: Likelihood,
+    coef: Tensor,
+    x: Tensor,
+    *,
+    weights: Tensor | None = None,
+    offset: Tensor | None = None,
+    binary: Tensor | None = None,
+    at: str = "overall",
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Return average marginal effects and their Jacobian in the coefficients.
+
+    With outputs :math:`f(x) = B \hat x + o` and mean :math:`m(f)`, the effect of a feature is the weighted
+    average of
+
+    .. math:: \frac{\partial m}{\partial x_j} = \sum_c \frac{\partial m}{\partial f_c} B_{cj},
+        \quad\text{or for a binary feature}\quad m(f(x; x_j = 1)) - m(f(x; x_j = 0)).
+
+    Source: Greene, Econometric Analysis, section 17.3; Stata's ``margins, dydx(*)``.
+
+    Args:
+        likelihood: Any likelihood with a mean.
+        coef: Coefficients B, ``(C, D + 1)``, intercept first.
+        x: Features without the intercept, ``(N, D)``.
+        weights: Row weights, ``(N,)``.
+        offset: Offset of the outputs, ``(N, C)``.
+        binary: Features whose effect is the change from 0 to 1, bool ``(D,)``; None for derivatives
+            throughout.
+        at: ``"overall"`` averages over the rows; ``"mean"`` takes the one row of average features.
+        chunk: Rows at a time; None to choose.
+
+    Returns:
+        Effects ``(M, D)`` and their Jacobian ``(M D, C (D + 1))``, both row-major.
+
+    Raises:
+        InputError: Unknown ``at``, or shapes that do not fit.
+    """
+    if at not in {"overall", "mean"}:
+        raise InputError(f"at must be 'overall' or 'mean'; got {at!r}.")
+    n, d = x.shape
+    c = coef.shape[0]
+    if coef.shape[1] != d + 1:
+        raise InputError(f"coef has {coef.shape[1]} columns; {d} features and the intercept need {d + 1}.")
+    share = x.new_full((n,), 1 / n) if weights is None else weights / weights.sum()
+    outputs_offset = x.new_zeros(n, c) if offset is None else offset
+    if at == "mean":
+        x, outputs_offset = share.unsqueeze(0) @ x, share.unsqueeze(0) @ outputs_offset
+        share = x.new_ones(1)
+    mask = torch.zeros(d, dtype=torch.bool, device=x.device) if binary is None else binary
+    smooth = torch.nonzero(~mask).flatten()
+    mean = mean_function(likelihood)
+    m = mean(coef[:, 0]).shape[-1]
+    effects = x.new_zeros(m, d)
+    jacobian = x.new_zeros(m, d, c, d + 1)
+    size = chunk_rows(m * c * max(c, d), chunk)
+    pieces = (torch.split(tensor, size) for tensor in (x, share, outputs_offset))
+    for rows, w, shift in zip(*pieces, strict=True):
+        xhat = with_intercept(rows)
+        f = xhat @ coef.mT + shift
+        if len(smooth):
+            _add_derivatives(
+                effects, jacobian, smooth, row_jacobian(mean, f), row_hessian(mean, f), coef, xhat, w
+            )
+        for j in torch.nonzero(mask).flatten().tolist():
+            for sign, value in ((1.0, 1.0), (-1.0, 0.0)):
+                moved = f + (value - rows[:, j : j + 1]) * coef[:, j + 1]
+                xmoved = xhat.clone()
+                xmoved[:, j + 1] = value
+                effects[:, j] += sign * (w @ mean(moved))
+                jacobian[:, j] += sign * torch.einsum("n,nmc,nk->mck", w, row_jacobian(mean, moved), xmoved)
+    return effects, jacobian.reshape(m * d, c * (d + 1))
+
+
+def _add_derivatives(
+    effects: Tensor,
+    jacobian: Tensor,
+    smooth: Tensor,
+    first: Tensor,
+    second: Tensor,
+    coef: Tensor,
+    xhat: Tensor,
+    w: Tensor,
+) -> None:
+    """Add the rows' share of the derivative effects and, by the product rule, of their Jacobian, in place."""
+    slopes = coef[:, smooth + 1]
+    average = torch.einsum("n,nmc->mc", w, first)
+    effects[:, smooth] += average @ slopes
+    bent = (second @ slopes).permute(1, 3, 2, 0)
+    jacobian[:, smooth] += bent @ (w.unsqueeze(-1) * xhat)
+    jacobian[:, smooth, :, smooth + 1] += average
+
+
+def binary_columns(x: Tensor) -> Tensor:
+    """Return which columns hold both 0 and 1 and nothing else.
+
+    Args:
+        x: Features, ``(N, D)``.
+
+    Returns:
+        Bool mask of shape ``(D,)``.
+    """
+    zero, one = x == 0, x == 1
+    return (zero | one).all(0) & zero.any(0) & one.any(0)

@@ -1,0 +1,77 @@
+"""The mean of a likelihood as a function of its outputs, with first and second derivatives, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from raphson.likelihoods import Likelihood
+
+MeanFunction = Callable[[Tensor], Tensor]
+
+_CHUNK_ELEMENTS = 2**22
+
+
+def mean_function(likelihood: Likelihood) -> MeanFunction:
+    """Return the map from outputs ``(..., C)`` to means ``(..., M)``, with M = 1 for a scalar mean.
+
+    Args:
+        likelihood: Any likelihood with a mean.
+
+    Returns:
+        The map.
+    """
+
+    def mean(f: Tensor) -> Tensor:
+        value = likelihood.mean(f)
+        return value.unsqueeze(-1) if value.ndim < f.ndim else value
+
+    return mean
+
+
+def row_jacobian(function: MeanFunction, f: Tensor) -> Tensor:
+    """Return the Jacobian of each row, ``(N, M, C)``.
+
+    Args:
+        function: Map from ``(..., C)`` to ``(..., M)`` that acts on rows separately.
+        f: Outputs, ``(N, C)``.
+
+    Returns:
+        The Jacobians.
+    """
+    jacobian: Tensor = torch.func.vmap(torch.func.jacrev(function))(f)
+    return jacobian
+
+
+def row_hessian(function: MeanFunction, f: Tensor) -> Tensor:
+    """Return the second derivatives of each row, ``(N, M, C, C)``.
+
+    Args:
+        function: Map from ``(..., C)`` to ``(..., M)`` that acts on rows separately.
+        f: Outputs, ``(N, C)``.
+
+    Returns:
+        The second derivatives.
+    """
+    hessian: Tensor = torch.func.vmap(torch.func.jacrev(torch.func.jacrev(function)))(f)
+    return hessian
+
+
+def chunk_rows(elements_per_row: int, chunk: int | None) -> int:
+    """Return how many rows to work on at once: as asked, or so that one work array stays near 32 MB.
+
+    Args:
+        elements_per_row: Size of the largest work array for one row.
+        chunk: Number of rows asked for; None to choose.
+
+    Returns:
+        The number of rows, at least 1.
+    """
+    return max(1, _CHUNK_ELEMENTS // max(1, elements_per_row)) if chunk is None else chunk
+
+
+def with_intercept(x: Tensor) -> Tensor:
+    """Return ``x`` with a leading column of ones, ``(N, D + 1)``."""
+    return torch.cat([x.new_ones(x.shape[0], 1), x], 1)

@@ -1,0 +1,133 @@
+"""Confidence intervals of predicted means by the delta method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.infer._estimates import critical_value
+from raphson.infer._mean import MeanFunction, chunk_rows, mean_function, row_jacobian, with_intercept
+from raphson.likelihoods import Likelihood
+from raphson.linalg import SymmetricOperator
+
+_SCALES = ("identity", "log", "logit", "simplex")
+
+
+@dataclass(frozen=True)
+class MeanInterval:
+    """Predicted means with confidence intervals, each ``(N, M)``.
+
+    Attributes:
+        mean: Predicted mean.
+        standard_errors: Standard error of the mean itself.
+        lower: Lower bound.
+        upper: Upper bound.
+        level: Coverage.
+    """
+
+    mean: Tensor
+    standard_errors: Tensor
+    lower: Tensor
+    upper: Tensor
+    level: float
+
+
+def mean_interval(
+    likelihood: Likelihood,
+    f: Tensor,
+    x: Tensor,
+    covariance: SymmetricOperator,
+    level: float = 0.95,
+    *,
+    scale: str = "identity",
+    df_resid: float | None = None,
+    chunk: int | None = None,
+) -> MeanInterval:
+    r"""Return delta-method confidence intervals of the mean :math:`m(f(x))` for given rows.
+
+    The interval is symmetric on the chosen scale :math:`h` and mapped back, so that it keeps the bounds of
+    the mean: :math:`h^{-1}(h(m) \pm z\, s)` with :math:`s^2 = \nabla_f (h \circ m)\, G\, \nabla_f (h \circ
+    m)^T` and :math:`G = (I \otimes \hat x^T) V (I \otimes \hat x)`, the covariance of the outputs of a row.
+
+    Args:
+        likelihood: Any likelihood with a mean.
+        f: Outputs, offset included, ``(N, C)``.
+        x: Features without the intercept, ``(N, D)``.
+        covariance: Covariance of the C (D + 1) coefficients, class by class, intercept first.
+        level: Coverage.
+        scale: ``"identity"``; ``"log"`` for positive means; ``"logit"`` for probabilities; ``"simplex"`` for
+            probabilities that sum to one over the entries of the mean (the logit scale too).
+        df_resid: Residual degrees of freedom of a Student t reference; None for the normal one.
+        chunk: Rows at a time; None to choose.
+
+    Returns:
+        Means, standard errors and bounds.
+
+    Raises:
+        InputError: Unknown scale, or a covariance that does not fit ``f`` and ``x``.
+    """
+    if scale not in _SCALES:
+        raise InputError(f"scale must be one of {', '.join(_SCALES)}; got {scale!r}.")
+    c, width = f.shape[1], x.shape[1] + 1
+    if covariance.shape[-1] != c * width:
+        raise InputError(
+            f"The covariance has {covariance.shape[-1]} rows, but {c} outputs of {width} "
+            f"coefficients need {c * width}."
+        )
+    half = critical_value(level, df_resid)
+    blocks = covariance.to_dense().reshape(c, width, c, width)
+    mean, link = mean_function(likelihood), _link(likelihood, scale)
+    size = chunk_rows(c * c * width, chunk)
+    parts: list[tuple[Tensor, ...]] = []
+    for outputs, rows in zip(torch.split(f, size), torch.split(x, size), strict=True):
+        xhat = with_intercept(rows)
+        output_covariance = torch.einsum("ncdl,nl->ncd", torch.einsum("nk,ckdl->ncdl", xhat, blocks), xhat)
+        center = link(outputs)
+        reach = half * _deviation(row_jacobian(link, outputs), output_covariance)
+        parts.append((
+            mean(outputs),
+            _deviation(row_jacobian(mean, outputs), output_covariance),
+            _inverse_link(center - reach, scale, lower=True),
+            _inverse_link(center + reach, scale, lower=False),
+        ))
+    values, deviations, lower, upper = (torch.cat(part) for part in zip(*parts, strict=True))
+    return MeanInterval(values, deviations, lower, upper, level)
+
+
+def _deviation(jacobian: Tensor, covariance: Tensor) -> Tensor:
+    return ((jacobian @ covariance) * jacobian).sum(-1).clamp(min=0).sqrt()
+
+
+def _link(likelihood: Likelihood, scale: str) -> MeanFunction:
+    mean = mean_function(likelihood)
+    if scale == "identity":
+        return mean
+    if scale == "log":
+        return lambda f: mean(f).log()
+    if scale == "simplex":
+        return lambda f: _simplex_logit(mean(f))
+
+    # var = m (1 - m): through the variance 1 - m keeps its digits where m rounds to 1.
+    def logit(f: Tensor) -> Tensor:
+        m = mean(f)
+        return 2 * m.log() - likelihood.variance(f).reshape(m.shape).log()
+
+    return logit
+
+
+def _simplex_logit(p: Tensor) -> Tensor:
+    """Return ``log(p / (1 - p))`` with ``1 - p`` summed from the other entries, which keeps its digits."""
+    others = p.unsqueeze(-2) * (1 - torch.eye(p.shape[-1], dtype=p.dtype, device=p.device))
+    return p.log() - others.sum(-1).log()
+
+
+def _inverse_link(value: Tensor, scale: str, *, lower: bool) -> Tensor:
+    if scale == "identity":
+        return value
+    if scale == "log":
+        return value.exp()
+    # A logit beyond the range of floating point says nothing: the bound is then that of all probabilities.
+    return torch.where(torch.isfinite(value), torch.sigmoid(value), 0.0 if lower else 1.0)

@@ -1,0 +1,182 @@
+"""Tests of linear hypotheses about estimates (Wald)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError, NotEstimableError
+from raphson.infer._estimates import Estimates, Label, label_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class WaldResult:
+    """A Wald test.
+
+    Attributes:
+        statistic: The chi-square statistic; with ``df_resid`` the F statistic.
+        df: Degrees of freedom of the hypothesis: its number of independent restrictions.
+        p_value: Probability of a larger statistic under the hypothesis.
+        df_resid: Denominator degrees of freedom of the F reference; None for the chi-square one.
+        rows: The restrictions one at a time: estimates of ``R beta - q`` with their covariance.
+        note: What the reader should know about the degrees of freedom; empty if nothing.
+    """
+
+    statistic: float
+    df: int
+    p_value: float
+    df_resid: float | None
+    rows: Estimates
+    note: str = ""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return every restriction on its own: estimate, std_err, statistic, df and p_value."""
+        rows = self.rows.to_frame()
+        squared = rows["z" if self.df_resid is None else "t"] ** 2
+        table = rows[["coef", "std_err"]].rename(columns={"coef": "estimate"})
+        return table.assign(statistic=squared, df=1, p_value=rows["p_value"])
+
+    def __str__(self) -> str:
+        name = "chi2" if self.df_resid is None else "F"
+        df = f"{self.df}" if self.df_resid is None else f"{self.df}, {self.df_resid:g}"
+        text = f"Wald test ({self.rows.kind}): {name}({df}) = {self.statistic:.4f}, p = {self.p_value:.4g}"
+        return f"{text}\n{self.note}" if self.note else text
+
+
+def wald_test(estimates: Estimates, R: Any, q: Any = None) -> WaldResult:
+    r"""Test :math:`H_0: R\beta = q` by :math:`(R\hat\beta - q)^T (R V R^T)^+ (R\hat\beta - q)`.
+
+    The statistic is chi-square with :math:`\mathrm{rank}(R V R^T)` degrees of freedom, so that restrictions
+    which repeat one another count once. With residual degrees of freedom it is divided by its own and
+    referred to F.
+
+    Source: Wald (1943), Trans. AMS 54, 426-482; Moore (1977), JASA 72, 131-137, for the generalized inverse.
+
+    Args:
+        estimates: The estimates, with p entries.
+        R: Restrictions, ``(r, p)`` or ``(p,)``; or names, each a feature, an output (class) or a ``(output,
+            feature)`` pair, alone or in a list: all coefficients of that name.
+        q: Hypothesized values, ``(r,)`` or a number; None for zero.
+
+    Returns:
+        The test, joint and row by row.
+
+    Raises:
+        InputError: Wrong shape, unknown name, or restrictions that contradict one another.
+        NotEstimableError: A restriction involves what the data do not determine.
+    """
+    matrix, labels = _restrictions(estimates, R)
+    rows = estimates.transform(matrix, labels)
+    if not bool(rows.estimable.all()):
+        name = label_name(labels[int((~rows.estimable).int().argmax())])
+        raise NotEstimableError(
+            f"The restriction on {name} cannot be tested: the data do not determine it (collinear columns "
+            "or a separated class). Test an estimable contrast, or fit with l2."
+        )
+    target = torch.as_tensor(0.0 if q is None else q, dtype=matrix.dtype, device=matrix.device)
+    if target.ndim > 1 or (target.ndim == 1 and len(target) != len(labels)):
+        raise InputError(
+            f"q has shape {tuple(target.shape)}; give a number or one value for each of {len(labels)} rows."
+        )
+    rows = Estimates(
+        rows.values - target,
+        rows.covariance,
+        labels,
+        rows.kind,
+        df_resid=rows.df_resid,
+        axis_names=rows.axis_names,
+    )
+    chi2, df = _quadratic_form(rows)
+    note = ""
+    if df < len(labels):
+        note = (
+            f"{len(labels)} restrictions, of which {df} are independent: tested on {df} degrees of freedom."
+        )
+    from scipy import special
+
+    if estimates.df_resid is None:
+        return WaldResult(chi2, df, float(special.chdtrc(df, chi2)), None, rows, note)
+    return WaldResult(
+        chi2 / df, df, float(special.fdtrc(df, estimates.df_resid, chi2 / df)), estimates.df_resid, rows, note
+    )
+
+
+def _quadratic_form(rows: Estimates) -> tuple[float, int]:
+    """Return the statistic and its rank, from the eigenvalues of the rows' correlation matrix.
+
+    Raises:
+        InputError: The restrictions contradict one another, or hold whatever the coefficients are.
+    """
+    deviation = rows.standard_errors
+    scale = torch.where(deviation > 0, deviation, 1.0).reciprocal()
+    values, vectors = torch.linalg.eigh(rows.covariance.to_dense() * scale * scale.unsqueeze(-1))
+    # Rounding in R V R^T is far above that of its own entries when V is ill conditioned.
+    keep = values > len(values) * 1e-11
+    scores = vectors.mT @ (rows.values * scale)
+    if bool((scores[~keep].abs() > 1e-6 * scores.norm().clamp(min=1.0)).any()):
+        raise InputError(
+            "The restrictions contradict one another or a constraint of the model (for example coefficients "
+            "that sum to zero): no coefficients satisfy all of them. Check R and q."
+        )
+    if not bool(keep.any()):
+        raise InputError(
+            "The restrictions hold for every coefficient of the model; there is nothing to test."
+        )
+    return float((scores[keep].square() / values[keep]).sum()), int(keep.sum())
+
+
+def _restrictions(estimates: Estimates, R: Any) -> tuple[Tensor, tuple[Label, ...]]:
+    p = len(estimates.labels)
+    names = _as_names(estimates, R)
+    if names is not None:
+        index = list(dict.fromkeys(i for name in names for i in _find(estimates, name)))
+        identity = torch.eye(p, dtype=estimates.values.dtype, device=estimates.values.device)
+        return identity[index], tuple(estimates.labels[i] for i in index)
+    matrix = torch.as_tensor(R, dtype=estimates.values.dtype, device=estimates.values.device)
+    matrix = matrix.unsqueeze(0) if matrix.ndim == 1 else matrix
+    if matrix.ndim != 2 or matrix.shape[1] != p or not matrix.shape[0]:
+        raise InputError(
+            f"R has shape {tuple(matrix.shape)}; with {p} coefficients it needs shape (r, {p}), one "
+            "restriction a row, coefficients class by class with the intercept first."
+        )
+    return matrix, tuple(_row_label(row, estimates.labels) for row in matrix)
+
+
+def _as_names(estimates: Estimates, R: Any) -> Sequence[Any] | None:
+    """Return ``R`` as a list of names, or None when it is a matrix."""
+    if isinstance(R, str) or (isinstance(R, tuple) and R in estimates.labels):
+        return [R]
+    if isinstance(R, list | tuple) and R and all(isinstance(name, str | tuple) for name in R):
+        numeric = any(isinstance(name, tuple) and name not in estimates.labels for name in R)
+        return None if numeric else R
+    return None
+
+
+def _find(estimates: Estimates, name: Hashable) -> list[int]:
+    for match in (
+        [i for i, label in enumerate(estimates.labels) if label == name],
+        [i for i, label in enumerate(estimates.labels) if str(label[1]) == name],
+        [i for i, label in enumerate(estimates.labels) if str(label[0]) == name],
+    ):
+        if match:
+            return match
+    known = sorted({str(part) for label in estimates.labels for part in label})
+    close = difflib.get_close_matches(str(name), known)
+    hint = f"did you mean {', '.join(close)}?" if close else f"known names: {', '.join(known[:20])}."
+    raise InputError(f"No coefficient is called {name!r}; {hint}")
+
+
+def _row_label(row: Tensor, labels: tuple[Label, ...]) -> Label:
+    index = [int(i) for i in torch.nonzero(row).flatten()]
+    if len(index) == 1 and float(row[index[0]]) == 1.0:
+        return labels[index[0]]
+    terms = [f"{float(row[i]):+g} {label_name(labels[i])}" for i in index[:4]]
+    return "", " ".join(terms) + (" + ..." if len(index) > 4 else "")
