@@ -178,6 +178,7 @@ class Estimates:
         Returns:
             The q new estimates; those that depend on what the data leave open are not estimable.
         """
+        self._check_width(matrix)
         return self.propagate(matrix @ self.values, matrix, labels, kind, axis_names)
 
     def propagate(
@@ -199,15 +200,8 @@ class Estimates:
 
         Returns:
             The q new estimates; those that depend on what the data leave open are not estimable.
-
-        Raises:
-            InputError: The Jacobian has the wrong number of columns.
         """
-        p = len(self.labels)
-        if jacobian.ndim != 2 or jacobian.shape[1] != p:
-            raise InputError(
-                f"A map of {p} estimates needs shape (q, {p}); this one has {tuple(jacobian.shape)}."
-            )
+        self._check_width(jacobian)
         covariance = jacobian @ self.covariance.mm(jacobian.mT)
         return Estimates(
             values=values,
@@ -218,6 +212,13 @@ class Estimates:
             null_space=_map_null_space(jacobian, self._open_directions()),
             axis_names=self.axis_names if axis_names is None else axis_names,
         )
+
+    def _check_width(self, matrix: Tensor) -> None:
+        p = len(self.labels)
+        if matrix.ndim != 2 or matrix.shape[1] != p:
+            raise InputError(
+                f"A map of {p} estimates needs shape (q, {p}); this one has {tuple(matrix.shape)}."
+            )
 
     def _open_directions(self) -> Tensor:
         """Return ``null_space`` with a unit vector for every other entry that is not estimable."""

@@ -58,3 +58,10 @@ def anes() -> Problem:
 def spector() -> Problem:
     data = sm.datasets.spector.load_pandas()
     return softmax_problem(data.exog.to_numpy(), data.endog.to_numpy().astype(int), ("GPA", "TUCE", "PSI"))
+
+
+@pytest.fixture(scope="session")
+def anes_vote() -> Problem:
+    data = sm.datasets.anes96.load_pandas()
+    x = np.column_stack([data.exog, data.data["vote"]])
+    return softmax_problem(x, data.endog.to_numpy().astype(int), (*data.exog.columns, "vote"))
