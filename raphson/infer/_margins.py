@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.infer._estimates import Estimates
-from raphson.infer._mean import chunk_rows, mean_function, row_hessian, row_jacobian, with_intercept
+from raphson.infer._mean import chunk_rows, mean_function, row_curvature, row_jacobian, with_intercept
 from raphson.likelihoods import Likelihood
 
 if TYPE_CHECKING:
@@ -173,19 +173,23 @@ def average_marginal_effects(
         share = x.new_ones(1)
     mask = torch.zeros(d, dtype=torch.bool, device=x.device) if binary is None else binary
     smooth = torch.nonzero(~mask).flatten()
+    slopes = coef[:, smooth + 1].mT
     mean = mean_function(likelihood)
     m = mean(coef[:, 0]).shape[-1]
     effects = x.new_zeros(m, d)
     jacobian = x.new_zeros(m, d, c, d + 1)
-    size = chunk_rows(m * c * max(c, d), chunk)
+    size = chunk_rows(c * max(m, d), chunk)
     pieces = (torch.split(tensor, size) for tensor in (x, share, outputs_offset))
     for rows, w, shift in zip(*pieces, strict=True):
         xhat = with_intercept(rows)
         f = xhat @ coef.mT + shift
-        if len(smooth):
-            _add_derivatives(
-                effects, jacobian, smooth, row_jacobian(mean, f), row_hessian(mean, f), coef, xhat, w
-            )
+        for entry in range(m) if len(smooth) else ():
+            gradient, curvature = row_curvature(mean, f, entry, slopes)
+            average = w @ gradient
+            effects[entry, smooth] += slopes @ average
+            # By the product rule: a coefficient moves the derivative of the mean, and multiplies it.
+            jacobian[entry, smooth] += curvature.mT @ (w.unsqueeze(-1) * xhat)
+            jacobian[entry, smooth, :, smooth + 1] += average
         for j in torch.nonzero(mask).flatten().tolist():
             for sign, value in ((1.0, 1.0), (-1.0, 0.0)):
                 moved = f + (value - rows[:, j : j + 1]) * coef[:, j + 1]
@@ -194,25 +198,6 @@ def average_marginal_effects(
                 effects[:, j] += sign * (w @ mean(moved))
                 jacobian[:, j] += sign * torch.einsum("n,nmc,nk->mck", w, row_jacobian(mean, moved), xmoved)
     return effects, jacobian.reshape(m * d, c * (d + 1))
-
-
-def _add_derivatives(
-    effects: Tensor,
-    jacobian: Tensor,
-    smooth: Tensor,
-    first: Tensor,
-    second: Tensor,
-    coef: Tensor,
-    xhat: Tensor,
-    w: Tensor,
-) -> None:
-    """Add the rows' share of the derivative effects and, by the product rule, of their Jacobian, in place."""
-    slopes = coef[:, smooth + 1]
-    average = torch.einsum("n,nmc->mc", w, first)
-    effects[:, smooth] += average @ slopes
-    bent = (second @ slopes).permute(1, 3, 2, 0)
-    jacobian[:, smooth] += bent @ (w.unsqueeze(-1) * xhat)
-    jacobian[:, smooth, :, smooth + 1] += average
 
 
 def binary_columns(x: Tensor) -> Tensor:

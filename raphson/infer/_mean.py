@@ -45,18 +45,28 @@ def row_jacobian(function: MeanFunction, f: Tensor) -> Tensor:
     return jacobian
 
 
-def row_hessian(function: MeanFunction, f: Tensor) -> Tensor:
-    """Return the second derivatives of each row, ``(N, M, C, C)``.
+def row_curvature(function: MeanFunction, f: Tensor, entry: int, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return gradient and Hessian products of one entry of the mean, for every row.
+
+    Only the products are formed: the Hessians of all entries would be ``(N, M, C, C)``.
 
     Args:
         function: Map from ``(..., C)`` to ``(..., M)`` that acts on rows separately.
         f: Outputs, ``(N, C)``.
+        entry: Which of the M entries.
+        directions: Vectors that multiply the Hessian of every row, ``(J, C)``.
 
     Returns:
-        The second derivatives.
+        Gradients ``(N, C)`` and products ``(J, N, C)``.
     """
-    hessian: Tensor = torch.func.vmap(torch.func.jacrev(torch.func.jacrev(function)))(f)
-    return hessian
+
+    # Rows do not mix, so that the gradient of the sum over rows holds the gradient of each.
+    def total(outputs: Tensor) -> Tensor:
+        return function(outputs)[:, entry].sum()
+
+    gradient, pull, *_ = torch.func.vjp(torch.func.grad(total), f)
+    (products,) = torch.func.vmap(pull)(directions.unsqueeze(1).expand(-1, *f.shape))
+    return gradient, products
 
 
 def chunk_rows(elements_per_row: int, chunk: int | None) -> int:
