@@ -141,7 +141,7 @@ def average_marginal_effects(
     .. math:: \frac{\partial m}{\partial x_j} = \sum_c \frac{\partial m}{\partial f_c} B_{cj},
         \quad\text{or for a binary feature}\quad m(f(x; x_j = 1)) - m(f(x; x_j = 0)).
 
-    Source: Greene, Econometric Analysis, section 17.3; Stata's ``margins, dydx(*)``.
+    Source: Greene (2018), Econometric Analysis, 8th edition, chapter 17; Stata's ``margins, dydx(*)``.
 
     Args:
         likelihood: Any likelihood with a mean.
