@@ -1,0 +1,253 @@
+"""Time multinomial fits side by side with the peers, on the same objective, checked by an independent gradient.
+
+Run ``python benchmarks/fit.py`` (``--help`` lists the options); ``benchmarks/README.md`` says how to read the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import sklearn
+import torch
+from _problems import Problem, problems
+from sklearn.linear_model import LogisticRegression
+
+from raphson.glm import MultinomialLogisticRegression
+
+L2, TOL = 1e-5, 1e-6
+SLOW = 60.0  # a peer whose warm-up takes longer is timed once
+CHOLESKY_COEFFICIENTS = 2_500  # newton-cholesky forms and factorizes a matrix of this many rows and more
+
+
+def gradient_norm(problem: Problem, coef: np.ndarray, intercept: np.ndarray, l2: float) -> float:
+    """Return the infinity norm of the gradient of the mean objective, in float64, by NumPy alone."""
+    x, y, n = problem.x, problem.y, len(problem.y)
+    k = coef.shape[0]
+    residual_sum = np.zeros(k)
+    product = np.zeros_like(coef)
+    for rows in np.array_split(np.arange(n), max(1, n * k // 4_000_000)):
+        f = np.asarray(x[rows] @ coef.T) + intercept
+        p = np.exp(f - f.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        p[np.arange(len(rows)), y[rows]] -= 1.0
+        residual_sum += p.sum(0)
+        product += np.asarray((x[rows].T @ p).T)
+    penalized = product / n + l2 * (coef - coef.mean(0))
+    return float(max(np.abs(residual_sum / n).max(), np.abs(penalized).max()))
+
+
+def full(model: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return coefficients and intercepts of all classes; scikit-learn gives one row for two classes."""
+    coef, intercept = np.asarray(model.coef_), np.asarray(model.intercept_)
+    if coef.shape[0] == 1:  # the difference of two, shared equally
+        coef, intercept = np.concatenate([-coef / 2, coef / 2]), np.concatenate([-intercept / 2, intercept / 2])
+    return coef, intercept
+
+
+def contestants(problem: Problem) -> dict[str, Callable[[], Any]]:
+    """Return the solvers that are tried on a problem, by name; each returns a fitted model."""
+    n, k = len(problem.y), int(problem.y.max()) + 1
+    # for two classes scikit-learn penalizes the difference b of the two by b^2 / 2, the sum-to-zero form by b^2 / 4
+    c = (1.0 if k > 2 else 2.0) / (L2 * n)
+    found = {"raphson": lambda: MultinomialLogisticRegression(l2=L2, tol=TOL, reference=None).fit(problem.x, problem.y)}
+    names = ["lbfgs", "newton-cg"]
+    if (problem.x.shape[1] + 1) * k <= CHOLESKY_COEFFICIENTS:
+        names.append("newton-cholesky")
+    for name in names:
+        found[name] = lambda s=name: LogisticRegression(C=c, tol=TOL, solver=s, max_iter=20_000).fit(problem.x, problem.y)
+    return found
+
+
+def race(problem: Problem, repeats: int) -> dict[str, dict[str, float]]:
+    """Time every contestant, interleaved, after a warm-up that also checks the answer."""
+    runners = contestants(problem)
+    results: dict[str, dict[str, Any]] = {}
+    for name, run in runners.items():
+        start = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = run()
+        seconds = time.perf_counter() - start
+        results[name] = {"warmup": seconds, "gradient": gradient_norm(problem, *full(model), L2), "times": []}
+    for repeat in range(repeats):
+        for name, run in runners.items():
+            if repeat and results[name]["warmup"] > SLOW:
+                continue
+            start = time.perf_counter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                run()
+            results[name]["times"].append(time.perf_counter() - start)
+    for result in results.values():
+        result["seconds"] = float(np.median(result["times"]))
+        result["credited"] = result["gradient"] <= TOL
+    return results
+
+
+def geometric_mean(values: list[float]) -> float:
+    """Return the geometric mean."""
+    return float(np.exp(np.mean(np.log(values))))
+
+
+def table(results: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the lines of the table, and the means below it."""
+    lines = [
+        "| data | raphson s | lbfgs | newton-cg | newton-cholesky | best peer / raphson | lbfgs / raphson |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    best_ratios, lbfgs_ratios = [], []
+    for name, result in results.items():
+        ours = result["raphson"]
+        cells = [f"{ours['seconds']:.4f}" + ("" if ours["credited"] else f" (gradient {ours['gradient']:.0e}!)")]
+        for peer in ("lbfgs", "newton-cg", "newton-cholesky"):
+            if peer not in result:
+                cells.append("too large")
+            else:
+                r = result[peer]
+                cells.append(f"{r['seconds']:.4f}" + ("" if r["credited"] else f" (gradient {r['gradient']:.0e})"))
+        peers = {p: r for p, r in result.items() if p != "raphson"}
+        credited = [r["seconds"] for r in peers.values() if r["credited"]] or [r["seconds"] for r in peers.values()]
+        best_ratios.append(min(credited) / ours["seconds"])
+        lbfgs_ratios.append(result["lbfgs"]["seconds"] / ours["seconds"])
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {best_ratios[-1]:.1f} | {lbfgs_ratios[-1]:.1f} |")
+    lines.append(
+        f"| geometric mean | | | | | **{geometric_mean(best_ratios):.1f}** | **{geometric_mean(lbfgs_ratios):.1f}** |"
+    )
+    return lines
+
+
+def errors_race(problem: Problem, repeats: int) -> dict[str, Any]:
+    """Time unpenalized fits with standard errors against statsmodels' MNLogit."""
+    import statsmodels.api as sm
+
+    x = np.asarray(problem.x)
+
+    def ours() -> np.ndarray:
+        model = MultinomialLogisticRegression().fit(x, problem.y)
+        return model.standard_errors().to_numpy(dtype=float, na_value=np.nan)
+
+    def theirs() -> np.ndarray:
+        fitted = sm.MNLogit(problem.y, sm.add_constant(x)).fit(disp=0, maxiter=100, method="newton")
+        return np.asarray(fitted.bse).T.ravel()
+
+    out: dict[str, Any] = {}
+    for name, run in (("raphson", ours), ("statsmodels", theirs)):
+        times, errors = [], None
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    errors = run()
+                except Exception as refused:  # noqa: BLE001 - what a peer raises is its result
+                    out[name] = {"seconds": time.perf_counter() - start, "refused": str(refused)[:200]}
+                    break
+            times.append(time.perf_counter() - start)
+        else:
+            out[name] = {"seconds": float(np.median(times[1:])), "finite": bool(np.isfinite(errors).all())}
+            out[name]["errors"] = errors
+    if all("errors" in o for o in out.values()):
+        a, b = (out[n].pop("errors") for n in ("raphson", "statsmodels"))
+        out["agree"] = bool(out["statsmodels"]["finite"] and np.allclose(a, b, rtol=1e-4))
+    for o in out.values():
+        if isinstance(o, dict):
+            o.pop("errors", None)
+    return out
+
+
+def hessian_against_update(problem: Problem, repeats: int) -> dict[str, float]:
+    """Time gradient + dense Hessian against one symmetric rank-N update of the same shape and precision."""
+    from scipy.linalg.blas import dsyrk, ssyrk
+
+    from raphson.curvature import LinearObjective
+    from raphson.data import DenseDesign
+    from raphson.likelihoods import Categorical
+
+    n, d = problem.x.shape
+    k = int(problem.y.max()) + 1
+    out: dict[str, float] = {}
+    for dtype, syrk in ((torch.float32, ssyrk), (torch.float64, dsyrk)):
+        objective = LinearObjective(
+            DenseDesign(torch.from_numpy(problem.x)), Categorical(), torch.from_numpy(problem.y),
+            n_outputs=k, l2=L2, reference=0, curvature_dtype=dtype,
+        )
+        theta = torch.zeros(objective.n_parameters, dtype=torch.float64)
+        z = np.asfortranarray(np.zeros((n, objective.n_parameters), dtype=str(dtype).removeprefix("torch.")))
+        z += 0.5
+        # the two thread pools spin against each other, so each is timed in a row of its own
+        ours = [_seconds(lambda: objective.evaluate(theta)) for _ in range(repeats + 2)][2:]
+        theirs = [_seconds(lambda: syrk(1.0, z, trans=1)) for _ in range(repeats + 2)][2:]
+        name = str(dtype).removeprefix("torch.")
+        out[f"{name} ms"], out[f"{name} update ms"] = 1e3 * float(np.median(ours)), 1e3 * float(np.median(theirs))
+        out[f"{name} ratio"] = float(np.median(ours) / np.median(theirs))
+    return out
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures were measured on."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "scikit-learn": sklearn.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def main() -> None:
+    """Run the benchmark from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tables", type=Path, default=Path("../shared/data/classification"), help="folder of CSV tables")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", nargs="*", help="words; keep the data sets whose name holds one")
+    parser.add_argument("--no-errors", action="store_true", help="leave out the comparison of standard errors")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/fit.json"))
+    arguments = parser.parse_args()
+    folder = arguments.tables if arguments.tables.exists() else None
+    results, errors, updates = {}, {}, {}
+    for problem in problems(folder, arguments.only):
+        shape = f"{problem.name} ({problem.x.shape[0]}x{problem.x.shape[1]}, K={problem.y.max() + 1})"
+        print(f"... {shape}", flush=True)
+        repeats = arguments.repeats if problem.x.shape[0] < 500_000 else min(arguments.repeats, 3)
+        results[shape] = race(problem, repeats)
+        dense = not sp.issparse(problem.x)
+        if dense and problem.x.shape[0] >= 5_000 and not arguments.no_errors:
+            errors[shape] = errors_race(problem, min(repeats, 3))
+        k = int(problem.y.max())
+        if dense and problem.x.shape[0] * k * (problem.x.shape[1] + 1) <= 3e7 and problem.x.shape[0] > 5_000:
+            updates[shape] = hessian_against_update(problem, repeats)
+    facts = machine()
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print("\n".join(table(results)))
+    for shape, outcome in errors.items():
+        ours, theirs = outcome["raphson"], outcome["statsmodels"]
+        verdict = ours.get("refused", "finite") + " | " + theirs.get("refused", "finite" if theirs.get("finite") else "nan")
+        print(
+            f"standard errors, {shape}: raphson {ours['seconds']:.3f} s, statsmodels {theirs['seconds']:.3f} s, "
+            f"ratio {theirs['seconds'] / ours['seconds']:.1f}; {verdict}; agree: {outcome.get('agree')}"
+        )
+    for shape, row in updates.items():
+        print(f"gradient + Hessian / rank-N update, {shape}: " + ", ".join(f"{k} {v:.2f}" for k, v in row.items()))
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    report = {"machine": facts, "fits": results, "errors": errors, "updates": updates}
+    arguments.json.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,385 @@
+r"""Closed forms for linear models: value, gradient and Hessian, for any likelihood.
+
+With outputs :math:`f_n = B \hat x_n` (B of shape (C, D'), row k the coefficients of output k) the Jacobian is
+:math:`J_n = I_C \otimes \hat x_n^T`, so that with :math:`W = \sum_n w_n`
+
+.. math::
+    \nabla L &= \tfrac1W \sum_n w_n\, g_n \otimes \hat x_n + \nabla\mathrm{penalty}, \\
+    \nabla^2 L &= \tfrac1W \sum_n w_n\, H_n \otimes \hat x_n \hat x_n^T + Q \otimes \mathrm{diag}(\lambda_j),
+
+whatever the likelihood: it supplies :math:`g_n` (C) and :math:`H_n` (C x C), and nothing here looks inside it. The
+Gauss-Newton matrix of a linear model is its Hessian, because the second derivative of f vanishes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, score_pairs, triangle
+from raphson.curvature._linear_hessian import LinearHessian
+from raphson.data import Block, Design
+from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.linalg._operator import SymmetricOperator
+
+Kind = Literal["observed", "expected"]
+Part = tuple[Block, SymmetricOperator, Tensor | None]
+
+_KEPT_BYTES = 2**28
+"""Output Hessians are kept between products while their diagonals take less than this; else they are made anew."""
+
+
+class Evaluation(NamedTuple):
+    """Objective at one point: value, gradient ``(p,)`` and, if asked for, the Hessian, not formed."""
+
+    value: float
+    gradient: Tensor
+    hessian: LinearHessian | None
+
+
+class LinearObjective:
+    r"""Penalized mean negative log-likelihood of a linear model, as a function of its free coefficients.
+
+    .. math:: L(\beta) = \frac1W \sum_n w_n\, \ell(B \hat x_n + o_n, y_n) + \frac\lambda2 \|B_{pen}\|^2
+
+    The free coefficients are ``beta = [beta_1; ...; beta_C]``, class by class with the intercept first, of the design's
+    (standardized) columns; with ``reference`` that output's coefficients are zero and left out. The penalty acts on the
+    slopes of the table's columns; where a ``reference`` makes coefficients relative, or ``centered_penalty`` is set, it
+    acts on their sum-to-zero form, so that predictions do not depend on the reference.
+
+    Args:
+        design: Rows and columns.
+        likelihood: Output-space derivatives.
+        y: Targets, first dimension N.
+        n_outputs: C.
+        weights: ``(N,)`` example weights; None means 1 each.
+        offset: ``(N, C)`` added to the linear predictors; None means 0.
+        l2: :math:`\lambda` of the mean-scale objective.
+        reference: Output whose coefficients are zero, or None. The last one is the cheapest.
+        centered_penalty: Penalize the coefficients less their mean over outputs.
+        curvature_dtype: Element type of Hessians; values and gradients are always float64.
+    """
+
+    def __init__(
+        self,
+        design: Design,
+        likelihood: Likelihood,
+        y: Tensor,
+        *,
+        n_outputs: int,
+        weights: Tensor | None = None,
+        offset: Tensor | None = None,
+        l2: float = 0.0,
+        reference: int | None = None,
+        centered_penalty: bool = False,
+        curvature_dtype: torch.dtype = torch.float64,
+    ) -> None:
+        self.design = design
+        self.likelihood = likelihood
+        self.y = y
+        self.n_outputs = n_outputs
+        self.weights = weights
+        self.offset = offset
+        self.l2 = l2
+        self.reference = reference
+        self.centered_penalty = centered_penalty or reference is not None
+        self.curvature_dtype = curvature_dtype
+        self._curvature_design = design if curvature_dtype == design.dtype else design.astype(curvature_dtype)
+        self.free_outputs = _free_outputs(n_outputs, reference)
+        self.n_free = n_outputs - (reference is not None)
+        self.n_parameters = self.n_free * design.n_columns
+        self.total_weight = self._total_weight()
+        # what l2 on the table's slopes b_j / s_j is per standardized column
+        self.column_penalty = torch.cat([torch.zeros(int(design.intercept)), l2 / design.scale.square()])
+
+    def _total_weight(self) -> float:
+        own = self.likelihood.weight(self.y)
+        if own is None:
+            return float(self.n_rows) if self.weights is None else float(self.weights.sum())
+        return float(own.sum() if self.weights is None else (own * self.weights).sum())
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.design.n_rows
+
+    # coefficients ------------------------------------------------------------------------------------------------
+
+    def coefficients(self, theta: Tensor) -> Tensor:
+        """Return the coefficients of all outputs, ``(C, D')``, the reference's zero, from the free ``(p,)``."""
+        free = theta.view(self.n_free, self.design.n_columns)
+        if self.reference is None:
+            return free
+        full = free.new_zeros(self.n_outputs, self.design.n_columns)
+        full[self.free_outputs] = free
+        return full
+
+    def free(self, coef: Tensor) -> Tensor:
+        """Return the free coefficients ``(p,)`` out of all outputs' ``(C, D')``; undoes ``coefficients``."""
+        if self.reference is not None:
+            coef = coef[self.free_outputs] - coef[self.reference]
+        return coef.reshape(-1)
+
+    # penalty -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def penalty_outputs(self) -> Tensor:
+        """Q, ``(C_free, C_free)``: the identity, or the projection on sum-to-zero coefficients of all outputs."""
+        q = torch.eye(self.n_outputs, dtype=torch.float64) - float(self.centered_penalty) / self.n_outputs
+        return q[self.free_outputs][:, self.free_outputs]
+
+    def _penalty_gradient(self, free: Tensor) -> Tensor:
+        return (self.penalty_outputs @ free) * self.column_penalty
+
+    def penalty(self, theta: Tensor) -> float:
+        """Return the penalty's share of the objective."""
+        free = theta.view(self.n_free, self.design.n_columns)
+        return 0.5 * float((free * self._penalty_gradient(free)).sum())
+
+    # passes over the data ----------------------------------------------------------------------------------------
+
+    def predict(self, block: Block, theta: Tensor) -> Tensor:
+        """Return the outputs of a block, ``(C, rows)``, offset included."""
+        free = block.predict(theta.view(self.n_free, self.design.n_columns))
+        if self.reference is None:
+            f = free
+        else:
+            f = free.new_zeros(self.n_outputs, free.shape[1])
+            f[self.free_outputs] = free
+        return f if self.offset is None else f + self.offset[block.rows].mT.to(f.dtype)
+
+    def block_weights(self, block: Block) -> Tensor | None:
+        """Return the weights of a block's examples, or None for 1 each."""
+        return None if self.weights is None else self.weights[block.rows]
+
+    def predictors(self, theta: Tensor) -> Tensor:
+        """Return the outputs of all rows, ``(C, N)``, offset included."""
+        return torch.cat([self.predict(block, theta) for block in self.design.blocks(self.n_outputs)], 1)
+
+    @cached_property
+    def _linear_term(self) -> tuple[Tensor, float] | None:
+        r"""The targets' whole part in an exponential family, :math:`\sum w\, t(y) \otimes \hat x / W`, and the offset's."""
+        total = torch.zeros(self.n_free, self.design.n_columns, dtype=torch.float64)
+        constant = 0.0
+        for block in self.design.blocks(self.n_outputs):
+            t = self.likelihood.statistic(self.y[block.rows], self.n_outputs)
+            if t is None:
+                return None
+            weighted = _times(t.mT, self.block_weights(block))
+            total += block.adjoint(weighted[self.free_outputs])
+            if self.offset is not None:
+                constant += float((weighted * self.offset[block.rows].mT).sum())
+        return total / self.total_weight, constant / self.total_weight
+
+    def _derivatives(self, f: Tensor, rows: slice, kind: Kind | None) -> Derivatives:
+        if self._linear_term is not None:
+            return self.likelihood.log_partition(f.mT, hessian=kind is not None)
+        return self.likelihood.derivatives(f.mT, self.y[rows], kind)
+
+    def value(self, theta: Tensor) -> float:
+        """Return the objective at ``theta``."""
+        return self.evaluate(theta, None).value
+
+    def value_and_gradient(self, theta: Tensor) -> tuple[float, Tensor]:
+        """Return the objective and its gradient ``(p,)`` at ``theta``."""
+        at = self.evaluate(theta, None)
+        return at.value, at.gradient
+
+    def gradient(self, theta: Tensor) -> Tensor:
+        """Return the gradient ``(p,)`` at ``theta``."""
+        return self.evaluate(theta, None).gradient
+
+    def hessian(self, theta: Tensor, kind: Kind = "observed") -> LinearHessian:
+        """Return the Hessian ``(p, p)`` at ``theta``, observed or expected, as an operator that is not formed."""
+        hessian = self.evaluate(theta, kind).hessian
+        assert hessian is not None
+        return hessian
+
+    def evaluate(self, theta: Tensor, hessian: Kind | None = "observed") -> Evaluation:
+        """Return value, gradient and (unless None is asked for) the Hessian, in one pass over the data.
+
+        Args:
+            theta: Free coefficients ``(p,)``, float64.
+            hessian: Which Hessian: ``"observed"``, ``"expected"`` or None.
+
+        Returns:
+            The three at ``theta``.
+        """
+        linear = self._linear_term
+        free = theta.view(self.n_free, self.design.n_columns)
+        gradient = torch.zeros_like(free)
+        value = torch.zeros((), dtype=torch.float64)
+        keep = hessian is not None and self._keeps_output_hessians()
+        parts: list[Part] = []
+        for block, same in self._paired_blocks(keep):
+            f = self.predict(block, theta)
+            at = self._derivatives(f, block.rows, hessian if keep else None)
+            weights = self.block_weights(block)
+            value += at.nll.sum() if weights is None else weights @ at.nll
+            gradient += block.adjoint(_times(at.gradient.mT[self.free_outputs], weights))
+            if at.hessian is not None:
+                narrow = at.hessian if self.curvature_dtype == f.dtype else at.hessian.to(dtype=self.curvature_dtype)
+                parts.append((same, narrow, weights))
+        gradient /= self.total_weight
+        value /= self.total_weight
+        if linear is not None:
+            gradient -= linear[0]
+            value -= (linear[0] * free).sum() + linear[1]
+        if self.l2:
+            penalty_gradient = self._penalty_gradient(free)
+            gradient += penalty_gradient
+            value += 0.5 * (free * penalty_gradient).sum()
+        made = None
+        if hessian is not None:
+            made = self._hessian((lambda: iter(parts)) if keep else (lambda: self._recomputed(theta, hessian)))
+        return Evaluation(float(value), gradient.view(-1), made)
+
+    def _keeps_output_hessians(self) -> bool:
+        return self.n_rows * self.n_outputs * self.curvature_dtype.itemsize <= _KEPT_BYTES
+
+    def _paired_blocks(self, pair: bool) -> Iterator[tuple[Block, Block]]:
+        """Yield each block in double precision with the same rows in the curvature's element type."""
+        first = self.design.blocks(self.n_outputs)
+        if not pair or self._curvature_design is self.design:
+            yield from ((block, block) for block in first)
+        else:
+            yield from zip(first, self._curvature_design.blocks(self.n_outputs), strict=True)
+
+    def _recomputed(self, theta: Tensor, kind: Kind) -> Iterator[Part]:
+        for block in self._curvature_design.blocks(self.n_outputs):
+            f = self.predict(block, theta.to(self.curvature_dtype))
+            made = self._derivatives(f, block.rows, kind).hessian
+            assert made is not None
+            yield block, made, self.block_weights(block)
+
+    def _hessian(self, parts: Callable[[], Iterator[Part]]) -> LinearHessian:
+        return LinearHessian(
+            parts=parts,
+            total_weight=self.total_weight,
+            n_outputs=self.n_outputs,
+            n_columns=self.design.n_columns,
+            free_outputs=self.free_outputs,
+            penalty_outputs=self.penalty_outputs if self.l2 else None,
+            penalty_columns=self.column_penalty,
+            element=self.curvature_dtype,
+        )
+
+    # scores ------------------------------------------------------------------------------------------------------
+
+    def _scores(self, theta: Tensor) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
+        """Yield each block with its output gradients ``(C_free, rows)``, unweighted, and weights."""
+        for block in self.design.blocks(self.n_outputs):
+            f = self.predict(block, theta)
+            g = self.likelihood.gradient(f.mT, self.y[block.rows]).mT[self.free_outputs]
+            yield block, g, self.block_weights(block)
+
+    def score_gram(self, theta: Tensor, *, squared_weights: bool = True) -> Tensor:
+        r"""Return :math:`\sum_n w_n^2 (g_n g_n^T) \otimes x_n x_n^T`, ``(p, p)``: the middle of the sandwich.
+
+        The penalty has no part in it; the scale is the sum, not the mean.
+
+        Args:
+            theta: Free coefficients ``(p,)``.
+            squared_weights: True for sampling weights; False where a weight counts copies of a row, each with a score of
+                its own, and enters once.
+
+        Returns:
+            A dense symmetric tensor.
+        """
+        gram = KhatriRaoGram(triangle(self.n_free), self.n_free, self.design.n_columns, torch.float64)
+        for block, g, weights in self._scores(theta):
+            squared = weights.square() if weights is not None and squared_weights else weights
+            gram.add(block.features(), score_pairs(g), squared)
+        return gram.to_dense()
+
+    def group_scores(self, theta: Tensor, groups: Tensor, n_groups: int) -> Tensor:
+        """Return the scores summed within groups, ``(n_groups, p)``; ``groups`` holds 0 .. n_groups - 1 per row."""
+        total = torch.zeros(n_groups, self.n_free, self.design.n_columns, dtype=torch.float64)
+        for block, g, weights in self._scores(theta):
+            x, member = block.features(), groups[block.rows]
+            for output, column in enumerate(_times(g, weights)):
+                total[:, output].index_add_(0, member, (x * column).mT)
+        return total.view(n_groups, -1)
+
+    # bounds ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def gram_matrix(self) -> Tensor:
+        """Weighted second moments of the columns, ``(D', D')``, on the mean scale."""
+        gram = KhatriRaoGram(torch.zeros(2, 1, dtype=torch.long), 1, self.design.n_columns, torch.float64)
+        for block in self.design.blocks(self.n_outputs):
+            ones = torch.ones(1, block.rows.stop - block.rows.start, dtype=torch.float64)
+            gram.add(block.features(), GivenPairs(gram.pairs, ones), self.block_weights(block))
+        return gram.blocks()[0] / self.total_weight
+
+    def lipschitz_bound(self) -> float | None:
+        """Return a bound on the largest Hessian eigenvalue anywhere, or None if the likelihood has none.
+
+        With output Hessians at most ``b I`` it is ``b`` times the largest eigenvalue of the Gram matrix, plus the largest
+        penalty; for the softmax this is the bound of Bohning (1992), b = 1/2.
+        """
+        bound = self.likelihood.hessian_bound
+        if bound is None:
+            return None
+        return bound * float(torch.linalg.eigvalsh(self.gram_matrix)[-1]) + float(self.column_penalty.max())
+
+    def row_lipschitz_bound(self) -> float | None:
+        """Return the bound of ``lipschitz_bound`` for the worst single row."""
+        bound = self.likelihood.hessian_bound
+        if bound is None:
+            return None
+        rows = max(float(b.features().square().sum(0).max()) for b in self.design.blocks(self.n_outputs))
+        heaviest = 1.0 if self.weights is None else float(self.weights.max()) / self.total_weight * self.n_rows
+        return bound * rows * heaviest + float(self.column_penalty.max())
+
+    # parts and units ---------------------------------------------------------------------------------------------
+
+    def take(self, index: Tensor) -> LinearObjective:
+        """Return the objective on some of the rows; its mean over random subsets of one size is the objective itself."""
+        part = copy.copy(self)
+        for name in ("_linear_term", "gram_matrix"):
+            part.__dict__.pop(name, None)
+        part.design = self.design.take(index)
+        part._curvature_design = (
+            part.design if self.curvature_dtype == part.design.dtype else part.design.astype(self.curvature_dtype)
+        )
+        part.y = self.y[index]
+        part.weights = None if self.weights is None else self.weights[index]
+        part.offset = None if self.offset is None else self.offset[index]
+        part.total_weight = self.total_weight * index.shape[0] / self.n_rows
+        return part
+
+    def table_gradient(self, gradient: Tensor) -> Tensor:
+        """Turn a gradient in the standardized coefficients, ``(p,)``, into one in the table's, ``(C_free, D')``."""
+        return self.design.gradient_to_table(gradient.view(self.n_free, self.design.n_columns))
+
+    @cached_property
+    def _gradient_floor(self) -> Tensor:
+        """What rounding alone makes of the gradient of a column of this size."""
+        size = (self.design.center.square() + self.design.scale.square()).sqrt()
+        return torch.cat([torch.zeros(int(self.design.intercept)), size * 2.0**-46])
+
+    def gradient_norm(self, gradient: Tensor) -> float:
+        """Return the largest entry of the gradient in the table's own units (infinity norm, mean scale).
+
+        Entries that rounding alone explains are not counted: a column of size 1e24 has gradients of 1e8 at the optimum.
+        """
+        return max(0.0, float((self.table_gradient(gradient).abs() - self._gradient_floor).max()))
+
+
+def _free_outputs(n_outputs: int, reference: int | None) -> slice | Tensor:
+    if reference is None:
+        return slice(0, n_outputs)
+    if reference == n_outputs - 1:
+        return slice(0, n_outputs - 1)
+    outputs = torch.arange(n_outputs)
+    return outputs[outputs != reference]
+
+
+def _times(values: Tensor, weights: Tensor | None) -> Tensor:
+    return values if weights is None else values * weights

@@ -1,0 +1,309 @@
+r"""Tables of examples, read in blocks: the single place where sums over data happen.
+
+A design matrix :math:`\hat X` (N, D') holds an optional column of ones first and then the D columns of the table.
+Solvers work on standardized columns :math:`(x_j - m_j) / s_j`, which costs nothing (it is applied block by block) and
+makes them indifferent to units from 1e-24 to 1e24. A block stores its columns first, ``(D', rows)``: a feature is then
+contiguous, products of two features and of a feature with a weight run at memory speed, and per-class reductions of the
+``(C, rows)`` outputs vectorize over examples however few the classes.
+"""
+
+from __future__ import annotations
+
+import abc
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CACHE_BYTES = 2**27
+"""A standardized copy of the table is kept only below this size (128 MiB); larger tables are read in place."""
+
+_BLOCK_ELEMENTS = 2**17
+"""Outputs per block: enough to occupy two threads, little enough to stay in the cache."""
+
+
+class Block(abc.ABC):
+    """Some consecutive rows of a design matrix.
+
+    Attributes:
+        rows: Which rows of the table these are.
+    """
+
+    rows: slice
+
+    @abc.abstractmethod
+    def predict(self, coef: Tensor) -> Tensor:
+        """Return linear predictors ``(C, rows)`` of coefficients ``(C, D')``."""
+
+    @abc.abstractmethod
+    def adjoint(self, r: Tensor) -> Tensor:
+        """Return ``r @ X``, ``(C, D')``, for ``r`` of shape ``(C, rows)``."""
+
+    @abc.abstractmethod
+    def features(self) -> Tensor:
+        """Return the block as a dense tensor ``(D', rows)``."""
+
+    @abc.abstractmethod
+    def squares(self, r: Tensor) -> Tensor:
+        """Return ``r @ X**2``, ``(C, D')``: the diagonal counterpart of ``adjoint``."""
+
+
+@dataclass(frozen=True)
+class DenseBlock(Block):
+    """Rows of a dense table as a ``(D', rows)`` tensor."""
+
+    rows: slice
+    x: Tensor
+
+    def predict(self, coef: Tensor) -> Tensor:  # noqa: D102
+        return coef @ self.x
+
+    def adjoint(self, r: Tensor) -> Tensor:  # noqa: D102
+        return r @ self.x.mT
+
+    def features(self) -> Tensor:  # noqa: D102
+        return self.x
+
+    def squares(self, r: Tensor) -> Tensor:  # noqa: D102
+        return r @ self.x.square().mT
+
+
+@dataclass(frozen=True)
+class SparseBlock(Block):
+    """Rows of a sparse table: CSR of the block and of its transpose, columns scaled, the ones kept implicit."""
+
+    rows: slice
+    x: Tensor
+    xt: Tensor
+    intercept: bool
+
+    def predict(self, coef: Tensor) -> Tensor:  # noqa: D102
+        if not self.intercept:
+            return (self.x @ coef.mT.contiguous()).mT
+        return (self.x @ coef[:, 1:].mT.contiguous()).mT + coef[:, :1]
+
+    def adjoint(self, r: Tensor) -> Tensor:  # noqa: D102
+        return self._with_ones(r, (self.xt @ r.mT.contiguous()).mT)
+
+    def features(self) -> Tensor:  # noqa: D102
+        x = self.xt.to_dense()
+        return torch.cat([x.new_ones(1, x.shape[1]), x]) if self.intercept else x
+
+    def squares(self, r: Tensor) -> Tensor:  # noqa: D102
+        squared = self.xt.clone()
+        squared.values().square_()
+        return self._with_ones(r, (squared @ r.mT.contiguous()).mT)
+
+    def _with_ones(self, r: Tensor, product: Tensor) -> Tensor:
+        return torch.cat([r.sum(1, keepdim=True), product], 1) if self.intercept else product
+
+
+class Design(abc.ABC):
+    """A design matrix with standardized columns, given in blocks.
+
+    Attributes:
+        n_rows: N.
+        n_columns: D', the column of ones included.
+        intercept: Whether the first column is the ones.
+        center: ``(D,)`` subtracted from the columns of the table.
+        scale: ``(D,)`` by which they are divided.
+    """
+
+    n_rows: int
+    n_columns: int
+    intercept: bool
+    center: Tensor
+    scale: Tensor
+    dtype: torch.dtype
+
+    @abc.abstractmethod
+    def blocks(self, n_outputs: int) -> Iterator[Block]:
+        """Yield the rows in order, in blocks fit for ``n_outputs`` outputs."""
+
+    @abc.abstractmethod
+    def take(self, index: Tensor) -> Design:
+        """Return the design of some rows, standardized as this one."""
+
+    @abc.abstractmethod
+    def astype(self, dtype: torch.dtype) -> Design:
+        """Return the same design whose blocks have another element type."""
+
+    def to_table(self, coef: Tensor) -> Tensor:
+        """Turn coefficients of the standardized columns into those of the table, ``(C, D')``.
+
+        From ``b0 + sum_j b_j (x_j - m_j) / s_j``, the slopes are ``b_j / s_j`` and the intercept is
+        ``b0 - sum_j m_j b_j / s_j``.
+        """
+        slopes = coef[:, self.intercept :] / self.scale
+        if not self.intercept:
+            return slopes
+        return torch.cat([coef[:, :1] - slopes @ self.center[:, None], slopes], 1)
+
+    def from_table(self, coef: Tensor) -> Tensor:
+        """Turn coefficients of the table's columns into those of the standardized ones; undoes ``to_table``."""
+        slopes = coef[:, self.intercept :]
+        if not self.intercept:
+            return slopes * self.scale
+        return torch.cat([coef[:, :1] + slopes @ self.center[:, None], slopes * self.scale], 1)
+
+    def gradient_to_table(self, gradient: Tensor) -> Tensor:
+        """Turn a gradient ``(C, D')`` in standardized coefficients into one in the table's coefficients."""
+        factor, shift = self._gradient_map
+        return torch.addcmul(gradient * factor, gradient[:, :1], shift) if self.intercept else gradient * factor
+
+    @cached_property
+    def _gradient_map(self) -> tuple[Tensor, Tensor]:
+        ones = torch.ones(int(self.intercept), dtype=torch.float64)
+        return torch.cat([ones, self.scale]), torch.cat([0.0 * ones, self.center])
+
+    def table_map(self) -> Tensor:
+        """Return the ``(D', D')`` matrix of ``to_table`` acting on one output's coefficients."""
+        eye = torch.eye(self.n_columns, dtype=torch.float64)
+        return self.to_table(eye).mT
+
+
+def _rows_per_block(n_outputs: int) -> int:
+    return max(256, 2 ** ((_BLOCK_ELEMENTS // max(n_outputs, 1)).bit_length() - 1))
+
+
+class DenseDesign(Design):
+    """A dense table ``(N, D)``, held as given; a standardized copy is kept while it is small."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        *,
+        intercept: bool = True,
+        standardize: bool = False,
+        dtype: torch.dtype = torch.float64,
+        moments: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        self.x = x
+        self.n_rows, d = x.shape
+        self.intercept = intercept
+        self.n_columns = d + intercept
+        self.dtype = dtype
+        if moments is not None:
+            self.center, self.scale = moments
+        elif standardize:
+            self.center, self.scale = _moments(x, centered=intercept)
+        else:
+            self.center = torch.zeros(d, dtype=torch.float64)
+            self.scale = torch.ones(d, dtype=torch.float64)
+        self._whole: Tensor | None = None
+
+    def blocks(self, n_outputs: int) -> Iterator[Block]:  # noqa: D102
+        size = _rows_per_block(n_outputs)
+        keep = self.n_rows * self.n_columns * self.dtype.itemsize <= CACHE_BYTES
+        if keep and self._whole is None:
+            self._whole = self._standardized(slice(0, self.n_rows))
+        for start in range(0, self.n_rows, size):
+            rows = slice(start, min(start + size, self.n_rows))
+            yield DenseBlock(rows, self._standardized(rows) if self._whole is None else self._whole[:, rows])
+
+    def take(self, index: Tensor) -> DenseDesign:  # noqa: D102
+        return DenseDesign(
+            self.x[index], intercept=self.intercept, dtype=self.dtype, moments=(self.center, self.scale)
+        )
+
+    def astype(self, dtype: torch.dtype) -> DenseDesign:  # noqa: D102
+        return DenseDesign(self.x, intercept=self.intercept, dtype=dtype, moments=(self.center, self.scale))
+
+    def _standardized(self, rows: slice) -> Tensor:
+        x = self.x[rows].mT.to(torch.float64)
+        out = torch.empty(self.n_columns, x.shape[1], dtype=self.dtype)
+        if self.intercept:
+            out[0] = 1.0
+        body = out[self.intercept :]
+        if self.dtype == torch.float64:
+            torch.sub(x, self.center[:, None], out=body).div_(self.scale[:, None])
+        else:  # centered in double precision first: large means would cost single precision its digits
+            body.copy_((x - self.center[:, None]).div_(self.scale[:, None]))
+        return out
+
+
+class SparseDesign(Design):
+    """A sparse table (SciPy CSR), never densified; columns are scaled but not centered."""
+
+    def __init__(
+        self,
+        x: Any,
+        *,
+        intercept: bool = True,
+        standardize: bool = False,
+        dtype: torch.dtype = torch.float64,
+        scale: Tensor | None = None,
+    ) -> None:
+        self.x = x
+        self.n_rows, d = x.shape
+        self.intercept = intercept
+        self.n_columns = d + intercept
+        self.dtype = dtype
+        self.center = torch.zeros(d, dtype=torch.float64)
+        if scale is not None:
+            self.scale = scale
+        elif standardize:
+            largest = torch.from_numpy(abs(x).max(axis=0).toarray().ravel().astype("float64"))
+            largest = torch.where(largest > 0, largest, 1.0)
+            unit = x.multiply(1.0 / largest.numpy()).tocsr()  # squares of 1e24 must not overflow
+            rms = torch.from_numpy(unit.power(2).mean(axis=0)).ravel().sqrt() * largest
+            self.scale = torch.where(rms > 0, rms, 1.0)
+        else:
+            self.scale = torch.ones(d, dtype=torch.float64)
+        self._blocks: dict[int, list[SparseBlock]] = {}
+
+    def blocks(self, n_outputs: int) -> Iterator[Block]:  # noqa: D102
+        size = max(_rows_per_block(n_outputs), 16384 if n_outputs <= 256 else 0)
+        if size not in self._blocks:
+            self._blocks = {size: [self._block(s, size) for s in range(0, self.n_rows, size)]}
+        yield from self._blocks[size]
+
+    def take(self, index: Tensor) -> SparseDesign:  # noqa: D102
+        return SparseDesign(self.x[index.numpy()], intercept=self.intercept, dtype=self.dtype, scale=self.scale)
+
+    def astype(self, dtype: torch.dtype) -> SparseDesign:  # noqa: D102
+        return SparseDesign(self.x, intercept=self.intercept, dtype=dtype, scale=self.scale)
+
+    def _block(self, start: int, size: int) -> SparseBlock:
+        rows = slice(start, min(start + size, self.n_rows))
+        x = self.x[rows]
+        values = torch.from_numpy(x.data).to(torch.float64) / self.scale[torch.from_numpy(x.indices).long()]
+        scaled = type(x)((values.to(self.dtype).numpy(), x.indices, x.indptr), shape=x.shape)
+        return SparseBlock(rows, _csr(scaled), _csr(scaled.T.tocsr()), self.intercept)
+
+
+def _csr(x: Any) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse", UserWarning)  # torch calls its CSR tensors beta once per process
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(x.indptr),
+            torch.from_numpy(x.indices),
+            torch.from_numpy(x.data),
+            x.shape,
+            check_invariants=False,
+        )
+
+
+def _moments(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor]:
+    """Return center and scale of the columns, in two passes over blocks, safe for entries of 1e24 and 1e-24."""
+    n, d = x.shape
+    size = max(1024, 2**20 // max(d, 1))
+    starts = range(0, n, size)
+    largest = torch.zeros(d, dtype=torch.float64)
+    total = torch.zeros(d, dtype=torch.float64)
+    for s in starts:
+        block = x[s : s + size].to(torch.float64)
+        largest = torch.maximum(largest, block.abs().amax(0))
+        total += block.sum(0)
+    center = total / n if centered else torch.zeros_like(total)
+    largest = torch.where(largest > 0, largest, 1.0)
+    second = torch.zeros(d, dtype=torch.float64)
+    for s in starts:
+        second += ((x[s : s + size].to(torch.float64) - center) / largest).square().sum(0)
+    scale = (second / n).sqrt() * largest
+    # a constant column keeps a scale at which rounding noise is not blown up to look like variation
+    return center, torch.where(scale > 1e-13 * largest, scale, largest)

@@ -1,0 +1,9 @@
+"""Solvers: Newton's method and its globalization, first-order baselines. All return a ``Solution``."""
+
+from raphson.solve._first_order import gradient_descent as gradient_descent
+from raphson.solve._first_order import stochastic_gradient_descent as stochastic_gradient_descent
+from raphson.solve._newton import newton as newton
+from raphson.solve._newton import newton_cg as newton_cg
+from raphson.solve._solution import Solution as Solution
+from raphson.solve._solution import Status as Status
+from raphson.solve._solution import Step as Step

@@ -1,0 +1,131 @@
+r"""First-order baselines, so that a user can compare them with Newton's method on one objective."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from raphson.solve._problem import Callback, History, Problem
+from raphson.solve._solution import Solution, Status
+
+
+class Sampled(Problem, Protocol):
+    """A problem that is a mean over rows and can be restricted to some of them."""
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+
+    def take(self, index: Tensor) -> Sampled:
+        """Return the mean over the rows named."""
+
+
+def gradient_descent(
+    problem: Problem,
+    start: Tensor,
+    *,
+    lipschitz: float,
+    tol: float = 1e-8,
+    max_iter: int = 10_000,
+    callback: Callback | None = None,
+) -> Solution:
+    r"""Minimize by gradient descent with the fixed step :math:`1 / \mathcal L`.
+
+    With :math:`\mathcal L` a bound on the largest Hessian eigenvalue every step lowers the objective by at least
+    :math:`\|g\|^2 / 2\mathcal L`; for the softmax Bohning's bound is such an :math:`\mathcal L` (Bohning 1992).
+
+    Args:
+        problem: The objective.
+        start: Starting point ``(p,)``.
+        lipschitz: Bound on the largest eigenvalue of the Hessian.
+        tol: Bound on ``problem.gradient_norm``.
+        max_iter: Largest number of steps.
+        callback: Called with a ``Step`` after every iteration.
+
+    Returns:
+        The solution.
+    """
+    history = History(callback)
+    theta = start
+    value, gradient = problem.value_and_gradient(theta)
+    norm = problem.gradient_norm(gradient)
+    history.add(value, norm)
+    status = Status.MAX_ITERATIONS
+    for _ in range(max_iter):
+        if norm <= tol:
+            break
+        theta = theta - gradient / lipschitz
+        value, gradient = problem.value_and_gradient(theta)
+        norm = problem.gradient_norm(gradient)
+        history.add(value, norm)
+        if not math.isfinite(value):
+            status = Status.NOT_FINITE
+            break
+    if norm <= tol:
+        status = Status.CONVERGED
+    steps = tuple(history.steps)
+    return Solution(theta, status, value, norm, len(steps) - 1, "gradient-descent", history=steps)
+
+
+def stochastic_gradient_descent(
+    problem: Sampled,
+    start: Tensor,
+    *,
+    lipschitz: float,
+    strong_convexity: float = 0.0,
+    batch_size: int = 32,
+    tol: float = 1e-3,
+    max_iter: int = 100,
+    generator: torch.Generator | None = None,
+    callback: Callback | None = None,
+) -> Solution:
+    r"""Minimize by stochastic gradient descent over shuffled batches with decreasing steps and averaging.
+
+    Step t is :math:`1 / (2 \mathcal L + \mu t)` with the strong convexity :math:`\mu` (a penalty's), or
+    :math:`1 / (2 \mathcal L \sqrt{1 + t / T})` with T steps per pass if :math:`\mu = 0`. The answer is the mean of the
+    iterates weighted by t + 1, which removes the noise floor of the last one (Lacoste-Julien, Schmidt and Bach 2012).
+
+    Args:
+        problem: Objective that is a mean over rows.
+        start: Starting point ``(p,)``.
+        lipschitz: Bound on the largest Hessian eigenvalue of a batch.
+        strong_convexity: Lower bound on the smallest Hessian eigenvalue, 0 if unknown.
+        batch_size: Rows per step, 1 and more.
+        tol: Bound on ``problem.gradient_norm`` of the whole objective, checked after every pass.
+        max_iter: Largest number of passes over the rows.
+        generator: Source of the shuffles; None takes one seeded with 0, so that a run repeats exactly.
+        callback: Called with a ``Step`` after every pass.
+
+    Returns:
+        The solution; its gradient norm is that of the whole objective.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    history = History(callback)
+    theta = average = start
+    value, gradient = problem.value_and_gradient(theta)
+    norm = problem.gradient_norm(gradient)
+    history.add(value, norm)
+    status = Status.CONVERGED if norm <= tol else Status.MAX_ITERATIONS
+    batches_per_pass = math.ceil(problem.n_rows / batch_size)
+    step = 0
+    for _ in range(max_iter if status is not Status.CONVERGED else 0):
+        for batch in torch.randperm(problem.n_rows, generator=generator).split(batch_size):
+            _, gradient = problem.take(batch).value_and_gradient(theta)
+            if strong_convexity > 0:
+                rate = 1.0 / (2.0 * lipschitz + strong_convexity * step)
+            else:
+                rate = 1.0 / (2.0 * lipschitz * math.sqrt(1.0 + step / batches_per_pass))
+            theta = theta - rate * gradient
+            average = average + (theta - average) * (2.0 / (step + 2.0))
+            step += 1
+        value, gradient = problem.value_and_gradient(average)
+        norm = problem.gradient_norm(gradient)
+        history.add(value, norm)
+        if norm <= tol or not math.isfinite(value):
+            status = Status.CONVERGED if norm <= tol else Status.NOT_FINITE
+            break
+    steps = tuple(history.steps)
+    return Solution(average, status, value, norm, len(steps) - 1, "sgd", history=steps)

@@ -1,0 +1,240 @@
+r"""Newton's method: the step :math:`-H^{-1} g` from a dense factorization or from conjugate gradients, globalized.
+
+The pieces are separate: a *direction* turns the state at a point into a step, ``backtrack`` finds how much of it to
+take, ``newton`` runs them to a stationary point. Along an indefinite Hessian the dense direction shifts it to positive
+definite (Levenberg, Marquardt), the iterative one stops at the first direction of negative curvature (Steihaug).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from raphson.linalg import CGStatus, cg
+from raphson.solve._problem import Callback, Evaluation, History, Problem
+from raphson.solve._solution import Solution, Status
+
+ARMIJO = 1e-4
+"""Fraction of the predicted decrease that a step must achieve (Nocedal and Wright 2006, eq. 3.4)."""
+
+_ROUNDING = 2.0**-50
+_HALVINGS = 40
+
+
+class Direction(NamedTuple):
+    """A search direction and ``g^T H^-1 g``, the square of the Newton decrement."""
+
+    step: Tensor
+    decrement_squared: float
+
+
+Preconditioner = Callable[[Tensor], Tensor]
+
+
+def newton(
+    problem: Problem,
+    start: Tensor,
+    *,
+    tol: float = 1e-8,
+    max_iter: int = 100,
+    kinds: Sequence[str] = ("observed",),
+    callback: Callback | None = None,
+) -> Solution:
+    r"""Minimize by Newton's method with a dense Cholesky factor per step.
+
+    Args:
+        problem: Objective with a dense Hessian.
+        start: Starting point ``(p,)``, float64.
+        tol: Bound on ``problem.gradient_norm``.
+        max_iter: Largest number of steps.
+        kinds: Hessians to use, in order: with ``("expected", "observed")`` the expected information serves until a
+            full step of it has been accepted near the optimum, then the observed one (Fisher scoring, then Newton).
+        callback: Called with a ``Step`` after every iteration.
+
+    Returns:
+        The solution; ``status`` says how it ended. Nothing is raised for an objective without an optimum.
+    """
+    history = History(callback)
+    kind = 0
+    at: Evaluation = problem.evaluate(start, kinds[kind])
+    theta, decrement = start, math.nan
+    norm = problem.gradient_norm(at.gradient)
+    history.add(at.value, norm)
+    status, last = Status.MAX_ITERATIONS, None
+    if not _finite(at):
+        return Solution(start, Status.NOT_FINITE, at.value, norm, 0, "newton", history=tuple(history.steps))
+    for iteration in range(max_iter + 1):
+        assert at.hessian is not None
+        direction = newton_direction(at.hessian.to_dense(), at.gradient)
+        decrement, last = math.sqrt(max(direction.decrement_squared, 0.0)), direction.step
+        if norm <= tol:
+            status = Status.CONVERGED
+            break
+        if iteration == max_iter:
+            break
+        found = backtrack(problem, theta, at, direction, norm, lambda t, k=kind: problem.evaluate(t, kinds[k]))
+        if found is None:
+            status = Status.PRECISION_REACHED if _at_rounding(direction, at) else Status.STALLED
+            break
+        theta, at, length = found
+        norm = problem.gradient_norm(at.gradient)
+        history.add(at.value, norm)
+        if kind + 1 < len(kinds) and length == 1.0 and direction.decrement_squared < 0.1:
+            kind += 1
+            at = problem.evaluate(theta, kinds[kind])
+    steps = tuple(history.steps)
+    return Solution(theta, status, at.value, norm, len(steps) - 1, "newton", decrement, last, steps)
+
+
+def newton_direction(hessian: Tensor, gradient: Tensor) -> Direction:
+    """Solve ``H d = -g`` by Cholesky, shifting H by multiples of its diagonal until it is positive definite.
+
+    Args:
+        hessian: ``(p, p)``; the factorization runs in its element type.
+        gradient: ``(p,)``.
+
+    Returns:
+        The direction in the gradient's element type, and ``g^T H^-1 g`` of the (shifted) Hessian.
+    """
+    factor, info = torch.linalg.cholesky_ex(hessian)
+    if int(info) or not math.isfinite(float(factor[-1, -1])):
+        factor = _shifted_cholesky(hessian)
+    step = -torch.cholesky_solve(gradient.to(hessian.dtype)[:, None], factor)[:, 0].to(gradient.dtype)
+    return Direction(step, -float(gradient @ step))
+
+
+def _shifted_cholesky(hessian: Tensor) -> Tensor:
+    """Factorize ``H + t diag|H|`` with the smallest tried t that makes it positive definite."""
+    eps = torch.finfo(hessian.dtype).eps
+    diagonal = hessian.diagonal().abs()
+    diagonal = diagonal.clamp_min(float(diagonal.max()) * eps + torch.finfo(hessian.dtype).tiny)
+    shift = 4.0 * eps * hessian.shape[0]
+    while True:
+        factor, info = torch.linalg.cholesky_ex(hessian + torch.diag(shift * diagonal))
+        if int(info) == 0 and bool(torch.isfinite(factor.diagonal()).all()):
+            return factor
+        shift *= 10.0
+
+
+def newton_cg(
+    problem: Problem,
+    start: Tensor,
+    *,
+    tol: float = 1e-8,
+    max_iter: int = 100,
+    preconditioner: Callable[[Tensor], Preconditioner] | None = None,
+    max_products: int = 500,
+    callback: Callback | None = None,
+) -> Solution:
+    """Minimize by Newton's method with steps from preconditioned conjugate gradients; the Hessian is never formed.
+
+    The systems are solved to a relative residual of ``min(0.1, sqrt(|g|))`` (Eisenstat and Walker 1996), so that the
+    early ones are cheap and the convergence is superlinear.
+
+    Args:
+        problem: Objective with an implicit Hessian.
+        start: Starting point ``(p,)``, float64.
+        tol: Bound on ``problem.gradient_norm``.
+        max_iter: Largest number of steps.
+        preconditioner: Given the point, returns a map approximating ``H^-1 v``.
+        max_products: Largest number of Hessian products per step.
+        callback: Called with a ``Step`` after every iteration.
+
+    Returns:
+        The solution; ``status`` says how it ended.
+    """
+    history = History(callback)
+    at = problem.evaluate(start)
+    theta, last, decrement = start, None, math.nan
+    norm = problem.gradient_norm(at.gradient)
+    history.add(at.value, norm)
+    status = Status.MAX_ITERATIONS
+    if not _finite(at):
+        return Solution(start, Status.NOT_FINITE, at.value, norm, 0, "newton-cg", history=tuple(history.steps))
+    first = float(at.gradient.norm())
+    for _ in range(max_iter):
+        if norm <= tol:
+            status = Status.CONVERGED
+            break
+        size = float(at.gradient.norm())
+        forcing = min(0.1, math.sqrt(size / max(first, 1e-300)))
+        apply = preconditioner(theta) if preconditioner is not None else None
+        hessian = at.hessian
+        assert hessian is not None
+        solved = cg(
+            hessian, -at.gradient.to(hessian.dtype), preconditioner=apply, tol=forcing, max_iter=max_products
+        )
+        step = solved.x.to(theta.dtype)
+        if solved.status is CGStatus.NEGATIVE_CURVATURE and not bool(step.any()):
+            step = -at.gradient
+        direction = Direction(step, -float(at.gradient @ step))
+        decrement, last = math.sqrt(max(direction.decrement_squared, 0.0)), step
+        found = backtrack(problem, theta, at, direction, norm, problem.evaluate)
+        if found is None:
+            status = Status.PRECISION_REACHED if _at_rounding(direction, at) else Status.STALLED
+            break
+        theta, at, _length = found
+        norm = problem.gradient_norm(at.gradient)
+        history.add(at.value, norm)
+    else:
+        status = Status.CONVERGED if norm <= tol else status
+    steps = tuple(history.steps)
+    return Solution(theta, status, at.value, norm, len(steps) - 1, "newton-cg", decrement, last, steps)
+
+
+def backtrack(
+    problem: Problem,
+    theta: Tensor,
+    at: Evaluation,
+    direction: Direction,
+    norm: float,
+    evaluate: Callable[[Tensor], Evaluation],
+) -> tuple[Tensor, Evaluation, float] | None:
+    """Halve the step until the objective falls enough; the full step is evaluated with all that comes next.
+
+    Where the predicted decrease is below the rounding of the value, the value can no longer judge: the step is then
+    accepted if it lowers the gradient norm.
+
+    Args:
+        problem: The objective.
+        theta: Current point.
+        at: State there.
+        direction: Search direction.
+        norm: Gradient norm at the current point.
+        evaluate: Evaluates a trial point in full.
+
+    Returns:
+        New point, state there and step length, or None if no step helps.
+    """
+    slope = -direction.decrement_squared
+    if not slope < 0:
+        return None
+    rounding = _ROUNDING * max(abs(at.value), 1.0)
+    length = 1.0
+    for _ in range(_HALVINGS):
+        trial = theta + length * direction.step
+        if length == 1.0 or -slope * length <= rounding:
+            new = evaluate(trial)
+            if _finite(new) and (
+                new.value <= at.value + ARMIJO * length * slope
+                or (-slope * length <= 16 * rounding and problem.gradient_norm(new.gradient) < norm)
+            ):
+                return trial, new, length
+            if -slope * length <= rounding:
+                return None
+        elif problem.value(trial) <= at.value + ARMIJO * length * slope:
+            return trial, evaluate(trial), length
+        length *= 0.5
+    return None
+
+
+def _finite(at: Evaluation) -> bool:
+    return math.isfinite(at.value) and math.isfinite(float(at.gradient.sum()))
+
+
+def _at_rounding(direction: Direction, at: Evaluation) -> bool:
+    return direction.decrement_squared <= 2.0**-40 * max(abs(at.value), 1.0)

@@ -1,0 +1,66 @@
+"""What a solver needs to know of an objective, and the bookkeeping that all solvers share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from raphson.linalg._operator import SymmetricOperator
+from raphson.solve._solution import Step
+
+
+class Evaluation(Protocol):
+    """Objective at one point."""
+
+    @property
+    def value(self) -> float:
+        """The objective."""
+
+    @property
+    def gradient(self) -> Tensor:
+        """The gradient, ``(p,)``."""
+
+    @property
+    def hessian(self) -> SymmetricOperator | None:
+        """The Hessian, ``(p, p)``, if it was asked for."""
+
+
+class Problem(Protocol):
+    """A smooth objective of ``p`` parameters."""
+
+    n_parameters: int
+
+    def value(self, theta: Tensor) -> float:
+        """Return the objective."""
+
+    def value_and_gradient(self, theta: Tensor) -> tuple[float, Tensor]:
+        """Return the objective and its gradient."""
+
+    def evaluate(self, theta: Tensor, hessian: Any = "observed") -> Evaluation:
+        """Return objective, gradient and Hessian (of the kind named, or None); the Hessian need not be formed."""
+
+    def gradient_norm(self, gradient: Tensor) -> float:
+        """Return the infinity norm of the gradient in the units of the tolerance."""
+
+
+Callback = Callable[[Step], None]
+"""Called after every iteration, say to show progress."""
+
+
+class History:
+    """Collects one ``Step`` per iteration and tells a callback."""
+
+    def __init__(self, callback: Callback | None) -> None:
+        self.steps: list[Step] = []
+        self._callback = callback
+        self._start = time.perf_counter()
+
+    def add(self, value: float, gradient_norm: float) -> None:
+        """Record the state after one more iteration."""
+        step = Step(len(self.steps), time.perf_counter() - self._start, value, gradient_norm)
+        self.steps.append(step)
+        if self._callback is not None:
+            self._callback(step)

@@ -1,0 +1,81 @@
+"""What every solver returns."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Status(enum.Enum):
+    """How an iteration ended, each with its sentence."""
+
+    CONVERGED = "The gradient is below the tolerance."
+    PRECISION_REACHED = "The gradient is as small as the rounding of the data and the objective allows."
+    MAX_ITERATIONS = "The iteration limit was reached before the gradient fell below the tolerance."
+    STALLED = "No step along the search direction lowered the objective any further."
+    DIVERGING = "The coefficients grow without bound while the objective levels off: there is no finite optimum."
+    NOT_FINITE = "The objective or its gradient is not a finite number."
+
+    @property
+    def sentence(self) -> str:
+        """The status as a sentence."""
+        return self.value
+
+    @property
+    def converged(self) -> bool:
+        """Whether the point found is a stationary point to the accuracy asked for, or attainable."""
+        return self in (Status.CONVERGED, Status.PRECISION_REACHED)
+
+
+class Step(NamedTuple):
+    """One line of a solver's history.
+
+    Attributes:
+        iteration: Steps taken so far; 0 is the start.
+        seconds: Wall-clock seconds since the start.
+        value: Objective.
+        gradient_norm: Infinity norm of the gradient.
+    """
+
+    iteration: int
+    seconds: float
+    value: float
+    gradient_norm: float
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where a solver ended and how it got there.
+
+    Attributes:
+        theta: Parameters found, ``(p,)``.
+        status: How it ended.
+        value: Objective at ``theta``.
+        gradient_norm: Infinity norm of the gradient at ``theta``, on the scale of the objective.
+        newton_decrement: ``sqrt(g^T H^-1 g)`` at the last point where the Newton direction was computed; its
+            square over two predicts how far the value lies above the optimum. NaN for first-order methods.
+        last_step: The last full Newton direction computed, ``(p,)``, or None: along it coefficients diverge if
+            there is no finite optimum.
+        iterations: Number of steps taken.
+        method: Name of the solver.
+        history: One ``Step`` per iteration, the start included.
+    """
+
+    theta: Tensor
+    status: Status
+    value: float
+    gradient_norm: float
+    iterations: int
+    method: str
+    newton_decrement: float = math.nan
+    last_step: Tensor | None = None
+    history: tuple[Step, ...] = field(default=(), repr=False)
+
+    @property
+    def converged(self) -> bool:
+        """Whether ``theta`` is a stationary point to the accuracy asked for, or attainable."""
+        return self.status.converged
