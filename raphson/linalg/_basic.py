@@ -85,7 +85,7 @@ class Dense(SymmetricOperator):
 
     def solve(self, b: Tensor) -> Tensor:
         """Return ``A^-1 b``: by Cholesky if definite, by LU if not, ``IndefiniteError`` if singular."""
-        return columnwise(self, lambda columns: solve_symmetric(self.matrix, columns), b)
+        return columnwise(self, lambda columns: solve_symmetric(self.matrix, columns, labels=self.labels), b)
 
     def power_mv(self, v: Tensor, p: float) -> Tensor:
         """Return ``A^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""

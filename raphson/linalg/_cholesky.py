@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -61,54 +62,112 @@ def cholesky_solve(lower: Tensor, b: Tensor) -> Tensor:
     return x
 
 
-def solve_symmetric(matrix: Tensor, b: Tensor) -> Tensor:
+def solve_symmetric(
+    matrix: Tensor, b: Tensor, *, labels: tuple[str, ...] | None = None, terms: Tensor | None = None
+) -> Tensor:
     """Solve dense symmetric systems, definite or not.
 
-    Both tests for singularity are invariant to a rescaling of the parameters, so columns at scales 1e24 and
-    1e-24 are not mistaken for collinear ones.
+    The test for singularity is invariant to a rescaling of the parameters, so columns at scales 1e24 and
+    1e-24 are not mistaken for collinear ones. A matrix that is singular to working precision raises
+    ``IndefiniteError`` too.
 
     Args:
         matrix: Symmetric ``(*batch, n, n)``.
         b: Right-hand sides ``(*batch, n, k)``.
+        labels: Names of the ``n`` parameters, for the message.
+        terms: Size of what was added up to the diagonal, ``(*batch, n)``, where that canceled; None for the
+            diagonal itself.
 
     Returns:
         ``(*batch, n, k)``.
 
     Raises:
-        IndefiniteError: If a matrix is singular to working precision or not finite.
+        IndefiniteError: If an entry of a matrix is NaN or infinite.
     """
-    n = matrix.shape[-1]
-    threshold = rounding(n, matrix.dtype)
+    if not bool(matrix.isfinite().all()):
+        n = matrix.shape[-1]
+        raise IndefiniteError(f"The {n} x {n} matrix to solve with holds NaN or infinity.")
     lower, info = torch.linalg.cholesky_ex(matrix)
     if not bool(info.any()):
-        # The squared pivot over the diagonal is the share of a parameter that those before it do not explain.
-        share = lower.diagonal(dim1=-2, dim2=-1).square() / matrix.diagonal(dim1=-2, dim2=-1)
-        _refuse_singular(share <= threshold, n)
+        scale = matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
+        _refuse_singular(lambda v: cholesky_solve(lower, v), matrix, scale, labels, terms)
         return cholesky_solve(lower, b)
-    if not bool(matrix.isfinite().all()):
-        raise IndefiniteError(f"The {n} x {n} matrix to solve with holds NaN or infinity.")
-    scale = matrix.abs().amax(-1).rsqrt()
-    _refuse_singular(scale.isinf(), n)
-    factors, pivots = torch.linalg.lu_factor(scale.unsqueeze(-1) * matrix * scale.unsqueeze(-2))
-    diagonal = factors.diagonal(dim1=-2, dim2=-1).abs()
-    _refuse_singular(diagonal <= threshold * diagonal.amax(-1, keepdim=True), n)
-    x: Tensor = torch.linalg.lu_solve(factors, pivots, scale.unsqueeze(-1) * b)
-    return scale.unsqueeze(-1) * x
+    scale = _equilibrate(matrix)
+    column = scale.unsqueeze(-1)
+    factors, pivots, _ = torch.linalg.lu_factor_ex(column * matrix * column.mT)
+    # A pivot of exactly zero would turn the null vector, which the error reports, into infinity.
+    factors.diagonal(dim1=-2, dim2=-1).masked_fill_(
+        factors.diagonal(dim1=-2, dim2=-1) == 0, torch.finfo(matrix.dtype).eps
+    )
+
+    def solve(v: Tensor) -> Tensor:
+        x: Tensor = torch.linalg.lu_solve(factors, pivots, column * v)
+        return column * x
+
+    _refuse_singular(solve, matrix, scale, labels, terms)
+    return solve(b)
 
 
-def _refuse_singular(null: Tensor, n: int) -> None:
-    """Refuse a matrix with a null pivot.
+def _equilibrate(matrix: Tensor) -> Tensor:
+    """Return ``s``, ``(*batch, n)``, for which the rows of ``diag(s) A diag(s)`` have a largest entry near 1.
+
+    Ruiz (2001), "A scaling algorithm to equilibrate both rows and columns norms in matrices"; the error in
+    the exponent halves with each of the ten steps. A row of zeros keeps its scale.
 
     Args:
-        null: Which pivots are null, ``(*batch, n)``.
-        n: Size of the matrix, for the message.
+        matrix: Symmetric ``(*batch, n, n)``.
+
+    Returns:
+        The scales.
+    """
+    scale = torch.ones_like(matrix[..., 0])
+    for _ in range(10):
+        largest = (scale.unsqueeze(-1) * matrix * scale.unsqueeze(-2)).abs().amax(-1)
+        scale = torch.where(largest > 0, scale / largest.sqrt(), scale)
+    return scale
+
+
+def _refuse_singular(
+    solve: Callable[[Tensor], Tensor],
+    matrix: Tensor,
+    scale: Tensor,
+    labels: tuple[str, ...] | None,
+    terms: Tensor | None,
+) -> None:
+    """Refuse a matrix that is singular to working precision once its parameters are scaled alike.
+
+    Three steps of inverse and of direct iteration find the smallest and the largest absolute eigenvalue.
+    Pivots would not do: the smallest one can be far above the smallest eigenvalue.
+
+    Args:
+        solve: Product with the inverse, from factors that may be those of a singular matrix.
+        matrix: ``A``, ``(*batch, n, n)``.
+        scale: ``s`` for which ``diag(s) A diag(s)`` is well scaled, ``(*batch, n)``.
+        labels: Names of the parameters; the largest entries of the null vector say which to report.
+        terms: Size of what was added up to the diagonal, ``(*batch, n)``; None for the diagonal itself.
 
     Raises:
-        IndefiniteError: If any is.
+        IndefiniteError: If a matrix is singular.
     """
-    if bool(null.any()):
-        raise IndefiniteError(
-            f"The {n} x {n} matrix to solve with is singular to working precision in "
-            f"{int(null.any(-1).sum())} batch element(s). Shift it by a positive constant, add a penalty, "
-            f"or remove collinear parameters."
-        )
+    n = matrix.shape[-1]
+    column = scale.unsqueeze(-1)
+    high = torch.arange(1.0, n + 1, dtype=matrix.dtype, device=matrix.device).cos().unsqueeze(-1)
+    low = high
+    for _ in range(3):
+        high = column * (matrix @ (column * (high / high.norm(dim=-2, keepdim=True))))
+        low = solve(low / low.norm(dim=-2, keepdim=True) / column) / column
+    largest = high.norm(dim=(-2, -1))
+    if terms is not None:
+        largest = torch.maximum(largest, (scale.square() * terms).amax(-1))
+    singular = ~(1 / low.norm(dim=(-2, -1)) > rounding(n, matrix.dtype) * largest)
+    if not bool(singular.any()):
+        return
+    who = f" in {int(singular.sum())} batch element(s)" if singular.ndim else ""
+    if labels:
+        vector = low[singular][0].squeeze(-1).abs()
+        names = [label for label, weight in zip(labels, vector / vector.max(), strict=True) if weight > 0.1]
+        who += f", along a combination of {', '.join(names[:8])}"
+    raise IndefiniteError(
+        f"The {n} x {n} matrix to solve with is singular to working precision{who}. Shift it by a positive "
+        f"constant, add a penalty, or remove collinear parameters."
+    )

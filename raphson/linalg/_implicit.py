@@ -182,7 +182,7 @@ class Implicit(SymmetricOperator):
 
         Raises:
             IndefiniteError: If a direction of non-positive curvature is met.
-            RaphsonError: If the tolerance is not reached.
+            RaphsonError: If the residual does not reach the tolerance.
         """
         b = b.expand(*self._shape[:-2], *b.shape[-2:])
         first = b.movedim(-2, 0)
@@ -190,17 +190,21 @@ class Implicit(SymmetricOperator):
         def product(v: Tensor) -> Tensor:
             return self.mm(v.reshape(first.shape).movedim(0, -2)).movedim(-2, 0).reshape(v.shape)
 
-        result = cg(product, first.flatten(1), tol=torch.finfo(b.dtype).eps ** (2 / 3))
+        rhs, tol = first.flatten(1), torch.finfo(b.dtype).eps ** (2 / 3)
+        result = cg(product, rhs, tol=tol)
         if result.status is CGStatus.NEGATIVE_CURVATURE:
             raise IndefiniteError(
                 f"Conjugate gradients met a direction with Rayleigh quotient {result.curvature:.3e}: the "
                 f"operator is indefinite or singular. Shift it by a positive constant, or use a Gauss-Newton "
                 f"approximation."
             )
-        if result.status is CGStatus.MAX_ITERATIONS:
+        # The recurrence may lose the residual: for a singular operator the solution grows without bound.
+        residual = (rhs - product(result.x)).norm(dim=0)
+        if not bool((residual <= 100 * tol * rhs.norm(dim=0)).all()):
             raise RaphsonError(
                 f"Conjugate gradients did not converge in {result.iterations} iterations: the operator is "
-                f"badly conditioned. Shift it by a positive constant, or call cg with a preconditioner."
+                f"singular or badly conditioned. Shift it by a positive constant, or call cg with a "
+                f"preconditioner."
             )
         return result.x.reshape(first.shape).movedim(0, -2)
 

@@ -141,7 +141,8 @@ class Kronecker(SymmetricOperator):
     def slogdet(self) -> SlogDet:
         """Return the sign and the log absolute value of the determinant."""
         n = self.shape[-1]
-        sign, logabsdet = torch.ones(()).to(self.diagonal()), torch.zeros(()).to(self.diagonal())
+        sign = torch.ones(self.shape[:-2], dtype=self.dtype, device=self.device)
+        logabsdet = torch.zeros_like(sign)
         for op in self.factors:
             part, times = op.slogdet(), n // op.shape[-1]
             sign, logabsdet = sign * part.sign**times, logabsdet + times * part.logabsdet
@@ -196,8 +197,8 @@ class Kronecker(SymmetricOperator):
 class KroneckerEigen(SymmetricOperator):
     r"""A symmetric operator with a Kronecker-structured eigenbasis, :math:`Q \mathrm{diag}(\lambda) Q^\top`.
 
-    Here :math:`Q = Q_1 \otimes Q_2 \otimes \dots` and the eigenvalues are free, which holds a damped Kronecker
-    product and the eigenvalue-corrected K-FAC (George et al. 2018, "Fast approximate natural gradient descent
+    Here :math:`Q = Q_1 \otimes Q_2 \otimes \dots` and the eigenvalues are free, which holds a damped product
+    and the eigenvalue-corrected K-FAC (George et al. 2018, "Fast approximate natural gradient descent
     in a Kronecker-factored eigenbasis"). Eigenvalues are taken as given: only an exact zero is singular.
 
     Args:

@@ -58,14 +58,14 @@ def cg(
 ) -> CGResult:
     r"""Solve :math:`A X = B` for a positive definite operator by preconditioned conjugate gradients.
 
-    Every column has a recurrence of its own and stops on its own; one product serves all of them. The run ends
-    at the first direction of non-positive curvature (Steihaug 1983), which a Newton method can go along.
+    Every column has a recurrence of its own and stops on its own; one product serves all of them. The run
+    ends at the first direction of non-positive curvature (Steihaug 1983), which a Newton method can go along.
 
     Args:
         operator: ``A``, ``(n, n)``.
         b: ``(n,)``, or ``(n, k)`` for several right-hand sides.
         preconditioner: Positive definite approximation of the inverse of ``A``.
-        tol: Residual norm to reach, relative to that of ``b``.
+        tol: Residual norm to reach, relative to that of ``b``, or to the first one where ``b`` is zero.
         max_iter: Limit of iterations; None for ``10 n``.
         x0: Start, in the shape of ``b``; None for zero.
 
@@ -75,12 +75,12 @@ def cg(
     eps = torch.finfo(b.dtype).eps
     x = torch.zeros_like(b) if x0 is None else x0.clone()
     r = b.clone() if x0 is None else b - _apply(operator, x)
-    target = tol * _norm(b)
+    target = tol * torch.where(_norm(b) > 0, _norm(b), _norm(r))
     limit = 10 * b.shape[0] if max_iter is None else max_iter
     z = r if preconditioner is None else _apply(preconditioner, r)
     d, rz = z, _dot(r, z)
     iterations = 0
-    active = _norm(r) > target
+    active = ~(_norm(r) <= target)  # A residual of NaN is no convergence.
     while bool(active.any()):
         if iterations == limit:
             return CGResult(x, iterations, _norm(r), CGStatus.MAX_ITERATIONS)
@@ -102,7 +102,7 @@ def cg(
         step = torch.where(active, rz / curvature, 0.0)
         x = x + step * d
         r = r - step * product
-        active = _norm(r) > target
+        active = ~(_norm(r) <= target)
         z = r if preconditioner is None else _apply(preconditioner, r)
         rz_next = _dot(r, z)
         d = z + torch.where(active, rz_next / rz, 0.0) * d
@@ -186,8 +186,8 @@ def extreme_eigenvalues(
 ) -> ExtremeEigenvalues:
     """Estimate the extreme eigenvalues of a symmetric operator by Lanczos from a random start.
 
-    The errors are residual norms of the Ritz vectors (Parlett, *The Symmetric Eigenvalue Problem*, section 4.5):
-    they bound the distance to some eigenvalue, which is the extreme one unless the start misses it.
+    The errors are residual norms of the Ritz vectors (Parlett 1998, *The Symmetric Eigenvalue Problem*): they
+    bound the distance to some eigenvalue, which is the extreme one unless the start misses it.
 
     Args:
         operator: ``(n, n)``.

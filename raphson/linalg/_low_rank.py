@@ -11,7 +11,7 @@ from raphson._errors import InputError
 
 from . import _spectral
 from ._basic import Dense, Diagonal
-from ._cholesky import rounding
+from ._cholesky import rounding, solve_symmetric
 from ._matrix import Matrix, SideBySide
 from ._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
 from ._size import check_dense_size
@@ -70,6 +70,10 @@ class DiagonalPlusLowRank(SymmetricOperator):
 
     def mv(self, v: Tensor) -> Tensor:
         """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
+        if self.low_rank.shape[-1] == 1 and v.shape == self.diag.shape:
+            # Elementwise operations keep the strides of a transposed batch, which a product would copy.
+            u = self.low_rank.squeeze(-1)
+            return torch.addcmul(self.diag * v, u, (u * v).sum(-1, keepdim=True), value=self.sign)
         return self.mm(v.unsqueeze(-1)).squeeze(-1)
 
     def mm(self, v: Tensor) -> Tensor:
@@ -97,7 +101,7 @@ class DiagonalPlusLowRank(SymmetricOperator):
         result = SlogDet(small.sign * large.sign, small.logabsdet + large.logabsdet)
         if bool(regular.all()):
             return result
-        exact = self._dense_at(~regular).slogdet()
+        exact = Dense(self._at(~regular).to_dense()).slogdet()
         return SlogDet(
             result.sign.masked_scatter(~regular, exact.sign),
             result.logabsdet.masked_scatter(~regular, exact.logabsdet),
@@ -153,16 +157,17 @@ class DiagonalPlusLowRank(SymmetricOperator):
     def _solve_apart(self, b: Tensor, regular: Tensor) -> Tensor:
         """Return ``A^-1 B``, by the identity for the regular batch elements and densely for the others."""
         if regular.ndim == 0:
-            return self._dense_at(~regular).solve(b.unsqueeze(0)).squeeze(0)
+            return self._at(~regular)._solve_densely(b.unsqueeze(0)).squeeze(0)
         x = b.expand(*regular.shape, *b.shape[-2:]).clone()
-        x[~regular] = self._dense_at(~regular).solve(x[~regular])
+        x[~regular] = self._at(~regular)._solve_densely(x[~regular])
         x[regular] = self._at(regular)._solve(x[regular])
         return x
 
     def _at(self, mask: Tensor) -> DiagonalPlusLowRank:
         """Return the batch elements under a mask, ``(count, n, n)``."""
-        return DiagonalPlusLowRank(self.diag[mask], self.low_rank[mask], self.sign)
+        return replace(self, diag=self.diag[mask], low_rank=self.low_rank[mask])
 
-    def _dense_at(self, mask: Tensor) -> Dense:
-        """Return the dense form of the batch elements under a mask, ``(count, n, n)``."""
-        return Dense(self._at(mask).to_dense())
+    def _solve_densely(self, b: Tensor) -> Tensor:
+        """Return ``A^-1 B`` from the dense form, whose diagonal may be a small difference of large terms."""
+        terms = self.diag.abs() + self.low_rank.square().sum(-1)
+        return solve_symmetric(self.to_dense(), b, labels=self.labels, terms=terms)
