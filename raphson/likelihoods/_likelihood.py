@@ -1,8 +1,8 @@
 r"""The contract between a likelihood and everything else: derivatives in output space.
 
-A likelihood sees outputs ``f`` of shape ``(..., C)`` and targets ``y`` only, never ``X`` or parameters. Leading
-dimensions are examples (and sequence positions); every method treats them alike, with no Python loop over them,
-and works for any strides of ``f``. A likelihood is a frozen dataclass of numbers and small tensors.
+A likelihood sees outputs ``f`` of shape ``(..., C)`` and targets ``y`` only, never ``X`` or parameters.
+Leading dimensions are examples (and sequence positions); every method treats them alike, with no Python loop
+over them, and works for any strides of ``f``. A likelihood is a frozen dataclass of numbers and tensors.
 """
 
 from __future__ import annotations
@@ -33,12 +33,18 @@ class Derivatives(NamedTuple):
 class Likelihood(abc.ABC):
     r"""Negative log-likelihood :math:`\ell(f, y)` of a target ``y`` given outputs ``f``.
 
-    ``nll`` includes its normalizing constant. ``hessian`` is the observed one, :math:`\partial^2\ell/\partial f^2`
-    at the data; ``fisher`` is its expectation over ``y`` drawn from the model at ``f``.
+    ``nll`` includes its normalizing constant. ``hessian`` is the observed one,
+    :math:`\partial^2\ell/\partial f^2` at the data; ``fisher`` is its expectation over ``y`` drawn from the
+    model at ``f``.
     """
 
     concave: bool = False
-    """Whether the log-likelihood is concave in ``f`` for every ``y`` (the observed Hessian is never indefinite)."""
+    """Whether the log-likelihood is concave in ``f`` for every ``y``: no observed Hessian is indefinite."""
+
+    @property
+    def hessian_bound(self) -> float | None:
+        """A number b with observed Hessian <= b I for every ``f`` and ``y``, or None if there is none."""
+        return None
 
     @abc.abstractmethod
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
@@ -58,7 +64,7 @@ class Likelihood(abc.ABC):
 
         ``y`` matters only to a likelihood whose weight depends on the target (``class_weight``,
         ``ignore_index``, ``pos_weight``): given, the information is weighted as the loss at those targets is;
-        left out, it is that of the unweighted model.
+        left out, the weight is averaged over targets drawn from the model as well.
         """
 
     @abc.abstractmethod
@@ -75,10 +81,10 @@ class Likelihood(abc.ABC):
 
     @abc.abstractmethod
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise ``InputError`` naming the first row whose target lies outside the support, and the support."""
+        """Raise ``InputError`` naming the first row whose target lies outside the support."""
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> LinearOperator:
-        """Return ``S`` of shape ``(..., C, r)`` with ``S S^T = fisher(f, y)``, in closed form where there is one."""
+        """Return ``S`` of shape ``(..., C, r)`` with ``S S^T = fisher(f, y)``, in closed form if any."""
         return self.fisher(f, y).factor()
 
     def weight(self, y: Tensor) -> Tensor | None:
@@ -104,3 +110,26 @@ class Likelihood(abc.ABC):
         if hessian is not None:
             curvature = self.hessian(f, y) if hessian == "observed" else self.fisher(f, y)
         return Derivatives(self.nll(f, y), self.gradient(f, y), curvature)
+
+    def statistic(self, y: Tensor, n_outputs: int) -> Tensor | None:
+        r"""Return :math:`t(y)`, ``(..., C)``, if :math:`\ell(f, y) = A(f) - t(y)^T f` for these targets.
+
+        Such a likelihood (an exponential family in its natural parameter) needs the targets of a linear model
+        only through :math:`\sum_n w_n\, t(y_n) \otimes x_n`, once; None means that it is not of this form.
+        """
+        return None
+
+    def log_partition(self, f: Tensor, *, hessian: bool = True) -> Derivatives:
+        """Return :math:`A(f)` with its gradient and Hessian, for a likelihood that has a ``statistic``.
+
+        Args:
+            f: Outputs ``(..., C)``.
+            hessian: Whether the Hessian is wanted.
+
+        Returns:
+            The value ``(...,)``, the gradient ``(..., C)`` (the mean of the statistic) and the Hessian.
+
+        Raises:
+            NotImplementedError: If the likelihood has no such form.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not an exponential family in its outputs.")

@@ -1,0 +1,407 @@
+r"""The categorical likelihood with a softmax link: classes, class probabilities or class counts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.linalg import DiagonalPlusLowRank
+
+from ._likelihood import Derivatives, Likelihood
+from ._softmax_factor import SoftmaxFactor
+from ._targets import refuse_outside
+
+
+class _Target(NamedTuple):
+    """A target row ``t`` in a form that needs no one-hot array.
+
+    ``t = own * onehot(label) + background`` for class labels, ``t = dense`` for probabilities.
+    """
+
+    scale: Tensor  # sum of t, (..., 1)
+    label: Tensor | None = None  # (..., 1)
+    own: Tensor | None = None  # (..., 1)
+    background: Tensor | None = None  # (..., 1) or (..., K)
+    dense: Tensor | None = None  # (..., K)
+
+
+class _Split(NamedTuple):
+    """Exponentials of the outputs less their maximum, split into one class and the others.
+
+    Keeping the two apart is what keeps digits where the one class has all the probability: ``1 - p`` is
+    ``rest / total``, and ``-log p`` is ``log1p`` of a small number.
+    """
+
+    one: Tensor  # the one class, (..., 1)
+    gap: Tensor  # f_one - max f, (..., 1)
+    own: Tensor  # exp(gap), (..., 1)
+    terms: Tensor  # exp(f - max f), zero at the one class, (..., K)
+    rest: Tensor  # sum of terms, (..., 1)
+    total: Tensor  # own + rest, (..., 1)
+
+
+def _shifted(f: Tensor) -> Tensor:
+    # Elementwise operations and reductions keep the strides of f; torch.softmax would copy a transposed view.
+    return f - f.detach().amax(-1, keepdim=True)
+
+
+def _split(shifted: Tensor, target: _Target) -> _Split:
+    # At the label, or at the likeliest class of a probability row. Overwrites shifted.
+    one = shifted.argmax(-1, keepdim=True) if target.label is None else target.label
+    gap = shifted.gather(-1, one)
+    own = gap.exp()
+    terms = shifted.scatter_(-1, one, -math.inf).exp_()
+    rest = terms.sum(-1, keepdim=True)
+    return _Split(one, gap, own, terms, rest, own + rest)
+
+
+def _value(shifted: Tensor, target: _Target) -> tuple[Tensor, _Split]:
+    """Return the negative log-likelihood and the split; overwrites ``shifted``."""
+    spread = target.dense if target.dense is not None else target.background
+    linear = None
+    if spread is not None:
+        linear = (spread * shifted).sum(-1, keepdim=True)
+        shifted = shifted.clone() if shifted.requires_grad else shifted
+    part = _split(shifted, target)
+    # Exact at own = 1, the case in which the value is small; otherwise the value exceeds log 2.
+    nll = target.scale * torch.log1p(part.rest + (part.own - 1))
+    if target.own is not None:
+        nll = nll - target.own * part.gap
+    if linear is not None:
+        nll = nll - linear
+    # An ignored row counts nothing even where its logits are infinite (0 * inf).
+    return nll.masked_fill(target.scale == 0, 0.0).squeeze(-1), part
+
+
+def _residual(weighted: Tensor, target: _Target, part: _Split) -> Tensor:
+    # From s exp(f - max) / total, zero at the split class, to s p - t. Overwrites weighted.
+    if target.dense is not None:
+        own = target.scale * part.own / part.total
+        return weighted.scatter_(-1, part.one, own).sub_(target.dense)
+    own = -target.scale * part.rest / part.total
+    if target.own is None or target.background is None:
+        return weighted.scatter_(-1, part.one, own)
+    # own + background is the whole of t at the label, and background is subtracted with the rest.
+    own = own + target.scale - target.own
+    return weighted.scatter_(-1, part.one, own).sub_(target.background)
+
+
+def _multiply(x: Tensor, by: Tensor) -> Tensor:
+    # In place, unless a reverse-mode graph holds on to x.
+    return x * by if x.requires_grad else x.mul_(by)
+
+
+def _softmax(f: Tensor) -> Tensor:
+    terms = _shifted(f).exp_()
+    return _multiply(terms, terms.sum(-1, keepdim=True).reciprocal())
+
+
+@dataclass(frozen=True, eq=False)
+class Categorical(Likelihood):
+    r"""Categorical distribution of a class, with logits as outputs (softmax link).
+
+    .. math::
+        \ell(f, y) = s \log \sum_k e^{f_k} - \sum_k t_k f_k, \qquad
+        \nabla\ell = s\,p - t, \qquad
+        \nabla^2\ell = s\,(\operatorname{diag}(p) - p p^\top), \qquad p = \operatorname{softmax}(f),
+
+    with the target row :math:`t` and :math:`s = \sum_k t_k`. A class label :math:`y` stands for
+    :math:`t_k = w_k\,[(1 - \epsilon)\,1(k = y) + \epsilon / K]`, a row of probabilities for
+    :math:`t_k = w_k\,[(1 - \epsilon)\,y_k + \epsilon / K]`, with class weights :math:`w` and label smoothing
+    :math:`\epsilon`: the definition of ``torch.nn.CrossEntropyLoss``. A row of counts that sums to :math:`n`
+    gives the multinomial negative log-likelihood without its coefficient, :math:`\log n! - \sum_k \log y_k!`.
+
+    Shapes: outputs ``(..., K)``, classes **last** (torch has them on axis 1); targets are integers ``(...,)``
+    or floating-point rows ``(..., K)``. The Hessian is a diagonal minus a rank-one term, never ``K x K``.
+
+    Args:
+        class_weight: ``(K,)`` non-negative weights of the classes; None means 1 each.
+        ignore_index: Label of rows that count nothing; only for integer targets.
+        label_smoothing: ``epsilon`` in [0, 1].
+
+    Raises:
+        InputError: ``class_weight`` or ``label_smoothing`` is out of range.
+
+    References:
+        D. Böhning (1992), Multinomial logistic regression algorithm, Ann. Inst. Statist. Math. 44, 197-200.
+
+    Examples:
+        At equal logits every class has probability 1/K, and the Hessian is I/K - 11^T/K^2.
+
+        >>> import torch
+        >>> from raphson.likelihoods import Categorical
+        >>> f, y = torch.zeros(1, 4, dtype=torch.float64), torch.tensor([2])
+        >>> Categorical().gradient(f, y)
+        tensor([[ 0.2500,  0.2500, -0.7500,  0.2500]], dtype=torch.float64)
+        >>> expected = torch.eye(4, dtype=torch.float64) / 4 - torch.ones(4, 4, dtype=torch.float64) / 16
+        >>> torch.equal(Categorical().hessian(f, y).to_dense()[0], expected)
+        True
+    """
+
+    class_weight: Tensor | None = None
+    ignore_index: int = -100
+    label_smoothing: float = 0.0
+
+    concave = True
+
+    def __post_init__(self) -> None:
+        w = self.class_weight
+        if w is not None and (w.ndim != 1 or not bool(torch.isfinite(w).all() & (w >= 0).all())):
+            raise InputError("class_weight must be a vector of finite non-negative numbers, one per class.")
+        if not 0.0 <= self.label_smoothing <= 1.0:
+            raise InputError(f"label_smoothing is {self.label_smoothing:g}, but it must lie between 0 and 1.")
+
+    @property
+    def hessian_bound(self) -> float:
+        """Half the largest class weight (Bohning 1992, lemma 2), for labels and for rows of probabilities."""
+        return 0.5 if self.class_weight is None else 0.5 * float(self.class_weight.max())
+
+    def nll(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the negative log-likelihood, ``(...,)``; zero where the target is ignored.
+
+        A saturated prediction keeps its digits: the value is ``log1p`` of the odds against the label.
+
+        Args:
+            f: Logits ``(..., K)``.
+            y: Labels ``(...,)`` or rows ``(..., K)``.
+
+        Returns:
+            One value per row.
+        """
+        return _value(_shifted(f), self._target(f, y))[0]
+
+    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return ``s p - t``, ``(..., K)``; ``p_y - 1`` is formed without cancellation.
+
+        Args:
+            f: Logits ``(..., K)``.
+            y: Labels ``(...,)`` or rows ``(..., K)``.
+
+        Returns:
+            The gradient, with the strides of ``f``.
+        """
+        target = self._target(f, y)
+        part = _split(_shifted(f), target)
+        return _residual(_multiply(part.terms, target.scale / part.total), target, part)
+
+    def hessian(self, f: Tensor, y: Tensor) -> DiagonalPlusLowRank:
+        """Return ``s (diag p - p p^T)``; it depends on the target through its total weight only.
+
+        Args:
+            f: Logits ``(..., K)``.
+            y: Labels ``(...,)`` or rows ``(..., K)``.
+
+        Returns:
+            Batched operator ``(..., K, K)``.
+        """
+        return _curvature(_softmax(f), self._target(f, y).scale, unit=self._unit_scale(y))
+
+    def fisher(self, f: Tensor, y: Tensor | None = None) -> DiagonalPlusLowRank:
+        """Return the expected information, a batched operator ``(..., K, K)``.
+
+        Args:
+            f: Logits ``(..., K)``.
+            y: Targets whose weights to use: then it equals ``hessian(f, y)``.
+
+        Returns:
+            Without ``y``, the expectation of the Hessian over labels drawn from the model: ``diag p - p p^T``
+            times the expected weight of a label, which is 1 without class weights.
+        """
+        if y is not None:
+            return self.hessian(f, y)
+        p = _softmax(f)
+        return _curvature(p, self._expected_scale(p), unit=False)
+
+    def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> SoftmaxFactor:
+        r"""Return :math:`S = \sqrt s\,(\operatorname{diag}\sqrt p - p\sqrt p^\top)`.
+
+        It satisfies ``S S^T = fisher(f, y)``.
+
+        Args:
+            f: Logits ``(..., K)``.
+            y: Targets whose weights to use, as in ``fisher``.
+
+        Returns:
+            Batched operator ``(..., K, K)``, known by its products.
+        """
+        p = _softmax(f)
+        scale = self._expected_scale(p) if y is None else self._target(f, y).scale
+        return SoftmaxFactor(p, p.sqrt() if scale is None else (p * scale).sqrt())
+
+    def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw one label per row, ``(...,)`` integers.
+
+        Args:
+            f: Logits ``(..., K)``.
+            generator: Source of randomness, on the device of ``f``.
+
+        Returns:
+            Labels from 0 to K - 1.
+        """
+        # The first of K exponential clocks with rates p rings at class k with probability p_k.
+        clocks = torch.empty_like(f).exponential_(generator=generator)
+        return _shifted(f.detach()).exp_().div_(clocks).argmax(-1)
+
+    def mean(self, f: Tensor) -> Tensor:
+        """Return the class probabilities ``p``, ``(..., K)``, the mean of the one-hot label."""
+        return _softmax(f)
+
+    def variance(self, f: Tensor) -> Tensor:
+        """Return ``p (1 - p)``, ``(..., K)``, the variances of the entries of the one-hot label."""
+        p = _softmax(f)
+        return p * (1 - p)
+
+    def weight(self, y: Tensor) -> Tensor | None:
+        """Return what each row adds to the denominator of a mean, as ``torch.nn.CrossEntropyLoss`` counts it.
+
+        Args:
+            y: Labels ``(...,)`` or rows ``(..., K)``.
+
+        Returns:
+            The class weight of a label and 0 where it is ignored, ``(...,)`` in float64 so that sums over
+            many rows are exact; None, which means 1 each, for probability rows.
+        """
+        if y.is_floating_point():
+            return None
+        kept = y != self.ignore_index
+        if self.class_weight is None:
+            return kept.double()
+        return self.class_weight.to(y.device, torch.float64)[y.long().masked_fill(~kept, 0)] * kept
+
+    def check(self, y: Tensor, n_outputs: int) -> None:
+        """Raise for the first row outside the support.
+
+        Args:
+            y: Labels ``(...,)`` or rows ``(..., K)``.
+            n_outputs: Number of classes ``K``.
+
+        Raises:
+            InputError: A label is not a class, a row has a negative or non-finite entry or the wrong length,
+                or there is not one class weight per class.
+        """
+        if self.class_weight is not None and self.class_weight.shape[0] != n_outputs:
+            raise InputError(
+                f"class_weight has {len(self.class_weight)} entries, but the model has {n_outputs} classes: "
+                "give one weight per class."
+            )
+        if not y.is_floating_point():
+            ignored = f" or {self.ignore_index}, which is ignored"
+            outside = ((y < 0) | (y >= n_outputs)) & (y != self.ignore_index)
+            refuse_outside(outside, y, f"an integer from 0 to {n_outputs - 1}{ignored}")
+            return
+        if y.ndim == 0 or y.shape[-1] != n_outputs:
+            raise InputError(
+                f"Floating-point targets of shape {tuple(y.shape)} are read as rows of class probabilities, "
+                f"but the model has {n_outputs} classes: give rows of {n_outputs}, or labels as integers."
+            )
+        refuse_outside(~(torch.isfinite(y) & (y >= 0)), y, "a finite non-negative probability or count")
+
+    def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
+        """Return value, gradient and Hessian from one pass over the exponentials.
+
+        Args:
+            f: Logits ``(..., K)``.
+            y: Labels ``(...,)`` or rows ``(..., K)``.
+            hessian: ``"observed"`` or ``"expected"``, which are equal here, or None for no Hessian.
+
+        Returns:
+            The three, each as its own method gives it.
+        """
+        target = self._target(f, y)
+        nll, part = _value(_shifted(f), target)
+        weighted = _multiply(part.terms, target.scale / part.total)
+        if hessian is None:
+            return Derivatives(nll, _residual(weighted, target, part), None)
+        gradient = _residual(weighted.clone(), target, part)
+        weighted.scatter_(-1, part.one, target.scale * part.own / part.total)
+        if self._unit_scale(y):
+            curvature = DiagonalPlusLowRank(weighted, weighted.unsqueeze(-1), sign=-1)
+        else:
+            # A zero weight has a zero row; dividing by its root would make it nan.
+            root = target.scale.clamp(min=torch.finfo(f.dtype).tiny).rsqrt()
+            curvature = DiagonalPlusLowRank(weighted, (weighted * root).unsqueeze(-1), sign=-1)
+        return Derivatives(nll, gradient, curvature)
+
+    def statistic(self, y: Tensor, n_outputs: int) -> Tensor | None:
+        """Return the one-hot labels, ``(..., K)``; None with weights, smoothing, ignored or soft targets."""
+        if self.class_weight is not None or self.label_smoothing or y.is_floating_point():
+            return None
+        if bool((y == self.ignore_index).any()):
+            return None
+        # classes vary slowest, as the transposed outputs of a linear model are laid out
+        onehot = torch.zeros(n_outputs, *y.shape, dtype=torch.float64, device=y.device)
+        return onehot.scatter_(0, y.long().unsqueeze(0), 1.0).movedim(0, -1)
+
+    def log_partition(self, f: Tensor, *, hessian: bool = True) -> Derivatives:
+        """Return the log-sum-exp of the logits, its gradient ``p`` and its Hessian ``diag p - p p^T``.
+
+        Args:
+            f: Logits ``(..., K)``.
+            hessian: Whether the Hessian is wanted.
+
+        Returns:
+            The three; gradient and Hessian share their memory.
+        """
+        largest = f.amax(-1, keepdim=True)
+        p = (f - largest).exp_()
+        total = p.sum(-1, keepdim=True)
+        p /= total
+        value = total.log_().add_(largest).squeeze(-1)
+        return Derivatives(value, p, DiagonalPlusLowRank(p, p.unsqueeze(-1), sign=-1) if hessian else None)
+
+    def _unit_scale(self, y: Tensor) -> bool:
+        # Every s is 0 or 1, so that s p and sqrt(s) p are one array.
+        return self.class_weight is None and not y.is_floating_point()
+
+    def _weights(self, f: Tensor) -> Tensor | None:
+        return None if self.class_weight is None else self.class_weight.to(f)
+
+    def _target(self, f: Tensor, y: Tensor) -> _Target:
+        w, k, eps = self._weights(f), f.shape[-1], self.label_smoothing
+        # gather would accept a short y and broadcasting a long one.
+        if y.shape != (f.shape if y.is_floating_point() else f.shape[:-1]):
+            raise InputError(_shape_message(f, y))
+        if y.is_floating_point():
+            dense = y.to(f.dtype)
+            dense = dense * (1 - eps) + eps / k if eps else dense
+            dense = dense if w is None else dense * w
+            return _Target(dense.sum(-1, keepdim=True), dense=dense)
+        kept = (y != self.ignore_index).unsqueeze(-1)
+        index = y.long().unsqueeze(-1).masked_fill(~kept, 0)
+        own = kept.to(f.dtype) if w is None else w[index] * kept
+        if not eps:
+            return _Target(own, index, own)
+        own = own * (1 - eps)
+        background = kept * (eps / k) if w is None else kept * w * (eps / k)
+        total = kept * (eps if w is None else eps * w.mean())
+        return _Target(own + total, index, own, background)
+
+    def _expected_scale(self, p: Tensor) -> Tensor | None:
+        w = self._weights(p)
+        if w is None:
+            return None
+        return (p * w).sum(-1, keepdim=True) * (1 - self.label_smoothing) + self.label_smoothing * w.mean()
+
+
+def _curvature(p: Tensor, scale: Tensor | None, *, unit: bool) -> DiagonalPlusLowRank:
+    """Return ``s (diag p - p p^T)``; with ``unit`` every ``s`` is 0 or 1, and ``p`` may be overwritten."""
+    if scale is None:
+        return DiagonalPlusLowRank(p, p.unsqueeze(-1), sign=-1)
+    if unit:
+        weighted = _multiply(p, scale)
+        return DiagonalPlusLowRank(weighted, weighted.unsqueeze(-1), sign=-1)
+    return DiagonalPlusLowRank(p * scale, (p * scale.sqrt()).unsqueeze(-1), sign=-1)
+
+
+def _shape_message(f: Tensor, y: Tensor) -> str:
+    wanted = tuple(f.shape) if y.is_floating_point() else tuple(f.shape[:-1])
+    kind = "class probabilities (floating point)" if y.is_floating_point() else "class labels (integers)"
+    return (
+        f"The logits have shape {tuple(f.shape)}, classes last, so {kind} must have shape {wanted}, "
+        f"not {tuple(y.shape)}."
+    )
