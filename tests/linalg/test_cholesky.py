@@ -62,8 +62,9 @@ def test_exactly_singular_matrix_names_its_null_vector():
 
 
 def test_pivots_larger_than_the_smallest_eigenvalue_do_not_hide_a_singular_matrix():
-    # The Kahan matrix: its smallest pivot is about 1000 times its smallest singular value.
-    n, c = 60, 0.6
+    # Gram matrix of the Kahan matrix, scaled to a unit diagonal: Cholesky succeeds with smallest pivot 2e-5,
+    # and the eigenvalues reach from 1e-14 to 21.
+    n, c = 25, 0.6
     s = (1 - c * c) ** 0.5
     upper = torch.eye(n, dtype=torch.float64) - c * torch.ones(n, n, dtype=torch.float64).triu(1)
     upper = torch.diag(s ** torch.arange(n, dtype=torch.float64)) @ upper

@@ -73,6 +73,22 @@ def test_damped_softmax_hessian_stays_solvable_when_saturated(logit, k, damping)
     torch.testing.assert_close(operator.solve(ones(2, k)), ones(2, k) / damping, rtol=1e-6, atol=0.0)
 
 
+@pytest.mark.parametrize("q", [0.3, 1e-6, 1e-12])
+def test_softmax_hessian_without_damping_is_singular_however_small(q):
+    p = torch.tensor([1 - q, q], dtype=torch.float64)
+    with pytest.raises(IndefiniteError, match="singular"):
+        DiagonalPlusLowRank(p, p.unsqueeze(-1), -1).solve(p)
+
+
+def test_low_rank_solve_is_backward_stable_where_its_terms_cancel():
+    u = 100 * normal(50, 3)
+    operator = DiagonalPlusLowRank(1e-3 * (1 + normal(50, seed=1).abs()), u)
+    b = u.sum(-1)
+    x = operator.solve(b)
+    size = torch.linalg.matrix_norm(operator.to_dense(), 2) * x.norm()
+    assert float((b - operator.mv(x)).norm() / size) < 1e-12
+
+
 def test_zeros_of_the_diagonal_are_solved_densely_in_their_batch_elements_only():
     diag = torch.tensor([[1.0, 2.0], [0.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
     operator = DiagonalPlusLowRank(diag, ones(3, 2, 1))
