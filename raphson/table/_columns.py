@@ -1,0 +1,236 @@
+"""How one column of a table becomes columns of numbers: as it is, or by treatment coding of its levels.
+
+Columns come indexed by their row number in the table (the first is 1), which is what messages name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raphson._errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+_ID_LEVELS = 10
+
+
+@dataclass(frozen=True)
+class Number:
+    """A column of numbers, used as it is."""
+
+    name: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the columns it becomes."""
+        return (self.name,)
+
+    def encode(self, series: pd.Series[Any]) -> np.ndarray:
+        """Return the column as an ``(N, 1)`` float64 array; missing values are NaN.
+
+        Args:
+            series: The column.
+
+        Returns:
+            The numbers.
+        """
+        return to_numbers(series, self.name)[:, None]
+
+
+@dataclass(frozen=True)
+class Category:
+    """A column of levels in treatment coding: one 0/1 column for each level but the first, the reference."""
+
+    name: str
+    levels: tuple[str, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the columns it becomes, in the usual ``name[T.level]`` form."""
+        return tuple(f"{self.name}[T.{level}]" for level in self.levels[1:])
+
+    def encode(self, series: pd.Series[Any]) -> np.ndarray:
+        """Return the ``(N, levels - 1)`` float64 indicator columns; a missing value has NaN in each.
+
+        Args:
+            series: The column.
+
+        Returns:
+            The indicators.
+        """
+        codes = level_codes(series, self.name, self.levels)
+        coded = np.zeros((len(codes), len(self.levels)))
+        coded[np.arange(len(codes)), codes] = 1.0
+        coded[codes < 0] = np.nan
+        return coded[:, 1:]
+
+
+Column = Number | Category
+
+
+def learn_column(series: pd.Series[Any], name: str) -> tuple[Column, str | None]:
+    """Decide how a column is used: numbers as they are, anything else by treatment coding.
+
+    Args:
+        series: The column; it may have missing values.
+        name: Its name.
+
+    Returns:
+        The coding, and a sentence for the reader when the column is not simply used as it is.
+
+    Raises:
+        InputError: If the column holds dates, is entirely missing, mixes numbers with a few texts, or has so
+            many levels that it names the rows.
+    """
+    import pandas as pd
+
+    present = series.dropna()
+    if present.empty:
+        raise InputError(f"column '{name}' is missing in every row; drop it.")
+    dtype = series.dtype
+    if pd.api.types.is_datetime64_any_dtype(dtype) or pd.api.types.is_timedelta64_dtype(dtype):
+        raise InputError(
+            f"column '{name}' holds dates; derive numbers (a year, an age in days) from it, or drop it."
+        )
+    if isinstance(dtype, pd.CategoricalDtype):
+        observed = set(present.unique())
+        levels = tuple(level_text(c) for c in dtype.categories if c in observed)
+        return _category(name, levels, "categories", len(present))
+    if pd.api.types.is_bool_dtype(dtype):
+        return _category(
+            name, tuple(level_text(v) for v in sorted(present.unique())), "truth values", len(present)
+        )
+    if pd.api.types.is_numeric_dtype(dtype):
+        return Number(name), None
+    return _learn_text(present, series, name)
+
+
+def _learn_text(present: pd.Series[Any], series: pd.Series[Any], name: str) -> tuple[Column, str | None]:
+    import pandas as pd
+
+    unique = list(present.unique())
+    if all(isinstance(value, bool) for value in unique):
+        return _category(name, tuple(level_text(v) for v in sorted(unique)), "truth values", len(present))
+    odd = next(
+        (value for value in unique if not isinstance(value, str | bool | int | float | np.number)), None
+    )
+    if odd is not None:
+        raise InputError(
+            f"column '{name}' holds values of type {type(odd).__name__}; use numbers or text, or drop it."
+        )
+    numeric = pd.to_numeric(present, errors="coerce").notna()
+    if numeric.all():
+        return Number(name), f"{name}: numbers stored as text, used as numbers"
+    if numeric.mean() > 0.5:
+        to_numbers(series, name)  # names the first cell that is not a number
+    return _category(name, tuple(sorted(level_text(value) for value in unique)), "text", len(present))
+
+
+def _category(name: str, levels: tuple[str, ...], kind: str, n_rows: int) -> tuple[Column, str | None]:
+    if len(levels) > max(_ID_LEVELS, n_rows // 2):
+        raise InputError(
+            f"column '{name}' is text with {len(levels)} different values in {n_rows} rows, so it names rows "
+            "rather than groups them; drop it, or merge its values into fewer levels."
+        )
+    if len(levels) == 1:
+        return Category(name, levels), f"{name}: {kind} with the single level '{levels[0]}', left out"
+    return Category(name, levels), f"{name}: {kind} with {len(levels)} levels, coded against '{levels[0]}'"
+
+
+def to_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
+    """Return a column as float64, missing values as NaN.
+
+    Args:
+        series: The column.
+        name: Its name, for the message.
+
+    Returns:
+        An ``(N,)`` array.
+
+    Raises:
+        InputError: If a cell is a text that is not a number, or is infinite; the message names its row.
+    """
+    import pandas as pd
+
+    if pd.api.types.is_datetime64_any_dtype(series.dtype) or isinstance(series.dtype, pd.CategoricalDtype):
+        raise InputError(f"column '{name}' must be numeric; it holds {series.dtype} values.")
+    numbers = pd.to_numeric(series, errors="coerce")
+    values: np.ndarray = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+    bad: np.ndarray = np.isnan(values) & series.notna().to_numpy()
+    if bad.any():
+        row = int(bad.argmax())
+        raise InputError(
+            f"column '{name}', data row {series.index[row]}: '{series.iloc[row]}' is not a number, although "
+            f"the column is numeric ({bad.sum()} such of {len(series)}); correct it or leave the cell empty."
+        )
+    infinite = np.isinf(values)
+    if infinite.any():
+        raise InputError(
+            f"column '{name}', data row {series.index[int(infinite.argmax())]}: the value is infinite; "
+            "correct it or leave the cell empty."
+        )
+    return values
+
+
+def level_text(value: Any) -> str:
+    """Return a level as text; ``2.0`` and ``2`` are the same level, whichever way the file was read.
+
+    Args:
+        value: A cell.
+
+    Returns:
+        Its text.
+    """
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def level_codes(series: pd.Series[Any], name: str, levels: tuple[str, ...]) -> np.ndarray:
+    """Return the position of each cell among ``levels``, -1 where missing.
+
+    Args:
+        series: The column.
+        name: Its name, for the message.
+        levels: The known levels.
+
+    Returns:
+        An ``(N,)`` integer array.
+
+    Raises:
+        InputError: If a cell has a level that is not known; the message names column, row and level.
+    """
+    import pandas as pd
+
+    codes, unique = pd.factorize(series)
+    position = {level: index for index, level in enumerate(levels)}
+    known = np.array([position.get(level_text(value), -2) for value in unique] + [-1])
+    found: np.ndarray = known[codes]
+    if (found == -2).any():
+        raise InputError(unseen_level(series, int((found == -2).argmax()), name, levels))
+    return found
+
+
+def unseen_level(series: pd.Series[Any], position: int, name: str, levels: Sequence[Any]) -> str:
+    """Return the message for a level that was not there in the fit.
+
+    Args:
+        series: The column.
+        position: Position of the cell in it.
+        name: Its name.
+        levels: The known levels.
+
+    Returns:
+        The message.
+    """
+    shown = ", ".join(f"'{level}'" for level in levels[:8]) + (", ..." if len(levels) > 8 else "")
+    return (
+        f"column '{name}', data row {series.index[position]}: the level '{level_text(series.iloc[position])}' "
+        f"was not in the data of the fit (known: {shown}); correct it, or fit again with it."
+    )

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from raphson._errors import InputError
+from raphson.table import read_table
+
+
+def write(folder: Path, text: str | bytes, name: str = "data.csv") -> Path:
+    file = folder / name
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return file
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_separator_is_found_from_the_header(tmp_path: Path, separator: str) -> None:
+    rows = ["a|b|c", "1|x|2.5", "2|y|"]
+    frame = read_table(write(tmp_path, "\n".join(rows).replace("|", separator)))
+    assert list(frame.columns) == ["a", "b", "c"]
+    assert frame["a"].tolist() == [1, 2]
+    assert frame["b"].tolist() == ["x", "y"]
+    assert frame["c"].isna().tolist() == [False, True]
+
+
+def test_other_separator_inside_a_quoted_name_does_not_count(tmp_path: Path) -> None:
+    frame = read_table(write(tmp_path, '"a;b;c",d\n1,2\n'))
+    assert list(frame.columns) == ["a;b;c", "d"]
+
+
+def test_decimal_comma_between_semicolons(tmp_path: Path) -> None:
+    frame = read_table(write(tmp_path, "a;b;c\nu;1,5;2\nv;-0,25;3\n"))
+    assert frame["b"].tolist() == [1.5, -0.25]
+
+
+def test_text_marks_of_missing_values_are_missing(tmp_path: Path) -> None:
+    frame = read_table(write(tmp_path, "a,b\nx,NA\n,3\n"))
+    assert frame.isna().to_numpy().tolist() == [[False, True], [True, False]]
+
+
+def test_byte_order_mark_quotes_with_newlines_and_compression(tmp_path: Path) -> None:
+    frame = read_table(write(tmp_path, b'\xef\xbb\xbfa,b\n1,"two\nlines"\n'))
+    assert list(frame.columns) == ["a", "b"]
+    assert frame["b"][0] == "two\nlines"
+    squeezed = read_table(write(tmp_path, gzip.compress(b"a,b\n1,2\n"), "data.csv.gz"))
+    assert squeezed["b"].tolist() == [2]
+
+
+def test_parquet_round_trip(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [1, 2], "b": ["x", None], "c": pd.Categorical(["u", "v"])})
+    frame.to_parquet(tmp_path / "data.parquet", index=False)
+    back = read_table(tmp_path / "data.parquet")
+    assert back["a"].tolist() == [1, 2]
+    assert back["b"].isna().tolist() == [False, True]
+    assert isinstance(back["c"].dtype, pd.CategoricalDtype)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("a,b\n", "no rows"),
+        ("a,b\n1,2\n3\n4,5\n", "data row 2: 1 fields where the header has 2"),
+        ("a,b\n1,2\n3,4,5\n", "data row 2: 3 fields where the header has 2"),
+        ("a,b,a\n1,2,3\n", "'a' occurs more than once"),
+        (",b\n1,2\n", "column 1 has no name"),
+        (b"a,b\n1,caf\xe9\n", "column 'b' is not text in UTF-8"),
+    ],
+)
+def test_unusable_csv_is_one_sentence(tmp_path: Path, text: str | bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        read_table(write(tmp_path, text))
+    assert "data.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_directory_and_truncated_parquet(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere.csv does not exist"):
+        read_table(tmp_path / "nowhere.csv")
+    with pytest.raises(InputError, match="is a directory"):
+        read_table(tmp_path)
+    pd.DataFrame({"a": range(1000)}).to_parquet(tmp_path / "whole.parquet")
+    part = (tmp_path / "whole.parquet").read_bytes()[:-20]
+    with pytest.raises(InputError, match="part.parquet cannot be read as Parquet; it is truncated"):
+        read_table(write(tmp_path, part, "part.parquet"))
+
+
+def test_nested_values_are_refused(tmp_path: Path) -> None:
+    pd.DataFrame({"a": [[1, 2], [3]]}).to_parquet(tmp_path / "lists.parquet")
+    with pytest.raises(InputError, match="column 'a' holds lists"):
+        read_table(tmp_path / "lists.parquet")
