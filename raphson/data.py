@@ -22,6 +22,9 @@ from torch import Tensor
 CACHE_BYTES = 2**27
 """A standardized copy of the table is kept only below this size (128 MiB); larger tables are read in place."""
 
+PRODUCT_BYTES = 2**25
+"""Products of two columns, which every dense Hessian needs, are kept only below this size (32 MiB)."""
+
 _BLOCK_ELEMENTS = 2**17
 """Outputs per block: enough to occupy two threads, little enough to stay in the cache."""
 
@@ -47,6 +50,10 @@ class Block(abc.ABC):
     def features(self) -> Tensor:
         """Return the block as a dense tensor ``(D', rows)``."""
 
+    def products(self) -> Tensor | None:
+        """Return the products of two columns, ``(D' (D' + 1) / 2, rows)``, where they are kept; None elsewhere."""
+        return None
+
     @abc.abstractmethod
     def squares(self, r: Tensor) -> Tensor:
         """Return ``r @ X**2``, ``(C, D')``: the diagonal counterpart of ``adjoint``."""
@@ -54,10 +61,25 @@ class Block(abc.ABC):
 
 @dataclass(frozen=True)
 class DenseBlock(Block):
-    """Rows of a dense table as a ``(D', rows)`` tensor."""
+    """Rows of a dense table as a ``(D', rows)`` tensor.
+
+    Attributes:
+        rows: Which rows of the table these are.
+        x: Their columns.
+        keeps_products: Whether the products of columns are kept once they have been made.
+    """
 
     rows: slice
     x: Tensor
+    keeps_products: bool = False
+
+    @cached_property
+    def _products(self) -> Tensor:
+        i, j = torch.triu_indices(self.x.shape[0], self.x.shape[0])
+        return self.x[i].mul_(self.x[j])
+
+    def products(self) -> Tensor | None:  # noqa: D102
+        return self._products if self.keeps_products else None
 
     def predict(self, coef: Tensor) -> Tensor:  # noqa: D102
         return coef @ self.x
@@ -194,16 +216,20 @@ class DenseDesign(Design):
         else:
             self.center = torch.zeros(d, dtype=torch.float64)
             self.scale = torch.ones(d, dtype=torch.float64)
-        self._whole: Tensor | None = None
+        self._blocks: dict[int, list[DenseBlock]] = {}
 
     def blocks(self, n_outputs: int) -> Iterator[Block]:  # noqa: D102
         size = _rows_per_block(n_outputs)
-        keep = self.n_rows * self.n_columns * self.dtype.itemsize <= CACHE_BYTES
-        if keep and self._whole is None:
-            self._whole = self._standardized(slice(0, self.n_rows))
-        for start in range(0, self.n_rows, size):
-            rows = slice(start, min(start + size, self.n_rows))
-            yield DenseBlock(rows, self._standardized(rows) if self._whole is None else self._whole[:, rows])
+        slices = [slice(s, min(s + size, self.n_rows)) for s in range(0, self.n_rows, size)]
+        if self.n_rows * self.n_columns * self.dtype.itemsize > CACHE_BYTES:
+            for rows in slices:
+                yield DenseBlock(rows, self._standardized(rows))
+            return
+        if size not in self._blocks:
+            products = self.n_columns * (self.n_columns + 1) // 2 * self.n_rows * self.dtype.itemsize
+            whole = self._standardized(slice(0, self.n_rows))
+            self._blocks = {size: [DenseBlock(r, whole[:, r], products <= PRODUCT_BYTES) for r in slices]}
+        yield from self._blocks[size]
 
     def take(self, index: Tensor) -> DenseDesign:  # noqa: D102
         return DenseDesign(

@@ -28,7 +28,7 @@ from torch import Tensor
 from raphson.linalg import Diagonal, DiagonalPlusLowRank
 from raphson.linalg._operator import SymmetricOperator
 
-_HALF_FROM_PAIRS = 24
+HALF_FROM_PAIRS = 24
 """Number of output pairs from which half-vectorized features are faster than stacked pairs (measured)."""
 
 _TILE_ELEMENTS = 2**19
@@ -63,24 +63,29 @@ class KhatriRaoGram:
         self.pairs = pairs
         self.n_outputs = n_outputs
         self.n_features = n_features
-        self.half = pairs.shape[1] >= _HALF_FROM_PAIRS
+        self.half = pairs.shape[1] >= HALF_FROM_PAIRS
         q, d = pairs.shape[1], n_features
         width = max(q, min(d * (d + 1) // 2, _HALF_COLUMNS)) if self.half else q * d
         self._rows = max(128, 2 ** ((_TILE_ELEMENTS // width).bit_length() - 1))
         self._total = torch.zeros((q, d * (d + 1) // 2) if self.half else (d, q * d), dtype=dtype)
 
-    def add(self, x: Tensor, output: OutputPairs, weights: Tensor | None = None) -> None:
+    def add(
+        self, x: Tensor, output: OutputPairs, weights: Tensor | None = None, products: Tensor | None = None
+    ) -> None:
         """Add examples.
 
         Args:
             x: Features ``(D', rows)``.
             output: Their output Hessians.
             weights: ``(rows,)``; None for 1 each.
+            products: ``half_products(x, x)`` where they are at hand.
         """
         for start in range(0, x.shape[1], self._rows):
             rows = slice(start, min(start + self._rows, x.shape[1]))
             a = output.entries(rows, self._total.dtype, None if weights is None else weights[rows])
-            if self.half:
+            if self.half and products is not None:
+                self._total.addmm_(a, products[:, rows].mT)
+            elif self.half:
                 self._add_half(x[:, rows], a)
             else:
                 stacked = (a[:, None] * x[:, rows]).reshape(a.shape[0] * x.shape[0], -1)

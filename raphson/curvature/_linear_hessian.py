@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -86,14 +87,18 @@ class LinearHessian(SymmetricOperator):
         return total.reshape(-1)
 
     def to_dense(self) -> Tensor:
-        """Return the ``(p, p)`` tensor, by the Khatri-Rao form."""
+        """Return the ``(p, p)`` tensor, by the Khatri-Rao form; it is made once."""
+        return self._dense
+
+    @cached_property
+    def _dense(self) -> Tensor:
         check_dense_size(self.shape, self.element, "its products mv, which need no such array")
         gram: KhatriRaoGram | None = None
         for block, output, weights in self.parts():
             pairs = output_pairs(output, self.free_outputs)
             if gram is None:
                 gram = KhatriRaoGram(pairs.pairs, self.n_free, self.n_columns, self.element)
-            gram.add(block.features(), pairs, weights)
+            gram.add(block.features(), pairs, weights, block.products() if gram.half else None)
         assert gram is not None
         dense = gram.to_dense().div_(self.total_weight)
         if self.penalty_outputs is not None:

@@ -7,3 +7,5 @@ from raphson.solve._newton import newton_cg as newton_cg
 from raphson.solve._solution import Solution as Solution
 from raphson.solve._solution import Status as Status
 from raphson.solve._solution import Step as Step
+from raphson.solve._quasi_newton import cholesky_inverse as cholesky_inverse
+from raphson.solve._quasi_newton import quasi_newton as quasi_newton

@@ -65,7 +65,7 @@ def newton(
     norm = problem.gradient_norm(at.gradient)
     history.add(at.value, norm)
     status, last = Status.MAX_ITERATIONS, None
-    if not _finite(at):
+    if not is_finite(at):
         return Solution(start, Status.NOT_FINITE, at.value, norm, 0, "newton", history=tuple(history.steps))
     for iteration in range(max_iter + 1):
         assert at.hessian is not None
@@ -76,9 +76,14 @@ def newton(
             break
         if iteration == max_iter:
             break
-        found = backtrack(problem, theta, at, direction, norm, lambda t, k=kind: problem.evaluate(t, kinds[k]))
+        def evaluate(point: Tensor, which: str = kinds[kind]) -> Evaluation:
+            return problem.evaluate(point, which)
+
+        found = backtrack(problem, theta, at, direction, norm, evaluate)
+        if found is None and not at_rounding(direction, at):
+            found = _shorter_step(problem, theta, at, norm, evaluate)
         if found is None:
-            status = Status.PRECISION_REACHED if _at_rounding(direction, at) else Status.STALLED
+            status = Status.PRECISION_REACHED if at_rounding(direction, at) else Status.STALLED
             break
         theta, at, length = found
         norm = problem.gradient_norm(at.gradient)
@@ -87,24 +92,49 @@ def newton(
             kind += 1
             at = problem.evaluate(theta, kinds[kind])
     steps = tuple(history.steps)
-    return Solution(theta, status, at.value, norm, len(steps) - 1, "newton", decrement, last, steps)
+    return Solution(
+        theta, status, at.value, norm, len(steps) - 1, "newton", decrement, last, at.hessian, history=steps
+    )
 
 
 def newton_direction(hessian: Tensor, gradient: Tensor) -> Direction:
-    """Solve ``H d = -g`` by Cholesky, shifting H by multiples of its diagonal until it is positive definite.
+    """Return the step ``-H^-1 g`` and ``g^T H^-1 g``, of a shifted H if it is not positive definite."""
+    step = -inverse_map(hessian)(gradient)
+    return Direction(step, -float(gradient @ step))
+
+
+def inverse_map(hessian: Tensor) -> Preconditioner:
+    """Factorize a Hessian by Cholesky, shifted by a multiple of its diagonal until it is positive definite.
 
     Args:
         hessian: ``(p, p)``; the factorization runs in its element type.
-        gradient: ``(p,)``.
 
     Returns:
-        The direction in the gradient's element type, and ``g^T H^-1 g`` of the (shifted) Hessian.
+        The map ``v -> H^-1 v`` for ``v`` of shape ``(p,)``, which keeps the element type of ``v``.
     """
     factor, info = torch.linalg.cholesky_ex(hessian)
     if int(info) or not math.isfinite(float(factor[-1, -1])):
         factor = _shifted_cholesky(hessian)
-    step = -torch.cholesky_solve(gradient.to(hessian.dtype)[:, None], factor)[:, 0].to(gradient.dtype)
-    return Direction(step, -float(gradient @ step))
+
+    def solve(v: Tensor) -> Tensor:
+        return torch.cholesky_solve(v.to(factor.dtype)[:, None], factor)[:, 0].to(v.dtype)
+
+    return solve
+
+
+def _shorter_step(
+    problem: Problem, theta: Tensor, at: Evaluation, norm: float, evaluate: Callable[[Tensor], Evaluation]
+) -> tuple[Tensor, Evaluation, float] | None:
+    """Try steps of ``H + t I`` with growing t, down to a gradient step: far out the quadratic model is worthless."""
+    assert at.hessian is not None
+    hessian = at.hessian.to_dense()
+    size = max(1.0, float(hessian.diagonal().max()))
+    for shift in (1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2):
+        direction = newton_direction(hessian + torch.eye(hessian.shape[0], dtype=hessian.dtype) * (shift * size), at.gradient)
+        found = backtrack(problem, theta, at, direction, norm, evaluate)
+        if found is not None:
+            return found
+    return None
 
 
 def _shifted_cholesky(hessian: Tensor) -> Tensor:
@@ -153,7 +183,7 @@ def newton_cg(
     norm = problem.gradient_norm(at.gradient)
     history.add(at.value, norm)
     status = Status.MAX_ITERATIONS
-    if not _finite(at):
+    if not is_finite(at):
         return Solution(start, Status.NOT_FINITE, at.value, norm, 0, "newton-cg", history=tuple(history.steps))
     first = float(at.gradient.norm())
     for _ in range(max_iter):
@@ -175,7 +205,7 @@ def newton_cg(
         decrement, last = math.sqrt(max(direction.decrement_squared, 0.0)), step
         found = backtrack(problem, theta, at, direction, norm, problem.evaluate)
         if found is None:
-            status = Status.PRECISION_REACHED if _at_rounding(direction, at) else Status.STALLED
+            status = Status.PRECISION_REACHED if at_rounding(direction, at) else Status.STALLED
             break
         theta, at, _length = found
         norm = problem.gradient_norm(at.gradient)
@@ -183,7 +213,7 @@ def newton_cg(
     else:
         status = Status.CONVERGED if norm <= tol else status
     steps = tuple(history.steps)
-    return Solution(theta, status, at.value, norm, len(steps) - 1, "newton-cg", decrement, last, steps)
+    return Solution(theta, status, at.value, norm, len(steps) - 1, "newton-cg", decrement, last, history=steps)
 
 
 def backtrack(
@@ -219,7 +249,7 @@ def backtrack(
         trial = theta + length * direction.step
         if length == 1.0 or -slope * length <= rounding:
             new = evaluate(trial)
-            if _finite(new) and (
+            if is_finite(new) and (
                 new.value <= at.value + ARMIJO * length * slope
                 or (-slope * length <= 16 * rounding and problem.gradient_norm(new.gradient) < norm)
             ):
@@ -232,9 +262,11 @@ def backtrack(
     return None
 
 
-def _finite(at: Evaluation) -> bool:
+def is_finite(at: Evaluation) -> bool:
+    """Return whether value and gradient are finite numbers."""
     return math.isfinite(at.value) and math.isfinite(float(at.gradient.sum()))
 
 
-def _at_rounding(direction: Direction, at: Evaluation) -> bool:
+def at_rounding(direction: Direction, at: Evaluation) -> bool:
+    """Return whether the decrease that a direction predicts is below the rounding of the value."""
     return direction.decrement_squared <= 2.0**-40 * max(abs(at.value), 1.0)

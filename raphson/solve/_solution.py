@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from raphson.linalg._operator import SymmetricOperator
+
 
 class Status(enum.Enum):
     """How an iteration ended, each with its sentence."""
@@ -62,6 +64,7 @@ class Solution:
             there is no finite optimum.
         iterations: Number of steps taken.
         method: Name of the solver.
+        hessian: The Hessian at or next to ``theta``, where the solver had it in full precision; None elsewhere.
         history: One ``Step`` per iteration, the start included.
     """
 
@@ -73,6 +76,7 @@ class Solution:
     method: str
     newton_decrement: float = math.nan
     last_step: Tensor | None = None
+    hessian: SymmetricOperator | None = field(default=None, repr=False)
     history: tuple[Step, ...] = field(default=(), repr=False)
 
     @property

@@ -1,0 +1,3 @@
+"""Estimators in scikit-learn's style: thin compositions of likelihood, curvature, solver and inference."""
+
+from raphson.glm._multinomial import MultinomialLogisticRegression as MultinomialLogisticRegression

@@ -1,0 +1,186 @@
+r"""A fitted linear model: the optimum in the solver's coordinates and the maps from there to what is reported.
+
+The solver works with the standardized, linearly independent columns and coefficients relative to one output. What a
+person reads are coefficients of the table's columns, relative to the class of their choice, or summing to zero over
+classes. Both changes are linear, ``report = M coef A^T``, so estimates and covariance are carried over by the same two
+matrices: M acts on outputs, A on columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError, NotEstimableError
+from raphson.curvature._linear import LinearObjective
+from raphson.infer import Estimates, inverse_information, sandwich, small_sample_factor
+from raphson.linalg import Dense
+from raphson.solve import Solution
+
+CovarianceKind = Literal["observed", "expected", "sandwich"]
+WeightMeaning = Literal["frequency", "sampling"]
+
+_NULL_SPACE_ELEMENTS = 10**7
+"""Directions that the data leave open are listed up to this many numbers; beyond, coefficients are marked singly."""
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """The optimum of a linear objective and what it takes to report it.
+
+    Attributes:
+        objective: Objective on the kept columns, standardized, without a penalty's reference ambiguity.
+        solution: What the solver returned.
+        kept: Positions of the fitted columns among all D' (the intercept is column 0), ``(d,)``.
+        order: Which reported output each of the objective's outputs is, ``(C,)``.
+        null_basis: ``(D', r)`` basis of the combinations of columns that vanish on the data; r is 0 if none do.
+        n_columns: D'.
+        n_rows: Rows with positive weight.
+    """
+
+    objective: LinearObjective
+    solution: Solution
+    kept: Tensor
+    order: Tensor
+    null_basis: Tensor
+    n_columns: int
+    n_rows: int
+
+    def column_map(self) -> Tensor:
+        """Return A, ``(D', d)``: from the solver's columns to the table's, spread to minimum norm over collinear ones."""
+        matrix = torch.zeros(self.n_columns, self.kept.shape[0], dtype=torch.float64)
+        matrix[self.kept] = self.objective.design.table_map()
+        basis = self.null_basis
+        if basis.shape[1] == 0:
+            return matrix
+        # minimize the norm of the slopes over the null space; the intercept costs nothing, as in a ridge limit
+        slopes = basis.clone()
+        if self.objective.design.intercept:
+            slopes[0] = 0.0
+        return matrix - basis @ torch.linalg.lstsq(slopes, _slopes_only(matrix, self.objective)).solution
+
+    def output_map(self, reference: int | None) -> Tensor:
+        """Return M, ``(C, C_free)``: from coefficients relative to the solver's reference to the reported ones."""
+        c = self.objective.n_outputs
+        full = torch.zeros(c, c, dtype=torch.float64)
+        full[self.order, torch.arange(c)] = 1.0
+        full = full[:, self.objective.free_outputs]
+        if self.objective.reference is None:
+            return full
+        return full - (full.mean(0) if reference is None else full[reference])
+
+    def coefficients(self, reference: int | None) -> Tensor:
+        """Return the coefficients of the table's columns, ``(C, D')``."""
+        free = self.solution.theta.view(-1, self.kept.shape[0])
+        return self.output_map(reference) @ free @ self.column_map().mT
+
+    def estimable(self) -> Tensor:
+        """Return which columns have a coefficient that the data determine, ``(D',)``."""
+        if self.null_basis.shape[1] == 0:
+            return torch.ones(self.n_columns, dtype=torch.bool)
+        size = self.null_basis.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
+        return ((self.null_basis / size).abs() < 1e-9).all(1)
+
+    def estimates(
+        self,
+        labels: tuple[tuple[str, str], ...],
+        reference: int | None,
+        kind: CovarianceKind = "observed",
+        groups: Tensor | None = None,
+        correction: str | None = None,
+        weights: WeightMeaning = "sampling",
+    ) -> Estimates:
+        """Return the reported coefficients, the reference's left out, with their covariance.
+
+        Args:
+            labels: ``(output, column)`` names of the reported coefficients, class by class.
+            reference: Output whose coefficients are zero, or None for coefficients that sum to zero.
+            kind: Which covariance.
+            groups: ``(N,)`` cluster of each row, numbered from 0; only for the sandwich.
+            correction: Small-sample factor of the sandwich, as ``infer.small_sample_factor`` names it.
+            weights: Whether the sandwich takes weights as copies of rows or as sampling weights.
+
+        Returns:
+            Estimates in the order of ``labels``.
+
+        Raises:
+            NotEstimableError: If the data do not determine the coefficients, or a penalty biases them.
+            InputError: If ``groups`` comes without the sandwich.
+        """
+        covariance, name = self._free_covariance(kind, groups, correction, weights)
+        m = self.output_map(reference)
+        if reference is not None:
+            m = m[torch.arange(m.shape[0]) != reference]
+        a = self.column_map()
+        mapped = torch.einsum("kc,cdef,le->kdlf", m, covariance, m)
+        mapped = a @ mapped.permute(0, 2, 1, 3) @ a.mT
+        p = m.shape[0] * self.n_columns
+        values = m @ self.solution.theta.view(-1, self.kept.shape[0]) @ a.mT
+        return Estimates(
+            values=values.reshape(-1),
+            covariance=Dense(mapped.permute(0, 2, 1, 3).reshape(p, p)),
+            labels=labels,
+            kind=name,
+            estimable=self.estimable().repeat(m.shape[0]),
+            null_space=self._null_space(m.shape[0]),
+        )
+
+    def _null_space(self, n_outputs: int) -> Tensor | None:
+        """Return the directions of the reported coefficients that the data leave open, if they are few enough to hold."""
+        d, r = self.null_basis.shape
+        if r == 0 or n_outputs**2 * d * r > _NULL_SPACE_ELEMENTS:
+            return None
+        return torch.block_diag(*[self.null_basis] * n_outputs)
+
+    def _free_covariance(
+        self, kind: CovarianceKind, groups: Tensor | None, correction: str | None, weights: WeightMeaning
+    ) -> tuple[Tensor, str]:
+        """Return the covariance of the solver's coefficients as ``(c, d, c, d)``, and its name."""
+        if kind not in ("observed", "expected", "sandwich"):
+            raise InputError(f"Unknown covariance kind '{kind}'; choose 'observed', 'expected' or 'sandwich'.")
+        if kind != "sandwich":
+            if groups is not None:
+                raise InputError(f"groups make a clustered sandwich; pass kind='sandwich' with them, not '{kind}'.")
+            if self.objective.l2 > 0:
+                raise NotEstimableError(
+                    f"The fit is penalized (l2={self.objective.l2:g}): its coefficients are biased toward zero and the "
+                    f"inverse {kind} information is not their sampling covariance. Pass kind='sandwich' for the "
+                    "sampling covariance of the penalized estimates, or fit with l2=0 for classical standard errors."
+                )
+        objective, theta = self.objective, self.solution.theta
+        total = objective.total_weight
+        found = self.solution.hessian if kind != "expected" else None
+        if found is None:
+            exact = objective.with_curvature(torch.float64)
+            found = exact.hessian(theta, "expected" if kind == "expected" else "observed")
+        information = found.to_dense()
+        inverse = inverse_information(Dense(information * total))
+        c, d = objective.n_free, self.kept.shape[0]
+        if kind != "sandwich":
+            return inverse.to_dense().view(c, d, c, d), f"{kind} information"
+        n = total if weights == "frequency" else float(self.n_rows)
+        correction = correction or "stata"
+        if groups is None:
+            meat = objective.score_gram(theta, squared_weights=weights == "sampling")
+            factor, name = small_sample_factor(correction, n, c * d), f"sandwich ({correction})"
+        else:
+            n_groups = int(groups.max()) + 1
+            scores = objective.group_scores(theta, groups, n_groups)
+            meat = scores.mT @ scores
+            factor = small_sample_factor(correction, n, c * d, n_groups)
+            name = f"sandwich clustered in {n_groups} groups ({correction})"
+        if objective.l2 > 0:
+            name += " of the penalized estimates"
+        covariance = sandwich(inverse, Dense(meat), factor).to_dense()
+        return covariance.view(c, d, c, d), name
+
+
+def _slopes_only(matrix: Tensor, objective: LinearObjective) -> Tensor:
+    if not objective.design.intercept:
+        return matrix
+    slopes = matrix.clone()
+    slopes[0] = 0.0
+    return slopes

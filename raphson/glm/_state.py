@@ -1,0 +1,99 @@
+"""What is kept of a fitted estimator when it is saved or pickled: numbers and names, no rows and no code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError, NotEstimableError
+from raphson.infer import Estimates
+from raphson.linalg import Dense
+from raphson.solve import Solution, Status
+
+_COVARIANCE_COEFFICIENTS = 3000
+"""The covariance is saved with the model up to this many coefficients (72 MB)."""
+
+_FACTS = ("loglik_", "loglik_null_", "df_model_", "df_null_", "n_obs_", "n_iter_", "n_features_in_")
+
+
+def state_dict(model: Any) -> dict[str, Tensor]:
+    """Return the tensors that a fitted estimator consists of, by name."""
+    state = {"coef": torch.from_numpy(model.coef_), "intercept": torch.from_numpy(model.intercept_)}
+    if len(model._coefficient_labels()) <= _COVARIANCE_COEFFICIENTS:
+        try:
+            estimates = model.estimates()
+        except NotEstimableError:
+            return state
+        state["covariance"] = estimates.covariance.to_dense().contiguous()
+        state["estimable"] = estimates.estimable
+        if estimates.null_space is not None:
+            state["null_space"] = estimates.null_space.contiguous()
+    return state
+
+
+def metadata(model: Any) -> dict[str, Any]:
+    """Return the names, labels and facts of a fitted estimator, ready for JSON."""
+    solution = model.solution_
+    return {
+        "classes": {"dtype": str(model.classes_.dtype), "values": model.classes_.tolist()},
+        "names": list(model._names),
+        "named": hasattr(model, "feature_names_in_"),
+        "facts": {name: getattr(model, name) for name in _FACTS},
+        "solution": {
+            "status": solution.status.name,
+            "value": solution.value,
+            "gradient_norm": solution.gradient_norm,
+            "iterations": solution.iterations,
+            "method": solution.method,
+        },
+        "refusal": model._refusal,
+        "notes": model._notes(),
+        "penalty": model._penalty,
+    }
+
+
+def restore(model: Any, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Fill an unfitted estimator with what ``state_dict`` and ``metadata`` returned.
+
+    Raises:
+        InputError: If the two do not belong together.
+    """
+    labels = facts["classes"]
+    dtype = object if labels["dtype"].startswith(("object", "str")) else labels["dtype"]
+    model.classes_ = np.array(labels["values"], dtype=dtype)
+    model._names = facts["names"]
+    if tuple(tensors["coef"].shape) != (len(model.classes_), len(model._names)):
+        raise InputError(
+            f"The saved coefficients have shape {tuple(tensors['coef'].shape)}, but the model has {len(model.classes_)} "
+            f"classes and {len(model._names)} columns; the files do not belong together."
+        )
+    model.coef_, model.intercept_ = tensors["coef"].numpy(), tensors["intercept"].numpy()
+    for name in _FACTS:
+        setattr(model, name, facts["facts"][name])
+    if facts["named"]:
+        model.feature_names_in_ = np.array(model._names, dtype=object)
+    known = facts["solution"]
+    model.solution_ = Solution(
+        theta=torch.zeros(0),
+        status=Status[known["status"]],
+        value=known["value"],
+        gradient_norm=known["gradient_norm"],
+        iterations=known["iterations"],
+        method=known["method"],
+    )
+    model._refusal, model._saved_notes, model._penalty = facts["refusal"], facts["notes"], facts["penalty"]
+    model.separation_ = model.collinearity_ = None
+    model._fitted = model._training = None
+    model._estimates_cache = {}
+    if "covariance" in tensors:
+        model._estimates_cache["observed", None, "sampling"] = Estimates(
+            values=torch.from_numpy(model._reported()).reshape(-1),
+            covariance=Dense(tensors["covariance"]),
+            labels=model._coefficient_labels(),
+            kind="observed information",
+            estimable=tensors["estimable"],
+            null_space=tensors.get("null_space"),
+        )

@@ -1,0 +1,203 @@
+"""Turning what a user passes to ``fit`` and ``predict`` into tensors, or into one sentence that says what is wrong."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+from raphson._errors import InputError
+
+_REMEDY = "drop or impute those rows first"
+
+
+def as_tensor(array: Any) -> Tensor:
+    """Return a tensor on the memory of an array, which nothing here writes to (pandas hands out read-only ones)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(array)
+
+
+def feature_names(x: Any, n_features: int) -> list[str]:
+    """Return the column names of a frame, or ``x0, x1, ...``."""
+    columns = getattr(x, "columns", None)
+    if columns is not None and len(columns) == n_features:
+        return [str(c) for c in columns]
+    return [f"x{j}" for j in range(n_features)]
+
+
+def check_table(estimator: Any, x: Any, *, reset: bool) -> Any:
+    """Return ``x`` as a float64 array ``(N, D)`` or CSR matrix, or raise an error naming row and column.
+
+    Args:
+        estimator: The estimator, on which scikit-learn records the number and names of the features.
+        x: Frame, array, SciPy sparse matrix or torch tensor.
+        reset: True in ``fit``, False in ``predict``.
+
+    Returns:
+        A float64 array, not copied if it was one already, or a CSR matrix with sorted indices.
+
+    Raises:
+        InputError: If an entry is text, missing or infinite.
+    """
+    if isinstance(x, Tensor):
+        x = x.detach().cpu().numpy()
+    _refuse_text(x)
+    out = validate_data(
+        estimator, x, reset=reset, accept_sparse="csr", dtype=np.float64, ensure_all_finite=False
+    )
+    names = feature_names(x, out.shape[1])
+    values = out.data if sp.issparse(out) else out
+    if values.size and not np.isfinite(values.sum()):  # one pass; the sum can also overflow, hence the second look
+        _refuse_not_finite(out, names)
+    return out
+
+
+def _refuse_text(x: Any) -> None:
+    if not hasattr(x, "columns") or not hasattr(x, "dtypes"):
+        return
+    for name in x.columns:
+        column = x[name]
+        if getattr(column, "ndim", 1) != 1:
+            raise InputError(f"The table has more than one column named '{name}'; rename them.")
+        kind = getattr(column.dtype, "kind", "O")
+        if kind in "biufc" or str(column.dtype).startswith("Sparse"):
+            continue
+        for row, value in enumerate(column):
+            if isinstance(value, str):
+                raise InputError(
+                    f"Column '{name}' holds text (row {row}: {value!r}); code it as numbers, say with one column per "
+                    "level, or use a formula, which codes categories by itself."
+                )
+
+
+def _refuse_not_finite(x: Any, names: list[str]) -> None:
+    if sp.issparse(x):
+        bad = np.flatnonzero(~np.isfinite(x.data))
+        if bad.size == 0:
+            return
+        row = int(np.searchsorted(x.indptr, bad[0], side="right")) - 1
+        column, value, count = int(x.indices[bad[0]]), x.data[bad[0]], bad.size
+    else:
+        where = np.argwhere(~np.isfinite(x))
+        if len(where) == 0:
+            return
+        row, column = (int(i) for i in where[0])
+        value, count = x[row, column], len(where)
+    # scikit-learn's own checks look for the words NaN and inf
+    what = "NaN (missing)" if np.isnan(value) else "inf (infinite)"
+    raise InputError(
+        f"Input X contains {what} in row {row}, column '{names[column]}' ({count} such entries in all); {_REMEDY}."
+    )
+
+
+def check_target(y: Any, n_rows: int) -> np.ndarray[Any, Any]:
+    """Return class labels as a 1-D array, or raise an error naming the row.
+
+    Args:
+        y: Labels, one per row.
+        n_rows: Rows of X.
+
+    Returns:
+        The labels as a NumPy array.
+
+    Raises:
+        InputError: If labels are missing, of the wrong number or shape, or continuous numbers.
+    """
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import column_or_1d
+
+    if y is None:
+        raise InputError("This estimator requires y to be passed, but the target y is None.")
+    if isinstance(y, Tensor):
+        y = y.detach().cpu().numpy()
+    missing = _missing(y)
+    if missing.any():
+        row = int(np.argmax(missing))
+        raise InputError(
+            f"Input y contains NaN: the target is missing in row {row} ({int(missing.sum())} rows in all); {_REMEDY}."
+        )
+    labels = column_or_1d(y, warn=True)
+    if labels.dtype.kind == "f" and labels.size and not np.isfinite(labels).all():
+        raise InputError(f"Input y contains inf in row {int(np.argmin(np.isfinite(labels)))}; {_REMEDY}.")
+    check_length("y", len(labels), n_rows)
+    check_classification_targets(labels)
+    if labels.dtype.kind == "O":
+        kinds = {type(v) for v in labels}
+        if len(kinds) > 1 and any(issubclass(k, str) for k in kinds):
+            names = ", ".join(sorted(k.__name__ for k in kinds))
+            raise InputError(f"The target mixes types ({names}); make all labels text or all numbers.")
+    return labels
+
+
+def _missing(values: Any) -> np.ndarray[Any, Any]:
+    import pandas as pd
+
+    return np.asarray(pd.isna(values)).reshape(-1)
+
+
+def check_weights(weights: Any, n_rows: int) -> Tensor | None:
+    """Return sample weights as ``(N,)`` float64, or raise an error naming the row; None stays None.
+
+    Raises:
+        InputError: If a weight is negative, missing or infinite, all are zero, or their number is not N.
+    """
+    if weights is None:
+        return None
+    w = torch.as_tensor(np.asarray(weights, dtype=np.float64))
+    if w.ndim == 0:
+        w = w.expand(n_rows).clone()
+    if w.ndim != 1:
+        raise InputError(f"Sample weights must be 1D array or scalar, got an array of shape {tuple(w.shape)}.")
+    check_length("sample_weight", w.shape[0], n_rows)
+    bad = ~torch.isfinite(w) | (w < 0)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise InputError(
+            f"sample_weight is {float(w[row]):g} in row {row}; weights must be finite and not negative. "
+            "Use 0 to leave a row out."
+        )
+    if not bool((w > 0).any()):
+        raise InputError("Every sample_weight is zero, so there is nothing to fit.")
+    return w
+
+
+def check_offset(offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
+    """Return an offset as ``(N, C)`` float64; None stays None.
+
+    Raises:
+        InputError: If the shape is not (N, C), or (N,) where C is 1, or an entry is not finite.
+    """
+    if offset is None:
+        return None
+    o = torch.as_tensor(np.asarray(offset, dtype=np.float64))
+    if o.ndim == 1 and n_outputs == 1:
+        o = o[:, None]
+    check_length("offset", o.shape[0] if o.ndim else 0, n_rows)
+    if o.ndim != 2 or o.shape[1] != n_outputs:
+        raise InputError(
+            f"The offset has shape {tuple(o.shape)}; it is added to the linear predictors, one column per class, so it "
+            f"must be ({n_rows}, {n_outputs})."
+        )
+    bad = ~torch.isfinite(o).all(1)
+    if bool(bad.any()):
+        raise InputError(f"The offset is not finite in row {int(bad.nonzero()[0])}; {_REMEDY}.")
+    return o
+
+
+def check_length(name: str, found: int, n_rows: int) -> None:
+    """Raise ``InputError`` unless an argument has one entry per row.
+
+    Raises:
+        InputError: If it has not.
+    """
+    if found != n_rows:
+        raise InputError(
+            f"Found input variables with inconsistent numbers of samples: {name} has {found} rows, X has {n_rows} rows. "
+            "Pass one entry per row."
+        )

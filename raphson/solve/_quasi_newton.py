@@ -1,0 +1,129 @@
+r"""Newton's method that pays for few Hessians: a factor is held over many steps, and L-BFGS corrects what it misses.
+
+A dense Hessian costs many gradients, and after a step most of it is still right. So the inverse of the last factorized
+Hessian serves as the initial matrix of a limited-memory BFGS recursion (Nocedal and Wright 2006, algorithm 7.4): every
+step costs one gradient and one solve, and the pairs since the factorization carry the change of the Hessian. A new factor
+is made when the gradient falls too slowly for its price.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from raphson.solve._newton import Direction, Preconditioner, at_rounding, backtrack, inverse_map, is_finite
+from raphson.solve._problem import Callback, Evaluation, History, Problem
+from raphson.solve._solution import Solution, Status
+
+_MEMORY = 10
+
+_NEWTON_RATE = 1.2
+"""What a fresh factor is counted on for: a step that reduces the gradient by ``exp(1.2)``, about 3."""
+
+_STEPS = 20
+"""Steps allowed for each iteration asked for: these are cheap ones, a fraction of a Newton iteration each."""
+
+
+def quasi_newton(
+    problem: Problem,
+    start: Tensor,
+    *,
+    factorize: Callable[[Evaluation], Preconditioner],
+    factor_cost: float,
+    tol: float = 1e-8,
+    max_iter: int = 100,
+    value_tol: float = 0.0,
+    inverse: Preconditioner | None = None,
+    callback: Callback | None = None,
+) -> Solution:
+    """Minimize with a held Hessian factor and L-BFGS corrections.
+
+    Args:
+        problem: The objective.
+        start: Starting point ``(p,)``, float64.
+        factorize: Turns the state at a point into a map ``v -> H^-1 v``, exact or approximate.
+        factor_cost: What ``factorize`` costs, in evaluations of value and gradient; decides how often it is called.
+        tol: Bound on ``problem.gradient_norm``.
+        max_iter: Largest number of factorizations; twenty times as many steps are allowed.
+        value_tol: Stop as soon as the predicted distance to the optimal value falls below this.
+        inverse: A map to begin with, say of a subset of the rows; None makes one at the start.
+        callback: Called with a ``Step`` after every step.
+
+    Returns:
+        The solution; ``status`` says how it ended.
+    """
+    history = History(callback)
+    theta, at = start, problem.evaluate(start)
+    norm = problem.gradient_norm(at.gradient)
+    history.add(at.value, norm)
+    pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_MEMORY)
+    status, last, decrement, factors = Status.MAX_ITERATIONS, None, math.nan, 0
+    fresh = True  # no step has been taken since the factor was made: making it again would change nothing
+    slow = False
+    if not is_finite(at):
+        max_iter, status = 0, Status.NOT_FINITE
+    for _ in range(_STEPS * max_iter):
+        if norm <= tol:
+            status = Status.CONVERGED
+            break
+        if inverse is None or (slow and not fresh):
+            if factors == max_iter:
+                break
+            inverse, fresh, slow = factorize(at), True, False
+            factors += 1
+            pairs.clear()
+        step = _two_loops(at.gradient, pairs, inverse)
+        direction = Direction(step, -float(at.gradient @ step))
+        decrement, last = math.sqrt(max(direction.decrement_squared, 0.0)), step
+        if direction.decrement_squared < 2.0 * value_tol:
+            status = Status.CONVERGED
+            break
+        found = backtrack(problem, theta, at, direction, norm, problem.evaluate)
+        if found is None:
+            if at_rounding(direction, at):
+                status = Status.PRECISION_REACHED
+                break
+            if fresh:
+                status = Status.STALLED
+                break
+            slow = True
+            continue
+        new_theta, new, length = found
+        change = new.gradient - at.gradient
+        curvature = float((new_theta - theta) @ change)
+        if curvature > 0.0:
+            pairs.append((new_theta - theta, change, 1.0 / curvature))
+        new_norm = problem.gradient_norm(new.gradient)
+        slow = new_norm > norm * math.exp(-_NEWTON_RATE / (1.0 + factor_cost)) or length < 0.5
+        theta, at, norm, fresh = new_theta, new, new_norm, False
+        history.add(at.value, norm)
+    if norm <= tol and status is Status.MAX_ITERATIONS:
+        status = Status.CONVERGED
+    steps = tuple(history.steps)
+    return Solution(
+        theta, status, at.value, norm, len(steps) - 1, "quasi-newton", decrement, last, history=steps
+    )
+
+
+def cholesky_inverse(at: Evaluation) -> Preconditioner:
+    """Factorize the dense Hessian at a point, shifted if it is not positive definite in its element type."""
+    assert at.hessian is not None
+    return inverse_map(at.hessian.to_dense())
+
+
+def _two_loops(gradient: Tensor, pairs: deque[tuple[Tensor, Tensor, float]], inverse: Preconditioner) -> Tensor:
+    """Return ``-H_k g`` by the two-loop recursion."""
+    q = gradient
+    coefficients = []
+    for s, y, rho in reversed(pairs):
+        alpha = rho * (s @ q)
+        q = torch.addcmul(q, alpha, y, value=-1.0)
+        coefficients.append(alpha)
+    z = inverse(q)
+    for (s, y, rho), alpha in zip(pairs, reversed(coefficients), strict=True):
+        z = torch.addcmul(z, alpha - rho * (y @ z), s)
+    return -z

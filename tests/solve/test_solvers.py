@@ -1,0 +1,132 @@
+"""Solvers reach the same optimum, say how they ended, and cope with hard starts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
+
+from raphson.curvature import LinearObjective, kronecker_preconditioner
+from raphson.data import DenseDesign
+from raphson.likelihoods import Bernoulli, Categorical
+from raphson.solve import Status, gradient_descent, newton, newton_cg, stochastic_gradient_descent
+
+
+def objective(load, l2, scale=True):
+    x, y = load(return_X_y=True)
+    x = x[:, x.std(0) > 0]
+    if scale:
+        x = (x - x.mean(0)) / x.std(0)
+    return LinearObjective(
+        DenseDesign(torch.from_numpy(np.ascontiguousarray(x)), standardize=True), Categorical(), torch.from_numpy(y),
+        n_outputs=int(y.max()) + 1, l2=l2, reference=int(y.max()),
+    )
+
+
+def zeros(problem):
+    return torch.zeros(problem.n_parameters, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("load", [load_iris, load_wine, load_breast_cancer, load_digits])
+def test_newton_ends_with_a_gradient_below_1e_minus_8(load):
+    problem = objective(load, 1e-3, scale=False)
+    found = newton(problem, zeros(problem), tol=1e-9)
+    assert found.status is Status.CONVERGED and found.gradient_norm < 1e-8
+    assert [s.iteration for s in found.history] == list(range(found.iterations + 1))
+    values = [s.value for s in found.history]
+    assert all(b <= a + 1e-12 for a, b in zip(values, values[1:], strict=False))
+    assert found.newton_decrement < 1e-6
+
+
+def test_three_methods_reach_one_optimum_on_digits():
+    problem = objective(load_digits, 0.3)
+    exact = newton(problem, zeros(problem), tol=1e-10)
+    slow = gradient_descent(problem, zeros(problem), lipschitz=problem.lipschitz_bound(), tol=1e-8, max_iter=20_000)
+    assert slow.status is Status.CONVERGED
+    values = [s.value for s in slow.history]
+    assert all(b <= a + 1e-14 for a, b in zip(values, values[1:], strict=False))  # the fixed bound is monotone
+    torch.testing.assert_close(slow.theta, exact.theta, rtol=0, atol=1e-5)
+    noisy = stochastic_gradient_descent(
+        problem, zeros(problem), lipschitz=problem.row_lipschitz_bound() / 50, batch_size=32, tol=1e-2, max_iter=60
+    )
+    assert noisy.status is Status.CONVERGED and noisy.gradient_norm <= 1e-2
+    assert noisy.value - exact.value < 0.05
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 150])
+def test_stochastic_descent_with_any_batch_size_repeats_exactly(batch_size):
+    problem = objective(load_iris, 0.1)
+    run = [
+        stochastic_gradient_descent(
+            problem, zeros(problem), lipschitz=problem.row_lipschitz_bound(), batch_size=batch_size, tol=1e-12, max_iter=3,
+            generator=torch.Generator().manual_seed(5),
+        )
+        for _ in range(2)
+    ]
+    assert torch.equal(run[0].theta, run[1].theta)
+    assert run[0].value < problem.value(zeros(problem))
+    assert run[0].status is Status.MAX_ITERATIONS
+
+
+@pytest.mark.parametrize("precondition", [True, False])
+def test_conjugate_gradients_reach_the_same_point(precondition):
+    problem = objective(load_digits, 1e-3)
+    exact = newton(problem, zeros(problem), tol=1e-10)
+    found = newton_cg(
+        problem, zeros(problem), tol=1e-9, preconditioner=kronecker_preconditioner(problem) if precondition else None
+    )
+    assert found.status is Status.CONVERGED and found.gradient_norm <= 1e-9
+    torch.testing.assert_close(found.theta, exact.theta, rtol=0, atol=1e-5)
+
+
+def test_letter_like_data_with_26_classes():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 16, (4000, 16), generator=g).double()
+    f = (x - 7.5) @ torch.randn(16, 26, generator=g, dtype=torch.float64) * 0.2
+    y = (f - torch.empty_like(f).exponential_(generator=g).log()).argmax(1)
+    problem = LinearObjective(DenseDesign(x, standardize=True), Categorical(), y, n_outputs=26, l2=1e-5, reference=25)
+    found = newton(problem, zeros(problem), tol=1e-9)
+    assert found.status is Status.CONVERGED and found.gradient_norm < 1e-8
+
+
+def test_a_start_deep_in_saturation_still_converges():
+    problem = objective(load_iris, 1e-2)
+    exact = newton(problem, zeros(problem), tol=1e-10)
+    far = torch.full((problem.n_parameters,), 300.0, dtype=torch.float64)
+    found = newton(problem, far, tol=1e-8, max_iter=200)
+    assert found.status.converged
+    torch.testing.assert_close(found.theta, exact.theta, rtol=0, atol=1e-4)
+
+
+def test_statuses():
+    problem = objective(load_iris, 1e-2)
+    assert newton(problem, zeros(problem), max_iter=1).status is Status.MAX_ITERATIONS
+    bad = torch.full((problem.n_parameters,), math.nan, dtype=torch.float64)
+    assert newton(problem, bad).status is Status.NOT_FINITE
+    assert newton_cg(problem, bad).status is Status.NOT_FINITE
+    assert newton(problem, zeros(problem), tol=1e-30).status.converged  # as far as rounding goes, and no further
+    for status in Status:
+        assert status.sentence.endswith(".")
+
+
+def test_callback_sees_every_step():
+    problem, seen = objective(load_iris, 1e-2), []
+    found = newton(problem, zeros(problem), callback=seen.append)
+    assert tuple(seen) == found.history
+
+
+def test_many_independent_labels():
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(300, 4, generator=g, dtype=torch.float64)
+    y = (torch.rand(300, 3, generator=g, dtype=torch.float64) < torch.sigmoid(x[:, :3])).double()
+    problem = LinearObjective(DenseDesign(x), Bernoulli(), y, n_outputs=3, l2=1e-4)
+    found = newton(problem, zeros(problem), tol=1e-10)
+    assert found.status is Status.CONVERGED
+    each = []
+    for m in range(3):
+        one = LinearObjective(DenseDesign(x), Bernoulli(), y[:, m : m + 1], n_outputs=1, l2=1e-4)
+        each.append(newton(one, zeros(one), tol=1e-10).theta)
+    torch.testing.assert_close(found.theta, torch.cat(each), rtol=0, atol=1e-8)
