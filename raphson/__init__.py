@@ -19,8 +19,37 @@ if TYPE_CHECKING:
     from ._errors import RaphsonWarning as RaphsonWarning
     from ._errors import SeparationWarning as SeparationWarning
     from ._errors import TooLargeError as TooLargeError
+    from .glm import MultinomialLogisticRegression as MultinomialLogisticRegression
+    from .likelihoods import Bernoulli as Bernoulli
+    from .likelihoods import Categorical as Categorical
+    from .likelihoods import Derivatives as Derivatives
+    from .likelihoods import Gaussian as Gaussian
+    from .likelihoods import Likelihood as Likelihood
+    from .likelihoods import ScaledLikelihood as ScaledLikelihood
+    from .likelihoods import as_likelihood as as_likelihood
+    from .linalg import BlockDiagonal as BlockDiagonal
+    from .linalg import Dense as Dense
+    from .linalg import Diagonal as Diagonal
+    from .linalg import DiagonalPlusLowRank as DiagonalPlusLowRank
+    from .linalg import Implicit as Implicit
+    from .linalg import Kronecker as Kronecker
+    from .linalg import KroneckerEigen as KroneckerEigen
+    from .linalg import LinearOperator as LinearOperator
+    from .linalg import Matrix as Matrix
+    from .linalg import Scaled as Scaled
+    from .linalg import Sum as Sum
+    from .linalg import SymmetricOperator as SymmetricOperator
+    from .linalg import cg as cg
+    from .linalg import lanczos as lanczos
+    from .saved import Saved as Saved
+    from .saved import load as load
+    from .saved import save as save
+    from .solve import Solution as Solution
+    from .solve import Status as Status
+    from .table import Design as Design
+    from .table import read_table as read_table
 
-_ROOMS: dict[str, tuple[str, ...]] = {
+_ROOMS = {
     "_errors": (
         "CollinearityWarning",
         "IndefiniteError",
@@ -30,6 +59,45 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "RaphsonWarning",
         "SeparationWarning",
         "TooLargeError",
+    ),
+    "glm": ("MultinomialLogisticRegression",),
+    "likelihoods": (
+        "Bernoulli",
+        "Categorical",
+        "Derivatives",
+        "Gaussian",
+        "Likelihood",
+        "ScaledLikelihood",
+        "as_likelihood",
+    ),
+    "linalg": (
+        "BlockDiagonal",
+        "Dense",
+        "Diagonal",
+        "DiagonalPlusLowRank",
+        "Implicit",
+        "Kronecker",
+        "KroneckerEigen",
+        "LinearOperator",
+        "Matrix",
+        "Scaled",
+        "Sum",
+        "SymmetricOperator",
+        "cg",
+        "lanczos",
+    ),
+    "saved": (
+        "Saved",
+        "load",
+        "save",
+    ),
+    "solve": (
+        "Solution",
+        "Status",
+    ),
+    "table": (
+        "Design",
+        "read_table",
     ),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

@@ -230,7 +230,8 @@ def unseen_level(series: pd.Series[Any], position: int, name: str, levels: Seque
         The message.
     """
     shown = ", ".join(f"'{level}'" for level in levels[:8]) + (", ..." if len(levels) > 8 else "")
+    level = level_text(series.iloc[position])
     return (
-        f"column '{name}', data row {series.index[position]}: the level '{level_text(series.iloc[position])}' "
-        f"was not in the data of the fit (known: {shown}); correct it, or fit again with it."
+        f"column '{name}', data row {series.index[position]}: the level '{level}' "
+        f"was not in the fit (known: {shown}); correct it or fit again with it."
     )

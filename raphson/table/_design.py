@@ -28,7 +28,7 @@ class TrainingData:
         names: Its ``D`` column names.
         y: Target ``(N,)``, or None.
         weights: Weights ``(N,)``, or None.
-        offset: Offsets ``(N,)``, or None.
+        offset: Offsets ``(N, M)``, one column each, or None.
         groups: Groups ``(N,)`` for clustered standard errors, or None.
         rows: Positions ``(N,)`` in the table of the rows that are used.
     """
@@ -54,7 +54,7 @@ class Design:
         coding: One entry a column, or the coding of a formula.
         target: Column of the target, or None.
         weights: Column of the weights, or None.
-        offset: Column of the offset, or None.
+        offset: Columns of the offset, none or one per output.
         groups: Column of the groups, or None.
         notes: What a reader must know: how columns are coded, which rows are left out.
     """
@@ -62,7 +62,7 @@ class Design:
     coding: tuple[Column, ...] | FormulaCoding
     target: str | None = None
     weights: str | None = None
-    offset: str | None = None
+    offset: tuple[str, ...] = ()
     groups: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -74,7 +74,7 @@ class Design:
         formula: str | None = None,
         *,
         weights: str | None = None,
-        offset: str | None = None,
+        offset: str | Sequence[str] = (),
         groups: str | None = None,
         drop: Sequence[str] = (),
         missing: str = "drop",
@@ -86,7 +86,7 @@ class Design:
             target: Column of the target; with a formula it may be left out, the left side names it.
             formula: A formula such as ``party ~ age + C(educ)``; ``.`` stands for all other columns.
             weights: Column of the weights.
-            offset: Column of the offset.
+            offset: Column of the offset, or one column per output.
             groups: Column of the groups.
             drop: Columns not to use.
             missing: ``"drop"`` leaves out rows with missing values and counts them in the notes; ``"error"``
@@ -107,10 +107,11 @@ class Design:
                     f"the formula has target '{left}' and target= says '{target}'; give one of them."
                 )
             target = left if left is not None else target
-        roles = {"target": target, "weights": weights, "offset": offset, "groups": groups}
-        for name in [*drop, *(role for role in roles.values() if role is not None)]:
+        offsets = (offset,) if isinstance(offset, str) else tuple(offset)
+        roles = [role for role in (target, weights, *offsets, groups) if role is not None]
+        for name in [*drop, *roles]:
             _require(name, names)
-        others = [name for name in names if name not in (*roles.values(), *drop)]
+        others = [name for name in names if name not in (*roles, *drop)]
         if right is None:
             used = others
             if not used:
@@ -122,7 +123,7 @@ class Design:
                 _require(name, names)
             if target in used:
                 raise InputError(f"the target '{target}' is also on the right side of the formula.")
-        needed = list(dict.fromkeys([*used, *(role for role in roles.values() if role is not None)]))
+        needed = list(dict.fromkeys([*used, *roles]))
         rows, notes = _complete_rows(frame, needed, missing)
         coding: tuple[Column, ...] | FormulaCoding
         if right is None:
@@ -130,7 +131,7 @@ class Design:
             coding, sentences = tuple(column for column, _ in learned), [note for _, note in learned if note]
         else:
             coding, sentences = learn_formula(right, frame.iloc[rows])
-        return cls(coding, **roles, notes=(*sentences, *notes))
+        return cls(coding, target, weights, offsets, groups, (*sentences, *notes))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -152,27 +153,36 @@ class Design:
         return tuple(column.name for column in self.coding)
 
     def matrix(self, frame: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Return the matrix of new data.
+        """Return the matrix of new data; a missing value or a level that the fit did not see is an error.
 
         Args:
             frame: A table with the columns in ``inputs``; others are ignored.
 
         Returns:
             The float64 array ``(N, D)`` and the names of its columns.
-
-        Raises:
-            InputError: If a column is absent, a value is missing, or a level was not seen in the fit.
         """
         frame, names = _numbered(frame)
         for name in self.inputs:
             _require(name, names)
-            absent = frame[name].isna().to_numpy()
-            if absent.any():
-                raise InputError(
-                    f"column '{name}', data row {int(absent.argmax()) + 1}: the value is missing "
-                    f"({int(absent.sum())} such rows); fill it in or leave the row out."
-                )
+        _refuse_missing(frame, self.inputs)
         return self._encode(frame), self.names
+
+    def offsets(self, frame: pd.DataFrame) -> np.ndarray | None:
+        """Return the offset columns of new data.
+
+        Args:
+            frame: A table with those columns.
+
+        Returns:
+            The float64 array ``(N, M)``, or None if the model has no offset.
+        """
+        if not self.offset:
+            return None
+        frame, names = _numbered(frame)
+        for name in self.offset:
+            _require(name, names)
+        _refuse_missing(frame, self.offset)
+        return np.column_stack([to_numbers(frame[name], name) for name in self.offset])
 
     def _encode(self, complete: pd.DataFrame) -> np.ndarray:
         if isinstance(self.coding, FormulaCoding):
@@ -188,7 +198,7 @@ class Design:
         Returns:
             The arrays.
         """
-        roles = [role for role in (self.target, self.weights, self.offset, self.groups) if role is not None]
+        roles = [role for role in (self.target, self.weights, *self.offset, self.groups) if role is not None]
         needed = list(dict.fromkeys([*self.inputs, *roles]))
         frame, names = _numbered(frame)
         for name in needed:
@@ -197,7 +207,7 @@ class Design:
         complete = frame if len(rows) == len(frame) else frame.iloc[rows]
         x = self._encode(complete)
         weights = None if self.weights is None else _weights(frame[self.weights], self.weights)[rows]
-        offset = None if self.offset is None else to_numbers(frame[self.offset], self.offset)[rows]
+        offset = self.offsets(complete)
         y = None if self.target is None else _plain(complete[self.target])
         groups = None if self.groups is None else _plain(complete[self.groups])
         return TrainingData(x, self.names, y, weights, offset, groups, rows)
@@ -220,7 +230,12 @@ class Design:
                 else {"kind": "number", "name": column.name}
                 for column in self.coding
             ]
-        roles = {"target": self.target, "weights": self.weights, "offset": self.offset, "groups": self.groups}
+        roles = {
+            "target": self.target,
+            "weights": self.weights,
+            "offset": list(self.offset),
+            "groups": self.groups,
+        }
         return {"coding": coding, **roles, "notes": list(self.notes)}
 
     @classmethod
@@ -252,8 +267,8 @@ class Design:
                     else Number(item["name"])
                     for item in value["coding"]
                 )
-            roles = {role: value[role] for role in ("target", "weights", "offset", "groups")}
-            return cls(coding, **roles, notes=tuple(value["notes"]))
+            offset, notes = tuple(value["offset"]), tuple(value["notes"])
+            return cls(coding, value["target"], value["weights"], offset, value["groups"], notes)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"the design of the model cannot be read (at {error}); the file was changed."
@@ -281,6 +296,16 @@ def _require(name: str, names: Sequence[str]) -> None:
     shown = ", ".join(f"'{other}'" for other in names[:12]) + (", ..." if len(names) > 12 else "")
     hint = f"did you mean '{near[0]}'?" if near else f"the columns are {shown}."
     raise InputError(f"there is no column '{name}'; {hint}")
+
+
+def _refuse_missing(frame: pd.DataFrame, needed: Sequence[str]) -> None:
+    for name in needed:
+        absent = frame[name].isna().to_numpy()
+        if absent.any():
+            raise InputError(
+                f"column '{name}', data row {int(absent.argmax()) + 1}: the value is missing "
+                f"({int(absent.sum())} such rows); fill it in or leave the row out."
+            )
 
 
 def _complete_rows(frame: pd.DataFrame, needed: list[str], missing: str) -> tuple[np.ndarray, list[str]]:

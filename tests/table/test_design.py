@@ -43,6 +43,21 @@ def test_default_coding_and_its_notes() -> None:
     assert data.offset is None and data.groups is None
 
 
+def test_offsets_and_groups_are_not_predictors() -> None:
+    frame = people().assign(o1=[0.0, 1, 2, 3, 4, 5], o2=1.5, clinic=list("ppqqrr"))
+    design = restored(
+        Design.fit(frame, "party", offset=["o1", "o2"], groups="clinic", drop=["w", "smoker", "educ"])
+    )
+    assert design.names == ("age",)
+    data = design.training(frame)
+    np.testing.assert_array_equal(data.offset, frame[["o1", "o2"]])
+    assert data.groups is not None and data.groups.tolist() == list("ppqqrr")
+    one = restored(Design.fit(frame, formula="party ~ age", offset="o1"))
+    np.testing.assert_array_equal(one.offsets(frame), frame[["o1"]])
+    with pytest.raises(InputError, match="'o1', data row 2: the value is missing"):
+        one.offsets(frame.assign(o1=[0.0, None, 2, 3, 4, 5]))
+
+
 def test_category_order_gives_the_reference_and_unused_levels_go() -> None:
     frame = people()
     frame["educ"] = pd.Categorical(frame["educ"], categories=["none", "low", "mid", "high"])
@@ -191,9 +206,7 @@ def test_formula_matrix_equals_hand_coding() -> None:
 def test_unseen_level_names_column_row_and_level(formula: str | None) -> None:
     design = restored(Design.fit(people(), "party", formula))
     new = people().assign(educ=["low", "phd", "mid", "low", "high", "mid"])
-    with pytest.raises(
-        InputError, match="column 'educ', data row 2: the level 'phd' was not in the data of the fit"
-    ):
+    with pytest.raises(InputError, match="column 'educ', data row 2: the level 'phd' was not in the fit"):
         design.matrix(new)
 
 
@@ -232,7 +245,7 @@ def test_a_formula_cannot_run_other_code(expression: str) -> None:
         Design.fit(people(), formula=f"party ~ {expression}")
     saved = Design.fit(people(), formula="party ~ age").to_json()
     saved["coding"]["formula"] = expression
-    with pytest.raises(InputError, match="not allowed|cannot be read"):
+    with pytest.raises(InputError, match="not allowed|cannot be read|other columns"):
         Design.from_json(saved)
 
 

@@ -1,0 +1,5 @@
+"""The command line: reading arguments and wiring the public API together."""
+
+from __future__ import annotations
+
+from ._app import main as main

@@ -1,0 +1,145 @@
+"""Commands and their arguments; what they do is imported when one of them runs, so that help is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+import raphson
+
+BAD_INPUT = 2
+
+app = typer.Typer(
+    name="raphson",
+    help="Fit models by Newton's method and say how sure the fit is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"raphson {raphson.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+_Table = Annotated[Path, typer.Argument(metavar="DATA", help="CSV or Parquet file.")]
+
+
+@app.command()
+def fit(
+    data: _Table,
+    target: Annotated[str | None, typer.Option(help="Column to predict.", metavar="COLUMN")] = None,
+    formula: Annotated[
+        str | None, typer.Option(help="Such as 'party ~ age + C(educ)'; default: all other columns.")
+    ] = None,
+    likelihood: Annotated[
+        Literal["categorical"], typer.Option(help="Distribution of the target.")
+    ] = "categorical",
+    weights: Annotated[str | None, typer.Option(help="Column of weights.", metavar="COLUMN")] = None,
+    offset: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of offsets; once per class, or once for two classes.", metavar="COLUMN"),
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="Column to leave out; may be repeated.", metavar="COLUMN")
+    ] = None,
+    missing: Annotated[
+        Literal["drop", "error"], typer.Option(help="Rows with missing values: drop and count, or refuse.")
+    ] = "drop",
+    l2: Annotated[
+        float, typer.Option(help="Penalty on the slopes, on the scale of the mean loss.", min=0)
+    ] = 0.0,
+    reference: Annotated[
+        str,
+        typer.Option(
+            help="Class that coefficients are relative to; 'none': they sum to zero.", metavar="CLASS"
+        ),
+    ] = "first",
+    covariance: Annotated[
+        Literal["observed", "expected", "sandwich"] | None,
+        typer.Option(help="Kind of standard errors. Default: observed; sandwich with --groups or --l2."),
+    ] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="Column of clusters for clustered standard errors.", metavar="COLUMN")
+    ] = None,
+    level: Annotated[float, typer.Option(help="Coverage of the confidence intervals.")] = 0.95,
+    max_iter: Annotated[int, typer.Option(help="Largest number of iterations.", min=1)] = 100,
+    tol: Annotated[float, typer.Option(help="Largest gradient of the mean loss at the end.")] = 1e-8,
+    save: Annotated[Path | None, typer.Option(help="Directory to save the model in.", metavar="DIR")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.")] = False,
+    progress: Annotated[
+        bool | None,
+        typer.Option("--progress/--no-progress", help="Show a long fit's progress. Default: on a terminal."),
+    ] = None,
+) -> None:
+    """Fit a model to a table and print its coefficients with standard errors."""
+    from ._fit import FitOptions, run_fit
+
+    options = FitOptions(
+        data=data,
+        target=target,
+        formula=formula,
+        weights=weights,
+        offset=tuple(offset or ()),
+        drop=tuple(drop or ()),
+        missing=missing,
+        l2=l2,
+        reference=reference,
+        covariance=covariance,
+        groups=groups,
+        level=level,
+        max_iter=max_iter,
+        tol=tol,
+        save=save,
+        quiet=quiet,
+        progress=sys.stderr.isatty() and not quiet if progress is None else progress,
+    )
+    raise typer.Exit(run_fit(options))
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of a saved model.")],
+    data: _Table,
+    out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet.", metavar="FILE")],
+) -> None:
+    """Write the predicted class and the probability of every class for each row of a table."""
+    from ._predict import run_predict
+
+    run_predict(model, data, out)
+
+
+def main() -> None:
+    """Run the command line; input that cannot be used is one sentence on standard error and exit code 2."""
+    try:
+        app()
+    except raphson.InputError as error:
+        _fail(str(error), BAD_INPUT)
+    except raphson.RaphsonError as error:
+        _fail(str(error), 1)
+    except BrokenPipeError:
+        # The reader of the pipe left; point stdout elsewhere so that the interpreter's last flush is silent.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _fail("stopped.", 130)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"raphson: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

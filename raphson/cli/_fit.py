@@ -1,0 +1,152 @@
+"""``raphson fit``: table, design, estimator, report, in this order."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+import raphson as rp
+from raphson.saved import check_target
+
+from ._render import render
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Arguments of ``raphson fit``, by the names of its options."""
+
+    data: Path
+    target: str | None
+    formula: str | None
+    weights: str | None
+    offset: tuple[str, ...]
+    drop: tuple[str, ...]
+    missing: str
+    l2: float
+    reference: str
+    covariance: Literal["observed", "expected", "sandwich"] | None
+    groups: str | None
+    level: float
+    max_iter: int
+    tol: float
+    save: Path | None
+    quiet: bool
+    progress: bool
+
+
+def run_fit(options: FitOptions) -> int:
+    """Fit, print, save.
+
+    Args:
+        options: What was asked for.
+
+    Returns:
+        Exit code: 0 if the result is usable, 1 if the fit did not converge or the classes are separated.
+
+    Raises:
+        InputError: If the options contradict each other or the data cannot be used.
+    """
+    if options.target is None and "~" not in (options.formula or ""):
+        raise rp.InputError("say what to predict: --target COLUMN, or --formula 'COLUMN ~ ...'.")
+    if not 0 < options.level < 1:
+        raise rp.InputError(f"--level is a probability between 0 and 1, such as 0.95, not {options.level:g}.")
+    if options.groups is not None and options.covariance not in (None, "sandwich"):
+        raise rp.InputError("--groups gives clustered standard errors; use it with --covariance sandwich.")
+    if options.save is not None:
+        check_target(options.save)
+    frame = rp.read_table(options.data)
+    design = rp.Design.fit(
+        frame,
+        options.target,
+        options.formula,
+        weights=options.weights,
+        offset=options.offset,
+        groups=options.groups,
+        drop=options.drop,
+        missing=options.missing,
+    )
+    data = design.training(frame)
+    assert data.y is not None
+    if data.y.dtype.kind == "f":
+        raise rp.InputError(
+            f"the target '{design.target}' holds fractional numbers; a categorical target needs classes."
+        )
+    classes = np.unique(data.y)
+    model = rp.MultinomialLogisticRegression(
+        l2=options.l2,
+        fit_intercept=design.fit_intercept,
+        reference=_reference(options.reference, classes),
+        tol=options.tol,
+        max_iter=options.max_iter,
+        progress=options.progress,
+    )
+    with warnings.catch_warnings():
+        # What the fit warns of is in the notes of its summary, and in the exit code.
+        warnings.simplefilter("ignore")
+        x = pd.DataFrame(data.x, columns=list(data.names))
+        model.fit(x, data.y, sample_weight=data.weights, offset=offset_matrix(data.offset, len(classes)))
+        summary = model.summary(kind=options.covariance, level=options.level, groups=data.groups)
+    if not options.quiet:
+        render(summary, [*design.notes, *summary.notes], design.target or "")
+    if options.save is not None:
+        rp.save(model, options.save, design)
+    if model.solution_.converged:
+        return 0
+    render_problem(model.solution_.status.sentence, summary.notes, options.quiet)
+    return 1
+
+
+def render_problem(sentence: str, notes: Any, quiet: bool) -> None:
+    """Say on standard error why the result is not usable.
+
+    Args:
+        sentence: The status of the fit.
+        notes: Notes of the summary; shown only where they were not printed already.
+        quiet: Whether nothing was printed.
+    """
+    import sys
+
+    detail = " ".join(notes) if quiet else ""
+    print(f"raphson: this fit is not usable. {sentence} {detail}".rstrip(), file=sys.stderr)
+
+
+def offset_matrix(offset: np.ndarray | None, n_classes: int) -> np.ndarray | None:
+    """Return offsets as ``(N, K)``; a single column for two classes belongs to the second.
+
+    Args:
+        offset: ``(N, M)`` or None.
+        n_classes: K.
+
+    Returns:
+        ``(N, K)`` or None.
+
+    Raises:
+        InputError: If there is another number of columns.
+    """
+    if offset is None or offset.shape[1] == n_classes:
+        return offset
+    if offset.shape[1] == 1 and n_classes == 2:
+        return np.column_stack([np.zeros(len(offset)), offset[:, 0]])
+    raise rp.InputError(
+        f"--offset was given {offset.shape[1]} times for {n_classes} classes; "
+        "give it once per class, in sorted order."
+    )
+
+
+def _reference(asked: str, classes: np.ndarray) -> Any:
+    if asked == "none":
+        return None
+    if asked in ("first", "last"):
+        return asked
+    by_text = {str(label): label for label in classes}
+    if asked in by_text:
+        return by_text[asked]
+    near = difflib.get_close_matches(asked, by_text, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"the classes are {', '.join(list(by_text)[:12])}."
+    raise rp.InputError(f"--reference: there is no class '{asked}'; {hint}")

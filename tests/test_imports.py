@@ -1,0 +1,169 @@
+"""The import table of ARCHITECTURE.md, held by reading the source of every module."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "raphson"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+BASE = {"_errors", "_typing", "_json"}
+
+# Rooms that a room may import, besides itself and the base. ARCHITECTURE.md has the same table in words.
+MAY_IMPORT: dict[str, set[str]] = {
+    "linalg": set(),
+    "likelihoods": {"linalg"},
+    "distributed": set(),
+    "model": set(),
+    "data": {"distributed"},
+    "curvature": {"linalg", "likelihoods", "model", "data"},
+    "solve": {"linalg"},
+    "diagnose": {"linalg"},
+    "infer": {"linalg", "likelihoods", "model", "report"},
+    "report": set(),
+    "glm": {"linalg", "likelihoods", "model", "data", "curvature", "solve", "infer", "report"},
+    "optim": {"linalg", "likelihoods", "model", "data", "curvature", "solve", "infer"},
+    "table": set(),
+    "saved": {"table"},
+    "explain": {"likelihoods"},
+}
+
+# Outside libraries that a room must do without.
+NEVER: dict[str, set[str]] = {
+    "linalg": {"torch.nn", "pandas", "sklearn"},
+    "likelihoods": {"pandas", "sklearn"},
+    "solve": {"torch.nn", "pandas", "sklearn"},
+    "diagnose": {"torch.nn"},
+    "report": {"torch"},
+    "table": {"torch", "sklearn"},
+    "cli": {"torch", "sklearn"},
+}
+
+# What `raphson --help` and plain fitting must not wait for: imported inside the function that needs them.
+HEAVY = {"formulaic", "pyarrow", "scipy.optimize", "statsmodels", "matplotlib"}
+# A command's own file is read only when the command runs.
+LAZY_FILES = {"cli/_fit.py", "cli/_predict.py", "cli/_render.py"}
+
+
+def room(file: Path) -> str:
+    part = file.relative_to(PACKAGE).parts[0]
+    return part.removesuffix(".py")
+
+
+def imports(file: Path, top_level: bool = False) -> set[str]:
+    """Absolute names of the modules that a file imports, those under TYPE_CHECKING left out."""
+    package = ["raphson", *file.relative_to(PACKAGE).parent.parts]
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            origin = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            base = ".".join(part for part in (origin, node.module) if part)
+            found.update({base, *(f"{base}.{alias.name}" for alias in node.names)})
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            if top_level and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            visit(child)
+
+    visit(ast.parse(file.read_text(encoding="utf-8")))
+    return found
+
+
+def rooms_imported(file: Path) -> set[str]:
+    names = {name.split(".")[1] for name in imports(file) if name.startswith("raphson.")}
+    return {name for name in names if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists()}
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_follow_the_table(file: Path) -> None:
+    name = room(file)
+    if name in ("__init__", "cli"):
+        return
+    if name in BASE:
+        assert rooms_imported(file) <= BASE
+        return
+    assert name in MAY_IMPORT, f"add '{name}' to the table here and in ARCHITECTURE.md"
+    # `import raphson` itself (for its version) is a name of its own and brings nothing in.
+    assert rooms_imported(file) - BASE - {name} <= MAY_IMPORT[name]
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_no_forbidden_library(file: Path) -> None:
+    for name in imports(file):
+        for library in NEVER.get(room(file), set()):
+            assert not f"{name}.".startswith(f"{library}."), f"{file} imports {name}"
+        if room(file) != "distributed":
+            assert not f"{name}.".startswith("torch.distributed."), f"{file} imports {name}"
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_heavy_libraries_are_imported_where_they_are_used(file: Path) -> None:
+    if file.relative_to(PACKAGE).as_posix() in LAZY_FILES:
+        return
+    for name in imports(file, top_level=True):
+        assert not any(f"{name}.".startswith(f"{library}.") for library in HEAVY), f"{file} imports {name}"
+
+
+def test_the_command_line_uses_the_public_face_only() -> None:
+    for file in (PACKAGE / "cli").glob("*.py"):
+        for name in imports(file):
+            parts = name.split(".")
+            if parts[0] == "raphson" and parts[1:2] != ["cli"]:
+                assert not any(part.startswith("_") for part in parts[1:]), f"{file} imports {name}"
+
+
+def test_the_table_is_acyclic() -> None:
+    below: dict[str, set[str]] = {}
+
+    def reach(name: str, path: tuple[str, ...] = ()) -> set[str]:
+        assert name not in path, f"cycle: {(*path, name)}"
+        if name not in below:
+            below[name] = {name}.union(*(reach(other, (*path, name)) for other in MAY_IMPORT[name]))
+        return below[name]
+
+    for name in MAY_IMPORT:
+        reach(name)
+
+
+def test_files_have_a_readable_size() -> None:
+    for file in MODULES:
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 650, file
+
+
+def run(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_importing_raphson_or_its_command_line_is_light() -> None:
+    code = (
+        "import sys, {}; print(sorted(set(sys.modules) & {{'torch', 'numpy', 'pandas', 'sklearn', 'scipy'}}))"
+    )
+    assert run(code.format("raphson")) == "[]"
+    assert run(code.format("raphson.cli")) == "[]"
+
+
+def test_every_public_name_exists_and_is_the_one_type_checkers_see() -> None:
+    import raphson
+
+    seen = set()
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for line in node.body:
+                assert isinstance(line, ast.ImportFrom)
+                seen.update(alias.asname for alias in line.names)
+    assert {"__version__", *seen} == set(raphson.__all__) == set(dir(raphson))
+    for name in raphson.__all__:
+        assert getattr(raphson, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Categorial'"):
+        _ = raphson.Categorial
