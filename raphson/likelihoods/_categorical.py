@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +45,18 @@ class _Split(NamedTuple):
     total: Tensor  # own + rest, (..., 1)
 
 
+def _tracked(x: object) -> bool:
+    # Reverse mode keeps what it has seen, and torch.func cannot write through all of its wrappers.
+    return isinstance(x, Tensor) and (x.requires_grad or torch.func.debug_unwrap(x) is not x)
+
+
+def _reuse(x: Tensor, method: str, *args: Any) -> Tensor:
+    """Return ``x.method(*args)``, in the memory of ``x`` unless a transformation forbids it."""
+    in_place = not any(_tracked(a) for a in (x, *args))
+    result: Tensor = getattr(x, method + "_" if in_place else method)(*args)
+    return result
+
+
 def _shifted(f: Tensor) -> Tensor:
     # Elementwise operations and reductions keep the strides of f; torch.softmax would copy a transposed view.
     return f - f.detach().amax(-1, keepdim=True)
@@ -55,7 +67,7 @@ def _split(shifted: Tensor, target: _Target) -> _Split:
     one = shifted.argmax(-1, keepdim=True) if target.label is None else target.label
     gap = shifted.gather(-1, one)
     own = gap.exp()
-    terms = shifted.scatter_(-1, one, -math.inf).exp_()
+    terms = _reuse(_reuse(shifted, "scatter", -1, one, -math.inf), "exp")
     rest = terms.sum(-1, keepdim=True)
     return _Split(one, gap, own, terms, rest, own + rest)
 
@@ -66,7 +78,6 @@ def _value(shifted: Tensor, target: _Target) -> tuple[Tensor, _Split]:
     linear = None
     if spread is not None:
         linear = (spread * shifted).sum(-1, keepdim=True)
-        shifted = shifted.clone() if shifted.requires_grad else shifted
     part = _split(shifted, target)
     # Exact at own = 1, the case in which the value is small; otherwise the value exceeds log 2.
     nll = target.scale * torch.log1p(part.rest + (part.own - 1))
@@ -80,25 +91,20 @@ def _value(shifted: Tensor, target: _Target) -> tuple[Tensor, _Split]:
 
 def _residual(weighted: Tensor, target: _Target, part: _Split) -> Tensor:
     # From s exp(f - max) / total, zero at the split class, to s p - t. Overwrites weighted.
-    if target.dense is not None:
+    if target.own is None:
         own = target.scale * part.own / part.total
-        return weighted.scatter_(-1, part.one, own).sub_(target.dense)
+        return _reuse(_reuse(weighted, "scatter", -1, part.one, own), "sub", target.dense)
     own = -target.scale * part.rest / part.total
-    if target.own is None or target.background is None:
-        return weighted.scatter_(-1, part.one, own)
+    if target.background is None:
+        return _reuse(weighted, "scatter", -1, part.one, own)
     # own + background is the whole of t at the label, and background is subtracted with the rest.
     own = own + target.scale - target.own
-    return weighted.scatter_(-1, part.one, own).sub_(target.background)
-
-
-def _multiply(x: Tensor, by: Tensor) -> Tensor:
-    # In place, unless a reverse-mode graph holds on to x.
-    return x * by if x.requires_grad else x.mul_(by)
+    return _reuse(_reuse(weighted, "scatter", -1, part.one, own), "sub", target.background)
 
 
 def _softmax(f: Tensor) -> Tensor:
-    terms = _shifted(f).exp_()
-    return _multiply(terms, terms.sum(-1, keepdim=True).reciprocal())
+    terms = _reuse(_shifted(f), "exp")
+    return _reuse(terms, "mul", terms.sum(-1, keepdim=True).reciprocal())
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +193,7 @@ class Categorical(Likelihood):
         """
         target = self._target(f, y)
         part = _split(_shifted(f), target)
-        return _residual(_multiply(part.terms, target.scale / part.total), target, part)
+        return _residual(_reuse(part.terms, "mul", target.scale / part.total), target, part)
 
     def hessian(self, f: Tensor, y: Tensor) -> DiagonalPlusLowRank:
         """Return ``s (diag p - p p^T)``; it depends on the target through its total weight only.
@@ -314,11 +320,11 @@ class Categorical(Likelihood):
         """
         target = self._target(f, y)
         nll, part = _value(_shifted(f), target)
-        weighted = _multiply(part.terms, target.scale / part.total)
+        weighted = _reuse(part.terms, "mul", target.scale / part.total)
         if hessian is None:
             return Derivatives(nll, _residual(weighted, target, part), None)
         gradient = _residual(weighted.clone(), target, part)
-        weighted.scatter_(-1, part.one, target.scale * part.own / part.total)
+        weighted = _reuse(weighted, "scatter", -1, part.one, target.scale * part.own / part.total)
         if self._unit_scale(y):
             curvature = DiagonalPlusLowRank(weighted, weighted.unsqueeze(-1), sign=-1)
         else:
@@ -348,10 +354,10 @@ class Categorical(Likelihood):
             The three; gradient and Hessian share their memory.
         """
         largest = f.amax(-1, keepdim=True)
-        p = (f - largest).exp_()
-        total = p.sum(-1, keepdim=True)
-        p /= total
-        value = total.log_().add_(largest).squeeze(-1)
+        terms = _reuse(f - largest, "exp")
+        total = terms.sum(-1, keepdim=True)
+        p = _reuse(terms, "div", total)
+        value = (total.log() + largest).squeeze(-1)
         return Derivatives(value, p, DiagonalPlusLowRank(p, p.unsqueeze(-1), sign=-1) if hessian else None)
 
     def _unit_scale(self, y: Tensor) -> bool:
@@ -371,15 +377,16 @@ class Categorical(Likelihood):
             dense = dense * (1 - eps) + eps / k if eps else dense
             dense = dense if w is None else dense * w
             return _Target(dense.sum(-1, keepdim=True), dense=dense)
-        kept = (y != self.ignore_index).unsqueeze(-1)
-        index = y.long().unsqueeze(-1).masked_fill(~kept, 0)
-        own = kept.to(f.dtype) if w is None else w[index] * kept
+        ignored = (y == self.ignore_index).unsqueeze(-1)
+        label = y.long().unsqueeze(-1).masked_fill(ignored, 0)
+        kept = (~ignored).to(f.dtype)
+        own = kept if w is None else w[label] * kept
         if not eps:
-            return _Target(own, index, own)
+            return _Target(own, label, own)
         own = own * (1 - eps)
         background = kept * (eps / k) if w is None else kept * w * (eps / k)
         total = kept * (eps if w is None else eps * w.mean())
-        return _Target(own + total, index, own, background)
+        return _Target(own + total, label, own, background)
 
     def _expected_scale(self, p: Tensor) -> Tensor | None:
         w = self._weights(p)
@@ -393,7 +400,7 @@ def _curvature(p: Tensor, scale: Tensor | None, *, unit: bool) -> DiagonalPlusLo
     if scale is None:
         return DiagonalPlusLowRank(p, p.unsqueeze(-1), sign=-1)
     if unit:
-        weighted = _multiply(p, scale)
+        weighted = _reuse(p, "mul", scale)
         return DiagonalPlusLowRank(weighted, weighted.unsqueeze(-1), sign=-1)
     return DiagonalPlusLowRank(p * scale, (p * scale.sqrt()).unsqueeze(-1), sign=-1)
 
