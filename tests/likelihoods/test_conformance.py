@@ -121,6 +121,23 @@ def test_the_factor_of_the_softmax_is_never_formed(k):
     assert all(value.numel() == f.numel() for value in factor.state_dict().values())
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@every_case
+def test_cuda_agrees(case):
+    f, y = draw(case, (3, 2), 3, seed=7)
+    lik = case.build(3)
+    here, there = lik.derivatives(f, y), lik.derivatives(f.cuda(), y.cuda())
+    torch.testing.assert_close(there.nll.cpu(), here.nll)
+    torch.testing.assert_close(there.gradient.cpu(), here.gradient)
+    assert here.hessian is not None and there.hessian is not None
+    torch.testing.assert_close(there.hessian.to_dense().cpu(), here.hessian.to_dense())
+    torch.testing.assert_close(lik.fisher_factor(f.cuda()).to_dense().cpu(), lik.fisher_factor(f).to_dense())
+    lik.check(lik.sample(f.cuda(), torch.Generator("cuda").manual_seed(0)), 3)
+    weights = lik.weight(y.cuda())
+    assert weights is None or weights.is_cuda
+
+
 def test_doctests():
     tried = 0
     for info in pkgutil.iter_modules(raphson.likelihoods.__path__):
