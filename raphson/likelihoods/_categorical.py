@@ -2,9 +2,7 @@ r"""The categorical likelihood with a softmax link: classes, class probabilities
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,98 +11,9 @@ from raphson._errors import InputError
 from raphson.linalg import DiagonalPlusLowRank
 
 from ._likelihood import Derivatives, Likelihood
+from ._softmax import Target, information, nll_and_split, residual, reuse, shift, softmax, split
 from ._softmax_factor import SoftmaxFactor
 from ._targets import refuse_outside
-
-
-class _Target(NamedTuple):
-    """A target row ``t`` in a form that needs no one-hot array.
-
-    ``t = own * onehot(label) + background`` for class labels, ``t = dense`` for probabilities.
-    """
-
-    scale: Tensor  # sum of t, (..., 1)
-    label: Tensor | None = None  # (..., 1)
-    own: Tensor | None = None  # (..., 1)
-    background: Tensor | None = None  # (..., 1) or (..., K)
-    dense: Tensor | None = None  # (..., K)
-
-
-class _Split(NamedTuple):
-    """Exponentials of the outputs less their maximum, split into one class and the others.
-
-    Keeping the two apart is what keeps digits where the one class has all the probability: ``1 - p`` is
-    ``rest / total``, and ``-log p`` is ``log1p`` of a small number.
-    """
-
-    one: Tensor  # the one class, (..., 1)
-    gap: Tensor  # f_one - max f, (..., 1)
-    own: Tensor  # exp(gap), (..., 1)
-    terms: Tensor  # exp(f - max f), zero at the one class, (..., K)
-    rest: Tensor  # sum of terms, (..., 1)
-    total: Tensor  # own + rest, (..., 1)
-
-
-def _tracked(x: object) -> bool:
-    # Reverse mode keeps what it has seen, and torch.func cannot write through all of its wrappers.
-    return isinstance(x, Tensor) and (x.requires_grad or torch.func.debug_unwrap(x) is not x)
-
-
-def _reuse(x: Tensor, method: str, *args: Any) -> Tensor:
-    """Return ``x.method(*args)``, in the memory of ``x`` unless a transformation forbids it."""
-    in_place = not any(_tracked(a) for a in (x, *args))
-    result: Tensor = getattr(x, method + "_" if in_place else method)(*args)
-    return result
-
-
-def _shifted(f: Tensor) -> Tensor:
-    # Elementwise operations and reductions keep the strides of f; torch.softmax would copy a transposed view.
-    return f - f.detach().amax(-1, keepdim=True)
-
-
-def _split(shifted: Tensor, target: _Target) -> _Split:
-    # At the label, or at the likeliest class of a probability row. Overwrites shifted.
-    one = shifted.argmax(-1, keepdim=True) if target.label is None else target.label
-    gap = shifted.gather(-1, one)
-    own = gap.exp()
-    terms = _reuse(_reuse(shifted, "scatter", -1, one, -math.inf), "exp")
-    rest = terms.sum(-1, keepdim=True)
-    return _Split(one, gap, own, terms, rest, own + rest)
-
-
-def _value(shifted: Tensor, target: _Target) -> tuple[Tensor, _Split]:
-    """Return the negative log-likelihood and the split; overwrites ``shifted``."""
-    spread = target.dense if target.dense is not None else target.background
-    linear = None
-    if spread is not None:
-        linear = (spread * shifted).sum(-1, keepdim=True)
-    part = _split(shifted, target)
-    # Exact at own = 1, the case in which the value is small; otherwise the value exceeds log 2.
-    nll = target.scale * torch.log1p(part.rest + (part.own - 1))
-    if target.own is not None:
-        nll = nll - target.own * part.gap
-    if linear is not None:
-        nll = nll - linear
-    # An ignored row counts nothing even where its logits are infinite (0 * inf).
-    return nll.masked_fill(target.scale == 0, 0.0).squeeze(-1), part
-
-
-def _residual(weighted: Tensor, target: _Target, part: _Split) -> Tensor:
-    # From s exp(f - max) / total, zero at the split class, to s p - t. Overwrites weighted.
-    if target.own is None:
-        own = target.scale * part.own / part.total
-        return _reuse(_reuse(weighted, "scatter", -1, part.one, own), "sub", target.dense)
-    own = -target.scale * part.rest / part.total
-    if target.background is None:
-        return _reuse(weighted, "scatter", -1, part.one, own)
-    # own + background is the whole of t at the label, and background is subtracted with the rest.
-    own = own + target.scale - target.own
-    return _reuse(_reuse(weighted, "scatter", -1, part.one, own), "sub", target.background)
-
-
-def _softmax(f: Tensor) -> Tensor:
-    terms = _reuse(_shifted(f), "exp")
-    return _reuse(terms, "mul", terms.sum(-1, keepdim=True).reciprocal())
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +88,7 @@ class Categorical(Likelihood):
         Returns:
             One value per row.
         """
-        return _value(_shifted(f), self._target(f, y))[0]
+        return nll_and_split(shift(f), self._target(f, y))[0]
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
         """Return ``s p - t``, ``(..., K)``; ``p_y - 1`` is formed without cancellation.
@@ -192,8 +101,8 @@ class Categorical(Likelihood):
             The gradient, with the strides of ``f``.
         """
         target = self._target(f, y)
-        part = _split(_shifted(f), target)
-        return _residual(_reuse(part.terms, "mul", target.scale / part.total), target, part)
+        part = split(shift(f), target)
+        return residual(reuse(part.terms, "mul", target.scale / part.total), target, part)
 
     def hessian(self, f: Tensor, y: Tensor) -> DiagonalPlusLowRank:
         """Return ``s (diag p - p p^T)``; it depends on the target through its total weight only.
@@ -205,7 +114,7 @@ class Categorical(Likelihood):
         Returns:
             Batched operator ``(..., K, K)``.
         """
-        return _curvature(_softmax(f), self._target(f, y).scale, unit=self._unit_scale(y))
+        return information(softmax(f), self._target(f, y).scale, unit=self._unit_scale(y))
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> DiagonalPlusLowRank:
         """Return the expected information, a batched operator ``(..., K, K)``.
@@ -220,8 +129,8 @@ class Categorical(Likelihood):
         """
         if y is not None:
             return self.hessian(f, y)
-        p = _softmax(f)
-        return _curvature(p, self._expected_scale(p), unit=False)
+        p = softmax(f)
+        return information(p, self._expected_scale(p), unit=False)
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> SoftmaxFactor:
         r"""Return :math:`S = \sqrt s\,(\operatorname{diag}\sqrt p - p\sqrt p^\top)`.
@@ -235,7 +144,7 @@ class Categorical(Likelihood):
         Returns:
             Batched operator ``(..., K, K)``, known by its products.
         """
-        p = _softmax(f)
+        p = softmax(f)
         scale = self._expected_scale(p) if y is None else self._target(f, y).scale
         return SoftmaxFactor(p, p.sqrt() if scale is None else (p * scale).sqrt())
 
@@ -251,15 +160,15 @@ class Categorical(Likelihood):
         """
         # The first of K exponential clocks with rates p rings at class k with probability p_k.
         clocks = torch.empty_like(f).exponential_(generator=generator)
-        return _shifted(f.detach()).exp_().div_(clocks).argmax(-1)
+        return shift(f.detach()).exp_().div_(clocks).argmax(-1)
 
     def mean(self, f: Tensor) -> Tensor:
         """Return the class probabilities ``p``, ``(..., K)``, the mean of the one-hot label."""
-        return _softmax(f)
+        return softmax(f)
 
     def variance(self, f: Tensor) -> Tensor:
         """Return ``p (1 - p)``, ``(..., K)``, the variances of the entries of the one-hot label."""
-        p = _softmax(f)
+        p = softmax(f)
         return p * (1 - p)
 
     def weight(self, y: Tensor) -> Tensor | None:
@@ -319,12 +228,12 @@ class Categorical(Likelihood):
             The three, each as its own method gives it.
         """
         target = self._target(f, y)
-        nll, part = _value(_shifted(f), target)
-        weighted = _reuse(part.terms, "mul", target.scale / part.total)
+        nll, part = nll_and_split(shift(f), target)
+        weighted = reuse(part.terms, "mul", target.scale / part.total)
         if hessian is None:
-            return Derivatives(nll, _residual(weighted, target, part), None)
-        gradient = _residual(weighted.clone(), target, part)
-        weighted = _reuse(weighted, "scatter", -1, part.one, target.scale * part.own / part.total)
+            return Derivatives(nll, residual(weighted, target, part), None)
+        gradient = residual(weighted.clone(), target, part)
+        weighted = reuse(weighted, "scatter", -1, part.one, target.scale * part.own / part.total)
         if self._unit_scale(y):
             curvature = DiagonalPlusLowRank(weighted, weighted.unsqueeze(-1), sign=-1)
         else:
@@ -354,9 +263,9 @@ class Categorical(Likelihood):
             The three; gradient and Hessian share their memory.
         """
         largest = f.amax(-1, keepdim=True)
-        terms = _reuse(f - largest, "exp")
+        terms = reuse(f - largest, "exp")
         total = terms.sum(-1, keepdim=True)
-        p = _reuse(terms, "div", total)
+        p = reuse(terms, "div", total)
         value = (total.log() + largest).squeeze(-1)
         return Derivatives(value, p, DiagonalPlusLowRank(p, p.unsqueeze(-1), sign=-1) if hessian else None)
 
@@ -367,7 +276,7 @@ class Categorical(Likelihood):
     def _weights(self, f: Tensor) -> Tensor | None:
         return None if self.class_weight is None else self.class_weight.to(f)
 
-    def _target(self, f: Tensor, y: Tensor) -> _Target:
+    def _target(self, f: Tensor, y: Tensor) -> Target:
         w, k, eps = self._weights(f), f.shape[-1], self.label_smoothing
         # gather would accept a short y and broadcasting a long one.
         if y.shape != (f.shape if y.is_floating_point() else f.shape[:-1]):
@@ -376,33 +285,23 @@ class Categorical(Likelihood):
             dense = y.to(f.dtype)
             dense = dense * (1 - eps) + eps / k if eps else dense
             dense = dense if w is None else dense * w
-            return _Target(dense.sum(-1, keepdim=True), dense=dense)
+            return Target(dense.sum(-1, keepdim=True), dense=dense)
         ignored = (y == self.ignore_index).unsqueeze(-1)
         label = y.long().unsqueeze(-1).masked_fill(ignored, 0)
         kept = (~ignored).to(f.dtype)
         own = kept if w is None else w[label] * kept
         if not eps:
-            return _Target(own, label, own)
+            return Target(own, label, own)
         own = own * (1 - eps)
         background = kept * (eps / k) if w is None else kept * w * (eps / k)
         total = kept * (eps if w is None else eps * w.mean())
-        return _Target(own + total, label, own, background)
+        return Target(own + total, label, own, background)
 
     def _expected_scale(self, p: Tensor) -> Tensor | None:
         w = self._weights(p)
         if w is None:
             return None
         return (p * w).sum(-1, keepdim=True) * (1 - self.label_smoothing) + self.label_smoothing * w.mean()
-
-
-def _curvature(p: Tensor, scale: Tensor | None, *, unit: bool) -> DiagonalPlusLowRank:
-    """Return ``s (diag p - p p^T)``; with ``unit`` every ``s`` is 0 or 1, and ``p`` may be overwritten."""
-    if scale is None:
-        return DiagonalPlusLowRank(p, p.unsqueeze(-1), sign=-1)
-    if unit:
-        weighted = _reuse(p, "mul", scale)
-        return DiagonalPlusLowRank(weighted, weighted.unsqueeze(-1), sign=-1)
-    return DiagonalPlusLowRank(p * scale, (p * scale.sqrt()).unsqueeze(-1), sign=-1)
 
 
 def _shape_message(f: Tensor, y: Tensor) -> str:
