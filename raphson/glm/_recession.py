@@ -114,12 +114,18 @@ def original_direction(data: Data, b: Array) -> Array:
 
 
 def margins(data: Data, b: Array) -> tuple[Array, Array]:
-    """Return margins ``(N, K)`` of a direction and the sums of the absolute values of their terms."""
+    """Return margins ``(N, K)`` of a direction and the sums of the absolute values of their terms.
+
+    The largest coefficient counts as a term: coefficients carry its rounding, also in rows near the mean.
+
+    Returns:
+        The margins and the sums.
+    """
     margin = np.empty((len(data.y), data.n_classes))
     size = np.empty_like(margin)
     for rows, z in data.blocks():
         own = data.y[rows][:, None]
-        score, bound = z @ b.T, np.abs(z) @ np.abs(b).T
+        score, bound = z @ b.T, np.abs(z) @ np.abs(b).T + np.abs(b).max(1)
         margin[rows] = np.take_along_axis(score, own, 1) - score
         size[rows] = np.take_along_axis(bound, own, 1) + bound
     return margin, size

@@ -80,15 +80,16 @@ class Finding:
         many = len(self.left) != 1
         subject = f"classes {listed(self.left)} are" if many else f"class {listed(self.left)} is"
         if not self.right:
-            whom = "from each other" if many else ""
+            whom = " from each other" if many else ""
         else:
-            whom = "from the others" if self.others else f"from {listed(self.right)}"
+            whom = " from the others" if self.others else f" from {listed(self.right)}"
         how = "completely separated" if self.complete else "partly (quasi-completely) separated"
         by = ""
         if self.columns:
             means = "a combination of " if self.jointly else "each of " if len(self.columns) > 1 else ""
             by = f" by {means}{listed(self.columns)}"
-        return f"{subject} {how} {whom}{by}" + (f" ({self.detail})" if self.detail else "")
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"{subject} {how}{whom}{by}{detail}"
 
 
 @dataclass(frozen=True)
