@@ -82,15 +82,27 @@ def race(problem: Problem, repeats: int) -> dict[str, dict[str, float]]:
         for name, run in runners.items():
             if repeat and results[name]["warmup"] > SLOW:
                 continue
-            start = time.perf_counter()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                run()
-            results[name]["times"].append(time.perf_counter() - start)
+            results[name]["times"] += turn(run)
     for result in results.values():
         result["seconds"] = float(np.median(result["times"]))
         result["credited"] = result["gradient"] <= TOL
     return results
+
+
+def turn(run: Callable[[], Any]) -> list[float]:
+    """Time one contestant's turn: a few runs in a row, the first not counted.
+
+    The thread pools of the libraries go on spinning for a while after their last call, so that the first run after
+    another library's is slowed by the other's threads; a user who fits with one library does not meet this.
+    """
+    times: list[float] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        while len(times) < 4 and sum(times) < 1.0:
+            times.append(_seconds(run))
+        if len(times) == 1 and times[0] < 5.0:
+            times.append(_seconds(run))
+    return times[1:] or times
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -184,7 +196,7 @@ def hessian_against_update(problem: Problem, repeats: int) -> dict[str, float]:
         z = np.asfortranarray(np.zeros((n, objective.n_parameters), dtype=str(dtype).removeprefix("torch.")))
         z += 0.5
         # the two thread pools spin against each other, so each is timed in a row of its own
-        ours = [_seconds(lambda: objective.evaluate(theta)) for _ in range(repeats + 2)][2:]
+        ours = [_seconds(lambda: objective.evaluate(theta).hessian.to_dense()) for _ in range(repeats + 2)][2:]
         theirs = [_seconds(lambda: syrk(1.0, z, trans=1)) for _ in range(repeats + 2)][2:]
         name = str(dtype).removeprefix("torch.")
         out[f"{name} ms"], out[f"{name} update ms"] = 1e3 * float(np.median(ours)), 1e3 * float(np.median(theirs))
