@@ -376,6 +376,16 @@ class LinearObjective:
         part.total_weight = self.total_weight * index.shape[0] / self.n_rows
         return part
 
+    def symmetric(self) -> LinearObjective:
+        """Return the same objective in the coefficients of all outputs, of which only differences matter."""
+        other = copy.copy(self)
+        other.__dict__.pop("_linear_term", None)
+        other.__dict__.pop("penalty_outputs", None)
+        other.reference, other.centered_penalty = None, True
+        other.free_outputs, other.n_free = slice(0, self.n_outputs), self.n_outputs
+        other.n_parameters = other.n_free * self.design.n_columns
+        return other
+
     def with_curvature(self, dtype: torch.dtype) -> LinearObjective:
         """Return the same objective with Hessians of another element type."""
         if dtype == self.curvature_dtype:
@@ -400,7 +410,7 @@ class LinearObjective:
 
         Entries that rounding alone explains are not counted: a column of size 1e24 has gradients of 1e8 at the optimum.
         """
-        return max(0.0, float((self.table_gradient(gradient).abs() - self._gradient_floor).max()))
+        return float((self.table_gradient(gradient).abs() - self._gradient_floor).clamp_min_(0.0).max())
 
 
 def _free_outputs(n_outputs: int, reference: int | None) -> slice | Tensor:

@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs
+from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs, summed_output
 from raphson.data import Block
 from raphson.linalg import Dense, cg
 from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator
@@ -132,13 +132,8 @@ class LinearHessian(SymmetricOperator):
     def mean_output(self) -> Tensor:
         """Return the weighted mean of the output Hessians over examples, ``(C_free, C_free)`` in float64."""
         mean = torch.zeros(self.n_free, self.n_free, dtype=torch.float64, device=self.device)
-        for block, output, weights in self.parts():
-            pairs = output_pairs(output, self.free_outputs)
-            rows = slice(0, block.rows.stop - block.rows.start)
-            sums = pairs.entries(rows, torch.float64, weights).sum(1)
-            k, l = pairs.pairs  # noqa: E741
-            mean[k, l] += sums
-            mean[l, k] += torch.where(k == l, 0.0, sums)
+        for _, output, weights in self.parts():
+            mean += summed_output(output, self.free_outputs, weights)
         return mean / self.total_weight
 
     def solve(self, b: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from raphson._errors import InputError, NotEstimableError
 from raphson.curvature._linear import LinearObjective
 from raphson.infer import Estimates, inverse_information, sandwich, small_sample_factor
 from raphson.linalg import Dense
+from raphson.linalg._size import check_dense_size
 from raphson.solve import Solution
 
 CovarianceKind = Literal["observed", "expected", "sandwich"]
@@ -49,18 +50,29 @@ class LinearFit:
     n_columns: int
     n_rows: int
 
-    def column_map(self) -> Tensor:
-        """Return A, ``(D', d)``: from the solver's columns to the table's, spread to minimum norm over collinear ones."""
-        matrix = torch.zeros(self.n_columns, self.kept.shape[0], dtype=torch.float64)
-        matrix[self.kept] = self.objective.design.table_map()
+    def to_columns(self, coef: Tensor) -> Tensor:
+        """Turn coefficients of the solver's columns, ``(m, d)``, into the table's, ``(m, D')``; linear in them.
+
+        Over collinear columns they are spread to the smallest norm of the slopes; the intercept costs nothing, as in the
+        limit of a vanishing ridge penalty.
+        """
+        table = self.objective.design.to_table(coef)
         basis = self.null_basis
+        if self.kept.shape[0] < self.n_columns:
+            wide = coef.new_zeros(coef.shape[0], self.n_columns)
+            wide[:, self.kept] = table
+            table = wide
         if basis.shape[1] == 0:
-            return matrix
-        # minimize the norm of the slopes over the null space; the intercept costs nothing, as in a ridge limit
-        slopes = basis.clone()
-        if self.objective.design.intercept:
-            slopes[0] = 0.0
-        return matrix - basis @ torch.linalg.lstsq(slopes, _slopes_only(matrix, self.objective)).solution
+            return table
+        first = int(self.objective.design.intercept)
+        excess = torch.linalg.lstsq(basis[first:], table[:, first:].mT).solution
+        return table - (basis @ excess).mT
+
+    def column_map(self) -> Tensor:
+        """Return the matrix of ``to_columns``, ``(D', d)``."""
+        d = self.kept.shape[0]
+        check_dense_size((self.n_columns, d), torch.float64, "coef_ and predictions, which need no covariance")
+        return self.to_columns(torch.eye(d, dtype=torch.float64)).mT
 
     def output_map(self, reference: int | None) -> Tensor:
         """Return M, ``(C, C_free)``: from coefficients relative to the solver's reference to the reported ones."""
@@ -75,7 +87,7 @@ class LinearFit:
     def coefficients(self, reference: int | None) -> Tensor:
         """Return the coefficients of the table's columns, ``(C, D')``."""
         free = self.solution.theta.view(-1, self.kept.shape[0])
-        return self.output_map(reference) @ free @ self.column_map().mT
+        return self.to_columns(self.output_map(reference) @ free)
 
     def estimable(self) -> Tensor:
         """Return which columns have a coefficient that the data determine, ``(D',)``."""
@@ -118,7 +130,7 @@ class LinearFit:
         mapped = torch.einsum("kc,cdef,le->kdlf", m, covariance, m)
         mapped = a @ mapped.permute(0, 2, 1, 3) @ a.mT
         p = m.shape[0] * self.n_columns
-        values = m @ self.solution.theta.view(-1, self.kept.shape[0]) @ a.mT
+        values = self.to_columns(m @ self.solution.theta.view(-1, self.kept.shape[0]))
         return Estimates(
             values=values.reshape(-1),
             covariance=Dense(mapped.permute(0, 2, 1, 3).reshape(p, p)),
@@ -176,11 +188,3 @@ class LinearFit:
             name += " of the penalized estimates"
         covariance = sandwich(inverse, Dense(meat), factor).to_dense()
         return covariance.view(c, d, c, d), name
-
-
-def _slopes_only(matrix: Tensor, objective: LinearObjective) -> Tensor:
-    if not objective.design.intercept:
-        return matrix
-    slopes = matrix.clone()
-    slopes[0] = 0.0
-    return slopes

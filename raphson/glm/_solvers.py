@@ -11,7 +11,7 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.curvature._khatri_rao import HALF_FROM_PAIRS
 from raphson.curvature._linear import LinearObjective
-from raphson.curvature._precondition import kronecker_preconditioner
+from raphson.curvature._precondition import class_block_cost, class_block_inverse
 from raphson.solve import (
     Solution,
     Status,
@@ -30,6 +30,8 @@ SOLVERS = ("auto", "newton", "newton-cg", "gradient-descent", "sgd")
 _SUBSET_ROWS = 2000
 _SUBSET_GROWTH = 16.0
 _SUBSET_ACCURACY = 0.05
+
+_FEW_ITERATIONS = 10
 
 _DENSE_PARAMETERS = 2000
 """Up to this many coefficients the Hessian is formed and factorized; beyond, only multiplied."""
@@ -60,15 +62,14 @@ def solve(
     Raises:
         InputError: If the solver needs a bound on the curvature that the likelihood does not have.
     """
-    if solver == "auto" and objective.n_parameters <= _DENSE_PARAMETERS:
+    # a handful of iterations is meant as that many Newton steps, each alike, so that they can be continued later
+    few = max_iter < _FEW_ITERATIONS
+    if solver == "auto" and objective.n_parameters <= _DENSE_PARAMETERS and not few:
         return _automatic(objective, start, tol, max_iter, callback)
-    if solver == "newton":
+    if solver == "newton" or (few and objective.n_parameters <= _DENSE_PARAMETERS and solver == "auto"):
         return newton(objective, start, tol=tol, max_iter=max_iter, callback=callback)
     if solver in ("auto", "newton-cg"):
-        preconditioner = kronecker_preconditioner(objective)
-        return newton_cg(
-            objective, start, tol=tol, max_iter=max_iter, preconditioner=preconditioner, callback=callback
-        )
+        return _iterative(objective, start, tol, max_iter, callback, hold=not few)
     bound = objective.lipschitz_bound()
     if bound is None:
         raise InputError(
@@ -170,3 +171,31 @@ def _subset_sizes(objective: LinearObjective) -> list[int]:
         return []
     levels = max(1, round(math.log(ratio, _SUBSET_GROWTH)))
     return [int(smallest * ratio ** (i / levels)) for i in range(levels)]
+
+
+def _iterative(
+    objective: LinearObjective, start: Tensor, tol: float, max_iter: int, callback: Callback | None, *, hold: bool
+) -> Solution:
+    """Fit without a dense Hessian, in symmetric coordinates where there is a reference to do without."""
+    relative = objective.reference is not None
+    problem = (objective.symmetric() if relative else objective).with_curvature(torch.float32)
+    coef = objective.coefficients(start)
+    if relative:
+        coef = coef - coef.mean(0)
+    solution = newton_cg(
+        problem,
+        coef.reshape(-1),
+        tol=tol,
+        max_iter=max_iter,
+        precondition=class_block_inverse,
+        refresh_cost=class_block_cost(problem) if hold else 0.0,
+        callback=callback,
+    )
+    if not relative:
+        return solution
+
+    def back(theta: Tensor) -> Tensor:
+        return objective.free(problem.coefficients(theta))
+
+    last = solution.last_step
+    return replace(solution, theta=back(solution.theta), last_step=None if last is None else back(last))

@@ -1,8 +1,8 @@
-r"""Newton's method: the step :math:`-H^{-1} g` from a dense factorization or from conjugate gradients, globalized.
+r"""Newton's method: the step :math:`-H^{-1} g` from a dense factorization, globalized.
 
 The pieces are separate: a *direction* turns the state at a point into a step, ``backtrack`` finds how much of it to
-take, ``newton`` runs them to a stationary point. Along an indefinite Hessian the dense direction shifts it to positive
-definite (Levenberg, Marquardt), the iterative one stops at the first direction of negative curvature (Steihaug).
+take, ``newton`` runs them to a stationary point. An indefinite Hessian is shifted to positive definite (Levenberg,
+Marquardt).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.linalg import CGStatus, cg
 from raphson.solve._problem import Callback, Evaluation, History, Problem
 from raphson.solve._solution import Solution, Status
 
@@ -148,72 +147,6 @@ def _shifted_cholesky(hessian: Tensor) -> Tensor:
         if int(info) == 0 and bool(torch.isfinite(factor.diagonal()).all()):
             return factor
         shift *= 10.0
-
-
-def newton_cg(
-    problem: Problem,
-    start: Tensor,
-    *,
-    tol: float = 1e-8,
-    max_iter: int = 100,
-    preconditioner: Callable[[Tensor], Preconditioner] | None = None,
-    max_products: int = 500,
-    callback: Callback | None = None,
-) -> Solution:
-    """Minimize by Newton's method with steps from preconditioned conjugate gradients; the Hessian is never formed.
-
-    The systems are solved to a relative residual of ``min(0.1, sqrt(|g|))`` (Eisenstat and Walker 1996), so that the
-    early ones are cheap and the convergence is superlinear.
-
-    Args:
-        problem: Objective with an implicit Hessian.
-        start: Starting point ``(p,)``, float64.
-        tol: Bound on ``problem.gradient_norm``.
-        max_iter: Largest number of steps.
-        preconditioner: Given the point, returns a map approximating ``H^-1 v``.
-        max_products: Largest number of Hessian products per step.
-        callback: Called with a ``Step`` after every iteration.
-
-    Returns:
-        The solution; ``status`` says how it ended.
-    """
-    history = History(callback)
-    at = problem.evaluate(start)
-    theta, last, decrement = start, None, math.nan
-    norm = problem.gradient_norm(at.gradient)
-    history.add(at.value, norm)
-    status = Status.MAX_ITERATIONS
-    if not is_finite(at):
-        return Solution(start, Status.NOT_FINITE, at.value, norm, 0, "newton-cg", history=tuple(history.steps))
-    first = float(at.gradient.norm())
-    for _ in range(max_iter):
-        if norm <= tol:
-            status = Status.CONVERGED
-            break
-        size = float(at.gradient.norm())
-        forcing = min(0.1, math.sqrt(size / max(first, 1e-300)))
-        apply = preconditioner(theta) if preconditioner is not None else None
-        hessian = at.hessian
-        assert hessian is not None
-        solved = cg(
-            hessian, -at.gradient.to(hessian.dtype), preconditioner=apply, tol=forcing, max_iter=max_products
-        )
-        step = solved.x.to(theta.dtype)
-        if solved.status is CGStatus.NEGATIVE_CURVATURE and not bool(step.any()):
-            step = -at.gradient
-        direction = Direction(step, -float(at.gradient @ step))
-        decrement, last = math.sqrt(max(direction.decrement_squared, 0.0)), step
-        found = backtrack(problem, theta, at, direction, norm, problem.evaluate)
-        if found is None:
-            status = Status.PRECISION_REACHED if at_rounding(direction, at) else Status.STALLED
-            break
-        theta, at, _length = found
-        norm = problem.gradient_norm(at.gradient)
-        history.add(at.value, norm)
-    else:
-        status = Status.CONVERGED if norm <= tol else status
-    steps = tuple(history.steps)
-    return Solution(theta, status, at.value, norm, len(steps) - 1, "newton-cg", decrement, last, history=steps)
 
 
 def backtrack(

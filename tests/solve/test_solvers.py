@@ -9,10 +9,18 @@ import pytest
 import torch
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 
-from raphson.curvature import LinearObjective, kronecker_preconditioner
+from raphson.curvature import LinearObjective, class_block_inverse
 from raphson.data import DenseDesign
 from raphson.likelihoods import Bernoulli, Categorical
-from raphson.solve import Status, gradient_descent, newton, newton_cg, stochastic_gradient_descent
+from raphson.solve import (
+    Status,
+    cholesky_inverse,
+    gradient_descent,
+    newton,
+    newton_cg,
+    quasi_newton,
+    stochastic_gradient_descent,
+)
 
 
 def objective(load, l2, scale=True):
@@ -76,7 +84,29 @@ def test_conjugate_gradients_reach_the_same_point(precondition):
     problem = objective(load_digits, 1e-3)
     exact = newton(problem, zeros(problem), tol=1e-10)
     found = newton_cg(
-        problem, zeros(problem), tol=1e-9, preconditioner=kronecker_preconditioner(problem) if precondition else None
+        problem, zeros(problem), tol=1e-9, precondition=class_block_inverse if precondition else None, refresh_cost=5.0
+    )
+    assert found.status is Status.CONVERGED and found.gradient_norm <= 1e-9
+    torch.testing.assert_close(found.theta, exact.theta, rtol=0, atol=1e-5)
+
+
+def test_symmetric_coordinates_have_the_same_optimum():
+    problem = objective(load_digits, 1e-3)
+    exact = newton(problem, zeros(problem), tol=1e-10)
+    symmetric = problem.symmetric()
+    found = newton_cg(symmetric, zeros(symmetric), tol=1e-9, precondition=class_block_inverse)
+    assert found.status is Status.CONVERGED
+    assert found.value == pytest.approx(exact.value, rel=1e-12)
+    torch.testing.assert_close(problem.free(symmetric.coefficients(found.theta)), exact.theta, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_a_held_factor_reaches_the_same_point(single):
+    problem = objective(load_digits, 1e-3)
+    exact = newton(problem, zeros(problem), tol=1e-10)
+    working = problem.with_curvature(torch.float32) if single else problem
+    found = quasi_newton(
+        working, zeros(problem), factorize=cholesky_inverse, factor_cost=working.dense_cost, tol=1e-9
     )
     assert found.status is Status.CONVERGED and found.gradient_norm <= 1e-9
     torch.testing.assert_close(found.theta, exact.theta, rtol=0, atol=1e-5)

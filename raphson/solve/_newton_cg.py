@@ -1,0 +1,87 @@
+r"""Newton's method with steps from preconditioned conjugate gradients: the Hessian is multiplied, never formed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor
+
+from raphson.linalg import CGStatus, cg
+from raphson.solve._newton import Direction, Preconditioner, at_rounding, backtrack, is_finite
+from raphson.solve._problem import Callback, Evaluation, History, Problem
+from raphson.solve._solution import Solution, Status
+
+_FORCING = 0.3
+"""Largest relative residual accepted: far from the optimum an exact step is no better than a rough one."""
+
+
+def newton_cg(
+    problem: Problem,
+    start: Tensor,
+    *,
+    tol: float = 1e-8,
+    max_iter: int = 100,
+    precondition: Callable[[Evaluation], Preconditioner] | None = None,
+    refresh_cost: float = 0.0,
+    max_products: int = 500,
+    callback: Callback | None = None,
+) -> Solution:
+    r"""Minimize by truncated Newton steps.
+
+    The systems are solved to a relative residual of :math:`\min(0.3, \sqrt{\|g\|})`, so that the early ones are cheap and
+    the convergence is superlinear (Eisenstat and Walker 1996), but no further than the tolerance asks for. A direction
+    of negative curvature ends the inner iteration (Steihaug 1983).
+
+    Args:
+        problem: Objective whose Hessian has products.
+        start: Starting point ``(p,)``, float64.
+        tol: Bound on ``problem.gradient_norm``.
+        max_iter: Largest number of steps.
+        precondition: Turns the state at a point into an approximate inverse of the Hessian.
+        refresh_cost: What ``precondition`` costs, in Hessian products. It is held from step to step until a solve takes
+            that many products more than the first one with it did.
+        max_products: Largest number of Hessian products per step.
+        callback: Called with a ``Step`` after every iteration.
+
+    Returns:
+        The solution; ``status`` says how it ended.
+    """
+    history = History(callback)
+    theta, at = start, problem.evaluate(start)
+    norm = problem.gradient_norm(at.gradient)
+    history.add(at.value, norm)
+    status, last, decrement = Status.MAX_ITERATIONS, None, math.nan
+    if not is_finite(at):
+        max_iter, status = 0, Status.NOT_FINITE
+    inverse: Preconditioner | None = None
+    first: int | None = None  # products of the first solve with the present preconditioner
+    for _ in range(max_iter):
+        if norm <= tol:
+            break
+        assert at.hessian is not None
+        if precondition is not None and inverse is None:
+            inverse, first = precondition(at), None
+        forcing = max(min(_FORCING, math.sqrt(float(at.gradient.norm()))), 0.5 * tol / norm)
+        right = -at.gradient.to(at.hessian.dtype)
+        solved = cg(at.hessian, right, preconditioner=inverse, tol=forcing, max_iter=max_products)
+        step = solved.x.to(theta.dtype)
+        if solved.status is CGStatus.NEGATIVE_CURVATURE and not bool(step.any()):
+            step = -at.gradient
+        direction = Direction(step, -float(at.gradient @ step))
+        decrement, last = math.sqrt(max(direction.decrement_squared, 0.0)), step
+        found = backtrack(problem, theta, at, direction, norm, problem.evaluate)
+        if found is None:
+            status = Status.PRECISION_REACHED if at_rounding(direction, at) else Status.STALLED
+            break
+        theta, at, _length = found
+        norm = problem.gradient_norm(at.gradient)
+        history.add(at.value, norm)
+        if first is None:
+            first = solved.iterations
+        if solved.iterations - first >= refresh_cost:
+            inverse = None
+    if norm <= tol:
+        status = Status.CONVERGED
+    steps = tuple(history.steps)
+    return Solution(theta, status, at.value, norm, len(steps) - 1, "newton-cg", decrement, last, history=steps)
