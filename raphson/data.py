@@ -121,7 +121,12 @@ class SparseBlock(Block):
         return self._with_ones(r, (squared @ r.mT.contiguous()).mT)
 
     def _with_ones(self, r: Tensor, product: Tensor) -> Tensor:
-        return torch.cat([r.sum(1, keepdim=True), product], 1) if self.intercept else product
+        if not self.intercept:
+            return product
+        out = product.new_empty(product.shape[0], product.shape[1] + 1)
+        out[:, 0] = r.sum(1)
+        out[:, 1:] = product  # a transposed view: one strided copy, where cat would make two
+        return out
 
 
 class Design(abc.ABC):

@@ -153,6 +153,8 @@ class LinearObjective:
         free = block.predict(theta.view(self.n_free, self.design.n_columns))
         if self.reference is None:
             f = free
+        elif self.reference == self.n_outputs - 1:
+            f = torch.nn.functional.pad(free, (0, 0, 0, 1))
         else:
             f = free.new_zeros(self.n_outputs, free.shape[1])
             f[self.free_outputs] = free
@@ -216,33 +218,34 @@ class LinearObjective:
             The three at ``theta``.
         """
         linear = self._linear_term
-        free = theta.view(self.n_free, self.design.n_columns)
-        gradient = torch.zeros_like(free)
-        value = torch.zeros((), dtype=torch.float64)
+        gradient: Tensor | None = None
+        value = 0.0
         keep = hessian is not None and self._keeps_output_hessians()
         parts: list[Part] = []
         for block, same in self._paired_blocks(keep):
             f = self.predict(block, theta)
             at = self._derivatives(f, block.rows, hessian if keep else None)
             weights = self.block_weights(block)
-            value += at.nll.sum() if weights is None else weights @ at.nll
-            gradient += block.adjoint(_times(at.gradient.mT[self.free_outputs], weights))
+            value += float(at.nll.sum() if weights is None else weights @ at.nll)
+            part = block.adjoint(_times(at.gradient.mT[self.free_outputs], weights))
+            gradient = part if gradient is None else gradient.add_(part)
             if at.hessian is not None:
                 narrow = at.hessian if self.curvature_dtype == f.dtype else _narrowed(at.hessian, self.curvature_dtype)
                 parts.append((same, narrow, weights))
+        assert gradient is not None
         gradient /= self.total_weight
         value /= self.total_weight
         if linear is not None:
             gradient -= linear[0]
-            value -= (linear[0] * free).sum() + linear[1]
+            value -= float(torch.dot(linear[0].reshape(-1), theta)) + linear[1]
         if self.l2:
-            penalty_gradient = self._penalty_gradient(free)
+            penalty_gradient = self._penalty_gradient(theta.view_as(gradient))
             gradient += penalty_gradient
-            value += 0.5 * (free * penalty_gradient).sum()
+            value += 0.5 * float(torch.dot(penalty_gradient.reshape(-1), theta))
         made = None
         if hessian is not None:
             made = self._hessian((lambda: iter(parts)) if keep else (lambda: self._recomputed(theta, hessian)))
-        return Evaluation(float(value), gradient.view(-1), made)
+        return Evaluation(value, gradient.reshape(-1), made)
 
     def _keeps_output_hessians(self) -> bool:
         return self.n_rows * self.n_outputs * self.curvature_dtype.itemsize <= _KEPT_BYTES

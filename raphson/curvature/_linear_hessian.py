@@ -11,17 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs, summed_output
+from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs, small_softmax_gram, summed_output
 from raphson.data import Block
-from raphson.linalg import Dense, cg
+from raphson.linalg import Dense, DiagonalPlusLowRank, cg
 from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator
 from raphson.linalg._size import check_dense_size
 
 _SOLVE_TOL = 1e-10
+
+_SMALL_OPERATIONS = 2**23
+"""Below this many multiplications the calls cost more than the arithmetic, and the plainest form is the fastest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,15 +79,20 @@ class LinearHessian(SymmetricOperator):
     def mv(self, v: Tensor) -> Tensor:
         """Return ``H v`` for ``v`` of shape ``(p,)``, without forming H."""
         free = v.to(self.element).view(self.n_free, self.n_columns)
-        total = torch.zeros_like(free)
+        total: Tensor | None = None
         for block, output, weights in self.parts():
-            change = free.new_zeros(self.n_outputs, block.rows.stop - block.rows.start)
-            change[self.free_outputs] = block.predict(free)
+            change = block.predict(free)
+            if self.n_free < self.n_outputs:
+                wide = free.new_zeros(self.n_outputs, change.shape[1])
+                wide[self.free_outputs] = change
+                change = wide
             change = output.mv(change.mT).mT[self.free_outputs]
-            total += block.adjoint(change if weights is None else change * weights.to(self.element))
+            part = block.adjoint(change if weights is None else change * weights.to(self.element))
+            total = part if total is None else total.add_(part)
+        assert total is not None
         total /= self.total_weight
         if self.penalty_outputs is not None:
-            total += (self.penalty_outputs.to(self.element) @ free) * self.penalty_columns.to(self.element)
+            total.addcmul_(self.penalty_outputs.to(self.element) @ free, self.penalty_columns.to(self.element))
         return total.reshape(-1)
 
     def to_dense(self) -> Tensor:
@@ -95,17 +104,34 @@ class LinearHessian(SymmetricOperator):
         check_dense_size(self.shape, self.element, "its products mv, which need no such array")
         gram: KhatriRaoGram | None = None
         for block, output, weights in self.parts():
+            if gram is None and weights is None and self._is_small_softmax(block, output):
+                return self._penalized(small_softmax_gram(block.features(), output.diag.mT[self.free_outputs]))
             pairs = output_pairs(output, self.free_outputs)
             if gram is None:
                 gram = KhatriRaoGram(pairs.pairs, self.n_free, self.n_columns, self.element)
             gram.add(block.features(), pairs, weights, block.products() if gram.half else None)
         assert gram is not None
-        dense = gram.to_dense().div_(self.total_weight)
+        return self._penalized(gram.to_dense())
+
+    def _penalized(self, total: Tensor) -> Tensor:
+        total /= self.total_weight
         if self.penalty_outputs is not None:
             c, d = self.n_free, self.n_columns
-            diagonals = dense.view(c, d, c, d).diagonal(dim1=1, dim2=3)
+            diagonals = total.view(c, d, c, d).diagonal(dim1=1, dim2=3)
             diagonals += (self.penalty_outputs[:, :, None] * self.penalty_columns).to(self.element)
-        return dense
+        return total
+
+    def _is_small_softmax(self, block: Block, output: SymmetricOperator) -> TypeGuard[DiagonalPlusLowRank]:
+        """Whether one block holds all rows, few enough, and the output Hessians are ``diag p - p p^T``."""
+        p, rows = self.shape[0], block.rows.stop - block.rows.start
+        return (
+            isinstance(output, DiagonalPlusLowRank)
+            and output.sign == -1
+            and output.low_rank.shape[-1] == 1
+            and output.low_rank.data_ptr() == output.diag.data_ptr()
+            and p * p * rows <= _SMALL_OPERATIONS
+            and rows == self.total_weight
+        )
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, ``(p,)``, at the cost of one product."""

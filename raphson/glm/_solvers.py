@@ -33,7 +33,7 @@ _SUBSET_ACCURACY = 0.05
 
 _FEW_ITERATIONS = 10
 
-_DENSE_PARAMETERS = 2000
+_DENSE_PARAMETERS = 500
 """Up to this many coefficients the Hessian is formed and factorized; beyond, only multiplied."""
 
 
@@ -174,7 +174,13 @@ def _subset_sizes(objective: LinearObjective) -> list[int]:
 
 
 def _iterative(
-    objective: LinearObjective, start: Tensor, tol: float, max_iter: int, callback: Callback | None, *, hold: bool
+    objective: LinearObjective,
+    start: Tensor,
+    tol: float,
+    max_iter: int,
+    callback: Callback | None,
+    *,
+    hold: bool,
 ) -> Solution:
     """Fit without a dense Hessian, in symmetric coordinates where there is a reference to do without."""
     relative = objective.reference is not None

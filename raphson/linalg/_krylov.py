@@ -100,12 +100,12 @@ def cg(
                 float(quotient),
             )
         step = torch.where(active, rz / curvature, 0.0)
-        x = x + step * d
-        r = r - step * product
+        x.addcmul_(step, d)
+        r = torch.addcmul(r, step, product, value=-1.0)
         active = ~(_norm(r) <= target)
         z = r if preconditioner is None else _apply(preconditioner, r)
         rz_next = _dot(r, z)
-        d = z + torch.where(active, rz_next / rz, 0.0) * d
+        d = torch.addcmul(z, torch.where(active, rz_next / rz, 0.0), d)
         rz = rz_next
     return CGResult(x, iterations, _norm(r), CGStatus.CONVERGED)
 
@@ -210,8 +210,8 @@ def _apply(operator: Product, v: Tensor) -> Tensor:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(0)
+    return torch.dot(a, b) if a.ndim == 1 else (a * b).sum(0)
 
 
 def _norm(a: Tensor) -> Tensor:
-    return _dot(a, a).sqrt()
+    return torch.linalg.vector_norm(a, dim=0)
