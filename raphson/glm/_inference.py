@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from raphson import infer
 from raphson._errors import InputError, NotEstimableError
 from raphson.glm._linear_fit import CovarianceKind, LinearFit, WeightMeaning
+from raphson.glm._rows import Rows
 from raphson.glm._validate import check_length
 from raphson.infer import Estimates
 from raphson.linalg import Diagonal
@@ -25,11 +26,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_NO_ROWS = (
+    "The training rows are not part of a saved or unpickled model; refit it to get this quantity. Coefficients, "
+    "predictions and the covariance stored with the model remain available."
+)
+
+
 class InferenceMixin:
     """Inference for an estimator that sets the attributes below when it is fitted."""
 
     _fitted: LinearFit | None
-    _training: Any
+    _training: Rows | None
     _estimates_cache: dict[Any, Estimates]
     _refusal: str | None
     _penalty: float
@@ -89,11 +96,9 @@ class InferenceMixin:
             return self._estimates_cache[key]
         if self._refusal is not None:
             raise NotEstimableError(self._refusal)
-        if self._fitted is None:
-            self._training_rows()
-        assert self._fitted is not None
+        fitted = self._require_fit()
         codes = None if groups is None else self._group_codes(groups)
-        made = self._fitted.estimates(
+        made = fitted.estimates(
             self._coefficient_labels(), self._reference_output(), kind, codes, correction, weights
         )
         if key is not None:
@@ -109,16 +114,19 @@ class InferenceMixin:
             raise InputError("groups holds a single cluster; a clustered covariance needs at least two.")
         return torch.as_tensor(codes)
 
-    def _training_rows(self) -> Any:
-        rows = self._training
-        if rows is None:
-            raise NotEstimableError(
-                "The training rows are not part of a saved or unpickled model; refit it to get this quantity. "
-                "Coefficients, predictions and the covariance stored with the model remain available."
-            )
-        return rows
+    def _training_rows(self) -> Rows:
+        if self._training is None:
+            raise NotEstimableError(_NO_ROWS)
+        return self._training
 
-    def covariance(self, kind: CovarianceKind = "observed", groups: Any = None, **options: Any) -> pd.DataFrame:
+    def _require_fit(self) -> LinearFit:
+        if self._fitted is None:
+            raise NotEstimableError(_NO_ROWS)
+        return self._fitted
+
+    def covariance(
+        self, kind: CovarianceKind = "observed", groups: Any = None, **options: Any
+    ) -> pd.DataFrame:
         """Return the covariance matrix of the coefficients, labeled (class, feature) on both axes.
 
         Args:
@@ -131,7 +139,9 @@ class InferenceMixin:
         """
         return self.estimates(kind, groups, **options).covariance_frame()
 
-    def standard_errors(self, kind: CovarianceKind = "observed", groups: Any = None, **options: Any) -> pd.Series:
+    def standard_errors(
+        self, kind: CovarianceKind = "observed", groups: Any = None, **options: Any
+    ) -> pd.Series:
         """Return the standard errors of the coefficients as a series over (class, feature).
 
         Args:
@@ -253,9 +263,9 @@ class InferenceMixin:
                 notes.append(str(refused))
         return Summary(
             title=self._title(),
-            facts=self._facts(estimates.kind),
+            facts=tuple(self._facts(estimates.kind)),
             table=estimates.to_frame(level),
-            notes=notes,
+            notes=tuple(notes),
             level=level,
         )
 

@@ -2,61 +2,36 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from raphson._errors import CollinearityWarning, InputError, SeparationWarning
-from raphson.curvature._linear import LinearObjective
-from raphson.data import DenseDesign, Design, SparseDesign
 from raphson.glm import _state
-from raphson.glm._collinear import INTERCEPT, Collinearity, find_collinear
-from raphson.glm._inference import InferenceMixin
-from raphson.glm._linear_fit import CovarianceKind, LinearFit
-from raphson.glm._separation import find_separation
-from raphson.glm._solvers import SOLVERS, solve
-from raphson.glm._validate import as_tensor, check_offset, check_table, check_target, check_weights, feature_names
-from raphson.infer import Estimates, MarginsResult, MeanInterval, binary_columns, margins, mean_interval
+from raphson.glm._classes import (
+    class_weights,
+    encode_classes,
+    find_reference,
+    most_frequent_last,
+    shares_loglik,
+)
+from raphson.glm._collinear import INTERCEPT, Collinearity
+from raphson.glm._fitting import FitOptions, Progress, examine, fit_linear, null_loglik
+from raphson.glm._linear_fit import LinearFit
+from raphson.glm._prediction import PredictionMixin
+from raphson.glm._rows import Rows, make_rows
+from raphson.glm._separation import Separation, find_separation
+from raphson.glm._validate import check_offset, check_table, check_target, check_weights, feature_names
+from raphson.infer import Estimates
 from raphson.likelihoods import Categorical
-from raphson.solve import Status, Step, newton
-
-_SUSPICIOUS_STEP = 1e-2
-"""A Newton step at convergence that still changes some linear predictor by this much points to separation."""
 
 
-@dataclass(frozen=True)
-class _Training:
-    """The rows a model was fitted to, for quantities that need them afterwards.
-
-    Attributes:
-        x: Table without the rows of zero weight.
-        y: Class indices.
-        weights: Positive weights or None.
-        offset: ``(n, K)`` or None.
-        kept: Boolean mask of the given rows that have positive weight.
-        n_given: Rows given to ``fit``.
-    """
-
-    x: Any
-    y: Tensor
-    weights: Tensor | None
-    offset: Tensor | None
-    kept: np.ndarray[Any, Any]
-    n_given: int
-
-
-class MultinomialLogisticRegression(InferenceMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstimator):
     r"""Multinomial logistic regression by exact Newton steps, with the inference that belongs to it.
 
     .. math::
@@ -120,7 +95,7 @@ class MultinomialLogisticRegression(InferenceMixin, ClassifierMixin, BaseEstimat
         max_iter: int = 100,
         class_weight: Any = None,
         warm_start: bool = False,
-        progress: bool | Callable[[Step], None] = False,
+        progress: Progress = False,
     ) -> None:
         self.l2 = l2
         self.fit_intercept = fit_intercept
@@ -151,84 +126,41 @@ class MultinomialLogisticRegression(InferenceMixin, ClassifierMixin, BaseEstimat
         Raises:
             InputError: If an argument cannot be used; the message names the row, column or class.
         """
-        self._check_parameters()
+        options = FitOptions.of(self)
         table = check_table(self, X, reset=True)
         names = feature_names(X, table.shape[1])
         labels = check_target(y, table.shape[0])
-        training, classes = self._rows(table, labels, sample_weight, offset)
-        previous = self._previous(classes) if self.warm_start else None
-        self.classes_ = classes
-        self._names = names
-        self._reference_output()
-        self._training = training
-        self._estimates_cache: dict[Any, Any] = {}
-        self.separation_ = None
-        self.collinearity_: Collinearity | None = None
-
-        n_columns = len(names) + self.fit_intercept
-        kept, basis = torch.arange(n_columns), torch.zeros(n_columns, 0, dtype=torch.float64)
-        if self.l2 == 0:
-            self.collinearity_ = find_collinear(training.x, training.weights, names, self.fit_intercept)
-            if self.collinearity_.nullity:
-                kept, basis = _independent(self.collinearity_, n_columns, int(self.fit_intercept))
-                warnings.warn(" ".join(self.collinearity_.sentences()), CollinearityWarning, stacklevel=2)
-        order = _most_frequent_last(training, len(classes))
-        objective = self._objective(training, kept, order)
-        start = torch.zeros(objective.n_parameters, dtype=torch.float64)
-        if previous is not None:
-            start = objective.free(objective.design.from_table(previous[order][:, kept]))
-        solution = solve(
-            objective, start, solver=self.solver, tol=self.tol, max_iter=self.max_iter, callback=self._callback()
+        weights = check_weights(sample_weight, table.shape[0])
+        classes, codes = encode_classes(labels, weights)
+        find_reference(self.reference, classes)
+        rows = make_rows(table, codes, weights, check_offset(offset, table.shape[0], len(classes)))
+        rows = replace(rows, weights=class_weights(rows, classes, self.class_weight))
+        start = self._coefficients_before(classes) if self.warm_start else None
+        order = most_frequent_last(rows, len(classes))
+        fitted, collinearity = fit_linear(
+            rows,
+            torch.argsort(order)[rows.y],
+            Categorical(),
+            names,
+            options,
+            order=order,
+            reference=len(classes) - 1,
+            start=start,
         )
-        fitted = LinearFit(objective, solution, kept, order, basis, n_columns, int(training.kept.sum()))
-        self._publish(*self._examine(fitted, training))
+
+        def separating(direction: Tensor | None) -> Separation | None:
+            texts = [str(c) for c in classes]
+            found = rows.x, rows.y, len(classes), rows.weights, names, texts, options.fit_intercept
+            return find_separation(*found, candidate=direction)
+
+        fitted, separation, refusal = examine(fitted, separating)
+        self.classes_, self._names = classes, names
+        self.separation_, self.collinearity_ = separation, collinearity
+        self._publish(fitted, rows, refusal)
         return self
 
-    def _check_parameters(self) -> None:
-        if not (isinstance(self.l2, (int, float, np.number)) and math.isfinite(self.l2) and self.l2 >= 0):
-            raise InputError(f"l2 must be a number that is not negative, got {self.l2!r}.")
-        if self.solver not in SOLVERS:
-            raise InputError(f"Unknown solver {self.solver!r}; choose one of {', '.join(SOLVERS)}.")
-        if not self.tol > 0:
-            raise InputError(f"tol must be positive, got {self.tol!r}.")
-        if not (isinstance(self.max_iter, (int, np.integer)) and self.max_iter >= 0):
-            raise InputError(f"max_iter must be a whole number that is not negative, got {self.max_iter!r}.")
-
-    def _rows(self, table: Any, labels: Any, sample_weight: Any, offset: Any) -> tuple[_Training, Any]:
-        n = table.shape[0]
-        weights = check_weights(sample_weight, n)
-        kept = np.ones(n, dtype=bool) if weights is None else (weights > 0).numpy()
-        classes, codes = np.unique(labels, return_inverse=True)
-        if not kept.all():
-            present = np.unique(codes[kept])
-            if len(present) < len(classes):
-                absent = int(np.setdiff1d(np.arange(len(classes)), present)[0])
-                raise InputError(
-                    f"The class {_plain(classes[absent])} occurs only in rows of zero sample_weight (first in row "
-                    f"{int(np.argmax(codes == absent))}), so nothing can be learned of it; give those rows weight, or "
-                    "drop them before fitting."
-                )
-        if len(classes) < 2:
-            raise InputError(
-                f"The target has only one class, {_plain(classes[0])}; a classifier needs at least two. Were the other rows "
-                "filtered out?"
-            )
-        o = check_offset(offset, n, len(classes))
-        if not kept.all():
-            table, codes = table[kept], codes[kept]
-            weights = None if weights is None else weights[torch.from_numpy(kept)]
-            o = None if o is None else o[torch.from_numpy(kept)]
-        codes_t = torch.from_numpy(np.ascontiguousarray(codes, dtype=np.int64))
-        if self.class_weight is not None:
-            per_class = compute_class_weight(self.class_weight, classes=np.arange(len(classes)), y=codes) if isinstance(
-                self.class_weight, str
-            ) else compute_class_weight(self.class_weight, classes=classes, y=classes[codes])
-            extra = torch.from_numpy(np.asarray(per_class, dtype=np.float64))[codes_t]
-            weights = extra if weights is None else weights * extra
-        x = table if sp.issparse(table) else as_tensor(table)
-        return _Training(x, codes_t, weights, o, kept, n), classes
-
-    def _previous(self, classes: Any) -> Tensor | None:
+    def _coefficients_before(self, classes: NDArray[Any]) -> Tensor | None:
+        """Return the coefficients ``(K, D')`` of the last fit, if it had the same classes and columns."""
         if not hasattr(self, "coef_") or not np.array_equal(self.classes_, classes):
             return None
         if self.coef_.shape[1] != self.n_features_in_:
@@ -237,113 +169,32 @@ class MultinomialLogisticRegression(InferenceMixin, ClassifierMixin, BaseEstimat
             return torch.from_numpy(np.column_stack([self.intercept_, self.coef_]))
         return torch.from_numpy(self.coef_)
 
-    def _objective(self, training: _Training, kept: Tensor, order: Tensor) -> LinearObjective:
-        columns = kept[kept >= int(self.fit_intercept)] - int(self.fit_intercept)
-        intercept = bool(self.fit_intercept)
-        x = training.x
-        everything = columns.shape[0] == x.shape[1]
-        design: Design
-        if sp.issparse(x):
-            part = x if everything else x[:, columns.numpy()]
-            design = SparseDesign(part, intercept=intercept, standardize=True)
-        else:
-            design = DenseDesign(x if everything else x[:, columns], intercept=intercept, standardize=True)
-        return LinearObjective(
-            design,
-            Categorical(),
-            torch.argsort(order)[training.y],
-            n_outputs=order.shape[0],
-            weights=training.weights,
-            offset=None if training.offset is None else training.offset[:, order],
-            l2=float(self.l2),
-            reference=order.shape[0] - 1,
-        )
-
-    def _callback(self) -> Callable[[Step], None] | None:
-        if callable(self.progress):
-            return self.progress
-        if not self.progress:
-            return None
-        from raphson.report import progress_line
-
-        return progress_line()
-
-    def _examine(self, fitted: LinearFit, training: _Training) -> tuple[LinearFit, str | None]:
-        """Look for separation where the fit shows signs of it, and say whether classical inference can be had."""
-        solution = fitted.solution
-        if self.l2 == 0 and self._looks_separated(fitted):
-            direction = None
-            if solution.last_step is not None:
-                moved = replace(fitted, solution=replace(solution, theta=solution.last_step))
-                direction = moved.coefficients(None)
-            self.separation_ = find_separation(
-                training.x,
-                training.y,
-                len(self.classes_),
-                training.weights,
-                self._names,
-                [str(c) for c in self.classes_],
-                self.fit_intercept,
-                candidate=direction,
-            )
-            if self.separation_ is not None:
-                sentence = self.separation_.sentence()
-                warnings.warn(sentence, SeparationWarning, stacklevel=3)
-                return replace(fitted, solution=replace(solution, status=Status.DIVERGING)), sentence
-        if not solution.converged:
-            sentence = (
-                f"{solution.status.sentence} (solver {solution.method}, {solution.iterations} iterations, gradient norm "
-                f"{solution.gradient_norm:.1e}). Raise max_iter, loosen tol, or add a penalty (l2)."
-            )
-            warnings.warn(sentence, ConvergenceWarning, stacklevel=3)
-            return fitted, "No standard errors: the fit did not converge. " + sentence
-        return fitted, None
-
-    def _looks_separated(self, fitted: LinearFit) -> bool:
-        step = fitted.solution.last_step
-        if step is None:
-            return not fitted.solution.converged
-        free = step.view(fitted.objective.n_free, -1)
-        blocks = fitted.objective.design.blocks(len(self.classes_))
-        return any(float(block.predict(free).abs().max()) > _SUSPICIOUS_STEP for block in blocks)
-
-    def _publish(self, fitted: LinearFit, refusal: str | None) -> None:
+    def _publish(self, fitted: LinearFit, rows: Rows, refusal: str | None) -> None:
         """Set the attributes of a fitted estimator."""
-        self._fitted: LinearFit | None = fitted
-        self._refusal = refusal
-        objective = fitted.objective
+        self._fitted, self._training, self._refusal = fitted, rows, refusal
+        self._estimates_cache: dict[Any, Estimates] = {}
+        self._saved_notes: list[str] = []
+        objective, solution = fitted.objective, fitted.solution
         coef = fitted.coefficients(self._reference_output()).numpy()
         self.coef_ = coef[:, int(self.fit_intercept) :].copy()
         self.intercept_ = coef[:, 0].copy() if self.fit_intercept else np.zeros(len(coef))
-        self.solution_ = fitted.solution
+        self.solution_ = solution
         self._penalty = objective.l2
-        self._saved_notes: list[str] | None = None
         self.n_obs_ = objective.total_weight
         self.df_model_ = objective.n_parameters
         self.df_null_ = objective.n_free * int(objective.design.intercept)
-        self.n_iter_ = fitted.solution.iterations
-        theta = fitted.solution.theta
-        self.loglik_ = -(fitted.solution.value - objective.penalty(theta)) * objective.total_weight
-        self.loglik_null_ = self._null_loglik()
-
-    def _null_loglik(self) -> float:
-        rows, k = self._training, len(self.classes_)
-        if rows.offset is None:
-            counts = torch.bincount(rows.y, weights=rows.weights, minlength=k).double()
-            if not self.fit_intercept:
-                return -float(counts.sum()) * math.log(k)
-            return float(torch.xlogy(counts, counts / counts.sum()).sum())
-        empty = DenseDesign(torch.zeros(rows.y.shape[0], 0, dtype=torch.float64), intercept=bool(self.fit_intercept))
-        null = LinearObjective(
-            empty, Categorical(), rows.y, n_outputs=k, weights=rows.weights, offset=rows.offset, reference=0
-        )
-        start = torch.zeros(null.n_parameters, dtype=torch.float64)
-        value = newton(null, start).value if self.fit_intercept else null.value(start)
-        return -value * null.total_weight
+        self.n_iter_ = solution.iterations
+        self.loglik_ = -(solution.value - objective.penalty(solution.theta)) * objective.total_weight
+        if rows.offset is None and self.fit_intercept:
+            self.loglik_null_ = shares_loglik(rows, len(self.classes_))
+        else:
+            self.loglik_null_ = null_loglik(
+                rows, Categorical(), len(self.classes_), intercept=objective.design.intercept
+            )
 
     # prediction ------------------------------------------------------------------------------------------------------
 
-    def decision_function(self, X: Any, offset: Any = None) -> np.ndarray[Any, Any]:
+    def decision_function(self, X: Any, offset: Any = None) -> NDArray[Any]:
         """Return linear predictors ``(N, K)``, or ``(N,)`` for two classes (second relative to first).
 
         Args:
@@ -353,17 +204,10 @@ class MultinomialLogisticRegression(InferenceMixin, ClassifierMixin, BaseEstimat
         Returns:
             Linear predictors.
         """
-        f = self._predictors(X, offset)
+        f = self._linear_predictors(X, offset)
         return f[:, 1] - f[:, 0] if f.shape[1] == 2 else f
 
-    def _predictors(self, X: Any, offset: Any) -> np.ndarray[Any, Any]:
-        check_is_fitted(self)
-        table = check_table(self, X, reset=False)
-        f = np.asarray(table @ self.coef_.T) + self.intercept_
-        o = check_offset(offset, f.shape[0], f.shape[1])
-        return f if o is None else f + o.numpy()
-
-    def predict_proba(self, X: Any, offset: Any = None) -> np.ndarray[Any, Any]:
+    def predict_proba(self, X: Any, offset: Any = None) -> NDArray[Any]:
         """Return class probabilities ``(N, K)``, columns in the order of ``classes_``.
 
         Args:
@@ -373,9 +217,9 @@ class MultinomialLogisticRegression(InferenceMixin, ClassifierMixin, BaseEstimat
         Returns:
             Probabilities; rows sum to one.
         """
-        return Categorical().mean(torch.from_numpy(self._predictors(X, offset))).numpy()
+        return Categorical().mean(torch.from_numpy(self._linear_predictors(X, offset))).numpy()
 
-    def predict_log_proba(self, X: Any, offset: Any = None) -> np.ndarray[Any, Any]:
+    def predict_log_proba(self, X: Any, offset: Any = None) -> NDArray[Any]:
         """Return log class probabilities ``(N, K)``, finite where the probability underflows.
 
         Args:
@@ -385,9 +229,9 @@ class MultinomialLogisticRegression(InferenceMixin, ClassifierMixin, BaseEstimat
         Returns:
             Logarithms of ``predict_proba``.
         """
-        return torch.log_softmax(torch.from_numpy(self._predictors(X, offset)), 1).numpy()
+        return torch.log_softmax(torch.from_numpy(self._linear_predictors(X, offset)), 1).numpy()
 
-    def predict(self, X: Any, offset: Any = None) -> np.ndarray[Any, Any]:
+    def predict(self, X: Any, offset: Any = None) -> NDArray[Any]:
         """Return the most probable class of each row.
 
         Args:
@@ -397,109 +241,19 @@ class MultinomialLogisticRegression(InferenceMixin, ClassifierMixin, BaseEstimat
         Returns:
             ``(N,)`` labels.
         """
-        best = self._predictors(X, offset).argmax(1)
+        best = self._linear_predictors(X, offset).argmax(1)
         return self.classes_[best]
-
-    def predict_interval(
-        self,
-        X: Any,
-        level: float = 0.95,
-        offset: Any = None,
-        kind: CovarianceKind = "observed",
-        groups: Any = None,
-        **options: Any,
-    ) -> MeanInterval:
-        """Return confidence intervals of the class probabilities, by the delta method on the logit scale.
-
-        Args:
-            X: ``(N, D)`` rows.
-            level: Confidence level.
-            offset: ``(N, K)`` added to the linear predictors.
-            kind: Covariance, as in ``estimates``.
-            groups: Clusters of the training rows, as in ``estimates``.
-            **options: ``correction`` and ``weights`` of ``estimates``.
-
-        Returns:
-            Probabilities, standard errors and bounds, each ``(N, K)``; bounds stay within 0 and 1.
-        """
-        f = torch.from_numpy(self._predictors(X, offset))
-        table = check_table(self, X, reset=False)
-        rows = torch.from_numpy(table.toarray()) if sp.issparse(table) else as_tensor(table)
-        covariance = self._all_coefficients(kind, groups, options).covariance
-        return mean_interval(Categorical(), f, rows, covariance, level, scale="simplex")
-
-    # margins ---------------------------------------------------------------------------------------------------------
-
-    def margins(
-        self,
-        at: str = "overall",
-        *,
-        kind: CovarianceKind = "observed",
-        groups: Any = None,
-        discrete: bool = True,
-        **options: Any,
-    ) -> MarginsResult:
-        """Return average marginal effects of each column on each class probability, with delta-method errors.
-
-        Args:
-            at: ``"overall"`` averages over the training rows; ``"mean"`` takes the mean row.
-            kind: Covariance, as in ``estimates``.
-            groups: Clusters, as in ``estimates``.
-            discrete: Treat columns that hold 0 and 1 only as switches: the effect is the change from 0 to 1.
-            **options: ``correction`` and ``weights`` of ``estimates``.
-
-        Returns:
-            Effects labeled (class, column).
-        """
-        check_is_fitted(self)
-        rows = self._training_rows()
-        x = torch.from_numpy(rows.x.toarray()) if sp.issparse(rows.x) else rows.x
-        return margins(
-            Categorical(),
-            self._all_coefficients(kind, groups, options),
-            x,
-            mean_names=[str(c) for c in self.classes_],
-            weights=rows.weights,
-            offset=rows.offset,
-            binary=binary_columns(x) if discrete else torch.zeros(x.shape[1], dtype=torch.bool),
-            at=at,
-        )
-
-    def _all_coefficients(self, kind: CovarianceKind, groups: Any, options: dict[str, Any]) -> Estimates:
-        """Return estimates of all K (D + 1) coefficients, summing to zero over classes, an absent intercept as zero."""
-        self.estimates(kind, groups, **options)  # refuses what cannot be had, for the same reasons
-        fitted = self._fitted
-        if fitted is None:
-            self._training_rows()
-        assert fitted is not None
-        codes = None if groups is None else self._group_codes(groups)
-        labels = tuple((str(c), name) for c in self.classes_ for name in self._column_names())
-        found = fitted.estimates(labels, None, kind, codes, **options)
-        if self.fit_intercept:
-            return found
-        k, d = len(self.classes_), len(self._names)
-        pad = torch.zeros(k, d + 1, k, d, dtype=torch.float64)
-        index = torch.arange(d)
-        for c in range(k):
-            pad[c, index + 1, c, index] = 1.0
-        padded = tuple((str(c), name) for c in self.classes_ for name in [INTERCEPT, *self._names])
-        return found.transform(pad.view(k * (d + 1), k * d), padded)
 
     # names -----------------------------------------------------------------------------------------------------------
 
+    def _likelihood(self) -> Categorical:
+        return Categorical()
+
+    def _output_names(self) -> list[str]:
+        return [str(c) for c in self.classes_]
+
     def _reference_output(self) -> int | None:
-        if self.reference is None:
-            return None
-        if isinstance(self.reference, str) and self.reference in ("first", "last"):
-            return 0 if self.reference == "first" else len(self.classes_) - 1
-        where = np.flatnonzero(self.classes_ == self.reference)
-        if len(where) == 0:
-            known = ", ".join(_plain(c) for c in self.classes_[:20])
-            raise InputError(
-                f"The reference {self.reference!r} is not a class of the target; choose 'first', 'last', None or one of "
-                f"{known}."
-            )
-        return int(where[0])
+        return find_reference(self.reference, self.classes_)
 
     def _column_names(self) -> list[str]:
         return [INTERCEPT, *self._names] if self.fit_intercept else list(self._names)
@@ -511,11 +265,15 @@ class MultinomialLogisticRegression(InferenceMixin, ClassifierMixin, BaseEstimat
 
     def _title(self) -> str:
         reference = self._reference_output()
-        relative = "sum to zero over classes" if reference is None else f"relative to class {self.classes_[reference]}"
+        relative = (
+            "sum to zero over classes"
+            if reference is None
+            else f"relative to class {self.classes_[reference]}"
+        )
         return f"Multinomial logistic regression, {len(self.classes_)} classes, coefficients {relative}"
 
     def _notes(self) -> list[str]:
-        notes = list(self._saved_notes or ())
+        notes = list(self._saved_notes)
         if self.collinearity_ is not None:
             notes += self.collinearity_.sentences()
         if self.separation_ is not None:
@@ -566,37 +324,3 @@ class MultinomialLogisticRegression(InferenceMixin, ClassifierMixin, BaseEstimat
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-
-def _most_frequent_last(training: _Training, n_classes: int) -> Tensor:
-    """Return the classes with the most frequent one last, where the solver keeps its reference, ``(K,)``.
-
-    Relative to it the Hessian is best conditioned; what is reported is changed to the user's reference afterwards.
-    """
-    counts = torch.bincount(training.y, weights=training.weights, minlength=n_classes)
-    order = torch.arange(n_classes)
-    most = int(counts.argmax())
-    return torch.cat([order[:most], order[most + 1 :], order[most : most + 1]])
-
-
-def _independent(collinearity: Collinearity, n_columns: int, first: int) -> tuple[Tensor, Tensor]:
-    """Return the columns to fit, ``(rank,)``, and a basis of the combinations that vanish, ``(D', nullity)``.
-
-    The intercept, where ``first`` is 1, is always fitted; of the others the late ones are left out.
-    """
-    from scipy.linalg import qr
-
-    basis = collinearity.null_basis.double()
-    scaled = basis / basis.abs().amax(0)
-    # the null space can be solved for the columns left out: a pivoted QR picks them
-    order = torch.arange(n_columns - 1, first - 1, -1)
-    _, pivots = qr(scaled[order].mT.numpy(), mode="r", pivoting=True)
-    dropped = order[torch.from_numpy(pivots[: basis.shape[1]].copy()).long()]
-    kept = torch.ones(n_columns, dtype=torch.bool)
-    kept[dropped] = False
-    return kept.nonzero()[:, 0], basis
-
-
-def _plain(label: Any) -> str:
-    """Return a label as a person writes it, not as NumPy wraps it."""
-    return repr(label.item() if hasattr(label, "item") else label)

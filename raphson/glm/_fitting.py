@@ -1,0 +1,231 @@
+"""Fitting a linear model: independent columns, objective, solver, and whether the result can be used."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from raphson._errors import CollinearityWarning, InputError, SeparationWarning
+from raphson.curvature._linear import LinearObjective
+from raphson.data import DenseDesign
+from raphson.glm._collinear import Collinearity, find_collinear
+from raphson.glm._linear_fit import LinearFit
+from raphson.glm._rows import Rows
+from raphson.glm._separation import Separation
+from raphson.glm._solvers import SOLVERS, solve
+from raphson.likelihoods import Likelihood
+from raphson.report import progress_line
+from raphson.solve import Status, Step, newton
+
+_SUSPICIOUS_STEP = 1e-2
+"""A Newton step at convergence that still changes some linear predictor by this much points to separation."""
+
+Progress = bool | Callable[[Step], None]
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a linear model is fitted; the arguments of the estimators.
+
+    Attributes:
+        l2: Penalty of the mean-scale objective.
+        fit_intercept: Whether each output has an intercept.
+        solver: One of ``SOLVERS``.
+        tol: Bound on the gradient norm.
+        max_iter: Largest number of iterations.
+        progress: True for a line on the terminal, or a function called with every ``Step``.
+    """
+
+    l2: float
+    fit_intercept: bool
+    solver: str
+    tol: float
+    max_iter: int
+    progress: Progress
+
+    @classmethod
+    def of(cls, estimator: Any) -> FitOptions:
+        """Read and check the arguments of an estimator.
+
+        Args:
+            estimator: An estimator with attributes of the same names.
+
+        Returns:
+            The options.
+
+        Raises:
+            InputError: If one of them has no meaning.
+        """
+        l2, tol, max_iter = estimator.l2, estimator.tol, estimator.max_iter
+        if not (isinstance(l2, int | float | np.number) and math.isfinite(l2) and l2 >= 0):
+            raise InputError(f"l2 must be a number that is not negative, got {l2!r}.")
+        if estimator.solver not in SOLVERS:
+            raise InputError(f"Unknown solver {estimator.solver!r}; choose one of {', '.join(SOLVERS)}.")
+        if not (isinstance(tol, int | float | np.number) and tol > 0):
+            raise InputError(f"tol must be a positive number, got {tol!r}.")
+        if not (isinstance(max_iter, int | np.integer) and max_iter >= 0):
+            raise InputError(f"max_iter must be a whole number that is not negative, got {max_iter!r}.")
+        intercept = bool(estimator.fit_intercept)
+        return cls(float(l2), intercept, estimator.solver, float(tol), int(max_iter), estimator.progress)
+
+
+def fit_linear(
+    rows: Rows,
+    y: Tensor,
+    likelihood: Likelihood,
+    names: Sequence[str],
+    options: FitOptions,
+    *,
+    order: Tensor,
+    reference: int | None,
+    start: Tensor | None = None,
+) -> tuple[LinearFit, Collinearity | None]:
+    """Minimize the objective of a linear model, on independent columns where there is no penalty.
+
+    Args:
+        rows: The rows.
+        y: Their targets, as the likelihood sees them with outputs in the solver's order.
+        likelihood: The likelihood.
+        names: Names of the ``D`` columns.
+        options: How to fit.
+        order: Which reported output each of the solver's outputs is, ``(C,)``.
+        reference: The solver's output whose coefficients are zero, or None.
+        start: Reported coefficients ``(C, D')`` to start from; None starts from zero.
+
+    Returns:
+        The fit, and what is collinear, or None where it was not looked for.
+    """
+    n_columns = len(names) + options.fit_intercept
+    kept, basis = torch.arange(n_columns), torch.zeros(n_columns, 0, dtype=torch.float64)
+    collinearity = None
+    if options.l2 == 0:
+        collinearity = find_collinear(rows.x, rows.weights, names, options.fit_intercept)
+        if collinearity.nullity:
+            kept, basis = _independent(collinearity, n_columns, int(options.fit_intercept))
+            warnings.warn(" ".join(collinearity.sentences()), CollinearityWarning, stacklevel=3)
+    slopes = kept[kept >= int(options.fit_intercept)] - int(options.fit_intercept)
+    objective = LinearObjective(
+        rows.design(slopes, options.fit_intercept),
+        likelihood,
+        y,
+        n_outputs=order.shape[0],
+        weights=rows.weights,
+        offset=None if rows.offset is None else rows.offset[:, order],
+        l2=options.l2,
+        reference=reference,
+    )
+    theta = torch.zeros(objective.n_parameters, dtype=torch.float64)
+    if start is not None:
+        theta = objective.free(objective.design.from_table(start[order][:, kept]))
+    line = progress_line() if options.progress is True else None
+    try:
+        solution = solve(
+            objective,
+            theta,
+            solver=options.solver,
+            tol=options.tol,
+            max_iter=options.max_iter,
+            callback=options.progress if callable(options.progress) else line,
+        )
+    finally:
+        if line is not None:
+            line.close()
+    return LinearFit(objective, solution, kept, order, basis, n_columns, rows.y.shape[0]), collinearity
+
+
+def examine(
+    fitted: LinearFit, find_separation: Callable[[Tensor | None], Separation | None]
+) -> tuple[LinearFit, Separation | None, str | None]:
+    """Look for separation where the fit shows signs of it, and say whether classical inference can be had.
+
+    Args:
+        fitted: A fit.
+        find_separation: Takes a direction ``(C, D')`` in which the fit may diverge, or None, and returns what
+            separates the targets.
+
+    Returns:
+        The fit, marked as diverging where targets are separated; the separation; and the sentence with which
+        standard errors are refused, or None.
+    """
+    solution = fitted.solution
+    if fitted.objective.l2 == 0 and _looks_separated(fitted):
+        direction = None
+        if solution.last_step is not None:
+            moved = replace(fitted, solution=replace(solution, theta=solution.last_step))
+            direction = moved.coefficients(None)
+        separation = find_separation(direction)
+        if separation is not None:
+            sentence = separation.sentence()
+            warnings.warn(sentence, SeparationWarning, stacklevel=3)
+            diverging = replace(fitted, solution=replace(solution, status=Status.DIVERGING))
+            return diverging, separation, sentence
+    if solution.converged:
+        return fitted, None, None
+    sentence = (
+        f"{solution.status.sentence} (solver {solution.method}, {solution.iterations} iterations, gradient norm "
+        f"{solution.gradient_norm:.1e}). Raise max_iter, loosen tol, or add a penalty (l2)."
+    )
+    warnings.warn(sentence, ConvergenceWarning, stacklevel=3)
+    return fitted, None, "No standard errors: the fit did not converge. " + sentence
+
+
+def null_loglik(rows: Rows, likelihood: Likelihood, n_outputs: int, *, intercept: bool) -> float:
+    """Return the log-likelihood of the model with offsets and intercepts alone.
+
+    Args:
+        rows: The rows.
+        likelihood: The likelihood.
+        n_outputs: C, the first output being the reference.
+        intercept: Whether there are intercepts.
+
+    Returns:
+        The log-likelihood, summed over weighted rows.
+    """
+    empty = torch.zeros(rows.y.shape[0], 0, dtype=torch.float64)
+    null = LinearObjective(
+        DenseDesign(empty, intercept=intercept),
+        likelihood,
+        rows.y,
+        n_outputs=n_outputs,
+        weights=rows.weights,
+        offset=rows.offset,
+        reference=0,
+    )
+    start = torch.zeros(null.n_parameters, dtype=torch.float64)
+    value = newton(null, start).value if intercept else null.value(start)
+    return -value * null.total_weight
+
+
+def _looks_separated(fitted: LinearFit) -> bool:
+    step = fitted.solution.last_step
+    if step is None:
+        return not fitted.solution.converged
+    free = step.view(fitted.objective.n_free, -1)
+    blocks = fitted.objective.design.blocks(fitted.objective.n_outputs)
+    return any(float(block.predict(free).abs().max()) > _SUSPICIOUS_STEP for block in blocks)
+
+
+def _independent(collinearity: Collinearity, n_columns: int, first: int) -> tuple[Tensor, Tensor]:
+    """Return the columns to fit, ``(rank,)``, and a basis of the combinations that vanish, ``(D', nullity)``.
+
+    The intercept, where ``first`` is 1, is always fitted; of the others the late ones are left out.
+    """
+    from scipy.linalg import qr
+
+    basis = collinearity.null_basis.double()
+    scaled = basis / basis.abs().amax(0)
+    # the null space can be solved for the columns left out: a pivoted QR picks them
+    order = torch.arange(n_columns - 1, first - 1, -1)
+    _, pivots = qr(scaled[order].mT.numpy(), mode="r", pivoting=True)
+    dropped = order[torch.from_numpy(pivots[: basis.shape[1]].copy()).long()]
+    kept = torch.ones(n_columns, dtype=torch.bool)
+    kept[dropped] = False
+    return kept.nonzero()[:, 0], basis
