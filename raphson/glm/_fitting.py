@@ -106,14 +106,16 @@ def fit_linear(
     n_columns = len(names) + options.fit_intercept
     kept, basis = torch.arange(n_columns), torch.zeros(n_columns, 0, dtype=torch.float64)
     collinearity = None
-    if options.l2 == 0:
+    design = rows.design(torch.arange(len(names)), options.fit_intercept)
+    if options.l2 == 0 and not design.is_well_conditioned():
         collinearity = find_collinear(rows.x, rows.weights, names, options.fit_intercept)
         if collinearity.nullity:
             kept, basis = _independent(collinearity, n_columns, int(options.fit_intercept))
+            slopes = kept[kept >= int(options.fit_intercept)] - int(options.fit_intercept)
+            design = rows.design(slopes, options.fit_intercept)
             warnings.warn(" ".join(collinearity.sentences()), CollinearityWarning, stacklevel=3)
-    slopes = kept[kept >= int(options.fit_intercept)] - int(options.fit_intercept)
     objective = LinearObjective(
-        rows.design(slopes, options.fit_intercept),
+        design,
         likelihood,
         y,
         n_outputs=order.shape[0],
@@ -170,8 +172,8 @@ def examine(
     if solution.converged:
         return fitted, None, None
     sentence = (
-        f"{solution.status.sentence} (solver {solution.method}, {solution.iterations} iterations, gradient norm "
-        f"{solution.gradient_norm:.1e}). Raise max_iter, loosen tol, or add a penalty (l2)."
+        f"{solution.status.sentence} (solver {solution.method}, {solution.iterations} iterations, gradient "
+        f"norm {solution.gradient_norm:.1e}). Raise max_iter, loosen tol, or add a penalty (l2)."
     )
     warnings.warn(sentence, ConvergenceWarning, stacklevel=3)
     return fitted, None, "No standard errors: the fit did not converge. " + sentence

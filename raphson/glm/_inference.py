@@ -1,7 +1,7 @@
 """What every fitted linear estimator can be asked: covariance, intervals, tests, margins, a summary.
 
-``InferenceMixin`` is the single place where the estimators meet ``infer`` and ``report``. An estimator supplies
-``_fitted`` (a ``LinearFit``), its names and its data; nothing here knows which likelihood it has.
+``InferenceMixin`` is the single place where the estimators meet ``infer`` and ``report``. An estimator
+supplies ``_fitted`` (a ``LinearFit``), its names and its data; nothing here knows which likelihood it has.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 
 _NO_ROWS = (
-    "The training rows are not part of a saved or unpickled model; refit it to get this quantity. Coefficients, "
-    "predictions and the covariance stored with the model remain available."
+    "The training rows are not part of a saved or unpickled model; refit it to get this quantity. "
+    "Coefficients, predictions and the covariance stored with the model remain available."
 )
 
 
@@ -51,7 +51,7 @@ class InferenceMixin:
     intercept_: Any
     fit_intercept: bool
 
-    # what an estimator supplies --------------------------------------------------------------------------------------
+    # what an estimator supplies -----------------------------------------------------------------------------
 
     def _coefficient_labels(self) -> tuple[tuple[str, str], ...]:
         raise NotImplementedError
@@ -62,7 +62,7 @@ class InferenceMixin:
     def _title(self) -> str:
         raise NotImplementedError
 
-    # estimates -------------------------------------------------------------------------------------------------------
+    # estimates ----------------------------------------------------------------------------------------------
 
     def estimates(
         self,
@@ -78,8 +78,8 @@ class InferenceMixin:
             kind: ``"observed"`` (inverse Hessian at the data), ``"expected"`` (inverse Fisher information) or
                 ``"sandwich"`` (robust: Huber 1967, White 1982).
             groups: ``(N,)`` cluster labels; makes the sandwich a clustered one (Liang and Zeger 1986).
-            correction: Small-sample factor of the sandwich: ``"HC0"``, ``"HC1"``, ``"CR0"``, ``"CR1"`` or ``"stata"``
-                (the default: ``n / (n - 1)``, or ``G / (G - 1)`` with clusters).
+            correction: Small-sample factor of the sandwich: ``"HC0"``, ``"HC1"``, ``"CR0"``, ``"CR1"`` or
+                ``"stata"`` (the default: ``n / (n - 1)``, or ``G / (G - 1)`` with clusters).
             weights: Only for the sandwich: ``"sampling"`` takes weights as inverse sampling probabilities,
                 ``"frequency"`` as numbers of identical rows. The other two kinds take them as frequencies.
 
@@ -87,8 +87,9 @@ class InferenceMixin:
             Estimates, class by class with the intercept first, the reference class left out.
 
         Raises:
-            NotEstimableError: If the data do not determine the coefficients, or a penalty biases them.
-            InputError: If the kind is unknown, or the groups do not fit the data.
+            NotEstimableError: If the data do not determine the coefficients, a penalty biases them, or what
+                it takes was not saved with the model. A kind or groups that cannot be used are an
+                ``InputError``.
         """
         check_is_fitted(self)
         key = (kind, correction, weights) if groups is None else None
@@ -170,7 +171,7 @@ class InferenceMixin:
         """
         return self.estimates(kind, groups, **options).to_frame(level)[["lower", "upper"]]
 
-    # tests and fit statistics ----------------------------------------------------------------------------------------
+    # tests and fit statistics -------------------------------------------------------------------------------
 
     def wald_test(
         self, R: Any, q: Any = None, *, kind: CovarianceKind = "observed", groups: Any = None, **options: Any
@@ -193,7 +194,8 @@ class InferenceMixin:
         """Compare with a nested fit to the same rows by twice the difference of log-likelihoods.
 
         Args:
-            restricted: A fitted estimator with fewer free coefficients; None compares with the intercepts alone.
+            restricted: A fitted estimator with fewer free coefficients; None compares with the intercepts
+                alone.
 
         Returns:
             The test.
@@ -211,8 +213,9 @@ class InferenceMixin:
                 raise InputError("The two models do not have the same classes, so they are not nested.")
             if restricted.n_obs_ != self.n_obs_:
                 raise InputError(
-                    f"The two models were fitted to {self.n_obs_:g} and {restricted.n_obs_:g} rows; a likelihood-ratio "
-                    "test compares fits to the same rows (were missing values dropped in one of them?)."
+                    f"The two models were fitted to {self.n_obs_:g} and {restricted.n_obs_:g} rows; a "
+                    "likelihood-ratio test compares fits to the same rows (were missing values dropped in "
+                    "one of them?)."
                 )
         for model in (self, restricted):
             if model is not None and model._penalty > 0:
@@ -234,7 +237,7 @@ class InferenceMixin:
         """Pseudo-R2 of McFadden, of Cox and Snell, and of Nagelkerke."""
         return infer.pseudo_r2(self.loglik_, self.loglik_null_, self.n_obs_)
 
-    # summary ---------------------------------------------------------------------------------------------------------
+    # summary ------------------------------------------------------------------------------------------------
 
     def summary(
         self, kind: CovarianceKind | None = None, level: float = 0.95, groups: Any = None, **options: Any
@@ -242,8 +245,8 @@ class InferenceMixin:
         """Return the table of coefficients with everything a reader needs to judge it.
 
         Args:
-            kind: As in ``estimates``; None means ``"observed"``, or for a penalized fit ``"sandwich"``, and the table
-                says which it is.
+            kind: As in ``estimates``; None means ``"observed"``, or for a penalized fit ``"sandwich"``, and
+                the table says which it is.
             level: Confidence level of the intervals.
             groups: As in ``estimates``.
             **options: ``correction`` and ``weights`` of ``estimates``.

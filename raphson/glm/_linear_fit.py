@@ -1,9 +1,9 @@
-r"""A fitted linear model: the optimum in the solver's coordinates and the maps from there to what is reported.
+r"""A fitted linear model: the optimum in the solver's coordinates, and the maps to what is reported.
 
-The solver works with the standardized, linearly independent columns and coefficients relative to one output. What a
-person reads are coefficients of the table's columns, relative to the class of their choice, or summing to zero over
-classes. Both changes are linear, ``report = M coef A^T``, so estimates and covariance are carried over by the same two
-matrices: M acts on outputs, A on columns.
+The solver works with the standardized, linearly independent columns and coefficients relative to one output.
+What a person reads are coefficients of the table's columns, relative to the class of their choice, or summing
+to zero over classes. Both changes are linear, ``report = M coef A^T``, so estimates and covariance are
+carried over by the same two matrices: M acts on outputs, A on columns.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CovarianceKind = Literal["observed", "expected", "sandwich"]
 WeightMeaning = Literal["frequency", "sampling"]
 
 _NULL_SPACE_ELEMENTS = 10**7
-"""Directions that the data leave open are listed up to this many numbers; beyond, coefficients are marked singly."""
+"""Directions that the data leave open are listed up to this many numbers; beyond, coefficients one by one."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class LinearFit:
         solution: What the solver returned.
         kept: Positions of the fitted columns among all D' (the intercept is column 0), ``(d,)``.
         order: Which reported output each of the objective's outputs is, ``(C,)``.
-        null_basis: ``(D', r)`` basis of the combinations of columns that vanish on the data; r is 0 if none do.
+        null_basis: ``(D', r)`` basis of the combinations of columns that vanish on the data; r is 0 if none
+            do.
         n_columns: D'.
         n_rows: Rows with positive weight.
     """
@@ -51,10 +52,16 @@ class LinearFit:
     n_rows: int
 
     def to_columns(self, coef: Tensor) -> Tensor:
-        """Turn coefficients of the solver's columns, ``(m, d)``, into the table's, ``(m, D')``; linear in them.
+        """Turn coefficients of the solver's columns into those of the table's columns, a linear map.
 
-        Over collinear columns they are spread to the smallest norm of the slopes; the intercept costs nothing, as in the
-        limit of a vanishing ridge penalty.
+        Over collinear columns they are spread to the smallest norm of the slopes; the intercept costs
+        nothing, as in the limit of a vanishing ridge penalty.
+
+        Args:
+            coef: ``(m, d)``.
+
+        Returns:
+            ``(m, D')``.
         """
         table = self.objective.design.to_table(coef)
         basis = self.null_basis
@@ -66,16 +73,19 @@ class LinearFit:
             return table
         first = int(self.objective.design.intercept)
         excess = torch.linalg.lstsq(basis[first:], table[:, first:].mT).solution
-        return table - (basis @ excess).mT
+        spread: Tensor = table - (basis @ excess).mT
+        return spread
 
     def column_map(self) -> Tensor:
         """Return the matrix of ``to_columns``, ``(D', d)``."""
         d = self.kept.shape[0]
-        check_dense_size((self.n_columns, d), torch.float64, "coef_ and predictions, which need no covariance")
+        check_dense_size(
+            (self.n_columns, d), torch.float64, "coef_ and predictions, which need no covariance"
+        )
         return self.to_columns(torch.eye(d, dtype=torch.float64)).mT
 
     def output_map(self, reference: int | None) -> Tensor:
-        """Return M, ``(C, C_free)``: from coefficients relative to the solver's reference to the reported ones."""
+        """Return M, ``(C, C_free)``: from coefficients relative to the solver's reference to reported."""
         c = self.objective.n_outputs
         full = torch.zeros(c, c, dtype=torch.float64)
         full[self.order, torch.arange(c)] = 1.0
@@ -117,10 +127,6 @@ class LinearFit:
 
         Returns:
             Estimates in the order of ``labels``.
-
-        Raises:
-            NotEstimableError: If the data do not determine the coefficients, or a penalty biases them.
-            InputError: If ``groups`` comes without the sandwich.
         """
         covariance, name = self._free_covariance(kind, groups, correction, weights)
         m = self.output_map(reference)
@@ -141,26 +147,31 @@ class LinearFit:
         )
 
     def _null_space(self, n_outputs: int) -> Tensor | None:
-        """Return the directions of the reported coefficients that the data leave open, if they are few enough to hold."""
+        """Return the directions of reported coefficients that the data leave open, if few enough to hold."""
         d, r = self.null_basis.shape
         if r == 0 or n_outputs**2 * d * r > _NULL_SPACE_ELEMENTS:
             return None
-        return torch.block_diag(*[self.null_basis] * n_outputs)
+        return torch.kron(torch.eye(n_outputs, dtype=torch.float64), self.null_basis.contiguous())
 
     def _free_covariance(
         self, kind: CovarianceKind, groups: Tensor | None, correction: str | None, weights: WeightMeaning
     ) -> tuple[Tensor, str]:
         """Return the covariance of the solver's coefficients as ``(c, d, c, d)``, and its name."""
         if kind not in ("observed", "expected", "sandwich"):
-            raise InputError(f"Unknown covariance kind '{kind}'; choose 'observed', 'expected' or 'sandwich'.")
+            raise InputError(
+                f"Unknown covariance kind '{kind}'; choose 'observed', 'expected' or 'sandwich'."
+            )
         if kind != "sandwich":
             if groups is not None:
-                raise InputError(f"groups make a clustered sandwich; pass kind='sandwich' with them, not '{kind}'.")
+                raise InputError(
+                    f"groups make a clustered sandwich; pass kind='sandwich' with them, not '{kind}'."
+                )
             if self.objective.l2 > 0:
                 raise NotEstimableError(
-                    f"The fit is penalized (l2={self.objective.l2:g}): its coefficients are biased toward zero and the "
-                    f"inverse {kind} information is not their sampling covariance. Pass kind='sandwich' for the "
-                    "sampling covariance of the penalized estimates, or fit with l2=0 for classical standard errors."
+                    f"The fit is penalized (l2={self.objective.l2:g}): its coefficients are biased toward "
+                    f"zero and the inverse {kind} information is not their sampling covariance. Pass "
+                    "kind='sandwich' for the sampling covariance of the penalized estimates, or fit with "
+                    "l2=0 for classical standard errors."
                 )
         objective, theta = self.objective, self.solution.theta
         total = objective.total_weight

@@ -20,7 +20,7 @@ from raphson.glm._classes import (
     most_frequent_last,
     shares_loglik,
 )
-from raphson.glm._collinear import INTERCEPT, Collinearity
+from raphson.glm._collinear import INTERCEPT
 from raphson.glm._fitting import FitOptions, Progress, examine, fit_linear, null_loglik
 from raphson.glm._linear_fit import LinearFit
 from raphson.glm._prediction import PredictionMixin
@@ -39,23 +39,26 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
         L = -\frac1W \sum_n w_n \log P(y_n \mid x_n) + \frac\lambda2 \sum_k \|\beta_k - \bar\beta\|^2 .
 
     The gradient is :math:`X (S - Y)^T / N` and the Hessian
-    :math:`\frac1N \sum_n [\mathrm{diag}(p_n) - p_n p_n^T] \otimes x_n x_n^T`. Columns are standardized internally, which
-    changes nothing but the rounding. Two classes are the case K = 2.
+    :math:`\frac1N \sum_n [\mathrm{diag}(p_n) - p_n p_n^T] \otimes x_n x_n^T`. Columns are standardized
+    internally, which changes nothing but the rounding. Two classes are the case K = 2.
 
     Args:
-        l2: Penalty :math:`\lambda` of the mean-scale objective, on slopes only and on their sum-to-zero form, so that
-            predictions do not depend on the reference. scikit-learn's ``C`` is ``1 / (l2 * N)`` for three classes and
-            more, and ``2 / (l2 * N)`` for two, where it penalizes the difference of the two.
+        l2: Penalty :math:`\lambda` of the mean-scale objective, on slopes only and on their sum-to-zero form,
+            so that predictions do not depend on the reference. scikit-learn's ``C`` is ``1 / (l2 * N)`` for
+            three classes and more, and ``2 / (l2 * N)`` for two, where it penalizes the difference of the
+            two.
         fit_intercept: Whether each class has an intercept.
-        reference: Class whose coefficients are zero: ``"first"``, ``"last"`` or a label; None makes coefficients sum to
-            zero over classes.
-        solver: ``"auto"``, ``"newton"`` (dense Hessian), ``"newton-cg"`` (Hessian products), ``"gradient-descent"`` or
-            ``"sgd"``.
+        reference: Class whose coefficients are zero: ``"first"``, ``"last"`` or a label; None makes
+            coefficients sum to zero over classes.
+        solver: ``"auto"``, ``"newton"`` (dense Hessian), ``"newton-cg"`` (Hessian products),
+            ``"gradient-descent"`` or ``"sgd"``.
         tol: Bound on the infinity norm of the gradient of the mean-scale objective.
         max_iter: Largest number of iterations (passes over the data for ``"sgd"``).
-        class_weight: None, ``"balanced"`` or a dictionary from label to weight, multiplied into the sample weights.
+        class_weight: None, ``"balanced"`` or a dictionary from label to weight, multiplied into the sample
+            weights.
         warm_start: Start from the previous fit's coefficients.
-        progress: True shows the iterations of a long fit on the terminal; a function is called with every ``Step``.
+        progress: True shows the iterations of a long fit on the terminal; a function is called with every
+            ``Step``.
 
     Attributes:
         coef_: ``(K, D)``, the reference's row zero.
@@ -69,7 +72,8 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
         collinearity_: What is linearly dependent among the columns, or None where it was not looked for.
 
     References:
-        Bohning (1992), Multinomial logistic regression algorithm. Agresti (2013), Categorical Data Analysis, ch. 8.
+        Bohning (1992), Multinomial logistic regression algorithm. Agresti (2013), Categorical Data Analysis,
+        ch. 8.
 
     Examples:
         Two groups: the slope is the log odds ratio, its variance the sum of reciprocal counts.
@@ -107,7 +111,7 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
         self.warm_start = warm_start
         self.progress = progress
 
-    # fitting ---------------------------------------------------------------------------------------------------------
+    # fitting ------------------------------------------------------------------------------------------------
 
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None
@@ -121,10 +125,8 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
             offset: ``(N, K)`` added to the linear predictors, columns in the order of the sorted labels.
 
         Returns:
-            The fitted estimator.
-
-        Raises:
-            InputError: If an argument cannot be used; the message names the row, column or class.
+            The fitted estimator. An argument that cannot be used is an ``InputError`` that names the row,
+            column or class.
         """
         options = FitOptions.of(self)
         table = check_table(self, X, reset=True)
@@ -192,7 +194,7 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
                 rows, Categorical(), len(self.classes_), intercept=objective.design.intercept
             )
 
-    # prediction ------------------------------------------------------------------------------------------------------
+    # prediction ---------------------------------------------------------------------------------------------
 
     def decision_function(self, X: Any, offset: Any = None) -> NDArray[Any]:
         """Return linear predictors ``(N, K)``, or ``(N,)`` for two classes (second relative to first).
@@ -242,9 +244,10 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
             ``(N,)`` labels.
         """
         best = self._linear_predictors(X, offset).argmax(1)
-        return self.classes_[best]
+        labels: NDArray[Any] = self.classes_[best]
+        return labels
 
-    # names -----------------------------------------------------------------------------------------------------------
+    # names --------------------------------------------------------------------------------------------------
 
     def _likelihood(self) -> Categorical:
         return Categorical()
@@ -280,10 +283,10 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
             notes.append(self.separation_.sentence())
         return notes
 
-    # saving ----------------------------------------------------------------------------------------------------------
+    # saving -------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the tensors of the fitted model; the covariance is among them where it can be had and held."""
+        """Return the tensors of the fitted model, the covariance among them where it can be had and held."""
         check_is_fitted(self)
         return _state.state_dict(self)
 
@@ -296,7 +299,7 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
     def from_state(
         cls, params: dict[str, Any], tensors: dict[str, Tensor], metadata: dict[str, Any]
     ) -> MultinomialLogisticRegression:
-        """Rebuild a fitted model from its parameters, ``state_dict`` and ``metadata``; it predicts bit for bit alike.
+        """Rebuild a fitted model, which predicts bit for bit alike.
 
         Args:
             params: Constructor arguments, as ``get_params`` gives them.
@@ -304,10 +307,7 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
             metadata: What ``metadata`` returned.
 
         Returns:
-            The model, without the training rows.
-
-        Raises:
-            InputError: If the parts do not belong together.
+            The model, without the training rows. Parts that do not belong together are an ``InputError``.
         """
         model = cls(**params)
         _state.restore(model, tensors, metadata)
@@ -317,7 +317,8 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
         # neither the user's rows nor the solver's working state belong in a pickle
         state: dict[str, Any] = dict(super().__getstate__())
         if "_training" in state:
-            state.update(_training=None, _fitted=None)
+            solution = replace(self.solution_, hessian=None, last_step=None)
+            state.update(_training=None, _fitted=None, solution_=solution)
         return state
 
     def __sklearn_tags__(self) -> Any:

@@ -1,4 +1,4 @@
-"""What a fitted linear estimator says of rows: linear predictors, intervals of predicted means, marginal effects."""
+"""What a fitted linear estimator says of rows: linear predictors, intervals of means, marginal effects."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PredictionMixin(InferenceMixin):
         groups: Any = None,
         **options: Any,
     ) -> MeanInterval:
-        """Return confidence intervals of the predicted means, by the delta method on a scale that keeps their bounds.
+        """Return delta-method confidence intervals of the predicted means that respect their range.
 
         Args:
             X: ``(N, D)`` rows.
@@ -105,7 +105,7 @@ class PredictionMixin(InferenceMixin):
         )
 
     def _all_coefficients(self, kind: CovarianceKind, groups: Any, options: dict[str, Any]) -> Estimates:
-        """Return estimates of all C (D + 1) coefficients, without a reference, an absent intercept as zero."""
+        """Return estimates of all C (D + 1) coefficients, no reference, an absent intercept as zero."""
         self.estimates(kind, groups, **options)  # refuses what cannot be had, for the same reasons
         fitted = self._require_fit()
         codes = None if groups is None else self._group_codes(groups)

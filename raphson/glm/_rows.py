@@ -1,4 +1,4 @@
-"""The rows that a linear model is fitted to: those of positive weight, with their targets, weights and offsets."""
+"""The rows that a linear model is fitted to: those of positive weight, with targets, weights and offsets."""
 
 from __future__ import annotations
 

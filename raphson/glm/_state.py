@@ -67,8 +67,9 @@ def restore(model: Any, tensors: dict[str, Tensor], facts: dict[str, Any]) -> No
     model._names = facts["names"]
     if tuple(tensors["coef"].shape) != (len(model.classes_), len(model._names)):
         raise InputError(
-            f"The saved coefficients have shape {tuple(tensors['coef'].shape)}, but the model has {len(model.classes_)} "
-            f"classes and {len(model._names)} columns; the files do not belong together."
+            f"The saved coefficients have shape {tuple(tensors['coef'].shape)}, but the model has "
+            f"{len(model.classes_)} classes and {len(model._names)} columns; the files do not belong "
+            "together."
         )
     model.coef_, model.intercept_ = tensors["coef"].numpy(), tensors["intercept"].numpy()
     for name in _FACTS:

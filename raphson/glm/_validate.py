@@ -1,4 +1,8 @@
-"""Turning what a user passes to ``fit`` and ``predict`` into tensors, or into one sentence that says what is wrong."""
+"""What a user passes to ``fit`` and ``predict``: checked and made tensors, or refused in a clear sentence.
+
+Messages count the rows of an array from 0 and say "row"; those of a table file, which ``table`` reads, are
+counted from 1 and called "data row".
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
-from sklearn.utils.validation import validate_data
+from numpy.typing import NDArray
+from sklearn.utils.validation import column_or_1d, validate_data
 from torch import Tensor
 
 from raphson._errors import InputError
@@ -17,7 +22,7 @@ _REMEDY = "drop or impute those rows first"
 
 
 def as_tensor(array: Any) -> Tensor:
-    """Return a tensor on the memory of an array, which nothing here writes to (pandas hands out read-only ones)."""
+    """Return a tensor on the memory of an array, which nothing here writes to; pandas has read-only ones."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(array)
@@ -40,20 +45,24 @@ def check_table(estimator: Any, x: Any, *, reset: bool) -> Any:
         reset: True in ``fit``, False in ``predict``.
 
     Returns:
-        A float64 array, not copied if it was one already, or a CSR matrix with sorted indices.
+        A float64 array, not copied if it was one already, or a CSR matrix with sorted indices. Entries that
+        are text, missing or infinite are an ``InputError``.
 
     Raises:
-        InputError: If an entry is text, missing or infinite.
+        InputError: If the array has another shape or other columns than the estimator needs.
     """
     if isinstance(x, Tensor):
         x = x.detach().cpu().numpy()
     _refuse_text(x)
-    out = validate_data(
-        estimator, x, reset=reset, accept_sparse="csr", dtype=np.float64, ensure_all_finite=False
-    )
+    try:
+        out = validate_data(
+            estimator, x, reset=reset, accept_sparse="csr", dtype=np.float64, ensure_all_finite=False
+        )
+    except ValueError as error:
+        raise InputError(" ".join(str(error).split())) from None
     names = feature_names(x, out.shape[1])
     values = out.data if sp.issparse(out) else out
-    if values.size and not np.isfinite(values.sum()):  # one pass; the sum can also overflow, hence the second look
+    if values.size and not np.isfinite(values.sum()):  # one pass; a sum that overflows gets a second look
         _refuse_not_finite(out, names)
     return out
 
@@ -71,8 +80,8 @@ def _refuse_text(x: Any) -> None:
         for row, value in enumerate(column):
             if isinstance(value, str):
                 raise InputError(
-                    f"Column '{name}' holds text (row {row}: {value!r}); code it as numbers, say with one column per "
-                    "level, or use a formula, which codes categories by itself."
+                    f"Column '{name}' holds text (row {row}: {value!r}); code it as numbers, say with one "
+                    "column per level, or let raphson.Design.fit do that."
                 )
 
 
@@ -92,11 +101,11 @@ def _refuse_not_finite(x: Any, names: list[str]) -> None:
     # scikit-learn's own checks look for the words NaN and inf
     what = "NaN (missing)" if np.isnan(value) else "inf (infinite)"
     raise InputError(
-        f"Input X contains {what} in row {row}, column '{names[column]}' ({count} such entries in all); {_REMEDY}."
+        f"Input X contains {what} in row {row}, column '{names[column]}' ({count} such in all); {_REMEDY}."
     )
 
 
-def check_target(y: Any, n_rows: int) -> np.ndarray[Any, Any]:
+def check_target(y: Any, n_rows: int) -> NDArray[Any]:
     """Return class labels as a 1-D array, or raise an error naming the row.
 
     Args:
@@ -107,26 +116,29 @@ def check_target(y: Any, n_rows: int) -> np.ndarray[Any, Any]:
         The labels as a NumPy array.
 
     Raises:
-        InputError: If labels are missing, of the wrong number or shape, or continuous numbers.
+        InputError: If labels are missing, of the wrong number or shape, of mixed types, or fractional
+            numbers.
     """
-    from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import column_or_1d
-
     if y is None:
         raise InputError("This estimator requires y to be passed, but the target y is None.")
     if isinstance(y, Tensor):
         y = y.detach().cpu().numpy()
+    shape = y.shape if hasattr(y, "shape") else np.asarray(y).shape
+    if len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
+        raise InputError(
+            f"y should be a 1d array, got an array of shape {shape} instead; the target is one label per "
+            "row, not one column per class."
+        )
     missing = _missing(y)
     if missing.any():
-        row = int(np.argmax(missing))
         raise InputError(
-            f"Input y contains NaN: the target is missing in row {row} ({int(missing.sum())} rows in all); {_REMEDY}."
+            f"Input y contains NaN: the target is missing in row {int(np.argmax(missing))} "
+            f"({int(missing.sum())} such in all); {_REMEDY}."
         )
-    labels = column_or_1d(y, warn=True)
-    if labels.dtype.kind == "f" and labels.size and not np.isfinite(labels).all():
-        raise InputError(f"Input y contains inf in row {int(np.argmin(np.isfinite(labels)))}; {_REMEDY}.")
+    labels: NDArray[Any] = column_or_1d(y, warn=True)
     check_length("y", len(labels), n_rows)
-    check_classification_targets(labels)
+    if labels.dtype.kind == "f":
+        _refuse_fractions(labels)
     if labels.dtype.kind == "O":
         kinds = {type(v) for v in labels}
         if len(kinds) > 1 and any(issubclass(k, str) for k in kinds):
@@ -135,10 +147,31 @@ def check_target(y: Any, n_rows: int) -> np.ndarray[Any, Any]:
     return labels
 
 
-def _missing(values: Any) -> np.ndarray[Any, Any]:
+def _refuse_fractions(labels: NDArray[Any]) -> None:
+    finite = np.isfinite(labels)
+    if not finite.all():
+        raise InputError(f"Input y contains inf in row {int(np.argmin(finite))}; {_REMEDY}.")
+    whole = labels == np.floor(labels)
+    if not whole.all():
+        row = int(np.argmin(whole))
+        # scikit-learn's own checks look for the words "Unknown label type"
+        raise InputError(
+            f"Unknown label type: continuous. The target holds fractions (row {row}: {labels[row]:g}); "
+            "a classifier needs classes: cut the numbers into classes, or use a model for numbers."
+        )
+
+
+def _missing(values: Any) -> NDArray[Any]:
     import pandas as pd
 
     return np.asarray(pd.isna(values)).reshape(-1)
+
+
+def _numbers(name: str, values: Any) -> Tensor:
+    try:
+        return torch.as_tensor(np.asarray(values, dtype=np.float64))
+    except (ValueError, TypeError):
+        raise InputError(f"{name} must be an array of numbers, got something else: {values!r:.80}.") from None
 
 
 def check_weights(weights: Any, n_rows: int) -> Tensor | None:
@@ -149,11 +182,13 @@ def check_weights(weights: Any, n_rows: int) -> Tensor | None:
     """
     if weights is None:
         return None
-    w = torch.as_tensor(np.asarray(weights, dtype=np.float64))
+    w = _numbers("sample_weight", weights)
     if w.ndim == 0:
         w = w.expand(n_rows).clone()
     if w.ndim != 1:
-        raise InputError(f"Sample weights must be 1D array or scalar, got an array of shape {tuple(w.shape)}.")
+        raise InputError(
+            f"Sample weights must be 1D array or scalar, got an array of shape {tuple(w.shape)}."
+        )
     check_length("sample_weight", w.shape[0], n_rows)
     bad = ~torch.isfinite(w) | (w < 0)
     if bool(bad.any()):
@@ -175,14 +210,14 @@ def check_offset(offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
     """
     if offset is None:
         return None
-    o = torch.as_tensor(np.asarray(offset, dtype=np.float64))
+    o = _numbers("The offset", offset)
     if o.ndim == 1 and n_outputs == 1:
         o = o[:, None]
     check_length("offset", o.shape[0] if o.ndim else 0, n_rows)
     if o.ndim != 2 or o.shape[1] != n_outputs:
         raise InputError(
-            f"The offset has shape {tuple(o.shape)}; it is added to the linear predictors, one column per class, so it "
-            f"must be ({n_rows}, {n_outputs})."
+            f"The offset has shape {tuple(o.shape)}; it is added to the linear predictors, one column per "
+            f"class, so it must be ({n_rows}, {n_outputs})."
         )
     bad = ~torch.isfinite(o).all(1)
     if bool(bad.any()):
@@ -198,6 +233,6 @@ def check_length(name: str, found: int, n_rows: int) -> None:
     """
     if found != n_rows:
         raise InputError(
-            f"Found input variables with inconsistent numbers of samples: {name} has {found} rows, X has {n_rows} rows. "
-            "Pass one entry per row."
+            f"Found input variables with inconsistent numbers of samples: {name} has {found} rows, X has "
+            f"{n_rows} rows; pass one entry per row."
         )

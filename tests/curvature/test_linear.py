@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs
 from raphson.curvature._linear import LinearObjective
 from raphson.data import DenseDesign, SparseDesign
-from raphson.linalg import DiagonalPlusLowRank
 from raphson.likelihoods import Bernoulli, Categorical, Gaussian
+from raphson.linalg import DiagonalPlusLowRank
 
 N, D, K = 23, 4, 3
 
@@ -30,8 +30,22 @@ def plain_nll(name, f, y):
     return (0.5 * ((y - f) / 0.7).square() + math.log(0.7) + 0.5 * math.log(2 * math.pi)).sum(1)
 
 
-def make(likelihood="categorical", *, sparse=False, intercept=True, weights=False, offset=False, reference=None,
-         l2=0.0, soft=False, standardize=False, seed=0, n=N, d=D, k=K):
+def make(
+    likelihood="categorical",
+    *,
+    sparse=False,
+    intercept=True,
+    weights=False,
+    offset=False,
+    reference=None,
+    l2=0.0,
+    soft=False,
+    standardize=False,
+    seed=0,
+    n=N,
+    d=D,
+    k=K,
+):
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(n, d, generator=g, dtype=torch.float64)
     x[torch.rand(n, d, generator=g) < 0.3] = 0.0
@@ -51,9 +65,7 @@ def make(likelihood="categorical", *, sparse=False, intercept=True, weights=Fals
         if sparse
         else DenseDesign(x, intercept=intercept, standardize=standardize)
     )
-    objective = LinearObjective(
-        design, lik, y, n_outputs=k, weights=w, offset=o, l2=l2, reference=reference
-    )
+    objective = LinearObjective(design, lik, y, n_outputs=k, weights=w, offset=o, l2=l2, reference=reference)
 
     def naive(theta):
         """The objective as the definition reads, in the design's coordinates."""
@@ -111,13 +123,16 @@ def test_derivatives_equal_automatic_ones(case):
 
 
 def test_the_two_forms_of_the_derivation_agree_with_the_hessian():
-    """(1/N) sum A_n (x) x_n x_n^T, and the matrix form [(I (x) X D^-1) - 1^T (x) (E [x] X D^-2)] R (I (x) X^T)."""
+    """(1/N) sum A_n (x) x_n x_n^T, and [(I (x) X D^-1) - 1^T (x) (E [x] X D^-2)] R (I (x) X^T)."""
     objective, _, theta = make()
-    x = torch.cat([b.features() for b in objective.design.blocks(K)], 1)  # columns are examples, as in the text
+    x = torch.cat(
+        [b.features() for b in objective.design.blocks(K)], 1
+    )  # columns are examples, as in the text
     b = objective.coefficients(theta)
     s = torch.softmax(b @ x, 0)
     by_sum = sum(
-        torch.kron(torch.diag(p) - torch.outer(p, p), torch.outer(xn, xn)) for p, xn in zip(s.mT, x.mT, strict=True)
+        torch.kron(torch.diag(p) - torch.outer(p, p), torch.outer(xn, xn))
+        for p, xn in zip(s.mT, x.mT, strict=True)
     )
     e = (b @ x).exp()
     d_inverse = torch.diag(1.0 / e.sum(0))
@@ -135,7 +150,9 @@ def test_gradient_is_x_times_s_minus_y():
     x = torch.cat([b.features() for b in objective.design.blocks(K)], 1)
     s = torch.softmax(objective.coefficients(theta) @ x, 0)
     y = torch.nn.functional.one_hot(objective.y, K).double().mT
-    torch.testing.assert_close(objective.gradient(theta).view(K, -1), ((s - y) @ x.mT) / N, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        objective.gradient(theta).view(K, -1), ((s - y) @ x.mT) / N, rtol=1e-12, atol=1e-14
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -157,13 +174,21 @@ def test_khatri_rao_gram_equals_the_sum_of_kronecker_products(c, d, n, single):
 def test_single_precision_curvature_is_close_and_the_gradient_stays_double():
     objective, naive, theta = make(weights=True, l2=0.1, reference=0)
     single = LinearObjective(
-        objective.design, objective.likelihood, objective.y, n_outputs=K, weights=objective.weights, l2=0.1,
-        reference=0, curvature_dtype=torch.float32,
+        objective.design,
+        objective.likelihood,
+        objective.y,
+        n_outputs=K,
+        weights=objective.weights,
+        l2=0.1,
+        reference=0,
+        curvature_dtype=torch.float32,
     )
     at = single.evaluate(theta)
     assert at.gradient.dtype == torch.float64 and at.hessian.to_dense().dtype == torch.float32
     torch.testing.assert_close(at.gradient, torch.func.grad(naive)(theta), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(at.hessian.to_dense().double(), torch.func.hessian(naive)(theta), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        at.hessian.to_dense().double(), torch.func.hessian(naive)(theta), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_scores_and_their_sums():
@@ -213,7 +238,8 @@ def test_output_pairs_hold_the_upper_triangle(c, rank, n, weighted, sign):
     g = torch.Generator().manual_seed(c * 10 + n)
     operator = DiagonalPlusLowRank(
         torch.randn(n, c, generator=g, dtype=torch.float64),
-        torch.randn(n, c, rank, generator=g, dtype=torch.float64), sign,
+        torch.randn(n, c, rank, generator=g, dtype=torch.float64),
+        sign,
     )
     w = torch.rand(n, generator=g, dtype=torch.float64) if weighted else None
     keep = torch.arange(c)[1:] if c > 1 else slice(0, c)

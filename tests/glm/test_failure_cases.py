@@ -1,4 +1,4 @@
-"""Cases in which other tools fail their users, each with the outcome wanted here."""
+"""Cases in which other tools fail their users, each with the outcome wanted here; test_published has case 9."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 from sklearn.datasets import load_iris, make_classification
 from sklearn.preprocessing import StandardScaler
 
@@ -111,7 +112,11 @@ def test_6_warm_start_continues(solver):
     x = x + 3.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        twice = MultinomialLogisticRegression(l2=0.01, max_iter=1, warm_start=True, solver=solver).fit(x, y).fit(x, y)
+        twice = (
+            MultinomialLogisticRegression(l2=0.01, max_iter=1, warm_start=True, solver=solver)
+            .fit(x, y)
+            .fit(x, y)
+        )
         once = MultinomialLogisticRegression(l2=0.01, max_iter=2, solver=solver).fit(x, y)
     np.testing.assert_allclose(twice.coef_, once.coef_, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(twice.intercept_, once.intercept_, rtol=1e-9, atol=1e-12)
@@ -129,19 +134,14 @@ def test_7_the_gradient_is_zero_at_the_solution():
 
 def test_8_only_the_ratio_of_weights_matters_without_a_penalty():
     """scikit-learn #10352: results change."""
-    x, y = make_classification(400, 5, n_informative=4, n_redundant=0, n_classes=3, random_state=1, flip_y=0.3)
+    x, y = make_classification(
+        400, 5, n_informative=4, n_redundant=0, n_classes=3, random_state=1, flip_y=0.3
+    )
     w = np.random.default_rng(0).integers(1, 5, 400).astype(float)
     one = MultinomialLogisticRegression().fit(x, y, sample_weight=w)
     other = MultinomialLogisticRegression().fit(x, y, sample_weight=w / 1000)
     np.testing.assert_allclose(one.coef_, other.coef_, rtol=1e-8)
     np.testing.assert_allclose(one.intercept_, other.intercept_, rtol=1e-8)
-
-
-def test_9_is_in_test_published():
-    """statsmodels #8905, the order of wald_test: test_published.test_wald_test_of_the_identity_is_the_square_of_z."""
-    from tests.glm import test_published
-
-    assert callable(test_published.test_wald_test_of_the_identity_is_the_square_of_z)
 
 
 def test_10_many_classes_and_one_hot_tables_on_their_raw_scale():
@@ -163,8 +163,16 @@ def test_10_many_classes_and_one_hot_tables_on_their_raw_scale():
 
 
 def test_12_duplicated_and_constant_columns():
-    x, y = make_classification(300, 3, n_informative=3, n_redundant=0, n_classes=3, n_clusters_per_class=1,
-                               random_state=0, flip_y=0.4)
+    x, y = make_classification(
+        300,
+        3,
+        n_informative=3,
+        n_redundant=0,
+        n_classes=3,
+        n_clusters_per_class=1,
+        random_state=0,
+        flip_y=0.4,
+    )
     frame = pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "copy of a": x[:, 0], "one": 1.0})
     with pytest.warns(CollinearityWarning) as seen:
         model = MultinomialLogisticRegression().fit(frame, y)
@@ -182,7 +190,7 @@ def test_12_duplicated_and_constant_columns():
         assert all(pd.isna(errors[k, name]) for name in ("(intercept)", "a", "copy of a", "one"))
     together = np.zeros((1, len(errors)))
     together[0, [1, 3]] = 1.0
-    estimable = model.estimates().transform(__import__("torch").as_tensor(together), (("1", "a + copy of a"),))
+    estimable = model.estimates().transform(torch.as_tensor(together), (("1", "a + copy of a"),))
     assert float(estimable.standard_errors[0]) == pytest.approx(float(expected["1", "a"]), rel=1e-7)
 
 
@@ -228,8 +236,13 @@ def test_13_bad_input_is_one_clear_error(kwargs, words):
 
 @pytest.mark.parametrize(
     ("parameters", "word"),
-    [(dict(l2=-1), "l2"), (dict(solver="magic"), "magic"), (dict(tol=0), "tol"), (dict(max_iter=-3), "max_iter"),
-     (dict(reference="zebra", l2=0.1), "zebra")],
+    [
+        (dict(l2=-1), "l2"),
+        (dict(solver="magic"), "magic"),
+        (dict(tol=0), "tol"),
+        (dict(max_iter=-3), "max_iter"),
+        (dict(reference="zebra", l2=0.1), "zebra"),
+    ],
     ids=str,
 )
 def test_13_bad_parameters(parameters, word):

@@ -21,7 +21,10 @@ def table(model):
 def test_anes96():
     data = sm.datasets.anes96.load_pandas()
     # Stata stored log population in single precision, and the published digits show it
-    x, y = data.exog[["logpopul", "selfLR", "age", "educ", "income"]].astype(np.float32), data.endog.to_numpy()
+    x, y = (
+        data.exog[["logpopul", "selfLR", "age", "educ", "income"]].astype(np.float32),
+        data.endog.to_numpy(),
+    )
     model = MultinomialLogisticRegression(reference=0).fit(x, y)
     coef, se = table(model)
     assert model.loglik_ == pytest.approx(-1461.922747312, abs=1e-8)
@@ -46,7 +49,8 @@ def test_anes96():
     np.testing.assert_allclose(
         interval.to_numpy(dtype=float).reshape(6, 6, 2),
         np.asarray(published.conf_int).reshape(6, 6, 2)[:, order],
-        rtol=1e-5, atol=1e-6,
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
@@ -55,7 +59,10 @@ def test_hsbdemo():
     coef, se = table(model)
     assert -2 * model.loglik_ == pytest.approx(359.9635, abs=5e-5)
     assert -model.loglik_ == pytest.approx(179.981726, abs=1e-6)
-    general, vocation = [2.852198, -0.5332810, -1.1628226, -0.0579287], [5.218260, 0.2913859, -0.9826649, -0.1136037]
+    general, vocation = (
+        [2.852198, -0.5332810, -1.1628226, -0.0579287],
+        [5.218260, 0.2913859, -0.9826649, -0.1136037],
+    )
     np.testing.assert_allclose(coef, [general, vocation], rtol=1e-3)
     errors = [[1.166441, 0.4437323, 0.5142196, 0.02141097], [1.163552, 0.4763739, 0.5955665, 0.02221996]]
     np.testing.assert_allclose(se, errors, rtol=1e-3)
@@ -79,7 +86,9 @@ def test_housing_with_frequency_weights_equals_repeated_rows():
     assert -2 * model.loglik_ == pytest.approx(3470.083866, abs=1e-6)
     medium = [-0.4192287, 0.4463959, 0.6649353, -0.4356887, 0.1313703, -0.6665705, 0.3608519]
     high = [-0.1387428, 0.7348632, 1.6126311, -0.7356317, -0.4079781, -1.4123277, 0.481827]
-    np.testing.assert_allclose(coef, [medium, high], rtol=2e-6)  # the published digits stop at nnet's tolerance
+    np.testing.assert_allclose(
+        coef, [medium, high], rtol=2e-6
+    )  # the published digits stop at nnet's tolerance
     n = frequency.astype(int)
     repeated = MultinomialLogisticRegression().fit(x.loc[x.index.repeat(n)], np.repeat(y, n))
     coef_repeated, se_repeated = table(repeated)
@@ -100,10 +109,12 @@ def test_spector():
     np.testing.assert_allclose(coef[0], [-13.0213483, 2.82611297, 0.09515767, 2.37868773], rtol=1e-6)
     published = np.asarray(Spector.logit.cov_params)
     order = [3, 0, 1, 2]
-    np.testing.assert_allclose(model.covariance().to_numpy(dtype=float), published[np.ix_(order, order)], rtol=1e-5)
+    np.testing.assert_allclose(
+        model.covariance().to_numpy(dtype=float), published[np.ix_(order, order)], rtol=1e-5
+    )
 
 
-def test_wald_test_of_the_identity_is_the_square_of_z():
+def test_9_wald_test_of_the_identity_is_the_square_of_z():
     """statsmodels #8905: a table of coefficients that is not square must not be read in the wrong order."""
     x, y, frequency = housing()
     model = MultinomialLogisticRegression().fit(x, y, sample_weight=frequency)

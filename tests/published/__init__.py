@@ -11,6 +11,7 @@ import itertools
 import numpy as np
 import pandas as pd
 
+# fmt: off
 _INCOMES = [
     416.66668, 1249.9998, 2083.3332, 2916.6666, 3749.9999, 4583.332, 5416.6667, 6250.0013, 7083.3317,
     7916.6663, 8750.001, 9583.3357, 10416.666, 11250.001, 12499.998,
@@ -58,6 +59,7 @@ _HOUSING = [  # type, contact, influence, satisfaction, the last fastest
     18, 54, 78, 46, 43, 48, 45, 86, 15, 25, 62, 13, 9, 10, 8, 8, 12, 6, 7, 9, 20, 23, 20, 10, 22, 24, 7,
     10, 21, 18, 6, 7, 15, 13, 13, 7, 5, 11, 57, 23, 13, 31, 21, 13, 5, 6, 13,
 ]
+# fmt: on
 
 
 def fishing() -> tuple[np.ndarray, np.ndarray]:
@@ -80,16 +82,18 @@ def hsbdemo() -> tuple[pd.DataFrame, np.ndarray]:
 
 def housing() -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Return 0/1 columns, the satisfaction (coded so that it sorts) and the frequencies, 72 rows."""
-    types, contacts, levels = ["Tower", "Apartment", "Atrium", "Terrace"], ["Low", "High"], ["Low", "Medium", "High"]
-    cells = list(itertools.product(types, contacts, levels, levels))
-    x = pd.DataFrame(
-        {
-            "infl_medium": [float(c[2] == "Medium") for c in cells],
-            "infl_high": [float(c[2] == "High") for c in cells],
-            "apartment": [float(c[0] == "Apartment") for c in cells],
-            "atrium": [float(c[0] == "Atrium") for c in cells],
-            "terrace": [float(c[0] == "Terrace") for c in cells],
-            "cont_high": [float(c[1] == "High") for c in cells],
-        }
+    types, contacts, levels = (
+        ["Tower", "Apartment", "Atrium", "Terrace"],
+        ["Low", "High"],
+        ["Low", "Medium", "High"],
     )
+    cells = list(itertools.product(types, contacts, levels, levels))
+    x = pd.DataFrame({
+        "infl_medium": [float(c[2] == "Medium") for c in cells],
+        "infl_high": [float(c[2] == "High") for c in cells],
+        "apartment": [float(c[0] == "Apartment") for c in cells],
+        "atrium": [float(c[0] == "Atrium") for c in cells],
+        "terrace": [float(c[0] == "Terrace") for c in cells],
+        "cont_high": [float(c[1] == "High") for c in cells],
+    })
     return x, np.array([levels.index(c[3]) for c in cells]), np.array(_HOUSING, dtype=float)
