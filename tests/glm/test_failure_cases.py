@@ -1,4 +1,4 @@
-"""Cases in which other tools fail their users, each with the outcome wanted here; test_published has case 9."""
+"""Cases in which other tools fail, each with the outcome wanted here; test_published has case 9."""
 
 from __future__ import annotations
 
