@@ -25,6 +25,11 @@ CACHE_BYTES = 2**27
 PRODUCT_BYTES = 2**25
 """Products of two columns, which every dense Hessian needs, are kept only below this size (32 MiB)."""
 
+_GRAM_COLUMNS = 2000
+
+_CONDITION = 1e-9
+"""Smallest over largest eigenvalue of the Gram matrix above which columns are independent beyond doubt."""
+
 _BLOCK_ELEMENTS = 2**17
 """Outputs per block: enough to occupy two threads, little enough to stay in the cache."""
 
@@ -159,6 +164,10 @@ class Design(abc.ABC):
     def astype(self, dtype: torch.dtype) -> Design:
         """Return the same design whose blocks have another element type."""
 
+    def is_well_conditioned(self) -> bool:
+        """Return whether the columns are far from collinear; False also where finding out would cost too much."""
+        return False
+
     def to_table(self, coef: Tensor) -> Tensor:
         """Turn coefficients of the standardized columns into those of the table, ``(C, D')``.
 
@@ -240,6 +249,15 @@ class DenseDesign(Design):
         return DenseDesign(
             self.x[index], intercept=self.intercept, dtype=self.dtype, moments=(self.center, self.scale)
         )
+
+    def is_well_conditioned(self) -> bool:  # noqa: D102
+        if self.n_columns > min(self.n_rows, _GRAM_COLUMNS):
+            return False
+        gram = torch.zeros(self.n_columns, self.n_columns, dtype=self.dtype)
+        for block in self.blocks(1):
+            gram.addmm_(block.features(), block.features().mT)
+        eigenvalues = torch.linalg.eigvalsh(gram)
+        return bool(eigenvalues[0] > _CONDITION * eigenvalues[-1])
 
     def astype(self, dtype: torch.dtype) -> DenseDesign:  # noqa: D102
         return DenseDesign(self.x, intercept=self.intercept, dtype=dtype, moments=(self.center, self.scale))

@@ -12,29 +12,40 @@ from raphson._errors import InputError
 from raphson.curvature._khatri_rao import HALF_FROM_PAIRS
 from raphson.curvature._linear import LinearObjective
 from raphson.curvature._precondition import class_block_cost, class_block_inverse
+from raphson.linalg import cg
 from raphson.solve import (
+    Direction,
     Solution,
     Status,
     cholesky_inverse,
     gradient_descent,
     newton,
     newton_cg,
+    newton_direction,
     quasi_newton,
     stochastic_gradient_descent,
 )
-from raphson.solve._newton import newton_direction
 from raphson.solve._problem import Callback
 
 SOLVERS = ("auto", "newton", "newton-cg", "gradient-descent", "sgd")
 
-_SUBSET_ROWS = 2000
-_SUBSET_GROWTH = 16.0
-_SUBSET_ACCURACY = 0.05
+_HELD_COEFFICIENTS = 500
+"""Up to this many coefficients ``auto`` holds dense Hessians; beyond, products preconditioned by class blocks are cheaper."""
+
+_DENSE_COEFFICIENTS = 2000
+"""Up to this many coefficients the Hessian at the end is formed, which standard errors need; beyond, only multiplied."""
 
 _FEW_ITERATIONS = 10
+"""Fewer iterations than this are taken literally: so many Newton steps, each alike, that a warm start continues exactly."""
 
-_DENSE_PARAMETERS = 500
-"""Up to this many coefficients the Hessian is formed and factorized; beyond, only multiplied."""
+_PRECISE = 1e-8
+"""A tolerance this small, and every fit without a penalty, ends with a Newton step in double precision."""
+
+_SUBSET_ROWS = 2000
+_SUBSET_ROWS_PER_COEFFICIENT = 10
+_SUBSET_GROWTH = 16.0
+_SUBSET_ACCURACY = 0.05
+"""A subset of n rows is solved to this share of p / n, twice the expected sampling error of its optimal value."""
 
 
 def solve(
@@ -47,6 +58,10 @@ def solve(
     callback: Callback | None,
 ) -> Solution:
     """Minimize a linear model's objective.
+
+    ``"auto"`` goes by the number of coefficients: few are solved with dense Hessians, each held over many steps, after
+    fits of growing subsets of the rows; many with Hessian products in single precision. Either way every gradient is in
+    double precision, and an unpenalized or tight fit ends with a full Newton step in double precision.
 
     Args:
         objective: The objective.
@@ -62,19 +77,17 @@ def solve(
     Raises:
         InputError: If the solver needs a bound on the curvature that the likelihood does not have.
     """
-    # a handful of iterations is meant as that many Newton steps, each alike, so that they can be continued later
-    few = max_iter < _FEW_ITERATIONS
-    if solver == "auto" and objective.n_parameters <= _DENSE_PARAMETERS and not few:
-        return _automatic(objective, start, tol, max_iter, callback)
-    if solver == "newton" or (few and objective.n_parameters <= _DENSE_PARAMETERS and solver == "auto"):
+    if solver == "newton-cg":
+        return _iterative(objective, start, tol, max_iter, callback, hold=max_iter >= _FEW_ITERATIONS)
+    if solver == "newton" or (solver == "auto" and max_iter < _FEW_ITERATIONS and _is_dense(objective)):
         return newton(objective, start, tol=tol, max_iter=max_iter, callback=callback)
-    if solver in ("auto", "newton-cg"):
-        return _iterative(objective, start, tol, max_iter, callback, hold=not few)
-    bound = objective.lipschitz_bound()
-    if bound is None:
+    if solver == "auto":
+        return _automatic(objective, start, tol, max_iter, callback)
+    bound, row_bound = objective.lipschitz_bound(), objective.row_lipschitz_bound()
+    if bound is None or row_bound is None:
         raise InputError(
-            f"Solver '{solver}' needs a bound on the output Hessian, which {type(objective.likelihood).__name__} does not "
-            "have; use 'newton'."
+            f"Solver '{solver}' needs a bound on the output Hessian, which {type(objective.likelihood).__name__} does "
+            "not have; use 'newton'."
         )
     if solver == "gradient-descent":
         return gradient_descent(
@@ -83,7 +96,7 @@ def solve(
     return stochastic_gradient_descent(
         objective,
         start,
-        lipschitz=objective.row_lipschitz_bound(),
+        lipschitz=row_bound,
         strong_convexity=float(objective.column_penalty.min()),
         tol=tol,
         max_iter=max_iter,
@@ -92,26 +105,38 @@ def solve(
     )
 
 
+def _is_dense(objective: LinearObjective) -> bool:
+    return objective.n_parameters <= _DENSE_COEFFICIENTS
+
+
 def _automatic(
     objective: LinearObjective, start: Tensor, tol: float, max_iter: int, callback: Callback | None
 ) -> Solution:
-    """Fit with few dense Hessians; without a penalty, end with a Newton step in full precision that certifies the fit."""
-    exact = objective.with_curvature(torch.float64)
-    many_pairs = objective.n_free * (objective.n_free + 1) // 2 >= HALF_FROM_PAIRS
-    working = objective.with_curvature(torch.float32) if many_pairs else exact
-    solution = _growing(working, start, tol, max_iter, callback)
-    if not solution.converged and solution.status is not Status.NOT_FINITE and max_iter > 1:
-        solution = newton(exact, solution.theta, tol=tol, max_iter=max_iter, callback=callback)
-    if objective.l2 == 0 and solution.converged:
-        solution = _certified(exact, solution)
+    if objective.n_parameters <= _HELD_COEFFICIENTS:
+        solution = _held(objective, start, tol, max_iter, callback)
+    else:
+        solution = _iterative(objective, start, tol, max_iter, callback, hold=max_iter >= _FEW_ITERATIONS)
+    stopped = not solution.converged and solution.status is not Status.NOT_FINITE
+    if stopped and _is_dense(objective) and max_iter >= _FEW_ITERATIONS:
+        solution = newton(objective, solution.theta, tol=tol, max_iter=max_iter, callback=callback)
+    if solution.converged and (objective.l2 == 0 or tol <= _PRECISE):
+        solution = _certified(objective, solution)
     return solution
 
 
 def _certified(objective: LinearObjective, solution: Solution) -> Solution:
-    """Take one full Newton step from a converged point; its length tells an optimum from a limit at infinity."""
+    """Take one full Newton step in double precision from a converged point.
+
+    It squares what error is left, and its length tells an optimum from a limit at infinity.
+    """
     at = objective.evaluate(solution.theta)
     assert at.hessian is not None
-    direction = newton_direction(at.hessian.to_dense(), at.gradient)
+    if _is_dense(objective):
+        direction = newton_direction(at.hessian.to_dense(), at.gradient)
+    else:
+        inverse = class_block_inverse(at)
+        step = cg(at.hessian, -at.gradient, preconditioner=inverse, tol=1e-4, max_iter=500).x
+        direction = Direction(step, -float(at.gradient @ step))
     theta = solution.theta + direction.step
     value, gradient = objective.value_and_gradient(theta)
     norm = objective.gradient_norm(gradient)
@@ -124,39 +149,40 @@ def _certified(objective: LinearObjective, solution: Solution) -> Solution:
         gradient_norm=norm,
         newton_decrement=math.sqrt(max(direction.decrement_squared, 0.0)),
         last_step=direction.step,
-        hessian=at.hessian,
+        hessian=at.hessian if _is_dense(objective) else None,
     )
 
 
-def _growing(
+def _held(
     objective: LinearObjective, start: Tensor, tol: float, max_iter: int, callback: Callback | None
 ) -> Solution:
-    """Fit growing random subsets of the rows, each from the one before, then all of them.
+    """Fit growing random subsets of the rows, each from the one before, then all of them, with held dense factors.
 
-    A subset of n rows puts the optimum within its sampling error, ``p / 2n`` in value, at n / N of the price, and its
-    Hessian is good enough to begin the next one with.
+    A subset of n rows puts the optimum within its sampling error, about ``p / 2n`` in value, at n / N of the price, and
+    its Hessian is good enough to begin the next one with.
     """
+    pairs = objective.n_free * (objective.n_free + 1) // 2
+    working = objective.with_curvature(torch.float32 if pairs >= HALF_FROM_PAIRS else torch.float64)
     inverse = None
     generator = torch.Generator().manual_seed(0)
-    for rows in _subset_sizes(objective):
-        part = objective.take(torch.randint(objective.n_rows, (rows,), generator=generator))
-        solution = quasi_newton(
+    for rows in _subset_sizes(working):
+        part = working.take(torch.randint(working.n_rows, (rows,), generator=generator))
+        start = quasi_newton(
             part,
             start,
             factorize=cholesky_inverse,
             factor_cost=part.dense_cost,
             tol=tol,
             max_iter=max_iter,
-            value_tol=_SUBSET_ACCURACY * objective.n_parameters / rows,
+            value_tol=_SUBSET_ACCURACY * working.n_parameters / rows,
             inverse=inverse,
-        )
-        start = solution.theta
+        ).theta
         inverse = cholesky_inverse(part.evaluate(start))
     return quasi_newton(
-        objective,
+        working,
         start,
         factorize=cholesky_inverse,
-        factor_cost=objective.dense_cost,
+        factor_cost=working.dense_cost,
         tol=tol,
         max_iter=max_iter,
         inverse=inverse,
@@ -165,7 +191,7 @@ def _growing(
 
 
 def _subset_sizes(objective: LinearObjective) -> list[int]:
-    smallest = max(_SUBSET_ROWS, 10 * objective.n_parameters)
+    smallest = max(_SUBSET_ROWS, _SUBSET_ROWS_PER_COEFFICIENT * objective.n_parameters)
     ratio = objective.n_rows / smallest
     if ratio < 3.0:
         return []

@@ -2,8 +2,10 @@
 
 from raphson.solve._first_order import gradient_descent as gradient_descent
 from raphson.solve._first_order import stochastic_gradient_descent as stochastic_gradient_descent
+from raphson.solve._newton import Direction as Direction
 from raphson.solve._newton import Preconditioner as Preconditioner
 from raphson.solve._newton import newton as newton
+from raphson.solve._newton import newton_direction as newton_direction
 from raphson.solve._newton_cg import newton_cg as newton_cg
 from raphson.solve._solution import Solution as Solution
 from raphson.solve._solution import Status as Status
