@@ -88,6 +88,8 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
         True
     """
 
+    _mean_scale = "simplex"
+
     def __init__(
         self,
         *,
