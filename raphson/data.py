@@ -306,7 +306,7 @@ class SparseDesign(Design):
         self._blocks: dict[int, list[SparseBlock]] = {}
 
     def blocks(self, n_outputs: int) -> Iterator[Block]:  # noqa: D102
-        size = max(_rows_per_block(n_outputs), 16384 if n_outputs <= 256 else 0)
+        size = max(256, min(16384, 2**23 // n_outputs))  # a block's adjoint touches all columns: few, large blocks
         if size not in self._blocks:
             self._blocks = {size: [self._block(s, size) for s in range(0, self.n_rows, size)]}
         yield from self._blocks[size]

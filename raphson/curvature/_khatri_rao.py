@@ -65,9 +65,14 @@ class KhatriRaoGram:
         self.n_features = n_features
         self.half = pairs.shape[1] >= HALF_FROM_PAIRS
         q, d = pairs.shape[1], n_features
-        width = max(q, min(d * (d + 1) // 2, _HALF_COLUMNS)) if self.half else q * d
+        self._tiles = _tiles(d)
+        if self.half:
+            width, shapes = max(q, min(d * (d + 1) // 2, _HALF_COLUMNS)), [(q, d * (d + 1) // 2)]
+        else:
+            width, shapes = q * (self._tiles[0].stop + 1), [(q * (t.stop - t.start), d - t.start) for t in self._tiles]
         self._rows = max(128, 2 ** ((_TILE_ELEMENTS // width).bit_length() - 1))
-        self._total = torch.zeros((q, d * (d + 1) // 2) if self.half else (d, q * d), dtype=dtype)
+        self._totals = [torch.zeros(shape, dtype=dtype) for shape in shapes]
+        self._memory = torch.empty(0, dtype=dtype)
 
     def add(
         self, x: Tensor, output: OutputPairs, weights: Tensor | None = None, products: Tensor | None = None
@@ -82,32 +87,51 @@ class KhatriRaoGram:
         """
         for start in range(0, x.shape[1], self._rows):
             rows = slice(start, min(start + self._rows, x.shape[1]))
-            a = output.entries(rows, self._total.dtype, None if weights is None else weights[rows])
+            a = output.entries(rows, self._totals[0].dtype, None if weights is None else weights[rows])
             if self.half and products is not None:
-                self._total.addmm_(a, products[:, rows].mT)
+                self._totals[0].addmm_(a, products[:, rows].mT)
             elif self.half:
                 self._add_half(x[:, rows], a)
             else:
-                stacked = (a[:, None] * x[:, rows]).reshape(a.shape[0] * x.shape[0], -1)
-                self._total.addmm_(x[:, rows], stacked.mT)
+                self._add_stacked(x[:, rows], a)
 
     def _add_half(self, x: Tensor, a: Tensor) -> None:
-        for start in range(0, self._total.shape[1], _HALF_COLUMNS):
-            products = half_products(x, x, start, start + _HALF_COLUMNS)
-            self._total[:, start : start + _HALF_COLUMNS].addmm_(a, products.mT)
+        total = self._totals[0]
+        for start in range(0, total.shape[1], _HALF_COLUMNS):
+            stop = min(start + _HALF_COLUMNS, total.shape[1])
+            products = half_products(x, x, start, stop, self._workspace(stop - start, x.shape[1]))
+            total[:, start : start + _HALF_COLUMNS].addmm_(a, products.mT)
+
+    def _add_stacked(self, x: Tensor, a: Tensor) -> None:
+        # each pair's block is symmetric: a tile of features meets only itself and those after it
+        for tile, total in zip(self._tiles, self._totals, strict=True):
+            stacked = self._workspace(total.shape[0], x.shape[1])
+            torch.mul(a[:, None], x[tile], out=stacked.view(a.shape[0], -1, x.shape[1]))
+            total.addmm_(stacked, x[tile.start :].mT)
+
+    def _workspace(self, rows: int, columns: int) -> Tensor:
+        """Return uninitialized memory, the same at every call: fresh pages would cost more than what is written to them."""
+        if self._memory.shape[0] < rows * columns:
+            self._memory = self._totals[0].new_empty(rows * columns)
+        return self._memory[: rows * columns].view(rows, columns)
 
     def blocks(self) -> Tensor:
         """Return the sums per pair, ``(q, D', D')``."""
         q, d = self.pairs.shape[1], self.n_features
-        if not self.half:
-            return self._total.view(d, q, d).transpose(0, 1)
-        return self._total[:, _unpack_index(d)].view(q, d, d)
+        if self.half:
+            return self._totals[0][:, _unpack_index(d)].view(q, d, d)
+        out = self._totals[0].new_empty(q, d, d)
+        for tile, total in zip(self._tiles, self._totals, strict=True):
+            part = total.view(q, tile.stop - tile.start, -1)
+            out[:, tile, tile.start :] = part
+            out[:, tile.start :, tile] = part.mT
+        return out
 
     def to_dense(self) -> Tensor:
         """Return the sum of :math:`A_n \\otimes x_n x_n^T` as ``(C D', C D')``, class by class."""
         c, d = self.n_outputs, self.n_features
-        out = self._total.new_zeros(c, d, c, d)
         blocks = self.blocks()
+        out = blocks.new_zeros(c, d, c, d)
         k, l = self.pairs  # noqa: E741
         out[k, :, l, :] = blocks
         out[l, :, k, :] = blocks
@@ -131,7 +155,9 @@ def small_softmax_gram(x: Tensor, p: Tensor) -> Tensor:
     return total
 
 
-def half_products(left: Tensor, right: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+def half_products(
+    left: Tensor, right: Tensor, start: int = 0, stop: int | None = None, out: Tensor | None = None
+) -> Tensor:
     """Return ``left_i * right_j`` for entries start .. stop of the upper triangle ``i <= j``, row by row.
 
     Args:
@@ -139,12 +165,19 @@ def half_products(left: Tensor, right: Tensor, start: int = 0, stop: int | None 
         right: ``(d, rows)``.
         start: First entry.
         stop: End of the entries; None for all.
+        out: Memory for the result; None for new one.
 
     Returns:
         ``(number of entries, rows)``.
     """
     i, j = triangle(left.shape[0])[:, start:stop]
-    return torch.index_select(left, 0, i).mul_(torch.index_select(right, 0, j))
+    return torch.index_select(left, 0, i, out=out).mul_(torch.index_select(right, 0, j))
+
+
+def _tiles(d: int) -> list[slice]:
+    """Cut the features into up to four tiles of at least a dozen; four need 5/8 of the products that one does."""
+    size = -(-d // max(1, min(4, d // 12)))
+    return [slice(start, min(start + size, d)) for start in range(0, d, size)]
 
 
 @functools.lru_cache(maxsize=32)
