@@ -51,6 +51,10 @@ class Block(abc.ABC):
     def adjoint(self, r: Tensor) -> Tensor:
         """Return ``r @ X``, ``(C, D')``, for ``r`` of shape ``(C, rows)``."""
 
+    def arrange(self, coef: Tensor) -> Tensor:
+        """Return coefficients ``(C, D')`` with the strides that ``predict`` wants, copied only if they have others."""
+        return coef
+
     @abc.abstractmethod
     def features(self) -> Tensor:
         """Return the block as a dense tensor ``(D', rows)``."""
@@ -108,13 +112,17 @@ class SparseBlock(Block):
     xt: Tensor
     intercept: bool
 
+    def arrange(self, coef: Tensor) -> Tensor:  # noqa: D102
+        return coef.mT.contiguous().mT
+
     def predict(self, coef: Tensor) -> Tensor:  # noqa: D102
+        columns_first = coef.mT.contiguous()
         if not self.intercept:
-            return (self.x @ coef.mT.contiguous()).mT
-        return (self.x @ coef[:, 1:].mT.contiguous()).mT + coef[:, :1]
+            return (self.x @ columns_first).mT
+        return (self.x @ columns_first[1:]).mT + coef[:, :1]
 
     def adjoint(self, r: Tensor) -> Tensor:  # noqa: D102
-        return self._with_ones(r, (self.xt @ r.mT.contiguous()).mT)
+        return self._transposed_product(self.xt, r)
 
     def features(self) -> Tensor:  # noqa: D102
         x = self.xt.to_dense()
@@ -123,15 +131,14 @@ class SparseBlock(Block):
     def squares(self, r: Tensor) -> Tensor:  # noqa: D102
         squared = self.xt.clone()
         squared.values().square_()
-        return self._with_ones(r, (squared @ r.mT.contiguous()).mT)
+        return self._transposed_product(squared, r)
 
-    def _with_ones(self, r: Tensor, product: Tensor) -> Tensor:
+    def _transposed_product(self, xt: Tensor, r: Tensor) -> Tensor:
+        """Return ``r @ X`` for the transpose of X, with columns slowest: what a sparse product writes, not copied."""
+        product = xt @ r.mT.contiguous()
         if not self.intercept:
-            return product
-        out = product.new_empty(product.shape[0], product.shape[1] + 1)
-        out[:, 0] = r.sum(1)
-        out[:, 1:] = product  # a transposed view: one strided copy, where cat would make two
-        return out
+            return product.mT
+        return torch.cat([r.sum(1)[None], product]).mT
 
 
 class Design(abc.ABC):

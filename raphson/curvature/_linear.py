@@ -148,9 +148,9 @@ class LinearObjective:
 
     # passes over the data ----------------------------------------------------------------------------------------
 
-    def predict(self, block: Block, theta: Tensor) -> Tensor:
-        """Return the outputs of a block, ``(C, rows)``, offset included."""
-        free = block.predict(theta.view(self.n_free, self.design.n_columns))
+    def predict(self, block: Block, coef: Tensor) -> Tensor:
+        """Return the outputs of a block, ``(C, rows)``, offset included, for free coefficients ``(C_free, D')``."""
+        free = block.predict(coef)
         if self.reference is None:
             f = free
         elif self.reference == self.n_outputs - 1:
@@ -166,7 +166,8 @@ class LinearObjective:
 
     def predictors(self, theta: Tensor) -> Tensor:
         """Return the outputs of all rows, ``(C, N)``, offset included."""
-        return torch.cat([self.predict(block, theta) for block in self.design.blocks(self.n_outputs)], 1)
+        coef = theta.view(self.n_free, -1)
+        return torch.cat([self.predict(block, coef) for block in self.design.blocks(self.n_outputs)], 1)
 
     @cached_property
     def _linear_term(self) -> tuple[Tensor, float] | None:
@@ -222,8 +223,10 @@ class LinearObjective:
         value = 0.0
         keep = hessian is not None and self._keeps_output_hessians()
         parts: list[Part] = []
+        coef = theta.view(self.n_free, self.design.n_columns)
         for block, same in self._paired_blocks(keep):
-            f = self.predict(block, theta)
+            coef = block.arrange(coef)
+            f = self.predict(block, coef)
             at = self._derivatives(f, block.rows, hessian if keep else None)
             weights = self.block_weights(block)
             value += float(at.nll.sum() if weights is None else weights @ at.nll)
@@ -239,7 +242,7 @@ class LinearObjective:
             gradient -= linear[0]
             value -= float(torch.dot(linear[0].reshape(-1), theta)) + linear[1]
         if self.l2:
-            penalty_gradient = self._penalty_gradient(theta.view_as(gradient))
+            penalty_gradient = self._penalty_gradient(theta.view(gradient.shape))
             gradient += penalty_gradient
             value += 0.5 * float(torch.dot(penalty_gradient.reshape(-1), theta))
         made = None
@@ -259,8 +262,10 @@ class LinearObjective:
             yield from zip(first, self._curvature_design.blocks(self.n_outputs), strict=True)
 
     def _recomputed(self, theta: Tensor, kind: Kind) -> Iterator[Part]:
+        coef = theta.to(self.curvature_dtype).view(self.n_free, self.design.n_columns)
         for block in self._curvature_design.blocks(self.n_outputs):
-            f = self.predict(block, theta.to(self.curvature_dtype))
+            coef = block.arrange(coef)
+            f = self.predict(block, coef)
             made = self._derivatives(f, block.rows, kind).hessian
             assert made is not None
             yield block, made, self.block_weights(block)
@@ -298,8 +303,9 @@ class LinearObjective:
 
     def _scores(self, theta: Tensor) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
         """Yield each block with its output gradients ``(C_free, rows)``, unweighted, and weights."""
+        coef = theta.view(self.n_free, self.design.n_columns)
         for block in self.design.blocks(self.n_outputs):
-            f = self.predict(block, theta)
+            f = self.predict(block, coef)
             g = self.likelihood.gradient(f.mT, self.y[block.rows]).mT[self.free_outputs]
             yield block, g, self.block_weights(block)
 

@@ -81,6 +81,7 @@ class LinearHessian(SymmetricOperator):
         free = v.to(self.element).view(self.n_free, self.n_columns)
         total: Tensor | None = None
         for block, output, weights in self.parts():
+            free = block.arrange(free)
             change = block.predict(free)
             if self.n_free < self.n_outputs:
                 wide = free.new_zeros(self.n_outputs, change.shape[1])
