@@ -13,8 +13,11 @@ import pandas as pd
 
 import raphson as rp
 from raphson.saved import check_target
+from raphson.table import TrainingData
 
 from ._render import render
+
+_MANY_NUMBERS = 20
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ def run_fit(options: FitOptions) -> int:
         raise rp.InputError(f"--level is a probability between 0 and 1, such as 0.95, not {options.level:g}.")
     if options.groups is not None and options.covariance not in (None, "sandwich"):
         raise rp.InputError("--groups gives clustered standard errors; use it with --covariance sandwich.")
+    if options.l2 > 0 and options.covariance in ("observed", "expected"):
+        raise rp.InputError(
+            f"--covariance {options.covariance} does not go with --l2: the inverse information is not the "
+            "sampling covariance of penalized estimates; use --covariance sandwich, or no penalty."
+        )
     if options.save is not None:
         check_target(options.save)
     frame = rp.read_table(options.data)
@@ -78,6 +86,12 @@ def run_fit(options: FitOptions) -> int:
             f"the target '{design.target}' holds fractional numbers; a categorical target needs classes."
         )
     classes = np.unique(data.y)
+    _refuse_classes_without_weight(data, classes, options.weights)
+    notes = list(design.notes)
+    if data.y.dtype.kind in "iu" and len(classes) > _MANY_NUMBERS:
+        notes.append(
+            f"{design.target}: {len(classes)} different whole numbers, each taken as a class of its own"
+        )
     model = rp.MultinomialLogisticRegression(
         l2=options.l2,
         fit_intercept=design.fit_intercept,
@@ -92,10 +106,12 @@ def run_fit(options: FitOptions) -> int:
         x = pd.DataFrame(data.x, columns=list(data.names))
         model.fit(x, data.y, sample_weight=data.weights, offset=offset_matrix(data.offset, len(classes)))
         summary = model.summary(kind=options.covariance, level=options.level, groups=data.groups)
-    if not options.quiet:
-        render(summary, [*design.notes, *summary.notes], design.target or "")
-    if options.save is not None:
-        rp.save(model, options.save, design)
+    try:
+        if not options.quiet:
+            render(summary, [*notes, *summary.notes], design.target or "")
+    finally:  # a reader of the pipe that leaves early does not cost the model
+        if options.save is not None:
+            rp.save(model, options.save, design)
     if model.solution_.converged:
         return 0
     render_problem(model.solution_.status.sentence, summary.notes, options.quiet)
@@ -137,6 +153,17 @@ def offset_matrix(offset: np.ndarray | None, n_classes: int) -> np.ndarray | Non
         f"--offset was given {offset.shape[1]} times for {n_classes} classes; "
         "give it once per class, in sorted order."
     )
+
+
+def _refuse_classes_without_weight(data: TrainingData, classes: np.ndarray, column: str | None) -> None:
+    if data.weights is None or data.y is None:
+        return
+    for label in np.setdiff1d(classes, data.y[data.weights > 0]):
+        row = int(data.rows[np.argmax(data.y == label)]) + 1
+        raise rp.InputError(
+            f"column '{column}': every row of the class '{label}' has weight 0 (the first is data row "
+            f"{row}); give those rows weight, or take them out of the table."
+        )
 
 
 def _reference(asked: str, classes: np.ndarray) -> Any:

@@ -304,7 +304,7 @@ def _refuse_missing(frame: pd.DataFrame, needed: Sequence[str]) -> None:
         if absent.any():
             raise InputError(
                 f"column '{name}', data row {int(absent.argmax()) + 1}: the value is missing "
-                f"({int(absent.sum())} such rows); fill it in or leave the row out."
+                f"({int(absent.sum())} such in all); fill it in or leave the row out."
             )
 
 
@@ -322,8 +322,8 @@ def _complete_rows(frame: pd.DataFrame, needed: list[str], missing: str) -> tupl
         row = int(incomplete.argmax())
         column = needed[int(absent[row].argmax())]
         raise InputError(
-            f"column '{column}', data row {row + 1}: the value is missing ({int(incomplete.sum())} such "
-            f"rows; {per_column}); fill in the values or let the rows be dropped."
+            f"column '{column}', data row {row + 1}: the value is missing (rows with missing values: "
+            f"{int(incomplete.sum())}; {per_column}); fill in the values or let the rows be dropped."
         )
     if incomplete.all():
         raise InputError(

@@ -205,6 +205,12 @@ def _level_note(expression: str, spec: Any, levels: list[Any]) -> str:
     return f"{expression}: {len(levels)} levels, coded against '{base}'"
 
 
+def _said(error: Exception) -> str:
+    """Return the first line of a parser's error, without its colors, place and period."""
+    text = re.sub(r"\x1b\[[0-9;]*m|[⧛⧚]| \(<unknown>, line \d+\)", "", str(error))
+    return text.split("\n")[0].rstrip(".")
+
+
 def _factors(right: str) -> list[tuple[str, bool]]:
     """Return each factor as (expression, whether it is a bare column), checked to be harmless."""
     from formulaic import Formula
@@ -214,8 +220,7 @@ def _factors(right: str) -> list[tuple[str, bool]]:
         formula = Formula(right)
         terms = list(formula)
     except (FormulaicError, SyntaxError, ValueError, TypeError) as error:
-        text = re.sub(r"\x1b\[[0-9;]*m|[⧛⧚]", "", str(error)).split("\n")[0]
-        raise InputError(f"formula '{right}' cannot be read ({text}).") from None
+        raise InputError(f"formula '{right}' cannot be read ({_said(error)}).") from None
     found: dict[tuple[str, bool], None] = {}
     for term in terms:
         factors = getattr(term, "factors", None)
@@ -327,8 +332,9 @@ def _materialize(spec: ModelSpec, frame: pd.DataFrame) -> tuple[np.ndarray, tupl
             # The result of a logarithm of zero is named below, by row, rather than warned about.
             result = spec.get_model_matrix(frame, context={})
     except (FormulaicError, DataMismatchWarning, ValueError, TypeError, KeyError) as error:
-        text = re.sub(r"\x1b\[[0-9;]*m|[⧛⧚]", "", str(error)).split("\n")[0]
-        raise InputError(f"formula '{spec.formula}' cannot be computed on these data ({text}).") from None
+        raise InputError(
+            f"formula '{spec.formula}' cannot be computed on these data ({_said(error)})."
+        ) from None
     learned = result.model_spec
     matrix = np.asarray(result, dtype=np.float64)
     keep = [i for i, name in enumerate(learned.column_names) if name != "Intercept"]

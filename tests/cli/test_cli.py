@@ -98,6 +98,27 @@ def test_weights_are_repeated_rows(cli, tmp_path: Path) -> None:
     assert weighted.out.split("party = ")[1:] == repeated.out.split("party = ")[1:]
 
 
+def test_a_class_without_weight_is_named_by_its_row_in_the_file(cli, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": [1.0, 3, np.nan, 4, 2, 5, 1], "y": list("ababacb"), "w": [1.0] * 7})
+    frame.loc[5, "w"] = 0.0
+    frame.to_csv(tmp_path / "d.csv", index=False)
+    ran = cli("fit", tmp_path / "d.csv", "--target", "y", "--weights", "w")
+    assert ran.code == 2 and "column 'w': every row of the class 'c' has weight 0" in ran.err
+    assert "data row 6" in ran.err
+
+
+def test_many_whole_numbers_as_classes_are_pointed_out(cli) -> None:
+    ran = cli("fit", ANES, "--formula", "income ~ age", "--l2", "0.1")
+    assert ran.code == 0 and "- income: 24 different whole numbers, each taken as a class" in ran.out
+
+
+def test_the_model_is_saved_though_the_reader_of_the_pipe_leaves(tmp_path: Path) -> None:
+    command = f"{sys.executable} -c 'from raphson.cli import main; main()'"
+    saved = tmp_path / "m"
+    subprocess.run(f"{command} fit {ANES} --target party --save {saved} | true", shell=True, check=True)
+    assert (saved / "model.json").exists()
+
+
 def test_binary_offset(cli, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x, o = rng.normal(size=(2, 400))
@@ -176,6 +197,11 @@ def test_missing_values_are_counted(cli, tmp_path: Path) -> None:
         ),
         (["fit", ANES, "--target", "party", "--level", "95"], "a probability between 0 and 1"),
         (["fit", ANES, "--target", "party", "--drop", "agee"], "did you mean 'age'"),
+        (
+            ["fit", ANES, "--target", "party", "--l2", "0.1", "--covariance", "observed"],
+            "use --covariance sandwich",
+        ),
+        (["fit", ANES, "--formula", "party ~ age +"], r"misplaced\)\.\n"),
         (["fit", ANES, "--target", "party", "--save", ANES], "is a file"),
         (["fit", ANES, "--formula", "party ~ open('x')"], "is not allowed"),
         (["fit", ANES, "--target", "log_population"], "target 'log_population' holds fractional numbers"),

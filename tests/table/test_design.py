@@ -76,7 +76,9 @@ def test_rows_with_missing_values_are_dropped_and_counted() -> None:
     data = design.training(frame)
     assert data.rows.tolist() == [0, 2, 3]
     assert data.x[:, 0].tolist() == [30, 25, 52]
-    with pytest.raises(InputError, match=r"column 'age', data row 2: the value is missing \(3 such rows"):
+    with pytest.raises(
+        InputError, match=r"column 'age', data row 2: the value is missing \(rows .* 3; age 1"
+    ):
         Design.fit(frame, "party", drop=["w"], missing="error")
 
 
@@ -212,7 +214,7 @@ def test_unseen_level_names_column_row_and_level(formula: str | None) -> None:
 
 def test_new_data_with_a_hole_or_without_a_column() -> None:
     design = Design.fit(people(), "party", drop=["w"])
-    with pytest.raises(InputError, match=r"column 'age', data row 3: the value is missing \(1 such rows\)"):
+    with pytest.raises(InputError, match=r"column 'age', data row 3: the value is missing \(1 such in all\)"):
         design.matrix(people().assign(age=[1, 2, None, 4, 5, 6]))
     with pytest.raises(InputError, match="there is no column 'smoker'"):
         design.matrix(people().drop(columns="smoker"))
