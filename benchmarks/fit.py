@@ -49,7 +49,10 @@ def full(model: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return coefficients and intercepts of all classes; scikit-learn gives one row for two classes."""
     coef, intercept = np.asarray(model.coef_), np.asarray(model.intercept_)
     if coef.shape[0] == 1:  # the difference of two, shared equally
-        coef, intercept = np.concatenate([-coef / 2, coef / 2]), np.concatenate([-intercept / 2, intercept / 2])
+        coef, intercept = (
+            np.concatenate([-coef / 2, coef / 2]),
+            np.concatenate([-intercept / 2, intercept / 2]),
+        )
     return coef, intercept
 
 
@@ -63,7 +66,9 @@ def contestants(problem: Problem) -> dict[str, Callable[[], Any]]:
     if (problem.x.shape[1] + 1) * k <= CHOLESKY_COEFFICIENTS:
         names.append("newton-cholesky")
     for name in names:
-        found[name] = lambda s=name: LogisticRegression(C=c, tol=TOL, solver=s, max_iter=20_000).fit(problem.x, problem.y)
+        found[name] = lambda s=name: LogisticRegression(C=c, tol=TOL, solver=s, max_iter=20_000).fit(
+            problem.x, problem.y
+        )
     return found
 
 
@@ -189,19 +194,33 @@ def hessian_against_update(problem: Problem, repeats: int) -> dict[str, float]:
     out: dict[str, float] = {}
     for dtype, syrk in ((torch.float32, ssyrk), (torch.float64, dsyrk)):
         objective = LinearObjective(
-            DenseDesign(torch.from_numpy(problem.x)), Categorical(), torch.from_numpy(problem.y),
-            n_outputs=k, l2=L2, reference=0, curvature_dtype=dtype,
+            DenseDesign(torch.from_numpy(problem.x)),
+            Categorical(),
+            torch.from_numpy(problem.y),
+            n_outputs=k,
+            l2=L2,
+            reference=0,
+            curvature_dtype=dtype,
         )
         theta = torch.zeros(objective.n_parameters, dtype=torch.float64)
         z = np.asfortranarray(np.zeros((n, objective.n_parameters), dtype=str(dtype).removeprefix("torch.")))
         z += 0.5
         # the two thread pools spin against each other, so each is timed in a row of its own
-        ours = [_seconds(lambda: objective.evaluate(theta).hessian.to_dense()) for _ in range(repeats + 2)][2:]
-        theirs = [_seconds(lambda: syrk(1.0, z, trans=1)) for _ in range(repeats + 2)][2:]
+        ours = _median(repeats, _hessian, objective, theta)
+        theirs = _median(repeats, syrk, 1.0, z, None, None, 1)
         name = str(dtype).removeprefix("torch.")
-        out[f"{name} ms"], out[f"{name} update ms"] = 1e3 * float(np.median(ours)), 1e3 * float(np.median(theirs))
-        out[f"{name} ratio"] = float(np.median(ours) / np.median(theirs))
+        out[f"{name} ms"], out[f"{name} update ms"] = 1e3 * ours, 1e3 * theirs
+        out[f"{name} ratio"] = ours / theirs
     return out
+
+
+def _hessian(objective: Any, theta: torch.Tensor) -> torch.Tensor:
+    return objective.evaluate(theta).hessian.to_dense()
+
+
+def _median(repeats: int, run: Callable[..., Any], *arguments: Any) -> float:
+    """Return the median seconds of a call, the first two not counted."""
+    return float(np.median([_seconds(lambda: run(*arguments)) for _ in range(repeats + 2)][2:]))
 
 
 def _seconds(run: Callable[[], Any]) -> float:
@@ -225,7 +244,9 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tables", type=Path, default=Path("../shared/data/classification"), help="folder of CSV tables")
+    parser.add_argument(
+        "--tables", type=Path, default=Path("../shared/data/classification"), help="folder of CSV tables"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="*", help="words; keep the data sets whose name holds one")
     parser.add_argument("--no-errors", action="store_true", help="leave out the comparison of standard errors")
@@ -249,7 +270,9 @@ def main() -> None:
     print("\n".join(table(results)))
     for shape, outcome in errors.items():
         ours, theirs = outcome["raphson"], outcome["statsmodels"]
-        verdict = ours.get("refused", "finite") + " | " + theirs.get("refused", "finite" if theirs.get("finite") else "nan")
+        verdict = (
+            ours.get("refused", "finite") + " | " + theirs.get("refused", "finite" if theirs.get("finite") else "nan")
+        )
         print(
             f"standard errors, {shape}: raphson {ours['seconds']:.3f} s, statsmodels {theirs['seconds']:.3f} s, "
             f"ratio {theirs['seconds'] / ours['seconds']:.1f}; {verdict}; agree: {outcome.get('agree')}"

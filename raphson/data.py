@@ -180,6 +180,12 @@ class Design(abc.ABC):
 
         From ``b0 + sum_j b_j (x_j - m_j) / s_j``, the slopes are ``b_j / s_j`` and the intercept is
         ``b0 - sum_j m_j b_j / s_j``.
+
+        Args:
+            coef: ``(C, D')``.
+
+        Returns:
+            ``(C, D')``.
         """
         slopes = coef[:, self.intercept :] / self.scale
         if not self.intercept:
@@ -210,7 +216,8 @@ class Design(abc.ABC):
 
 
 def _rows_per_block(n_outputs: int) -> int:
-    return max(256, 2 ** ((_BLOCK_ELEMENTS // max(n_outputs, 1)).bit_length() - 1))
+    fitting = int(_BLOCK_ELEMENTS // max(n_outputs, 1))
+    return max(256, 1 << max(fitting.bit_length() - 1, 0))
 
 
 class DenseDesign(Design):
@@ -253,9 +260,7 @@ class DenseDesign(Design):
         yield from self._blocks[size]
 
     def take(self, index: Tensor) -> DenseDesign:  # noqa: D102
-        return DenseDesign(
-            self.x[index], intercept=self.intercept, dtype=self.dtype, moments=(self.center, self.scale)
-        )
+        return DenseDesign(self.x[index], intercept=self.intercept, dtype=self.dtype, moments=(self.center, self.scale))
 
     def is_well_conditioned(self) -> bool:  # noqa: D102
         if self.n_columns > min(self.n_rows, _GRAM_COLUMNS):

@@ -102,18 +102,14 @@ def load(directory: str | Path) -> Saved:
     content = _read_model_file(folder / MODEL_FILE)
     kind = content["class"]
     if kind not in _CLASSES:
-        raise InputError(
-            f"{folder / MODEL_FILE}: the class {kind} is not known to raphson {raphson.__version__}."
-        )
+        raise InputError(f"{folder / MODEL_FILE}: the class {kind} is not known to raphson {raphson.__version__}.")
     tensor_file = folder / TENSOR_FILE
     try:
         data = tensor_file.read_bytes()
     except OSError as error:
         raise InputError(f"{tensor_file} cannot be read: {error.strerror}; save the model again.") from None
     if _digest(data) != content["tensors_sha256"]:
-        raise InputError(
-            f"{tensor_file} is not the file that was saved (truncated or changed); save the model again."
-        )
+        raise InputError(f"{tensor_file} is not the file that was saved (truncated or changed); save the model again.")
     tensors = safetensors.torch.load(data)
     cls = getattr(import_module(_CLASSES[kind]), kind)
     model = cls.from_state(_json.decode(content["params"]), tensors, _json.decode(content["metadata"]))

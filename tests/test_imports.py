@@ -139,15 +139,11 @@ def test_files_have_a_readable_size() -> None:
 
 
 def run(code: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_importing_raphson_or_its_command_line_is_light() -> None:
-    code = (
-        "import sys, {}; print(sorted(set(sys.modules) & {{'torch', 'numpy', 'pandas', 'sklearn', 'scipy'}}))"
-    )
+    code = "import sys, {}; print(sorted(set(sys.modules) & {{'torch', 'numpy', 'pandas', 'sklearn', 'scipy'}}))"
     assert run(code.format("raphson")) == "[]"
     assert run(code.format("raphson.cli")) == "[]"
 

@@ -31,9 +31,7 @@ class Fake:
         return {"classes": [1, 2], "loglik": -np.float64(2.5), "gap": float("nan"), "shape": (2, 3)}
 
     @classmethod
-    def from_state(
-        cls, params: dict[str, Any], tensors: dict[str, torch.Tensor], metadata: dict[str, Any]
-    ) -> Fake:
+    def from_state(cls, params: dict[str, Any], tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> Fake:
         model = cls(**params)
         model.tensors, model.facts = tensors, metadata  # type: ignore[attr-defined]
         return model
@@ -91,9 +89,7 @@ def test_a_failed_save_leaves_the_older_model(tmp_path: Path, monkeypatch: pytes
     assert os.listdir(tmp_path) == ["m"]
 
 
-def test_a_rename_that_fails_brings_the_older_model_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rename_that_fails_brings_the_older_model_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved.save(Fake(1.0), tmp_path / "m")
     rename = os.rename
 

@@ -47,9 +47,7 @@ def fit(
     formula: Annotated[
         str | None, typer.Option(help="Such as 'party ~ age + C(educ)'; default: all other columns.")
     ] = None,
-    likelihood: Annotated[
-        Literal["categorical"], typer.Option(help="Distribution of the target.")
-    ] = "categorical",
+    likelihood: Annotated[Literal["categorical"], typer.Option(help="Distribution of the target.")] = "categorical",
     weights: Annotated[str | None, typer.Option(help="Column of weights.", metavar="COLUMN")] = None,
     offset: Annotated[
         list[str] | None,
@@ -61,14 +59,10 @@ def fit(
     missing: Annotated[
         Literal["drop", "error"], typer.Option(help="Rows with missing values: drop and count, or refuse.")
     ] = "drop",
-    l2: Annotated[
-        float, typer.Option(help="Penalty on the slopes, on the scale of the mean loss.", min=0)
-    ] = 0.0,
+    l2: Annotated[float, typer.Option(help="Penalty on the slopes, on the scale of the mean loss.", min=0)] = 0.0,
     reference: Annotated[
         str,
-        typer.Option(
-            help="Class that coefficients are relative to; 'none': they sum to zero.", metavar="CLASS"
-        ),
+        typer.Option(help="Class that coefficients are relative to; 'none': they sum to zero.", metavar="CLASS"),
     ] = "first",
     covariance: Annotated[
         Literal["observed", "expected", "sandwich"] | None,

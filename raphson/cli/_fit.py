@@ -89,9 +89,7 @@ def run_fit(options: FitOptions) -> int:
     _refuse_classes_without_weight(data, classes, options.weights)
     notes = list(design.notes)
     if data.y.dtype.kind in "iu" and len(classes) > _MANY_NUMBERS:
-        notes.append(
-            f"{design.target}: {len(classes)} different whole numbers, each taken as a class of its own"
-        )
+        notes.append(f"{design.target}: {len(classes)} different whole numbers, each taken as a class of its own")
     model = rp.MultinomialLogisticRegression(
         l2=options.l2,
         fit_intercept=design.fit_intercept,
@@ -150,8 +148,7 @@ def offset_matrix(offset: np.ndarray | None, n_classes: int) -> np.ndarray | Non
     if offset.shape[1] == 1 and n_classes == 2:
         return np.column_stack([np.zeros(len(offset)), offset[:, 0]])
     raise rp.InputError(
-        f"--offset was given {offset.shape[1]} times for {n_classes} classes; "
-        "give it once per class, in sorted order."
+        f"--offset was given {offset.shape[1]} times for {n_classes} classes; give it once per class, in sorted order."
     )
 
 

@@ -69,7 +69,10 @@ class KhatriRaoGram:
         if self.half:
             width, shapes = max(q, min(d * (d + 1) // 2, _HALF_COLUMNS)), [(q, d * (d + 1) // 2)]
         else:
-            width, shapes = q * (self._tiles[0].stop + 1), [(q * (t.stop - t.start), d - t.start) for t in self._tiles]
+            width, shapes = (
+                q * (self._tiles[0].stop + 1),
+                [(q * (t.stop - t.start), d - t.start) for t in self._tiles],
+            )
         self._rows = max(128, 2 ** ((_TILE_ELEMENTS // width).bit_length() - 1))
         self._totals = [torch.zeros(shape, dtype=dtype) for shape in shapes]
         self._memory = torch.empty(0, dtype=dtype)
@@ -110,7 +113,7 @@ class KhatriRaoGram:
             total.addmm_(stacked, x[tile.start :].mT)
 
     def _workspace(self, rows: int, columns: int) -> Tensor:
-        """Return uninitialized memory, the same at every call: fresh pages would cost more than what is written to them."""
+        """Return uninitialized memory, the same at every call: fresh pages cost more than what is written to them."""
         if self._memory.shape[0] < rows * columns:
             self._memory = self._totals[0].new_empty(rows * columns)
         return self._memory[: rows * columns].view(rows, columns)
@@ -128,7 +131,7 @@ class KhatriRaoGram:
         return out
 
     def to_dense(self) -> Tensor:
-        """Return the sum of :math:`A_n \\otimes x_n x_n^T` as ``(C D', C D')``, class by class."""
+        r"""Return the sum of :math:`A_n \otimes x_n x_n^T` as ``(C D', C D')``, class by class."""
         c, d = self.n_outputs, self.n_features
         blocks = self.blocks()
         out = blocks.new_zeros(c, d, c, d)

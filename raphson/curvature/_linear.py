@@ -171,7 +171,7 @@ class LinearObjective:
 
     @cached_property
     def _linear_term(self) -> tuple[Tensor, float] | None:
-        r"""The targets' whole part in an exponential family, :math:`\sum w\, t(y) \otimes \hat x / W`, and the offset's."""
+        r"""The targets' part in an exponential family, :math:`\sum w\, t(y) \otimes \hat x / W`, and the offset's."""
         total = torch.zeros(self.n_free, self.design.n_columns, dtype=torch.float64)
         constant = 0.0
         for block in self.design.blocks(self.n_outputs):
@@ -287,8 +287,8 @@ class LinearObjective:
         """Cost of a dense Hessian and its factorization in evaluations of value and gradient, from the shapes alone.
 
         Nanoseconds per row at the rates of one ordinary machine stand for operations and memory traffic alike: what
-        matters is their ratio. An evaluation streams the columns, multiplies twice and takes C exponentials; the Hessian
-        makes and multiplies pairs of outputs and of columns (``KhatriRaoGram``).
+        matters is their ratio. An evaluation streams the columns, multiplies twice and takes C exponentials; the
+        Hessian makes and multiplies pairs of outputs and of columns (``KhatriRaoGram``).
         """
         c, d, n = self.n_free, self.design.n_columns, self.n_rows
         width = 2.0 if self.curvature_dtype == torch.float64 else 1.0
@@ -316,8 +316,8 @@ class LinearObjective:
 
         Args:
             theta: Free coefficients ``(p,)``.
-            squared_weights: True for sampling weights; False where a weight counts copies of a row, each with a score of
-                its own, and enters once.
+            squared_weights: True for sampling weights; False where a weight counts copies of a row, each with a score
+                of its own, and enters once.
 
         Returns:
             A dense symmetric tensor.
@@ -351,8 +351,8 @@ class LinearObjective:
     def lipschitz_bound(self) -> float | None:
         """Return a bound on the largest Hessian eigenvalue anywhere, or None if the likelihood has none.
 
-        With output Hessians at most ``b I`` it is ``b`` times the largest eigenvalue of the Gram matrix, plus the largest
-        penalty; for the softmax this is the bound of Bohning (1992), b = 1/2.
+        With output Hessians at most ``b I`` it is ``b`` times the largest eigenvalue of the Gram matrix, plus the
+        largest penalty; for the softmax this is the bound of Bohning (1992), b = 1/2.
         """
         bound = self.likelihood.hessian_bound
         if bound is None:
@@ -371,7 +371,7 @@ class LinearObjective:
     # parts and units ---------------------------------------------------------------------------------------------
 
     def take(self, index: Tensor) -> LinearObjective:
-        """Return the objective on some of the rows; its mean over random subsets of one size is the objective itself."""
+        """Return the objective on some of the rows; over random subsets of one size its mean is the objective."""
         part = copy.copy(self)
         for name in ("_linear_term", "gram_matrix"):
             part.__dict__.pop(name, None)

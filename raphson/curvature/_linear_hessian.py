@@ -2,8 +2,8 @@ r"""The Hessian of a linear model at one point, kept as the data and the output 
 
 .. math:: H = \tfrac1W \sum_n w_n\, H_n \otimes \hat x_n \hat x_n^T + Q \otimes \mathrm{diag}(\lambda_j)
 
-A product with it costs two products with X; the dense matrix one Khatri-Rao product (``_khatri_rao``). Nothing is formed
-before it is asked for, so a solver can choose between the two at every step.
+A product with it costs two products with X; the dense matrix one Khatri-Rao product (``_khatri_rao``). Nothing is
+formed before it is asked for, so a solver can choose between the two at every step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs, small_softmax_gram, summed_output
+from raphson.curvature._khatri_rao import (
+    GivenPairs,
+    KhatriRaoGram,
+    output_pairs,
+    small_softmax_gram,
+    summed_output,
+)
 from raphson.data import Block
 from raphson.linalg import Dense, DiagonalPlusLowRank, cg
 from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator
@@ -33,7 +39,7 @@ class LinearHessian(SymmetricOperator):
     """Hessian of a linear model in its free coefficients, ``(p, p)`` with p = C_free D'.
 
     Attributes:
-        parts: Yields ``(block, output Hessians (rows, C, C), weights (rows,) or None)`` over all the data, anew at every
+        parts: Yields ``(block, output Hessians (rows, C, C), weights (rows,) or None)`` over all the data, anew at each
             call.
         total_weight: W.
         n_outputs: C.
@@ -105,7 +111,7 @@ class LinearHessian(SymmetricOperator):
         check_dense_size(self.shape, self.element, "its products mv, which need no such array")
         gram: KhatriRaoGram | None = None
         for block, output, weights in self.parts():
-            if gram is None and weights is None and self._is_small_softmax(block, output):
+            if weights is None and self._is_small_softmax(output, block):
                 return self._penalized(small_softmax_gram(block.features(), output.diag.mT[self.free_outputs]))
             pairs = output_pairs(output, self.free_outputs)
             if gram is None:
@@ -122,7 +128,7 @@ class LinearHessian(SymmetricOperator):
             diagonals += (self.penalty_outputs[:, :, None] * self.penalty_columns).to(self.element)
         return total
 
-    def _is_small_softmax(self, block: Block, output: SymmetricOperator) -> TypeGuard[DiagonalPlusLowRank]:
+    def _is_small_softmax(self, output: SymmetricOperator, block: Block) -> TypeGuard[DiagonalPlusLowRank]:
         """Whether one block holds all rows, few enough, and the output Hessians are ``diag p - p p^T``."""
         p, rows = self.shape[0], block.rows.stop - block.rows.start
         return (

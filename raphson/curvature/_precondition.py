@@ -1,6 +1,6 @@
 r"""Preconditioning the Hessian of a linear model by its diagonal blocks, one per output.
 
-In the symmetric coordinates, where every class keeps its coefficients and only differences matter, the softmax Hessian is
+In symmetric coordinates, where every class keeps its coefficients and only differences matter, the softmax Hessian is
 :math:`\mathrm{blockdiag}_k(\hat X^T \mathrm{diag}(w p_k) \hat X) - Z^T Z`: the blocks carry nearly all of it, because
 what couples the classes is a product of two probabilities. Measured on near-separable data they need a tenth of the
 products that a Kronecker product of the mean output Hessian and the Gram matrix does, and in coordinates relative to a
@@ -10,11 +10,14 @@ reference class a quarter of that advantage is lost.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from raphson.curvature._linear import Evaluation, LinearObjective
+from raphson.curvature._linear import LinearObjective
+from raphson.curvature._linear_hessian import LinearHessian
+from raphson.linalg._operator import SymmetricOperator
 
 _BLOCK_ELEMENTS = 2**26
 """Blocks with more entries than this in all are replaced by their diagonals."""
@@ -23,7 +26,12 @@ _RIDGE = 1e-6
 """Share of a block's mean diagonal added to it, so that single precision factorizes it."""
 
 
-def class_block_inverse(at: Evaluation) -> Callable[[Tensor], Tensor]:
+class _State(Protocol):
+    @property
+    def hessian(self) -> SymmetricOperator | None: ...
+
+
+def class_block_inverse(at: _State) -> Callable[[Tensor], Tensor]:
     """Return the inverse of the diagonal blocks of the Hessian, or of its diagonal where the blocks are too large.
 
     Args:
@@ -33,7 +41,7 @@ def class_block_inverse(at: Evaluation) -> Callable[[Tensor], Tensor]:
         The map ``v -> M^-1 v`` for ``v`` of shape ``(p,)``.
     """
     hessian = at.hessian
-    assert hessian is not None
+    assert isinstance(hessian, LinearHessian)
     c, d = hessian.n_free, hessian.n_columns
     if c * d * d > _BLOCK_ELEMENTS:
         diagonal = hessian.diagonal()

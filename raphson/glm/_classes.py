@@ -101,8 +101,7 @@ def find_reference(reference: Any, classes: Labels) -> int | None:
         return int(where[0])
     known = ", ".join(plain(c) for c in classes[:20]) + (", ..." if len(classes) > 20 else "")
     raise InputError(
-        f"The reference {reference!r} is not a class of the target; choose 'first', 'last', None or one of "
-        f"{known}."
+        f"The reference {reference!r} is not a class of the target; choose 'first', 'last', None or one of {known}."
     )
 
 

@@ -209,17 +209,13 @@ class Dependency:
             body = name.strip() if name and size == "1" else size + name
             text += (" - " if value < 0 else " + ") + body
         text = text[3:] if text.startswith(" + ") else "-" + text[3:]
-        return f"{self.names[-1]} = {text}" + (
-            f" + {len(terms) - 7} more terms" if shown is not terms else ""
-        )
+        return f"{self.names[-1]} = {text}" + (f" + {len(terms) - 7} more terms" if shown is not terms else "")
 
     def sentence(self) -> str:
         """Return what was seen and the remedy, in whole sentences."""
         last, names = self.names[-1], listed(self.names)
         if self.kind == "zero":
-            return (
-                f"Column '{last}' is zero in every row: its coefficient is not determined. Remedy: drop it."
-            )
+            return f"Column '{last}' is zero in every row: its coefficient is not determined. Remedy: drop it."
         if self.kind == "constant":
             return (
                 f"Column '{last}' is constant ({-self.constant:.6g}) beside the intercept: only the sum of "

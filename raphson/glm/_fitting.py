@@ -13,9 +13,9 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from raphson._errors import CollinearityWarning, InputError, SeparationWarning
+from raphson._errors import CollinearityWarning, InputError, RaphsonWarning, SeparationWarning
 from raphson.curvature._linear import LinearObjective
-from raphson.data import DenseDesign
+from raphson.data import DenseDesign, SparseDesign
 from raphson.glm._collinear import Collinearity, find_collinear
 from raphson.glm._linear_fit import LinearFit
 from raphson.glm._rows import Rows
@@ -27,6 +27,11 @@ from raphson.solve import Status, Step, newton
 
 _SUSPICIOUS_STEP = 1e-2
 """A Newton step at convergence that still changes some linear predictor by this much points to separation."""
+
+_WORKING_VECTORS = 12
+"""Arrays of the size of the coefficients that a fit without a dense Hessian holds at once, in float64."""
+
+_LARGE_BYTES = 2**30
 
 Progress = bool | Callable[[Step], None]
 
@@ -124,6 +129,7 @@ def fit_linear(
         l2=options.l2,
         reference=reference,
     )
+    _announce(objective)
     theta = torch.zeros(objective.n_parameters, dtype=torch.float64)
     if start is not None:
         theta = objective.free(objective.design.from_table(start[order][:, kept]))
@@ -141,6 +147,22 @@ def fit_linear(
         if line is not None:
             line.close()
     return LinearFit(objective, solution, kept, order, basis, n_columns, rows.y.shape[0]), collinearity
+
+
+def _announce(objective: LinearObjective) -> None:
+    """Say before a large fit starts how much memory and arithmetic it takes."""
+    vectors = 8 * _WORKING_VECTORS * objective.n_parameters
+    operations = 4.0 * objective.n_rows * objective.n_outputs * objective.design.n_columns
+    if isinstance(objective.design, SparseDesign):
+        operations = 4.0 * objective.design.x.nnz * objective.n_outputs
+    if vectors > _LARGE_BYTES:
+        warnings.warn(
+            f"This is a large fit: {objective.n_parameters} coefficients take about {vectors / 1e9:.1f} GB of working "
+            f"memory beside the data, and each pass over the rows about {operations:.0e} operations; a fit is some "
+            "tens to hundreds of passes.",
+            RaphsonWarning,
+            stacklevel=4,
+        )
 
 
 def examine(

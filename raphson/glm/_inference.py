@@ -6,6 +6,7 @@ supplies ``_fitted`` (a ``LinearFit``), its names and its data; nothing here kno
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from raphson import infer
-from raphson._errors import InputError, NotEstimableError
+from raphson._errors import InputError, NotEstimableError, TooLargeError
 from raphson.glm._linear_fit import CovarianceKind, LinearFit, WeightMeaning
 from raphson.glm._rows import Rows
+from raphson.glm._selected import DENSE_COVARIANCE, refuse_dense, selected_estimates
 from raphson.glm._validate import check_length
 from raphson.infer import Estimates
 from raphson.linalg import Diagonal
@@ -71,6 +73,7 @@ class InferenceMixin:
         *,
         correction: str | None = None,
         weights: WeightMeaning = "sampling",
+        columns: Sequence[str] | None = None,
     ) -> Estimates:
         """Return the coefficients with their covariance, labels and estimability.
 
@@ -82,29 +85,55 @@ class InferenceMixin:
                 ``"stata"`` (the default: ``n / (n - 1)``, or ``G / (G - 1)`` with clusters).
             weights: Only for the sandwich: ``"sampling"`` takes weights as inverse sampling probabilities,
                 ``"frequency"`` as numbers of identical rows. The other two kinds take them as frequencies.
+            columns: Names of the columns whose coefficients are wanted; None for all. With more than 8192
+                coefficients only their part of the inverse is formed, for the kind ``"observed"``.
 
         Returns:
             Estimates, class by class with the intercept first, the reference class left out.
 
         Raises:
             NotEstimableError: If the data do not determine the coefficients, a penalty biases them, or what
-                it takes was not saved with the model. A kind or groups that cannot be used are an
-                ``InputError``.
+                it takes was not saved with the model. A kind, groups or columns that cannot be used are an
+                ``InputError``, a covariance too large to form a ``TooLargeError``.
         """
         check_is_fitted(self)
         key = (kind, correction, weights) if groups is None else None
-        if key in self._estimates_cache:
+        if columns is None and key in self._estimates_cache:
             return self._estimates_cache[key]
         if self._refusal is not None:
             raise NotEstimableError(self._refusal)
         fitted = self._require_fit()
+        if columns is not None:
+            return self._selected(fitted, columns, kind, groups, correction, weights)
+        refuse_dense(fitted)
         codes = None if groups is None else self._group_codes(groups)
-        made = fitted.estimates(
-            self._coefficient_labels(), self._reference_output(), kind, codes, correction, weights
-        )
+        made = fitted.estimates(self._coefficient_labels(), self._reference_output(), kind, codes, correction, weights)
         if key is not None:
             self._estimates_cache[key] = made
         return made
+
+    def _selected(
+        self,
+        fitted: LinearFit,
+        columns: Sequence[str],
+        kind: CovarianceKind,
+        groups: Any,
+        correction: str | None,
+        weights: WeightMeaning,
+    ) -> Estimates:
+        labels = self._coefficient_labels()
+        names = [name for output, name in labels if output == labels[0][0]]
+        unknown = [name for name in columns if name not in names]
+        if unknown:
+            raise InputError(f"There is no column named '{unknown[0]}'; the names are those of the coefficients.")
+        positions = torch.tensor([names.index(name) for name in columns])
+        picked = tuple(label for label in labels if label[1] in columns)
+        if fitted.objective.n_parameters > DENSE_COVARIANCE and kind == "observed" and self._penalty == 0:
+            ordered = positions.sort().values
+            return selected_estimates(fitted, ordered, picked, self._reference_output())
+        whole = self.estimates(kind, groups, correction=correction, weights=weights)
+        rows = [i for i, label in enumerate(labels) if label[1] in columns]
+        return whole.transform(torch.eye(len(labels), dtype=torch.float64)[rows], picked)
 
     def _group_codes(self, groups: Any) -> torch.Tensor:
         values = np.asarray(groups)
@@ -125,30 +154,26 @@ class InferenceMixin:
             raise NotEstimableError(_NO_ROWS)
         return self._fitted
 
-    def covariance(
-        self, kind: CovarianceKind = "observed", groups: Any = None, **options: Any
-    ) -> pd.DataFrame:
+    def covariance(self, kind: CovarianceKind = "observed", groups: Any = None, **options: Any) -> pd.DataFrame:
         """Return the covariance matrix of the coefficients, labeled (class, feature) on both axes.
 
         Args:
             kind: As in ``estimates``.
             groups: As in ``estimates``.
-            **options: ``correction`` and ``weights`` of ``estimates``.
+            **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
 
         Returns:
             A ``(p, p)`` frame; entries that the data do not determine are missing (``pandas.NA``).
         """
         return self.estimates(kind, groups, **options).covariance_frame()
 
-    def standard_errors(
-        self, kind: CovarianceKind = "observed", groups: Any = None, **options: Any
-    ) -> pd.Series:
+    def standard_errors(self, kind: CovarianceKind = "observed", groups: Any = None, **options: Any) -> pd.Series:
         """Return the standard errors of the coefficients as a series over (class, feature).
 
         Args:
             kind: As in ``estimates``.
             groups: As in ``estimates``.
-            **options: ``correction`` and ``weights`` of ``estimates``.
+            **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
 
         Returns:
             A ``(p,)`` series.
@@ -164,7 +189,7 @@ class InferenceMixin:
             level: Confidence level in (0, 1).
             kind: As in ``estimates``.
             groups: As in ``estimates``.
-            **options: ``correction`` and ``weights`` of ``estimates``.
+            **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
 
         Returns:
             A ``(p, 2)`` frame.
@@ -183,7 +208,7 @@ class InferenceMixin:
             q: ``(r,)`` right-hand side; zero if None.
             kind: As in ``estimates``.
             groups: As in ``estimates``.
-            **options: ``correction`` and ``weights`` of ``estimates``.
+            **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
 
         Returns:
             The test, with one labeled line per row of R.
@@ -249,7 +274,7 @@ class InferenceMixin:
                 the table says which it is.
             level: Confidence level of the intervals.
             groups: As in ``estimates``.
-            **options: ``correction`` and ``weights`` of ``estimates``.
+            **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
 
         Returns:
             A summary that prints as text, shows as HTML in a notebook and turns into a frame.
@@ -260,7 +285,7 @@ class InferenceMixin:
             kind = "sandwich" if groups is not None or self._penalty > 0 else "observed"
         try:
             estimates = self.estimates(kind, groups, **options)
-        except NotEstimableError as refused:
+        except (NotEstimableError, TooLargeError) as refused:
             estimates = self._without_errors()
             if str(refused) not in notes:
                 notes.append(str(refused))

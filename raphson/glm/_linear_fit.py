@@ -79,9 +79,7 @@ class LinearFit:
     def column_map(self) -> Tensor:
         """Return the matrix of ``to_columns``, ``(D', d)``."""
         d = self.kept.shape[0]
-        check_dense_size(
-            (self.n_columns, d), torch.float64, "coef_ and predictions, which need no covariance"
-        )
+        check_dense_size((self.n_columns, d), torch.float64, "coef_ and predictions, which need no covariance")
         return self.to_columns(torch.eye(d, dtype=torch.float64)).mT
 
     def output_map(self, reference: int | None) -> Tensor:
@@ -158,14 +156,10 @@ class LinearFit:
     ) -> tuple[Tensor, str]:
         """Return the covariance of the solver's coefficients as ``(c, d, c, d)``, and its name."""
         if kind not in ("observed", "expected", "sandwich"):
-            raise InputError(
-                f"Unknown covariance kind '{kind}'; choose 'observed', 'expected' or 'sandwich'."
-            )
+            raise InputError(f"Unknown covariance kind '{kind}'; choose 'observed', 'expected' or 'sandwich'.")
         if kind != "sandwich":
             if groups is not None:
-                raise InputError(
-                    f"groups make a clustered sandwich; pass kind='sandwich' with them, not '{kind}'."
-                )
+                raise InputError(f"groups make a clustered sandwich; pass kind='sandwich' with them, not '{kind}'.")
             if self.objective.l2 > 0:
                 raise NotEstimableError(
                     f"The fit is penalized (l2={self.objective.l2:g}): its coefficients are biased toward "

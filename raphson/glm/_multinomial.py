@@ -115,9 +115,7 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
 
     # fitting ------------------------------------------------------------------------------------------------
 
-    def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None
-    ) -> MultinomialLogisticRegression:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None) -> MultinomialLogisticRegression:
         """Fit the model.
 
         Args:
@@ -245,7 +243,7 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
         Returns:
             ``(N,)`` labels.
         """
-        best = self._linear_predictors(X, offset).argmax(1)
+        best = self._best_outputs(X, offset)
         labels: NDArray[Any] = self.classes_[best]
         return labels
 
@@ -270,11 +268,7 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
 
     def _title(self) -> str:
         reference = self._reference_output()
-        relative = (
-            "sum to zero over classes"
-            if reference is None
-            else f"relative to class {self.classes_[reference]}"
-        )
+        relative = "sum to zero over classes" if reference is None else f"relative to class {self.classes_[reference]}"
         return f"Multinomial logistic regression, {len(self.classes_)} classes, coefficients {relative}"
 
     def _notes(self) -> list[str]:

@@ -16,6 +16,9 @@ from raphson.glm._rows import dense
 from raphson.glm._validate import check_offset, check_table
 from raphson.infer import Estimates, MarginsResult, MeanInterval, binary_columns, margins, mean_interval
 from raphson.likelihoods import Likelihood
+from raphson.linalg._size import check_dense_size
+
+_BLOCK_ELEMENTS = 2**22
 
 
 class PredictionMixin(InferenceMixin):
@@ -33,10 +36,26 @@ class PredictionMixin(InferenceMixin):
     def _linear_predictors(self, X: Any, offset: Any) -> NDArray[np.float64]:
         return self._checked_predictors(X, offset)[0]
 
+    def _best_outputs(self, X: Any, offset: Any) -> NDArray[np.intp]:
+        """Return the position of the largest linear predictor of each row, ``(N,)``, in blocks of rows."""
+        check_is_fitted(self)
+        table = check_table(self, X, reset=False)
+        n, c = table.shape[0], len(self.intercept_)
+        added = check_offset(offset, n, c)
+        best = np.empty(n, dtype=np.intp)
+        size = max(1, _BLOCK_ELEMENTS // c)
+        for start in range(0, n, size):
+            rows = slice(start, start + size)
+            f = np.asarray(table[rows] @ self.coef_.T) + self.intercept_
+            best[rows] = (f if added is None else f + added[rows].numpy()).argmax(1)
+        return best
+
     def _checked_predictors(self, X: Any, offset: Any) -> tuple[NDArray[np.float64], Any]:
         """Return the linear predictors ``(N, C)`` and the checked table."""
         check_is_fitted(self)
         table = check_table(self, X, reset=False)
+        shape = (table.shape[0], len(self.intercept_))
+        check_dense_size(shape, torch.float64, "predict, or this call on fewer rows at a time")
         f = np.asarray(table @ self.coef_.T) + self.intercept_
         added = check_offset(offset, f.shape[0], f.shape[1])
         return (f if added is None else f + added.numpy()), table

@@ -74,11 +74,7 @@ def prepare(x: Any, y: Any, n_classes: int, weights: Any, has_intercept: bool) -
     live = std.live
     data = Data(std, live, codes, n_classes, None)
     if len(codes) * max(data.width, n_classes) <= NUMBERS:
-        z = (
-            np.concatenate([block for _, block in data.blocks()])
-            if len(live)
-            else np.ones((len(codes), data.width))
-        )
+        z = np.concatenate([block for _, block in data.blocks()]) if len(live) else np.ones((len(codes), data.width))
         data = data._replace(z=z)
     return data, keep
 
@@ -199,20 +195,14 @@ def join(data: Data, first: Cone, second: Cone | None) -> Cone:
         return first
     if not first.strict.any():
         return second
-    direction = (
-        first.direction / np.abs(first.direction).max() + second.direction / np.abs(second.direction).max()
-    )
+    direction = first.direction / np.abs(first.direction).max() + second.direction / np.abs(second.direction).max()
     strict = certified(data, direction)
-    return Cone(
-        direction, first.strict | second.strict if strict is None else strict | first.strict | second.strict
-    )
+    return Cone(direction, first.strict | second.strict if strict is None else strict | first.strict | second.strict)
 
 
 def sum_cones(data: Data, directions: Sequence[Array | None]) -> Cone:
     """Certify directions and add up those that pass."""
-    nothing = Cone(
-        np.zeros((data.n_classes, data.width)), np.zeros((len(data.y), data.n_classes), dtype=bool)
-    )
+    nothing = Cone(np.zeros((data.n_classes, data.width)), np.zeros((len(data.y), data.n_classes), dtype=bool))
     usable = [b for b in directions if b is not None]
     if not usable:
         return nothing
@@ -332,9 +322,7 @@ def _round(data: Data, remaining: Array, active: Array, deadline: float) -> tupl
     if peak <= FLAT * float((np.abs(weight).T @ np.abs(data.z)).max(initial=0.0)):
         return "none", None  # nonnegative margins whose sum is zero for every table
     gain = gain[:-1].ravel() / peak
-    pending = [
-        (a, c) for a in np.unique(data.y) for c in range(k) if a != c and remaining[data.y == a, c].all()
-    ]
+    pending = [(a, c) for a in np.unique(data.y) for c in range(k) if a != c and remaining[data.y == a, c].all()]
     groups = np.full((k, k), -1)
     for g, (a, c) in enumerate(pending):
         groups[a, c] = g

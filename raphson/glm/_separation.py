@@ -155,9 +155,7 @@ class Separation:
             found.append(f"{len(self.findings) - limit} more such statements are not listed.")
         absent = self.findings and all(not f.columns and "no rows" in f.detail for f in self.findings)
         remedy = "drop the class" if absent else "add a penalty (l2=1e-3), merge the class or drop the column"
-        found.append(
-            f"The coefficients concerned have no finite maximum likelihood estimate. Remedy: {remedy}."
-        )
+        found.append(f"The coefficients concerned have no finite maximum likelihood estimate. Remedy: {remedy}.")
         return found
 
     def sentence(self) -> str:
@@ -406,27 +404,21 @@ def _explain(
     for cut in cuts:
         fixed = present & ~cut.low & ~cut.high
         pairs = _between(cut.low, cut.high) | _between(cut.low | cut.high, fixed)
-        if (
-            cut.complete and (pairs & complete & ~explained).any()
-        ):  # else a column with a wider gap has said so
+        if cut.complete and (pairs & complete & ~explained).any():  # else a column with a wider gap has said so
             findings.append(_cut_finding(data, cut, counts, columns, classes))
             explained |= pairs
         elif not cut.complete and (pairs & touched & ~complete).any():
             new = _cut_finding(data, cut, counts, columns, classes)
             same = partial.setdefault((new.left, new.right, new.detail), new)
             if same is not new:
-                merged = replace(
-                    same, columns=same.columns + new.columns, n_rows=max(same.n_rows, new.n_rows)
-                )
+                merged = replace(same, columns=same.columns + new.columns, n_rows=max(same.n_rows, new.n_rows))
                 partial[new.left, new.right, new.detail] = merged
             explained |= pairs & ~complete
     findings += partial.values()
     for wanted, is_complete in ((complete, True), (touched & ~complete, False)):
         for left, right in _blocks(wanted & ~explained):
             block = (_between(left, right) if right.any() else np.outer(left, left)) & wanted
-            findings.append(
-                _combination(data, known, left, right, block, is_complete, columns, classes, deadline)
-            )
+            findings.append(_combination(data, known, left, right, block, is_complete, columns, classes, deadline))
     return sorted(findings, key=lambda f: (not f.complete, len(f.columns)))
 
 
@@ -440,8 +432,7 @@ def _cut_finding(data: Data, cut: _Cut, counts: Array, columns: list[str], class
     sides = [np.flatnonzero(cut.low), np.flatnonzero(cut.high)]
     fixed = np.flatnonzero(~cut.low & ~cut.high & (counts > 0))
     lower = len(sides[0]) > 0 and (
-        not len(sides[1])
-        or (len(sides[0]), counts[sides[0]].sum()) <= (len(sides[1]), counts[sides[1]].sum())
+        not len(sides[1]) or (len(sides[0]), counts[sides[0]].sum()) <= (len(sides[1]), counts[sides[1]].sum())
     )
     left, right = sides if lower else sides[::-1]
     value = f"{cut.value:.6g}"

@@ -30,13 +30,13 @@ from raphson.solve._problem import Callback
 SOLVERS = ("auto", "newton", "newton-cg", "gradient-descent", "sgd")
 
 _HELD_COEFFICIENTS = 500
-"""Up to this many coefficients ``auto`` holds dense Hessians; beyond, products preconditioned by class blocks are cheaper."""
+"""Up to this many coefficients ``auto`` holds dense Hessians; beyond, preconditioned products are cheaper."""
 
 _DENSE_COEFFICIENTS = 2000
-"""Up to this many coefficients the Hessian at the end is formed, which standard errors need; beyond, only multiplied."""
+"""Up to this many coefficients the Hessian at the end is formed, for standard errors; beyond, only multiplied."""
 
 _FEW_ITERATIONS = 10
-"""Fewer iterations than this are taken literally: so many Newton steps, each alike, that a warm start continues exactly."""
+"""Fewer iterations than this are taken literally: as Newton steps, each alike, which a warm start continues exactly."""
 
 _PRECISE = 1e-8
 """A tolerance this small, and every fit without a penalty, ends with a Newton step in double precision."""
@@ -90,9 +90,7 @@ def solve(
             "not have; use 'newton'."
         )
     if solver == "gradient-descent":
-        return gradient_descent(
-            objective, start, lipschitz=bound, tol=tol, max_iter=max_iter, callback=callback
-        )
+        return gradient_descent(objective, start, lipschitz=bound, tol=tol, max_iter=max_iter, callback=callback)
     return stochastic_gradient_descent(
         objective,
         start,
@@ -128,6 +126,13 @@ def _certified(objective: LinearObjective, solution: Solution) -> Solution:
     """Take one full Newton step in double precision from a converged point.
 
     It squares what error is left, and its length tells an optimum from a limit at infinity.
+
+    Args:
+        objective: The objective, with Hessians in double precision.
+        solution: A converged solution.
+
+    Returns:
+        The solution after the step, with the Hessian where that is formed.
     """
     at = objective.evaluate(solution.theta)
     assert at.hessian is not None
@@ -153,13 +158,21 @@ def _certified(objective: LinearObjective, solution: Solution) -> Solution:
     )
 
 
-def _held(
-    objective: LinearObjective, start: Tensor, tol: float, max_iter: int, callback: Callback | None
-) -> Solution:
+def _held(objective: LinearObjective, start: Tensor, tol: float, max_iter: int, callback: Callback | None) -> Solution:
     """Fit growing random subsets of the rows, each from the one before, then all of them, with held dense factors.
 
     A subset of n rows puts the optimum within its sampling error, about ``p / 2n`` in value, at n / N of the price, and
     its Hessian is good enough to begin the next one with.
+
+    Args:
+        objective: The objective.
+        start: Free coefficients to start from.
+        tol: Bound on the gradient norm.
+        max_iter: Largest number of factorizations at each level.
+        callback: Called with every ``Step`` of the last level.
+
+    Returns:
+        The solution on all the rows.
     """
     pairs = objective.n_free * (objective.n_free + 1) // 2
     working = objective.with_curvature(torch.float32 if pairs >= HALF_FROM_PAIRS else torch.float64)

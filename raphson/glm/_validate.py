@@ -55,9 +55,7 @@ def check_table(estimator: Any, x: Any, *, reset: bool) -> Any:
         x = x.detach().cpu().numpy()
     _refuse_text(x)
     try:
-        out = validate_data(
-            estimator, x, reset=reset, accept_sparse="csr", dtype=np.float64, ensure_all_finite=False
-        )
+        out = validate_data(estimator, x, reset=reset, accept_sparse="csr", dtype=np.float64, ensure_all_finite=False)
     except ValueError as error:
         raise InputError(" ".join(str(error).split())) from None
     names = feature_names(x, out.shape[1])
@@ -186,9 +184,7 @@ def check_weights(weights: Any, n_rows: int) -> Tensor | None:
     if w.ndim == 0:
         w = w.expand(n_rows).clone()
     if w.ndim != 1:
-        raise InputError(
-            f"Sample weights must be 1D array or scalar, got an array of shape {tuple(w.shape)}."
-        )
+        raise InputError(f"Sample weights must be 1D array or scalar, got an array of shape {tuple(w.shape)}.")
     check_length("sample_weight", w.shape[0], n_rows)
     bad = ~torch.isfinite(w) | (w < 0)
     if bool(bad.any()):

@@ -71,19 +71,14 @@ def likelihood_ratio_test(
     """
     from scipy import special
 
-    if (
-        n_full is not None
-        and n_restricted is not None
-        and not math.isclose(n_full, n_restricted, rel_tol=1e-9)
-    ):
+    if n_full is not None and n_restricted is not None and not math.isclose(n_full, n_restricted, rel_tol=1e-9):
         raise InputError(
             f"The full model was fitted to {n_full:g} rows and the restricted one to {n_restricted:g}; their "
             "likelihoods are not comparable. Drop rows with missing values first and fit both to the rest."
         )
     if not (math.isfinite(loglik_full) and math.isfinite(loglik_restricted)):
         raise InputError(
-            f"The log-likelihoods {loglik_full} and {loglik_restricted} must be finite; one of the fits "
-            "diverged."
+            f"The log-likelihoods {loglik_full} and {loglik_restricted} must be finite; one of the fits diverged."
         )
     if df_restricted >= df_full:
         raise InputError(

@@ -85,9 +85,7 @@ def sandwich(bread: SymmetricOperator, meat: SymmetricOperator, factor: float = 
         InputError: The two shapes differ.
     """
     if bread.shape != meat.shape:
-        raise InputError(
-            f"bread has shape {tuple(bread.shape)} and meat {tuple(meat.shape)}; they must be equal."
-        )
+        raise InputError(f"bread has shape {tuple(bread.shape)} and meat {tuple(meat.shape)}; they must be equal.")
     outer = bread.to_dense()
     return Dense(symmetric_part(factor * (outer @ meat.to_dense() @ outer)), labels=bread.labels)
 
@@ -119,9 +117,7 @@ def small_sample_factor(kind: str, n: float, p: int, n_groups: int | None = None
     if kind == "CR1" and n_groups is None:
         raise InputError("The factor CR1 depends on the number of clusters; pass n_groups, or use HC1.")
     if kind in {"HC1", "CR1"} and n <= p:
-        raise InputError(
-            f"The factor {kind} needs more rows than parameters; there are {n:g} rows and {p} parameters."
-        )
+        raise InputError(f"The factor {kind} needs more rows than parameters; there are {n:g} rows and {p} parameters.")
     if kind in {"CR1", "stata"} and n_groups is not None and n_groups < 2:
         raise InputError(f"A cluster-robust covariance needs at least 2 clusters; there is {n_groups}.")
     if kind == "HC1":
@@ -151,9 +147,7 @@ def cluster_sums(scores: Tensor, groups: Any) -> Tensor:
     column = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else groups
     codes, names = pd.factorize(pd.Series(column))
     if len(codes) != scores.shape[0]:
-        raise InputError(
-            f"groups has {len(codes)} entries but there are {scores.shape[0]} rows; give one per row."
-        )
+        raise InputError(f"groups has {len(codes)} entries but there are {scores.shape[0]} rows; give one per row.")
     if (codes < 0).any():
         row = int((codes < 0).argmax())
         raise InputError(f"Row {row} of groups is missing; give every row a cluster or drop the row.")

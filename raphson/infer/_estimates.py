@@ -62,9 +62,7 @@ class Estimates:
             )
         if not bool(torch.isfinite(self.values).all()):
             index = int(torch.nonzero(~torch.isfinite(self.values))[0])
-            raise InputError(
-                f"The estimate of {label_name(self.labels[index])} is not finite; the fit diverged."
-            )
+            raise InputError(f"The estimate of {label_name(self.labels[index])} is not finite; the fit diverged.")
         estimable: Tensor | None = self.estimable
         if estimable is None:
             estimable = torch.ones(p, dtype=torch.bool, device=self.values.device)
@@ -81,11 +79,7 @@ class Estimates:
             IndefiniteError: A variance is negative.
         """
         variances = self.covariance.diagonal()
-        rounding = (
-            len(self.labels) * torch.finfo(variances.dtype).eps * variances.abs().amax()
-            if len(variances)
-            else 0
-        )
+        rounding = len(self.labels) * torch.finfo(variances.dtype).eps * variances.abs().amax() if len(variances) else 0
         negative = self.estimable & (variances < -rounding)
         if bool(negative.any()):
             index = int(torch.nonzero(negative)[0])
@@ -145,9 +139,7 @@ class Estimates:
             "lower": lower,
             "upper": upper,
         }
-        return pd.DataFrame(
-            {name: _nullable(column) for name, column in columns.items()}, index=self._index()
-        )
+        return pd.DataFrame({name: _nullable(column) for name, column in columns.items()}, index=self._index())
 
     def covariance_frame(self) -> pd.DataFrame:
         """Return the covariance with labels on both axes, ``<NA>`` where not estimable."""
@@ -155,9 +147,7 @@ class Estimates:
 
         keep = self.estimable & self.estimable.unsqueeze(-1)
         matrix = torch.where(keep, self.covariance.to_dense(), torch.nan)
-        frame = pd.DataFrame(
-            {i: _nullable(column) for i, column in enumerate(matrix.unbind(-1))}, index=self._index()
-        )
+        frame = pd.DataFrame({i: _nullable(column) for i, column in enumerate(matrix.unbind(-1))}, index=self._index())
         return frame.set_axis(self._index(), axis="columns")
 
     def transform(
@@ -216,9 +206,7 @@ class Estimates:
     def _check_width(self, matrix: Tensor) -> None:
         p = len(self.labels)
         if matrix.ndim != 2 or matrix.shape[1] != p:
-            raise InputError(
-                f"A map of {p} estimates needs shape (q, {p}); this one has {tuple(matrix.shape)}."
-            )
+            raise InputError(f"A map of {p} estimates needs shape (q, {p}); this one has {tuple(matrix.shape)}.")
 
     def _open_directions(self) -> Tensor:
         """Return ``null_space`` with a unit vector for every other entry that is not estimable."""

@@ -74,8 +74,7 @@ def mean_interval(
     c, width = f.shape[1], x.shape[1] + 1
     if covariance.shape[-1] != c * width:
         raise InputError(
-            f"The covariance has {covariance.shape[-1]} rows, but {c} outputs of {width} "
-            f"coefficients need {c * width}."
+            f"The covariance has {covariance.shape[-1]} rows, but {c} outputs of {width} coefficients need {c * width}."
         )
     half = critical_value(level, df_resid)
     blocks = covariance.to_dense().reshape(c, width, c, width)

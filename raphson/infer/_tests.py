@@ -97,9 +97,7 @@ def wald_test(estimates: Estimates, R: Any, q: Any = None) -> WaldResult:
     chi2, df = _quadratic_form(rows)
     note = ""
     if df < len(labels):
-        note = (
-            f"{len(labels)} restrictions, of which {df} are independent: tested on {df} degrees of freedom."
-        )
+        note = f"{len(labels)} restrictions, of which {df} are independent: tested on {df} degrees of freedom."
     from scipy import special
 
     if estimates.df_resid is None:
@@ -127,9 +125,7 @@ def _quadratic_form(rows: Estimates) -> tuple[float, int]:
             "that sum to zero): no coefficients satisfy all of them. Check R and q."
         )
     if not bool(keep.any()):
-        raise InputError(
-            "The restrictions hold for every coefficient of the model; there is nothing to test."
-        )
+        raise InputError("The restrictions hold for every coefficient of the model; there is nothing to test.")
     return float((scores[keep].square() / values[keep]).sum()), int(keep.sum())
 
 

@@ -64,9 +64,7 @@ class Bernoulli(Likelihood):
     def __post_init__(self) -> None:
         for name, w in (("pos_weight", self.pos_weight), ("label_weight", self.label_weight)):
             if w is not None and (w.ndim > 1 or not bool(torch.isfinite(w).all() & (w >= 0).all())):
-                raise InputError(
-                    f"{name} must be a finite non-negative number, or a vector with one per label."
-                )
+                raise InputError(f"{name} must be a finite non-negative number, or a vector with one per label.")
 
     @property
     def hessian_bound(self) -> float:

@@ -53,9 +53,7 @@ class ScaledLikelihood(Likelihood):
 
     def __post_init__(self) -> None:
         if not (self.factor > 0 and math.isfinite(self.factor)):
-            raise InputError(
-                f"factor is {self.factor:g}, but a likelihood can only be scaled by a positive number."
-            )
+            raise InputError(f"factor is {self.factor:g}, but a likelihood can only be scaled by a positive number.")
         object.__setattr__(self, "concave", self.base.concave)
 
     @property

@@ -169,8 +169,7 @@ class Diagonal(SymmetricOperator):
             place = int(zero.reshape(-1, self.shape[-1]).any(0).nonzero()[0])
             who = f" ('{self.labels[place]}')" if self.labels else ""
             raise IndefiniteError(
-                f"The diagonal operator is singular: entry {place}{who} is zero. "
-                f"Shift it by a positive constant."
+                f"The diagonal operator is singular: entry {place}{who} is zero. Shift it by a positive constant."
             )
         return columnwise(self, lambda columns: columns / self.values.unsqueeze(-1), b)
 

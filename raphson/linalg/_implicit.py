@@ -161,9 +161,7 @@ class Implicit(SymmetricOperator):
 
     def _identity_products(self) -> Iterator[tuple[int, Tensor]]:
         """Yield the first index and the products of blocks of columns of the identity."""
-        check_dense_size(
-            self.shape, self.dtype, "products, cg for a solve, or an estimator of trace or diagonal"
-        )
+        check_dense_size(self.shape, self.dtype, "products, cg for a solve, or an estimator of trace or diagonal")
         n = self._shape[-1]
         for start in range(0, n, _BLOCK):
             width = min(_BLOCK, n - start)
@@ -276,13 +274,9 @@ class ImplicitRectangular(LinearOperator):
         Raises:
             InputError: Always.
         """
-        raise InputError(
-            "An implicit operator is a function and cannot be saved. Save Matrix(op.to_dense())."
-        )
+        raise InputError("An implicit operator is a function and cannot be saved. Save Matrix(op.to_dense()).")
 
-    def to(
-        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> ImplicitRectangular:
+    def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> ImplicitRectangular:
         """Return the operator on vectors of another type or device, which are converted for each product."""
         return ImplicitRectangular(
             lambda v: self.mv(v.to(self._device, self._dtype)).to(v),

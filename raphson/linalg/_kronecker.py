@@ -186,8 +186,7 @@ class Kronecker(SymmetricOperator):
         """
         parts = [op.eigh() for op in self.factors]
         values = [
-            torch.where(w.abs() <= _spectral.rounding_level(w), 0.0, w)
-            for w in (part.eigenvalues for part in parts)
+            torch.where(w.abs() <= _spectral.rounding_level(w), 0.0, w) for w in (part.eigenvalues for part in parts)
         ]
         vectors = KroneckerMatrix(tuple(part.eigenvectors for part in parts))
         return Eigh(_outer([w.unsqueeze(-1) for w in values]).squeeze(-1), vectors)

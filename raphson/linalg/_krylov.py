@@ -20,9 +20,7 @@ class CGStatus(enum.Enum):
 
     CONVERGED = "Every residual is below the tolerance."
     MAX_ITERATIONS = "The iteration limit was reached before the residual fell below the tolerance."
-    NEGATIVE_CURVATURE = (
-        "A direction along which the operator is not positive was met: it is indefinite or singular."
-    )
+    NEGATIVE_CURVATURE = "A direction along which the operator is not positive was met: it is indefinite or singular."
 
 
 class CGResult(NamedTuple):
@@ -214,4 +212,5 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _norm(a: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(a, dim=0)
+    norm: Tensor = torch.linalg.vector_norm(a, dim=0)
+    return norm

@@ -91,9 +91,7 @@ class LinearOperator(abc.ABC):
                 state |= {prefix + key: tensor for key, tensor in value.state_dict().items()}
             else:
                 state[name] = (
-                    torch.tensor(value, dtype=torch.float64)
-                    if isinstance(value, float)
-                    else (torch.as_tensor(value))
+                    torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else (torch.as_tensor(value))
                 )
         return state
 

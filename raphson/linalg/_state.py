@@ -51,9 +51,7 @@ def from_state_dict(
             continue
         part = _below(f.name, tensors)
         if not part:
-            raise InputError(
-                f"The saved {kind} lacks its part '{f.name}'. Was the file written by this version?"
-            )
+            raise InputError(f"The saved {kind} lacks its part '{f.name}'. Was the file written by this version?")
         value = _value(part)
         values[f.name] = int(value) if f.type == "int" else value
     if labels is not None:
@@ -63,9 +61,7 @@ def from_state_dict(
 
 def _below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors under a name, by the rest of their names, which is empty for the name itself."""
-    found = {
-        key.removeprefix(name + "."): tensor for key, tensor in tensors.items() if key.startswith(name + ".")
-    }
+    found = {key.removeprefix(name + "."): tensor for key, tensor in tensors.items() if key.startswith(name + ".")}
     return {"": tensors[name]} if name in tensors else found
 
 

@@ -104,9 +104,7 @@ class Summary:
         left, right = texts[:half], [*texts[half:], ("", "")][:half]
         columns = []
         for column in (left, right):
-            width = max(
-                (total - 4) // 2, *(len(name) + len(value) + 1 for name, value in [*column, ("", "")])
-            )
+            width = max((total - 4) // 2, *(len(name) + len(value) + 1 for name, value in [*column, ("", "")]))
             columns.append([name + value.rjust(width - len(name)) for name, value in column])
         return [f"{a}    {b}".rstrip() for a, b in zip(*columns, strict=True)]
 

@@ -7,8 +7,8 @@ from raphson.solve._newton import Preconditioner as Preconditioner
 from raphson.solve._newton import newton as newton
 from raphson.solve._newton import newton_direction as newton_direction
 from raphson.solve._newton_cg import newton_cg as newton_cg
+from raphson.solve._quasi_newton import cholesky_inverse as cholesky_inverse
+from raphson.solve._quasi_newton import quasi_newton as quasi_newton
 from raphson.solve._solution import Solution as Solution
 from raphson.solve._solution import Status as Status
 from raphson.solve._solution import Step as Step
-from raphson.solve._quasi_newton import cholesky_inverse as cholesky_inverse
-from raphson.solve._quasi_newton import quasi_newton as quasi_newton

@@ -112,7 +112,7 @@ def stochastic_gradient_descent(
     batches_per_pass = math.ceil(problem.n_rows / batch_size)
     step = 0
     for _ in range(max_iter if status is not Status.CONVERGED else 0):
-        for batch in torch.randperm(problem.n_rows, generator=generator).split(batch_size):
+        for batch in torch.randperm(problem.n_rows, generator=generator).split(batch_size):  # type: ignore[no-untyped-call]
             _, gradient = problem.take(batch).value_and_gradient(theta)
             if strong_convexity > 0:
                 rate = 1.0 / (2.0 * lipschitz + strong_convexity * step)

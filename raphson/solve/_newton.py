@@ -75,6 +75,7 @@ def newton(
             break
         if iteration == max_iter:
             break
+
         def evaluate(point: Tensor, which: str = kinds[kind]) -> Evaluation:
             return problem.evaluate(point, which)
 
@@ -91,9 +92,7 @@ def newton(
             kind += 1
             at = problem.evaluate(theta, kinds[kind])
     steps = tuple(history.steps)
-    return Solution(
-        theta, status, at.value, norm, len(steps) - 1, "newton", decrement, last, at.hessian, history=steps
-    )
+    return Solution(theta, status, at.value, norm, len(steps) - 1, "newton", decrement, last, at.hessian, history=steps)
 
 
 def newton_direction(hessian: Tensor, gradient: Tensor) -> Direction:
@@ -129,7 +128,9 @@ def _shorter_step(
     hessian = at.hessian.to_dense()
     size = max(1.0, float(hessian.diagonal().max()))
     for shift in (1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2):
-        direction = newton_direction(hessian + torch.eye(hessian.shape[0], dtype=hessian.dtype) * (shift * size), at.gradient)
+        direction = newton_direction(
+            hessian + torch.eye(hessian.shape[0], dtype=hessian.dtype) * (shift * size), at.gradient
+        )
         found = backtrack(problem, theta, at, direction, norm, evaluate)
         if found is not None:
             return found
@@ -142,6 +143,7 @@ def _shifted_cholesky(hessian: Tensor) -> Tensor:
     diagonal = hessian.diagonal().abs()
     diagonal = diagonal.clamp_min(float(diagonal.max()) * eps + torch.finfo(hessian.dtype).tiny)
     shift = 4.0 * eps * hessian.shape[0]
+    factor: Tensor
     while True:
         factor, info = torch.linalg.cholesky_ex(hessian + torch.diag(shift * diagonal))
         if int(info) == 0 and bool(torch.isfinite(factor.diagonal()).all()):

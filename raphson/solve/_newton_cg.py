@@ -29,9 +29,9 @@ def newton_cg(
 ) -> Solution:
     r"""Minimize by truncated Newton steps.
 
-    The systems are solved to a relative residual of :math:`\min(0.3, \sqrt{\|g\|})`, so that the early ones are cheap and
-    the convergence is superlinear (Eisenstat and Walker 1996), but no further than the tolerance asks for. A direction
-    of negative curvature ends the inner iteration (Steihaug 1983).
+    The systems are solved to a relative residual of :math:`\min(0.3, \sqrt{\|g\|})`, so that the early ones are cheap
+    and the convergence is superlinear (Eisenstat and Walker 1996), but no further than the tolerance asks for. A
+    direction of negative curvature ends the inner iteration (Steihaug 1983).
 
     Args:
         problem: Objective whose Hessian has products.

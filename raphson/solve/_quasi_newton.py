@@ -2,8 +2,8 @@ r"""Newton's method that pays for few Hessians: a factor is held over many steps
 
 A dense Hessian costs many gradients, and after a step most of it is still right. So the inverse of the last factorized
 Hessian serves as the initial matrix of a limited-memory BFGS recursion (Nocedal and Wright 2006, algorithm 7.4): every
-step costs one gradient and one solve, and the pairs since the factorization carry the change of the Hessian. A new factor
-is made when the gradient falls too slowly for its price.
+step costs one gradient and one solve, and the pairs since the factorization carry the change of the Hessian. A new
+factor is made when the gradient falls too slowly for its price.
 """
 
 from __future__ import annotations
@@ -104,9 +104,7 @@ def quasi_newton(
     if norm <= tol and status is Status.MAX_ITERATIONS:
         status = Status.CONVERGED
     steps = tuple(history.steps)
-    return Solution(
-        theta, status, at.value, norm, len(steps) - 1, "quasi-newton", decrement, last, history=steps
-    )
+    return Solution(theta, status, at.value, norm, len(steps) - 1, "quasi-newton", decrement, last, history=steps)
 
 
 def cholesky_inverse(at: Evaluation) -> Preconditioner:

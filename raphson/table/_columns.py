@@ -95,17 +95,13 @@ def learn_column(series: pd.Series[Any], name: str) -> tuple[Column, str | None]
         raise InputError(f"column '{name}' is missing in every row; drop it.")
     dtype = series.dtype
     if pd.api.types.is_datetime64_any_dtype(dtype) or pd.api.types.is_timedelta64_dtype(dtype):
-        raise InputError(
-            f"column '{name}' holds dates; derive numbers (a year, an age in days) from it, or drop it."
-        )
+        raise InputError(f"column '{name}' holds dates; derive numbers (a year, an age in days) from it, or drop it.")
     if isinstance(dtype, pd.CategoricalDtype):
         observed = set(present.unique())
         levels = tuple(level_text(c) for c in dtype.categories if c in observed)
         return _category(name, levels, "categories", len(present))
     if pd.api.types.is_bool_dtype(dtype):
-        return _category(
-            name, tuple(level_text(v) for v in sorted(present.unique())), "truth values", len(present)
-        )
+        return _category(name, tuple(level_text(v) for v in sorted(present.unique())), "truth values", len(present))
     if pd.api.types.is_numeric_dtype(dtype):
         return Number(name), None
     return _learn_text(present, series, name)
@@ -117,13 +113,9 @@ def _learn_text(present: pd.Series[Any], series: pd.Series[Any], name: str) -> t
     unique = list(present.unique())
     if all(isinstance(value, bool) for value in unique):
         return _category(name, tuple(level_text(v) for v in sorted(unique)), "truth values", len(present))
-    odd = next(
-        (value for value in unique if not isinstance(value, str | bool | int | float | np.number)), None
-    )
+    odd = next((value for value in unique if not isinstance(value, str | bool | int | float | np.number)), None)
     if odd is not None:
-        raise InputError(
-            f"column '{name}' holds values of type {type(odd).__name__}; use numbers or text, or drop it."
-        )
+        raise InputError(f"column '{name}' holds values of type {type(odd).__name__}; use numbers or text, or drop it.")
     numeric = pd.to_numeric(present, errors="coerce").notna()
     if numeric.all():
         return Number(name), f"{name}: numbers stored as text, used as numbers"

@@ -103,9 +103,7 @@ class Design:
         if formula is not None:
             left, right = split(formula)
             if left is not None and target is not None and left != target:
-                raise InputError(
-                    f"the formula has target '{left}' and target= says '{target}'; give one of them."
-                )
+                raise InputError(f"the formula has target '{left}' and target= says '{target}'; give one of them.")
             target = left if left is not None else target
         offsets = (offset,) if isinstance(offset, str) else tuple(offset)
         roles = [role for role in (target, weights, *offsets, groups) if role is not None]
@@ -257,9 +255,7 @@ class Design:
                 fields = _json.decode({key: item for key, item in value["coding"].items() if key != "kind"})
                 coding = FormulaCoding(**fields)
                 if set(variables(coding.formula)) != set(coding.variables):
-                    raise InputError(
-                        "the formula of the model reads other columns than it says; the file was changed."
-                    )
+                    raise InputError("the formula of the model reads other columns than it says; the file was changed.")
             else:
                 coding = tuple(
                     Category(item["name"], tuple(item["levels"]))
@@ -270,9 +266,7 @@ class Design:
             offset, notes = tuple(value["offset"]), tuple(value["notes"])
             return cls(coding, value["target"], value["weights"], offset, value["groups"], notes)
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"the design of the model cannot be read (at {error}); the file was changed."
-            ) from None
+            raise InputError(f"the design of the model cannot be read (at {error}); the file was changed.") from None
 
 
 def _numbered(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -326,9 +320,7 @@ def _complete_rows(frame: pd.DataFrame, needed: list[str], missing: str) -> tupl
             f"{int(incomplete.sum())}; {per_column}); fill in the values or let the rows be dropped."
         )
     if incomplete.all():
-        raise InputError(
-            f"every row has a missing value ({per_column}); drop the columns that are mostly missing."
-        )
+        raise InputError(f"every row has a missing value ({per_column}); drop the columns that are mostly missing.")
     note = f"{int(incomplete.sum())} of {len(frame)} rows left out for missing values ({per_column})"
     return np.flatnonzero(~incomplete), [note]
 
@@ -337,9 +329,7 @@ def _weights(series: pd.Series[Any], name: str) -> np.ndarray:
     values = to_numbers(series, name)
     if (values < 0).any():
         row = int((values < 0).argmax())
-        raise InputError(
-            f"column '{name}', data row {series.index[row]}: the weight {values[row]:g} is negative."
-        )
+        raise InputError(f"column '{name}', data row {series.index[row]}: the weight {values[row]:g} is negative.")
     if not (values > 0).any():
         raise InputError(f"column '{name}': no weight is positive.")
     return values

@@ -99,9 +99,7 @@ class FormulaCoding:
         spec = _spec(self.formula, self.levels, self.state)
         matrix, labels, _ = _materialize(spec, _numeric(frame, self.variables))
         if labels != self.labels:
-            raise InputError(
-                f"the formula '{self.formula}' gives other columns on these data than when it was fitted."
-            )
+            raise InputError(f"the formula '{self.formula}' gives other columns on these data than when it was fitted.")
         return matrix
 
     def _check_levels(self, frame: pd.DataFrame, expression: str, levels: list[Any]) -> None:
@@ -129,9 +127,7 @@ def split(formula: str) -> tuple[str | None, str]:
     left, tilde, right = formula.rpartition("~")
     target = left.strip().strip("`")
     if "~" in left or (tilde and not re.fullmatch(r"`[^`]+`|\w+", left.strip())):
-        raise InputError(
-            f"formula '{formula}': the left side must be one column, as in 'party ~ age + C(educ)'."
-        )
+        raise InputError(f"formula '{formula}': the left side must be one column, as in 'party ~ age + C(educ)'.")
     if not right.strip():
         raise InputError(f"formula '{formula}': the right side is empty; write 1 for an intercept alone.")
     return (target if tilde else None), right.strip()
@@ -190,9 +186,7 @@ def learn_formula(right: str, frame: pd.DataFrame) -> tuple[FormulaCoding, list[
         expression: list(state["categories"]) if "categories" in state else None
         for expression, (_, state) in learned.encoder_state.items()
     }
-    notes += [
-        _level_note(expression, learned, found) for expression, found in levels.items() if found is not None
-    ]
+    notes += [_level_note(expression, learned, found) for expression, found in levels.items() if found is not None]
     intercept = "Intercept" in learned.column_names
     return FormulaCoding(right, labels, intercept, levels, dict(learned.transform_state), uses), notes
 
@@ -288,9 +282,7 @@ def _numeric(frame: pd.DataFrame, uses: dict[str, bool]) -> pd.DataFrame:
     columns = {}
     for name, number in uses.items():
         column = frame[name]
-        if number or (
-            pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
-        ):
+        if number or (pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)):
             checked = to_numbers(column, name)
             # Integer levels of C(n) keep their type, so that they read "2" and not "2.0".
             columns[name] = pd.Series(checked, index=frame.index) if number else column
@@ -309,9 +301,7 @@ def _spec(right: str, levels: dict[str, list[Any] | None], state: dict[str, Any]
 
     kinds = Factor.Kind
     encoder = {
-        expression: (kinds.NUMERICAL, {})
-        if known is None
-        else (kinds.CATEGORICAL, {"categories": list(known)})
+        expression: (kinds.NUMERICAL, {}) if known is None else (kinds.CATEGORICAL, {"categories": list(known)})
         for expression, known in levels.items()
     }
     return ModelSpec(
@@ -332,9 +322,7 @@ def _materialize(spec: ModelSpec, frame: pd.DataFrame) -> tuple[np.ndarray, tupl
             # The result of a logarithm of zero is named below, by row, rather than warned about.
             result = spec.get_model_matrix(frame, context={})
     except (FormulaicError, DataMismatchWarning, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"formula '{spec.formula}' cannot be computed on these data ({_said(error)})."
-        ) from None
+        raise InputError(f"formula '{spec.formula}' cannot be computed on these data ({_said(error)}).") from None
     learned = result.model_spec
     matrix = np.asarray(result, dtype=np.float64)
     keep = [i for i, name in enumerate(learned.column_names) if name != "Intercept"]

@@ -142,9 +142,7 @@ def _to_frame(file: Path, table: Any) -> pd.DataFrame:
             position = table.schema.get_field_index(name)
             table = table.set_column(position, name, table.column(name).cast(pa.float64()))
         elif pa.types.is_nested(field.type):
-            raise InputError(
-                f"{file}: column '{name}' holds lists or records; a table needs one value a cell."
-            )
+            raise InputError(f"{file}: column '{name}' holds lists or records; a table needs one value a cell.")
     return table.to_pandas(ignore_metadata=True)
 
 

@@ -132,9 +132,7 @@ def test_binary_offset(cli, tmp_path: Path) -> None:
     line = next(line for line in ran.out.splitlines() if line.startswith("x "))
     np.testing.assert_allclose(numbers(line)[:2], [oracle.params[1], oracle.bse[1]], rtol=1e-3)
     assert cli("predict", tmp_path / "m", tmp_path / "d.csv", "--out", tmp_path / "p.csv").code == 0
-    np.testing.assert_allclose(
-        pd.read_csv(tmp_path / "p.csv")["probability[1]"], oracle.fittedvalues, rtol=1e-6
-    )
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "p.csv")["probability[1]"], oracle.fittedvalues, rtol=1e-6)
     three = cli("fit", ANES, "--target", "party", "--offset", "age")
     assert three.code == 2 and "once per class" in three.err
 
@@ -154,9 +152,7 @@ def test_clustered_standard_errors(cli, tmp_path: Path) -> None:
     )
     # Stata's factor G / (G - 1) on the variance.
     assert numbers(line)[1] == pytest.approx(oracle.bse["x"] * np.sqrt(30 / 29), rel=1e-3)
-    assert (
-        cli("fit", tmp_path / "d.csv", "--target", "y", "--groups", "g", "--covariance", "observed").code == 2
-    )
+    assert cli("fit", tmp_path / "d.csv", "--target", "y", "--groups", "g", "--covariance", "observed").code == 2
 
 
 def test_separated_classes_are_reported_and_not_usable(cli, tmp_path: Path) -> None:

@@ -125,14 +125,11 @@ def test_derivatives_equal_automatic_ones(case):
 def test_the_two_forms_of_the_derivation_agree_with_the_hessian():
     """(1/N) sum A_n (x) x_n x_n^T, and [(I (x) X D^-1) - 1^T (x) (E [x] X D^-2)] R (I (x) X^T)."""
     objective, _, theta = make()
-    x = torch.cat(
-        [b.features() for b in objective.design.blocks(K)], 1
-    )  # columns are examples, as in the text
+    x = torch.cat([b.features() for b in objective.design.blocks(K)], 1)  # columns are examples, as in the text
     b = objective.coefficients(theta)
     s = torch.softmax(b @ x, 0)
     by_sum = sum(
-        torch.kron(torch.diag(p) - torch.outer(p, p), torch.outer(xn, xn))
-        for p, xn in zip(s.mT, x.mT, strict=True)
+        torch.kron(torch.diag(p) - torch.outer(p, p), torch.outer(xn, xn)) for p, xn in zip(s.mT, x.mT, strict=True)
     )
     e = (b @ x).exp()
     d_inverse = torch.diag(1.0 / e.sum(0))
@@ -150,9 +147,7 @@ def test_gradient_is_x_times_s_minus_y():
     x = torch.cat([b.features() for b in objective.design.blocks(K)], 1)
     s = torch.softmax(objective.coefficients(theta) @ x, 0)
     y = torch.nn.functional.one_hot(objective.y, K).double().mT
-    torch.testing.assert_close(
-        objective.gradient(theta).view(K, -1), ((s - y) @ x.mT) / N, rtol=1e-12, atol=1e-14
-    )
+    torch.testing.assert_close(objective.gradient(theta).view(K, -1), ((s - y) @ x.mT) / N, rtol=1e-12, atol=1e-14)
 
 
 @settings(max_examples=40, deadline=None)
@@ -186,9 +181,7 @@ def test_single_precision_curvature_is_close_and_the_gradient_stays_double():
     at = single.evaluate(theta)
     assert at.gradient.dtype == torch.float64 and at.hessian.to_dense().dtype == torch.float32
     torch.testing.assert_close(at.gradient, torch.func.grad(naive)(theta), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(
-        at.hessian.to_dense().double(), torch.func.hessian(naive)(theta), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(at.hessian.to_dense().double(), torch.func.hessian(naive)(theta), rtol=1e-4, atol=1e-5)
 
 
 def test_scores_and_their_sums():

@@ -112,11 +112,7 @@ def test_6_warm_start_continues(solver):
     x = x + 3.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        twice = (
-            MultinomialLogisticRegression(l2=0.01, max_iter=1, warm_start=True, solver=solver)
-            .fit(x, y)
-            .fit(x, y)
-        )
+        twice = MultinomialLogisticRegression(l2=0.01, max_iter=1, warm_start=True, solver=solver).fit(x, y).fit(x, y)
         once = MultinomialLogisticRegression(l2=0.01, max_iter=2, solver=solver).fit(x, y)
     np.testing.assert_allclose(twice.coef_, once.coef_, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(twice.intercept_, once.intercept_, rtol=1e-9, atol=1e-12)
@@ -134,9 +130,7 @@ def test_7_the_gradient_is_zero_at_the_solution():
 
 def test_8_only_the_ratio_of_weights_matters_without_a_penalty():
     """scikit-learn #10352: results change."""
-    x, y = make_classification(
-        400, 5, n_informative=4, n_redundant=0, n_classes=3, random_state=1, flip_y=0.3
-    )
+    x, y = make_classification(400, 5, n_informative=4, n_redundant=0, n_classes=3, random_state=1, flip_y=0.3)
     w = np.random.default_rng(0).integers(1, 5, 400).astype(float)
     one = MultinomialLogisticRegression().fit(x, y, sample_weight=w)
     other = MultinomialLogisticRegression().fit(x, y, sample_weight=w / 1000)

@@ -43,9 +43,7 @@ def anes_fit(anes) -> MultinomialLogisticRegression:
 
 
 def logit(x, y, **kwargs):
-    return sm.Logit(np.asarray(y), sm.add_constant(np.asarray(x))).fit(
-        disp=0, method="newton", tol=1e-12, **kwargs
-    )
+    return sm.Logit(np.asarray(y), sm.add_constant(np.asarray(x))).fit(disp=0, method="newton", tol=1e-12, **kwargs)
 
 
 def numbers(frame) -> np.ndarray:
@@ -161,10 +159,7 @@ def test_likelihood_ratio_test_of_nested_fits(anes, anes_fit):
     x, y = anes
     smaller = MultinomialLogisticRegression(reference="last").fit(x[["age", "educ"]], y)
     test = anes_fit.likelihood_ratio_test(smaller)
-    llf = [
-        sm.MNLogit(y, sm.add_constant(x[names])).fit(disp=0, tol=1e-10).llf
-        for names in (COLUMNS, ["age", "educ"])
-    ]
+    llf = [sm.MNLogit(y, sm.add_constant(x[names])).fit(disp=0, tol=1e-10).llf for names in (COLUMNS, ["age", "educ"])]
     assert test.statistic == pytest.approx(2 * (llf[0] - llf[1]), rel=1e-8) and test.df == 18
     assert test.p_value == pytest.approx(stats.chi2.sf(test.statistic, 18), rel=1e-8)
     with pytest.raises(InputError, match="944 and 900 rows"):
@@ -236,12 +231,8 @@ def test_predicted_intervals_are_the_delta_method_within_0_and_1(anes, intercept
     np.testing.assert_allclose(found.standard_errors, variance.sqrt(), rtol=1e-6, atol=1e-14)
     p = found.mean.clamp(1e-300, 1 - 1e-16)
     half = stats.norm.ppf(0.95) * found.standard_errors / (p * (1 - p))
-    np.testing.assert_allclose(
-        found.lower, torch.sigmoid(torch.logit(found.mean) - half), rtol=1e-6, atol=1e-12
-    )
-    np.testing.assert_allclose(
-        found.upper, torch.sigmoid(torch.logit(found.mean) + half), rtol=1e-6, atol=1e-12
-    )
+    np.testing.assert_allclose(found.lower, torch.sigmoid(torch.logit(found.mean) - half), rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(found.upper, torch.sigmoid(torch.logit(found.mean) + half), rtol=1e-6, atol=1e-12)
     assert bool((found.lower >= 0).all()) and bool((found.upper <= 1).all())
     assert bool(((found.lower <= found.mean) & (found.mean <= found.upper)).all())
 
@@ -283,9 +274,7 @@ def test_a_penalized_fit_refuses_classical_errors(spector):
     scores = design * (y - p)[:, None]
     bread = np.linalg.inv(hessian)
     meat = scores.T @ scores
-    np.testing.assert_allclose(
-        numbers(model.covariance("sandwich", correction="HC0")), bread @ meat @ bread, rtol=1e-6
-    )
+    np.testing.assert_allclose(numbers(model.covariance("sandwich", correction="HC0")), bread @ meat @ bread, rtol=1e-6)
     assert "sandwich" in str(summary) and "of the penalized estimates" in str(summary)
 
 
@@ -354,9 +343,7 @@ def test_an_unpickled_model_predicts_and_says_what_it_lacks(anes, anes_fit):
 
 def test_state_dict_round_trip(anes, anes_fit):
     x, _ = anes
-    back = MultinomialLogisticRegression.from_state(
-        anes_fit.get_params(), anes_fit.state_dict(), anes_fit.metadata()
-    )
+    back = MultinomialLogisticRegression.from_state(anes_fit.get_params(), anes_fit.state_dict(), anes_fit.metadata())
     np.testing.assert_array_equal(back.predict_proba(x), anes_fit.predict_proba(x))
     assert str(back.summary()) == str(anes_fit.summary())
     pd.testing.assert_frame_equal(back.confint(0.9), anes_fit.confint(0.9))

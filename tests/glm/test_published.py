@@ -86,9 +86,7 @@ def test_housing_with_frequency_weights_equals_repeated_rows():
     assert -2 * model.loglik_ == pytest.approx(3470.083866, abs=1e-6)
     medium = [-0.4192287, 0.4463959, 0.6649353, -0.4356887, 0.1313703, -0.6665705, 0.3608519]
     high = [-0.1387428, 0.7348632, 1.6126311, -0.7356317, -0.4079781, -1.4123277, 0.481827]
-    np.testing.assert_allclose(
-        coef, [medium, high], rtol=2e-6
-    )  # the published digits stop at nnet's tolerance
+    np.testing.assert_allclose(coef, [medium, high], rtol=2e-6)  # the published digits stop at nnet's tolerance
     n = frequency.astype(int)
     repeated = MultinomialLogisticRegression().fit(x.loc[x.index.repeat(n)], np.repeat(y, n))
     coef_repeated, se_repeated = table(repeated)
@@ -109,9 +107,7 @@ def test_spector():
     np.testing.assert_allclose(coef[0], [-13.0213483, 2.82611297, 0.09515767, 2.37868773], rtol=1e-6)
     published = np.asarray(Spector.logit.cov_params)
     order = [3, 0, 1, 2]
-    np.testing.assert_allclose(
-        model.covariance().to_numpy(dtype=float), published[np.ix_(order, order)], rtol=1e-5
-    )
+    np.testing.assert_allclose(model.covariance().to_numpy(dtype=float), published[np.ix_(order, order)], rtol=1e-5)
 
 
 def test_9_wald_test_of_the_identity_is_the_square_of_z():

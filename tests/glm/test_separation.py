@@ -53,20 +53,14 @@ def assert_consistent(found, x, y, n_classes, weights=None, intercept=True):
     strict = certify(found.direction, x, y, weights, intercept)
     assert strict is not None
     assert torch.equal(strict.any(1), found.rows)
-    assert torch.allclose(
-        found.direction.sum(0), torch.zeros(()).double(), atol=1e-9 * found.direction.abs().max()
-    )
-    assert (found.kind == "complete") == bool(
-        (strict.sum(1) == n_classes - 1)[found.rows].all() and found.rows.all()
-    )
+    assert torch.allclose(found.direction.sum(0), torch.zeros(()).double(), atol=1e-9 * found.direction.abs().max())
+    assert (found.kind == "complete") == bool((strict.sum(1) == n_classes - 1)[found.rows].all() and found.rows.all())
     assert "Remedy" in found.sentence() and "nan" not in found.sentence()
 
 
 def test_iris_names_setosa_and_the_column():
     data = load_iris()
-    found = find_separation(
-        data.data, data.target, 3, names=data.feature_names, class_names=list(data.target_names)
-    )
+    found = find_separation(data.data, data.target, 3, names=data.feature_names, class_names=list(data.target_names))
     assert found.kind == "quasi" and found.exact and found.n_rows == 150
     assert "Class 'setosa' is completely separated from the others by 'petal length (cm)'" in found.sentence()
     assert "every value below 2.45" in found.sentence() and "l2=1e-3" in found.sentence()
@@ -275,9 +269,7 @@ def test_infinite_coefficients_are_those_a_linear_program_can_move(seed, n_class
         for sign in (1, -1):
             c = np.zeros(a.shape[1])
             c[j] = sign
-            expected[j] |= (
-                -linprog(-c, A_ub=-a, b_ub=np.zeros(len(a)), bounds=(-1, 1), method="highs").fun > 1e-6
-            )
+            expected[j] |= -linprog(-c, A_ub=-a, b_ub=np.zeros(len(a)), bounds=(-1, 1), method="highs").fun > 1e-6
     mask = found.diverging(n_classes - 1).numpy()
     np.testing.assert_array_equal(mask[:-1].ravel(), expected)
     assert not mask[-1].any()

@@ -94,15 +94,11 @@ def test_predictions_do_not_depend_on_the_reference():
 def test_covariance_changes_with_the_reference_as_the_coefficients_do():
     x, y = load_wine(return_X_y=True)
     rng = np.random.default_rng(0)
-    y = np.where(
-        rng.random(len(y)) < 0.4, rng.integers(0, 3, len(y)), y
-    )  # overlap, so that there is an optimum
+    y = np.where(rng.random(len(y)) < 0.4, rng.integers(0, 3, len(y)), y)  # overlap, so that there is an optimum
     x = x[:, :3]
     first, last = (MultinomialLogisticRegression(reference=r).fit(x, y) for r in ("first", "last"))
     d = x.shape[1] + 1
     eye, zero = np.eye(d), np.zeros((d, d))
     to_last = np.block([[zero, -eye], [eye, -eye]])  # (b1, b2) relative to 0 -> (-b2, b1 - b2) relative to 2
     v = first.covariance().to_numpy(dtype=float)
-    np.testing.assert_allclose(
-        last.covariance().to_numpy(dtype=float), to_last @ v @ to_last.T, rtol=1e-6, atol=1e-12
-    )
+    np.testing.assert_allclose(last.covariance().to_numpy(dtype=float), to_last @ v @ to_last.T, rtol=1e-6, atol=1e-12)

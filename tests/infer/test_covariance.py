@@ -39,9 +39,7 @@ def test_published_covariance(spector):
 
 def test_sandwich_against_statsmodels(spector):
     meat = Dense(spector.scores.mT @ spector.scores)
-    fit = sm.Logit(spector.fit.model.endog, spector.design).fit(
-        method="newton", tol=1e-12, disp=0, cov_type="HC0"
-    )
+    fit = sm.Logit(spector.fit.model.endog, spector.design).fit(method="newton", tol=1e-12, disp=0, cov_type="HC0")
     ours = sandwich(spector.estimates.covariance, meat, small_sample_factor("HC0", 32, 4)).to_dense()
     np.testing.assert_allclose(ours, fit.cov_params(), rtol=1e-9)
 

@@ -16,9 +16,7 @@ from raphson.linalg import Dense, Diagonal
 def estimates(values, covariance, **options):
     values = torch.tensor(values).double()
     labels = tuple(("a", f"x{i}") for i in range(len(values)))
-    return Estimates(
-        values, Dense(torch.tensor(covariance).double()), labels, "observed information", **options
-    )
+    return Estimates(values, Dense(torch.tensor(covariance).double()), labels, "observed information", **options)
 
 
 def test_against_statsmodels(anes):
@@ -66,9 +64,7 @@ def test_not_estimable_is_declared():
 def test_contrasts_of_a_duplicated_column():
     # y = b0 x + b1 x: minimum norm, only the sum is determined. The pseudo-inverse is the covariance.
     direction = torch.tensor([[1.0], [-1.0], [0.0]]).double() / 2**0.5
-    ours = estimates(
-        [0.5, 0.5, 2.0], [[0.25, 0.25, 0.0], [0.25, 0.25, 0.0], [0.0, 0.0, 1.0]], null_space=direction
-    )
+    ours = estimates([0.5, 0.5, 2.0], [[0.25, 0.25, 0.0], [0.25, 0.25, 0.0], [0.0, 0.0, 1.0]], null_space=direction)
     assert ours.estimable.tolist() == [False, False, True]
     labels = (("", "sum"), ("", "difference"), ("", "third"))
     image = ours.transform(torch.tensor([[1.0, 1, 0], [1, -1, 0], [0, 0, 2]]).double(), labels)
@@ -96,9 +92,7 @@ def test_transform_is_the_linear_map(p, q, seed):
     labels = tuple(("b", i) for i in range(q))
     image = estimates(values, covariance).transform(torch.tensor(matrix), labels, kind="new")
     np.testing.assert_allclose(image.values, matrix @ values, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(
-        image.covariance.to_dense(), matrix @ covariance @ matrix.T, rtol=1e-11, atol=1e-11
-    )
+    np.testing.assert_allclose(image.covariance.to_dense(), matrix @ covariance @ matrix.T, rtol=1e-11, atol=1e-11)
     assert image.labels == labels and image.kind == "new" and bool(image.estimable.all())
 
 

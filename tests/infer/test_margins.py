@@ -110,9 +110,7 @@ def test_jacobian_against_autograd_of_the_average(n, d, c, seed, at, chunk):
             one, zero, step = rows.clone(), rows.clone(), torch.zeros_like(rows)
             one[:, j], zero[:, j], step[:, j] = 1.0, 0.0, 1.0
             change = (
-                probability(one) - probability(zero)
-                if binary[j]
-                else torch.func.jvp(probability, (rows,), (step,))[1]
+                probability(one) - probability(zero) if binary[j] else torch.func.jvp(probability, (rows,), (step,))[1]
             )
             effects.append(w @ change)
         return torch.stack(effects, -1)

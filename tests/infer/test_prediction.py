@@ -58,17 +58,13 @@ def test_class_probabilities(anes):
     p = torch.softmax(f, -1)
     xhat = torch.tensor(anes.design)
     for n in (0, 17, 943):
-        jacobian = torch.einsum("mc,k->mck", torch.diag(p[n]) - torch.outer(p[n], p[n]), xhat[n]).reshape(
-            7, -1
-        )
+        jacobian = torch.einsum("mc,k->mck", torch.diag(p[n]) - torch.outer(p[n], p[n]), xhat[n]).reshape(7, -1)
         se = (jacobian @ anes.full.covariance.to_dense() @ jacobian.mT).diagonal().sqrt()
         torch.testing.assert_close(interval.standard_errors[n], se, rtol=1e-8, atol=0.0)
         half = stats.norm.ppf(0.975) * se / (p[n] * (1 - p[n]))
         expected = special.expit(special.logit(p[n].numpy()) + half.numpy())
         np.testing.assert_allclose(interval.upper[n], expected, rtol=1e-8)
-    assert bool(
-        ((interval.lower > 0) & (interval.lower < p) & (p < interval.upper) & (interval.upper < 1)).all()
-    )
+    assert bool(((interval.lower > 0) & (interval.lower < p) & (p < interval.upper) & (interval.upper < 1)).all())
 
 
 def test_two_classes_agree_with_one_probability(spector):
@@ -111,9 +107,7 @@ def test_saturated_probabilities(size, spread, classes):
 
 def test_beyond_the_range_nothing_is_claimed():
     f = torch.tensor([[2000.0], [-2000.0]]).double()
-    result = mean_interval(
-        Bernoulli(), f, torch.ones(2, 1).double(), Dense(torch.eye(2).double()), scale="logit"
-    )
+    result = mean_interval(Bernoulli(), f, torch.ones(2, 1).double(), Dense(torch.eye(2).double()), scale="logit")
     assert result.lower.tolist() == [[0.0], [0.0]] and result.upper.tolist() == [[1.0], [1.0]]
 
 

@@ -94,9 +94,7 @@ def test_wald_refusals(anes):
         wald_test(anes.full, ("0", "age"))
     flags = torch.ones(36, dtype=torch.bool)
     flags[3] = False
-    broken = Estimates(
-        anes.estimates.values, anes.estimates.covariance, anes.estimates.labels, "x", estimable=flags
-    )
+    broken = Estimates(anes.estimates.values, anes.estimates.covariance, anes.estimates.labels, "x", estimable=flags)
     with pytest.raises(NotEstimableError, match="age of 1"):
         wald_test(broken, "age")
     assert wald_test(broken, "educ").df == 6
@@ -109,14 +107,10 @@ def test_invariant_to_a_change_of_restrictions(p, r, seed):
     generator = np.random.default_rng(seed)
     root = generator.normal(size=(p, p + 2))
     labels = tuple(("", f"x{i}") for i in range(p))
-    estimates = Estimates(
-        torch.tensor(generator.normal(size=p)), Dense(torch.tensor(root @ root.T)), labels, "x"
-    )
+    estimates = Estimates(torch.tensor(generator.normal(size=p)), Dense(torch.tensor(root @ root.T)), labels, "x")
     R = np.eye(p)[:r]
     mixed = np.diag(10.0 ** generator.integers(-6, 6, r)) @ np.tril(np.ones((r, r))) @ R
-    expected = (
-        R @ estimates.values.numpy() @ np.linalg.solve(R @ root @ root.T @ R.T, R @ estimates.values.numpy())
-    )
+    expected = R @ estimates.values.numpy() @ np.linalg.solve(R @ root @ root.T @ R.T, R @ estimates.values.numpy())
     for matrix in (R, mixed):
         assert wald_test(estimates, matrix).statistic == pytest.approx(expected, rel=1e-6)
 
@@ -126,9 +120,7 @@ def test_published_likelihood_ratio():
     result = likelihood_ratio_test(-1461.922747312, 36, -1750.34670999, 6, 944, 944)
     assert result.statistic == pytest.approx(576.8479253554, rel=1e-10) and result.df == 30
     assert result.p_value == pytest.approx(1.8223179e-102, rel=1e-6)
-    assert pseudo_r2(-1461.922747312, -1750.34670999, 944).mcfadden == pytest.approx(
-        0.1647810465387, rel=1e-10
-    )
+    assert pseudo_r2(-1461.922747312, -1750.34670999, 944).mcfadden == pytest.approx(0.1647810465387, rel=1e-10)
     assert aic(-1461.922747312, 36) == pytest.approx(2995.84549462)
     assert bic(-1461.922747312, 36, 944) == pytest.approx(3170.45003661)
 

@@ -158,9 +158,7 @@ def _hermite(scale):
     return nodes
 
 
-def _times(
-    case: Case, factor: Callable[[int], float], constant: float, build: Callable[[int], Likelihood]
-) -> Case:
+def _times(case: Case, factor: Callable[[int], float], constant: float, build: Callable[[int], Likelihood]) -> Case:
     def row(c: int) -> Row:
         base = case.row(c)
         return lambda f, y: factor(c) * base(f, y) + constant
@@ -206,9 +204,7 @@ CASES = [
         is_model=False,
     ),
     _GAUSSIAN,
-    Case(
-        "gaussian_scales", lambda m: Gaussian(_scale(m)), _gaussian_row(_scale), _responses, _hermite(_scale)
-    ),
+    Case("gaussian_scales", lambda m: Gaussian(_scale(m)), _gaussian_row(_scale), _responses, _hermite(_scale)),
     Case(
         "gaussian_unnormalized",
         lambda m: Gaussian(_scale(m), normalized=False),
@@ -217,9 +213,7 @@ CASES = [
         _hermite(_scale),
     ),
     _times(_PLAIN, lambda c: 0.3, 1.5, lambda k: ScaledLikelihood(Categorical(), 0.3, 1.5)),
-    _times(
-        _BERNOULLI, lambda c: 2 / c, 0.0, lambda m: ScaledLikelihood(Bernoulli(), 2.0, mean_over_outputs=True)
-    ),
+    _times(_BERNOULLI, lambda c: 2 / c, 0.0, lambda m: ScaledLikelihood(Bernoulli(), 2.0, mean_over_outputs=True)),
 ]
 
 
@@ -241,9 +235,7 @@ def _by_row(function: Callable[..., Tensor], f: Tensor, y: Tensor) -> Tensor:
     return result.reshape((*leading, *result.shape[1:]))
 
 
-def _expected(
-    function: Callable[..., Tensor], nodes: Callable[..., tuple[Tensor, Tensor]], f: Tensor
-) -> Tensor:
+def _expected(function: Callable[..., Tensor], nodes: Callable[..., tuple[Tensor, Tensor]], f: Tensor) -> Tensor:
     """Expectation over the model's targets of ``function(f_row, y)``, row by row."""
 
     def one(row: Tensor) -> Tensor:

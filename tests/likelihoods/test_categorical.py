@@ -46,12 +46,8 @@ def test_saturated_logits_keep_relative_accuracy(logits, y):
     row = torch.nn.functional.one_hot(label, 4).double()
     assert Categorical().nll(f, label).item() == pytest.approx(value, rel=1e-13, abs=1e-300)
     torch.testing.assert_close(Categorical().gradient(f, label)[0], exact, rtol=1e-13, atol=1e-300)
-    torch.testing.assert_close(
-        Categorical().derivatives(f, label).gradient[0], exact, rtol=1e-13, atol=1e-300
-    )
-    torch.testing.assert_close(
-        Categorical().mean(f)[0], torch.tensor(p, dtype=DTYPE), rtol=1e-13, atol=1e-300
-    )
+    torch.testing.assert_close(Categorical().derivatives(f, label).gradient[0], exact, rtol=1e-13, atol=1e-300)
+    torch.testing.assert_close(Categorical().mean(f)[0], torch.tensor(p, dtype=DTYPE), rtol=1e-13, atol=1e-300)
     # a one-hot row of probabilities is the label, and its value keeps the digits too
     assert Categorical().nll(f, row).item() == pytest.approx(value, rel=1e-13, abs=1e-300)
     torch.testing.assert_close(Categorical().gradient(f, row)[0], exact, rtol=0, atol=3e-16)
@@ -76,9 +72,7 @@ class _Allocations(TorchDispatchMode):
         self.sizes = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        inputs = {
-            t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)
-        }
+        inputs = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         out = func(*args, **(kwargs or {}))
         for t in tree_leaves(out):
             if isinstance(t, torch.Tensor) and t.untyped_storage().data_ptr() not in inputs:
@@ -133,9 +127,7 @@ def test_a_row_of_counts_is_that_many_rows():
     counts = torch.tensor([[2.0, 0.0, 3.0]], dtype=DTYPE)
     rows, labels = f.expand(5, 3), torch.tensor([0, 0, 2, 2, 2])
     torch.testing.assert_close(Categorical().nll(f, counts)[0], Categorical().nll(rows, labels).sum())
-    torch.testing.assert_close(
-        Categorical().gradient(f, counts)[0], Categorical().gradient(rows, labels).sum(0)
-    )
+    torch.testing.assert_close(Categorical().gradient(f, counts)[0], Categorical().gradient(rows, labels).sum(0))
     many = Categorical().hessian(rows, labels).to_dense().sum(0)
     torch.testing.assert_close(Categorical().hessian(f, counts).to_dense()[0], many)
     expected = -torch.distributions.Multinomial(5, logits=f[0]).log_prob(counts[0]) + torch.tensor(10.0).log()

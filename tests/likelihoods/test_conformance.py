@@ -27,9 +27,7 @@ def test_contract(case, leading):
 
 @every_case
 @settings(max_examples=5, deadline=None)
-@given(
-    leading=st.lists(st.integers(1, 2), max_size=3).map(tuple), c=st.integers(1, 3), seed=st.integers(0, 99)
-)
+@given(leading=st.lists(st.integers(1, 2), max_size=3).map(tuple), c=st.integers(1, 3), seed=st.integers(0, 99))
 def test_contract_at_any_shape(case, leading, c, seed):
     check_contract(case, *draw(case, leading, c, seed))
 
@@ -53,9 +51,7 @@ def test_no_rows(case):
 @settings(max_examples=10, deadline=None)
 @given(
     data=st.data(),
-    logits=st.lists(
-        st.one_of(st.floats(-1e4, 1e4), st.sampled_from([-1e4, 0.0, 1e4])), min_size=3, max_size=3
-    ),
+    logits=st.lists(st.one_of(st.floats(-1e4, 1e4), st.sampled_from([-1e4, 0.0, 1e4])), min_size=3, max_size=3),
 )
 def test_extreme_outputs_are_finite_and_bounded(case, data, logits):
     f = torch.tensor([logits], dtype=DTYPE)

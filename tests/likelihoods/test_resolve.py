@@ -46,14 +46,10 @@ _CLASSES = torch.tensor([0.5, 2.0, 1.25], dtype=DTYPE)
 
 @pytest.mark.parametrize(
     ("weight", "ignore_index", "smoothing", "reduction", "leading"),
-    list(
-        itertools.product([None, _CLASSES], [-100, 1], [0.0, 0.3], ["mean", "sum"], [(5,), (3, 2), (2, 2, 2)])
-    ),
+    list(itertools.product([None, _CLASSES], [-100, 1], [0.0, 0.3], ["mean", "sum"], [(5,), (3, 2), (2, 2, 2)])),
 )
 def test_cross_entropy_of_labels(weight, ignore_index, smoothing, reduction, leading):
-    loss = nn.CrossEntropyLoss(
-        weight=weight, ignore_index=ignore_index, label_smoothing=smoothing, reduction=reduction
-    )
+    loss = nn.CrossEntropyLoss(weight=weight, ignore_index=ignore_index, label_smoothing=smoothing, reduction=reduction)
     f = _draw((*leading, 3))
     y = torch.randint(3, leading, generator=torch.Generator().manual_seed(1))
     y.view(-1)[0] = ignore_index

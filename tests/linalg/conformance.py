@@ -148,9 +148,7 @@ def low_rank_minus(d: Draw) -> Built:
 
 def softmax(d: Draw) -> Built:
     p = d.normal(d.generator(), d.n + 1).softmax(-1)
-    return DiagonalPlusLowRank(p, p.unsqueeze(-1), -1), torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(
-        -2
-    )
+    return DiagonalPlusLowRank(p, p.unsqueeze(-1), -1), torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
 
 
 def kronecker(d: Draw) -> Built:

@@ -42,9 +42,7 @@ def test_collinear_parameters_are_named():
     x = torch.cat([x, x[:, :1] + x[:, 1:2]], dim=1) * torch.tensor([1e6, 1.0, 1.0, 1e-6], dtype=torch.float64)
     for ridge in (0.0, 1e-16):
         operator = Dense(x.T @ x + ridge * (x.T @ x).diagonal().diag(), labels=("a", "b", "c", "d"))
-        with pytest.raises(
-            IndefiniteError, match=r"singular to working precision, along a combination of a, b, d\."
-        ):
+        with pytest.raises(IndefiniteError, match=r"singular to working precision, along a combination of a, b, d\."):
             operator.solve(torch.ones(4, dtype=torch.float64))
 
 
@@ -74,9 +72,7 @@ def test_pivots_larger_than_the_smallest_eigenvalue_do_not_hide_a_singular_matri
 
 @pytest.mark.parametrize("condition", [1e6, 1e10])
 def test_an_ill_conditioned_matrix_is_still_solved(condition):
-    q = torch.linalg.qr(
-        torch.randn(50, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    ).Q
+    q = torch.linalg.qr(torch.randn(50, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).Q
     w = torch.logspace(0, torch.tensor(condition).log10(), 50, dtype=torch.float64)
     matrix, x = (q * w) @ q.T, torch.ones(50, 1, dtype=torch.float64)
     torch.testing.assert_close(solve_symmetric(matrix, matrix @ x), x, rtol=1e-14 * condition, atol=0.0)

@@ -107,9 +107,7 @@ def test_kronecker_is_row_major():
 
 def test_kronecker_of_two_negative_factors_is_positive():
     a, b = Diagonal(torch.tensor([-1.0, -2.0])), Diagonal(torch.tensor([-4.0]))
-    torch.testing.assert_close(
-        Kronecker((a, b)).power_mv(torch.ones(2), 0.5), torch.tensor([4.0, 8.0]).sqrt()
-    )
+    torch.testing.assert_close(Kronecker((a, b)).power_mv(torch.ones(2), 0.5), torch.tensor([4.0, 8.0]).sqrt())
 
 
 def test_kronecker_keeps_products_of_small_eigenvalues_that_are_well_determined():
@@ -197,9 +195,7 @@ def test_implicit_rectangular(shape):
     )
     torch.testing.assert_close(operator.to_dense(), matrix)
     single = operator.to(dtype=torch.float32)
-    torch.testing.assert_close(
-        single.mm(torch.ones(*shape[:-2], shape[-1], 2)), (matrix @ ones(shape[-1], 2)).float()
-    )
+    torch.testing.assert_close(single.mm(torch.ones(*shape[:-2], shape[-1], 2)), (matrix @ ones(shape[-1], 2)).float())
     with pytest.raises(InputError, match="cannot be saved"):
         operator.state_dict()
 

@@ -29,8 +29,12 @@ def objective(load, l2, scale=True):
     if scale:
         x = (x - x.mean(0)) / x.std(0)
     return LinearObjective(
-        DenseDesign(torch.from_numpy(np.ascontiguousarray(x)), standardize=True), Categorical(), torch.from_numpy(y),
-        n_outputs=int(y.max()) + 1, l2=l2, reference=int(y.max()),
+        DenseDesign(torch.from_numpy(np.ascontiguousarray(x)), standardize=True),
+        Categorical(),
+        torch.from_numpy(y),
+        n_outputs=int(y.max()) + 1,
+        l2=l2,
+        reference=int(y.max()),
     )
 
 
@@ -58,7 +62,12 @@ def test_three_methods_reach_one_optimum_on_digits():
     assert all(b <= a + 1e-14 for a, b in zip(values, values[1:], strict=False))  # the fixed bound is monotone
     torch.testing.assert_close(slow.theta, exact.theta, rtol=0, atol=1e-5)
     noisy = stochastic_gradient_descent(
-        problem, zeros(problem), lipschitz=problem.row_lipschitz_bound() / 50, batch_size=32, tol=1e-2, max_iter=60
+        problem,
+        zeros(problem),
+        lipschitz=problem.row_lipschitz_bound() / 50,
+        batch_size=32,
+        tol=1e-2,
+        max_iter=60,
     )
     assert noisy.status is Status.CONVERGED and noisy.gradient_norm <= 1e-2
     assert noisy.value - exact.value < 0.05
@@ -69,7 +78,12 @@ def test_stochastic_descent_with_any_batch_size_repeats_exactly(batch_size):
     problem = objective(load_iris, 0.1)
     run = [
         stochastic_gradient_descent(
-            problem, zeros(problem), lipschitz=problem.row_lipschitz_bound(), batch_size=batch_size, tol=1e-12, max_iter=3,
+            problem,
+            zeros(problem),
+            lipschitz=problem.row_lipschitz_bound(),
+            batch_size=batch_size,
+            tol=1e-12,
+            max_iter=3,
             generator=torch.Generator().manual_seed(5),
         )
         for _ in range(2)
@@ -84,7 +98,11 @@ def test_conjugate_gradients_reach_the_same_point(precondition):
     problem = objective(load_digits, 1e-3)
     exact = newton(problem, zeros(problem), tol=1e-10)
     found = newton_cg(
-        problem, zeros(problem), tol=1e-9, precondition=class_block_inverse if precondition else None, refresh_cost=5.0
+        problem,
+        zeros(problem),
+        tol=1e-9,
+        precondition=class_block_inverse if precondition else None,
+        refresh_cost=5.0,
     )
     assert found.status is Status.CONVERGED and found.gradient_norm <= 1e-9
     torch.testing.assert_close(found.theta, exact.theta, rtol=0, atol=1e-5)
@@ -105,9 +123,7 @@ def test_a_held_factor_reaches_the_same_point(single):
     problem = objective(load_digits, 1e-3)
     exact = newton(problem, zeros(problem), tol=1e-10)
     working = problem.with_curvature(torch.float32) if single else problem
-    found = quasi_newton(
-        working, zeros(problem), factorize=cholesky_inverse, factor_cost=working.dense_cost, tol=1e-9
-    )
+    found = quasi_newton(working, zeros(problem), factorize=cholesky_inverse, factor_cost=working.dense_cost, tol=1e-9)
     assert found.status is Status.CONVERGED and found.gradient_norm <= 1e-9
     torch.testing.assert_close(found.theta, exact.theta, rtol=0, atol=1e-5)
 

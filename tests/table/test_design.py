@@ -45,9 +45,7 @@ def test_default_coding_and_its_notes() -> None:
 
 def test_offsets_and_groups_are_not_predictors() -> None:
     frame = people().assign(o1=[0.0, 1, 2, 3, 4, 5], o2=1.5, clinic=list("ppqqrr"))
-    design = restored(
-        Design.fit(frame, "party", offset=["o1", "o2"], groups="clinic", drop=["w", "smoker", "educ"])
-    )
+    design = restored(Design.fit(frame, "party", offset=["o1", "o2"], groups="clinic", drop=["w", "smoker", "educ"]))
     assert design.names == ("age",)
     data = design.training(frame)
     np.testing.assert_array_equal(data.offset, frame[["o1", "o2"]])
@@ -76,9 +74,7 @@ def test_rows_with_missing_values_are_dropped_and_counted() -> None:
     data = design.training(frame)
     assert data.rows.tolist() == [0, 2, 3]
     assert data.x[:, 0].tolist() == [30, 25, 52]
-    with pytest.raises(
-        InputError, match=r"column 'age', data row 2: the value is missing \(rows .* 3; age 1"
-    ):
+    with pytest.raises(InputError, match=r"column 'age', data row 2: the value is missing \(rows .* 3; age 1"):
         Design.fit(frame, "party", drop=["w"], missing="error")
 
 
@@ -125,9 +121,7 @@ def test_integer_target_beside_missing_values_stays_integer() -> None:
         ({}, {"formula": "w ~ age", "target": "party"}, "give one of them"),
     ],
 )
-def test_what_cannot_be_used_is_named(
-    change: dict[str, Any], arguments: dict[str, Any], message: str
-) -> None:
+def test_what_cannot_be_used_is_named(change: dict[str, Any], arguments: dict[str, Any], message: str) -> None:
     frame = people().assign(**change)
     if "formula" not in arguments:
         arguments = {"target": "party", **arguments}
