@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -21,7 +23,7 @@ import torch
 from _problems import Problem, problems
 from sklearn.linear_model import LogisticRegression
 
-from raphson.glm import MultinomialLogisticRegression
+from raphson import MultinomialLogisticRegression
 
 L2, TOL = 1e-5, 1e-6
 SLOW = 60.0  # a peer whose warm-up takes longer is timed once
@@ -98,14 +100,13 @@ def turn(run: Callable[[], Any]) -> list[float]:
     """Time one contestant's turn: a few runs in a row, the first not counted.
 
     The thread pools of the libraries go on spinning for a while after their last call, so that the first run after
-    another library's is slowed by the other's threads; a user who fits with one library does not meet this.
+    another library's is slowed by the other's threads: a pause lets them fall asleep. A user who fits with one library does not meet this.
     """
     times: list[float] = []
+    time.sleep(0.3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        while len(times) < 4 and sum(times) < 1.0:
-            times.append(_seconds(run))
-        if len(times) == 1 and times[0] < 5.0:
+        while (sum(times) < 0.3 and len(times) < 20) or (len(times) < 2 and times[0] < 5.0):
             times.append(_seconds(run))
     return times[1:] or times
 
@@ -229,6 +230,68 @@ def _seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+_SCALING = """
+import json, resource, sys, time
+import numpy as np
+from raphson import MultinomialLogisticRegression
+rng = np.random.default_rng(0)
+x = rng.normal(size=(1_000_000, 20))
+f = x @ rng.normal(size=(20, 3))
+f += rng.gumbel(size=f.shape)
+y = f.argmax(1)
+del f
+def fit(n):
+    start = time.perf_counter()
+    MultinomialLogisticRegression(l2=1e-5, tol=1e-6).fit(x[:n], y[:n])
+    return time.perf_counter() - start
+fit(20_000)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+fit(1_000_000)
+after = peak()
+times = [[fit(n) for n in (100_000, 1_000_000)] for _ in range(5)]
+small, large = np.median(times, axis=0)
+print(json.dumps({"peak MB beside the data": after - before, "100000 rows s": small, "1000000 rows s": large}))
+"""
+
+_STARTUP = """
+import sys, time
+import torch
+start = time.perf_counter()
+import raphson
+from raphson import MultinomialLogisticRegression
+print(time.perf_counter() - start)
+"""
+
+_IRIS = """
+import time
+import numpy as np
+from sklearn.datasets import load_iris
+from raphson import MultinomialLogisticRegression
+x, y = load_iris(return_X_y=True)
+times = []
+for _ in range(30):
+    start = time.perf_counter()
+    MultinomialLogisticRegression(l2=1e-3).fit(x, y)
+    times.append(time.perf_counter() - start)
+print(np.median(times[5:]))
+"""
+
+
+def whole_process() -> dict[str, float]:
+    """Measure what needs a process of its own: memory, growth with rows, start-up, a small fit."""
+
+    def run(code: str) -> str:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+
+    facts: dict[str, float] = json.loads(run(_SCALING))
+    light = _STARTUP.replace("from raphson import MultinomialLogisticRegression\n", "")
+    facts["import raphson, beside torch, s"] = min(float(run(light)) for _ in range(3))
+    facts["with the estimator (scikit-learn, SciPy) s"] = min(float(run(_STARTUP)) for _ in range(3))
+    facts["iris fit ms"] = 1e3 * float(run(_IRIS))
+    return facts
+
+
 def machine() -> dict[str, Any]:
     """Return what the figures were measured on."""
     return {
@@ -279,8 +342,11 @@ def main() -> None:
         )
     for shape, row in updates.items():
         print(f"gradient + Hessian / rank-N update, {shape}: " + ", ".join(f"{k} {v:.2f}" for k, v in row.items()))
+    processes = whole_process()
+    for key, value in processes.items():
+        print(f"{key}: {value:.4g}")
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    report = {"machine": facts, "fits": results, "errors": errors, "updates": updates}
+    report = {"machine": facts, "fits": results, "errors": errors, "updates": updates, "processes": processes}
     arguments.json.write_text(json.dumps(report, indent=1))
 
 

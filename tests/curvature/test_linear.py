@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raphson import data
 from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs
 from raphson.curvature._linear import LinearObjective
 from raphson.data import DenseDesign, SparseDesign
@@ -241,3 +242,28 @@ def test_output_pairs_hold_the_upper_triangle(c, rank, n, weighted, sign):
     dense = dense * (1.0 if w is None else w[:, None, None])
     k, l = output.pairs  # noqa: E741
     torch.testing.assert_close(output.entries(slice(0, n), torch.float64, w), dense[:, k, l].mT)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_a_table_read_in_place_gives_what_a_standardized_copy_does(intercept, monkeypatch):
+    objective, _, theta = make(weights=True, l2=0.2, standardize=True, intercept=intercept)
+    kept = objective.evaluate(theta)
+    expected = kept.hessian.to_dense(), kept.hessian.mv(theta), kept.hessian.diagonal()
+    monkeypatch.setattr(data, "CACHE_BYTES", 0)
+    large, _, _ = make(weights=True, l2=0.2, standardize=True, intercept=intercept)
+    assert isinstance(next(large.design.blocks(K)), data.RawBlock)
+    at = large.evaluate(theta)
+    assert at.value == pytest.approx(kept.value, rel=1e-13)
+    torch.testing.assert_close(at.gradient, kept.gradient, rtol=1e-11, atol=1e-13)
+    found = at.hessian.to_dense(), at.hessian.mv(theta), at.hessian.diagonal()
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
+
+
+def test_large_means_are_subtracted_from_the_rows(monkeypatch):
+    monkeypatch.setattr(data, "CACHE_BYTES", 0)
+    x = torch.randn(50, 2, dtype=torch.float64) + torch.tensor([1e9, 0.0], dtype=torch.float64)
+    design = DenseDesign(x, standardize=True)
+    block = next(design.blocks(2))
+    assert isinstance(block, data.DenseBlock)
+    torch.testing.assert_close(block.features()[1].mean(), torch.zeros((), dtype=torch.float64), rtol=0, atol=1e-6)
