@@ -100,7 +100,8 @@ def turn(run: Callable[[], Any]) -> list[float]:
     """Time one contestant's turn: a few runs in a row, the first not counted.
 
     The thread pools of the libraries go on spinning for a while after their last call, so that the first run after
-    another library's is slowed by the other's threads: a pause lets them fall asleep. A user who fits with one library does not meet this.
+    another library's is slowed by the other's threads: a pause lets them fall asleep. A user who fits with one library
+    does not meet this.
     """
     times: list[float] = []
     time.sleep(0.3)
@@ -220,7 +221,8 @@ def _hessian(objective: Any, theta: torch.Tensor) -> torch.Tensor:
 
 
 def _median(repeats: int, run: Callable[..., Any], *arguments: Any) -> float:
-    """Return the median seconds of a call, the first two not counted."""
+    """Return the median seconds of a call, the first two not counted, after a pause for other threads to sleep."""
+    time.sleep(0.3)
     return float(np.median([_seconds(lambda: run(*arguments)) for _ in range(repeats + 2)][2:]))
 
 
@@ -231,7 +233,7 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 _SCALING = """
-import json, resource, sys, time
+import json, time
 import numpy as np
 from raphson import MultinomialLogisticRegression
 rng = np.random.default_rng(0)
@@ -245,10 +247,14 @@ def fit(n):
     MultinomialLogisticRegression(l2=1e-5, tol=1e-6).fit(x[:n], y[:n])
     return time.perf_counter() - start
 fit(20_000)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-before = peak()
+def memory(name):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(name)) / 1024
+with open("/proc/self/clear_refs", "w") as clear:
+    clear.write("5")  # forget the peak that making the data left (Linux)
+before = memory("VmRSS")
 fit(1_000_000)
-after = peak()
+after = memory("VmHWM")
 times = [[fit(n) for n in (100_000, 1_000_000)] for _ in range(5)]
 small, large = np.median(times, axis=0)
 print(json.dumps({"peak MB beside the data": after - before, "100000 rows s": small, "1000000 rows s": large}))

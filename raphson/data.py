@@ -289,7 +289,11 @@ class DenseDesign(Design):
         slices = [slice(s, min(s + size, self.n_rows)) for s in range(0, self.n_rows, size)]
         if self.n_rows * self.n_columns * self.dtype.itemsize > CACHE_BYTES:
             for rows in slices:
-                yield RawBlock(rows, self.x[rows], self) if self._read_in_place else DenseBlock(rows, self.standardized(rows))
+                yield (
+                    RawBlock(rows, self.x[rows], self)
+                    if self._read_in_place
+                    else DenseBlock(rows, self.standardized(rows))
+                )
             return
         if size not in self._blocks:
             products = self.n_columns * (self.n_columns + 1) // 2 * self.n_rows * self.dtype.itemsize

@@ -27,6 +27,7 @@ def test_anes96():
     )
     model = MultinomialLogisticRegression(reference=0).fit(x, y)
     coef, se = table(model)
+    assert model.solution_.converged and model.solution_.gradient_norm < 1e-8
     assert model.loglik_ == pytest.approx(-1461.922747312, abs=1e-8)
     assert model.loglik_null_ == pytest.approx(-1750.34670999, abs=1e-8)
     test = model.likelihood_ratio_test()
