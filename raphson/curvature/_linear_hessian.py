@@ -24,7 +24,7 @@ from raphson.curvature._khatri_rao import (
     summed_output,
 )
 from raphson.data import Block
-from raphson.linalg import Dense, DiagonalPlusLowRank, cg
+from raphson.linalg import Dense, Diagonal, DiagonalPlusLowRank, cg
 from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator
 from raphson.linalg._size import check_dense_size
 
@@ -111,8 +111,12 @@ class LinearHessian(SymmetricOperator):
         check_dense_size(self.shape, self.element, "its products mv, which need no such array")
         gram: KhatriRaoGram | None = None
         for block, output, weights in self.parts():
-            if weights is None and self._is_small_softmax(output, block):
-                return self._penalized(small_softmax_gram(block.features(), output.diag.mT[self.free_outputs]))
+            if weights is None and self._is_small(block):
+                x = block.features()
+                if isinstance(output, Diagonal) and self.n_outputs == 1:
+                    return self._penalized((x * output.values.mT) @ x.mT)
+                if _is_softmax(output):
+                    return self._penalized(small_softmax_gram(x, output.diag.mT[self.free_outputs]))
             pairs = output_pairs(output, self.free_outputs)
             if gram is None:
                 gram = KhatriRaoGram(pairs.pairs, self.n_free, self.n_columns, self.element)
@@ -128,17 +132,10 @@ class LinearHessian(SymmetricOperator):
             diagonals += (self.penalty_outputs[:, :, None] * self.penalty_columns).to(self.element)
         return total
 
-    def _is_small_softmax(self, output: SymmetricOperator, block: Block) -> TypeGuard[DiagonalPlusLowRank]:
-        """Whether one block holds all rows, few enough, and the output Hessians are ``diag p - p p^T``."""
+    def _is_small(self, block: Block) -> bool:
+        """Whether one block holds all rows, and they are few."""
         p, rows = self.shape[0], block.rows.stop - block.rows.start
-        return (
-            isinstance(output, DiagonalPlusLowRank)
-            and output.sign == -1
-            and output.low_rank.shape[-1] == 1
-            and output.low_rank.data_ptr() == output.diag.data_ptr()
-            and p * p * rows <= _SMALL_OPERATIONS
-            and rows == self.total_weight
-        )
+        return bool(p * p * rows <= _SMALL_OPERATIONS and rows == self.total_weight)
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, ``(p,)``, at the cost of one product."""
@@ -199,3 +196,13 @@ class LinearHessian(SymmetricOperator):
     def state_dict(self) -> dict[str, Tensor]:
         """Return the dense form, which is what outlives the data."""
         return {"matrix": self.to_dense()}
+
+
+def _is_softmax(output: SymmetricOperator) -> TypeGuard[DiagonalPlusLowRank]:
+    """Whether output Hessians are ``diag p - p p^T``."""
+    return (
+        isinstance(output, DiagonalPlusLowRank)
+        and output.sign == -1
+        and output.low_rank.shape[-1] == 1
+        and output.low_rank.data_ptr() == output.diag.data_ptr()
+    )

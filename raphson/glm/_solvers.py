@@ -77,6 +77,7 @@ def solve(
     Raises:
         InputError: If the solver needs a bound on the curvature that the likelihood does not have.
     """
+    objective = _one_output(objective) or objective
     if solver == "newton-cg":
         return _iterative(objective, start, tol, max_iter, callback, hold=max_iter >= _FEW_ITERATIONS)
     if solver == "newton" or (solver == "auto" and max_iter < _FEW_ITERATIONS and _is_dense(objective)):
@@ -100,6 +101,26 @@ def solve(
         max_iter=max_iter,
         generator=torch.Generator().manual_seed(0),
         callback=callback,
+    )
+
+
+def _one_output(objective: LinearObjective) -> LinearObjective | None:
+    """Return a two-class objective as that of one logit, in the same free coefficients: half the exponentials."""
+    if objective.n_outputs != 2 or objective.reference != 1 or objective.y.ndim != 1:
+        return None
+    likelihood = objective.likelihood.of_difference()
+    if likelihood is None:
+        return None
+    offset = objective.offset
+    return LinearObjective(
+        objective.design,
+        likelihood,
+        (objective.y == 0).double()[:, None],
+        n_outputs=1,
+        weights=objective.weights,
+        offset=None if offset is None else offset[:, :1] - offset[:, 1:],
+        l2=objective.l2 / 2.0,  # sum-to-zero coefficients b / 2 and -b / 2 have the squared norm b^2 / 2
+        curvature_dtype=objective.curvature_dtype,
     )
 
 

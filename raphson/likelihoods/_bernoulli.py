@@ -124,6 +124,25 @@ class Bernoulli(Likelihood):
         """
         return self.hessian(f, torch.sigmoid(f) if y is None else y)
 
+    def statistic(self, y: Tensor, n_outputs: int) -> Tensor | None:
+        """Return the labels, ``(..., M)`` in float64; None with ``pos_weight`` or ``label_weight``."""
+        if self.pos_weight is not None or self.label_weight is not None:
+            return None
+        return output_columns(y, n_outputs).double()
+
+    def log_partition(self, f: Tensor, *, hessian: bool = True) -> Derivatives:
+        r"""Return :math:`\sum_m \log(1 + e^{f_m})` with its gradient and Hessian.
+
+        Args:
+            f: Logits ``(..., M)``.
+            hessian: Whether the Hessian is wanted.
+
+        Returns:
+            The value ``(...,)``, :math:`\sigma` and :math:`\operatorname{diag}(\sigma (1 - \sigma))`.
+        """
+        p = torch.sigmoid(f)
+        return Derivatives(_softplus(f).sum(-1), p, Diagonal(torch.addcmul(p, p, p, value=-1.0)) if hessian else None)
+
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw labels 0 or 1, ``(..., M)``, in the element type of ``f``.
 

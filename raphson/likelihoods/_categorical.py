@@ -10,6 +10,7 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.linalg import DiagonalPlusLowRank
 
+from ._bernoulli import Bernoulli
 from ._likelihood import Derivatives, Likelihood
 from ._softmax import Target, information, nll_and_split, residual, reuse, shift, softmax, split
 from ._softmax_factor import SoftmaxFactor
@@ -241,6 +242,10 @@ class Categorical(Likelihood):
             root = target.scale.clamp(min=torch.finfo(f.dtype).tiny).rsqrt()
             curvature = DiagonalPlusLowRank(weighted, (weighted * root).unsqueeze(-1), sign=-1)
         return Derivatives(nll, gradient, curvature)
+
+    def of_difference(self) -> Bernoulli | None:
+        """Return the Bernoulli likelihood of the first of two classes; None with class weights or smoothing."""
+        return None if self.class_weight is not None or self.label_smoothing else Bernoulli()
 
     def statistic(self, y: Tensor, n_outputs: int) -> Tensor | None:
         """Return the one-hot labels, ``(..., K)``; None with weights, smoothing, ignored or soft targets."""

@@ -111,6 +111,10 @@ class Likelihood(abc.ABC):
             curvature = self.hessian(f, y) if hessian == "observed" else self.fisher(f, y)
         return Derivatives(self.nll(f, y), self.gradient(f, y), curvature)
 
+    def of_difference(self) -> Likelihood | None:
+        """Return the likelihood in ``f_0 - f_1`` with targets ``y == 0``, if with two outputs only that matters."""
+        return None
+
     def statistic(self, y: Tensor, n_outputs: int) -> Tensor | None:
         r"""Return :math:`t(y)`, ``(..., C)``, if :math:`\ell(f, y) = A(f) - t(y)^T f` for these targets.
 

@@ -9,10 +9,14 @@ import warnings
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from sklearn.datasets import make_classification
 
 from raphson._errors import RaphsonWarning, TooLargeError
-from raphson.glm import MultinomialLogisticRegression, _fitting, _inference, _selected
+from raphson.curvature import LinearObjective, _linear_hessian
+from raphson.data import DenseDesign
+from raphson.glm import MultinomialLogisticRegression, _fitting, _inference, _selected, _solvers
+from raphson.likelihoods import Bernoulli, Categorical
 
 
 def overlapping(n, d, k, seed=0):
@@ -138,3 +142,37 @@ def test_memory_beside_the_data_stays_small():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert float(out.stdout) < 200.0
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+def test_two_classes_are_one_logit_in_the_same_coefficients(l2):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    objective = LinearObjective(
+        DenseDesign(x, standardize=True),
+        Categorical(),
+        torch.randint(2, (40,), generator=generator),
+        n_outputs=2,
+        weights=torch.rand(40, generator=generator, dtype=torch.float64),
+        offset=torch.randn(40, 2, generator=generator, dtype=torch.float64),
+        l2=l2,
+        reference=1,
+    )
+    one = _solvers._one_output(objective)
+    theta = torch.randn(4, generator=generator, dtype=torch.float64)
+    at, other = objective.evaluate(theta), one.evaluate(theta)
+    assert other.value == pytest.approx(at.value, rel=1e-13)
+    torch.testing.assert_close(other.gradient, at.gradient, rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(other.hessian.to_dense(), at.hessian.to_dense(), rtol=1e-11, atol=1e-13)
+
+
+def test_a_small_binary_hessian_takes_the_short_way_to_the_same_matrix(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 4, generator=generator, dtype=torch.float64)
+    objective = LinearObjective(
+        DenseDesign(x), Bernoulli(), torch.randint(2, (30, 1), generator=generator).double(), n_outputs=1, l2=0.1
+    )
+    theta = torch.randn(5, generator=generator, dtype=torch.float64)
+    short = objective.hessian(theta).to_dense()
+    monkeypatch.setattr(_linear_hessian, "_SMALL_OPERATIONS", 0)
+    torch.testing.assert_close(short, objective.hessian(theta).to_dense(), rtol=1e-12, atol=1e-14)
