@@ -2,10 +2,9 @@ r"""Preconditioning the Hessian of a linear model by its diagonal blocks, one pe
 
 In symmetric coordinates, where every class keeps its coefficients and only differences matter, the softmax Hessian is
 :math:`\mathrm{blockdiag}_k(\hat X^T \mathrm{diag}(w p_k) \hat X) - Z^T Z`: the blocks carry nearly all of it, because
-what couples the classes is a product of two probabilities. Measured on
-near-separable data (2000 x 64, 100 classes; digits) they need a tenth to a sixth of the products that a Kronecker
-product of the mean output Hessian and the Gram matrix does; in coordinates relative to a reference class the same blocks
-need four times as many.
+what couples the classes is a product of two probabilities. Measured on near-separable data (2000 x 64 with 100 classes;
+digits) they need a tenth to a sixth of the products that a Kronecker product of the mean output Hessian and the Gram
+matrix does; in coordinates relative to a reference class the same blocks need four times as many.
 """
 
 from __future__ import annotations
