@@ -11,6 +11,7 @@ from raphson._errors import InputError
 from raphson.linalg import Diagonal
 
 from ._likelihood import Derivatives, Likelihood
+from ._support import UNIT_INTERVAL
 from ._targets import like_outputs, output_columns, refuse_outside
 
 
@@ -60,6 +61,12 @@ class Bernoulli(Likelihood):
     label_weight: Tensor | None = None
 
     concave = True
+    support = UNIT_INTERVAL
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The logit of each response."""
+        return ("logit",)
 
     def __post_init__(self) -> None:
         for name, w in (("pos_weight", self.pos_weight), ("label_weight", self.label_weight)):
@@ -177,7 +184,7 @@ class Bernoulli(Likelihood):
             if w is not None and w.numel() not in {1, n_outputs}:
                 raise InputError(f"{name} has {w.numel()} entries but the model has {n_outputs} outputs.")
         labels = output_columns(y, n_outputs)
-        refuse_outside(~((labels >= 0) & (labels <= 1)), labels, "a number from 0 to 1")
+        refuse_outside(~self.support.contains(labels), labels, self.support.description)
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
         """Return value, gradient and Hessian from one evaluation of the two sigmoids.

@@ -189,6 +189,15 @@ class Categorical(Likelihood):
             return kept.double()
         return self.class_weight.to(y.device, torch.float64)[y.long().masked_fill(~kept, 0)] * kept
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The logit of each class."""
+        return ("logit",)
+
+    def n_outputs(self, y: Tensor) -> int:
+        """Return the number of classes: one more than the largest label, or the length of a row of probabilities."""
+        return y.shape[-1] if y.is_floating_point() else int(y.max()) + 1
+
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise for the first row outside the support.
 

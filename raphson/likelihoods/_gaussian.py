@@ -55,6 +55,11 @@ class Gaussian(Likelihood):
 
     concave = True
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The mean of each response."""
+        return ("mean",)
+
     def __post_init__(self) -> None:
         scale = torch.as_tensor(self.scale)
         if scale.ndim > 1 or not bool((torch.isfinite(scale) & (scale > 0)).all()):
@@ -151,7 +156,7 @@ class Gaussian(Likelihood):
         if entries not in {1, n_outputs}:
             raise InputError(f"scale has {entries} entries but the model has {n_outputs} outputs.")
         response = output_columns(y, n_outputs)
-        refuse_outside(~torch.isfinite(response), response, "a finite number")
+        refuse_outside(~self.support.contains(response), response, self.support.description)
 
     def _scale(self, f: Tensor) -> Tensor:
         scale = torch.as_tensor(self.scale, dtype=f.dtype, device=f.device)

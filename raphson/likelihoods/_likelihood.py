@@ -8,12 +8,15 @@ over them, and works for any strides of ``f``. A likelihood is a frozen dataclas
 from __future__ import annotations
 
 import abc
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from raphson._errors import InputError
 from raphson.linalg._operator import LinearOperator, SymmetricOperator
+
+from ._support import REAL, Support
 
 
 class Derivatives(NamedTuple):
@@ -40,6 +43,64 @@ class Likelihood(abc.ABC):
 
     concave: bool = False
     """Whether the log-likelihood is concave in ``f`` for every ``y``: no observed Hessian is indefinite."""
+
+    support: ClassVar[Support] = REAL
+    """Where each target must lie."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the ``k`` outputs that belong to one response, in their order: ``C = M k``, parameters last."""
+        return ("output",)
+
+    @property
+    def domains(self) -> tuple[Support, ...]:
+        """Where each of ``parameters`` must lie; outside, ``nll`` is infinite."""
+        return (REAL,) * len(self.parameters)
+
+    def n_outputs(self, y: Tensor) -> int:
+        """Return the number of outputs ``C`` that targets ``(N,)`` or ``(N, M)`` ask for."""
+        return len(self.parameters) * (1 if y.ndim < 2 else y.shape[-1])
+
+    def output_names(self, n_outputs: int) -> tuple[str, ...]:
+        """Return a name for each output: the parameter, with the response's number where there are several."""
+        m = n_outputs // len(self.parameters)
+        return tuple(name if m == 1 else f"{name}[{i}]" for i in range(m) for name in self.parameters)
+
+    def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
+        """Return outputs ``(C,)`` in the domain, near those that fit all targets alike: where to start a fit.
+
+        Args:
+            y: Targets.
+            n_outputs: ``C``.
+            weights: ``(N,)`` example weights; None means 1 each.
+
+        Returns:
+            Zeros unless a member knows better (moments of the targets).
+        """
+        return torch.zeros(n_outputs, dtype=torch.float64, device=y.device)
+
+    def check_outputs(self, f: Tensor) -> None:
+        """Raise for the first output outside its domain.
+
+        Args:
+            f: Outputs ``(..., C)``.
+
+        Raises:
+            InputError: Naming the row, the parameter, the value and the domain.
+        """
+        names = self.output_names(f.shape[-1])
+        for c, name in enumerate(names):
+            domain = self.domains[c % len(self.domains)]
+            values = f[..., c]
+            bad = ~domain.contains(values)
+            if bool(bad.any()):
+                place = torch.nonzero(bad)[0].tolist()
+                where = f"row {place[0]}" if place else "the only row"
+                raise InputError(
+                    f"The parameter '{name}' in {where} is {values[tuple(place)].item():g}, but it must be "
+                    f"{domain.description} ({type(self).__name__}). Choose another parametrization or link, or "
+                    "correct the outputs of the model."
+                )
 
     @property
     def hessian_bound(self) -> float | None:

@@ -12,6 +12,7 @@ from raphson._errors import InputError
 from raphson.linalg import LinearOperator, Scaled, ScaledColumns
 
 from ._likelihood import Derivatives, Likelihood
+from ._support import Support
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,24 @@ class ScaledLikelihood(Likelihood):
         if not (self.factor > 0 and math.isfinite(self.factor)):
             raise InputError(f"factor is {self.factor:g}, but a likelihood can only be scaled by a positive number.")
         object.__setattr__(self, "concave", self.base.concave)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Those of the base."""
+        return self.base.parameters
+
+    @property
+    def domains(self) -> tuple[Support, ...]:
+        """Those of the base."""
+        return self.base.domains
+
+    def n_outputs(self, y: Tensor) -> int:
+        """Return what the base asks for."""
+        return self.base.n_outputs(y)
+
+    def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
+        """Return the base's start."""
+        return self.base.start(y, n_outputs, weights)
 
     @property
     def hessian_bound(self) -> float | None:

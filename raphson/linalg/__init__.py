@@ -8,6 +8,8 @@ from ._block_diagonal import BlockDiagonalMatrix as BlockDiagonalMatrix
 from ._cholesky import cholesky as cholesky
 from ._cholesky import cholesky_solve as cholesky_solve
 from ._cholesky import solve_symmetric as solve_symmetric
+from ._equal_blocks import EqualBlocks as EqualBlocks
+from ._equal_blocks import EqualBlocksMatrix as EqualBlocksMatrix
 from ._implicit import Implicit as Implicit
 from ._implicit import ImplicitRectangular as ImplicitRectangular
 from ._kronecker import Kronecker as Kronecker

@@ -12,6 +12,7 @@ from raphson._errors import InputError
 
 from ._basic import Dense, Diagonal, Scaled
 from ._block_diagonal import BlockDiagonal, BlockDiagonalMatrix
+from ._equal_blocks import EqualBlocks, EqualBlocksMatrix
 from ._kronecker import Kronecker, KroneckerEigen, KroneckerMatrix
 from ._low_rank import DiagonalPlusLowRank
 from ._matrix import Matrix, ScaledColumns, SideBySide
@@ -21,8 +22,8 @@ from ._sum import Sum
 _KINDS: dict[str, type[LinearOperator]] = {
     kind.__name__: kind
     for kind in (
-        *(Dense, Diagonal, Scaled, Sum, DiagonalPlusLowRank, BlockDiagonal, Kronecker, KroneckerEigen),
-        *(Matrix, ScaledColumns, SideBySide, BlockDiagonalMatrix, KroneckerMatrix),
+        *(Dense, Diagonal, Scaled, Sum, DiagonalPlusLowRank, BlockDiagonal, EqualBlocks, Kronecker, KroneckerEigen),
+        *(Matrix, ScaledColumns, SideBySide, BlockDiagonalMatrix, EqualBlocksMatrix, KroneckerMatrix),
     )
 }
 

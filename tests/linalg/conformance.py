@@ -20,6 +20,7 @@ from raphson.linalg import (
     Dense,
     Diagonal,
     DiagonalPlusLowRank,
+    EqualBlocks,
     Implicit,
     Kronecker,
     KroneckerEigen,
@@ -178,6 +179,15 @@ def block_diagonal(d: Draw) -> Built:
     return BlockDiagonal((first, second, third)), direct_sum(direct_sum(a, b), c)
 
 
+def equal_blocks(d: Draw) -> Built:
+    g = d.generator()
+    blocks = [d.matrix(g, d.n) for _ in range(d.m)]
+    whole = blocks[0]
+    for block in blocks[1:]:
+        whole = direct_sum(whole, block)
+    return EqualBlocks(torch.stack(blocks, -3)), whole
+
+
 def implicit(d: Draw) -> Built:
     matrix = d.matrix(d.generator(), d.n)
     function = lambda v: (matrix @ v.unsqueeze(-1)).squeeze(-1)  # noqa: E731
@@ -196,7 +206,7 @@ BUILDERS: tuple[Callable[[Draw], Built], ...] = (
         low_rank_minus,
         softmax,
     ),
-    *(kronecker, kronecker_of_three, kronecker_eigen, block_diagonal, implicit),
+    *(kronecker, kronecker_of_three, kronecker_eigen, block_diagonal, equal_blocks, implicit),
 )
 
 

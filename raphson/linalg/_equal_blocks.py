@@ -1,0 +1,190 @@
+"""Block-diagonal operators whose blocks have one size and lie in one tensor.
+
+The output Hessian of several responses with several parameters each (mean and scale, say) is of this kind: a
+batch of them stays one tensor, and every method is one batched call, with no Python loop over blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+
+from ._basic import Dense
+from ._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise
+from ._size import check_dense_size
+
+
+@dataclass(frozen=True, eq=False)
+class EqualBlocksMatrix(LinearOperator):
+    """A block-diagonal operator of rectangular blocks of one size.
+
+    Args:
+        blocks: ``(*batch, M, a, b)``.
+    """
+
+    blocks: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape ``(*batch, M a, M b)``."""
+        return _shape(self.blocks)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the products."""
+        return self.blocks.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which the operator lives."""
+        return self.blocks.device
+
+    def mv(self, v: Tensor) -> Tensor:
+        """Return ``A v`` for ``v`` of shape ``(*batch, M b)``."""
+        return _mv(self.blocks, v)
+
+    def rmv(self, v: Tensor) -> Tensor:
+        """Return ``A^T v`` for ``v`` of shape ``(*batch, M a)``."""
+        return _mv(self.blocks.mT, v)
+
+    def mm(self, v: Tensor) -> Tensor:
+        """Return ``A V`` for ``V`` of shape ``(*batch, M b, k)``."""
+        return _mm(self.blocks, v)
+
+    def rmm(self, v: Tensor) -> Tensor:
+        """Return ``A^T V`` for ``V`` of shape ``(*batch, M a, k)``."""
+        return _mm(self.blocks.mT, v)
+
+    def to_dense(self) -> Tensor:
+        """Return the ``(*batch, M a, M b)`` tensor."""
+        return _to_dense(self.blocks)
+
+
+@dataclass(frozen=True, eq=False)
+class EqualBlocks(SymmetricOperator):
+    """A block-diagonal operator of ``M`` symmetric blocks of one size ``k``, stored as one tensor.
+
+    Args:
+        blocks: ``(*batch, M, k, k)``, each symmetric, definite or not.
+        labels: Names of the ``M k`` parameters.
+
+    Raises:
+        InputError: If the last two dimensions differ.
+    """
+
+    blocks: Tensor
+
+    def __post_init__(self) -> None:
+        if self.blocks.ndim < 3 or self.blocks.shape[-1] != self.blocks.shape[-2]:
+            raise InputError(
+                f"EqualBlocks needs a tensor of square blocks (*batch, M, k, k), and got shape "
+                f"{tuple(self.blocks.shape)}."
+            )
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape ``(*batch, M k, M k)``."""
+        return _shape(self.blocks)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the products."""
+        return self.blocks.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which the operator lives."""
+        return self.blocks.device
+
+    @property
+    def _each(self) -> Dense:
+        return Dense(self.blocks)
+
+    def mv(self, v: Tensor) -> Tensor:
+        """Return ``A v`` for ``v`` of shape ``(*batch, M k)``."""
+        return _mv(self.blocks, v)
+
+    def mm(self, v: Tensor) -> Tensor:
+        """Return ``A V`` for ``V`` of shape ``(*batch, M k, r)``."""
+        return _mm(self.blocks, v)
+
+    def to_dense(self) -> Tensor:
+        """Return the ``(*batch, M k, M k)`` tensor."""
+        return _to_dense(self.blocks)
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, ``(*batch, M k)``."""
+        return self.blocks.diagonal(dim1=-2, dim2=-1).flatten(-2)
+
+    def eigh(self) -> Eigh:
+        """Return the eigen-decomposition, block by block."""
+        eigenvalues, vectors = torch.linalg.eigh(self.blocks)
+        return Eigh(eigenvalues.flatten(-2), EqualBlocksMatrix(vectors))
+
+    def slogdet(self) -> SlogDet:
+        """Return the sign and the log absolute value of the determinant."""
+        sign, logabsdet = self._each.slogdet()
+        return SlogDet(sign.prod(-1), logabsdet.sum(-1))
+
+    def shift(self, c: float | Tensor) -> EqualBlocks:
+        """Return ``A + c I``, for a number or one ``c`` per batch element."""
+        per_block = torch.as_tensor(c, dtype=self.dtype, device=self.device)[..., None].expand(self.blocks.shape[:-2])
+        return replace(self, blocks=self._each.shift(per_block).to_dense())
+
+    def solve(self, b: Tensor) -> Tensor:
+        """Return ``A^-1 b``; ``IndefiniteError`` if a block is singular."""
+        return self._by_block(self._each.solve, b)
+
+    def power_mv(self, v: Tensor, p: float) -> Tensor:
+        """Return ``A^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""
+        return self._by_block(lambda columns: self._each.power_mv(columns, p), v)
+
+    def factor(self) -> EqualBlocksMatrix:
+        """Return the block-diagonal ``S`` with ``S S^T = A``; an indefinite block raises."""
+        return EqualBlocksMatrix(self._each.factor().to_dense())
+
+    def _by_block(self, function: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+        def apply(columns: Tensor) -> Tensor:
+            return _joined(function(_split(columns, *self.blocks.shape[-3:-1])))
+
+        return columnwise(self, apply, v)
+
+
+def _shape(blocks: Tensor) -> torch.Size:
+    *batch, m, a, b = blocks.shape
+    return torch.Size((*batch, m * a, m * b))
+
+
+def _split(columns: Tensor, m: int, k: int) -> Tensor:
+    """Return ``(*batch, M k, r)`` as ``(*batch, M, k, r)``."""
+    return columns.reshape(*columns.shape[:-2], m, k, columns.shape[-1])
+
+
+def _joined(columns: Tensor) -> Tensor:
+    return columns.flatten(-3, -2)
+
+
+def _mv(blocks: Tensor, v: Tensor) -> Tensor:
+    # a sum of products: batched matrix products of blocks this small are calls, not arithmetic
+    m, _, b = blocks.shape[-3:]
+    return (blocks * v.reshape(*v.shape[:-1], m, 1, b)).sum(-1).flatten(-2)
+
+
+def _mm(blocks: Tensor, columns: Tensor) -> Tensor:
+    return _joined(blocks @ _split(columns, blocks.shape[-3], blocks.shape[-1]))
+
+
+def _to_dense(blocks: Tensor) -> Tensor:
+    shape = _shape(blocks)
+    check_dense_size(shape, blocks.dtype, "its blocks or its products mv and mm")
+    *batch, m, a, b = blocks.shape
+    dense = blocks.new_zeros((*batch, m, a, m, b))
+    index = torch.arange(m, device=blocks.device)
+    # indices on both sides of a slice put the indexed axis first
+    dense[..., index, :, index, :] = blocks.movedim(-3, 0)
+    return dense.reshape(shape)
