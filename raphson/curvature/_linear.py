@@ -288,7 +288,8 @@ class LinearObjective:
 
         Nanoseconds per row at the rates of one ordinary machine stand for operations and memory traffic alike: what
         matters is their ratio. An evaluation streams the columns, multiplies twice and takes C exponentials; the
-        Hessian makes and multiplies pairs of outputs and of columns (``KhatriRaoGram``).
+        Hessian makes and multiplies pairs of outputs and of columns (``KhatriRaoGram``). On small data both are calls,
+        not arithmetic, and a Hessian costs no more than what reusing an old one does: that counts as nothing.
         """
         c, d, n = self.n_free, self.design.n_columns, self.n_rows
         width = 2.0 if self.curvature_dtype == torch.float64 else 1.0
@@ -296,8 +297,8 @@ class LinearObjective:
         pairs, products = c * (c + 1) / 2, d * (d + 1) / 2
         half = pairs * products / 90 + 0.4 * (pairs + products)
         stacked = pairs * d * d / 90 + 0.5 * pairs * d
-        dense = width * (n * min(half, stacked) + self.n_parameters**3 / 150) + 2e5
-        return dense / evaluation
+        dense = width * (n * min(half, stacked) + self.n_parameters**3 / 150)
+        return 0.0 if dense < 6e4 else (dense + 2e5) / evaluation
 
     # scores ------------------------------------------------------------------------------------------------------
 
@@ -409,17 +410,22 @@ class LinearObjective:
         return self.design.gradient_to_table(gradient.view(self.n_free, self.design.n_columns))
 
     @cached_property
-    def _gradient_floor(self) -> Tensor:
-        """What rounding alone makes of the gradient of a column of this size."""
-        size = (self.design.center.square() + self.design.scale.square()).sqrt()
-        return torch.cat([torch.zeros(int(self.design.intercept)), size * 2.0**-46])
+    def _gradient_floor(self) -> Tensor | None:
+        """What rounding alone makes of the gradient of a column of this size; None where all are below 1e-12."""
+        size = (self.design.center.square() + self.design.scale.square()).sqrt() * 2.0**-46
+        if not bool((size > 1e-12).any()):
+            return None
+        return torch.cat([torch.zeros(int(self.design.intercept)), size])
 
     def gradient_norm(self, gradient: Tensor) -> float:
         """Return the largest entry of the gradient in the table's own units (infinity norm, mean scale).
 
         Entries that rounding alone explains are not counted: a column of size 1e24 has gradients of 1e8 at the optimum.
         """
-        return float((self.table_gradient(gradient).abs() - self._gradient_floor).clamp_min_(0.0).max())
+        size = self.table_gradient(gradient).abs()
+        if self._gradient_floor is not None:
+            size = (size - self._gradient_floor).clamp_min_(0.0)
+        return float(size.max())
 
 
 def _free_outputs(n_outputs: int, reference: int | None) -> slice | Tensor:

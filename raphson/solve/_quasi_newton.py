@@ -47,6 +47,7 @@ def quasi_newton(
         start: Starting point ``(p,)``, float64.
         factorize: Turns the state at a point into a map ``v -> H^-1 v``, exact or approximate.
         factor_cost: What ``factorize`` costs, in evaluations of value and gradient; decides how often it is called.
+            Zero makes a factor for every step: Newton's method.
         tol: Bound on ``problem.gradient_norm``.
         max_iter: Largest number of factorizations; twenty times as many steps are allowed.
         value_tol: Stop as soon as the predicted distance to the optimal value falls below this.
@@ -98,7 +99,8 @@ def quasi_newton(
         if curvature > 0.0:
             pairs.append((new_theta - theta, change, 1.0 / curvature))
         new_norm = problem.gradient_norm(new.gradient)
-        slow = new_norm > norm * math.exp(-_NEWTON_RATE / (1.0 + factor_cost)) or length < 0.5
+        wanted = math.exp(-_NEWTON_RATE / (1.0 + factor_cost)) if factor_cost else 0.0
+        slow = new_norm > norm * wanted or length < 0.5
         theta, at, norm, fresh = new_theta, new, new_norm, False
         history.add(at.value, norm)
     if norm <= tol and status is Status.MAX_ITERATIONS:
