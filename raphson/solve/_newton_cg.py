@@ -12,8 +12,11 @@ from raphson.solve._newton import Direction, Preconditioner, at_rounding, backtr
 from raphson.solve._problem import Callback, Evaluation, History, Problem
 from raphson.solve._solution import Solution, Status
 
-_FORCING = 0.3
+_FORCING = 0.5
 """Largest relative residual accepted: far from the optimum an exact step is no better than a rough one."""
+
+_TRUST = 0.9
+"""A system is solved to this share of the factor by which the last step reduced the gradient."""
 
 
 def newton_cg(
@@ -29,9 +32,10 @@ def newton_cg(
 ) -> Solution:
     r"""Minimize by truncated Newton steps.
 
-    The systems are solved to a relative residual of :math:`\min(0.3, \sqrt{\|g\|})`, so that the early ones are cheap
-    and the convergence is superlinear (Eisenstat and Walker 1996), but no further than the tolerance asks for. A
-    direction of negative curvature ends the inner iteration (Steihaug 1983).
+    The systems are solved to a relative residual of :math:`\min(0.5,\, 0.9\, \|g_k\| / \|g_{k-1}\|)` (Eisenstat and
+    Walker 1996, choice 2 with exponent 1): where steps gain little, as they do on nearly separated data, the quadratic
+    model does not deserve more, and near the optimum convergence is superlinear; no further than the tolerance asks
+    for. A direction of negative curvature ends the inner iteration (Steihaug 1983).
 
     Args:
         problem: Objective whose Hessian has products.
@@ -39,8 +43,8 @@ def newton_cg(
         tol: Bound on ``problem.gradient_norm``.
         max_iter: Largest number of steps.
         precondition: Turns the state at a point into an approximate inverse of the Hessian.
-        refresh_cost: What ``precondition`` costs, in Hessian products. It is held from step to step until a solve takes
-            that many products more than the first one with it did.
+        refresh_cost: What ``precondition`` costs, in Hessian products. It is held from step to step until its solves
+            have taken that many products more than they would at the rate of the first one.
         max_products: Largest number of Hessian products per step.
         callback: Called with a ``Step`` after every iteration.
 
@@ -55,14 +59,17 @@ def newton_cg(
     if not is_finite(at):
         max_iter, status = 0, Status.NOT_FINITE
     inverse: Preconditioner | None = None
-    first: int | None = None  # products of the first solve with the present preconditioner
+    first, excess = 0, 0  # products of the first solve with the present preconditioner, and of later ones beyond that
+    before = math.nan
     for _ in range(max_iter):
         if norm <= tol:
             break
         assert at.hessian is not None
         if precondition is not None and inverse is None:
-            inverse, first = precondition(at), None
-        forcing = max(min(_FORCING, math.sqrt(float(at.gradient.norm()))), 0.5 * tol / norm)
+            inverse, first, excess = precondition(at), 0, 0
+        length = float(at.gradient.norm())
+        forcing = max(_FORCING if math.isnan(before) else min(_FORCING, _TRUST * length / before), 0.5 * tol / norm)
+        before = length
         right = -at.gradient.to(at.hessian.dtype)
         solved = cg(at.hessian, right, preconditioner=inverse, tol=forcing, max_iter=max_products)
         step = solved.x.to(theta.dtype)
@@ -74,12 +81,12 @@ def newton_cg(
         if found is None:
             status = Status.PRECISION_REACHED if at_rounding(direction, at) else Status.STALLED
             break
-        theta, at, _length = found
+        theta, at, _ = found
         norm = problem.gradient_norm(at.gradient)
         history.add(at.value, norm)
-        if first is None:
-            first = solved.iterations
-        if solved.iterations - first >= refresh_cost:
+        first = first or solved.iterations
+        excess += solved.iterations - first
+        if excess >= refresh_cost:
             inverse = None
     if norm <= tol:
         status = Status.CONVERGED
