@@ -19,14 +19,53 @@ if TYPE_CHECKING:
     from ._errors import RaphsonWarning as RaphsonWarning
     from ._errors import SeparationWarning as SeparationWarning
     from ._errors import TooLargeError as TooLargeError
+    from .curvature import Jacobian as Jacobian
+    from .curvature import LayerOperator as LayerOperator
+    from .curvature import LayerReport as LayerReport
+    from .curvature import Objective as Objective
+    from .curvature import ekfac as ekfac
+    from .curvature import example_gradient_norms as example_gradient_norms
+    from .curvature import example_gradients as example_gradients
+    from .curvature import fisher as fisher
+    from .curvature import ggn as ggn
+    from .curvature import hessian as hessian
+    from .curvature import input_jacobian as input_jacobian
+    from .curvature import iterate_example_gradients as iterate_example_gradients
+    from .curvature import jacobian as jacobian
+    from .curvature import kfac as kfac
+    from .curvature import second_derivatives as second_derivatives
+    from .explain import Explanation as Explanation
+    from .explain import Shapes as Shapes
+    from .explain import explain as explain
+    from .explain import shapes as shapes
     from .glm import MultinomialLogisticRegression as MultinomialLogisticRegression
+    from .glm import VectorGLM as VectorGLM
+    from .likelihoods import AutomaticLikelihood as AutomaticLikelihood
     from .likelihoods import Bernoulli as Bernoulli
+    from .likelihoods import Beta as Beta
+    from .likelihoods import Binomial as Binomial
     from .likelihoods import Categorical as Categorical
+    from .likelihoods import Definiteness as Definiteness
     from .likelihoods import Derivatives as Derivatives
+    from .likelihoods import Gamma as Gamma
     from .likelihoods import Gaussian as Gaussian
+    from .likelihoods import HeteroscedasticGaussian as HeteroscedasticGaussian
+    from .likelihoods import InverseGaussian as InverseGaussian
     from .likelihoods import Likelihood as Likelihood
+    from .likelihoods import Link as Link
+    from .likelihoods import Linked as Linked
+    from .likelihoods import Multinomial as Multinomial
+    from .likelihoods import MultivariateGaussian as MultivariateGaussian
+    from .likelihoods import NegativeBinomial as NegativeBinomial
+    from .likelihoods import Ordinal as Ordinal
+    from .likelihoods import OutputInertia as OutputInertia
+    from .likelihoods import Poisson as Poisson
     from .likelihoods import ScaledLikelihood as ScaledLikelihood
+    from .likelihoods import StudentT as StudentT
+    from .likelihoods import Weibull as Weibull
     from .likelihoods import as_likelihood as as_likelihood
+    from .likelihoods import average_hessian as average_hessian
+    from .likelihoods import definiteness_at as definiteness_at
     from .linalg import BlockDiagonal as BlockDiagonal
     from .linalg import Dense as Dense
     from .linalg import Diagonal as Diagonal
@@ -36,6 +75,7 @@ if TYPE_CHECKING:
     from .linalg import KroneckerEigen as KroneckerEigen
     from .linalg import LinearOperator as LinearOperator
     from .linalg import Matrix as Matrix
+    from .linalg import Permuted as Permuted
     from .linalg import Scaled as Scaled
     from .linalg import Sum as Sum
     from .linalg import SymmetricOperator as SymmetricOperator
@@ -60,15 +100,60 @@ _ROOMS = {
         "SeparationWarning",
         "TooLargeError",
     ),
-    "glm": ("MultinomialLogisticRegression",),
+    "curvature": (
+        "Jacobian",
+        "LayerOperator",
+        "LayerReport",
+        "Objective",
+        "ekfac",
+        "example_gradient_norms",
+        "example_gradients",
+        "fisher",
+        "ggn",
+        "hessian",
+        "input_jacobian",
+        "iterate_example_gradients",
+        "jacobian",
+        "kfac",
+        "second_derivatives",
+    ),
+    "explain": (
+        "Explanation",
+        "Shapes",
+        "explain",
+        "shapes",
+    ),
+    "glm": (
+        "MultinomialLogisticRegression",
+        "VectorGLM",
+    ),
     "likelihoods": (
+        "AutomaticLikelihood",
         "Bernoulli",
+        "Beta",
+        "Binomial",
         "Categorical",
+        "Definiteness",
         "Derivatives",
+        "Gamma",
         "Gaussian",
+        "HeteroscedasticGaussian",
+        "InverseGaussian",
         "Likelihood",
+        "Link",
+        "Linked",
+        "Multinomial",
+        "MultivariateGaussian",
+        "NegativeBinomial",
+        "Ordinal",
+        "OutputInertia",
+        "Poisson",
         "ScaledLikelihood",
+        "StudentT",
+        "Weibull",
         "as_likelihood",
+        "average_hessian",
+        "definiteness_at",
     ),
     "linalg": (
         "BlockDiagonal",
@@ -80,6 +165,7 @@ _ROOMS = {
         "KroneckerEigen",
         "LinearOperator",
         "Matrix",
+        "Permuted",
         "Scaled",
         "Sum",
         "SymmetricOperator",

@@ -28,7 +28,7 @@ FORMAT_VERSION = 1
 MODEL_FILE = "model.json"
 TENSOR_FILE = "tensors.safetensors"
 
-_CLASSES = {"MultinomialLogisticRegression": "raphson.glm"}
+_CLASSES = {"MultinomialLogisticRegression": "raphson.glm", "VectorGLM": "raphson.glm"}
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,18 @@ def save(model: Any, directory: str | Path, design: Design | None = None) -> Non
     kind = type(model).__name__
     if kind not in _CLASSES:
         raise InputError(f"a {kind} cannot be saved; known are {', '.join(_CLASSES)}.")
-    # A progress callback is a function of this session: it is left out, and the default takes its place.
-    params = {name: value for name, value in model.get_params(deep=False).items() if not callable(value)}
+    metadata = model.metadata()
+    # A progress callback is a function of this session: it is left out, and the default takes its place. What is no
+    # plain value (a likelihood) is described by the model itself.
+    given = {name: value for name, value in model.get_params(deep=False).items() if name not in metadata}
+    params = {name: value for name, value in given.items() if not callable(value)}
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "raphson": raphson.__version__,
         "class": kind,
         "params": _json.encode(params, f"a parameter of {kind}"),
-        "metadata": _json.encode(model.metadata(), f"the metadata of {kind}"),
+        "metadata": _json.encode(metadata, f"the metadata of {kind}"),
         "design": None if design is None else design.to_json(),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diagnose": {"linalg"},
     "infer": {"linalg", "likelihoods", "model", "report"},
     "report": set(),
-    "glm": {"linalg", "likelihoods", "model", "data", "curvature", "solve", "infer", "report"},
+    "glm": {"linalg", "likelihoods", "model", "data", "curvature", "solve", "infer", "report", "table"},
     "optim": {"linalg", "likelihoods", "model", "data", "curvature", "solve", "infer"},
     "table": set(),
     "saved": {"table"},

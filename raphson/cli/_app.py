@@ -118,6 +118,36 @@ def predict(
     run_predict(model, data, out)
 
 
+@app.command()
+def explain(
+    likelihood: Annotated[str, typer.Argument(metavar="LIKELIHOOD", help="Such as gamma or heteroscedastic-gaussian.")],
+    parametrization: Annotated[str | None, typer.Option(help="Of the Gaussian in mean and scale.")] = None,
+    scale: Annotated[float | None, typer.Option(help="Known scale of the Gaussian.")] = None,
+    dispersion: Annotated[float | None, typer.Option(help="Known dispersion (negative binomial, gamma).")] = None,
+    shape: Annotated[float | None, typer.Option(help="Known shape of the Weibull.")] = None,
+    df: Annotated[float | None, typer.Option(help="Known degrees of freedom of Student's t.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Number of trials of the binomial.")] = None,
+    link: Annotated[str | None, typer.Option(help="Of the ordinal likelihood: logit, probit or cloglog.")] = None,
+    censored: Annotated[bool, typer.Option("--censored", help="Right-censored durations.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page.", metavar="FILE")] = None,
+) -> None:
+    """Print a likelihood's derivatives as formulas, where it is convex, and a numeric check."""
+    from ._explain import run_explain
+
+    arguments = {
+        "parametrization": parametrization,
+        "scale": scale,
+        "dispersion": dispersion,
+        "shape": shape,
+        "df": df,
+        "trials": trials,
+        "link": link,
+        "censored": censored or None,
+    }
+    run_explain(likelihood, arguments, latex=latex, html=html)
+
+
 def main() -> None:
     """Run the command line; input that cannot be used is one sentence on standard error and exit code 2."""
     try:

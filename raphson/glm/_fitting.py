@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,11 +20,12 @@ from raphson.data import DenseDesign, SparseDesign
 from raphson.glm._collinear import Collinearity, find_collinear
 from raphson.glm._linear_fit import LinearFit
 from raphson.glm._rows import Rows
-from raphson.glm._separation import Separation
+from raphson.glm._scoring import solve_scoring
 from raphson.glm._solvers import SOLVERS, solve
 from raphson.likelihoods import Likelihood
 from raphson.report import progress_line
-from raphson.solve import Status, Step, newton
+from raphson.solve import Solution, Status, Step, newton
+from raphson.solve._problem import Callback
 
 _SUSPICIOUS_STEP = 1e-2
 """A Newton step at convergence that still changes some linear predictor by this much points to separation."""
@@ -133,20 +135,25 @@ def fit_linear(
     theta = torch.zeros(objective.n_parameters, dtype=torch.float64)
     if start is not None:
         theta = objective.free(objective.design.from_table(start[order][:, kept]))
-    line = progress_line() if options.progress is True else None
-    try:
-        solution = solve(
-            objective,
-            theta,
-            solver=options.solver,
-            tol=options.tol,
-            max_iter=options.max_iter,
-            callback=options.progress if callable(options.progress) else line,
+    minimize = solve if likelihood.concave else solve_scoring
+    with shown_progress(options.progress) as callback:
+        solution = minimize(
+            objective, theta, solver=options.solver, tol=options.tol, max_iter=options.max_iter, callback=callback
         )
-    finally:
-        if line is not None:
-            line.close()
     return LinearFit(objective, solution, kept, order, basis, n_columns, rows.y.shape[0]), collinearity
+
+
+@contextlib.contextmanager
+def shown_progress(progress: Progress) -> Iterator[Callback | None]:
+    """Give the callback that an estimator's ``progress`` asks for, and clear its line at the end."""
+    if progress is not True:
+        yield progress if callable(progress) else None
+        return
+    line = progress_line()
+    try:
+        yield line
+    finally:
+        line.close()
 
 
 def _announce(objective: LinearObjective) -> None:
@@ -165,9 +172,36 @@ def _announce(objective: LinearObjective) -> None:
         )
 
 
-def examine(
-    fitted: LinearFit, find_separation: Callable[[Tensor | None], Separation | None]
-) -> tuple[LinearFit, Separation | None, str | None]:
+class Fitted(Protocol):
+    """A fit whose solution can be looked at and replaced."""
+
+    @property
+    def objective(self) -> Any:
+        """The objective, with its penalty ``l2``."""
+
+    @property
+    def solution(self) -> Solution:
+        """What the solver returned."""
+
+    def coefficients(self, reference: int | None) -> Tensor:
+        """Return the coefficients of the table's columns, ``(C, D')``."""
+
+    def largest_move(self, step: Tensor) -> float:
+        """Return the largest change that a step in the free coefficients makes to a linear predictor."""
+
+
+class Finding(Protocol):
+    """What makes coefficients infinite."""
+
+    def sentence(self) -> str:
+        """Return it in whole sentences."""
+
+
+F = TypeVar("F", bound=Fitted)
+S = TypeVar("S", bound=Finding)
+
+
+def examine(fitted: F, find_separation: Callable[[Tensor | None], S | None]) -> tuple[F, S | None, str | None]:
     """Look for separation where the fit shows signs of it, and say whether classical inference can be had.
 
     Args:
@@ -183,14 +217,12 @@ def examine(
     if fitted.objective.l2 == 0 and _looks_separated(fitted):
         direction = None
         if solution.last_step is not None:
-            moved = replace(fitted, solution=replace(solution, theta=solution.last_step))
-            direction = moved.coefficients(None)
+            direction = with_solution(fitted, replace(solution, theta=solution.last_step)).coefficients(None)
         separation = find_separation(direction)
         if separation is not None:
             sentence = separation.sentence()
             warnings.warn(sentence, SeparationWarning, stacklevel=3)
-            diverging = replace(fitted, solution=replace(solution, status=Status.DIVERGING))
-            return diverging, separation, sentence
+            return with_solution(fitted, replace(solution, status=Status.DIVERGING)), separation, sentence
     if solution.converged:
         return fitted, None, None
     sentence = (
@@ -228,13 +260,17 @@ def null_loglik(rows: Rows, likelihood: Likelihood, n_outputs: int, *, intercept
     return -value * null.total_weight
 
 
-def _looks_separated(fitted: LinearFit) -> bool:
+def with_solution(fitted: F, solution: Solution) -> F:
+    """Return a fit with another solution."""
+    changed: F = replace(fitted, solution=solution)  # type: ignore[type-var]
+    return changed
+
+
+def _looks_separated(fitted: Fitted) -> bool:
     step = fitted.solution.last_step
     if step is None:
         return not fitted.solution.converged
-    free = step.view(fitted.objective.n_free, -1)
-    blocks = fitted.objective.design.blocks(fitted.objective.n_outputs)
-    return any(float(block.predict(free).abs().max()) > _SUSPICIOUS_STEP for block in blocks)
+    return fitted.largest_move(step) > _SUSPICIOUS_STEP
 
 
 def _independent(collinearity: Collinearity, n_columns: int, first: int) -> tuple[Tensor, Tensor]:

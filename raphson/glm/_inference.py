@@ -7,6 +7,7 @@ supplies ``_fitted`` (a ``LinearFit``), its names and its data; nothing here kno
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from raphson import infer
-from raphson._errors import InputError, NotEstimableError, TooLargeError
+from raphson._errors import IndefiniteError, InputError, NotEstimableError, TooLargeError
+from raphson.glm._constrained_fit import ConstrainedFit
 from raphson.glm._linear_fit import CovarianceKind, LinearFit, WeightMeaning
 from raphson.glm._rows import Rows
 from raphson.glm._selected import DENSE_COVARIANCE, refuse_dense, selected_estimates
@@ -37,7 +39,7 @@ _NO_ROWS = (
 class InferenceMixin:
     """Inference for an estimator that sets the attributes below when it is fitted."""
 
-    _fitted: LinearFit | None
+    _fitted: LinearFit | ConstrainedFit | None
     _training: Rows | None
     _estimates_cache: dict[Any, Estimates]
     _refusal: str | None
@@ -52,6 +54,8 @@ class InferenceMixin:
     coef_: Any
     intercept_: Any
     fit_intercept: bool
+
+    _axis_names: tuple[str, str] = ("class", "feature")
 
     # what an estimator supplies -----------------------------------------------------------------------------
 
@@ -108,13 +112,14 @@ class InferenceMixin:
         refuse_dense(fitted)
         codes = None if groups is None else self._group_codes(groups)
         made = fitted.estimates(self._coefficient_labels(), self._reference_output(), kind, codes, correction, weights)
+        made = replace(made, axis_names=self._axis_names)
         if key is not None:
             self._estimates_cache[key] = made
         return made
 
     def _selected(
         self,
-        fitted: LinearFit,
+        fitted: LinearFit | ConstrainedFit,
         columns: Sequence[str],
         kind: CovarianceKind,
         groups: Any,
@@ -122,14 +127,14 @@ class InferenceMixin:
         weights: WeightMeaning,
     ) -> Estimates:
         labels = self._coefficient_labels()
-        names = [name for output, name in labels if output == labels[0][0]]
+        names = list(dict.fromkeys(name for _, name in labels))
         unknown = [name for name in columns if name not in names]
         if unknown:
             raise InputError(f"There is no column named '{unknown[0]}'; the names are those of the coefficients.")
-        positions = torch.tensor([names.index(name) for name in columns])
         picked = tuple(label for label in labels if label[1] in columns)
-        if fitted.objective.n_parameters > DENSE_COVARIANCE and kind == "observed" and self._penalty == 0:
-            ordered = positions.sort().values
+        large = fitted.objective.n_parameters > DENSE_COVARIANCE and kind == "observed" and self._penalty == 0
+        if large and isinstance(fitted, LinearFit):
+            ordered = torch.tensor([names.index(name) for name in columns]).sort().values
             return selected_estimates(fitted, ordered, picked, self._reference_output())
         whole = self.estimates(kind, groups, correction=correction, weights=weights)
         rows = [i for i, label in enumerate(labels) if label[1] in columns]
@@ -149,7 +154,7 @@ class InferenceMixin:
             raise NotEstimableError(_NO_ROWS)
         return self._training
 
-    def _require_fit(self) -> LinearFit:
+    def _require_fit(self) -> LinearFit | ConstrainedFit:
         if self._fitted is None:
             raise NotEstimableError(_NO_ROWS)
         return self._fitted
@@ -234,8 +239,7 @@ class InferenceMixin:
         else:
             check_is_fitted(restricted)
             loglik, df = restricted.loglik_, restricted.df_model_
-            if not np.array_equal(restricted.classes_, self.classes_):
-                raise InputError("The two models do not have the same classes, so they are not nested.")
+            self._check_same_target(restricted)
             if restricted.n_obs_ != self.n_obs_:
                 raise InputError(
                     f"The two models were fitted to {self.n_obs_:g} and {restricted.n_obs_:g} rows; a "
@@ -246,6 +250,10 @@ class InferenceMixin:
             if model is not None and model._penalty > 0:
                 raise InputError("A likelihood-ratio test needs unpenalized fits; set l2=0.")
         return infer.likelihood_ratio_test(self.loglik_, self.df_model_, loglik, df)
+
+    def _check_same_target(self, restricted: Any) -> None:
+        if not np.array_equal(restricted.classes_, self.classes_):
+            raise InputError("The two models do not have the same classes, so they are not nested.")
 
     @property
     def aic_(self) -> float:
@@ -270,8 +278,8 @@ class InferenceMixin:
         """Return the table of coefficients with everything a reader needs to judge it.
 
         Args:
-            kind: As in ``estimates``; None means ``"observed"``, or for a penalized fit ``"sandwich"``, and
-                the table says which it is.
+            kind: As in ``estimates``; None means ``"observed"`` (``"expected"`` where the observed information is
+                not positive definite), or for a penalized fit ``"sandwich"``, and the table says which it is.
             level: Confidence level of the intervals.
             groups: As in ``estimates``.
             **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
@@ -281,10 +289,17 @@ class InferenceMixin:
         """
         check_is_fitted(self)
         notes = list(self._notes())
+        fallback = kind is None
         if kind is None:
             kind = "sandwich" if groups is not None or self._penalty > 0 else "observed"
         try:
-            estimates = self.estimates(kind, groups, **options)
+            try:
+                estimates = self.estimates(kind, groups, **options)
+            except IndefiniteError as indefinite:
+                if not fallback or kind != "observed":
+                    raise
+                estimates = self.estimates("expected", groups, **options)
+                notes.append(f"{indefinite} The standard errors are those of the expected information.")
         except (NotEstimableError, TooLargeError) as refused:
             estimates = self._without_errors()
             if str(refused) not in notes:
@@ -305,6 +320,7 @@ class InferenceMixin:
             labels=self._coefficient_labels(),
             kind="none",
             estimable=torch.zeros(values.shape[0], dtype=torch.bool),
+            axis_names=self._axis_names,
         )
 
     def _reported(self) -> np.ndarray[Any, Any]:
@@ -315,6 +331,10 @@ class InferenceMixin:
 
     def _notes(self) -> list[str]:
         return []
+
+    def _has_probabilities(self) -> bool:
+        """Whether the likelihood is made of probabilities, not densities, so that a pseudo R-squared makes sense."""
+        return True
 
     def _facts(self, covariance: str) -> list[tuple[str, str]]:
         solution = self.solution_
@@ -327,11 +347,9 @@ class InferenceMixin:
         if self._penalty > 0:
             facts.append(("Penalty l2", f"{self._penalty:g}"))
         else:
-            facts += [
-                ("Pseudo-R2 (McFadden)", f"{self.pseudo_r2_.mcfadden:.6f}"),
-                ("AIC", f"{self.aic_:.4f}"),
-                ("BIC", f"{self.bic_:.4f}"),
-            ]
+            if self._has_probabilities():
+                facts.append(("Pseudo-R2 (McFadden)", f"{self.pseudo_r2_.mcfadden:.6f}"))
+            facts += [("AIC", f"{self.aic_:.4f}"), ("BIC", f"{self.bic_:.4f}")]
         facts += [
             ("Covariance", covariance),
             ("Solver", f"{solution.method}, {solution.iterations} iterations"),

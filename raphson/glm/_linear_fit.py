@@ -9,7 +9,7 @@ carried over by the same two matrices: M acts on outputs, A on columns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from raphson._errors import InputError, NotEstimableError
 from raphson.curvature._linear import LinearObjective
 from raphson.infer import Estimates, inverse_information, sandwich, small_sample_factor
-from raphson.linalg import Dense
+from raphson.linalg import Dense, SymmetricOperator
 from raphson.linalg._size import check_dense_size
 from raphson.solve import Solution
 
@@ -126,7 +126,10 @@ class LinearFit:
         Returns:
             Estimates in the order of ``labels``.
         """
-        covariance, name = self._free_covariance(kind, groups, correction, weights)
+        exact = self.objective.with_curvature(torch.float64)
+        found, name = free_covariance(exact, self.solution, self.n_rows, kind, groups, correction, weights)
+        c, d = exact.n_free, self.kept.shape[0]
+        covariance = found.view(c, d, c, d)
         m = self.output_map(reference)
         if reference is not None:
             m = m[torch.arange(m.shape[0]) != reference]
@@ -151,45 +154,93 @@ class LinearFit:
             return None
         return torch.kron(torch.eye(n_outputs, dtype=torch.float64), self.null_basis.contiguous())
 
-    def _free_covariance(
-        self, kind: CovarianceKind, groups: Tensor | None, correction: str | None, weights: WeightMeaning
-    ) -> tuple[Tensor, str]:
-        """Return the covariance of the solver's coefficients as ``(c, d, c, d)``, and its name."""
-        if kind not in ("observed", "expected", "sandwich"):
-            raise InputError(f"Unknown covariance kind '{kind}'; choose 'observed', 'expected' or 'sandwich'.")
-        if kind != "sandwich":
-            if groups is not None:
-                raise InputError(f"groups make a clustered sandwich; pass kind='sandwich' with them, not '{kind}'.")
-            if self.objective.l2 > 0:
-                raise NotEstimableError(
-                    f"The fit is penalized (l2={self.objective.l2:g}): its coefficients are biased toward "
-                    f"zero and the inverse {kind} information is not their sampling covariance. Pass "
-                    "kind='sandwich' for the sampling covariance of the penalized estimates, or fit with "
-                    "l2=0 for classical standard errors."
-                )
-        objective, theta = self.objective, self.solution.theta
-        total = objective.total_weight
-        found = self.solution.hessian if kind != "expected" else None
-        if found is None:
-            exact = objective.with_curvature(torch.float64)
-            found = exact.hessian(theta, "expected" if kind == "expected" else "observed")
-        information = found.to_dense()
-        inverse = inverse_information(Dense(information * total))
-        c, d = objective.n_free, self.kept.shape[0]
-        if kind != "sandwich":
-            return inverse.to_dense().view(c, d, c, d), f"{kind} information"
-        n = total if weights == "frequency" else float(self.n_rows)
-        correction = correction or "stata"
-        if groups is None:
-            meat = objective.score_gram(theta, squared_weights=weights == "sampling")
-            factor, name = small_sample_factor(correction, n, c * d), f"sandwich ({correction})"
-        else:
-            n_groups = int(groups.max()) + 1
-            scores = objective.group_scores(theta, groups, n_groups)
-            meat = scores.mT @ scores
-            factor = small_sample_factor(correction, n, c * d, n_groups)
-            name = f"sandwich clustered in {n_groups} groups ({correction})"
+    def largest_move(self, step: Tensor) -> float:
+        """Return the largest change that a step in the free coefficients makes to a linear predictor."""
+        free = step.view(self.objective.n_free, -1)
+        blocks = self.objective.design.blocks(self.objective.n_outputs)
+        return max(float(block.predict(free).abs().max()) for block in blocks)
+
+    def standardized(self, step: Tensor) -> Tensor:
+        """Return a step in the free coefficients as coefficients of all standardized columns, ``(C D',)``."""
+        wide = step.new_zeros(self.objective.n_outputs, self.n_columns)
+        wide[:, self.kept] = self.output_map(None) @ step.view(self.objective.n_free, -1)
+        return wide.reshape(-1)
+
+
+class Inferable(Protocol):
+    """An objective from which the covariance of its optimum can be had."""
+
+    l2: float
+    n_parameters: int
+    total_weight: float
+
+    def hessian(self, theta: Tensor, kind: Any = "observed") -> SymmetricOperator:
+        """Return the Hessian in double precision."""
+
+    def score_gram(self, theta: Tensor, *, squared_weights: bool = True) -> Tensor:
+        """Return the sum of outer products of the rows' scores."""
+
+    def group_scores(self, theta: Tensor, groups: Tensor, n_groups: int) -> Tensor:
+        """Return the scores summed within clusters."""
+
+
+def free_covariance(
+    objective: Inferable,
+    solution: Solution,
+    n_rows: int,
+    kind: CovarianceKind,
+    groups: Tensor | None,
+    correction: str | None,
+    weights: WeightMeaning,
+) -> tuple[Tensor, str]:
+    """Return the covariance of the solver's coefficients.
+
+    Args:
+        objective: The objective, with Hessians in double precision.
+        solution: Its optimum.
+        n_rows: Rows with positive weight.
+        kind: Which covariance.
+        groups: ``(N,)`` cluster of each row, numbered from 0; only for the sandwich.
+        correction: Small-sample factor of the sandwich.
+        weights: Whether the sandwich takes weights as copies of rows or as sampling weights.
+
+    Returns:
+        ``(p, p)``, and its name.
+
+    Raises:
+        InputError: If there is no such kind, or it does not go with groups.
+        NotEstimableError: If a penalty biases the coefficients.
+    """
+    if kind not in ("observed", "expected", "sandwich"):
+        raise InputError(f"Unknown covariance kind '{kind}'; choose 'observed', 'expected' or 'sandwich'.")
+    if kind != "sandwich":
+        if groups is not None:
+            raise InputError(f"groups make a clustered sandwich; pass kind='sandwich' with them, not '{kind}'.")
         if objective.l2 > 0:
-            name += " of the penalized estimates"
-        covariance = sandwich(inverse, Dense(meat), factor).to_dense()
-        return covariance.view(c, d, c, d), name
+            raise NotEstimableError(
+                f"The fit is penalized (l2={objective.l2:g}): its coefficients are biased toward "
+                f"zero and the inverse {kind} information is not their sampling covariance. Pass "
+                "kind='sandwich' for the sampling covariance of the penalized estimates, or fit with "
+                "l2=0 for classical standard errors."
+            )
+    theta, total, p = solution.theta, objective.total_weight, objective.n_parameters
+    found = solution.hessian if kind != "expected" else None
+    if found is None:
+        found = objective.hessian(theta, "expected" if kind == "expected" else "observed")
+    inverse = inverse_information(Dense(found.to_dense() * total))
+    if kind != "sandwich":
+        return inverse.to_dense(), f"{kind} information"
+    n = total if weights == "frequency" else float(n_rows)
+    correction = correction or "stata"
+    if groups is None:
+        meat = objective.score_gram(theta, squared_weights=weights == "sampling")
+        factor, name = small_sample_factor(correction, n, p), f"sandwich ({correction})"
+    else:
+        n_groups = int(groups.max()) + 1
+        scores = objective.group_scores(theta, groups, n_groups)
+        meat = scores.mT @ scores
+        factor = small_sample_factor(correction, n, p, n_groups)
+        name = f"sandwich clustered in {n_groups} groups ({correction})"
+    if objective.l2 > 0:
+        name += " of the penalized estimates"
+    return sandwich(inverse, Dense(meat), factor).to_dense(), name

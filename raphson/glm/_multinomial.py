@@ -289,7 +289,7 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
     def metadata(self) -> dict[str, Any]:
         """Return the names, labels and facts of the fitted model, ready for JSON."""
         check_is_fitted(self)
-        return _state.metadata(self)
+        return {"classes": _state.class_labels(self.classes_), **_state.metadata(self)}
 
     @classmethod
     def from_state(
@@ -306,7 +306,8 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
             The model, without the training rows. Parts that do not belong together are an ``InputError``.
         """
         model = cls(**params)
-        _state.restore(model, tensors, metadata)
+        model.classes_, model._names = _state.restore_classes(metadata["classes"]), metadata["names"]
+        _state.restore(model, tensors, metadata, "classes")
         return model
 
     def __getstate__(self) -> dict[str, Any]:

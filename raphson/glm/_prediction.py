@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from raphson.glm._collinear import INTERCEPT
 from raphson.glm._inference import InferenceMixin
@@ -33,6 +34,16 @@ class PredictionMixin(InferenceMixin):
     def _output_names(self) -> list[str]:
         raise NotImplementedError
 
+    def _mean_names(self) -> list[str]:
+        return self._output_names()
+
+    def _table(self, X: Any) -> Any:
+        """Return new rows as an array or CSR matrix with the columns of the fit."""
+        return check_table(self, X, reset=False)
+
+    def _output_offset(self, offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
+        return check_offset(offset, n_rows, n_outputs)
+
     def _linear_predictors(self, X: Any, offset: Any) -> NDArray[np.float64]:
         return self._checked_predictors(X, offset)[0]
 
@@ -53,11 +64,11 @@ class PredictionMixin(InferenceMixin):
     def _checked_predictors(self, X: Any, offset: Any) -> tuple[NDArray[np.float64], Any]:
         """Return the linear predictors ``(N, C)`` and the checked table."""
         check_is_fitted(self)
-        table = check_table(self, X, reset=False)
+        table = self._table(X)
         shape = (table.shape[0], len(self.intercept_))
         check_dense_size(shape, torch.float64, "predict, or this call on fewer rows at a time")
         f = np.asarray(table @ self.coef_.T) + self.intercept_
-        added = check_offset(offset, f.shape[0], f.shape[1])
+        added = self._output_offset(offset, f.shape[0], f.shape[1])
         return (f if added is None else f + added.numpy()), table
 
     def predict_interval(
@@ -116,7 +127,7 @@ class PredictionMixin(InferenceMixin):
             self._likelihood(),
             self._all_coefficients(kind, groups, options),
             x,
-            mean_names=self._output_names(),
+            mean_names=self._mean_names(),
             weights=rows.weights,
             offset=rows.offset,
             binary=binary_columns(x) if discrete else torch.zeros(x.shape[1], dtype=torch.bool),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raphson._errors import NotEstimableError, TooLargeError
 from raphson.curvature import class_block_inverse
+from raphson.glm._constrained_fit import ConstrainedFit
 from raphson.glm._linear_fit import LinearFit
 from raphson.infer import Estimates
 from raphson.linalg import CGStatus, Dense, cg
@@ -24,7 +25,7 @@ DENSE_COVARIANCE = 8192
 _TOL = 1e-9
 
 
-def refuse_dense(fitted: LinearFit) -> None:
+def refuse_dense(fitted: LinearFit | ConstrainedFit) -> None:
     """Refuse the whole covariance of a model with too many coefficients.
 
     Args:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.curvature._constrained import ConstrainedObjective
 from raphson.curvature._khatri_rao import HALF_FROM_PAIRS
 from raphson.curvature._linear import LinearObjective
 from raphson.curvature._precondition import class_block_cost, class_block_inverse
@@ -29,7 +30,7 @@ from raphson.solve._problem import Callback
 
 SOLVERS = ("auto", "newton", "newton-cg", "gradient-descent", "sgd")
 
-_HELD_COEFFICIENTS = 500
+_HELD_COEFFICIENTS = 250
 """Up to this many coefficients ``auto`` holds dense Hessians; beyond, preconditioned products are cheaper."""
 
 _DENSE_COEFFICIENTS = 2000
@@ -80,7 +81,7 @@ def solve(
     objective = _one_output(objective) or objective
     if solver == "newton-cg":
         return _iterative(objective, start, tol, max_iter, callback, hold=max_iter >= _FEW_ITERATIONS)
-    if solver == "newton" or (solver == "auto" and max_iter < _FEW_ITERATIONS and _is_dense(objective)):
+    if solver == "newton" or (solver == "auto" and max_iter < _FEW_ITERATIONS and is_dense(objective)):
         return newton(objective, start, tol=tol, max_iter=max_iter, callback=callback)
     if solver == "auto":
         return _automatic(objective, start, tol, max_iter, callback)
@@ -124,7 +125,8 @@ def _one_output(objective: LinearObjective) -> LinearObjective | None:
     )
 
 
-def _is_dense(objective: LinearObjective) -> bool:
+def is_dense(objective: LinearObjective | ConstrainedObjective) -> bool:
+    """Return whether the Hessian of an objective is small enough to be formed."""
     return objective.n_parameters <= _DENSE_COEFFICIENTS
 
 
@@ -136,14 +138,14 @@ def _automatic(
     else:
         solution = _iterative(objective, start, tol, max_iter, callback, hold=max_iter >= _FEW_ITERATIONS)
     stopped = not solution.converged and solution.status is not Status.NOT_FINITE
-    if stopped and _is_dense(objective) and max_iter >= _FEW_ITERATIONS:
+    if stopped and is_dense(objective) and max_iter >= _FEW_ITERATIONS:
         solution = newton(objective, solution.theta, tol=tol, max_iter=max_iter, callback=callback)
     if solution.converged and (objective.l2 == 0 or tol <= _PRECISE):
-        solution = _certified(objective, solution)
+        solution = certified(objective, solution)
     return solution
 
 
-def _certified(objective: LinearObjective, solution: Solution) -> Solution:
+def certified(objective: LinearObjective | ConstrainedObjective, solution: Solution) -> Solution:
     """Take one full Newton step in double precision from a converged point.
 
     It squares what error is left, and its length tells an optimum from a limit at infinity.
@@ -157,7 +159,7 @@ def _certified(objective: LinearObjective, solution: Solution) -> Solution:
     """
     at = objective.evaluate(solution.theta)
     assert at.hessian is not None
-    if _is_dense(objective):
+    if is_dense(objective):
         direction = newton_direction(at.hessian.to_dense(), at.gradient)
     else:
         inverse = class_block_inverse(at)
@@ -175,7 +177,7 @@ def _certified(objective: LinearObjective, solution: Solution) -> Solution:
         gradient_norm=norm,
         newton_decrement=math.sqrt(max(direction.decrement_squared, 0.0)),
         last_step=direction.step,
-        hessian=at.hessian if _is_dense(objective) else None,
+        hessian=at.hessian if is_dense(objective) else None,
     )
 
 
@@ -199,7 +201,7 @@ def _held(objective: LinearObjective, start: Tensor, tol: float, max_iter: int, 
     working = objective.with_curvature(torch.float32 if pairs >= HALF_FROM_PAIRS else torch.float64)
     inverse = None
     generator = torch.Generator().manual_seed(0)
-    for rows in _subset_sizes(working):
+    for rows in subset_sizes(working):
         part = working.take(torch.randint(working.n_rows, (rows,), generator=generator))
         start = quasi_newton(
             part,
@@ -224,7 +226,8 @@ def _held(objective: LinearObjective, start: Tensor, tol: float, max_iter: int, 
     )
 
 
-def _subset_sizes(objective: LinearObjective) -> list[int]:
+def subset_sizes(objective: LinearObjective | ConstrainedObjective) -> list[int]:
+    """Return the numbers of rows of growing random subsets to fit before all rows; none where rows are few."""
     smallest = max(_SUBSET_ROWS, _SUBSET_ROWS_PER_COEFFICIENT * objective.n_parameters)
     ratio = objective.n_rows / smallest
     if ratio < 3.0:

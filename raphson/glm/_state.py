@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson._errors import InputError, NotEstimableError
@@ -35,10 +36,9 @@ def state_dict(model: Any) -> dict[str, Tensor]:
 
 
 def metadata(model: Any) -> dict[str, Any]:
-    """Return the names, labels and facts of a fitted estimator, ready for JSON."""
+    """Return the names and facts of a fitted estimator, ready for JSON."""
     solution = model.solution_
     return {
-        "classes": {"dtype": str(model.classes_.dtype), "values": model.classes_.tolist()},
         "names": list(model._names),
         "named": hasattr(model, "feature_names_in_"),
         "facts": {name: getattr(model, name) for name in _FACTS},
@@ -55,21 +55,35 @@ def metadata(model: Any) -> dict[str, Any]:
     }
 
 
-def restore(model: Any, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Fill an unfitted estimator with what ``state_dict`` and ``metadata`` returned.
+def class_labels(classes: NDArray[Any]) -> dict[str, Any]:
+    """Return labels of classes, ready for JSON."""
+    return {"dtype": str(classes.dtype), "values": classes.tolist()}
+
+
+def restore_classes(labels: dict[str, Any]) -> NDArray[Any]:
+    """Return the labels that ``class_labels`` was given."""
+    dtype = object if labels["dtype"].startswith(("object", "str")) else labels["dtype"]
+    found: NDArray[Any] = np.array(labels["values"], dtype=dtype)
+    return found
+
+
+def restore(model: Any, tensors: dict[str, Tensor], facts: dict[str, Any], outputs: str) -> None:
+    """Fill an unfitted estimator, whose outputs and columns are named, with what it was saved with.
+
+    Args:
+        model: The estimator.
+        tensors: What ``state_dict`` returned.
+        facts: What ``metadata`` returned.
+        outputs: What a row of the coefficients belongs to, in the plural.
 
     Raises:
         InputError: If the two do not belong together.
     """
-    labels = facts["classes"]
-    dtype = object if labels["dtype"].startswith(("object", "str")) else labels["dtype"]
-    model.classes_ = np.array(labels["values"], dtype=dtype)
-    model._names = facts["names"]
-    if tuple(tensors["coef"].shape) != (len(model.classes_), len(model._names)):
+    shape = len(model._output_names()), len(model._names)
+    if tuple(tensors["coef"].shape) != shape:
         raise InputError(
             f"The saved coefficients have shape {tuple(tensors['coef'].shape)}, but the model has "
-            f"{len(model.classes_)} classes and {len(model._names)} columns; the files do not belong "
-            "together."
+            f"{shape[0]} {outputs} and {shape[1]} columns; the files do not belong together."
         )
     model.coef_, model.intercept_ = tensors["coef"].numpy(), tensors["intercept"].numpy()
     for name in _FACTS:
@@ -97,4 +111,5 @@ def restore(model: Any, tensors: dict[str, Tensor], facts: dict[str, Any]) -> No
             kind="observed information",
             estimable=tensors["estimable"],
             null_space=tensors.get("null_space"),
+            axis_names=model._axis_names,
         )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from raphson._errors import InputError
 
-_REMEDY = "drop or impute those rows first"
+REMEDY = "drop or impute those rows first"
 
 
 def as_tensor(array: Any) -> Tensor:
@@ -36,13 +36,14 @@ def feature_names(x: Any, n_features: int) -> list[str]:
     return [f"x{j}" for j in range(n_features)]
 
 
-def check_table(estimator: Any, x: Any, *, reset: bool) -> Any:
+def check_table(estimator: Any, x: Any, *, reset: bool, min_columns: int = 1) -> Any:
     """Return ``x`` as a float64 array ``(N, D)`` or CSR matrix, or raise an error naming row and column.
 
     Args:
         estimator: The estimator, on which scikit-learn records the number and names of the features.
         x: Frame, array, SciPy sparse matrix or torch tensor.
         reset: True in ``fit``, False in ``predict``.
+        min_columns: Fewest columns allowed.
 
     Returns:
         A float64 array, not copied if it was one already, or a CSR matrix with sorted indices. Entries that
@@ -55,7 +56,15 @@ def check_table(estimator: Any, x: Any, *, reset: bool) -> Any:
         x = x.detach().cpu().numpy()
     _refuse_text(x)
     try:
-        out = validate_data(estimator, x, reset=reset, accept_sparse="csr", dtype=np.float64, ensure_all_finite=False)
+        out = validate_data(
+            estimator,
+            x,
+            reset=reset,
+            accept_sparse="csr",
+            dtype=np.float64,
+            ensure_all_finite=False,
+            ensure_min_features=min_columns,
+        )
     except ValueError as error:
         raise InputError(" ".join(str(error).split())) from None
     names = feature_names(x, out.shape[1])
@@ -99,7 +108,7 @@ def _refuse_not_finite(x: Any, names: list[str]) -> None:
     # scikit-learn's own checks look for the words NaN and inf
     what = "NaN (missing)" if np.isnan(value) else "inf (infinite)"
     raise InputError(
-        f"Input X contains {what} in row {row}, column '{names[column]}' ({count} such in all); {_REMEDY}."
+        f"Input X contains {what} in row {row}, column '{names[column]}' ({count} such in all); {REMEDY}."
     )
 
 
@@ -127,11 +136,11 @@ def check_target(y: Any, n_rows: int) -> NDArray[Any]:
             f"y should be a 1d array, got an array of shape {shape} instead; the target is one label per "
             "row, not one column per class."
         )
-    missing = _missing(y)
+    missing = missing_entries(y)
     if missing.any():
         raise InputError(
             f"Input y contains NaN: the target is missing in row {int(np.argmax(missing))} "
-            f"({int(missing.sum())} such in all); {_REMEDY}."
+            f"({int(missing.sum())} such in all); {REMEDY}."
         )
     labels: NDArray[Any] = column_or_1d(y, warn=True)
     check_length("y", len(labels), n_rows)
@@ -148,7 +157,7 @@ def check_target(y: Any, n_rows: int) -> NDArray[Any]:
 def _refuse_fractions(labels: NDArray[Any]) -> None:
     finite = np.isfinite(labels)
     if not finite.all():
-        raise InputError(f"Input y contains inf in row {int(np.argmin(finite))}; {_REMEDY}.")
+        raise InputError(f"Input y contains inf in row {int(np.argmin(finite))}; {REMEDY}.")
     whole = labels == np.floor(labels)
     if not whole.all():
         row = int(np.argmin(whole))
@@ -159,7 +168,8 @@ def _refuse_fractions(labels: NDArray[Any]) -> None:
         )
 
 
-def _missing(values: Any) -> NDArray[Any]:
+def missing_entries(values: Any) -> NDArray[Any]:
+    """Return which entries are missing, all axes laid out in one."""
     import pandas as pd
 
     return np.asarray(pd.isna(values)).reshape(-1)
@@ -217,7 +227,7 @@ def check_offset(offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
         )
     bad = ~torch.isfinite(o).all(1)
     if bool(bad.any()):
-        raise InputError(f"The offset is not finite in row {int(bad.nonzero()[0])}; {_REMEDY}.")
+        raise InputError(f"The offset is not finite in row {int(bad.nonzero()[0])}; {REMEDY}.")
     return o
 
 

@@ -1,11 +1,31 @@
 """Likelihoods: value, gradient, Hessian and Fisher information in output space."""
 
+from ._automatic import AutomaticLikelihood as AutomaticLikelihood
+from ._average import average_hessian as average_hessian
 from ._bernoulli import Bernoulli as Bernoulli
+from ._beta import Beta as Beta
+from ._binomial import Binomial as Binomial
 from ._categorical import Categorical as Categorical
+from ._definiteness import Definiteness as Definiteness
+from ._definiteness import OutputInertia as OutputInertia
+from ._definiteness import definiteness_at as definiteness_at
+from ._function import FunctionOptions as FunctionOptions
+from ._gamma import Gamma as Gamma
 from ._gaussian import Gaussian as Gaussian
+from ._heteroscedastic import HeteroscedasticGaussian as HeteroscedasticGaussian
+from ._inverse_gaussian import InverseGaussian as InverseGaussian
 from ._likelihood import Derivatives as Derivatives
 from ._likelihood import Likelihood as Likelihood
+from ._linked import Linked as Linked
+from ._links import Link as Link
+from ._multinomial_counts import Multinomial as Multinomial
+from ._multivariate_gaussian import MultivariateGaussian as MultivariateGaussian
+from ._negative_binomial import NegativeBinomial as NegativeBinomial
+from ._ordinal import Ordinal as Ordinal
+from ._poisson import Poisson as Poisson
 from ._resolve import Resolved as Resolved
 from ._resolve import as_likelihood as as_likelihood
 from ._resolve import resolve_loss as resolve_loss
 from ._scaled import ScaledLikelihood as ScaledLikelihood
+from ._student_t import StudentT as StudentT
+from ._weibull import Weibull as Weibull

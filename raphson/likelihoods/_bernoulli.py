@@ -170,6 +170,23 @@ class Bernoulli(Likelihood):
         """Return the variances of the labels, ``(..., M)``."""
         return torch.sigmoid(f) * torch.sigmoid(-f)
 
+    def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
+        """Return the logits of the shares of positive labels, at least half a row of each kind.
+
+        Args:
+            y: Labels ``(N, M)``, or ``(N,)`` where ``M = 1``.
+            n_outputs: ``M``.
+            weights: ``(N,)`` example weights; None means 1 each.
+
+        Returns:
+            Outputs ``(M,)``: with both kinds present, those that fit all targets alike; ``pos_weight`` counts.
+        """
+        labels = output_columns(y, n_outputs).double().reshape(-1, n_outputs)
+        w = torch.ones_like(labels[:, :1]) if weights is None else weights.to(labels).reshape(-1, 1)
+        positive, negative = ((w * part).sum(0) for part in self._parts(labels, labels))
+        least = (0.5 * (positive + negative) / max(len(labels), 1)).clamp_min(torch.finfo(torch.float64).tiny)
+        return torch.maximum(positive, least).log() - torch.maximum(negative, least).log()
+
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise for the first row outside the support.
 

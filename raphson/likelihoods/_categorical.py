@@ -198,6 +198,38 @@ class Categorical(Likelihood):
         """Return the number of classes: one more than the largest label, or the length of a row of probabilities."""
         return y.shape[-1] if y.is_floating_point() else int(y.max()) + 1
 
+    def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
+        """Return the logarithms of the shares of the classes, each at least that of half a row.
+
+        Args:
+            y: Labels ``(N,)`` or rows ``(N, K)``.
+            n_outputs: ``K``.
+            weights: ``(N,)`` example weights; None means 1 each.
+
+        Returns:
+            Outputs ``(K,)``: with every class present, those that fit all targets alike; class weights and label
+            smoothing count.
+        """
+        examples = y.reshape(-1, n_outputs) if y.is_floating_point() else y.reshape(-1)
+        w = torch.ones(len(examples), dtype=torch.float64, device=y.device)
+        w = (
+            w
+            if weights is None
+            else weights.to(w).unsqueeze(-1).expand(len(weights), len(w) // len(weights)).reshape(-1)
+        )
+        if y.is_floating_point():
+            totals = w @ examples.double()
+        else:
+            w = w * (examples != self.ignore_index)
+            totals = w.new_zeros(n_outputs).index_add_(0, examples.long().masked_fill(w == 0, 0), w)
+        totals = totals * (1 - self.label_smoothing) + totals.sum() * (self.label_smoothing / n_outputs)
+        if self.class_weight is not None:
+            totals = totals * self.class_weight.to(totals)
+        size = totals.sum()
+        if not bool(size > 0):
+            return torch.zeros_like(totals)
+        return (totals / size).clamp_min(0.5 / max(len(w), float(size))).log()
+
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise for the first row outside the support.
 

@@ -142,6 +142,20 @@ class Gaussian(Likelihood):
         """Return ``sigma^2``, ``(..., M)``."""
         return self._scale(f).square().expand(f.shape)
 
+    def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
+        """Return the means of the responses.
+
+        Args:
+            y: Responses ``(N, M)``, or ``(N,)`` where ``M = 1``.
+            n_outputs: ``M``.
+            weights: ``(N,)`` example weights; None means 1 each.
+
+        Returns:
+            Outputs ``(M,)``, those that fit all targets alike.
+        """
+        rows = output_columns(y, n_outputs).double().reshape(-1, n_outputs)
+        return rows.mean(0) if weights is None else weights.to(rows) @ rows / weights.double().sum()
+
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise for the first row outside the support.
 

@@ -56,6 +56,7 @@ class ScaledLikelihood(Likelihood):
         if not (self.factor > 0 and math.isfinite(self.factor)):
             raise InputError(f"factor is {self.factor:g}, but a likelihood can only be scaled by a positive number.")
         object.__setattr__(self, "concave", self.base.concave)
+        object.__setattr__(self, "support", self.base.support)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -70,6 +71,10 @@ class ScaledLikelihood(Likelihood):
     def n_outputs(self, y: Tensor) -> int:
         """Return what the base asks for."""
         return self.base.n_outputs(y)
+
+    def output_names(self, n_outputs: int) -> tuple[str, ...]:
+        """Return the base's names."""
+        return self.base.output_names(n_outputs)
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
         """Return the base's start."""

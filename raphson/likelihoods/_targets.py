@@ -26,7 +26,7 @@ def like_outputs(f: Tensor, y: Tensor) -> Tensor:
     if y.shape != f.shape:
         raise InputError(
             f"The targets have shape {tuple(y.shape)} but the outputs have shape {tuple(f.shape)}: "
-            "give one target per output (a single output may drop its last axis)."
+            "give one target per response (a single one may drop its last axis)."
         )
     return y.to(f.dtype)
 

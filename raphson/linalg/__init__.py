@@ -8,6 +8,10 @@ from ._block_diagonal import BlockDiagonalMatrix as BlockDiagonalMatrix
 from ._cholesky import cholesky as cholesky
 from ._cholesky import cholesky_solve as cholesky_solve
 from ._cholesky import solve_symmetric as solve_symmetric
+from ._congruence import ScaledRows as ScaledRows
+from ._congruence import congruence as congruence
+from ._congruence import plus_diagonal as plus_diagonal
+from ._congruence import scaled_rows as scaled_rows
 from ._equal_blocks import EqualBlocks as EqualBlocks
 from ._equal_blocks import EqualBlocksMatrix as EqualBlocksMatrix
 from ._implicit import Implicit as Implicit
@@ -30,6 +34,8 @@ from ._operator import Eigh as Eigh
 from ._operator import LinearOperator as LinearOperator
 from ._operator import SlogDet as SlogDet
 from ._operator import SymmetricOperator as SymmetricOperator
+from ._permuted import Permuted as Permuted
+from ._permuted import PermutedRows as PermutedRows
 from ._size import MAX_DENSE_ELEMENTS as MAX_DENSE_ELEMENTS
 from ._state import from_state_dict as from_state_dict
 from ._sum import Sum as Sum

@@ -182,9 +182,5 @@ def _mm(blocks: Tensor, columns: Tensor) -> Tensor:
 def _to_dense(blocks: Tensor) -> Tensor:
     shape = _shape(blocks)
     check_dense_size(shape, blocks.dtype, "its blocks or its products mv and mm")
-    *batch, m, a, b = blocks.shape
-    dense = blocks.new_zeros((*batch, m, a, m, b))
-    index = torch.arange(m, device=blocks.device)
-    # indices on both sides of a slice put the indexed axis first
-    dense[..., index, :, index, :] = blocks.movedim(-3, 0)
-    return dense.reshape(shape)
+    same = torch.eye(blocks.shape[-3], dtype=torch.bool, device=blocks.device)[:, None, :, None]
+    return torch.where(same, blocks.unsqueeze(-2), blocks.new_zeros(())).reshape(shape)

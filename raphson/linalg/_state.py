@@ -12,18 +12,40 @@ from raphson._errors import InputError
 
 from ._basic import Dense, Diagonal, Scaled
 from ._block_diagonal import BlockDiagonal, BlockDiagonalMatrix
+from ._congruence import ScaledRows
 from ._equal_blocks import EqualBlocks, EqualBlocksMatrix
 from ._kronecker import Kronecker, KroneckerEigen, KroneckerMatrix
 from ._low_rank import DiagonalPlusLowRank
 from ._matrix import Matrix, ScaledColumns, SideBySide
 from ._operator import LinearOperator
+from ._permuted import Permuted, PermutedRows
 from ._sum import Sum
 
 _KINDS: dict[str, type[LinearOperator]] = {
     kind.__name__: kind
     for kind in (
-        *(Dense, Diagonal, Scaled, Sum, DiagonalPlusLowRank, BlockDiagonal, EqualBlocks, Kronecker, KroneckerEigen),
-        *(Matrix, ScaledColumns, SideBySide, BlockDiagonalMatrix, EqualBlocksMatrix, KroneckerMatrix),
+        *(
+            Dense,
+            Diagonal,
+            Scaled,
+            Sum,
+            DiagonalPlusLowRank,
+            BlockDiagonal,
+            EqualBlocks,
+            Kronecker,
+            KroneckerEigen,
+            Permuted,
+        ),
+        *(
+            Matrix,
+            ScaledColumns,
+            ScaledRows,
+            SideBySide,
+            BlockDiagonalMatrix,
+            EqualBlocksMatrix,
+            KroneckerMatrix,
+            PermutedRows,
+        ),
     )
 }
 

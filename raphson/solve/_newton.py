@@ -138,7 +138,9 @@ def _shorter_step(
 
 
 def _shifted_cholesky(hessian: Tensor) -> Tensor:
-    """Factorize ``H + t diag|H|`` with the smallest tried t that makes it positive definite."""
+    """Factorize ``H + t diag|H|`` with the smallest tried t that makes it positive definite; I for H not finite."""
+    if not bool(torch.isfinite(hessian).all()):
+        return torch.eye(hessian.shape[0], dtype=hessian.dtype)
     eps = torch.finfo(hessian.dtype).eps
     diagonal = hessian.diagonal().abs()
     diagonal = diagonal.clamp_min(float(diagonal.max()) * eps + torch.finfo(hessian.dtype).tiny)

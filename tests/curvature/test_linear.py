@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raphson import data
 from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs
 from raphson.curvature._linear import LinearObjective
 from raphson.data import DenseDesign, SparseDesign
+from raphson.data import _design as data
 from raphson.likelihoods import Bernoulli, Categorical, Gaussian
 from raphson.linalg import DiagonalPlusLowRank
 

@@ -75,7 +75,7 @@ def test_one_output_may_drop_its_axis(lik):
 @pytest.mark.parametrize("lik", [Bernoulli(), Gaussian()])
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3), (2,), (4, 2, 1)])
 def test_targets_never_broadcast(lik, shape):
-    with pytest.raises(_errors.InputError, match="one target per output"):
+    with pytest.raises(_errors.InputError, match="one target per response"):
         lik.nll(torch.zeros(4, 2), torch.zeros(shape))
 
 

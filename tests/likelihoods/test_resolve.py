@@ -93,6 +93,72 @@ def test_mean_squared_error(reduction, shape):
     _check(loss, f, y, lambda f: loss(f, y))
 
 
+def _rates(shape, seed=0):
+    return torch.rand(shape, dtype=DTYPE, generator=torch.Generator().manual_seed(seed)) * 3 + 0.1
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 2, 2), (6, 1)])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda r: nn.PoissonNLLLoss(reduction=r),
+        lambda r: nn.PoissonNLLLoss(full=True, reduction=r),
+        lambda r: nn.PoissonNLLLoss(log_input=False, eps=1e-3, reduction=r),
+        lambda r: nn.HuberLoss(delta=0.7, reduction=r),
+        lambda r: nn.SmoothL1Loss(beta=0.7, reduction=r),
+    ],
+)
+def test_elementwise_losses(make, reduction, shape):
+    loss, f = make(reduction), _rates(shape)
+    # counts on both sides of torch's threshold for Stirling's formula
+    y = torch.randint(5, shape, generator=torch.Generator().manual_seed(1)).to(DTYPE)
+    _check(loss, f, y, lambda f: loss(f, y))
+
+
+def test_huber_is_quadratic_near_zero_and_linear_beyond():
+    lik = as_likelihood(nn.HuberLoss(delta=1.5, reduction="sum"))
+    f, y = torch.tensor([[0.0], [0.0], [0.0]], dtype=DTYPE), torch.tensor([1.0, 2.0, -9.0], dtype=DTYPE)
+    at = lik.derivatives(f, y)
+    torch.testing.assert_close(at.nll, torch.tensor([0.5, 1.5 * (2 - 0.75), 1.5 * (9 - 0.75)], dtype=DTYPE))
+    torch.testing.assert_close(at.gradient, torch.tensor([[-1.0], [-1.5], [1.5]], dtype=DTYPE))
+    assert at.hessian is not None
+    torch.testing.assert_close(at.hessian.diagonal(), torch.tensor([[1.0], [0.0], [0.0]], dtype=DTYPE))
+    assert lik.concave
+    with pytest.raises(_errors.InputError, match=r"torch\.nn\.HuberLoss is known by its value only"):
+        lik.fisher(f)
+
+
+@pytest.mark.parametrize(("log_input", "eps"), [(True, 1e-8), (False, 0.5)])
+def test_a_poisson_loss_has_the_information_of_its_counts(log_input, eps):
+    lik = as_likelihood(nn.PoissonNLLLoss(log_input=log_input, eps=eps, reduction="sum"))
+    f = torch.full((40_000, 1), 0.8, dtype=DTYPE)
+    y = lik.sample(f, torch.Generator().manual_seed(0))
+    lik.check(y, 1)
+    hessians = lik.hessian(f, y).diagonal()
+    information = float(lik.fisher(f[:1]).to_dense())
+    assert abs(float(hessians.mean()) - information) <= 5 * float(hessians.std()) / 200 + 1e-12
+    assert float(lik.mean(f[:1])) == pytest.approx(float(y.mean()), abs=5 * float(y.std()) / 200)
+    assert float(lik.variance(f[:1])) == pytest.approx(float(y.var()), rel=0.05)
+
+
+@pytest.mark.parametrize("weight", [None, _CLASSES])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_binary_cross_entropy_of_probabilities(weight, reduction):
+    loss, g = nn.BCELoss(weight=weight, reduction=reduction), torch.Generator().manual_seed(0)
+    f = 0.05 + 0.9 * torch.rand(5, 3, dtype=DTYPE, generator=g)
+    y = torch.rand(5, 3, dtype=DTYPE, generator=g)
+
+    def plain(f):
+        # not torch's second derivative, which adds 1e-12 to a denominator
+        terms = (1 if weight is None else weight) * (y * torch.log(f) + (1 - y) * torch.log(1 - f))
+        return -terms.mean() if reduction == "mean" else -terms.sum()
+
+    _check(loss, f, y, plain)
+    torch.testing.assert_close(plain(f), loss(f, y), rtol=1e-13, atol=0)
+    assert as_likelihood(loss).nll(f + 1, y).isinf().all()
+
+
 def test_a_small_squared_error_keeps_its_digits():
     f = torch.tensor([[1.0, 2.0]])
     y = f + torch.tensor([[1e-6, -2e-6]])
@@ -118,6 +184,18 @@ def test_a_likelihood_passes_through():
     assert resolve_loss(nn.MSELoss(reduction="sum")).reduction == "sum"
 
 
+def test_functions_and_families_say_nothing_about_the_reduction():
+    assert resolve_loss(lambda f, y: ((f - y) ** 2).sum()).reduction is None
+    assert resolve_loss(torch.distributions.Gamma).reduction is None
+    assert resolve_loss(torch.distributions.Gamma).likelihood.parameters == ("log_concentration", "log_rate")
+
+
+def test_a_loss_may_have_links():
+    lik = as_likelihood(nn.MSELoss(reduction="sum"), links="exp")
+    f, y = _draw((4, 2)), _draw((4, 2), 1)
+    torch.testing.assert_close(lik.nll(f, y).sum(), nn.functional.mse_loss(f.exp(), y, reduction="sum"))
+
+
 class _Different(nn.CrossEntropyLoss):
     def forward(self, input, target):
         return 2 * super().forward(input, target)
@@ -128,7 +206,13 @@ class _Different(nn.CrossEntropyLoss):
     [
         (nn.CrossEntropyLoss(reduction="none"), "reduction='none', .* use reduction='mean'"),
         (nn.MSELoss(reduction="none"), "reduction='none'"),
-        (nn.L1Loss(), "L1Loss is not a known loss. Known are torch.nn.CrossEntropyLoss"),
+        (nn.L1Loss(), "L1Loss is not a known loss. Known are torch.nn.CrossEntropyLoss.* absolute error is zero"),
+        (nn.SmoothL1Loss(beta=0.0), "beta=0 is L1Loss.* use HuberLoss"),
+        (nn.NLLLoss(), "linear in the log probabilities .* use CrossEntropyLoss"),
+        (nn.GaussianNLLLoss(), r"use HeteroscedasticGaussian\('mean_variance'\)"),
+        (nn.TripletMarginLoss(), r"TripletMarginLoss is not a known loss.* function nll\(f, y\)"),
+        (nn.PoissonNLLLoss(reduction="none"), "reduction='none'"),
+        (nn.BCELoss(weight=torch.ones(4, 3)), r"BCELoss has a weight of shape \(4, 3\)"),
         (_Different(), "_Different is not a known loss"),
         ("categorical", "str is not a known loss"),
         (nn.BCEWithLogitsLoss(weight=torch.ones(4, 3)), r"weight of shape \(4, 3\).* example weights"),

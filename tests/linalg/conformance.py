@@ -25,6 +25,7 @@ from raphson.linalg import (
     Kronecker,
     KroneckerEigen,
     Matrix,
+    Permuted,
     Scaled,
     Sum,
     SymmetricOperator,
@@ -188,6 +189,16 @@ def equal_blocks(d: Draw) -> Built:
     return EqualBlocks(torch.stack(blocks, -3)), whole
 
 
+def permuted(d: Draw) -> Built:
+    inner, whole = block_diagonal(d)
+    index = torch.randperm(whole.shape[-1], generator=d.generator()).to(whole.device)
+    matrix = torch.empty_like(whole)
+    for i, a in enumerate(index.tolist()):
+        for j, b in enumerate(index.tolist()):
+            matrix[..., a, b] = whole[..., i, j]
+    return Permuted(inner, index), matrix
+
+
 def implicit(d: Draw) -> Built:
     matrix = d.matrix(d.generator(), d.n)
     function = lambda v: (matrix @ v.unsqueeze(-1)).squeeze(-1)  # noqa: E731
@@ -206,7 +217,7 @@ BUILDERS: tuple[Callable[[Draw], Built], ...] = (
         low_rank_minus,
         softmax,
     ),
-    *(kronecker, kronecker_of_three, kronecker_eigen, block_diagonal, equal_blocks, implicit),
+    *(kronecker, kronecker_of_three, kronecker_eigen, block_diagonal, equal_blocks, permuted, implicit),
 )
 
 

@@ -1,0 +1,157 @@
+"""Time generalized linear models side by side with the peers, on the same likelihood, checked by an independent gradient.
+
+Run ``python benchmarks/glm.py`` (``--help`` lists the options); ``benchmarks/README.md`` says how to read the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import glum
+import numpy as np
+import statsmodels
+from _glm_problems import TOL, Answer, Problem, Run, problems
+from fit import SLOW, geometric_mean, machine, turn
+
+OURS = "raphson"
+
+
+def race(problem: Problem, repeats: int) -> dict[str, dict[str, Any]]:
+    """Time every contestant, interleaved, after a warm-up that also checks the answer.
+
+    Args:
+        problem: The problem.
+        repeats: Turns of each.
+
+    Returns:
+        For ``"fit"`` and ``"with errors"`` a row per contestant: seconds, gradient, whether it is credited, and how far
+        its standard errors are from raphson's.
+    """
+    runners = {("fit", name): run for name, run in problem.fits.items()}
+    runners |= {("with errors", name): run for name, run in problem.errors.items()}
+    results: dict[tuple[str, str], dict[str, Any]] = {}
+    answers: dict[tuple[str, str], Answer] = {}
+    for key, run in runners.items():
+        results[key], answers[key] = _warm_up(problem, run)
+    for repeat in range(repeats):
+        for key, run in runners.items():
+            result = results[key]
+            if "failed" not in result and not (repeat and result["warmup"] > SLOW):
+                result["times"] += turn(run)
+    ours = answers["with errors", OURS].get("errors")
+    out: dict[str, dict[str, Any]] = {"fit": {}, "with errors": {}}
+    for (kind, name), result in results.items():
+        result["seconds"] = float(np.median(result["times"])) if result["times"] else result["warmup"]
+        result["credited"] = "failed" not in result and result["gradient"] <= TOL
+        errors = answers[kind, name].get("errors")
+        if errors is not None and ours is not None and errors.shape == ours.shape:
+            result["errors differ"] = float(np.abs(errors / ours - 1).max())
+        out[kind][name] = result
+    return out
+
+
+def _warm_up(problem: Problem, run: Run) -> tuple[dict[str, Any], Answer]:
+    start = time.perf_counter()
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            answer = run()
+        except Exception as refused:  # noqa: BLE001 - what a peer raises is its result
+            return {"warmup": time.perf_counter() - start, "failed": str(refused)[:200], "times": [], "gradient": np.nan}, {}
+        seconds = time.perf_counter() - start
+        gradient = float(np.abs(problem.gradient(answer)).max())
+    return {"warmup": seconds, "gradient": gradient, "times": []}, answer
+
+
+def compare(results: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Return how many times longer the fastest credited peer takes, for fits alone and for fits with standard errors."""
+    ratios: dict[str, float] = {}
+    for kind, rows in results.items():
+        peers = [row["seconds"] for name, row in rows.items() if name not in (OURS, "glum") and row["credited"]]
+        if peers:
+            ratios[kind] = min(peers) / rows[OURS]["seconds"]
+        if rows.get("glum", {}).get("credited"):
+            ratios["glum"] = rows["glum"]["seconds"] / rows[OURS]["seconds"]
+    return ratios
+
+
+def table(results: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """Return the lines of the table, and the means below it.
+
+    Args:
+        results: What ``race`` returned, by problem.
+
+    Returns:
+        Lines of Markdown.
+    """
+    lines = [
+        "| data | raphson fit s | scikit-learn | glum | raphson with errors s | statsmodels | sklearn / raphson | "
+        "statsmodels / raphson | glum / raphson |",
+        "| " + " | ".join(["---"] * 9) + " |",
+    ]
+    ratios: dict[str, list[float]] = {"fit": [], "with errors": [], "glum": []}
+    for name, result in results.items():
+        fit, errors, found = result["fit"], result["with errors"], compare(result)
+        cells = [_cell(fit, OURS), _cell(fit, "scikit-learn"), _cell(fit, "glum")]
+        cells += [_cell(errors, OURS), _cell(errors, "statsmodels")]
+        for kind, values in ratios.items():
+            if kind in found:
+                values.append(found[kind])
+            cells.append(f"{found[kind]:.1f}" if kind in found else "")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    means = [f"**{geometric_mean(values):.1f}**" if values else "" for values in ratios.values()]
+    lines.append("| geometric mean | | | | | | " + " | ".join(means) + " |")
+    both = ratios["fit"] + ratios["with errors"]
+    if both:
+        lines.append(f"\nAll comparisons with scikit-learn and statsmodels: {geometric_mean(both):.2f}, least {min(both):.2f}.")
+    return lines
+
+
+def _cell(rows: dict[str, Any], who: str) -> str:
+    """Return the best of a peer's solvers: the fastest credited one, or the one with the smallest gradient."""
+    found = {name: row for name, row in rows.items() if name.split()[0] == who}
+    if not found:
+        return ""
+    credited = {name: row for name, row in found.items() if row["credited"]}
+    if credited:
+        name, row = min(credited.items(), key=lambda item: item[1]["seconds"])
+        note = ""
+    else:
+        name, row = min(found.items(), key=lambda item: np.nan_to_num(item[1]["gradient"], nan=np.inf))
+        note = " (fails)" if "failed" in row else f" (gradient {row['gradient']:.0e})"
+    return f"{row['seconds']:.4f}" + "".join(f" {word}" for word in name.split()[1:]) + note
+
+
+def main() -> None:
+    """Run the benchmark from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", nargs="*", default=["10000x10", "100000x20", "1000000x20"], metavar="NxD")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", nargs="*", help="words; keep the problems whose name holds one")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/glm.json"))
+    arguments = parser.parse_args()
+    sizes = [tuple(int(number) for number in size.split("x")) for size in arguments.sizes]
+    results = {}
+    for problem in problems(sizes, arguments.only):
+        print(f"... {problem.name}", flush=True)
+        repeats = arguments.repeats if problem.n_rows < 500_000 else min(arguments.repeats, 3)
+        results[problem.name] = race(problem, repeats)
+    facts = machine() | {"statsmodels": statsmodels.__version__, "glum": glum.__version__}
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print("\n".join(table(results)))
+    for name, result in results.items():
+        for peer, row in result["with errors"].items():
+            if peer != OURS and row["credited"] and row.get("errors differ", 0.0) > 1e-3:
+                print(f"standard errors, {name}: {peer} differ by up to {row['errors differ']:.1e}")
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    report = {"machine": facts, "tolerance": TOL, "results": results}
+    arguments.json.write_text(json.dumps(report, indent=1, default=float) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+r"""Vectors in output space whose outer products sum to the output curvature.
+
+At an output :math:`f_i` (one for each example, or each position of it) the output Hessian, times weight and scale, is
+written as :math:`\sum_c u_{ic} u_{ic}^T`. The Gauss-Newton matrix is then
+:math:`\sum_{i,c} (J_i^T u_{ic})(J_i^T u_{ic})^T`: backward passes from the ``u``, and no matrix in output space.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.data import Batch, Inputs, tree_map
+from raphson.linalg import LinearOperator
+from raphson.model._taps import Taps, tap
+from raphson.model._uses import Layout, Matmul
+
+from ._gram import add_gram
+from ._objective import Objective
+
+Estimator = Literal["exact", "observed", "mc", "empirical"]
+
+_CHUNK_ELEMENTS = 2**21
+"""Entries of the output gradients that are held at a time."""
+
+_PART_ELEMENTS = 2**20
+"""Entries of the layers' outputs that are made at a time (measured: larger ones leave the cache)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """Which columns to take.
+
+    Attributes:
+        estimator: ``"exact"``: a root of the expected output Hessian; ``"mc"``: random combinations of its columns,
+            with the outer product right in expectation; ``"empirical"``: the output gradient at the data;
+            ``"observed"``: a root of the observed output Hessian, which must not be indefinite.
+        samples: Number of random combinations.
+        generator: Source of randomness.
+    """
+
+    estimator: Estimator
+    samples: int = 1
+    generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        if self.estimator not in get_args(Estimator):
+            raise InputError(
+                f"estimator is {self.estimator!r}, but it must be one of {', '.join(get_args(Estimator))}."
+            )
+        if self.samples < 1:
+            raise InputError(f"samples is {self.samples}, but at least one sample is needed.")
+
+
+@dataclass(frozen=True, eq=False)
+class Tapped:
+    """A batch with its forward pass, and how its positions make up the terms of the loss.
+
+    Attributes:
+        index: Its number.
+        batch: The batch.
+        taps: Output and uses.
+    """
+
+    index: int
+    batch: Batch
+    taps: Taps
+
+    @cached_property
+    def positionwise(self) -> bool:
+        """Whether an output at a position depends on that position of every layer only: positions are like examples."""
+        return _positionwise(self.taps)
+
+    @cached_property
+    def example_layouts(self) -> list[Layout]:
+        """Which positions of each use belong to which example."""
+        return self.taps.layouts()
+
+    @cached_property
+    def unit_layouts(self) -> list[Layout]:
+        """Which positions of each use belong to which unit: an example, or a position where they are alike."""
+        if not self.positionwise:
+            return self.example_layouts
+        return [Layout(1, use.positions, 1) for use in self.taps.uses]
+
+    def unit_inputs(self, number: int) -> Tensor:
+        """Return the inputs of a linear or convolutional use by unit, ``(units, G, I, P)``, kept for all columns."""
+        if number not in self._inputs:
+            use = self.taps.uses[number]
+            assert isinstance(use, Matmul)
+            self._inputs[number] = use.example_inputs(self.unit_layouts[number])
+        return self._inputs[number]
+
+    @cached_property
+    def _inputs(self) -> dict[int, Tensor]:
+        return {}
+
+
+def tapped_batches(objective: Objective) -> Iterator[Tapped]:
+    """Yield the data with their forward passes: batches, or parts of them small enough to stay near the processor."""
+    step: int | None = None
+    for index, batch in enumerate(objective.batches()):
+        if step is None:
+            step = _part_size(objective, batch)
+        for start in range(0, batch.n_examples, step):
+            part = batch if step >= batch.n_examples else batch.rows(slice(start, start + step))
+            taps = _tap(objective, part, index)
+            with torch.no_grad():
+                nll = objective.likelihood.nll(taps.output.detach(), part.y)
+                if not bool(torch.isfinite(nll).all()):
+                    # rows are counted within the batch
+                    objective.check_finite(torch.cat([nll.new_zeros(start, *nll.shape[1:]), nll]), index)
+            yield Tapped(index, part, taps)
+
+
+def _tap(objective: Objective, batch: Batch, index: int) -> Taps:
+    return tap(lambda params, _: objective.outputs(batch, index, params), objective.space.tensors, batch.x)
+
+
+def _part_size(objective: Objective, batch: Batch) -> int:
+    """Return how many examples to take at a time, from the size of the layers' outputs for one."""
+    n = batch.n_examples
+    if n * max(_numel(batch.x) // n, objective.n_outputs) < _PART_ELEMENTS // 2:
+        return n
+    one = _tap(objective, batch.rows(slice(0, 1)), 0)
+    return max(1, _PART_ELEMENTS // max(1, sum(use.shape.numel() for use in one.uses)))
+
+
+def _numel(x: Inputs) -> int:
+    total = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal total
+        total += tensor.numel()
+        return tensor
+
+    tree_map(count, x)
+    return total
+
+
+def columns(objective: Objective, tapped: Tapped, sampling: Sampling, per_position: bool = True) -> Iterator[Tensor]:
+    """Yield the vectors, some at a time.
+
+    Args:
+        objective: The objective, whose scale and weights they have.
+        tapped: A batch.
+        sampling: Which vectors.
+        per_position: Whether vectors of different positions of an example must not be mixed.
+
+    Yields:
+        ``(k, N, ..., C)``.
+    """
+    batch, taps = tapped.batch, tapped.taps
+    f = taps.output.detach()
+    root = _root(objective, batch, f)
+    chunk = max(1, _CHUNK_ELEMENTS // max(1, sum(use.shape.numel() for use in taps.uses)))
+    if not taps.batchable:
+        chunk = 1
+    lik = objective.likelihood
+    apart = per_position and f.ndim > 2 and not tapped.positionwise
+    factor = None if sampling.estimator == "empirical" else lik.fisher_factor(f, batch.y)
+    if sampling.estimator == "observed":
+        factor = lik.hessian(f, batch.y).factor()
+    if sampling.estimator == "mc":
+        assert factor is not None
+        for start in range(0, sampling.samples, chunk):
+            size = (*f.shape[:-1], factor.shape[-1])
+            draws = [_signs(size, sampling.generator, f) for _ in range(min(chunk, sampling.samples - start))]
+            yield torch.stack([factor.mv(z) for z in draws]) * (root / math.sqrt(sampling.samples))
+        return
+    for u in _whole(f, lik.gradient(f, batch.y) if factor is None else factor, chunk):
+        u = u * root
+        if not apart:
+            yield u
+            continue
+        flat = u.flatten(2, -2)
+        for t in range(flat.shape[2]):
+            alone = torch.zeros_like(flat)
+            alone[:, :, t] = flat[:, :, t]
+            yield alone.view_as(u)
+
+
+def _whole(f: Tensor, source: Tensor | LinearOperator, chunk: int) -> Iterator[Tensor]:
+    """Yield a gradient, or the columns of a factor some at a time, as ``(k, N, ..., C)``."""
+    if isinstance(source, Tensor):
+        yield source.unsqueeze(0)
+        return
+    r = source.shape[-1]
+    for start in range(0, r, chunk):
+        unit = torch.zeros(r, min(chunk, r - start), dtype=f.dtype, device=f.device)
+        unit[start : start + chunk].fill_diagonal_(1.0)
+        yield source.mm(unit.expand(*f.shape[:-1], *unit.shape)).movedim(-1, 0)
+
+
+def average_weights(objective: Objective, batch: Batch, positions: torch.Size) -> tuple[Tensor | None, Tensor | None]:
+    """Return how much each position and each example counts in an average of layer inputs, ``(N T,)`` and ``(N,)``.
+
+    A position counts by its example's weight times what the likelihood gives to its target, an example by the mean
+    over its positions: with a weight of 3 it is three examples, with its targets ignored it is none. None means 1 each.
+    """
+    weights, own = objective.position_weights(batch), objective.likelihood.weight(batch.y)
+    if weights is None and own is None:
+        return None, None
+    total = torch.ones(positions, dtype=objective.dtype, device=objective.device)
+    for w in (weights, own):
+        total = total if w is None else total * w.to(total)
+    if bool((total == 1).all()):
+        return None, None
+    return total.reshape(-1), total.reshape(positions[0], -1).mean(1)
+
+
+def add_output_gram(total: Tensor, objective: Objective, batch: Batch, f: Tensor) -> None:
+    """Add the expected output Hessians of a batch, times weight and scale, to the upper triangle of ``(1, C, C)``."""
+    root = _root(objective, batch, f)
+    c = f.shape[-1]
+    factor = objective.likelihood.fisher_factor(f, batch.y)
+    for u in _whole(f, factor, max(1, _CHUNK_ELEMENTS // f.numel())):
+        add_gram(total, (u * root).reshape(-1, 1, c, 1))
+
+
+def _root(objective: Objective, batch: Batch, f: Tensor) -> Tensor:
+    """Return the square root of scale times weight, broadcast against the outputs."""
+    weights = objective.position_weights(batch)
+    if weights is None:
+        return torch.full((), objective.scale, dtype=f.dtype, device=f.device).sqrt()
+    return (weights * objective.scale).sqrt().unsqueeze(-1)
+
+
+def _signs(shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor) -> Tensor:
+    device = like.device if generator is None else generator.device
+    bits = torch.randint(0, 2, shape, generator=generator, device=device)
+    return (2 * bits - 1).to(dtype=like.dtype, device=like.device)
+
+
+def _positionwise(taps: Taps) -> bool:
+    """Whether outputs at the first and last position depend on one position of each layer's, and not the same one."""
+    f = taps.output
+    n, t = f.shape[0], f.shape[1:-1].numel()
+    if t == 1 or taps.rest:
+        return False
+    if not taps.uses or any(use.positions != n * t for use in taps.uses) or any(use.inner > 1 for use in taps.uses):
+        return False
+    seen = []
+    for place in (0, t - 1):
+        weights = f.new_zeros(n, t)
+        weights[:, place] = 1
+        seen.append(taps.touched(weights.reshape(f.shape[:-1])))
+    return all(int(a.sum()) <= n and int(b.sum()) <= n and not bool((a & b).any()) for a, b in zip(*seen, strict=True))

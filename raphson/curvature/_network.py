@@ -1,0 +1,112 @@
+"""Products with the curvature of a network's objective: a sum over batches, each linearized once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from raphson._errors import RaphsonError
+from raphson.data import Batch
+from raphson.linalg import Implicit
+from raphson.model import Parts, map_parts
+
+from ._objective import Objective
+
+KEPT_BYTES = 2**29
+"""Graphs of several batches are kept between products if they take less than this together (512 MiB)."""
+
+
+class Local(Protocol):
+    """The curvature of one batch.
+
+    Attributes:
+        together: Whether products with several vectors are faster at once than in turn.
+    """
+
+    together: bool
+
+    def product(self, v: Tensor) -> Parts:
+        """Return the product with ``v`` of shape ``(P,)``, one tensor for each parameter."""
+
+
+Linearize = Callable[[Objective, Batch, int], Local]
+
+
+class NetworkProducts:
+    """The sum over batches of local curvatures, plus the penalty.
+
+    One batch stays linearized between products, and so do several whose graphs are small enough; otherwise each is
+    linearized anew, and all vectors of a block are applied to it.
+
+    Args:
+        objective: The objective.
+        linearize: From a batch and its number to its curvature.
+    """
+
+    def __init__(self, objective: Objective, linearize: Linearize) -> None:
+        self._objective, self._linearize = objective, linearize
+        self._versions = objective.model.versions()
+        self._kept: list[Local] | None = None
+
+    def operator(self) -> Implicit:
+        """Return the symmetric operator ``(P, P)``."""
+        space = self._objective.space
+        labels = space.labels()
+        return Implicit(self.mv, space.numel, space.dtype, space.device, matmat=self.mm, labels=labels)
+
+    def mv(self, v: Tensor) -> Tensor:
+        """Return the product with ``v``, both ``(P,)``."""
+        return self._rows(v.unsqueeze(0)).squeeze(0)
+
+    def mm(self, v: Tensor) -> Tensor:
+        """Return the product with the columns of ``v``, both ``(P, k)``."""
+        return self._rows(v.mT).mT
+
+    def _rows(self, rows: Tensor) -> Tensor:
+        objective = self._objective
+        objective.space.check_length(rows.shape[-1])
+        if self._versions != objective.model.versions():
+            raise RaphsonError(
+                "The parameters of the model changed after this operator was made, which describes the curvature "
+                "where they were. Make a new operator, or keep its dense form."
+            )
+        total: Tensor | None = None
+        for local in self._locals():
+            part = map_parts(local.product, rows, objective.space, local.together)
+            total = part if total is None else total.add_(part)
+        assert total is not None
+        return total.add_(rows, alpha=objective.l2) if objective.l2 else total
+
+    def _locals(self) -> Iterator[Local]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        objective, kept, size = self._objective, [], 0
+        single = objective.n_batches == 1
+        for index, batch in enumerate(objective.batches()):
+            if index == 0 and not single:
+                size = self._measure(batch)
+            local = self._linearize(objective, batch, index)
+            if single or size * objective.n_batches <= KEPT_BYTES:
+                kept.append(local)
+            yield local
+            del local
+        self._kept = kept or None
+
+    def _measure(self, batch: Batch) -> int:
+        """Return the bytes that the graph of a batch holds, parameters aside."""
+        own = {tensor.untyped_storage().data_ptr() for tensor in self._objective.model.everything.values()}
+        seen: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            seen[storage.data_ptr()] = storage.nbytes()
+            # what is counted is thrown away at once, so nothing has to be kept
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            self._linearize(self._objective, batch, 0)
+        return sum(size for pointer, size in seen.items() if pointer not in own)

@@ -1,0 +1,197 @@
+"""Batches of weighted examples from tensors, loaders and iterables, the same on every pass."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+
+Inputs: TypeAlias = Any
+"""What goes into a model: a tensor, a tuple of positional arguments or a mapping of named ones."""
+
+_SAMPLE = 4096
+"""Entries of a tensor that its checksum reads, evenly spaced: enough to see a shuffle, cheap beside a product."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some examples: inputs, targets and weights.
+
+    Attributes:
+        x: Inputs, ``(N, ...)`` or a tuple or mapping of such.
+        y: Targets, ``(N, ...)``.
+        weight: ``(N,)``, or None for 1 each.
+    """
+
+    x: Inputs
+    y: Tensor
+    weight: Tensor | None
+
+    @property
+    def n_examples(self) -> int:
+        """Return ``N``."""
+        return self.y.shape[0]
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        weight = None if self.weight is None else self.weight.to(device)
+        return Batch(move(self.x, device), self.y.to(device), weight)
+
+    def rows(self, rows: slice) -> Batch:
+        """Return some of the examples, as views."""
+        weight = None if self.weight is None else self.weight[rows]
+        return Batch(take(self.x, rows, self.n_examples), self.y[rows], weight)
+
+
+def tree_map(function: Any, x: Inputs) -> Inputs:
+    """Return inputs of the same form with a function applied to every tensor."""
+    if isinstance(x, Tensor):
+        return function(x)
+    if isinstance(x, Mapping):
+        return {key: tree_map(function, value) for key, value in x.items()}
+    if isinstance(x, tuple | list):
+        return tuple(tree_map(function, value) for value in x)
+    return x
+
+
+def move(x: Inputs, device: torch.device) -> Inputs:
+    """Return inputs on a device."""
+    return tree_map(lambda tensor: tensor.to(device), x)
+
+
+def take(x: Inputs, rows: slice, n: int) -> Inputs:
+    """Return inputs of some of ``n`` examples; tensors whose first axis is not that of the examples stay whole."""
+    return tree_map(lambda tensor: tensor[rows] if tensor.ndim and tensor.shape[0] == n else tensor, x)
+
+
+class Batches:
+    """Batches that are the same on every pass, on one device.
+
+    Args:
+        data: ``(x, y)`` or ``(x, y, weight)`` of tensors, or an iterable of such that can be read repeatedly
+            (a list, a ``DataLoader`` that does not shuffle).
+        device: Where batches go.
+
+    Raises:
+        InputError: The data are of another form, or can be read only once.
+    """
+
+    def __init__(self, data: Any, device: torch.device) -> None:
+        self._device = device
+        self._sums: list[int] = []
+        self._complete = False
+        if _is_whole(data):
+            self._batches: Iterable[Any] = [_batch(data, 0).to(device)]
+            self._checked = False
+            return
+        if not isinstance(data, Iterable):
+            raise InputError(
+                f"data is a {type(data).__name__}: give (x, y) or (x, y, weight) of tensors, a DataLoader, or a "
+                "list of such batches."
+            )
+        if isinstance(data, Iterator):
+            raise InputError(
+                f"data is a {type(data).__name__}, which can be read only once, but derivatives need several passes. "
+                "Give a list, a DataLoader, or another object that can be iterated again."
+            )
+        self._batches = data
+        # a list of tensors does not change between passes unless somebody writes into it
+        self._checked = not isinstance(data, list | tuple)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield batches, refusing those that differ from the first pass."""
+        count = -1
+        for count, item in enumerate(self._batches):
+            batch = item if isinstance(item, Batch) else _batch(item, count)
+            if self._checked:
+                self._compare(count, batch)
+            yield batch.to(self._device)
+        if count < 0:
+            raise InputError("data has no batch: give at least one, with at least one example.")
+        if self._complete and self._checked and count + 1 != len(self._sums):
+            raise InputError(f"data had {len(self._sums)} batches on the first pass and has {count + 1} now: {_REMEDY}")
+        self._complete = True
+
+    def _compare(self, index: int, batch: Batch) -> None:
+        value = _checksum(batch)
+        if not self._complete and index == len(self._sums):
+            self._sums.append(value)
+        elif index >= len(self._sums):
+            raise InputError(f"data had {len(self._sums)} batches on the first pass and has more now: {_REMEDY}")
+        elif self._sums[index] != value:
+            raise InputError(f"Batch {index} is not the one that the first pass read: {_REMEDY}")
+
+
+_REMEDY = (
+    "a derivative reads the data several times and needs the same batches each time. Use a DataLoader with "
+    "shuffle=False and no random augmentation, or a list of batches."
+)
+
+
+def _is_whole(data: Any) -> bool:
+    """Return whether data are ``(x, y[, weight])`` rather than an iterable of them."""
+    if not isinstance(data, tuple | list) or len(data) not in {2, 3} or not isinstance(data[1], Tensor):
+        return False
+    return isinstance(data[0], Tensor | Mapping | tuple | list)
+
+
+def _batch(item: Any, index: int) -> Batch:
+    """Return a batch of ``(x, y)`` or ``(x, y, weight)``, checked."""
+    if not isinstance(item, tuple | list) or len(item) not in {2, 3}:
+        raise InputError(f"Batch {index} is a {type(item).__name__}, but a batch must be (x, y) or (x, y, weight).")
+    x, y = item[0], item[1]
+    weight = item[2] if len(item) == 3 else None
+    if not isinstance(y, Tensor) or y.ndim == 0:
+        raise InputError(f"The targets of batch {index} must be a tensor with one row per example.")
+    tensors = _tensors(x)
+    if not tensors:
+        raise InputError(f"The inputs of batch {index} hold no tensor: give a tensor, or a tuple or dict of tensors.")
+    first = tensors[0]
+    if first.ndim == 0 or first.shape[0] != y.shape[0]:
+        rows = first.shape[0] if first.ndim else "no"
+        raise InputError(f"Batch {index} has {rows} rows of inputs but {y.shape[0]} targets: give one row for each.")
+    if y.shape[0] == 0:
+        raise InputError(f"Batch {index} has no example: leave empty batches out.")
+    if weight is not None:
+        weight = _weights(weight, y.shape[0], index)
+    return Batch(x, y, weight)
+
+
+def _weights(weight: Any, n: int, index: int) -> Tensor:
+    weight = torch.as_tensor(weight)
+    if weight.shape != (n,):
+        raise InputError(
+            f"The weights of batch {index} have shape {tuple(weight.shape)}, but there must be one number for each of "
+            f"its {n} examples, ({n},)."
+        )
+    bad = ~(torch.isfinite(weight) & (weight >= 0))
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise InputError(
+            f"The weight of row {row} of batch {index} is {float(weight[row]):g}, but weights must be finite and not "
+            "negative. Correct it, or leave the example out."
+        )
+    return weight
+
+
+def _tensors(x: Inputs) -> list[Tensor]:
+    found: list[Tensor] = []
+    tree_map(lambda tensor: found.append(tensor), x)
+    return found
+
+
+def _checksum(batch: Batch) -> int:
+    """Return a number that changes with the batch's shapes, types or (a sample of) entries."""
+    value = 0
+    for tensor in (*_tensors(batch.x), batch.y, *(() if batch.weight is None else (batch.weight,))):
+        flat = tensor.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // _SAMPLE)].cpu().contiguous()
+        value = zlib.crc32(f"{tuple(tensor.shape)}{tensor.dtype}".encode(), value)
+        value = zlib.crc32(sample.view(torch.uint8).numpy(), value)
+    return value

@@ -1,0 +1,23 @@
+"""Formulas and shapes for people: what the derivatives of a likelihood are, and how large they get.
+
+`raphson.explain` is this room and, called, the function of the same name: ``rp.explain(likelihood)``.
+"""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from ._explain import Explanation as Explanation
+from ._explain import explain as explain
+from ._explain import explain_name as explain_name
+from ._shapes import Shapes as Shapes
+from ._shapes import shapes as shapes
+
+
+class _Room(ModuleType):
+    # Importing a room binds its name in the package; the function of that name must stay reachable there.
+    def __call__(self, *args: Any, **kwargs: Any) -> Explanation:
+        return explain(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Room

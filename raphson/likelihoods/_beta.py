@@ -1,0 +1,296 @@
+r"""The beta likelihood of proportions, by mean and precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from raphson.linalg import EqualBlocks, EqualBlocksMatrix
+
+from ._binet import HALF_LOG_TWO_PI, binet, binet_derivatives
+from ._binet_together import binet_together
+from ._interleave import block_entries, interleaved
+from ._likelihood import Derivatives, Likelihood
+from ._pairs import columns, split, start_rows, total, weighted_mean
+from ._sampling import log_gamma_variate
+from ._support import OPEN_UNIT_INTERVAL
+from ._targets import like_outputs, refuse_outside
+
+
+class _Model(NamedTuple):
+    """The two parameters, and the shapes ``a = mean * precision`` and ``b = (1 - mean) * precision``."""
+
+    mean: Tensor
+    complement: Tensor
+    log_mean: Tensor
+    log_complement: Tensor
+    log_precision: Tensor
+    precision: Tensor
+    shapes: Tensor  # a, b and their sum, (3, ..., M); away from zero, where all of their functions are flat
+
+
+class _Data(NamedTuple):
+    """How far the mean is from the target."""
+
+    log_ratio: Tensor  # log(mean / y) - log((1 - mean) / (1 - y)), the difference of the logits
+    divergence: Tensor  # Kullback-Leibler, from a label of probability y to one of probability mean
+    log_variance: Tensor  # log y + log(1 - y)
+
+
+@dataclass(frozen=True, eq=False)
+class Beta(Likelihood):
+    r"""Independent proportions strictly between 0 and 1, with the logit of the mean and the log of the precision.
+
+    With mean :math:`\mu = 1 / (1 + e^{-\eta})`, precision :math:`\phi = e^\lambda`, :math:`a = \mu\phi` and
+    :math:`b = (1 - \mu)\phi`,
+
+    .. math::
+        \ell = \log\Gamma(a) + \log\Gamma(b) - \log\Gamma(\phi) - (a - 1)\log y - (b - 1)\log(1 - y).
+
+    The variance is :math:`\mu(1 - \mu) / (1 + \phi)`. With :math:`s(x) = x^2\psi'(x) - x`, which lies between
+    1/2 and 1, the Fisher information per response is
+
+    .. math::
+        \begin{pmatrix}
+        \phi\mu(1-\mu) + (1-\mu)^2 s(a) + \mu^2 s(b) & (1-\mu) s(a) - \mu s(b) \\
+        (1-\mu) s(a) - \mu s(b) & s(a) + s(b) - s(\phi)
+        \end{pmatrix},
+
+    whose cross term is zero at mean 1/2 only. The observed Hessian adds
+    :math:`(1 - 2\mu)\,\ell_\eta,\ \ell_\eta,\ \ell_\lambda`. The loss is convex in :math:`(a, b)`, but not in
+    these outputs: the observed Hessian is indefinite far from the data.
+
+    Shapes: outputs ``(..., 2 M)``, the parameters of a response side by side; targets ``(..., M)``, or
+    ``(...,)`` where ``M = 1``.
+
+    References:
+        S. Ferrari and F. Cribari-Neto (2004), Beta regression for modelling rates and proportions, J. Appl.
+        Statist. 31, 799-815; A. B. Simas, W. Barreto-Souza and A. V. Rocha (2010), Comput. Statist. Data Anal.
+        54, 348-366, for a modeled precision.
+
+    Examples:
+        Mean 1/2 and precision 2 is the uniform distribution: density 1.
+
+        >>> import math, torch
+        >>> from raphson.likelihoods import Beta
+        >>> f, y = torch.tensor([[0.0, math.log(2.0)]], dtype=torch.float64), torch.tensor([0.3])
+        >>> bool(Beta().nll(f, y).abs() < 1e-15)
+        True
+        >>> Beta().mean(f), Beta().variance(f) * 12
+        (tensor([[0.5000]], dtype=torch.float64), tensor([[1.]], dtype=torch.float64))
+    """
+
+    support = OPEN_UNIT_INTERVAL
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The logit of the mean and the log of the precision of each response."""
+        return ("logit_mean", "log_precision")
+
+    def nll(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the negative log-likelihood summed over responses, ``(...,)``.
+
+        Args:
+            f: Outputs ``(..., 2 M)``.
+            y: Proportions.
+
+        Returns:
+            One value per row, to full accuracy for any precision.
+        """
+        model = _model(f)
+        return total(_value(model, _data(model, y), binet(model.shapes)), f)
+
+    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the gradient, ``(..., 2 M)``.
+
+        Args:
+            f: Outputs ``(..., 2 M)``.
+            y: Proportions.
+
+        Returns:
+            The gradient.
+        """
+        return self.derivatives(f, y, None).gradient
+
+    def hessian(self, f: Tensor, y: Tensor) -> EqualBlocks:
+        """Return the observed Hessian, one 2 x 2 block per response.
+
+        Args:
+            f: Outputs ``(..., 2 M)``.
+            y: Proportions.
+
+        Returns:
+            Batched operator ``(..., 2 M, 2 M)``.
+        """
+        curvature = self.derivatives(f, y).hessian
+        assert isinstance(curvature, EqualBlocks)
+        return curvature
+
+    def fisher(self, f: Tensor, y: Tensor | None = None) -> EqualBlocks:
+        """Return the Fisher information, one 2 x 2 block per response.
+
+        Args:
+            f: Outputs ``(..., 2 M)``.
+            y: Not used.
+
+        Returns:
+            Batched operator ``(..., 2 M, 2 M)``.
+        """
+        model = _model(f)
+        return _blocks(*_information(model, _bends(model)))
+
+    def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> EqualBlocksMatrix:
+        """Return the lower triangular factor of each block of the Fisher information.
+
+        Args:
+            f: Outputs ``(..., 2 M)``.
+            y: Not used.
+
+        Returns:
+            Batched operator ``(..., 2 M, 2 M)``.
+        """
+        model = _model(f)
+        a, b, c = _information(model, _bends(model))
+        first = a.sqrt()
+        off = b / first
+        corner = (c - off.square()).clamp_min(0).sqrt()
+        return EqualBlocksMatrix(block_entries(((first, torch.zeros_like(off)), (off, corner))))
+
+    def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
+        """Return value, gradient and Hessian from one evaluation of the gamma functions.
+
+        Args:
+            f: Outputs ``(..., 2 M)``.
+            y: Proportions.
+            hessian: ``"observed"``, ``"expected"`` or None for no Hessian.
+
+        Returns:
+            The three, each as its own method gives it.
+        """
+        model = _model(f)
+        data = _data(model, y)
+        remainders, slopes, bends = binet_together(model.shapes, bend=hessian is not None)
+        # x (psi(x) - log x), between -1 and -1/2
+        at_a, at_b, at_sum = (slopes - 0.5).unbind(0)
+        mean, complement = model.mean, model.complement
+        by_mean = model.precision * (mean * complement) * data.log_ratio + complement * at_a - mean * at_b
+        by_precision = model.precision * data.divergence + at_a + at_b - at_sum
+        curvature = None
+        if bends is not None:
+            a, b, c = _information(model, bends)
+            if hessian == "observed":
+                a, b, c = a + (complement - mean) * by_mean, b + by_mean, c + by_precision
+            curvature = _blocks(a, b, c)
+        return Derivatives(total(_value(model, data, remainders), f), interleaved(by_mean, by_precision), curvature)
+
+    def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw proportions, ``(..., M)``, from the two gamma variates whose share they are.
+
+        Args:
+            f: Outputs ``(..., 2 M)``.
+            generator: Source of randomness, on the device of ``f``.
+
+        Returns:
+            The proportions, strictly between 0 and 1.
+        """
+        a, b, _ = _model(f.detach()).shapes
+        share = torch.sigmoid(log_gamma_variate(a, generator) - log_gamma_variate(b, generator))
+        limits = torch.finfo(f.dtype)
+        return share.clamp(limits.tiny, 1 - limits.eps / 2)
+
+    def mean(self, f: Tensor) -> Tensor:
+        """Return the mean of each response, ``(..., M)``."""
+        return torch.sigmoid(split(f, None)[0])
+
+    def variance(self, f: Tensor) -> Tensor:
+        """Return ``mean (1 - mean) / (1 + precision)``, ``(..., M)``."""
+        logit, log_precision = split(f, None)
+        return torch.sigmoid(logit) * torch.sigmoid(-logit) * torch.sigmoid(-log_precision)
+
+    def check(self, y: Tensor, n_outputs: int) -> None:
+        """Raise for the first row outside the support.
+
+        Args:
+            y: Proportions ``(..., M)``, or ``(...,)`` where ``M = 1``.
+            n_outputs: ``2 M``.
+
+        Raises:
+            InputError: A proportion is not strictly between 0 and 1, or the shapes do not match.
+        """  # noqa: DOC502
+        values = columns(y, n_outputs, 2)
+        description = self.support.description
+        if bool(((values == 0) | (values == 1)).any()):
+            description += (
+                " (a beta distribution never gives 0 or 1 exactly: move all n targets inward by "
+                "(y (n - 1) + 0.5) / n, or use Binomial if they are shares of known counts)"
+            )
+        refuse_outside(~self.support.contains(values), values, description)
+
+    def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
+        """Return the logit of the mean and the log of ``mean (1 - mean) / variance - 1``.
+
+        Args:
+            y: Proportions ``(N, M)``, or ``(N,)`` where ``M = 1``.
+            n_outputs: ``2 M``.
+            weights: ``(N,)`` example weights; None means 1 each.
+
+        Returns:
+            Outputs ``(2 M,)``; the precision is kept between 0.1 and 1e6.
+        """
+        rows = start_rows(y, n_outputs, 2)
+        mean = weighted_mean(rows, weights)
+        variance = weighted_mean((rows - mean).square(), weights)
+        precision = (mean * (1 - mean) / variance.clamp_min(1e-300) - 1).clamp(0.1, 1e6)
+        return interleaved(torch.logit(mean, eps=1e-15), precision.log())
+
+
+def _model(f: Tensor) -> _Model:
+    logit, log_precision = split(f, None)
+    mean, complement, precision = torch.sigmoid(logit), torch.sigmoid(-logit), log_precision.exp()
+    # below this, x psi(x) and x^2 psi'(x) have their limits, and no square underflows
+    least = torch.finfo(f.dtype).tiny ** 0.4
+    shapes = torch.stack((mean * precision, complement * precision, precision)).clamp_min(least)
+    return _Model(mean, complement, logsigmoid(logit), logsigmoid(-logit), log_precision, precision, shapes)
+
+
+def _data(model: _Model, y: Tensor) -> _Data:
+    mean, complement = model.mean, model.complement
+    # 1 - y in the type of y: a target near 1 keeps its distance from 1 though the outputs are single precision
+    wide = torch.promote_types(mean.dtype, y.dtype)
+    y = like_outputs(mean.to(wide), y)
+    log_y, log_rest = y.log().to(mean), torch.log1p(-y).to(mean)
+    y, rest = y.to(mean), (1 - y).to(mean)
+    # one excess for both ratios: the divergence is of second order in it, and two roundings would be of first
+    excess = torch.where(mean < 0.5, mean - y, rest - complement)
+    near = (excess.abs() < 0.5 * y) & (excess.abs() < 0.5 * rest)
+    step = torch.where(near, excess, 0.0)
+    first = torch.where(near, (step / y).log1p(), model.log_mean - log_y)
+    second = torch.where(near, (-step / rest).log1p(), model.log_complement - log_rest)
+    return _Data(first - second, mean * first + complement * second, log_y + log_rest)
+
+
+def _value(model: _Model, data: _Data, remainders: Tensor) -> Tensor:
+    """Return ``l`` with the large parts of the gamma functions taken together: a divergence of proportions."""
+    at_a, at_b, at_sum = (remainders + 0.5 * model.shapes.log()).unbind(0)
+    value = model.precision * data.divergence + data.log_variance + (at_a + at_b - at_sum + HALF_LOG_TWO_PI)
+    return value - model.log_precision - model.log_mean - model.log_complement
+
+
+def _bends(model: _Model) -> Tensor:
+    return binet_derivatives(model.shapes)[1]
+
+
+def _information(model: _Model, bends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    mean, complement = model.mean, model.complement
+    s_a, s_b, s_sum = (bends + 0.5).unbind(0)
+    first, second = complement * s_a, mean * s_b
+    spread = model.precision * (mean * complement)
+    return spread + complement * first + mean * second, first - second, s_a + s_b - s_sum
+
+
+def _blocks(a: Tensor, b: Tensor, c: Tensor) -> EqualBlocks:
+    return EqualBlocks(block_entries(((a, b), (b, c))))

@@ -1,0 +1,69 @@
+r"""Binet's function with its derivatives, all from one recurrence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._softmax import reuse
+
+_STEPS = 8
+_FROM = 16.0
+# B_2n / (2n (2n - 1)), the coefficients of x^(1 - 2n) (NIST DLMF 5.11.1); from 8 on the next term is below 1e-16
+_SERIES = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
+_SLOPE = tuple((1 - 2 * n) * c for n, c in enumerate(_SERIES, 1))
+_BEND = tuple((2 * n - 1) * 2 * n * c for n, c in enumerate(_SERIES, 1))
+
+
+def binet_together(x: Tensor, *, bend: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+    r"""Return :math:`\mu(x)`, :math:`x\mu'(x)` and, if wanted, :math:`x^2\mu''(x)` for ``x > 0``, elementwise.
+
+    From 16 on by the asymptotic series; below, :math:`\Gamma(x) = \Gamma(x + 8) / (x (x + 1) \dots (x + 7))` and its
+    logarithmic derivatives share one pass over the eight factors, several times faster than the library's
+    logarithmic gamma, digamma and trigamma functions, the last of which has nine digits only.
+
+    Args:
+        x: Positive, of any shape; its square must not underflow.
+        bend: Whether the second derivative is wanted.
+
+    Returns:
+        The three.
+    """
+    low = x.clamp(max=_FROM)
+    # the factors in pairs: (x + k) (x + 7 - k) = u + k (7 - k) with u = x (x + 7), and their sum is 2 x + 7
+    middle = 2 * low + (_STEPS - 1)
+    pair = low * (low + (_STEPS - 1))
+    product, inverse = pair.clone(), pair.reciprocal()
+    inverses, squares = inverse.clone(), inverse.square()
+    for k in range(1, _STEPS // 2):
+        factor = pair + k * (_STEPS - 1 - k)
+        product, inverse = reuse(product, "mul", factor), factor.reciprocal()
+        inverses = reuse(inverses, "add", inverse)
+        if bend:
+            squares = reuse(squares, "add", reuse(inverse, "square"))
+    first = middle * inverses
+    small = x < _FROM
+    z = torch.where(small, low + _STEPS, x)
+    inverse = z.reciprocal()
+    square = inverse.square()
+    value, slope = inverse * _horner(square, _SERIES), inverse * _horner(square, _SLOPE)
+    log_z, log_low = z.log(), low.log()
+    near = (z - 0.5) * log_z - (low - 0.5) * log_low - product.log() + (value - _STEPS)
+    near_slope = low * (log_z - log_low + inverse * (slope - 0.5) - first) + 0.5
+    if not bend:
+        return torch.where(small, near, value), torch.where(small, near_slope, slope), None
+    second = middle.square() * squares - 2 * inverses
+    far_bend = inverse * _horner(square, _BEND)
+    near_bend = low.square() * (second + inverse + square * (far_bend + 0.5)) - low - 0.5
+    return (
+        torch.where(small, near, value),
+        torch.where(small, near_slope, slope),
+        torch.where(small, near_bend, far_bend),
+    )
+
+
+def _horner(z: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    total = coefficients[-1] * z + coefficients[-2]
+    for c in coefficients[-3::-1]:
+        total = reuse(reuse(total, "mul", z), "add", c)
+    return total

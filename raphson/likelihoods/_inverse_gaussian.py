@@ -1,0 +1,232 @@
+r"""The inverse Gaussian likelihood with a log link: positive responses with a heavy right tail."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from raphson.linalg import Diagonal, SymmetricOperator
+
+from . import _pairs
+from ._binet import HALF_LOG_TWO_PI
+from ._likelihood import Derivatives, Likelihood
+from ._support import POSITIVE
+from ._targets import like_outputs
+
+
+class _Parts(NamedTuple):
+    f: Tensor  # all outputs
+    log_y: Tensor
+    excess: Tensor  # y / mean - 1
+    ratio: Tensor  # shape / mean
+    log_shape: Tensor
+    squared: Tensor  # shape (y - mean)^2 / (mean^2 y), a chi-square variable on one degree of freedom
+
+
+@dataclass(frozen=True, eq=False)
+class InverseGaussian(Likelihood):
+    r"""Independent inverse Gaussian responses with the logarithms of the mean and of the shape as outputs.
+
+    With mean :math:`\mu = e^{f_1}` and shape :math:`\lambda = e^{f_2}`, variance :math:`\mu^3 / \lambda`, and
+    :math:`q = \lambda (y - \mu)^2 / (\mu^2 y)`, one response has
+
+    .. math::
+        \ell = \tfrac12 q + \tfrac12 \log\frac{2 \pi y^3}{\lambda}, \qquad
+        \nabla\ell = \begin{pmatrix} -\frac{\lambda}{\mu} (\frac{y}{\mu} - 1) \\ \frac12 (q - 1) \end{pmatrix},
+
+    .. math::
+        \nabla^2\ell = \begin{pmatrix} \frac{\lambda}{\mu} (2 \frac{y}{\mu} - 1) & -\frac{\lambda}{\mu}
+            (\frac{y}{\mu} - 1) \\ \cdot & \frac12 q \end{pmatrix}, \qquad
+        I = \begin{pmatrix} \lambda / \mu & 0 \\ 0 & \frac12 \end{pmatrix}.
+
+    With ``dispersion`` a number :math:`\phi = 1/\lambda` the shape is fixed and the mean is the only output.
+    Neither is convex in ``f``: the Hessian in the log mean is negative where :math:`y < \mu / 2`.
+
+    Shapes: outputs ``(..., 2 M)``, mean and shape of response 0, then of response 1, or ``(..., M)`` with
+    ``dispersion``; targets ``(..., M)``, or ``(...,)`` where ``M = 1``, in the units of the mean and the shape.
+
+    Args:
+        dispersion: ``phi``, in the inverse of the units of the response; None makes the shape an output.
+
+    Raises:
+        InputError: ``dispersion`` is not positive and finite.
+
+    References:
+        P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., table 2.1.
+        J. R. Michael, W. R. Schucany and R. W. Haas (1976), Generating random variates using transformations with
+        multiple roots, Am. Stat. 30, 88-90 (``sample``).
+
+    Examples:
+        >>> import torch
+        >>> from raphson.likelihoods import InverseGaussian
+        >>> f, y = torch.zeros(1, 2), torch.tensor([[2.0]])
+        >>> InverseGaussian().gradient(f, y)
+        tensor([[-1.0000, -0.2500]])
+        >>> InverseGaussian().hessian(f, y).to_dense()
+        tensor([[[ 3.0000, -1.0000],
+                 [-1.0000,  0.2500]]])
+    """
+
+    dispersion: float | None = None
+
+    support = POSITIVE
+
+    def __post_init__(self) -> None:
+        _pairs.check_number("dispersion", self.dispersion)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The logarithms of the mean and, unless ``dispersion`` is given, of the shape of each response."""
+        return ("log_mean", "log_shape") if self.dispersion is None else ("log_mean",)
+
+    def nll(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the negative log-likelihood summed over responses, ``(...,)``.
+
+        Args:
+            f: Outputs ``(..., C)``.
+            y: Positive responses.
+
+        Returns:
+            One value per row.
+        """
+        return self._value(self._parts(f, y))
+
+    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the gradient, ``(..., C)``.
+
+        Args:
+            f: Outputs ``(..., C)``.
+            y: Positive responses.
+
+        Returns:
+            The gradient.
+        """
+        return self._gradient(self._parts(f, y))
+
+    def hessian(self, f: Tensor, y: Tensor) -> SymmetricOperator:
+        """Return the observed Hessian, a batched operator ``(..., C, C)`` of blocks ``2 x 2`` or diagonal.
+
+        Args:
+            f: Outputs ``(..., C)``.
+            y: Positive responses.
+
+        Returns:
+            The operator.
+        """
+        return self._hessian(self._parts(f, y))
+
+    def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
+        r"""Return the expected information :math:`\lambda / \mu` and one half, a batched diagonal.
+
+        Args:
+            f: Outputs ``(..., C)``.
+            y: Not used.
+
+        Returns:
+            The operator ``(..., C, C)``: mean and shape are orthogonal.
+        """
+        log_mean, log_shape = self._split(f)
+        return self._fisher((log_shape - log_mean).exp())
+
+    def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw responses, ``(..., M)``, in the element type of ``f``.
+
+        Args:
+            f: Outputs ``(..., C)``.
+            generator: Source of randomness, on the device of ``f``.
+
+        Returns:
+            The responses.
+        """
+        log_mean, log_shape = self._split(f.detach())
+        normal = torch.empty_like(log_mean).normal_(generator=generator)
+        a = 0.5 * (log_mean - log_shape).exp() * normal.square()
+        # the smaller root of the chi-square's quadratic, over the mean; the two roots have product 1
+        low = 1 / (1 + a + (a * (a + 2)).sqrt())
+        first = torch.empty_like(low).uniform_(generator=generator) * (1 + low) <= 1
+        return torch.where(first, low, 1 / low) * log_mean.exp()
+
+    def mean(self, f: Tensor) -> Tensor:
+        """Return the means, ``(..., M)``."""
+        return self._split(f)[0].exp()
+
+    def variance(self, f: Tensor) -> Tensor:
+        """Return the variances, mean cubed over shape, ``(..., M)``."""
+        log_mean, log_shape = self._split(f)
+        return (3 * log_mean - log_shape).exp()
+
+    def check(self, y: Tensor, n_outputs: int) -> None:
+        """Raise for the first row outside the support.
+
+        Args:
+            y: Responses ``(..., M)``, or ``(...,)`` where ``M = 1``.
+            n_outputs: Number of outputs ``C``.
+
+        Raises:
+            InputError: A response is not positive and finite, or their number does not match the outputs.
+        """  # noqa: DOC502
+        _pairs.check_columns(y, n_outputs, len(self.parameters), self.support)
+
+    def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
+        r"""Return the estimates, ``(C,)``: the mean and :math:`1/\lambda = \overline{1/y} - 1/\bar{y}`.
+
+        Args:
+            y: Responses.
+            n_outputs: ``C``.
+            weights: ``(N,)`` example weights; None means 1 each.
+
+        Returns:
+            Their logarithms; constant responses give a shape of 1e8 means.
+        """
+        rows = _pairs.start_rows(y, n_outputs, len(self.parameters))
+        mean = _pairs.weighted_mean(rows, weights)
+        spread = (_pairs.weighted_mean(mean / rows, weights) - 1).clamp(min=1e-8)
+        return _pairs.join(mean.log(), (mean / spread).log(), self.dispersion is not None)
+
+    def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
+        """Return value, gradient and Hessian from one evaluation of the parts they share.
+
+        Args:
+            f: Outputs ``(..., C)``.
+            y: Positive responses.
+            hessian: ``"observed"``, ``"expected"`` or None for no Hessian.
+
+        Returns:
+            The three, each as its own method gives it.
+        """
+        p = self._parts(f, y)
+        curvature: SymmetricOperator | None = None
+        if hessian is not None:
+            curvature = self._hessian(p) if hessian == "observed" else self._fisher(p.ratio)
+        return Derivatives(self._value(p), self._gradient(p), curvature)
+
+    def _split(self, f: Tensor) -> tuple[Tensor, Tensor]:
+        return _pairs.split(f, None if self.dispersion is None else -math.log(self.dispersion))
+
+    def _parts(self, f: Tensor, y: Tensor) -> _Parts:
+        log_mean, log_shape = self._split(f)
+        y = like_outputs(log_mean, y)
+        log_y = y.log()
+        excess = torch.expm1(log_y - log_mean)
+        ratio = (log_shape - log_mean).exp()
+        return _Parts(f, log_y, excess, ratio, log_shape, (log_shape - log_y).exp() * excess.square())
+
+    def _value(self, p: _Parts) -> Tensor:
+        return _pairs.total(0.5 * (p.squared - p.log_shape) + (1.5 * p.log_y + HALF_LOG_TWO_PI), p.f)
+
+    def _gradient(self, p: _Parts) -> Tensor:
+        mean = -p.ratio * p.excess
+        return mean if self.dispersion is not None else _pairs.join(mean, 0.5 * p.squared - 0.5, False)
+
+    def _hessian(self, p: _Parts) -> SymmetricOperator:
+        mean = p.ratio * (2 * p.excess + 1)
+        if self.dispersion is not None:
+            return Diagonal(mean)
+        return _pairs.blocks(mean, -p.ratio * p.excess, 0.5 * p.squared)
+
+    def _fisher(self, ratio: Tensor) -> Diagonal:
+        return _pairs.uncorrelated(ratio, ratio.new_full((), 0.5), self.dispersion is not None)

@@ -1,0 +1,67 @@
+r"""The expected information of the negative binomial dispersion, by quadrature.
+
+With :math:`r = 1/\alpha` and :math:`s = \alpha\mu / (1 + \alpha\mu)` Fisher's series for the information in
+:math:`\log\alpha` has positive terms, and an integral as its sum:
+
+.. math::
+    I_\alpha = r^2 \sum_{j \ge 2} \frac{s^j}{j} B(r, j)
+             = r^2 \int_0^1 (1 - t)^{r - 1} \frac{-\log(1 - s t) - s t}{t}\,dt
+             = r \int_0^\infty e^{-r y} \frac{d}{dy}\left[\frac{-\log(1 - s t) - s t}{t}\right] dy,
+             \qquad t = 1 - e^{-y}.
+
+The last integrand is analytic in the strip :math:`|\mathrm{Im}\,y| < \pi`, falls like :math:`e^{-r y}` and, beyond
+:math:`\log(\alpha\mu)`, like :math:`e^{-y}`: a Gauss-Legendre rule up to where it is below 1e-10 converges
+geometrically.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_NODES = 40
+_REACH = 21.0
+_RULE = tuple(
+    (0.5 * (node + 1), 0.5 * weight)
+    for node, weight in zip(*(v.tolist() for v in np.polynomial.legendre.leggauss(_NODES)), strict=True)
+)
+
+
+def dispersion_information(log_mean: Tensor, log_dispersion: Tensor) -> Tensor:
+    r"""Return the expected information in :math:`\log\alpha` of one count, elementwise.
+
+    The relative error of the 40 nodes is below 1e-8 for dispersions up to 2 and means up to 1000, below 1e-5 for
+    dispersions up to 1e4 and means up to 1e6. The work is in float64 whatever the element type; the memory is a few
+    arrays of the size of the result.
+
+    Args:
+        log_mean: Logarithm of the mean.
+        log_dispersion: Logarithm of the dispersion, in the same shape.
+
+    Returns:
+        The information.
+
+    References:
+        R. A. Fisher (1941), The negative binomial distribution, Ann. Eugenics 11, 182-187 (the series).
+    """
+    f, g = log_mean.double(), log_dispersion.double()
+    x = f + g
+    s, rest = torch.sigmoid(x), torch.sigmoid(-x)
+    # y in units of 1 / max(r, 1), in which the weight falls at the rate min(r, 1)
+    rate = (-g.clamp(min=0)).exp()
+    end = torch.minimum(_REACH / rate, _REACH + x.clamp(min=0))
+    hazard, decay = -rate * end, -g.clamp(max=0).exp() * end
+    total = torch.zeros_like(x)
+    # in place: at a hundred thousand counts fresh memory for each step costs more than the arithmetic
+    for node, weight in _RULE:
+        t = torch.expm1(decay * node).neg_()
+        fall = 1 - t
+        change = torch.addcmul(rest, s, fall).reciprocal_()
+        # less (-log(1 - z) - z) / z^2, which is 1/2 + z/3 + z^2/4 + ...: below 1e-5 along its tangent
+        z = t.mul_(s)
+        safe = z.clamp(1e-5, 1 - 1e-15)
+        change.add_(z.sub_(safe), alpha=-1 / 3)
+        change.addcdiv_(torch.log1p(-safe).add_(safe), safe.square_())
+        total.addcmul_(change, fall.mul_((hazard * node).exp_()), value=weight)
+    return (total * (end * rate * s.square())).to(log_mean.dtype)

@@ -1,0 +1,181 @@
+"""The chain rule of a second derivative under elementwise maps, ``D A D + diag(v)``, in the structure of ``A``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import singledispatch
+
+import torch
+from torch import Tensor
+
+from ._basic import Dense, Diagonal, Scaled
+from ._equal_blocks import EqualBlocks, EqualBlocksMatrix
+from ._low_rank import DiagonalPlusLowRank
+from ._matrix import Matrix
+from ._operator import LinearOperator, SymmetricOperator
+from ._size import check_dense_size
+from ._sum import Sum
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledRows(LinearOperator):
+    """A diagonal times an operator, ``diag(s) A``.
+
+    Args:
+        operator: ``A``, ``(*batch, m, n)``.
+        scale: ``s``, ``(*batch, m)``.
+    """
+
+    operator: LinearOperator
+    scale: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape ``(*batch, m, n)``."""
+        return self.operator.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the products."""
+        return self.operator.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which the operator lives."""
+        return self.operator.device
+
+    def mv(self, v: Tensor) -> Tensor:
+        """Return ``s A v`` for ``v`` of shape ``(*batch, n)``."""
+        return self.scale * self.operator.mv(v)
+
+    def rmv(self, v: Tensor) -> Tensor:
+        """Return ``A^T (s v)`` for ``v`` of shape ``(*batch, m)``."""
+        return self.operator.rmv(self.scale * v)
+
+    def mm(self, v: Tensor) -> Tensor:
+        """Return ``diag(s) A V`` for ``V`` of shape ``(*batch, n, k)``."""
+        return self.scale.unsqueeze(-1) * self.operator.mm(v)
+
+    def rmm(self, v: Tensor) -> Tensor:
+        """Return ``A^T diag(s) V`` for ``V`` of shape ``(*batch, m, k)``."""
+        return self.operator.rmm(self.scale.unsqueeze(-1) * v)
+
+    def to_dense(self) -> Tensor:
+        """Return the ``(*batch, m, n)`` tensor."""
+        return self.scale.unsqueeze(-1) * self.operator.to_dense()
+
+
+def scaled_rows(operator: LinearOperator, scale: Tensor) -> LinearOperator:
+    """Return ``diag(s) A``, as an operator of the kind of ``A`` where that is a tensor of entries.
+
+    Args:
+        operator: ``A``, ``(*batch, m, n)``.
+        scale: ``s``, ``(*batch, m)``.
+
+    Returns:
+        The product.
+    """
+    if isinstance(operator, Diagonal):
+        return replace(operator, values=scale * operator.values)
+    if isinstance(operator, Matrix):
+        return replace(operator, matrix=scale.unsqueeze(-1) * operator.matrix)
+    if isinstance(operator, EqualBlocksMatrix):
+        return replace(operator, blocks=_by_block(scale, operator.blocks).unsqueeze(-1) * operator.blocks)
+    return ScaledRows(operator, scale)
+
+
+@singledispatch
+def congruence(operator: SymmetricOperator, scale: Tensor) -> SymmetricOperator:
+    """Return ``diag(s) A diag(s)`` in the structure of ``A``; operators without one here become dense.
+
+    Args:
+        operator: ``A``, ``(*batch, n, n)``.
+        scale: ``s``, ``(*batch, n)``, of any sign.
+
+    Returns:
+        The congruent operator.
+    """
+    check_dense_size(operator.shape, operator.dtype, "an operator whose structure rescaling keeps")
+    return congruence(Dense(operator.to_dense(), labels=operator.labels), scale)
+
+
+@congruence.register
+def _(operator: Dense, scale: Tensor) -> SymmetricOperator:
+    return replace(operator, matrix=operator.matrix * (scale.unsqueeze(-1) * scale.unsqueeze(-2)))
+
+
+@congruence.register
+def _(operator: Diagonal, scale: Tensor) -> SymmetricOperator:
+    return replace(operator, values=operator.values * scale.square())
+
+
+@congruence.register
+def _(operator: EqualBlocks, scale: Tensor) -> SymmetricOperator:
+    s = _by_block(scale, operator.blocks)
+    return replace(operator, blocks=operator.blocks * (s.unsqueeze(-1) * s.unsqueeze(-2)))
+
+
+@congruence.register
+def _(operator: DiagonalPlusLowRank, scale: Tensor) -> SymmetricOperator:
+    return replace(operator, diag=operator.diag * scale.square(), low_rank=operator.low_rank * scale.unsqueeze(-1))
+
+
+@congruence.register
+def _(operator: Scaled, scale: Tensor) -> SymmetricOperator:
+    return replace(operator, operator=congruence(operator.operator, scale))
+
+
+@congruence.register
+def _(operator: Sum, scale: Tensor) -> SymmetricOperator:
+    return replace(operator, operators=tuple(congruence(term, scale) for term in operator.operators))
+
+
+@singledispatch
+def plus_diagonal(operator: SymmetricOperator, values: Tensor) -> SymmetricOperator:
+    """Return ``A + diag(v)`` in the structure of ``A``, as a ``Sum`` where it has no room for a diagonal.
+
+    Args:
+        operator: ``A``, ``(*batch, n, n)``.
+        values: ``v``, ``(*batch, n)``, of any sign.
+
+    Returns:
+        The sum.
+    """
+    return Sum((operator, Diagonal(values)), labels=operator.labels)
+
+
+@plus_diagonal.register
+def _(operator: Dense, values: Tensor) -> SymmetricOperator:
+    return replace(operator, matrix=_plus_diagonal(operator.matrix, values))
+
+
+@plus_diagonal.register
+def _(operator: Diagonal, values: Tensor) -> SymmetricOperator:
+    return replace(operator, values=operator.values + values)
+
+
+@plus_diagonal.register
+def _(operator: EqualBlocks, values: Tensor) -> SymmetricOperator:
+    return replace(operator, blocks=_plus_diagonal(operator.blocks, _by_block(values, operator.blocks)))
+
+
+@plus_diagonal.register
+def _(operator: DiagonalPlusLowRank, values: Tensor) -> SymmetricOperator:
+    return replace(operator, diag=operator.diag + values)
+
+
+@plus_diagonal.register
+def _(operator: Scaled, values: Tensor) -> SymmetricOperator:
+    c = operator.multiplier
+    if isinstance(c, Tensor) or not c:
+        return Sum((operator, Diagonal(values)), labels=operator.labels)
+    return replace(operator, operator=plus_diagonal(operator.operator, values / c))
+
+
+def _plus_diagonal(matrix: Tensor, values: Tensor) -> Tensor:
+    return torch.diagonal_scatter(matrix, matrix.diagonal(dim1=-2, dim2=-1) + values, dim1=-2, dim2=-1)
+
+
+def _by_block(v: Tensor, blocks: Tensor) -> Tensor:
+    """Return ``(*batch, M a)`` as ``(*batch, M, a)``, the rows of blocks ``(*batch, M, a, b)``."""
+    return v.reshape(*v.shape[:-1], *blocks.shape[-3:-1])

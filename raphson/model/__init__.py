@@ -1,0 +1,16 @@
+"""Networks as functions of their parameters: parameter spaces, Jacobian products, linearizations."""
+
+from ._checks import Traits as Traits
+from ._checks import probe as probe
+from ._checks import refuse_training_mode as refuse_training_mode
+from ._function import Model as Model
+from ._linearize import GradientGraph as GradientGraph
+from ._linearize import Linearization as Linearization
+from ._linearize import differentiable_kernels as differentiable_kernels
+from ._linearize import Parts as Parts
+from ._linearize import map_parts as map_parts
+from ._linearize import map_rows as map_rows
+from ._per_example import example_jacobian as example_jacobian
+from ._per_example import parted as parted
+from ._per_example import select as select
+from ._space import ParameterSpace as ParameterSpace

@@ -1,0 +1,114 @@
+"""What a model must be before it is differentiated: the same function each time, one example at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from raphson._errors import InputError
+
+from ._function import Inputs, Model
+
+_ATTENTION = ("flash_attention", "efficient_attention", "cudnn_attention", "fused_attention")
+_RECURRENT = ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn")
+
+
+def refuse_training_mode(module: nn.Module | None) -> None:
+    """Raise for the first part of a module that is random, or mixes examples, because it is in training mode.
+
+    Args:
+        module: The module; None passes.
+
+    Raises:
+        InputError: Naming the part, and the remedy.
+    """
+    for name, part in module.named_modules() if module is not None else ():
+        trouble = _training_trouble(part) if part.training else None
+        if trouble is not None:
+            where = f"Module '{name}'" if name else "The model"
+            raise InputError(
+                f"{where} ({type(part).__name__}) is in training mode, where {trouble}: the loss is then no fixed sum "
+                "over examples. Call model.eval() first."
+            )
+
+
+def _training_trouble(part: nn.Module) -> str | None:
+    if isinstance(part, _DropoutNd) and part.p > 0:
+        return f"it drops values at random (p={part.p:g})"
+    if isinstance(part, nn.RNNBase | nn.MultiheadAttention) and part.dropout > 0:
+        return f"it drops values at random (dropout={part.dropout:g})"
+    if isinstance(part, nn.RReLU):
+        return "its slopes are random"
+    if isinstance(part, _BatchNorm):
+        return "it normalizes with the statistics of the batch"
+    if isinstance(part, _InstanceNorm) and part.track_running_stats:
+        return "it updates its running statistics"
+    return None
+
+
+class _Kernels(TorchDispatchMode):
+    """Collects the names of the operations that run inside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.names.add(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+class Traits:
+    """What one evaluation of a model shows about it.
+
+    Attributes:
+        fused_attention: Whether it runs an attention kernel without a second derivative.
+        fused_recurrence: Whether it runs a recurrent kernel without a second derivative.
+        convolution: Whether it convolves.
+    """
+
+    def __init__(self, names: set[str]) -> None:
+        self.fused_attention = any(part in name for name in names for part in _ATTENTION)
+        self.fused_recurrence = any(part in name for name in names for part in _RECURRENT)
+        self.convolution = any("convolution" in name for name in names)
+
+
+def probe(model: Model, one: Inputs, other: Inputs, both: Inputs) -> tuple[Tensor, Traits]:
+    """Evaluate a model on two examples apart and together, and raise unless the outputs agree.
+
+    Args:
+        model: The model.
+        one: Inputs of one example.
+        other: Inputs of another.
+        both: Inputs of both.
+
+    Returns:
+        The outputs of both, and what the evaluation shows.
+
+    Raises:
+        InputError: The output of an example depends on the others, or is random.
+    """
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        with _Kernels() as kernels:
+            together = model.call(model.leaves(), both).detach()
+        if together.shape[0] != 2:
+            raise InputError(
+                f"The model returned outputs of shape {tuple(together.shape)} for 2 examples: examples must be on the "
+                "first axis (of a recurrent module: batch_first=True)."
+            )
+        with torch.no_grad():
+            apart = torch.cat([model.call(None, one), model.call(None, other)])
+    tol = 10 * torch.finfo(together.dtype).eps ** 0.5
+    gap = (apart - together).abs().amax()
+    size = together.abs().amax()
+    if bool(torch.isfinite(gap)) and not bool(gap <= tol * size + torch.finfo(together.dtype).tiny):
+        raise InputError(
+            f"The outputs of an example change by {float(gap):.2g} (their size is {float(size):.2g}) when it is "
+            "evaluated without the others: the model mixes examples across the batch, has them on another axis than "
+            "the first, or is random. Use normalization with fixed statistics (model.eval()) and batch_first=True."
+        )
+    return together, Traits(kernels.names)

@@ -1,0 +1,207 @@
+r"""A model linearized at its parameters, once, for many products with its Jacobian or with a Hessian.
+
+Operations, in units of a forward pass F (matrix products only; a gradient is 3F): the forward pass F and the backward
+graph 2F are built once; then :math:`J v` is 2F, :math:`J^\top u` is 2F and a Hessian product 6F. The first layer needs
+no gradient of its input, so that it counts half in all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from raphson._errors import InputError
+
+from ._checks import Traits
+from ._function import Inputs, Model
+from ._space import ParameterSpace
+
+Function = Callable[[Tensor], Tensor]
+
+Parts = tuple[Tensor, ...]
+"""One tensor for each parameter, of its shape: a vector that has not been put together."""
+
+_SMALL = 2**23
+"""Multiplications of a product below which calls cost more than arithmetic, so that vectors go together."""
+
+_SMALL_CONVOLUTION = 2**17
+"""The same where the model convolves: a convolution multiplies more often than it has weights, and batches badly."""
+
+
+@contextlib.contextmanager
+def differentiable_kernels(traits: Traits) -> Iterator[None]:
+    """Run attention and recurrent layers in operations that have second derivatives, where the model has such."""
+    with contextlib.ExitStack() as stack:
+        if traits.fused_attention:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if traits.fused_recurrence:
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=None))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
+
+
+class Linearization:
+    r"""Outputs of one batch with products of their Jacobian :math:`J` in the parameters, from graphs built once.
+
+    :math:`J^\top u` is a backward pass. It is linear in :math:`u`, so that the derivative of its own graph in
+    :math:`u`, along :math:`v`, is :math:`J v`: two backward passes, and no forward pass after the first.
+
+    Args:
+        model: The model.
+        x: Inputs of a batch.
+        traits: What is known about the model.
+        products: Whether ``jvp`` will be called; without, there is no graph for it.
+
+    Attributes:
+        outputs: ``(N, ..., C)``, without a graph.
+
+    Raises:
+        InputError: The outputs depend on no parameter.
+    """
+
+    def __init__(self, model: Model, x: Inputs, traits: Traits, *, products: bool = True) -> None:
+        self._space = model.space
+        self._leaves = list(model.leaves().values())
+        with torch.enable_grad(), differentiable_kernels(traits):
+            self._f = model.call(dict(zip(self._space.names, self._leaves, strict=True)), x)
+        refuse_constant(self._f, self._space.names)
+        self.outputs = self._f.detach()
+        self.together = vectors_go_together(self.outputs, model, traits)
+        if products:
+            self._transpose()
+
+    def jvp(self, v: Tensor) -> Tensor:
+        """Return ``J v``, ``(N, ..., C)``, for ``v`` of shape ``(P,)``."""
+        tangents = self._space.split_rows(v)
+        along = [tangents[i] for i in self._used]
+        (out,) = torch.autograd.grad(self._parts, self._u, along, retain_graph=True, materialize_grads=True)
+        return out
+
+    def vjp(self, u: Tensor) -> Parts:
+        """Return ``J^T u``, one tensor for each parameter, for ``u`` of shape ``(N, ..., C)``."""
+        return torch.autograd.grad(self._f, self._leaves, u, retain_graph=True, materialize_grads=True)
+
+    def _transpose(self) -> None:
+        # one zero seen everywhere: the graph is linear in u and needs no value of it
+        self._u = self.outputs.new_zeros(()).expand(self.outputs.shape).requires_grad_()
+        with torch.enable_grad():
+            parts = torch.autograd.grad(self._f, self._leaves, self._u, create_graph=True, allow_unused=True)
+        used = [(i, part) for i, part in enumerate(parts) if part is not None and part.requires_grad]
+        self._used, self._parts = [i for i, _ in used], [part for _, part in used]
+
+
+class GradientGraph:
+    r"""The gradient of a batch's loss with its graph: Hessian products are one more backward pass each.
+
+    The likelihood enters by its own closed forms, the output gradient and the product with its Hessian, as one node of
+    the graph: nothing differentiates through the loss.
+
+    Args:
+        model: The model.
+        x: Inputs of a batch.
+        traits: What is known about the model.
+        derivatives: From outputs ``(N, ..., C)`` to the gradient of the loss in them and the product with its Hessian.
+
+    Attributes:
+        gradient: ``(P,)``, without a graph.
+
+    Raises:
+        InputError: The outputs depend on no parameter.
+    """
+
+    def __init__(
+        self, model: Model, x: Inputs, traits: Traits, derivatives: Callable[[Tensor], tuple[Tensor, Function]]
+    ) -> None:
+        self._space = model.space
+        self._leaves = list(model.leaves().values())
+        with torch.enable_grad(), differentiable_kernels(traits):
+            f = model.call(dict(zip(self._space.names, self._leaves, strict=True)), x)
+        refuse_constant(f, self._space.names)
+        self.together = vectors_go_together(f, model, traits)
+        gradient, product = derivatives(f.detach())
+        with torch.enable_grad():
+            g = _OutputGradient.apply(f, gradient, product)
+            parts = torch.autograd.grad(f, self._leaves, g, create_graph=True, materialize_grads=True)
+        self.gradient = torch.cat([part.detach().reshape(-1) for part in parts])
+        self._used = [i for i, part in enumerate(parts) if part.requires_grad]
+        self._parts = [parts[i] for i in self._used]
+
+    def product(self, v: Tensor) -> Parts:
+        """Return the Hessian times ``v`` of shape ``(P,)``, one tensor for each parameter."""
+        tangents = self._space.split_rows(v)
+        along = [tangents[i] for i in self._used]
+        return torch.autograd.grad(self._parts, self._leaves, along, retain_graph=True, materialize_grads=True)
+
+
+class _OutputGradient(torch.autograd.Function):
+    """The gradient of the loss in the outputs, as a function of the outputs whose derivative is known in closed form."""
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor, gradient: Tensor, product: Function) -> Tensor:
+        ctx.product = product
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *t: Tensor) -> Any:
+        return ctx.product(t[0]), None, None
+
+
+def map_rows(function: Callable[[Tensor], Tensor], rows: Tensor, together: bool) -> Tensor:
+    """Return a function of each of ``k`` vectors.
+
+    Args:
+        function: From one vector to a tensor.
+        rows: ``(k, ...)``, of any strides.
+        together: Whether to evaluate all at once, which large products do not profit from; an operation that cannot
+            be batched is done one by one all the same.
+
+    Returns:
+        ``(k, ...)``.
+    """
+    if together and rows.shape[0] > 1:
+        with contextlib.suppress(RuntimeError):
+            return torch.vmap(function)(rows)
+    return torch.stack([function(row.contiguous()) for row in rows])
+
+
+def map_parts(function: Callable[[Tensor], Parts], rows: Tensor, space: ParameterSpace, together: bool) -> Tensor:
+    """Return a function of each of ``k`` vectors that gives one tensor for each parameter.
+
+    Args:
+        function: From one vector to tensors of the parameters' shapes.
+        rows: ``(k, ...)``, of any strides.
+        space: The parameters.
+        together: As for ``map_rows``.
+
+    Returns:
+        ``(k, P)``.
+    """
+    if together and rows.shape[0] > 1:
+        with contextlib.suppress(RuntimeError):
+            return torch.cat([part.reshape(len(rows), -1) for part in torch.vmap(function)(rows)], 1)
+    out = rows.new_empty(rows.shape[0], space.numel)
+    for i, row in enumerate(rows):
+        torch.cat([part.reshape(-1) for part in function(row.contiguous())], out=out[i])
+    return out
+
+
+def vectors_go_together(f: Tensor, model: Model, traits: Traits) -> bool:
+    """Return whether products with several vectors are faster at once than in turn."""
+    work = f[..., 0].numel() * model.space.numel
+    if traits.convolution:
+        return work <= _SMALL_CONVOLUTION
+    return f.is_cuda or work <= _SMALL
+
+
+def refuse_constant(f: Tensor, names: tuple[str, ...]) -> None:
+    """Raise ``InputError`` if outputs carry no gradient."""
+    if not f.requires_grad:
+        raise InputError(
+            f"The outputs do not depend on {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}: the model detaches "
+            "them, runs under torch.no_grad(), or does not use these parameters. Choose others with params=[...]."
+        )
