@@ -22,7 +22,7 @@ import raphson as rp
 TOL = 1e-6
 
 Answer = dict[str, np.ndarray]
-"""Coefficients by output, the intercept first; ``shared`` for slopes in common; ``errors`` where they were asked for."""
+"""Coefficients by output, the intercept first; ``errors`` has standard errors of the first output, if asked for."""
 
 Run = Callable[[], Answer]
 
@@ -91,18 +91,20 @@ def _ours(likelihood: Any, x: Any, y: np.ndarray) -> tuple[dict[str, Run], dict[
 
     def errors() -> Answer:
         model = rp.VectorGLM(likelihood, tol=TOL).fit(x, y)
-        return answer(model) | {"errors": model.standard_errors().to_numpy()}
+        found = model.standard_errors()
+        first = "shared" if "shared" in found.index.get_level_values(0) else likelihood.parameters[0]
+        return answer(model) | {"errors": found[first].to_numpy()}
 
     return {"raphson": fit}, {"raphson": errors}
 
 
-def _glm(y: Any, x: np.ndarray, family: Any, output: str, rest: Answer | None = None) -> dict[str, Run]:
+def _glm(y: Any, x: np.ndarray, family: Any, output: str) -> dict[str, Run]:
     ones = sm.add_constant(x)
 
     def run() -> Answer:
         # its default tolerance, on the deviance, is relative to the sum; the parameters settle after it
-        found = sm.GLM(y, ones, family=family).fit(tol=1e-9)
-        return {output: found.params, "errors": found.bse} | (rest or {})
+        found = sm.GLM(y, ones, family=family).fit(tol=1e-9, scale=1.0)
+        return {output: found.params, "errors": found.bse}
 
     return {"statsmodels": run}
 
@@ -123,11 +125,13 @@ def _glum(family: str, x: np.ndarray, y: np.ndarray, output: str, **arguments: A
     return {"glum": run}
 
 
-def _discrete(make: Callable[[], Any], answer: Callable[[Any, Any], Answer], options: dict[str, Any]) -> dict[str, Run]:
+def _discrete(
+    make: Callable[[], Any], answer: Callable[[Any, Any], Answer], options: dict[str, Any], n_errors: int
+) -> dict[str, Run]:
     def run(method: str) -> Answer:
         model = make()
         found = model.fit(disp=0, method=method, **options[method])
-        return answer(model, found) | {"errors": np.asarray(found.bse)}
+        return answer(model, found) | {"errors": np.asarray(found.bse)[:n_errors]}
 
     return {f"statsmodels {method}": lambda m=method: run(m) for method in options}
 
@@ -169,7 +173,7 @@ def _gamma(x: np.ndarray, eta: np.ndarray, rng: np.random.Generator) -> Made:
 
 
 def _gaussian(x: np.ndarray, eta: np.ndarray, rng: np.random.Generator) -> Made:
-    """Mean and scale by raphson; statsmodels' GLM has the mean by weighted least squares and the scale from residuals."""
+    """Mean and scale; statsmodels' GLM has the mean by weighted least squares and the scale from residuals."""
     y = rng.normal(1.0 + eta, 0.7)
     fits, errors = _ours(rp.HeteroscedasticGaussian(), x, y)
     ones = sm.add_constant(x)
@@ -198,8 +202,12 @@ def _negative_binomial(x: np.ndarray, eta: np.ndarray, rng: np.random.Generator)
         p = np.asarray(found.params)
         return {"log_mean": p[:-1], "log_dispersion": np.r_[np.log(p[-1]), np.zeros(x.shape[1])]}
 
-    options = {"newton": {"maxiter": 100}, "bfgs": {"maxiter": 500, "gtol": TOL}, "lbfgs": {"maxiter": 500, "pgtol": TOL}}
-    peers = _discrete(lambda: sm.NegativeBinomial(y, ones), answer, options)
+    options = {
+        "newton": {"maxiter": 100},
+        "bfgs": {"maxiter": 500, "gtol": TOL},
+        "lbfgs": {"maxiter": 500, "pgtol": TOL},
+    }
+    peers = _discrete(lambda: sm.NegativeBinomial(y, ones), answer, options, x.shape[1] + 1)
 
     def gradient(a: Answer) -> np.ndarray:
         mu, r = np.exp(_eta(a, "log_mean", x)), np.exp(-a["log_dispersion"][0])
@@ -219,7 +227,7 @@ def _ordinal(x: np.ndarray, eta: np.ndarray, rng: np.random.Generator) -> Made:
         return {f"{k}|{k + 1}": np.r_[cut, -p[: x.shape[1]]] for k, cut in enumerate(cuts)}
 
     options = {"bfgs": {"maxiter": 500, "gtol": TOL}, "lbfgs": {"maxiter": 500, "pgtol": TOL}}
-    peers = _discrete(lambda: OrderedModel(y, x, distr="logit"), answer, options)
+    peers = _discrete(lambda: OrderedModel(y, x, distr="logit"), answer, options, x.shape[1])
 
     def gradient(a: Answer) -> np.ndarray:
         cuts = np.r_[-np.inf, [a[f"{k}|{k + 1}"][0] for k in range(4)], np.inf]
@@ -242,10 +250,13 @@ def _beta(x: np.ndarray, eta: np.ndarray, rng: np.random.Generator, columns: int
 
     def answer(_: Any, found: Any) -> Answer:
         p = np.asarray(found.params)
-        return {"logit_mean": p[: x.shape[1] + 1], "log_precision": np.r_[p[x.shape[1] + 1 :], np.zeros(x.shape[1] - columns)]}
+        return {
+            "logit_mean": p[: x.shape[1] + 1],
+            "log_precision": np.r_[p[x.shape[1] + 1 :], np.zeros(x.shape[1] - columns)],
+        }
 
     options = {"bfgs": {"maxiter": 500, "gtol": TOL}, "newton": {"maxiter": 100}}
-    peers = _discrete(lambda: BetaModel(y, ones, exog_precision=few), answer, options)
+    peers = _discrete(lambda: BetaModel(y, ones, exog_precision=few), answer, options, x.shape[1] + 1)
 
     def gradient(a: Answer) -> np.ndarray:
         mu, phi = expit(_eta(a, "logit_mean", x)), np.exp(_eta(a, "log_precision", x))

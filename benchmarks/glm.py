@@ -1,4 +1,4 @@
-"""Time generalized linear models side by side with the peers, on the same likelihood, checked by an independent gradient.
+"""Time generalized linear models side by side with the peers, same likelihood, checked by an independent gradient.
 
 Run ``python benchmarks/glm.py`` (``--help`` lists the options); ``benchmarks/README.md`` says how to read the table.
 """
@@ -62,14 +62,19 @@ def _warm_up(problem: Problem, run: Run) -> tuple[dict[str, Any], Answer]:
         try:
             answer = run()
         except Exception as refused:  # noqa: BLE001 - what a peer raises is its result
-            return {"warmup": time.perf_counter() - start, "failed": str(refused)[:200], "times": [], "gradient": np.nan}, {}
+            return {
+                "warmup": time.perf_counter() - start,
+                "failed": str(refused)[:200],
+                "times": [],
+                "gradient": np.nan,
+            }, {}
         seconds = time.perf_counter() - start
         gradient = float(np.abs(problem.gradient(answer)).max())
     return {"warmup": seconds, "gradient": gradient, "times": []}, answer
 
 
 def compare(results: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Return how many times longer the fastest credited peer takes, for fits alone and for fits with standard errors."""
+    """Return how many times longer the fastest credited peer takes, for fits alone and with standard errors."""
     ratios: dict[str, float] = {}
     for kind, rows in results.items():
         peers = [row["seconds"] for name, row in rows.items() if name not in (OURS, "glum") and row["credited"]]
@@ -108,7 +113,9 @@ def table(results: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
     lines.append("| geometric mean | | | | | | " + " | ".join(means) + " |")
     both = ratios["fit"] + ratios["with errors"]
     if both:
-        lines.append(f"\nAll comparisons with scikit-learn and statsmodels: {geometric_mean(both):.2f}, least {min(both):.2f}.")
+        lines.append(
+            f"\nAll comparisons with scikit-learn and statsmodels: {geometric_mean(both):.2f}, least {min(both):.2f}."
+        )
     return lines
 
 

@@ -45,9 +45,24 @@ def fit(
     data: _Table,
     target: Annotated[str | None, typer.Option(help="Column to predict.", metavar="COLUMN")] = None,
     formula: Annotated[
-        str | None, typer.Option(help="Such as 'party ~ age + C(educ)'; default: all other columns.")
+        list[str] | None,
+        typer.Option(
+            help="Such as 'party ~ age + C(educ)'; default: all other columns. Again for another parameter, as in "
+            "'log_scale=~ age'."
+        ),
     ] = None,
-    likelihood: Annotated[Literal["categorical"], typer.Option(help="Distribution of the target.")] = "categorical",
+    likelihood: Annotated[
+        str | None,
+        typer.Option(
+            help="Distribution of the target: categorical, bernoulli, ordinal, poisson, negative-binomial, gaussian, "
+            "heteroscedastic-gaussian, student-t, gamma, inverse-gaussian, weibull, beta. Default: by the target, "
+            "classes for text and few levels, poisson for many whole numbers, gaussian for others.",
+            metavar="NAME",
+        ),
+    ] = None,
+    levels: Annotated[
+        str | None, typer.Option(help="Levels of an ordinal target that is text, lowest first.", metavar="A,B,...")
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="Column of weights.", metavar="COLUMN")] = None,
     offset: Annotated[
         list[str] | None,
@@ -87,7 +102,9 @@ def fit(
     options = FitOptions(
         data=data,
         target=target,
-        formula=formula,
+        formula=tuple(formula or ()),
+        likelihood=likelihood,
+        levels=levels,
         weights=weights,
         offset=tuple(offset or ()),
         drop=tuple(drop or ()),
@@ -112,7 +129,7 @@ def predict(
     data: _Table,
     out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet.", metavar="FILE")],
 ) -> None:
-    """Write the predicted class and the probability of every class for each row of a table."""
+    """Write predictions for each row of a table: the class and all probabilities, or the mean and linear predictors."""
     from ._predict import run_predict
 
     run_predict(model, data, out)

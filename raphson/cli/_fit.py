@@ -15,6 +15,8 @@ import raphson as rp
 from raphson.saved import check_target
 from raphson.table import TrainingData
 
+from ._likelihoods import CATEGORICAL, find_name, suited_name
+from ._regression import complete_in_all, fit_regression, split_formulas
 from ._render import render
 
 _MANY_NUMBERS = 20
@@ -26,7 +28,9 @@ class FitOptions:
 
     data: Path
     target: str | None
-    formula: str | None
+    formula: tuple[str, ...]
+    likelihood: str | None
+    levels: str | None
     weights: str | None
     offset: tuple[str, ...]
     drop: tuple[str, ...]
@@ -55,7 +59,9 @@ def run_fit(options: FitOptions) -> int:
     Raises:
         InputError: If the options contradict each other or the data cannot be used.
     """
-    if options.target is None and "~" not in (options.formula or ""):
+    name = None if options.likelihood is None else find_name(options.likelihood)
+    formula, named = split_formulas(options.formula)
+    if options.target is None and not any(_names_target(text) for text in (formula or "", *named.values())):
         raise rp.InputError("say what to predict: --target COLUMN, or --formula 'COLUMN ~ ...'.")
     if not 0 < options.level < 1:
         raise rp.InputError(f"--level is a probability between 0 and 1, such as 0.95, not {options.level:g}.")
@@ -69,17 +75,55 @@ def run_fit(options: FitOptions) -> int:
     if options.save is not None:
         check_target(options.save)
     frame = rp.read_table(options.data)
+    target = options.target or next((_left(text) for text in named.values() if _names_target(text)), None)
     design = rp.Design.fit(
         frame,
-        options.target,
-        options.formula,
+        target,
+        formula,
         weights=options.weights,
         offset=options.offset,
         groups=options.groups,
         drop=options.drop,
         missing=options.missing,
     )
+    notes = list(design.notes)
+    if named:
+        frame, more = complete_in_all(frame, design, named, options)
+        notes += more
     data = design.training(frame)
+    assert data.y is not None
+    if name is None:
+        name, why = suited_name(data.y, design.target or "")
+        notes += [why] if why else []
+    with warnings.catch_warnings():
+        # What the fit warns of is in the notes of its summary, and in the exit code.
+        warnings.simplefilter("ignore")
+        if name == CATEGORICAL:
+            if named or options.levels:
+                what = f"--formula {next(iter(named))}=..." if named else "--levels"
+                raise rp.InputError(f"{what} does not go with classes; say with --likelihood what the target is.")
+            model, more = _fit_classes(design, data, options)
+        else:
+            if options.reference != "first":
+                raise rp.InputError(f"--reference is a class, and '{name}' has none.")
+            model, more = fit_regression(frame, design, data, name, named, options)
+        notes += more
+        summary = model.summary(kind=options.covariance, level=options.level, groups=data.groups)
+    heading = f"{design.target} = {{}}" if name == CATEGORICAL else f"{{}} of {design.target}"
+    try:
+        if not options.quiet:
+            render(summary, [*notes, *summary.notes], heading)
+    finally:  # a reader of the pipe that leaves early does not cost the model
+        if options.save is not None:
+            rp.save(model, options.save, design)
+    if model.solution_.converged:
+        return 0
+    render_problem(model.solution_.status.sentence, summary.notes, options.quiet)
+    return 1
+
+
+def _fit_classes(design: rp.Design, data: TrainingData, options: FitOptions) -> tuple[Any, list[str]]:
+    """Return the fitted multinomial model, and sentences on it."""
     assert data.y is not None
     if data.y.dtype.kind == "f":
         raise rp.InputError(
@@ -87,7 +131,7 @@ def run_fit(options: FitOptions) -> int:
         )
     classes = np.unique(data.y)
     _refuse_classes_without_weight(data, classes, options.weights)
-    notes = list(design.notes)
+    notes = []
     if data.y.dtype.kind in "iu" and len(classes) > _MANY_NUMBERS:
         notes.append(f"{design.target}: {len(classes)} different whole numbers, each taken as a class of its own")
     model = rp.MultinomialLogisticRegression(
@@ -98,22 +142,17 @@ def run_fit(options: FitOptions) -> int:
         max_iter=options.max_iter,
         progress=options.progress,
     )
-    with warnings.catch_warnings():
-        # What the fit warns of is in the notes of its summary, and in the exit code.
-        warnings.simplefilter("ignore")
-        x = pd.DataFrame(data.x, columns=list(data.names))
-        model.fit(x, data.y, sample_weight=data.weights, offset=offset_matrix(data.offset, len(classes)))
-        summary = model.summary(kind=options.covariance, level=options.level, groups=data.groups)
-    try:
-        if not options.quiet:
-            render(summary, [*notes, *summary.notes], design.target or "")
-    finally:  # a reader of the pipe that leaves early does not cost the model
-        if options.save is not None:
-            rp.save(model, options.save, design)
-    if model.solution_.converged:
-        return 0
-    render_problem(model.solution_.status.sentence, summary.notes, options.quiet)
-    return 1
+    x = pd.DataFrame(data.x, columns=list(data.names))
+    model.fit(x, data.y, sample_weight=data.weights, offset=offset_matrix(data.offset, len(classes)))
+    return model, notes
+
+
+def _left(formula: str) -> str:
+    return formula.split("~")[0].strip(" `")
+
+
+def _names_target(formula: str) -> bool:
+    return "~" in formula and _left(formula) != ""
 
 
 def render_problem(sentence: str, notes: Any, quiet: bool) -> None:

@@ -1,11 +1,13 @@
-"""``raphson predict``: a saved model and a table give a table of probabilities."""
+"""``raphson predict``: a saved model and a table give a table of predictions."""
 
 from __future__ import annotations
 
 import os
 import uuid
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 import raphson as rp
@@ -34,15 +36,36 @@ def run_predict(directory: Path, data: Path, out: Path) -> None:
     saved = rp.load(directory)
     if saved.design is None:
         raise rp.InputError(f"{directory} was saved without its design, so it cannot predict from a table.")
-    frame = rp.read_table(data)
-    matrix, names = saved.design.matrix(frame)
-    model = saved.model
-    offset = offset_matrix(saved.design.offsets(frame), len(model.classes_))
-    probabilities = model.predict_proba(pd.DataFrame(matrix, columns=list(names)), offset=offset)
-    result = pd.DataFrame({"predicted": model.classes_[probabilities.argmax(axis=1)]})
-    for label, column in zip(model.classes_, probabilities.T, strict=True):
-        result[f"probability[{label}]"] = column
+    result = _predictions(saved.model, saved.design, rp.read_table(data))
     _write(result, out, kind)
+
+
+def _predictions(model: Any, design: rp.Design, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per row of the table: class and probabilities, or mean and linear predictors."""
+    offset = design.offsets(frame)
+    table: Any = frame
+    if getattr(model, "formula", None) is None:
+        matrix, names = design.matrix(frame)
+        table = pd.DataFrame(matrix, columns=list(names))
+    if isinstance(model, rp.MultinomialLogisticRegression):
+        offset = offset_matrix(offset, len(model.classes_))
+        return _classes(model.predict_proba(table, offset=offset), model.classes_)
+    offset = offset[:, 0] if offset is not None and offset.shape[1] == 1 else offset
+    mean = model.predict(table, offset=offset)
+    if model.levels_ is not None:
+        shares = mean if mean.ndim == 2 else np.column_stack([1.0 - mean, mean])
+        return _classes(shares, np.array(model.levels_, dtype=object))
+    result = pd.DataFrame({"predicted": mean})
+    for name, column in zip(model.output_names_, model.linear_predictors(table, offset=offset).T, strict=True):
+        result[f"linear[{name}]"] = column
+    return result
+
+
+def _classes(shares: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    result = pd.DataFrame({"predicted": labels[shares.argmax(axis=1)]})
+    for label, column in zip(labels, shares.T, strict=True):
+        result[f"probability[{label}]"] = column
+    return result
 
 
 def _write(result: pd.DataFrame, out: Path, kind: str) -> None:

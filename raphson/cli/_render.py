@@ -14,13 +14,13 @@ from rich.text import Text
 _MIN_WIDTH = 100
 
 
-def render(summary: Any, notes: Sequence[str], target: str) -> None:
+def render(summary: Any, notes: Sequence[str], heading: str) -> None:
     """Print a summary.
 
     Args:
         summary: The summary of a fitted model.
         notes: Sentences to print below it.
-        target: Name of the target column.
+        heading: What stands above a block of coefficients, with ``{}`` for its class or parameter.
     """
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -31,7 +31,7 @@ def render(summary: Any, notes: Sequence[str], target: str) -> None:
     frame = summary.to_frame()
     for label, block in frame.groupby(level=0, sort=False):
         console.print()
-        console.print(Text(f"{target} = {label}" if target else str(label), style="bold"))
+        console.print(Text(heading.replace("{}", str(label)), style="bold"))
         console.print(_coefficients(block.droplevel(0), summary.level))
     if notes:
         console.print()

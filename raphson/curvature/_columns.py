@@ -30,8 +30,8 @@ Estimator = Literal["exact", "observed", "mc", "empirical"]
 _CHUNK_ELEMENTS = 2**21
 """Entries of the output gradients that are held at a time."""
 
-_PART_ELEMENTS = 2**20
-"""Entries of the layers' outputs that are made at a time (measured: larger ones leave the cache)."""
+_PART_ELEMENTS = 2**22
+"""Entries of the outputs of layers that are made at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +67,13 @@ class Tapped:
         index: Its number.
         batch: The batch.
         taps: Output and uses.
+        mixed: Whether random signs keep the positions of an example apart in expectation, whatever is summed.
     """
 
     index: int
     batch: Batch
     taps: Taps
+    mixed: bool = False
 
     @cached_property
     def positionwise(self) -> bool:
@@ -90,12 +92,17 @@ class Tapped:
             return self.example_layouts
         return [Layout(1, use.positions, 1) for use in self.taps.uses]
 
+    @property
+    def sum_layouts(self) -> list[Layout]:
+        """Over which positions of each use gradients are summed before they are squared."""
+        return self.example_layouts if self.mixed else self.unit_layouts
+
     def unit_inputs(self, number: int) -> Tensor:
         """Return the inputs of a linear or convolutional use by unit, ``(units, G, I, P)``, kept for all columns."""
         if number not in self._inputs:
             use = self.taps.uses[number]
             assert isinstance(use, Matmul)
-            self._inputs[number] = use.example_inputs(self.unit_layouts[number])
+            self._inputs[number] = use.example_inputs(self.sum_layouts[number])
         return self._inputs[number]
 
     @cached_property
@@ -103,9 +110,10 @@ class Tapped:
         return {}
 
 
-def tapped_batches(objective: Objective) -> Iterator[Tapped]:
-    """Yield the data with their forward passes: batches, or parts of them small enough to stay near the processor."""
+def tapped_batches(objective: Objective, sampling: Sampling | None = None) -> Iterator[Tapped]:
+    """Yield the data with their forward passes: batches, or parts of them where layers have large outputs."""
     step: int | None = None
+    mixed = sampling is not None and sampling.estimator == "mc"
     for index, batch in enumerate(objective.batches()):
         if step is None:
             step = _part_size(objective, batch)
@@ -117,7 +125,7 @@ def tapped_batches(objective: Objective) -> Iterator[Tapped]:
                 if not bool(torch.isfinite(nll).all()):
                     # rows are counted within the batch
                     objective.check_finite(torch.cat([nll.new_zeros(start, *nll.shape[1:]), nll]), index)
-            yield Tapped(index, part, taps)
+            yield Tapped(index, part, taps, mixed)
 
 
 def _tap(objective: Objective, batch: Batch, index: int) -> Taps:
@@ -127,7 +135,8 @@ def _tap(objective: Objective, batch: Batch, index: int) -> Taps:
 def _part_size(objective: Objective, batch: Batch) -> int:
     """Return how many examples to take at a time, from the size of the layers' outputs for one."""
     n = batch.n_examples
-    if n * max(_numel(batch.x) // n, objective.n_outputs) < _PART_ELEMENTS // 2:
+    shared = objective.traits.convolution or batch.y.ndim > 1
+    if not shared and max(_numel(batch.x), n * objective.n_outputs) < _PART_ELEMENTS:
         return n
     one = _tap(objective, batch.rows(slice(0, 1)), 0)
     return max(1, _PART_ELEMENTS // max(1, sum(use.shape.numel() for use in one.uses)))
@@ -145,14 +154,13 @@ def _numel(x: Inputs) -> int:
     return total
 
 
-def columns(objective: Objective, tapped: Tapped, sampling: Sampling, per_position: bool = True) -> Iterator[Tensor]:
+def columns(objective: Objective, tapped: Tapped, sampling: Sampling) -> Iterator[Tensor]:
     """Yield the vectors, some at a time.
 
     Args:
         objective: The objective, whose scale and weights they have.
         tapped: A batch.
         sampling: Which vectors.
-        per_position: Whether vectors of different positions of an example must not be mixed.
 
     Yields:
         ``(k, N, ..., C)``.
@@ -164,7 +172,6 @@ def columns(objective: Objective, tapped: Tapped, sampling: Sampling, per_positi
     if not taps.batchable:
         chunk = 1
     lik = objective.likelihood
-    apart = per_position and f.ndim > 2 and not tapped.positionwise
     factor = None if sampling.estimator == "empirical" else lik.fisher_factor(f, batch.y)
     if sampling.estimator == "observed":
         factor = lik.hessian(f, batch.y).factor()
@@ -175,6 +182,7 @@ def columns(objective: Objective, tapped: Tapped, sampling: Sampling, per_positi
             draws = [_signs(size, sampling.generator, f) for _ in range(min(chunk, sampling.samples - start))]
             yield torch.stack([factor.mv(z) for z in draws]) * (root / math.sqrt(sampling.samples))
         return
+    apart = f.ndim > 2 and not tapped.positionwise
     for u in _whole(f, lik.gradient(f, batch.y) if factor is None else factor, chunk):
         u = u * root
         if not apart:
@@ -240,16 +248,19 @@ def _signs(shape: tuple[int, ...], generator: torch.Generator | None, like: Tens
 
 
 def _positionwise(taps: Taps) -> bool:
-    """Whether outputs at the first and last position depend on one position of each layer's, and not the same one."""
+    """Whether outputs at three positions depend on one position of every layer each, all different."""
     f = taps.output
     n, t = f.shape[0], f.shape[1:-1].numel()
     if t == 1 or taps.rest:
         return False
     if not taps.uses or any(use.positions != n * t for use in taps.uses) or any(use.inner > 1 for use in taps.uses):
         return False
-    seen = []
-    for place in (0, t - 1):
+    total = [torch.zeros(use.positions, dtype=torch.long, device=f.device) for use in taps.uses]
+    for place in {0, t // 2, t - 1}:
         weights = f.new_zeros(n, t)
         weights[:, place] = 1
-        seen.append(taps.touched(weights.reshape(f.shape[:-1])))
-    return all(int(a.sum()) <= n and int(b.sum()) <= n and not bool((a & b).any()) for a, b in zip(*seen, strict=True))
+        for seen, touched in zip(total, taps.touched(weights.reshape(f.shape[:-1])), strict=True):
+            seen += touched
+            if int(touched.sum()) > n or int(seen.max()) > 1:
+                return False
+    return True

@@ -39,23 +39,15 @@ class GroupGram:
 
     def __init__(self, constraints: Constraints, pairs: Tensor) -> None:
         self.constraints = constraints
-        starts = [0]
-        for r, _ in constraints.shapes:
-            starts.append(starts[-1] + r)
-        bounds = torch.tensor(starts)
-        owner = torch.bucketize(pairs, bounds, right=True) - 1
         self._own: dict[int, tuple[Tensor, KhatriRaoGram]] = {}
         self._cross: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
-        for g, (r, d) in enumerate(constraints.shapes):
-            index = ((owner == g).all(0)).nonzero()[:, 0]
-            if index.numel():
-                self._own[g] = index, KhatriRaoGram(pairs[:, index] - bounds[g], r, d, torch.float64)
-            for h in range(g + 1, len(constraints.groups)):
-                index = ((owner[0] == g) & (owner[1] == h)).nonzero()[:, 0]
-                if index.numel():
-                    local = pairs[:, index] - bounds[torch.tensor([g, h])][:, None]
-                    total = torch.zeros(index.shape[0], d, constraints.shapes[h][1], dtype=torch.float64)
-                    self._cross[g, h] = index, local, total
+        for (g, h), (index, local) in constraints.places(pairs).items():
+            r, d = constraints.shapes[g]
+            if g == h:
+                self._own[g] = index, KhatriRaoGram(local, r, d, torch.float64)
+            else:
+                total = torch.zeros(index.shape[0], d, constraints.shapes[h][1], dtype=torch.float64)
+                self._cross[g, h] = index, local, total
 
     def add(self, block: Block, entries: Tensor) -> None:
         """Add a block of rows with the given entries of its matrices, weights included, ``(Q, rows)``."""
@@ -70,7 +62,7 @@ class GroupGram:
         """Return the sum as ``(p, p)``."""
         sizes = [r * d for r, d in self.constraints.shapes]
         out = torch.zeros(sum(sizes), sum(sizes), dtype=torch.float64)
-        tiles = [row.split(sizes, 1) for row in out.split(sizes, 0)]
+        tiles = [torch.split(row, sizes, 1) for row in torch.split(out, sizes, 0)]
         for g, (_, gram) in self._own.items():
             tiles[g][g].copy_(gram.to_dense())
         for (g, h), (_, local, total) in self._cross.items():

@@ -15,6 +15,7 @@ but the ones, :math:`f = S K x + a`, where K (q, D') and a (C) are linear in :ma
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,18 +91,19 @@ class Constraints:
         if not slopes:
             return self.reduced.new_zeros(self.n_outputs, 0)
         whole = torch.cat([g.matrix for g in slopes], 1)
-        distinct = torch.unique(whole, dim=1)
+        distinct: Tensor = torch.unique(whole, dim=1)
         rank = matrix_rank(whole)
         if rank == self.n_outputs:
             return torch.eye(rank, dtype=whole.dtype)
         if distinct.shape[1] == rank:
             return distinct
-        return torch.linalg.svd(whole, full_matrices=False)[0][:, :rank]
+        left: Tensor = torch.linalg.svd(whole, full_matrices=False)[0]
+        return left[:, :rank]
 
     @cached_property
     def loadings(self) -> list[Tensor]:
         """For each group of slopes the matrix ``(q, r_g)`` with ``S loading = H_g``."""
-        return [torch.linalg.lstsq(self.basis, g.matrix).solution for g in self.groups[int(self.intercept) :]]
+        return [_solved(self.basis, g.matrix) for g in self.groups[int(self.intercept) :]]
 
     @cached_property
     def plain(self) -> bool:
@@ -113,7 +115,7 @@ class Constraints:
         """For each group of slopes the matrix ``(r_0, r_g)`` by which intercepts make up for centering its columns."""
         if not self.intercept:
             return [g.matrix.new_zeros(0, g.matrix.shape[1]) for g in self.groups]
-        return [torch.linalg.lstsq(self.groups[0].matrix, g.matrix).solution for g in self.groups[1:]]
+        return [_solved(self.groups[0].matrix, g.matrix) for g in self.groups[1:]]
 
     def can_center(self) -> Tensor:
         """Return for which of the D columns beside the ones an intercept can make up, bool ``(D,)``."""
@@ -128,8 +130,8 @@ class Constraints:
 
     def split(self, theta: Tensor) -> list[Tensor]:
         """Return the parameters ``(..., p)`` group by group, ``(..., r_g, d_g)``."""
-        parts = theta.split([r * d for r, d in self.shapes], -1)
-        return [part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        parts = torch.split(theta, [r * d for r, d in self.shapes], -1)
+        return [part.reshape(*theta.shape[:-1], *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def to_products(self, theta: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return K ``(q, D')``, zero at the ones, and the constants a ``(C, 1)``, None without ones."""
@@ -204,8 +206,18 @@ class Constraints:
 
         Returns:
             The entries of the reduced matrix that are not zero by structure, ``(2, Q)``, row <= column, and the matrix
-            ``(Q, q)``.
+            ``(Q, q)``. They are made once: a Hessian of few rows costs no more than this.
         """
+        key = tuple(pairs.flatten().tolist())
+        if key not in self._congruences:
+            self._congruences[key] = self._congruence(pairs)
+        return self._congruences[key]
+
+    @cached_property
+    def _congruences(self) -> dict[tuple[int, ...], tuple[Tensor, Tensor]]:
+        return {}
+
+    def _congruence(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
         k, l = pairs  # noqa: E741
         i, j = triangle(self.reduced.shape[1])
         t = self.reduced
@@ -214,6 +226,32 @@ class Constraints:
         whole = (both + crossed).mT
         kept = (whole != 0).any(1)
         return torch.stack([i[kept], j[kept]]), whole[kept].contiguous()
+
+    def places(self, pairs: Tensor) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
+        """Return for each two groups, g <= h, which entries of a reduced matrix are theirs, and where; made once.
+
+        Args:
+            pairs: ``(2, Q)`` entries that are given, row <= column.
+
+        Returns:
+            By ``(g, h)`` the positions in ``pairs`` ``(m,)`` and their row and column within the two groups ``(2, m)``;
+            groups without an entry are left out.
+        """
+        key = tuple(pairs.flatten().tolist())
+        if key not in self._places:
+            starts = torch.tensor([0, *itertools.accumulate(r for r, _ in self.shapes)])
+            owner = torch.bucketize(pairs, starts, right=True) - 1
+            found = {}
+            for g, h in itertools.combinations_with_replacement(range(len(self.groups)), 2):
+                index = ((owner[0] == g) & (owner[1] == h)).nonzero()[:, 0]
+                if index.numel():
+                    found[g, h] = index, pairs[:, index] - torch.stack([starts[g], starts[h]])[:, None]
+            self._places[key] = found
+        return self._places[key]
+
+    @cached_property
+    def _places(self) -> dict[tuple[int, ...], dict[tuple[int, int], tuple[Tensor, Tensor]]]:
+        return {}
 
 
 def group_columns(intercepts: Tensor, matrices: Sequence[Tensor]) -> Constraints:
@@ -239,6 +277,12 @@ def group_columns(intercepts: Tensor, matrices: Sequence[Tensor]) -> Constraints
 def matrix_rank(matrix: Tensor) -> int:
     """Return the rank of a constraint matrix."""
     return int(torch.linalg.matrix_rank(matrix, rtol=_RANK)) if matrix.numel() else 0
+
+
+def _solved(basis: Tensor, matrix: Tensor) -> Tensor:
+    """Return the least-squares solution of ``basis @ solution = matrix``."""
+    solution: Tensor = torch.linalg.lstsq(basis, matrix).solution
+    return solution
 
 
 def _positions(columns: list[int]) -> slice | Tensor:

@@ -64,7 +64,7 @@ def ekfac(
         >>> import torch
         >>> from raphson.curvature import Objective
         >>> from raphson.likelihoods import Gaussian
-        >>> x, y = torch.tensor([[1.0, 0.0], [1.0, 2.0]]), torch.zeros(2, 1)
+        >>> x, y = torch.tensor([[1.0, 0.0], [1.0, 2.0], [1.0, 0.0], [1.0, 2.0]]), torch.zeros(4, 1)
         >>> objective = Objective(torch.nn.Linear(2, 1, bias=False), Gaussian(), (x, y))
         >>> torch.allclose(ekfac(objective).to_dense(), torch.tensor([[1.0, 1.0], [1.0, 2.0]]))
         True
@@ -73,7 +73,7 @@ def ekfac(
     sampling = Sampling(estimator, samples, generator)
     sums = layer_sums(objective, sampling, sharing, bias)
     bases = [_Basis(next(iter(terms.values()))) if len(terms) == 1 else None for terms in sums.terms]
-    for tapped in tapped_batches(objective):
+    for tapped in tapped_batches(objective, sampling):
         work = dict(sums.work(tapped))
         seen = [work[next(iter(terms.values()))] for terms in sums.terms]
         for u in columns(objective, tapped, sampling):
@@ -114,7 +114,7 @@ class _Basis:
             a = one.tapped.unit_inputs(one.number)
             a = torch.cat([a, torch.ones_like(a[:, :, :1])], dim=2) if self._joint else a
             inputs.append(self._q_in.mT @ a)
-            outputs.append(self._q_out.mT @ one.use.example_outputs(gradients[one.number], one.unit))
+            outputs.append(self._q_out.mT @ one.use.example_outputs(gradients[one.number], one.summed))
         self.moments += squared_gradients(inputs, outputs)
 
     def _add_table(self, seen: Sequence[Seen], gradients: Sequence[Tensor]) -> None:
@@ -122,11 +122,11 @@ class _Basis:
         first = seen[0].use
         assert isinstance(first, Lookup)
         if self._q_in is None and len(seen) == 1:
-            self.moments[0] += squared_table(first, rotated[0], seen[0].unit)
+            self.moments[0] += squared_table(first, rotated[0], seen[0].summed)
             return
-        for n in range(seen[0].unit.n):
+        for n in range(seen[0].summed.n):
             rows = [
-                one.use.example_gradients(g, one.unit, slice(n, n + 1))[0][1]
+                one.use.example_gradients(g, one.summed, slice(n, n + 1))[0][1]
                 for one, g in zip(seen, rotated, strict=True)
             ]
             total = torch.stack(rows).sum(0)[:, 0]

@@ -11,8 +11,10 @@ from torch.func import grad, vmap
 
 from raphson.data import Batch
 from raphson.linalg._size import check_dense_size
-from raphson.model import parted, select
+from raphson.model import differentiable_kernels, parted, select
 
+from ._columns import tapped_batches
+from ._layer_diagonal import tap_gradient_norms
 from ._objective import Objective
 from ._output import slice_rows
 
@@ -67,7 +69,9 @@ def iterate_example_gradients(objective: Objective) -> Iterator[Tensor]:
 
 
 def example_gradient_norms(objective: Objective) -> Tensor:
-    """Return the Euclidean norms of ``example_gradients``, ``(N,)``, without keeping them.
+    """Return the Euclidean norms of ``example_gradients``, ``(N,)``.
+
+    A linear layer's part comes from the norms of its inputs and output gradients, without the gradient.
 
     Args:
         objective: The objective.
@@ -75,7 +79,11 @@ def example_gradient_norms(objective: Objective) -> Tensor:
     Returns:
         One norm for each example.
     """
-    return torch.cat([gradients.norm(dim=1) for gradients in iterate_example_gradients(objective)])
+    norms = []
+    for tapped in tapped_batches(objective):
+        g = objective.likelihood.gradient(tapped.taps.output.detach(), tapped.batch.y)
+        norms.append(tap_gradient_norms(objective, tapped, g).sqrt())
+    return torch.cat(norms)
 
 
 def _gradients(objective: Objective, batch: Batch) -> Tensor:
@@ -97,7 +105,8 @@ def _batched(objective: Objective, batch: Batch) -> Tensor:
         return (f * u).sum()
 
     each: Callable[..., dict[str, Tensor]] = vmap(grad(weighted), in_dims=(None, 0, *[0] * len(tensors)))
-    parts = each(dict(space.tensors), cotangent, *tensors)
+    with differentiable_kernels(objective.traits):
+        parts = each(dict(space.tensors), cotangent, *tensors)
     return torch.cat([parts[name].reshape(batch.n_examples, -1) for name in space.names], 1)
 
 

@@ -78,8 +78,8 @@ def ggn(
         raise InputError(f"kind is {kind!r}, but a Gauss-Newton matrix is 'observed' or 'expected'.")
     if kind is None and not objective.likelihood.concave:
         warnings.warn(
-            f"{type(objective.likelihood).__name__} is not log-concave in its outputs, so that its observed Hessian can "
-            "be indefinite: this Gauss-Newton matrix takes the expected one. Choose with kind='expected' or "
+            f"{type(objective.likelihood).__name__} is not log-concave in its outputs, so that its observed Hessian "
+            "can be indefinite: this Gauss-Newton matrix takes the expected one. Choose with kind='expected' or "
             "kind='observed'.",
             RaphsonWarning,
             stacklevel=2,

@@ -14,6 +14,7 @@ from raphson.model import GradientGraph
 from ._network import NetworkProducts
 from ._objective import Objective
 from ._output import OutputCurvature
+from ._preactivation import feed_forward, preactivation_diagonal
 from ._structures import Blocks, Structure, block_diagonal, check_structure
 
 _OBSERVED = OutputCurvature("observed")
@@ -34,6 +35,9 @@ def hessian(
     with the gradient :math:`g_n` and the Hessian :math:`H_n` of the loss in the outputs, and the sum, the scale and the
     weights of the objective. It is symmetric and in general indefinite.
 
+    The diagonal of a ``Sequential`` of linear layers and elementwise activations comes from Hessians in its
+    pre-activations, at a few gradients' cost; that of another model from one product for each parameter.
+
     Args:
         objective: The objective.
         structure: ``"implicit"`` (products), ``"dense"``, ``"diagonal"`` (exact), or ``"blocks"`` (exact blocks on the
@@ -45,7 +49,8 @@ def hessian(
         Symmetric operator ``(P, P)``, labeled unless very large; ``InputError`` if a word is not one of those above.
 
     References:
-        B. A. Pearlmutter (1994), Fast exact multiplication by the Hessian, Neural Computation 6, 147-160.
+        B. A. Pearlmutter (1994), Fast exact multiplication by the Hessian, Neural Computation 6, 147-160. A. Botev,
+        H. Ritter and D. Barber (2017), Practical Gauss-Newton optimisation for deep learning, ICML.
 
     Examples:
         The loss :math:`\tfrac12 (a b - 1)^2` at :math:`a = b = 0` has a saddle point.
@@ -63,6 +68,8 @@ def hessian(
     objective = objective if params is None else objective.restricted(params)
     if structure == "blocks":
         return block_diagonal(objective, blocks, lambda part: _implicit(part).to_dense())
+    if structure == "diagonal" and feed_forward(objective):
+        return Diagonal(preactivation_diagonal(objective) + objective.l2, labels=objective.space.labels())
     implicit = _implicit(objective)
     if structure == "dense":
         dense = implicit.to_dense()

@@ -53,6 +53,7 @@ class Jacobian:
     def __init__(self, model: Model, x: Inputs, n: int, traits: Traits) -> None:
         self._model, self._x, self._n, self._traits = model, x, n, traits
         self._lin = Linearization(model, x, traits)
+        self._versions = model.versions()
         self.outputs = self._lin.outputs
 
     @property
@@ -78,6 +79,7 @@ class Jacobian:
     def mv(self, v: Tensor) -> Tensor:
         r"""Return :math:`J v`, ``(N, ..., C)``, for ``v`` of shape ``(P,)``."""
         self.space.check_length(v.shape[-1])
+        self._model.check_unchanged(self._versions)
         return self._lin.jvp(v)
 
     def rmv(self, u: Tensor) -> Tensor:
@@ -88,6 +90,7 @@ class Jacobian:
     def mm(self, v: Tensor) -> Tensor:
         r"""Return :math:`J V`, ``(N, ..., C, k)``, for ``V`` of shape ``(P, k)``."""
         self.space.check_length(v.shape[0])
+        self._model.check_unchanged(self._versions)
         return map_rows(self._lin.jvp, v.mT, self._lin.together).movedim(0, -1)
 
     def rmm(self, u: Tensor) -> Tensor:
@@ -98,6 +101,7 @@ class Jacobian:
     def to_dense(self) -> Tensor:
         """Return the ``(N, ..., C, P)`` tensor; ``TooLargeError`` says how large it would be."""
         check_dense_size(self.shape, self.dtype, "its products mv, rmv, mm and rmm, or fewer inputs or params")
+        self._model.check_unchanged(self._versions)
         width = max(1, _CHUNK // (self.outputs[0].numel() * self.space.numel))
         return torch.cat([
             example_jacobian(self._model, take(self._x, rows, self._n), rows.stop - rows.start, self._traits)
@@ -121,6 +125,7 @@ class Jacobian:
         )
 
     def _transposed(self, u: Tensor) -> Tensor:
+        self._model.check_unchanged(self._versions)
         return map_parts(self._lin.vjp, u, self.space, self._lin.together)
 
     def _check_cotangent(self, shape: torch.Size) -> None:
@@ -130,10 +135,8 @@ class Jacobian:
             )
 
 
-def jacobian(
-    model: Network, x: Inputs, params: Mapping[str, Tensor] | str | Iterable[str] | None = None
-) -> Jacobian:
-    r"""Return the Jacobian of a model's outputs in its parameters, :math:`J_{ncp} = \partial f_{nc} / \partial\theta_p`.
+def jacobian(model: Network, x: Inputs, params: Mapping[str, Tensor] | str | Iterable[str] | None = None) -> Jacobian:
+    r"""Return the Jacobian of a model's outputs in its parameters, :math:`J_{ncp} = \partial f_{nc}/\partial\theta_p`.
 
     Args:
         model: A module in evaluation mode, or a function ``f(params, *x)``; outputs ``(N, ..., C)``.
@@ -197,7 +200,8 @@ def input_jacobian(
     with differentiable_kernels(traits):
         found = vmap(jacrev(outputs, argnums=tuple(places)))(*tensors)
     if isinstance(x, Tensor):
-        return found[0]
+        only: Tensor = found[0]
+        return only
     if isinstance(x, Mapping):
         names = [name for name, value in x.items() for _ in parted(value, n)[0]]
         return {names[i]: part for i, part in zip(places, found, strict=True)}
@@ -207,10 +211,11 @@ def input_jacobian(
 def second_derivatives(
     model: Network, x: Inputs, params: Mapping[str, Tensor] | str | Iterable[str] | None = None
 ) -> Tensor:
-    r"""Return the second derivatives of a model's outputs, :math:`\partial^2 f_{nc} / \partial\theta_p \partial\theta_q`.
+    r"""Return the second derivatives of a model's outputs in its parameters.
 
-    The Hessian of a vector function is an array of order three for each example; :math:`\sum_c g_{nc} \nabla^2 f_c` is
-    the part of a loss's Hessian that Gauss-Newton leaves out.
+    That is :math:`\partial^2 f_{nc} / \partial\theta_p \partial\theta_q`: the Hessian of a vector function is an array
+    of order three for each example, and :math:`\sum_c g_{nc} \nabla^2 f_c` the part of a loss's Hessian that
+    Gauss-Newton leaves out.
 
     Args:
         model: A module in evaluation mode, or a function ``f(params, *x)``; outputs ``(N, ..., C)``.
@@ -239,7 +244,8 @@ def second_derivatives(
 
     with differentiable_kernels(traits):
         # reverse over reverse: some kernels have no forward mode
-        return vmap(jacrev(jacrev(outputs)), in_dims=(None, *[0] * len(tensors)))(space.vector(), *tensors)
+        whole: Tensor = vmap(jacrev(jacrev(outputs)), in_dims=(None, *[0] * len(tensors)))(space.vector(), *tensors)
+        return whole
 
 
 def _prepared(

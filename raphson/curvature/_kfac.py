@@ -85,7 +85,7 @@ def kfac(
         >>> import torch
         >>> from raphson.curvature import Objective
         >>> from raphson.likelihoods import Gaussian
-        >>> x, y = torch.tensor([[1.0, 0.0], [1.0, 2.0]]), torch.zeros(2, 1)
+        >>> x, y = torch.tensor([[1.0, 0.0], [1.0, 2.0], [1.0, 0.0], [1.0, 2.0]]), torch.zeros(4, 1)
         >>> objective = Objective(torch.nn.Linear(2, 1, bias=False), Gaussian(), (x, y))
         >>> kfac(objective).to_dense()
         tensor([[1., 1.],
@@ -100,7 +100,7 @@ def kfac(
 def layer_sums(objective: Objective, sampling: Sampling, sharing: Sharing, bias: Bias) -> LayerSums:
     """Return the blocks of all batches."""
     sums: LayerSums | None = None
-    for tapped in tapped_batches(objective):
+    for tapped in tapped_batches(objective, sampling):
         sums = sums or LayerSums(objective, tapped, sharing, bias)
         sums.add(tapped, sampling)
     assert sums is not None

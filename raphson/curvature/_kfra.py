@@ -9,11 +9,14 @@ With the pre-activations h of a layer, W the weight above it and b = f'(h) the s
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from raphson._errors import InputError
 from raphson.linalg import Dense
+from raphson.model import ParameterSpace
 
 from ._columns import add_output_gram, average_weights
 from ._gram import add_gram, symmetrize
@@ -120,16 +123,20 @@ class _Layer:
         space, weight, bias = self._objective.space, self._weight_name, self._bias_name
         found: list[Block] = []
         if weight is not None:
+            both = [weight, bias] if self._term.joint and bias is not None else [weight]
+            places = partial(_rows, space, both, self.linear.weight.shape)
             product = self._term.operator(h.unsqueeze(0))
-            places = whole(space, weight).view(1, *self.linear.weight.shape)
-            if self._term.joint:
-                assert bias is not None
-                found.append(Block(f"{weight}, {bias}", joined(places, whole(space, bias)), product))
-                return found
-            found.append(Block(weight, places.reshape(-1), product))
+            found.append(Block(", ".join(both), space.slices[weight].start, places, product))
+            bias = None if self._term.joint else bias
         if bias is not None:
-            found.append(Block(bias, whole(space, bias), Dense(h)))
+            found.append(Block(bias, space.slices[bias].start, partial(whole, space, bias), Dense(h)))
         return found
+
+
+def _rows(space: ParameterSpace, names: list[str], shape: torch.Size) -> Tensor:
+    """Return the places of a weight, or of a weight and a bias row by row."""
+    places = whole(space, names[0]).view(1, *shape)
+    return places.reshape(-1) if len(names) == 1 else joined(places, whole(space, names[1]))
 
 
 def _chain(module: nn.Module | None) -> tuple[nn.Sequential, list[tuple[nn.Linear, list[nn.Module]]]]:

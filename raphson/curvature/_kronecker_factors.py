@@ -58,6 +58,11 @@ class Seen(NamedTuple):
         """Which positions belong to which unit."""
         return self.tapped.unit_layouts[self.number]
 
+    @property
+    def summed(self) -> Layout:
+        """Over which positions gradients are summed."""
+        return self.tapped.sum_layouts[self.number]
+
 
 class Term(abc.ABC):
     """Sums for one Kronecker product: ``left`` belongs to the rows of the weight, ``right`` to its columns."""
@@ -201,7 +206,7 @@ class TableTerm(Term):
             assert isinstance(one.use, Lookup)
             g = one.use.rows(gradients[one.number]) * one.use.counted()[:, None]
             if self._dense:
-                g = one.unit.by_example(g.movedim(0, 1)).sum(1)
+                g = one.summed.by_example(g.movedim(0, 1)).sum(1)
             add_gram(self._outputs, g.reshape(-1, 1, self.shape[1], 1))
 
     @cached_property
@@ -237,7 +242,7 @@ def _mean_inputs(seen: Sequence[Seen]) -> Tensor:
 def _summed_outputs(one: Seen, g: Tensor) -> Tensor:
     """Return output gradients summed over the positions of a unit, ``(units, k, G, O)``."""
     assert isinstance(one.use, Matmul)
-    return one.use.example_outputs(g, one.unit).sum(-1)
+    return one.use.example_outputs(g, one.summed).sum(-1)
 
 
 def _bags(one: Seen, v: int, counted: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def layer_diagonal(
     """
     sampling = Sampling(columns_kind, samples, generator)
     total = objective.space.vector().new_zeros(objective.n_parameters)
-    for tapped in tapped_batches(objective):
+    for tapped in tapped_batches(objective, sampling):
         groups = _groups(tapped.taps.uses, tapped.taps.rest)
         plain = [number for _, (number, *more) in groups if not more and _is_plain(tapped, number)]
         squares: dict[int, Tensor] = {}
@@ -73,7 +73,7 @@ def layer_diagonal(
 def _is_plain(tapped: Tapped, number: int) -> bool:
     """Whether a use is a linear layer with one position for each unit."""
     use = tapped.taps.uses[number]
-    return isinstance(use, Linear) and use.positions == tapped.unit_layouts[number].n
+    return isinstance(use, Linear) and use.positions == tapped.sum_layouts[number].n
 
 
 def _add_squares(squares: dict[int, Tensor], number: int, tapped: Tapped, g: Tensor) -> None:
@@ -146,7 +146,7 @@ def tap_gradient_norms(objective: Objective, tapped: Tapped, u: Tensor) -> Tenso
         step = max(1, _CHUNK_ELEMENTS // max(1, sum(slot_numel(slot) for slot in slots)))
         for start in range(0, u.shape[0], step):
             rows = slice(start, start + step)
-            for _, values in _summed(tapped, gradients, slots, numbers, objective.space, rows):
+            for _, values in _summed(tapped, gradients, slots, numbers, tapped.example_layouts, objective.space, rows):
                 total[rows] += values[0].square().sum(-1)
     for _, values in _Rest(objective, tapped)(u.unsqueeze(0)):
         total += values[0].square().sum(-1)
@@ -207,7 +207,7 @@ def _squared(
     tapped: Tapped, gradients: Sequence[Tensor], slots: Sequence[Slot], numbers: Sequence[int], space: ParameterSpace
 ) -> Iterator[tuple[Slot | str, Tensor]]:
     """Yield squared per-unit gradients summed over units and columns, for a slot or a whole parameter."""
-    use, g, layout = tapped.taps.uses[numbers[0]], gradients[numbers[0]], tapped.unit_layouts[numbers[0]]
+    use, g, layout = tapped.taps.uses[numbers[0]], gradients[numbers[0]], tapped.sum_layouts[numbers[0]]
     if len(numbers) == 1 and len({slot.name for slot in slots}) == len(slots):
         if isinstance(use, Matmul):
             u = use.example_outputs(g, layout)
@@ -223,7 +223,8 @@ def _squared(
             return
     step = max(1, _CHUNK_ELEMENTS // max(1, g.shape[0] * sum(slot_numel(slot) for slot in slots)))
     for start in range(0, layout.n, step):
-        for name, values in _summed(tapped, gradients, slots, numbers, space, slice(start, start + step)):
+        rows = slice(start, start + step)
+        for name, values in _summed(tapped, gradients, slots, numbers, tapped.sum_layouts, space, rows):
             yield name, values.square().sum((0, 1))
 
 
@@ -232,14 +233,15 @@ def _summed(
     gradients: Sequence[Tensor],
     slots: Sequence[Slot],
     numbers: Sequence[int],
+    layouts: Sequence[Layout],
     space: ParameterSpace,
     rows: slice,
 ) -> list[tuple[str, Tensor]]:
-    """Return per-unit gradients of whole parameters, summed over their uses, ``(k, n, numel)``."""
+    """Return gradients of whole parameters, summed over their uses and by layout over positions, ``(k, n, numel)``."""
     wanted = set(slots)
     totals: dict[str, Tensor] = {}
     for i in numbers:
-        for slot, values in tapped.taps.uses[i].example_gradients(gradients[i], tapped.unit_layouts[i], rows):
+        for slot, values in tapped.taps.uses[i].example_gradients(gradients[i], layouts[i], rows):
             if slot not in wanted:
                 continue
             if slot.name not in totals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,6 +11,21 @@ from torch import Tensor
 
 from raphson.linalg import BlockDiagonal, Dense, Diagonal, EqualBlocks, Kronecker, KroneckerEigen, Permuted, Scaled, Sum
 from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator
+
+
+class Order:
+    """Numbers of parameters that are worked out when they are needed: many uses of curvature never ask.
+
+    Args:
+        parts: Functions that return parts of them.
+    """
+
+    def __init__(self, parts: Sequence[Callable[[], Tensor]]) -> None:
+        self._parts = tuple(parts)
+
+    def index(self) -> Tensor:
+        """Return the numbers, part after part."""
+        return torch.cat([part() for part in self._parts])
 
 
 @dataclass(frozen=True)
@@ -46,15 +62,20 @@ class LayerOperator(SymmetricOperator):
         blocks: The blocks, ``(n_i, n_i)``.
         names: For each block the parameters in it.
         exact: For each block whether it (or its diagonal) is exact by construction.
-        index: ``(P,)``, the parameter of each row of the blocks, one block after the other; None where they are in
-            order.
+        order: The parameter of each row of the blocks, one block after the other.
         labels: Names of the ``P`` parameters.
     """
 
     blocks: tuple[SymmetricOperator, ...]
     names: tuple[str, ...]
     exact: tuple[bool, ...]
-    index: Tensor | None
+    order: Order
+
+    @cached_property
+    def index(self) -> Tensor | None:
+        """The parameter of each row of the blocks, ``(P,)``; None where they are in order."""
+        index = self.order.index().to(self.device)
+        return None if torch.equal(index, torch.arange(index.shape[0], device=self.device)) else index
 
     @cached_property
     def operator(self) -> SymmetricOperator:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from raphson.model import ParameterSpace
 from raphson.model._taps import Taps

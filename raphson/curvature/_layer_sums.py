@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from raphson.model._uses import Matmul, Slot, Use
 from ._columns import Sampling, Tapped, average_weights, columns
 from ._gram import add_gram, symmetrize
 from ._kronecker_factors import MatmulTerm, Seen, Sharing, TableTerm, Term
-from ._layer_operator import LayerOperator
+from ._layer_operator import LayerOperator, Order
 from ._layer_plan import Bias, KroneckerPlan, RowPlan, make_plan
 from ._objective import Objective
 from ._rest import RestGradients
@@ -30,10 +31,19 @@ MAX_LABELS = 4096
 
 
 class Block(NamedTuple):
-    """A finished block: the parameters in it, their places in the vector of all, the operator, whether it is exact."""
+    """A finished block.
+
+    Attributes:
+        names: The parameters in it.
+        first: Where the first of them begins in the vector of all.
+        places: Returns the number of each row's parameter.
+        operator: The operator.
+        exact: Whether it (or its diagonal) is exact by construction.
+    """
 
     names: str
-    places: Tensor
+    first: int
+    places: Callable[[], Tensor]
     operator: SymmetricOperator
     exact: bool = False
 
@@ -71,7 +81,7 @@ class LayerSums:
     def __init__(self, objective: Objective, tapped: Tapped, sharing: Sharing, bias: Bias) -> None:
         self.objective = objective
         self.plan = make_plan(objective.space, tapped.taps, bias)
-        self._uses = tapped.taps.uses
+        self._uses = tuple(use.without_input() for use in tapped.taps.uses)
         like = objective.space.vector()[:0]
         self.terms = [_terms(plan, self._uses, sharing, like) for plan in self.plan.weights]
         self.biases = [
@@ -122,14 +132,17 @@ class LayerSums:
     def weight_block(self, i: int, operator: SymmetricOperator) -> Block:
         """Return the block of weight ``i`` with an operator."""
         plan, space = self.plan.weights[i], self.objective.space
-        parameter = space.tensors[plan.weight.name]
-        first = self._uses[plan.uses[0]]
-        index = first.weight_index(parameter) if isinstance(first, Matmul) else plan.weight.index(parameter)[None]
-        index += space.slices[plan.weight.name].start
-        if plan.bias is None:
-            return Block(_name(plan.weight, space), index.reshape(-1), operator)
-        names = f"{_name(plan.weight, space)}, {_name(plan.bias, space)}"
-        return Block(names, joined(index, _places(plan.bias, space)), operator)
+        # without its input: the block outlives the batch
+        first = self._uses[plan.uses[0]].without_input()
+
+        def places() -> Tensor:
+            parameter = space.tensors[plan.weight.name]
+            index = first.weight_index(parameter) if isinstance(first, Matmul) else plan.weight.index(parameter)[None]
+            index = index + space.slices[plan.weight.name].start
+            return index.reshape(-1) if plan.bias is None else joined(index, _places(plan.bias, space))
+
+        names = ", ".join(_name(slot, space) for slot in (plan.weight, plan.bias) if slot is not None)
+        return Block(names, _first(plan.weight, space), places, operator)
 
     def other_blocks(self) -> list[Block]:
         """Return the blocks of everything but the weights."""
@@ -139,12 +152,15 @@ class LayerSums:
             owners = {id(term): term for i in plan.uses if (term := self._owner(i)) is not None}
             # uses with a weight have their output factor in the weight's term
             parts += [term.bias_operator() for term in owners.values()]
-            found.append(Block(_name(plan.bias, space), _places(plan.bias, space), _total(parts)))
+            places = partial(_places, plan.bias, space)
+            found.append(Block(_name(plan.bias, space), _first(plan.bias, space), places, _total(parts)))
         for row, sums in zip(self.plan.rows, self.rows, strict=True):
-            index = torch.cat([_places(slot, space) for slot in row.slots])
-            found.append(Block(", ".join(_name(slot, space) for slot in row.slots), index, sums.operator(), exact=True))
+            names = ", ".join(_name(slot, space) for slot in row.slots)
+            places = partial(_all_places, row.slots, space)
+            found.append(Block(names, _first(row.slots[0], space), places, sums.operator(), exact=True))
         for name, sums in zip(self.plan.rest, self.rest, strict=True):
-            found.append(Block(name, whole(space, name), sums.operator(), exact=True))
+            start = space.slices[name].start
+            found.append(Block(name, start, partial(whole, space, name), sums.operator(), exact=True))
         return found
 
     def operator(self, weights: Sequence[SymmetricOperator] | None = None) -> LayerOperator:
@@ -192,15 +208,14 @@ def joined(weight: Tensor, bias: Tensor) -> Tensor:
 def assemble(objective: Objective, blocks: list[Block]) -> LayerOperator:
     """Return blocks as one operator in the order of the parameters, with zeros for those never used."""
     space = objective.space
-    blocks = sorted(blocks, key=lambda block: int(block.places[0]))
-    index = torch.cat([block.places for block in blocks]) if blocks else torch.zeros(0, dtype=torch.long)
-    everything = torch.arange(space.numel, device=space.device)
-    if index.shape[0] < space.numel:
-        unused = everything[~torch.isin(everything, index)]
+    blocks = sorted(blocks, key=lambda block: block.first)
+    if sum(block.operator.shape[-1] for block in blocks) < space.numel:
+        everything = torch.arange(space.numel, device=space.device)
+        used = torch.cat([block.places() for block in blocks] + [everything[:0]])
+        unused = everything[~torch.isin(everything, used)]
         zero = Diagonal(space.vector().new_zeros(unused.shape[0]))
-        blocks.append(Block("not used", unused, zero, exact=True))
-        index = torch.cat([index, unused.to(index.device)])
-    order = None if torch.equal(index, everything) else index
+        blocks.append(Block("not used", int(unused[0]), lambda: unused, zero, exact=True))
+    order = Order([block.places for block in blocks])
     operators = tuple(block.operator for block in blocks)
     names, exact = (tuple(getattr(block, what) for block in blocks) for what in ("names", "exact"))
     found = LayerOperator(operators, names, exact, order, labels=space.labels() if space.numel <= MAX_LABELS else None)
@@ -222,7 +237,7 @@ def _rows(plan: RowPlan, tapped: Tapped, gradients: Sequence[Tensor]) -> Tensor:
     """Return per-unit gradients of scales and shifts, summed over uses, ``(k, units, n)``."""
     total: list[Tensor] | None = None
     for number in plan.uses:
-        found = tapped.taps.uses[number].example_gradients(gradients[number], tapped.unit_layouts[number])
+        found = tapped.taps.uses[number].example_gradients(gradients[number], tapped.sum_layouts[number])
         named = dict(found)
         parts = [named[slot].flatten(2) for slot in plan.slots]
         total = parts if total is None else [a + b for a, b in zip(total, parts, strict=True)]
@@ -241,6 +256,15 @@ def _numel(slot: Slot) -> int:
 
 def _name(slot: Slot, space: ParameterSpace) -> str:
     return slot.name if slot.is_whole(space.tensors[slot.name]) else f"{slot.name} (part)"
+
+
+def _first(slot: Slot, space: ParameterSpace) -> int:
+    start: int = space.slices[slot.name].start
+    return start + slot.offset
+
+
+def _all_places(slots: Sequence[Slot], space: ParameterSpace) -> Tensor:
+    return torch.cat([_places(slot, space) for slot in slots])
 
 
 def _places(slot: Slot, space: ParameterSpace) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from raphson._errors import RaphsonError
 from raphson.data import Batch
 from raphson.linalg import Implicit
 from raphson.model import Parts, map_parts
@@ -63,16 +62,12 @@ class NetworkProducts:
 
     def mm(self, v: Tensor) -> Tensor:
         """Return the product with the columns of ``v``, both ``(P, k)``."""
-        return self._rows(v.mT).mT
+        return self._rows(v.mT.contiguous()).mT
 
     def _rows(self, rows: Tensor) -> Tensor:
         objective = self._objective
         objective.space.check_length(rows.shape[-1])
-        if self._versions != objective.model.versions():
-            raise RaphsonError(
-                "The parameters of the model changed after this operator was made, which describes the curvature "
-                "where they were. Make a new operator, or keep its dense form."
-            )
+        objective.model.check_unchanged(self._versions)
         total: Tensor | None = None
         for local in self._locals():
             part = map_parts(local.product, rows, objective.space, local.together)
@@ -104,8 +99,8 @@ class NetworkProducts:
         def count(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             seen[storage.data_ptr()] = storage.nbytes()
-            # what is counted is thrown away at once, so nothing has to be kept
-            return tensor
+            # the graph is thrown away; with its own outputs inside, it would never be freed
+            return tensor.detach()
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             self._linearize(self._objective, batch, 0)

@@ -37,7 +37,8 @@ class Objective:
     quantity; batches must be the same each time. The model must be in evaluation mode, and is left as it is.
 
     Args:
-        model: A module, or a function ``f(params, *x)``; outputs ``(N, ..., C)``, the ``C`` of them last.
+        model: A module, or a function ``f(params, *x)``; outputs ``(N, ..., C)``, the ``C`` of them last. A compiled
+            module is taken as the module that it wraps, which has second derivatives.
         likelihood: A likelihood, or a torch loss that stands for one.
         data: ``(x, y)`` or ``(x, y, weight)`` of tensors, or a repeatable iterable of such (a ``DataLoader``); ``x`` is
             a tensor, a tuple of positional arguments or a dictionary of named ones; ``weight`` is ``(N,)``.
@@ -45,7 +46,7 @@ class Objective:
             For a function: the dictionary of its parameters.
         reduction: ``"mean"`` or ``"sum"``; None takes that of a torch loss, and ``"mean"`` for a likelihood.
         l2: :math:`\lambda`, on the differentiated parameters.
-        progress: Whether long computations show a line on the terminal.
+        progress: Whether a pass over the data shows a line on standard error while it runs.
 
     Attributes:
         model: The model as ``f(params, x)``.
@@ -136,13 +137,32 @@ class Objective:
         return self._traits
 
     @property
+    def information_is_observed(self) -> bool:
+        """Whether the expected information equals the observed Hessian, as it does with canonical links.
+
+        Seen at the outputs of the first batch's first and last example: for another link the two agree only where a
+        target is exactly its mean.
+        """
+        f, y = self._outputs, self._probed_targets
+        direction = torch.linspace(1.0, 2.0, self.n_outputs, dtype=f.dtype, device=f.device).expand(f.shape)
+        observed, expected = self.likelihood.hessian(f, y).mv(direction), self.likelihood.fisher(f, y).mv(direction)
+        return torch.allclose(observed, expected, rtol=1e-5, atol=0.0)
+
+    @property
     def scale(self) -> float:
         r"""The factor of the sum over the data: :math:`1/W` for a mean, 1 for a sum."""
         return 1.0 / self.total_weight if self.reduction == "mean" else 1.0
 
     def batches(self) -> Iterator[Batch]:
         """Yield the batches, on the device of the model; ``InputError`` if they are not those of the first pass."""
-        yield from self._batches
+        if not self.progress:
+            yield from self._batches
+            return
+        from rich.console import Console
+        from rich.progress import track
+
+        total = self._n_batches or None
+        yield from track(self._batches, "batches", total, transient=True, console=Console(stderr=True))
 
     def restricted(self, params: str | Iterable[str]) -> Objective:
         """Return the same objective, differentiated in some of the parameters only.
@@ -188,7 +208,8 @@ class Objective:
         self._check_shape(f, batch, index)
         rows, targets = f.reshape(-1, f.shape[-1]), batch.y.reshape(-1, *batch.y.shape[f.ndim - 1 :])
         with torch.no_grad():
-            nll = [self.likelihood.nll(r, t) for r, t in zip(rows.split(_ROWS), targets.split(_ROWS), strict=True)]
+            parts = [slice(start, start + _ROWS) for start in range(0, len(rows), _ROWS)]
+            nll = [self.likelihood.nll(rows[part], targets[part]) for part in parts]
         self.check_finite(torch.cat(nll).reshape(f.shape[:-1]), index)
 
     def _check_shape(self, f: Tensor, batch: Batch, index: int) -> None:
@@ -289,7 +310,8 @@ class Objective:
         one, other = batch.rows(slice(0, 1)), batch.rows(slice(n - 1, n))
         both = batch.rows(slice(0, n, max(1, n - 1))) if n > 1 else _twice(one)
         self._outputs, self._traits = probe(self.model, one.x, other.x, both.x)
-        self.outputs(both, 0)
+        self._check_shape(self._outputs, both, 0)
+        self._probed_targets = both.y
         notes = []
         if self._traits.fused_attention:
             notes.append(

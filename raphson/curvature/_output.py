@@ -2,6 +2,7 @@ r"""The middle factor of :math:`J^\top M J`: a ``C x C`` matrix for every positi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -41,7 +42,9 @@ class OutputCurvature:
     samples: int = 1
     seed: int = 0
 
-    def operator(self, likelihood: Likelihood, f: Tensor, y: Tensor, generator: torch.Generator | None = None) -> SymmetricOperator:
+    def operator(
+        self, likelihood: Likelihood, f: Tensor, y: Tensor, generator: torch.Generator | None = None
+    ) -> SymmetricOperator:
         """Return the matrices of a batch.
 
         Args:
@@ -78,7 +81,7 @@ class OutputCurvature:
             return factor.to_dense()
         shape = (*f.shape[:-1], factor.shape[-1], self.samples)
         signs = torch.randint(0, 2, shape, generator=generator, device=f.device, dtype=torch.int8)
-        return factor.mm(signs.to(f.dtype).mul_(2).sub_(1)) / self.samples**0.5
+        return factor.mm(signs.to(f.dtype).mul_(2).sub_(1)) / math.sqrt(self.samples)
 
     def generator(self, device: torch.device, index: int) -> torch.Generator:
         """Return the source of the random signs of a batch, which go position by position."""

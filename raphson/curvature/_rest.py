@@ -63,7 +63,8 @@ class RestGradients:
         graphs = []
         for n in range(batch.n_examples):
             leaves = {name: self._objective.space.tensors[name].detach().requires_grad_() for name in self._names}
-            graphs.append((model.call(leaves, batch.rows(slice(n, n + 1)).x), list(leaves.values())))
+            with torch.enable_grad():
+                graphs.append((model.call(leaves, batch.rows(slice(n, n + 1)).x), list(leaves.values())))
         return graphs
 
 

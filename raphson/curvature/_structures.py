@@ -14,6 +14,8 @@ from raphson.linalg import BlockDiagonal, Dense, Diagonal, SymmetricOperator
 from raphson.linalg._size import check_dense_size
 from raphson.model import ParameterSpace, example_jacobian
 
+from ._columns import Estimator
+from ._layer_diagonal import layer_diagonal
 from ._objective import Objective
 from ._output import OutputCurvature, slice_rows
 
@@ -50,12 +52,26 @@ def gauss_newton_structure(
         return block_diagonal(
             objective, blocks, lambda part: gauss_newton_structure(part, middle, "dense", blocks).to_dense()
         )
+    estimator = _column_estimator(objective, middle) if structure == "diagonal" else None
+    if estimator is not None:
+        return _finished(objective, layer_diagonal(objective, estimator))
     space = objective.space
     dense = structure == "dense"
     total = _empty(space, dense)
     for jacobian, image in _jacobian_chunks(objective, middle):
         total += jacobian.mT @ image if dense else (jacobian * image).sum(0)
     return _finished(objective, total)
+
+
+def _column_estimator(objective: Objective, middle: OutputCurvature) -> Estimator | None:
+    """Return which output columns have these matrices as their outer products; None where there are none."""
+    if middle.kind == "mc":
+        return None  # its signs are drawn otherwise: the diagonal would not be that of the other structures
+    if middle.kind == "empirical":
+        return "empirical"
+    if middle.kind == "expected" or objective.information_is_observed:
+        return "exact"
+    return "observed" if objective.likelihood.concave else None
 
 
 def block_diagonal(objective: Objective, blocks: Blocks, dense: Callable[[Objective], Tensor]) -> BlockDiagonal:

@@ -35,7 +35,7 @@ class Batch:
 
     @property
     def n_examples(self) -> int:
-        """Return ``N``."""
+        """Number of examples ``N``."""
         return self.y.shape[0]
 
     def to(self, device: torch.device) -> Batch:
@@ -163,8 +163,8 @@ def _batch(item: Any, index: int) -> Batch:
     return Batch(x, y, weight)
 
 
-def _weights(weight: Any, n: int, index: int) -> Tensor:
-    weight = torch.as_tensor(weight)
+def _weights(given: Any, n: int, index: int) -> Tensor:
+    weight: Tensor = torch.as_tensor(given)
     if weight.shape != (n,):
         raise InputError(
             f"The weights of batch {index} have shape {tuple(weight.shape)}, but there must be one number for each of "

@@ -26,13 +26,20 @@ PRODUCT_BYTES = 2**25
 """Products of two columns, which every dense Hessian needs, are kept only below this size (32 MiB)."""
 
 _GRAM_COLUMNS = 2000
-_GRAM_ROWS = 5000
+_GRAM_ROWS = (1000, 5000)
+"""Rows on which columns are tried for independence, the second number if rare columns need more."""
 
 _CONDITION = 1e-9
 """Smallest over largest eigenvalue of the Gram matrix above which columns are independent beyond doubt."""
 
 _CENTERING = 1e3
 """Means up to this many standard deviations may be subtracted from sums instead of from rows: three digits are lost."""
+
+_SAFE_VARIANCE = 1e-6
+"""Share of the mean square above which a variance is the difference of the mean square and the squared mean."""
+
+_CACHED_ROWS = 4096
+"""Rows that pass through several operations while they are in the cache."""
 
 _BLOCK_ELEMENTS = 2**17
 """Outputs per block: enough to occupy two threads, little enough to stay in the cache."""
@@ -314,11 +321,12 @@ class DenseDesign(Design):
         if self.n_columns > min(self.n_rows, _GRAM_COLUMNS):
             return False
         # columns that are independent on some of the rows are so on all of them
-        some = slice(0, self.n_rows, max(1, self.n_rows // max(_GRAM_ROWS, 20 * self.n_columns)))
-        x = self.standardized(some)
-        gram = x @ x.mT
-        eigenvalues = torch.linalg.eigvalsh(gram)
-        return bool(eigenvalues[0] > _CONDITION * eigenvalues[-1])
+        for rows in _GRAM_ROWS:
+            x = self.standardized(slice(0, self.n_rows, max(1, self.n_rows // max(rows, 20 * self.n_columns))))
+            eigenvalues = torch.linalg.eigvalsh(x @ x.mT)
+            if bool(eigenvalues[0] > _CONDITION * eigenvalues[-1]):
+                return True
+        return False
 
     def astype(self, dtype: torch.dtype) -> DenseDesign:  # noqa: D102
         return DenseDesign(self.x, intercept=self.intercept, dtype=dtype, moments=(self.center, self.scale))
@@ -331,7 +339,9 @@ class DenseDesign(Design):
             out[0] = 1.0
         body = out[self.intercept :]
         if self.dtype == torch.float64:
-            torch.sub(x, self.center[:, None], out=body).div_(self.scale[:, None])
+            for start in range(0, x.shape[1], _CACHED_ROWS):
+                part = slice(start, start + _CACHED_ROWS)
+                torch.sub(x[:, part], self.center[:, None], out=body[:, part]).div_(self.scale[:, None])
         else:  # centered in double precision first: large means would cost single precision its digits
             body.copy_((x - self.center[:, None]).div_(self.scale[:, None]))
         return out
@@ -399,9 +409,27 @@ def _csr(x: Any) -> Tensor:
         )
 
 
-def _moments(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor]:
-    """Return center and scale of the columns, in two passes over blocks, safe for entries of 1e24 and 1e-24."""
+def _moments_of_sums(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor, bool]:
+    """Return center and scale of the columns from sums of values and squares, and whether these kept their digits."""
     n, d = x.shape
+    total, squares = torch.zeros(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
+    buffer = torch.empty(min(n, _CACHED_ROWS), d, dtype=torch.float64)
+    for start in range(0, n, _CACHED_ROWS):
+        block = x[start : start + _CACHED_ROWS]
+        total += block.sum(0)
+        squares += torch.mul(block, block, out=buffer[: block.shape[0]]).sum(0)
+    center, square = total / n, squares / n
+    variance = square - center.square() if centered else square
+    safe = (variance > _SAFE_VARIANCE * square) & (square > 1e-200) & (square < 1e200)
+    return center if centered else torch.zeros_like(center), variance.sqrt(), bool(safe.all())
+
+
+def _moments(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor]:
+    """Return center and scale of the columns, safe for entries of 1e24 and 1e-24 and for large means."""
+    n, d = x.shape
+    center, scale, safe = _moments_of_sums(x, centered=centered)
+    if safe:
+        return center, scale
     size = max(1024, 2**20 // max(d, 1))
     starts = range(0, n, size)
     largest = torch.zeros(d, dtype=torch.float64)

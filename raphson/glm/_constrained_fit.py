@@ -19,6 +19,7 @@ from raphson.glm._linear_fit import CovarianceKind, WeightMeaning, free_covarian
 from raphson.glm._rows import Rows
 from raphson.glm._scoring import solve_scoring
 from raphson.infer import Estimates
+from raphson.infer._estimates import label_name
 from raphson.likelihoods import Likelihood
 from raphson.linalg import Dense
 from raphson.solve import Solution
@@ -47,9 +48,15 @@ class ConstrainedFit:
     n_rows: int
 
     def to_parameters(self, theta: Tensor) -> Tensor:
-        """Turn free parameters ``(m, p)`` into all those of the table's columns ``(m, P)``, a linear map.
+        """Turn free parameters into all those of the table's columns, a linear map.
 
         Over combinations that the data leave open they are spread to the smallest norm of the slopes.
+
+        Args:
+            theta: ``(m, p)``.
+
+        Returns:
+            ``(m, P)``.
         """
         table = self.objective.to_table(theta)
         basis = self.null_basis
@@ -95,9 +102,12 @@ class ConstrainedFit:
         Returns:
             Estimates in the order of ``labels``.
         """
-        found = free_covariance(self.objective, self.solution, self.n_rows, kind, groups, correction, weights)
-        covariance, name = found
         order = self.layout.order
+        named = [label_name(labels[i]) for i in order.argsort().tolist()]
+        free = named if self.objective.kept is None else [named[i] for i in self.objective.kept.tolist()]
+        covariance, name = free_covariance(
+            self.objective, self.solution, self.n_rows, kind, groups, correction, weights, tuple(free)
+        )
         a = self.to_parameters(torch.eye(covariance.shape[0], dtype=torch.float64)).mT[order]
         return Estimates(
             values=self.to_parameters(self.solution.theta[None])[0][order],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -144,7 +144,7 @@ def fit_linear(
 
 
 @contextlib.contextmanager
-def shown_progress(progress: Progress) -> Iterator[Callback | None]:
+def shown_progress(progress: Progress) -> Generator[Callback | None]:
     """Give the callback that an estimator's ``progress`` asks for, and clear its line at the end."""
     if progress is not True:
         yield progress if callable(progress) else None

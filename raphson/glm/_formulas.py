@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +56,8 @@ class Formulas:
         if len(named) > 1:
             first, second = list(named)[:2]
             raise InputError(
-                f"The formula of '{named[first]}' has the target '{first}', that of '{named[second]}' has '{second}'; all "
-                "parameters belong to one target: name it once."
+                f"The formula of '{named[first]}' has the target '{first}', that of '{named[second]}' has '{second}'; "
+                "all parameters belong to one target: name it once."
             )
         target = next(iter(named), None)
         designs = {}
@@ -138,7 +138,7 @@ def _require_table(frame: Any) -> None:
 
 
 @contextlib.contextmanager
-def _naming(parameter: str) -> Iterator[None]:
+def _naming(parameter: str) -> Generator[None]:
     """Put the parameter in front of what a message says."""
     try:
         yield

@@ -286,6 +286,9 @@ class InferenceMixin:
 
         Returns:
             A summary that prints as text, shows as HTML in a notebook and turns into a frame.
+
+        Raises:
+            IndefiniteError: If the kind that was asked for is not positive definite.
         """
         check_is_fitted(self)
         notes = list(self._notes())

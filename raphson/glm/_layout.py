@@ -206,7 +206,10 @@ def make_layout(
             parameters that are constant.
 
     Returns:
-        The layout. A name or matrix that does not fit is an ``InputError``.
+        The layout.
+
+    Raises:
+        InputError: If a name or matrix does not fit.
     """
     outputs = likelihood.output_names(n_outputs)
     intercepts, slopes = default_constraints(likelihood, n_outputs)
@@ -315,9 +318,7 @@ def _served(name: Any, likelihood: Likelihood, n_outputs: int) -> Tensor:
         found = torch.tensor([parameters[c % len(parameters)] == name for c in range(n_outputs)])
     if not bool(found.any()):
         known = list(dict.fromkeys([*parameters, *outputs]))
-        raise InputError(
-            f"{type(likelihood).__name__} has no parameter called {name!r}; it has {listed(known, 20)}."
-        )
+        raise InputError(f"{type(likelihood).__name__} has no parameter called {name!r}; it has {listed(known, 20)}.")
     return found
 
 

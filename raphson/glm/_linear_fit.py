@@ -192,6 +192,7 @@ def free_covariance(
     groups: Tensor | None,
     correction: str | None,
     weights: WeightMeaning,
+    labels: tuple[str, ...] | None = None,
 ) -> tuple[Tensor, str]:
     """Return the covariance of the solver's coefficients.
 
@@ -203,6 +204,7 @@ def free_covariance(
         groups: ``(N,)`` cluster of each row, numbered from 0; only for the sandwich.
         correction: Small-sample factor of the sandwich.
         weights: Whether the sandwich takes weights as copies of rows or as sampling weights.
+        labels: Names of the coefficients for messages.
 
     Returns:
         ``(p, p)``, and its name.
@@ -227,7 +229,7 @@ def free_covariance(
     found = solution.hessian if kind != "expected" else None
     if found is None:
         found = objective.hessian(theta, "expected" if kind == "expected" else "observed")
-    inverse = inverse_information(Dense(found.to_dense() * total))
+    inverse = inverse_information(Dense(found.to_dense() * total, labels=labels))
     if kind != "sandwich":
         return inverse.to_dense(), f"{kind} information"
     n = total if weights == "frequency" else float(n_rows)

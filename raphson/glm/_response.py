@@ -41,9 +41,11 @@ def check_response(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor,
     try:
         numbers = as_tensor(np.ascontiguousarray(values.astype(np.float64)))
     except (TypeError, ValueError):
-        row = next(i for i, value in enumerate(values.reshape(n_rows, -1)) if not _is_number(value[0]))
+        row, text = next(
+            (i, v) for i, row in enumerate(values.reshape(n_rows, -1).tolist()) for v in row if not _is_number(v)
+        )
         raise InputError(
-            f"The target in row {row} is {values.reshape(n_rows, -1)[row][0]!r}, but {type(likelihood).__name__} needs "
+            f"The target in row {row} is {text!r}, but {type(likelihood).__name__} needs "
             "numbers. Code ordered levels as 0, 1, 2, ... or as an ordered pandas categorical; for classes without "
             "order use MultinomialLogisticRegression."
         ) from None
@@ -53,6 +55,14 @@ def check_response(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor,
     c = likelihood.n_outputs(numbers)
     likelihood.check(numbers, c)
     return numbers, c
+
+
+def ordered_levels(y: Any) -> tuple[str, ...] | None:
+    """Return the names of the levels of an ordered pandas categorical, lowest first; None for other targets."""
+    categories = getattr(y, "cat", None)
+    return (
+        tuple(str(level) for level in categories.categories) if categories is not None and categories.ordered else None
+    )
 
 
 def _array(y: Any) -> np.ndarray[Any, Any]:

@@ -7,8 +7,8 @@ enough to that of all rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,25 +17,41 @@ from raphson._errors import InputError
 from raphson.curvature._constrained import ConstrainedObjective
 from raphson.curvature._linear import LinearObjective
 from raphson.glm._solvers import certified, is_dense, subset_sizes
+from raphson.linalg import SymmetricOperator
 from raphson.solve import Solution, Status, cholesky_inverse, newton, newton_cg, quasi_newton
-from raphson.solve._problem import Callback, Evaluation
+from raphson.solve._problem import Callback, Evaluation, Problem
 
 Objective = LinearObjective | ConstrainedObjective
 
 _ACCURACY = 0.05
 """A first stage on n rows ends at this share of p / n, a fraction of the sampling error of its optimal value."""
 
+_SCORING_COST = 2.0
+"""Price of the expected information in evaluations: some of it is quadrature, so that it is held over a few steps."""
 
-@dataclass(frozen=True)
+_CHEAP = 0.5
+"""A Hessian that costs less than this in evaluations is made at every step: Newton needs the fewest evaluations."""
+
+
+class AtExpected:
+    """Objective and gradient at one point; the expected information is made when it is asked for."""
+
+    def __init__(self, base: Objective, theta: Tensor) -> None:
+        self._base, self._theta = base, theta
+        self.value, self.gradient = base.value_and_gradient(theta)
+
+    @cached_property
+    def hessian(self) -> SymmetricOperator | None:
+        """The expected information of the objective, ``(p, p)``."""
+        return self._base.hessian(self._theta, "expected")
+
+
 class Expected:
     """An objective whose Hessian is the expected information, whatever kind is asked for."""
 
-    base: Objective
-
-    @property
-    def n_parameters(self) -> int:
-        """Number of parameters."""
-        return self.base.n_parameters
+    def __init__(self, base: Objective) -> None:
+        self.base = base
+        self.n_parameters = base.n_parameters
 
     def value(self, theta: Tensor) -> float:
         """Return the objective."""
@@ -47,7 +63,34 @@ class Expected:
 
     def evaluate(self, theta: Tensor, hessian: Any = "observed") -> Evaluation:
         """Return objective, gradient and expected information."""
-        return self.base.evaluate(theta, None if hessian is None else "expected")
+        return AtExpected(self.base, theta)
+
+    def gradient_norm(self, gradient: Tensor) -> float:
+        """Return the infinity norm of the gradient in the units of the tolerance."""
+        return self.base.gradient_norm(gradient)
+
+
+class Remembered:
+    """An objective that remembers its last evaluation: where a solver stops, another one goes on without a new pass."""
+
+    def __init__(self, base: Objective) -> None:
+        self.base = base
+        self.n_parameters = base.n_parameters
+        self._last: tuple[Tensor, Any, Evaluation] | None = None
+
+    def value(self, theta: Tensor) -> float:
+        """Return the objective."""
+        return self.base.value(theta)
+
+    def value_and_gradient(self, theta: Tensor) -> tuple[float, Tensor]:
+        """Return the objective and its gradient."""
+        return self.base.value_and_gradient(theta)
+
+    def evaluate(self, theta: Tensor, hessian: Any = "observed") -> Evaluation:
+        """Return objective, gradient and Hessian."""
+        if self._last is None or self._last[0] is not theta or self._last[1] != hessian:
+            self._last = theta, hessian, self.base.evaluate(theta, hessian)
+        return self._last[2]
 
     def gradient_norm(self, gradient: Tensor) -> float:
         """Return the infinity norm of the gradient in the units of the tolerance."""
@@ -80,25 +123,28 @@ def solve_scoring(
         )
     concave = objective.likelihood.concave
     if solver == "newton-cg" or not is_dense(objective):
-        problem = objective if concave else Expected(objective)
+        problem: Problem = objective if concave else Expected(objective)
         return newton_cg(problem, start, tol=tol, max_iter=max_iter, callback=callback)
     kinds = ("observed",) if concave else ("expected", "observed")
     if solver == "newton":
-        return _observed(objective, newton(objective, start, tol=tol, max_iter=max_iter, kinds=kinds, callback=callback))
+        solution = newton(objective, start, tol=tol, max_iter=max_iter, kinds=kinds, callback=callback)
+        return certified(objective, solution) if solution.converged else solution
     near = _first_stages(objective, start, tol, max_iter, concave)
+    cost = objective.dense_cost
+    remembered = Remembered(objective)
     solution = quasi_newton(
-        objective,
+        remembered,
         near,
         factorize=cholesky_inverse,
-        factor_cost=objective.dense_cost,
+        factor_cost=cost if cost > _CHEAP else 0.0,
         tol=tol,
         max_iter=max_iter,
         callback=callback,
     )
     if not solution.converged:
         begin = start if solution.status is Status.NOT_FINITE else solution.theta
-        solution = newton(objective, begin, tol=tol, max_iter=max_iter, kinds=kinds, callback=callback)
-    return _observed(objective, solution)
+        solution = newton(remembered, begin, tol=tol, max_iter=max_iter, kinds=kinds, callback=callback)
+    return certified(cast(Any, remembered), solution) if solution.converged else solution
 
 
 def _first_stages(objective: Objective, start: Tensor, tol: float, max_iter: int, concave: bool) -> Tensor:
@@ -116,7 +162,7 @@ def _first_stages(objective: Objective, start: Tensor, tol: float, max_iter: int
             part if concave else Expected(part),
             theta,
             factorize=cholesky_inverse,
-            factor_cost=0.0,
+            factor_cost=0.0 if concave else _SCORING_COST,
             tol=tol,
             max_iter=max_iter,
             value_tol=_ACCURACY * part.n_parameters / part.n_rows,
@@ -124,8 +170,3 @@ def _first_stages(objective: Objective, start: Tensor, tol: float, max_iter: int
         if found.status is not Status.NOT_FINITE:
             theta = found.theta
     return theta
-
-
-def _observed(objective: Objective, solution: Solution) -> Solution:
-    """Take one step by the observed information in double precision, which certifies the optimum."""
-    return certified(objective, solution) if solution.converged else solution

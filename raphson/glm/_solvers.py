@@ -42,6 +42,9 @@ _FEW_ITERATIONS = 10
 _PRECISE = 1e-8
 """A tolerance this small, and every fit without a penalty, ends with a Newton step in double precision."""
 
+_STILL = 1e-8
+"""Newton decrement up to which a Hessian before the last step is as good as the one after it."""
+
 _SUBSET_ROWS = 2000
 _SUBSET_ROWS_PER_COEFFICIENT = 10
 _SUBSET_GROWTH = 16.0
@@ -133,19 +136,29 @@ def is_dense(objective: LinearObjective | ConstrainedObjective) -> bool:
 def _automatic(
     objective: LinearObjective, start: Tensor, tol: float, max_iter: int, callback: Callback | None
 ) -> Solution:
+    finishes, coarse = objective.l2 == 0 or tol <= _PRECISE, tol
     if objective.n_parameters <= _HELD_COEFFICIENTS:
-        solution = _held(objective, start, tol, max_iter, callback)
+        # the Newton step at the end squares the error: what a single output costs makes that worth waiting for
+        if finishes and objective.n_free == 1:
+            coarse = max(tol, 0.1 * math.sqrt(tol))
+        solution = _held(objective, start, coarse, max_iter, callback)
     else:
         solution = _iterative(objective, start, tol, max_iter, callback, hold=max_iter >= _FEW_ITERATIONS)
     stopped = not solution.converged and solution.status is not Status.NOT_FINITE
     if stopped and is_dense(objective) and max_iter >= _FEW_ITERATIONS:
         solution = newton(objective, solution.theta, tol=tol, max_iter=max_iter, callback=callback)
-    if solution.converged and (objective.l2 == 0 or tol <= _PRECISE):
-        solution = certified(objective, solution)
+    if solution.converged and finishes:
+        solution = certified(objective, solution, solution.last_step if solution.method == "newton" else None)
+        if solution.gradient_norm > tol and solution.status is Status.CONVERGED:
+            solution = newton(objective, solution.theta, tol=tol, max_iter=max_iter, callback=callback)
+        elif coarse > tol and solution.newton_decrement > _STILL:
+            solution = replace(solution, hessian=None)
     return solution
 
 
-def certified(objective: LinearObjective | ConstrainedObjective, solution: Solution) -> Solution:
+def certified(
+    objective: LinearObjective | ConstrainedObjective, solution: Solution, step: Tensor | None = None
+) -> Solution:
     """Take one full Newton step in double precision from a converged point.
 
     It squares what error is left, and its length tells an optimum from a limit at infinity.
@@ -153,18 +166,24 @@ def certified(objective: LinearObjective | ConstrainedObjective, solution: Solut
     Args:
         objective: The objective, with Hessians in double precision.
         solution: A converged solution.
+        step: The Newton step at it, if its observed Hessian in double precision is at hand; None to compute both.
 
     Returns:
         The solution after the step, with the Hessian where that is formed.
     """
-    at = objective.evaluate(solution.theta)
-    assert at.hessian is not None
-    if is_dense(objective):
-        direction = newton_direction(at.hessian.to_dense(), at.gradient)
+    hessian = solution.hessian
+    if step is not None:
+        direction = Direction(step, solution.newton_decrement**2)
     else:
-        inverse = class_block_inverse(at)
-        step = cg(at.hessian, -at.gradient, preconditioner=inverse, tol=1e-4, max_iter=500).x
-        direction = Direction(step, -float(at.gradient @ step))
+        at = objective.evaluate(solution.theta)
+        hessian = at.hessian
+        assert hessian is not None
+        if is_dense(objective):
+            direction = newton_direction(hessian.to_dense(), at.gradient)
+        else:
+            inverse = class_block_inverse(at)
+            found = cg(hessian, -at.gradient, preconditioner=inverse, tol=1e-4, max_iter=500).x
+            direction = Direction(found, -float(at.gradient @ found))
     theta = solution.theta + direction.step
     value, gradient = objective.value_and_gradient(theta)
     norm = objective.gradient_norm(gradient)
@@ -177,7 +196,7 @@ def certified(objective: LinearObjective | ConstrainedObjective, solution: Solut
         gradient_norm=norm,
         newton_decrement=math.sqrt(max(direction.decrement_squared, 0.0)),
         last_step=direction.step,
-        hessian=at.hessian if is_dense(objective) else None,
+        hessian=hessian if is_dense(objective) else None,
     )
 
 

@@ -72,7 +72,8 @@ def new_table(tables: Mapping[str, Any], used: Columns) -> Any:
         _, (n_rows, values) = _columns(parameter, tables[parameter])
         if len(values) != len(own):
             raise InputError(
-                f"The table of '{parameter}' has {len(values)} columns, but was fitted with {len(own)}: {', '.join(own)}."
+                f"The table of '{parameter}' has {len(values)} columns, but was fitted with {len(own)}: "
+                f"{', '.join(own)}."
             )
         for name, column in zip(own, values, strict=True):
             union.setdefault(name, column)

@@ -107,9 +107,7 @@ def _refuse_not_finite(x: Any, names: list[str]) -> None:
         value, count = x[row, column], len(where)
     # scikit-learn's own checks look for the words NaN and inf
     what = "NaN (missing)" if np.isnan(value) else "inf (infinite)"
-    raise InputError(
-        f"Input X contains {what} in row {row}, column '{names[column]}' ({count} such in all); {REMEDY}."
-    )
+    raise InputError(f"Input X contains {what} in row {row}, column '{names[column]}' ({count} such in all); {REMEDY}.")
 
 
 def check_target(y: Any, n_rows: int) -> NDArray[Any]:

@@ -26,7 +26,7 @@ from raphson.glm._formulas import Formulas
 from raphson.glm._layout import Layout, default_constraints, make_layout, make_parameter_layout
 from raphson.glm._linear_fit import CovarianceKind, LinearFit
 from raphson.glm._prediction import PredictionMixin
-from raphson.glm._response import check_response
+from raphson.glm._response import check_response, ordered_levels
 from raphson.glm._rows import Rows, dense, make_rows
 from raphson.glm._scoring import solve_scoring
 from raphson.glm._separation import Separation
@@ -69,8 +69,8 @@ class VectorGLM(PredictionMixin, BaseEstimator):
         formula: A formula, or formulas by parameter, as above; the left side of one of them names the target. Codings
             (levels, splines, centers) are learned in ``fit`` and kept for prediction. ``- 1`` takes an intercept out.
         constraints: How columns act on the outputs, as above; None for the default.
-        l2: Penalty :math:`\lambda` of the mean-scale objective, on slopes only. scikit-learn's ``alpha`` is the same for
-            its Poisson regression.
+        l2: Penalty :math:`\lambda` of the mean-scale objective, on slopes only: scikit-learn's ``alpha`` for its
+            Poisson regression.
         fit_intercept: False leaves out the intercept of the parameters that columns act on; constants stay.
         solver: ``"auto"``, ``"newton"`` (dense Hessian) or ``"newton-cg"`` (Hessian products); for a concave likelihood
             without constraints also ``"gradient-descent"`` or ``"sgd"``.
@@ -82,6 +82,8 @@ class VectorGLM(PredictionMixin, BaseEstimator):
     Attributes:
         coef_: ``(C, D)`` slopes of the outputs: constraints expanded, zero where a column does not act.
         intercept_: ``(C,)``.
+        output_names_: Names of the C outputs.
+        levels_: Names of the levels, lowest first, where the target was an ordered categorical; else None.
         n_iter_: Iterations taken.
         loglik_: Log-likelihood at the fit (sum over weighted rows, without the penalty).
         loglik_null_: That of the model with intercepts alone.
@@ -182,13 +184,14 @@ class VectorGLM(PredictionMixin, BaseEstimator):
 
         fitted, separation, refusal = examine(fitted, separating)
         self.separation_, self.collinearity_ = separation, collinearity
+        self.levels_ = ordered_levels(y)
         self._publish(fitted, rows, refusal)
         return self
 
     def _read(self, X: Any) -> tuple[Any, list[str]]:
         """Return the table of all columns and their names; remembers which parameter has which."""
         self._columns: Columns | None = None
-        if isinstance(X, Mapping):
+        if _is_tables(X):
             if self.constraints is not None:
                 raise InputError(
                     "A table for each parameter already says which columns act on it; leave out constraints, or pass "
@@ -216,12 +219,12 @@ class VectorGLM(PredictionMixin, BaseEstimator):
         coef = torch.zeros(c, ones + d, dtype=torch.float64)
         guess = self._guess(rows, likelihood, c)
         coef[:, :ones] = guess[:, None]
-        acts = torch.stack([m.abs().amax(1) > 0 for m in self._layout.matrices], 1) if d else coef.new_zeros(c, 0).bool()
         for output in (self._layout.intercepts == 0).all(1).nonzero()[:, 0].tolist():
             # without an intercept the columns come as near to a constant as they can
-            some = rows.x[: _START_ROWS]
-            x = dense(some)[:, acts[output]]
-            coef[output, ones:][acts[output]] = torch.linalg.lstsq(x, x.new_ones(x.shape[0], 1)).solution[:, 0] * guess[output]
+            acts = [j for j, matrix in enumerate(self._layout.matrices) if bool(matrix[output].any())]
+            x = dense(rows.x[:_START_ROWS])[:, acts]
+            flat = torch.linalg.lstsq(x, x.new_ones(x.shape[0], 1)).solution[:, 0]
+            coef[output, ones:][acts] = flat * guess[output]
         return coef
 
     def _guess(self, rows: Rows, likelihood: Likelihood, c: int) -> Tensor:
@@ -253,8 +256,8 @@ class VectorGLM(PredictionMixin, BaseEstimator):
         self.n_iter_ = solution.iterations
 
     @property
-    def loglik_(self) -> float:  # type: ignore[override]
-        """Log-likelihood at the fit with all its constants, the sum over weighted rows; computed when first asked for."""
+    def loglik_(self) -> float:
+        """Log-likelihood at the fit with all constants, summed over weighted rows; computed when first asked for."""
         if "fit" not in self._logliks:
             rows, coef = self._training_rows(), torch.from_numpy(self.coef_).mT
             x = torch.from_numpy(rows.x @ coef.numpy()) if sp.issparse(rows.x) else rows.x @ coef
@@ -266,7 +269,7 @@ class VectorGLM(PredictionMixin, BaseEstimator):
         self._logliks["fit"] = value
 
     @property
-    def loglik_null_(self) -> float:  # type: ignore[override]
+    def loglik_null_(self) -> float:
         """Log-likelihood of the model with offsets and intercepts alone; computed when first asked for."""
         if "null" not in self._logliks:
             rows, likelihood, c = self._training_rows(), self._likelihood(), len(self.intercept_)
@@ -340,7 +343,7 @@ class VectorGLM(PredictionMixin, BaseEstimator):
     def _table(self, X: Any) -> Any:
         if self._formulas is not None:
             X = self._formulas.tables(X)
-        if isinstance(X, Mapping):
+        if _is_tables(X):
             if self._columns is None:
                 raise InputError("X is a dictionary of tables, but the model was fitted with a single table.")
             X = new_table(X, self._columns)
@@ -364,7 +367,9 @@ class VectorGLM(PredictionMixin, BaseEstimator):
         expanded = constraints.expand(torch.eye(constraints.n_parameters, dtype=torch.float64))[self._layout.order]
         full = torch.zeros(c * (d + 1), expanded.shape[0], dtype=torch.float64)
         full.view(c, d + 1, -1)[:, 1 - int(constraints.intercept) :] = expanded.permute(1, 2, 0)
-        labels = tuple((output, column) for output in self._layout.outputs for column in (INTERCEPT, *self._layout.columns))
+        labels = tuple(
+            (output, column) for output in self._layout.outputs for column in (INTERCEPT, *self._layout.columns)
+        )
         return found.transform(full, labels)
 
     @property
@@ -372,12 +377,14 @@ class VectorGLM(PredictionMixin, BaseEstimator):
         """On which scale intervals of the mean are symmetric, so that they stay in its range."""
         likelihood = self._likelihood()
         c = len(self.intercept_)
-        means = likelihood.mean(torch.zeros(1, c, dtype=torch.float64)).shape[-1]
-        if means > c // len(likelihood.parameters):
+        at = torch.zeros(1, c, dtype=torch.float64)
+        mean = likelihood.mean(at)
+        if mean.shape[-1] > c // len(likelihood.parameters):
             return "simplex"
-        if likelihood.parameters[0].startswith("logit") or likelihood.support in (UNIT_INTERVAL, OPEN_UNIT_INTERVAL):
-            return "logit"
-        return "log" if likelihood.support in (COUNT, POSITIVE, NONNEGATIVE) else "identity"
+        first, support = likelihood.parameters[0], likelihood.support
+        if first.startswith("logit") or support in (UNIT_INTERVAL, OPEN_UNIT_INTERVAL):
+            return "logit" if torch.allclose(likelihood.variance(at), mean * (1 - mean)) else "proportion"
+        return "log" if first.startswith("log_") or support in (COUNT, POSITIVE, NONNEGATIVE) else "identity"
 
     # what the mixins ask for ------------------------------------------------------------------------------------------
 
@@ -406,6 +413,12 @@ class VectorGLM(PredictionMixin, BaseEstimator):
     def _names(self) -> list[str]:  # type: ignore[override]
         return list(self._layout.columns)
 
+    @property
+    def output_names_(self) -> list[str]:
+        """Names of the outputs, ``(C,)``."""
+        check_is_fitted(self)
+        return self._output_names()
+
     def _output_names(self) -> list[str]:
         return list(self._layout.outputs)
 
@@ -414,6 +427,8 @@ class VectorGLM(PredictionMixin, BaseEstimator):
         m = likelihood.mean(torch.zeros(1, c, dtype=torch.float64)).shape[-1]
         if m == 1:
             return ["mean"]
+        if self.levels_ is not None and len(self.levels_) == m:
+            return [f"P[{level}]" for level in self.levels_]
         return [f"{'P' if self._mean_scale == 'simplex' else 'mean'}[{i}]" for i in range(m)]
 
     def _reference_output(self) -> int | None:
@@ -456,6 +471,7 @@ class VectorGLM(PredictionMixin, BaseEstimator):
             "likelihood": to_description(self._likelihood()),
             "layout": self._layout.to_json(),
             "columns": self._columns,
+            "levels": self.levels_,
             "formulas": None if self._formulas is None else self._formulas.to_json(),
             **_state.metadata(self),
         }
@@ -476,7 +492,7 @@ class VectorGLM(PredictionMixin, BaseEstimator):
         model._layout = Layout.from_json(metadata["layout"])
         model._columns, formulas = metadata["columns"], metadata["formulas"]
         model._formulas = None if formulas is None else Formulas.from_json(formulas)
-        model._logliks = {}
+        model._logliks, model.levels_ = {}, metadata["levels"]
         _state.restore(model, tensors, metadata, "outputs")
         return model
 
@@ -492,3 +508,7 @@ class VectorGLM(PredictionMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _is_tables(x: Any) -> bool:
+    return isinstance(x, Mapping) and not sp.issparse(x)  # a sparse dictionary of keys is a mapping, too

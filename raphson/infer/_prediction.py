@@ -13,7 +13,7 @@ from raphson.infer._mean import MeanFunction, chunk_rows, mean_function, row_jac
 from raphson.likelihoods import Likelihood
 from raphson.linalg import SymmetricOperator
 
-_SCALES = ("identity", "log", "logit", "simplex")
+_SCALES = ("identity", "log", "logit", "proportion", "simplex")
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ def mean_interval(
         x: Features without the intercept, ``(N, D)``.
         covariance: Covariance of the C (D + 1) coefficients, class by class, intercept first.
         level: Coverage.
-        scale: ``"identity"``; ``"log"`` for positive means; ``"logit"`` for probabilities; ``"simplex"`` for
-            probabilities that sum to one over the entries of the mean (the logit scale too).
+        scale: ``"identity"``; ``"log"`` for positive means; ``"logit"`` for probabilities of yes-or-no answers
+            (variance ``m (1 - m)``); ``"proportion"`` for other means between 0 and 1; ``"simplex"`` for
+            probabilities that sum to one over the entries of the mean (these two on the logit scale too).
         df_resid: Residual degrees of freedom of a Student t reference; None for the normal one.
         chunk: Rows at a time; None to choose.
 
@@ -108,6 +109,8 @@ def _link(likelihood: Likelihood, scale: str) -> MeanFunction:
         return lambda f: mean(f).log()
     if scale == "simplex":
         return lambda f: _simplex_logit(mean(f))
+    if scale == "proportion":
+        return lambda f: torch.logit(mean(f))
 
     # var = m (1 - m): through the variance 1 - m keeps its digits where m rounds to 1.
     def logit(f: Tensor) -> Tensor:

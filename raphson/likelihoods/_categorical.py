@@ -212,11 +212,8 @@ class Categorical(Likelihood):
         """
         examples = y.reshape(-1, n_outputs) if y.is_floating_point() else y.reshape(-1)
         w = torch.ones(len(examples), dtype=torch.float64, device=y.device)
-        w = (
-            w
-            if weights is None
-            else weights.to(w).unsqueeze(-1).expand(len(weights), len(w) // len(weights)).reshape(-1)
-        )
+        if weights is not None:
+            w = weights.to(w).repeat_interleave(len(w) // max(len(weights), 1))
         if y.is_floating_point():
             totals = w @ examples.double()
         else:

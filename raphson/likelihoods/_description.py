@@ -30,9 +30,9 @@ def to_description(likelihood: Likelihood) -> dict[str, Any]:
         InputError: If it is made from code (a function, a link or class of your own), which is not written to files.
     """
     kind = type(likelihood)
-    if getattr(import_module(_ROOM), kind.__name__, None) is not kind or not is_dataclass(likelihood):
+    if _member(kind.__name__) is not kind:
         raise InputError(f"{kind.__name__} is a likelihood of your own code, which cannot be written to a model file.")
-    values = {field.name: _plain(getattr(likelihood, field.name), kind) for field in fields(likelihood) if field.init}
+    values = {field.name: _plain(getattr(likelihood, field.name), kind) for field in fields(kind) if field.init}
     return {"class": kind.__name__, "fields": values}
 
 
@@ -49,14 +49,20 @@ def from_description(value: dict[str, Any]) -> Likelihood:
         InputError: If there is no such class, or it has no such fields.
     """
     name = value["class"]
-    kind = getattr(import_module(_ROOM), str(name), None)
-    if not (isinstance(kind, type) and issubclass(kind, Likelihood) and is_dataclass(kind)):
+    kind = _member(name)
+    if kind is None:
         raise InputError(f"There is no likelihood '{name}'; the model file was changed, or written by a newer raphson.")
     try:
         made: Likelihood = kind(**{key: _restored(item) for key, item in value["fields"].items()})
     except TypeError as error:
         raise InputError(f"The likelihood {name} of the model file cannot be made: {error}.") from None
     return made
+
+
+def _member(name: Any) -> Any:
+    """Return the class of that name in the catalogue, or None."""
+    kind = getattr(import_module(_ROOM), str(name), None)
+    return kind if isinstance(kind, type) and issubclass(kind, Likelihood) and is_dataclass(kind) else None
 
 
 def _plain(value: Any, kind: type) -> Any:
@@ -71,7 +77,8 @@ def _plain(value: Any, kind: type) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise InputError(
-        f"{kind.__name__} holds a {type(value).__name__}, which is code of your own and cannot be written to a model file."
+        f"{kind.__name__} holds a {type(value).__name__}, which is code of your own and cannot be written to a model "
+        "file."
     )
 
 

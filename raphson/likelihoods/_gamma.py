@@ -3,6 +3,7 @@ r"""The gamma likelihood with a log link: positive responses of constant coeffic
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -200,8 +201,9 @@ class Gamma(Likelihood):
         Returns:
             The three, each as its own method gives it.
         """
-        p = self._parts(f, y)
-        slope, bend = binet_derivatives(p.shape)
+        p = self._parts(f, y, _pairs.constant)
+        # a fixed shape has no derivatives, and computing them takes longer than the rest
+        slope, bend = binet_derivatives(p.shape) if self.dispersion is None else (p.shape, p.shape)
         curvature: SymmetricOperator | None = None
         if hessian is not None:
             curvature = self._hessian(p, slope, bend) if hessian == "observed" else self._fisher(p.d, p.shape, bend)
@@ -210,8 +212,9 @@ class Gamma(Likelihood):
     def _split(self, f: Tensor) -> tuple[Tensor, Tensor]:
         return _pairs.split(f, None if self.dispersion is None else -math.log(self.dispersion))
 
-    def _parts(self, f: Tensor, y: Tensor) -> _Parts:
+    def _parts(self, f: Tensor, y: Tensor, simplify: Callable[[Tensor], Tensor] = lambda shape: shape) -> _Parts:
         log_mean, log_shape = self._split(f)
+        log_shape = simplify(log_shape)
         log_y = like_outputs(log_mean, y).log()
         d = log_y - log_mean
         return _Parts(f, log_y, d, torch.expm1(d), log_shape, log_shape.exp())
@@ -233,4 +236,5 @@ class Gamma(Likelihood):
         return _pairs.blocks(mean, -p.shape * p.excess, p.shape * (p.excess - p.d) + (slope + bend))
 
     def _fisher(self, like: Tensor, shape: Tensor, bend: Tensor) -> Diagonal:
-        return _pairs.uncorrelated(shape.expand_as(like), 0.5 + bend, self.dispersion is not None)
+        fixed = self.dispersion is not None
+        return _pairs.uncorrelated(shape.expand_as(like), (0.5 + bend).expand_as(like), fixed)

@@ -177,10 +177,11 @@ class Likelihood(abc.ABC):
         return None
 
     def statistic(self, y: Tensor, n_outputs: int) -> Tensor | None:
-        r"""Return :math:`t(y)`, ``(..., C)``, if :math:`\ell(f, y) = A(f) - t(y)^T f` for these targets.
+        r"""Return :math:`t(y)`, ``(..., C)``, if :math:`\ell(f, y) = A(f) - t(y)^T f + c(y)` for these targets.
 
         Such a likelihood (an exponential family in its natural parameter) needs the targets of a linear model
-        only through :math:`\sum_n w_n\, t(y_n) \otimes x_n`, once; None means that it is not of this form.
+        only through :math:`\sum_n w_n\, t(y_n) \otimes x_n`, once; the constant :math:`c(y)`,
+        which no derivative sees, is left to ``nll``. None means that it is not of this form.
         """
         return None
 

@@ -47,6 +47,21 @@ def split(f: Tensor, fixed: float | None) -> tuple[Tensor, Tensor]:
     return first, second
 
 
+def constant(second: Tensor) -> Tensor:
+    """Return a parameter as a scalar where it is one number for all: gamma functions of it are then taken once.
+
+    Args:
+        second: ``(..., M)``, or a scalar.
+
+    Returns:
+        The scalar, or ``second``.
+    """
+    if second.ndim == 0 or second.numel() == 0:
+        return second
+    first = second[(0,) * second.ndim]
+    return first if bool((second == first).all()) else second
+
+
 def join(first: Tensor, second: Tensor, fixed: bool) -> Tensor:
     """Return the gradient ``(..., C)`` of its elements ``(..., M)``."""
     return first if fixed else interleaved(first, second)

@@ -6,8 +6,8 @@ from ._checks import refuse_training_mode as refuse_training_mode
 from ._function import Model as Model
 from ._linearize import GradientGraph as GradientGraph
 from ._linearize import Linearization as Linearization
-from ._linearize import differentiable_kernels as differentiable_kernels
 from ._linearize import Parts as Parts
+from ._linearize import differentiable_kernels as differentiable_kernels
 from ._linearize import map_parts as map_parts
 from ._linearize import map_rows as map_rows
 from ._per_example import example_jacobian as example_jacobian

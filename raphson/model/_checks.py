@@ -39,7 +39,7 @@ def refuse_training_mode(module: nn.Module | None) -> None:
 def _training_trouble(part: nn.Module) -> str | None:
     if isinstance(part, _DropoutNd) and part.p > 0:
         return f"it drops values at random (p={part.p:g})"
-    if isinstance(part, nn.RNNBase | nn.MultiheadAttention) and part.dropout > 0:
+    if isinstance(part, nn.MultiheadAttention | nn.RNNBase) and part.dropout > 0 and getattr(part, "num_layers", 2) > 1:
         return f"it drops values at random (dropout={part.dropout:g})"
     if isinstance(part, nn.RReLU):
         return "its slopes are random"
@@ -50,11 +50,11 @@ def _training_trouble(part: nn.Module) -> str | None:
     return None
 
 
-class _Kernels(TorchDispatchMode):
+class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Collects the names of the operations that run inside it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: set[str] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from raphson._errors import InputError
+from raphson._errors import InputError, RaphsonError
 
 from ._space import ParameterSpace, chosen
 
@@ -39,6 +39,7 @@ class Model:
             if isinstance(params, Mapping):
                 raise InputError("params of a module must be names: give a list of them, or None for all.")
             self.everything = {name: p.detach() for name, p in self.module.named_parameters()}
+            self._slots = _slots(self.module)
             trained = {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
             self.space = ParameterSpace(trained) if params is None else chosen(self.everything, params)
         else:
@@ -60,7 +61,7 @@ class Model:
     def restricted(self, params: str | Iterable[str]) -> Model:
         """Return the same function, differentiated in some of its parameters only."""
         copy = object.__new__(Model)
-        copy.module, copy._function, copy.everything = self.module, self._function, self.everything
+        copy.__dict__.update(self.__dict__)
         copy.space = chosen(self.everything, params)
         return copy
 
@@ -69,6 +70,21 @@ class Model:
         module = self.module
         tensors = self.everything.values() if module is None else [*module.parameters(), *module.buffers()]
         return tuple(number for tensor in tensors for number in (tensor.data_ptr(), tensor._version))
+
+    def check_unchanged(self, versions: tuple[int, ...]) -> None:
+        """Raise unless parameters and buffers are as they were.
+
+        Args:
+            versions: What ``versions`` returned.
+
+        Raises:
+            RaphsonError: Something was written into one.
+        """
+        if versions != self.versions():
+            raise RaphsonError(
+                "The parameters of the model changed after this operator was made, which describes the model where "
+                "they were. Make a new operator, or keep its dense form."
+            )
 
     def leaves(self) -> dict[str, Tensor]:
         """Return the parameters of the space as new leaves that share their memory and require gradients."""
@@ -92,7 +108,8 @@ class Model:
         if self.module is None:
             out = self._function(values, *args, **kwargs)
         else:
-            out = functional_call(self.module, values, args, kwargs)
+            slots = {slot: values[name] for slot, name in self._slots.items()}
+            out = functional_call(self.module, slots, args, kwargs, tie_weights=False)
         out = getattr(out, "logits", out)
         if not isinstance(out, Tensor) or out.ndim < 2:
             seen = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
@@ -101,3 +118,18 @@ class Model:
                 "last. Wrap the model so that it returns that (a single output needs a last axis of 1)."
             )
         return out
+
+
+def _slots(module: nn.Module) -> dict[str, str]:
+    """Return the name of the parameter in every place that holds one, each place once.
+
+    Tied parameters lie in several places. A module that is used twice must not appear twice: torch's ``tie_weights``
+    would put its parameters back in the wrong order and leave the copies in the module.
+    """
+    names = {id(p): name for name, p in module.named_parameters()}
+    return {
+        f"{prefix}.{name}" if prefix else name: names[id(p)]
+        for prefix, part in module.named_modules()
+        for name, p in part._parameters.items()
+        if p is not None
+    }

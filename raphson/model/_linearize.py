@@ -8,7 +8,7 @@ no gradient of its input, so that it counts half in all of them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ _SMALL_CONVOLUTION = 2**17
 
 
 @contextlib.contextmanager
-def differentiable_kernels(traits: Traits) -> Iterator[None]:
+def differentiable_kernels(traits: Traits) -> Generator[None, None, None]:
     """Run attention and recurrent layers in operations that have second derivatives, where the model has such."""
     with contextlib.ExitStack() as stack:
         if traits.fused_attention:
@@ -125,7 +125,7 @@ class GradientGraph:
         self.together = vectors_go_together(f, model, traits)
         gradient, product = derivatives(f.detach())
         with torch.enable_grad():
-            g = _OutputGradient.apply(f, gradient, product)
+            g = _OutputGradient.apply(f, gradient, product)  # type: ignore[no-untyped-call]
             parts = torch.autograd.grad(f, self._leaves, g, create_graph=True, materialize_grads=True)
         self.gradient = torch.cat([part.detach().reshape(-1) for part in parts])
         self._used = [i for i, part in enumerate(parts) if part.requires_grad]
@@ -139,7 +139,7 @@ class GradientGraph:
 
 
 class _OutputGradient(torch.autograd.Function):
-    """The gradient of the loss in the outputs, as a function of the outputs whose derivative is known in closed form."""
+    """The gradient of the loss in the outputs, as a function of them whose derivative is known in closed form."""
 
     @staticmethod
     def forward(ctx: Any, f: Tensor, gradient: Tensor, product: Function) -> Tensor:
@@ -202,6 +202,7 @@ def refuse_constant(f: Tensor, names: tuple[str, ...]) -> None:
     """Raise ``InputError`` if outputs carry no gradient."""
     if not f.requires_grad:
         raise InputError(
-            f"The outputs do not depend on {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}: the model detaches "
-            "them, runs under torch.no_grad(), or does not use these parameters. Choose others with params=[...]."
+            f"The outputs do not depend on {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}: the model "
+            "detaches them, runs under torch.no_grad(), or does not use these parameters. Choose others with "
+            "params=[...]."
         )

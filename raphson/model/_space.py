@@ -115,20 +115,18 @@ class ParameterSpace:
             v: ``(P,)`` or ``(P, k)``.
 
         Returns:
-            Tensors of the parameters' shapes, with a last axis ``k`` if ``v`` has one.
-
-        Raises:
-            InputError: ``v`` does not have ``P`` rows.
+            Tensors of the parameters' shapes, with a last axis ``k`` if ``v`` has one; ``InputError`` if ``v`` does not
+            have ``P`` rows.
         """
         self.check_length(v.shape[0] if v.ndim else 0)
-        parts = v.split(self.sizes)
+        parts = v.split(self.sizes)  # type: ignore[no-untyped-call]
         named = zip(self.names, self.shapes, parts, strict=True)
         return {name: part.reshape((*shape, *v.shape[1:])) for name, shape, part in named}
 
     def split_rows(self, rows: Tensor) -> list[Tensor]:
         """Return ``k`` vectors ``(k, P)`` as tensors ``(k, *shape)`` in the order of the parameters, as views."""
         self.check_length(rows.shape[-1])
-        parts = rows.split(self.sizes, dim=-1)
+        parts = rows.split(self.sizes, dim=-1)  # type: ignore[no-untyped-call]
         return [part.reshape((*rows.shape[:-1], *shape)) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def check_length(self, length: int) -> None:

@@ -87,9 +87,10 @@ class Taps:
         found = []
         for i, (use, candidates) in enumerate(zip(self.uses, choices, strict=True)):
             if len(candidates) > 1:
-                touched = (
-                    touched if touched is not None else self.touched(self.output.new_zeros(n).index_fill(0, _0, 1))
-                )
+                if touched is None:
+                    first = self.output.new_zeros(n)
+                    first[0] = 1
+                    touched = self.touched(first)
                 candidates = [c for c in candidates if not bool(c.by_example(touched[i])[1:].any())]
             if not candidates:
                 raise InputError(
@@ -106,9 +107,6 @@ class Taps:
         u = mixed * weights.reshape(*weights.shape, *(1,) * (f.ndim - weights.ndim))
         gradients = self.gradients(u.unsqueeze(0))
         return [(use.rows(g)[0] != 0).flatten(1).any(1) for use, g in zip(self.uses, gradients, strict=True)]
-
-
-_0 = torch.zeros((), dtype=torch.long)
 
 
 def tap(call: Callable[[Mapping[str, Tensor], Any], Tensor], params: Mapping[str, Tensor], x: Any) -> Taps:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -139,6 +139,10 @@ class Use(abc.ABC):
                 "its curvature cannot be computed. Replace the in-place operation (inplace=True, +=) by a plain one."
             )
         return self.x
+
+    def without_input(self) -> Self:
+        """Return the use with the shape of its input only, which keeps no memory."""
+        return replace(self, x=torch.empty(self.x.shape, device="meta"), edge=None)
 
     @abc.abstractmethod
     def example_gradients(self, g: Tensor, layout: Layout, rows: slice = slice(None)) -> Gradients:
@@ -358,7 +362,7 @@ class Affine(Use):
         return t.sum([2, *axes]).reshape(*t.shape[:2], *slot.size)
 
 
-_PATCH_ELEMENTS = 2**17
+_PATCH_ELEMENTS = 2**20
 """Entries of patches that are made at a time: they stay in the cache until they are used."""
 
 _UNFOLD = (("stride", 1), ("padding", 0), ("dilation", 1))

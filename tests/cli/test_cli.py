@@ -200,7 +200,10 @@ def test_missing_values_are_counted(cli, tmp_path: Path) -> None:
         (["fit", ANES, "--formula", "party ~ age +"], r"misplaced\)\.\n"),
         (["fit", ANES, "--target", "party", "--save", ANES], "is a file"),
         (["fit", ANES, "--formula", "party ~ open('x')"], "is not allowed"),
-        (["fit", ANES, "--target", "log_population"], "target 'log_population' holds fractional numbers"),
+        (
+            ["fit", ANES, "--target", "log_population", "--likelihood", "categorical"],
+            "target 'log_population' holds fractional numbers",
+        ),
         (["predict", ANES.parent, ANES, "--out", "p.txt"], "must end in .csv or .parquet"),
         (["predict", ANES.parent, ANES, "--out", "nowhere/p.csv"], "does not exist"),
         (["predict", ANES.parent, ANES, "--out", "p.csv"], "is not a saved model"),

@@ -157,5 +157,6 @@ def test_the_smallest_basis_is_used():
         constraints = group_columns(*LAYOUTS[layout])
         assert constraints.basis.shape == (C, width)
         torch.testing.assert_close(
-            constraints.basis @ torch.cat(constraints.loadings, 1), constraints.reduced[:, constraints.groups[0].matrix.shape[1] :]
+            constraints.basis @ torch.cat(constraints.loadings, 1),
+            constraints.reduced[:, constraints.groups[0].matrix.shape[1] :],
         )

@@ -36,7 +36,11 @@ def check(model, plain, x, y, note=None, rtol=1e-9):
         assert len(o.notes) == 1
     close(o.gradient(), dense.gradient, rtol)
     v = torch.randn(o.n_parameters, 2, dtype=x.dtype if x.is_floating_point() else DTYPE)
-    for expected, op in ((dense.hessian, rp.hessian(o)), (dense.ggn, rp.ggn(o)), (dense.empirical, rp.fisher(o, "empirical"))):
+    for expected, op in (
+        (dense.hessian, rp.hessian(o)),
+        (dense.ggn, rp.ggn(o)),
+        (dense.empirical, rp.fisher(o, "empirical")),
+    ):
         expected = expected.to(v.dtype)
         close(op.mm(v), expected @ v, rtol)
     close(rp.ggn(o, "dense").to_dense(), dense.ggn.to(v.dtype), rtol)

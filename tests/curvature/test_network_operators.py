@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import raphson as rp
+from raphson.curvature import _network
 
 from .network_cases import BY_NAME, DTYPE, LOSSES, C, D, N, T, by_definition, draw, network
 
@@ -37,8 +38,12 @@ def kinds(dense):
     }
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize(
+    ("loss", "reduction"),
+    [(loss, "mean") for loss in LOSSES]
+    + [(BY_NAME[name], "sum") for name in ("class_weight", "pos_weight", "mse", "heteroscedastic")],
+    ids=str,
+)
 def test_every_structure_equals_its_definition(loss, reduction):
     # torch's squared error with reduction="sum" does not average over outputs
     if loss.name == "mse" and reduction == "sum":
@@ -67,7 +72,10 @@ def test_every_structure_equals_its_definition(loss, reduction):
             for start, end in zip([0, *ends], [*ends, p], strict=True):
                 masked[start:end, start:end] = expected[start:end, start:end]
             close(call(o, "blocks", blocks=blocks).to_dense(), masked)
-        close(call(o, "dense", params=["2.weight", "0.bias"]).to_dense(), expected[12 : p - loss.outputs, 12 : p - loss.outputs])
+        close(
+            call(o, "dense", params=["2.weight", "0.bias"]).to_dense(),
+            expected[12 : p - loss.outputs, 12 : p - loss.outputs],
+        )
 
 
 @pytest.mark.parametrize("form", ["list", "loader", "unweighted_list", "tuple", "dict", "iterable"])
@@ -114,6 +122,29 @@ def test_every_form_of_data_gives_the_same(form):
         close(op @ v, expected @ v)
         close(call(o, "dense").to_dense(), expected)
         close(call(o, "diagonal").diagonal(), expected.diagonal())
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 10**9])
+def test_batches_linearized_anew_or_kept_give_the_same(kept_bytes, monkeypatch):
+    loss = BY_NAME["class_weight"]
+    x, y, weight = draw(loss)
+    monkeypatch.setattr(_network, "KEPT_BYTES", kept_bytes)
+    passes = 0
+
+    class Counted:
+        def __iter__(self):
+            nonlocal passes
+            passes += 1
+            yield (x[:2], y[:2], weight[:2])
+            yield (x[2:], y[2:], weight[2:])
+
+    dense = by_definition(network(), loss, x, y, weight, "mean", 0.0)
+    o = objective(loss, network(), Counted(), progress=True)
+    for expected, op in ((dense.hessian, rp.hessian(o)), (dense.ggn, rp.ggn(o))):
+        before = passes
+        for _ in range(3):
+            close(op.mv(expected[0]), expected @ expected[0])
+        assert passes - before == (1 if kept_bytes else 3)
 
 
 def test_a_weight_counts_as_rows():
@@ -207,14 +238,17 @@ def test_solves_and_eigenvalues_come_with_the_operator():
     b = torch.ones(o.n_parameters, dtype=DTYPE)
     torch.testing.assert_close(op.solve(b), torch.linalg.solve(dense, b), rtol=1e-7, atol=1e-9)
     close(op.slogdet().logabsdet, torch.linalg.slogdet(dense).logabsdet)
-    close(rp.ggn(o, "blocks").shift(0.5).solve(b)[12:16], torch.linalg.solve(dense[12:16, 12:16] + 0.5 * torch.eye(4, dtype=DTYPE), b[:4]))
+    close(
+        rp.ggn(o, "blocks").shift(0.5).solve(b)[12:16],
+        torch.linalg.solve(dense[12:16, 12:16] + 0.5 * torch.eye(4, dtype=DTYPE), b[:4]),
+    )
 
 
 def test_an_image_network_with_convolutions_and_frozen_normalization():
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 2, 3, stride=2), nn.BatchNorm2d(2), nn.GELU(), nn.Flatten(), nn.Linear(8, C)
-    ).to(DTYPE)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2), nn.BatchNorm2d(2), nn.GELU(), nn.Flatten(), nn.Linear(8, C)).to(
+        DTYPE
+    )
     model(torch.randn(8, 1, 6, 6, dtype=DTYPE))
     model.eval()
     loss = BY_NAME["categorical"]

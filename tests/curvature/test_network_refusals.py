@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import raphson as rp
 
-from .network_cases import BY_NAME, DTYPE, C, D, N, draw, network
+from .network_cases import BY_NAME, DTYPE, C, D, draw, network
 
 LOSS = BY_NAME["categorical"]
 
@@ -24,12 +24,20 @@ def data(n=6):
 
 def refuse(match, model=None, batches=None, likelihood=None, **options):
     with pytest.raises(rp.InputError, match=match):
-        rp.Objective(model or network(), likelihood or rp.Categorical(), data() if batches is None else batches, **options)
+        rp.Objective(
+            model or network(), likelihood or rp.Categorical(), data() if batches is None else batches, **options
+        )
 
 
 @pytest.mark.parametrize(
     "layer",
-    [nn.Dropout(0.5), nn.BatchNorm1d(D), nn.InstanceNorm1d(D, track_running_stats=True), nn.RReLU(), nn.AlphaDropout(0.1)],
+    [
+        nn.Dropout(0.5),
+        nn.BatchNorm1d(D),
+        nn.InstanceNorm1d(D, track_running_stats=True),
+        nn.RReLU(),
+        nn.AlphaDropout(0.1),
+    ],
     ids=lambda layer: type(layer).__name__,
 )
 def test_case_20_layers_in_training_mode_are_refused_by_name(layer):
@@ -153,8 +161,11 @@ def test_arguments_are_refused_in_words():
     refuse("l2 is -1", l2=-1.0)
     refuse(r"There is no parameter '2.weigth'. Did you mean '2.weight'", params=["2.weigth"])
     refuse("needs params=", model=lambda p, x: x)
-    refuse("CrossEntropyLoss has reduction='mean', but the objective was given reduction='sum'",
-           likelihood=nn.CrossEntropyLoss(), reduction="sum")
+    refuse(
+        "CrossEntropyLoss has reduction='mean', but the objective was given reduction='sum'",
+        likelihood=nn.CrossEntropyLoss(),
+        reduction="sum",
+    )
     refuse("no parameter to differentiate", model=network().requires_grad_(False))
 
     class Turned(nn.Module):
@@ -165,7 +176,11 @@ def test_arguments_are_refused_in_words():
         def forward(self, x):
             return self.inner(x).movedim(-1, 1)
 
-    refuse(r"Batch 0: the outputs have shape \(2, 3, 4\).*movedim", Turned(), (torch.randn(5, 4, D, dtype=DTYPE), torch.zeros(5, 4, dtype=torch.long)))
+    refuse(
+        r"Batch 0: the outputs have shape \(2, 3, 4\).*movedim",
+        Turned(),
+        (torch.randn(5, 4, D, dtype=DTYPE), torch.zeros(5, 4, dtype=torch.long)),
+    )
     o = rp.Objective(network(), rp.Categorical(), (x, y))
     with pytest.raises(rp.InputError, match="structure is 'full'"):
         rp.ggn(o, "full")

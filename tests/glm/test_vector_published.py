@@ -164,7 +164,9 @@ def test_beta_regression_with_precision_covariates():
     # R differentiates numerically for these: the precision's are good to three digits
     np.testing.assert_allclose(errors(model)[:4], observed[:4], rtol=2e-5)
     np.testing.assert_allclose(errors(model)[4:], observed[4:], rtol=1e-3)
-    peer = BetaModel(data["methylation"], sm.add_constant(mean), exog_precision=sm.add_constant(data[["age"]])).fit(disp=0)
+    peer = BetaModel(data["methylation"], sm.add_constant(mean), exog_precision=sm.add_constant(data[["age"]])).fit(
+        disp=0
+    )
     np.testing.assert_allclose(errors(model), peer.bse, rtol=1e-4)
 
 

@@ -1,0 +1,137 @@
+"""Which likelihoods ``raphson fit`` knows by name, which one suits a target, and targets as a likelihood takes them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+import raphson as rp
+
+CATEGORICAL = "categorical"
+MANY_LEVELS = 30
+"""Whole numbers with more levels than this are counts or measurements; with fewer, classes."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A likelihood by name.
+
+    Attributes:
+        make: Makes it, given the number of levels of the target.
+        target: What the target holds: numbers, ordered levels, or two levels.
+        constraints: How columns act on the parameters unless formulas say it; None for the default.
+    """
+
+    make: Callable[[int], Any]
+    target: Literal["numbers", "ordered", "two"] = "numbers"
+    constraints: str | None = None
+
+
+LIKELIHOODS: dict[str, Choice] = {
+    "bernoulli": Choice(lambda _: rp.Bernoulli(), "two"),
+    "beta": Choice(lambda _: rp.Beta()),
+    "gamma": Choice(lambda _: rp.Gamma()),
+    "gaussian": Choice(lambda _: rp.HeteroscedasticGaussian()),
+    "heteroscedastic-gaussian": Choice(lambda _: rp.HeteroscedasticGaussian(), constraints="own"),
+    "inverse-gaussian": Choice(lambda _: rp.InverseGaussian()),
+    "negative-binomial": Choice(lambda _: rp.NegativeBinomial()),
+    "ordinal": Choice(lambda levels: rp.Ordinal(levels), "ordered"),
+    "ordinal-cloglog": Choice(lambda levels: rp.Ordinal(levels, link="cloglog"), "ordered"),
+    "ordinal-probit": Choice(lambda levels: rp.Ordinal(levels, link="probit"), "ordered"),
+    "poisson": Choice(lambda _: rp.Poisson()),
+    "student-t": Choice(lambda _: rp.StudentT()),
+    "weibull": Choice(lambda _: rp.Weibull()),
+}
+
+
+def find_name(asked: str) -> str:
+    """Return the name of a likelihood in any spelling, ``student_t`` for ``student-t``.
+
+    Args:
+        asked: What the user wrote.
+
+    Returns:
+        ``"categorical"`` or a key of ``LIKELIHOODS``.
+
+    Raises:
+        InputError: If there is none.
+    """
+    known = [CATEGORICAL, *LIKELIHOODS]
+    name = asked.strip().lower().replace("_", "-").replace(" ", "-")
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(known)}."
+    raise rp.InputError(f"--likelihood: there is no '{asked}'; {hint}")
+
+
+def suited_name(y: np.ndarray, column: str) -> tuple[str, str | None]:
+    """Choose a likelihood by what the target holds.
+
+    Args:
+        y: Targets ``(N,)``.
+        column: Name of their column.
+
+    Returns:
+        Its name, and a sentence that says so, None for classes.
+    """
+    if y.dtype.kind not in "iuf":
+        return CATEGORICAL, None
+    levels = np.unique(y)
+    if y.dtype.kind in "iu" and len(levels) <= MANY_LEVELS:
+        return CATEGORICAL, None
+    if y.dtype.kind in "iu" and levels[0] >= 0:
+        name, what = "poisson", f"{len(levels)} different whole numbers, taken as counts"
+    else:
+        name, what = "gaussian", "numbers"
+    return name, f"likelihood {name} for {column} ({what}); --likelihood chooses another"
+
+
+def prepare_target(
+    y: np.ndarray, choice: Choice, name: str, column: str, given: str | None
+) -> tuple[Any, int, str | None]:
+    """Return targets as the likelihood takes them.
+
+    Args:
+        y: Targets ``(N,)``.
+        choice: The likelihood.
+        name: Its name.
+        column: Name of the target's column.
+        given: Levels in order, separated by commas, or None.
+
+    Returns:
+        The targets, the number of levels, and a sentence on their order where they are text.
+
+    Raises:
+        InputError: If the levels are text without an order, or other than ``given``, or not two where two are needed.
+    """
+    if choice.target == "numbers":
+        if given is not None:
+            raise rp.InputError(f"--levels orders the levels of an ordinal target; '{name}' has numbers.")
+        return y, 0, None
+    found = list(dict.fromkeys(str(value) for value in np.unique(y)))
+    levels = found
+    if given is not None:
+        levels = [level.strip() for level in given.split(",")]
+        odd = [level for level in found if level not in levels]
+        if odd or len(set(levels)) < len(levels):
+            problem = f"'{odd[0]}' is missing" if odd else "a level is named twice"
+            raise rp.InputError(f"--levels: {problem}; column '{column}' has {', '.join(found)}.")
+    elif choice.target == "ordered" and y.dtype.kind not in "iuf":
+        raise rp.InputError(
+            f"column '{column}' is text, whose order is not known; say it, lowest first, with --levels "
+            f'"{",".join(found)}" in the right order.'
+        )
+    if choice.target == "two" and len(levels) != 2:
+        raise rp.InputError(
+            f"column '{column}' has {len(levels)} levels ({', '.join(levels[:6])}), but '{name}' needs two; use "
+            "--likelihood categorical or ordinal."
+        )
+    note = f"{column}: levels in the order {' < '.join(levels)}" if y.dtype.kind not in "iuf" else None
+    ordered = pd.Series(pd.Categorical([str(value) for value in y], categories=levels, ordered=True))
+    return ordered, len(levels), note
