@@ -148,7 +148,8 @@ def _chain(module: nn.Module | None) -> tuple[nn.Sequential, list[tuple[nn.Linea
 
     def visit(part: nn.Module, name: str) -> None:
         if type(part) is nn.Sequential:
-            for key, child in part.named_children():
+            for key, child in part._modules.items():  # named_children() leaves out a module used twice
+                assert child is not None
                 visit(child, f"{name}.{key}" if name else key)
         elif type(part) is nn.Linear:
             chain.append((part, []))

@@ -56,7 +56,7 @@ class RestGradients:
             return torch.func.vmap(lambda c: pull(c)[0])(columns)  # type: ignore[no-any-return]
 
         rows = torch.func.vmap(one, in_dims=(axes, 1), out_dims=1)(batch.x, u)
-        return [rows[name].flatten(2).detach() for name in self._names]
+        return [rows[name].reshape(*u.shape[:2], -1).detach() for name in self._names]
 
     def _separate_graphs(self) -> list[tuple[Tensor, list[Tensor]]]:
         batch, model = self._tapped.batch, self._objective.model

@@ -32,7 +32,8 @@ def check_response(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor,
         raise InputError("This estimator requires y to be passed, but the target y is None.")
     values = _array(y)
     check_length("y", values.shape[0] if values.ndim else 0, n_rows)
-    missing = missing_entries(values).reshape(n_rows, -1).any(1)
+    numeric = values.dtype.kind in "biu" or (values.dtype.kind == "f" and bool(np.isfinite(values.sum())))
+    missing = np.zeros(0, dtype=bool) if numeric else missing_entries(values).reshape(n_rows, -1).any(1)
     if missing.any():
         raise InputError(
             f"Input y contains NaN: the target is missing in row {int(np.argmax(missing))} "
@@ -49,12 +50,17 @@ def check_response(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor,
             "numbers. Code ordered levels as 0, 1, 2, ... or as an ordered pandas categorical; for classes without "
             "order use MultinomialLogisticRegression."
         ) from None
-    whole = numbers.ndim == 1 and bool(torch.isfinite(numbers).all()) and torch.equal(numbers, numbers.round())
-    if whole and likelihood.n_outputs(numbers.long()) != likelihood.n_outputs(numbers):
-        numbers = numbers.long()  # labels of classes, which are not probabilities
+    if numbers.ndim == 1 and _takes_labels(likelihood) and torch.equal(numbers, numbers.round()):
+        numbers = numbers.long()
     c = likelihood.n_outputs(numbers)
     likelihood.check(numbers, c)
     return numbers, c
+
+
+def _takes_labels(likelihood: Likelihood) -> bool:
+    """Whether whole numbers are labels of classes to a likelihood, and not the same as the equal real ones."""
+    zeros = torch.zeros(3)
+    return likelihood.n_outputs(zeros.long()) != likelihood.n_outputs(zeros)
 
 
 def ordered_levels(y: Any) -> tuple[str, ...] | None:

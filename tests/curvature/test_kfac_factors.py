@@ -237,3 +237,15 @@ def test_penalty_shifts_the_blocks() -> None:
     assert torch.equal(again.to_dense(), penalized.to_dense())
     assert penalized.labels is not None
     assert penalized.labels[20] == "0.bias[0]"
+
+
+def test_recursive_sees_a_module_that_is_used_twice() -> None:
+    act, linears = nn.Tanh(), [nn.Linear(4, 3), nn.Linear(3, 3), nn.Linear(3, 2)]
+    shared = nn.Sequential(linears[0], act, linears[1], act, linears[2]).double()
+    apart = nn.Sequential(linears[0], nn.Tanh(), linears[1], nn.Tanh(), linears[2])
+    data = (randn(5, 4), labels(5, classes=2))
+    found, expected = (rp.kfac(rp.Objective(m, rp.Categorical(), data), "recursive") for m in (shared, apart))
+    torch.testing.assert_close(found.to_dense(), expected.to_dense(), rtol=0, atol=0)
+    twice = nn.Sequential(linears[1], act, linears[1])
+    with pytest.raises(InputError, match="a weight of its own"):
+        rp.kfac(rp.Objective(twice, rp.Categorical(), (randn(5, 3), labels(5))), "recursive")
