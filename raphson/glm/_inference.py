@@ -183,7 +183,7 @@ class InferenceMixin:
         Returns:
             A ``(p,)`` series.
         """
-        return self.estimates(kind, groups, **options).to_frame()["std_err"]
+        return self.estimates(kind, groups, **options).standard_errors_series()
 
     def confint(
         self, level: float = 0.95, kind: CovarianceKind = "observed", groups: Any = None, **options: Any

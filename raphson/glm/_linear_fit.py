@@ -129,12 +129,11 @@ class LinearFit:
         exact = self.objective.with_curvature(torch.float64)
         found, name = free_covariance(exact, self.solution, self.n_rows, kind, groups, correction, weights)
         c, d = exact.n_free, self.kept.shape[0]
-        covariance = found.view(c, d, c, d)
         m = self.output_map(reference)
         if reference is not None:
             m = m[torch.arange(m.shape[0]) != reference]
         a = self.column_map()
-        mapped = torch.einsum("kc,cdef,le->kdlf", m, covariance, m)
+        mapped = m @ (m @ found.reshape(c, -1)).view(-1, d, c, d)
         mapped = a @ mapped.permute(0, 2, 1, 3) @ a.mT
         p = m.shape[0] * self.n_columns
         values = self.to_columns(m @ self.solution.theta.view(-1, self.kept.shape[0]))

@@ -48,6 +48,10 @@ _STILL = 1e-8
 _SUBSET_ROWS = 2000
 _SUBSET_ROWS_PER_COEFFICIENT = 10
 _SUBSET_GROWTH = 16.0
+
+_SUBSETS_FROM = 5e5
+"""Entries of outputs times columns from which subsets pay: below, a pass over all rows costs little more than its calls."""
+
 _SUBSET_ACCURACY = 0.05
 """A subset of n rows is solved to this share of p / n, twice the expected sampling error of its optimal value."""
 
@@ -220,7 +224,8 @@ def _held(objective: LinearObjective, start: Tensor, tol: float, max_iter: int, 
     working = objective.with_curvature(torch.float32 if pairs >= HALF_FROM_PAIRS else torch.float64)
     inverse = None
     generator = torch.Generator().manual_seed(0)
-    for rows in subset_sizes(working):
+    small = working.n_rows * working.n_parameters < _SUBSETS_FROM
+    for rows in () if small else subset_sizes(working):
         part = working.take(torch.randint(working.n_rows, (rows,), generator=generator))
         start = quasi_newton(
             part,

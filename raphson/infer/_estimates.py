@@ -141,6 +141,12 @@ class Estimates:
         }
         return pd.DataFrame({name: _nullable(column) for name, column in columns.items()}, index=self._index())
 
+    def standard_errors_series(self) -> pd.Series:
+        """Return the standard errors with labels, ``<NA>`` where not estimable: one column of ``to_frame``."""
+        import pandas as pd
+
+        return pd.Series(_nullable(self.standard_errors), index=self._index(), name="std_err")
+
     def covariance_frame(self) -> pd.DataFrame:
         """Return the covariance with labels on both axes, ``<NA>`` where not estimable."""
         import pandas as pd
@@ -220,7 +226,13 @@ class Estimates:
     def _index(self) -> pd.MultiIndex:
         import pandas as pd
 
-        return pd.MultiIndex.from_tuples(self.labels, names=self.axis_names)
+        # levels and codes directly: from_tuples() sorts and hashes for milliseconds, more than a small fit takes
+        levels, codes = [], []
+        for names in zip(*self.labels, strict=True):
+            places = {name: i for i, name in enumerate(dict.fromkeys(names))}
+            levels.append(list(places))
+            codes.append([places[name] for name in names])
+        return pd.MultiIndex(levels, codes, names=self.axis_names, verify_integrity=False)
 
 
 def critical_value(level: float, df_resid: float | None = None) -> float:
