@@ -28,6 +28,9 @@ Part = tuple[Block, SymmetricOperator, Tensor | None]
 
 _TILE_ELEMENTS = 2**19
 
+_ONE_TILE = 23
+"""A group with one predictor and up to this many columns is multiplied whole: its symmetry would save no time."""
+
 
 class GroupGram:
     r"""Accumulates :math:`\sum_n (A_n)_{gh} \otimes x_{n,g} x_{n,h}^T` for all pairs of groups.
@@ -43,7 +46,7 @@ class GroupGram:
         self._cross: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
         for (g, h), (index, local) in constraints.places(pairs).items():
             r, d = constraints.shapes[g]
-            if g == h:
+            if g == h and (r > 1 or d > _ONE_TILE):
                 self._own[g] = index, KhatriRaoGram(local, r, d, torch.float64)
             else:
                 total = torch.zeros(index.shape[0], d, constraints.shapes[h][1], dtype=torch.float64)
