@@ -70,7 +70,7 @@ def refuse_outside(bad: Tensor, y: Tensor, support: str) -> None:
     position = torch.nonzero(bad)[0].tolist()
     value = y[tuple(position)].item()
     place = f"row {position[0]}" if position else "the only row"
-    if position[1:]:
+    if position[1:] and y.shape[1:] != (1,):
         place += f", position {', '.join(map(str, position[1:]))}"
     raise InputError(
         f"The target in {place} is {value:g}, but each target must be {support}. "

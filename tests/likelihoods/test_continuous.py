@@ -82,12 +82,12 @@ def test_targets_never_broadcast(lik, shape):
 @pytest.mark.parametrize(
     ("lik", "y", "words"),
     [
-        (Bernoulli(), torch.tensor([[0.0], [2.0]]), r"row 1, position 0 is 2, .* from 0 to 1"),
-        (Bernoulli(), torch.tensor([0.0, 1.0, torch.nan]), r"row 2, position 0 is nan"),
-        (Gaussian(), torch.tensor([0.0, torch.inf]), r"row 1, position 0 is inf, .* finite"),
+        (Bernoulli(), torch.tensor([[0.0], [2.0]]), r"row 1 is 2, .* from 0 to 1"),
+        (Bernoulli(), torch.tensor([0.0, 1.0, torch.nan]), r"row 2 is nan"),
+        (Gaussian(), torch.tensor([0.0, torch.inf]), r"row 1 is inf, .* finite"),
         (Gaussian(torch.ones(2)), torch.zeros(3), r"scale has 2 entries"),
         (Bernoulli(pos_weight=torch.ones(3)), torch.zeros(3), r"pos_weight has 3 entries"),
-        (ScaledLikelihood(Bernoulli(), 2.0), torch.tensor([3.0, 1.0]), r"row 0, position 0 is 3"),
+        (ScaledLikelihood(Bernoulli(), 2.0), torch.tensor([3.0, 1.0]), r"row 0 is 3"),
     ],
 )
 def test_check_names_the_first_bad_row(lik, y, words):

@@ -564,13 +564,13 @@ def test_start_survives_constant_targets(family):
 @pytest.mark.parametrize(
     ("lik", "y", "words"),
     [
-        (Poisson(), [1.0, 2.5], r"row 1, position 0 is 2.5, .* a whole number, 0 or more"),
-        (NegativeBinomial(1.0), [1.0, -1.0], r"row 1, position 0 is -1, .* a whole number"),
-        (Gamma(1.0), [1.0, 0.0], r"row 1, position 0 is 0, .* a positive finite number"),
+        (Poisson(), [1.0, 2.5], r"row 1 is 2.5, .* a whole number, 0 or more"),
+        (NegativeBinomial(1.0), [1.0, -1.0], r"row 1 is -1, .* a whole number"),
+        (Gamma(1.0), [1.0, 0.0], r"row 1 is 0, .* a positive finite number"),
         (InverseGaussian(1.0), [math.inf], r"row 0 is inf"),
-        (Weibull(1.0), [1.0, math.nan], r"row 1, position 0 is nan"),
-        (Weibull(1.0, censored=True), [[1.0, 1.0], [0.0, 1.0]], r"row 1, position 0 is 0, .* positive"),
-        (Weibull(1.0, censored=True), [[1.0, 1.0], [2.0, 2.0]], r"row 1, position 0 is 2, .*right-censored"),
+        (Weibull(1.0), [1.0, math.nan], r"row 1 is nan"),
+        (Weibull(1.0, censored=True), [[1.0, 1.0], [0.0, 1.0]], r"row 1 is 0, .* positive"),
+        (Weibull(1.0, censored=True), [[1.0, 1.0], [2.0, 2.0]], r"row 1 is 2, .*right-censored"),
         (
             Weibull(1.0, censored=True),
             [1.0, 2.0, 3.0],

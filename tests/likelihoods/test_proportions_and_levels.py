@@ -515,10 +515,10 @@ def test_a_start_is_in_the_domain_for_constant_targets(lik, y, c):
 @pytest.mark.parametrize(
     ("lik", "y", "c", "words"),
     [
-        (Beta(), [0.2, 0.0], 2, r"row 1, .* is 0, .* strictly between 0 and 1 .*move all n targets inward"),
+        (Beta(), [0.2, 0.0], 2, r"row 1.* is 0, .* strictly between 0 and 1 .*move all n targets inward"),
         (Beta(), [[0.2, 0.3], [0.4, 1.5]], 4, r"row 1, position 1 is 1.5, .* strictly between 0 and 1\. "),
         (Beta(), [0.2], 3, r"3 outputs, but 2 are needed per response"),
-        (StudentT(), [1.0, math.nan], 3, r"row 1, .* is nan, .* finite"),
+        (StudentT(), [1.0, math.nan], 3, r"row 1.* is nan, .* finite"),
         (StudentT(), [1.0], 2, r"2 outputs, but 3 are needed per response"),
         (Ordinal(3), [0, 2, 3], 2, r"row 2 is 3, .* an integer from 0 to 2"),
         (Ordinal(3), [0, 0.5], 2, r"row 1 is 0.5, .* an integer from 0 to 2"),
@@ -526,8 +526,8 @@ def test_a_start_is_in_the_domain_for_constant_targets(lik, y, c):
         (Binomial(), [[2, 1], [3, -1]], 1, r"row 1, position 1 is -1, .* failures in 1"),
         (Binomial(), [3, 4], 2, r"successes and failures: give those, or Binomial\(trials=n\)"),
         (Binomial(), [3, 4, 5], 1, r"shape \(3,\) for 1 outputs"),
-        (Binomial(4), [4, 5], 1, r"row 1, .* is 5, .* from 0 to 4"),
-        (Multinomial(), [[1, 2], [0.5, 1]], 2, r"row 1, position 0 is 0.5, .* a whole number, 0 or more"),
+        (Binomial(4), [4, 5], 1, r"row 1.* is 5, .* from 0 to 4"),
+        (Multinomial(), [[1, 2], [0.5, 1]], 2, r"row 1.* is 0.5, .* a whole number, 0 or more"),
         (Multinomial(), [1, 0], 3, r"use Categorical for one label"),
     ],
 )
