@@ -132,8 +132,7 @@ class LayerSums:
     def weight_block(self, i: int, operator: SymmetricOperator) -> Block:
         """Return the block of weight ``i`` with an operator."""
         plan, space = self.plan.weights[i], self.objective.space
-        # without its input: the block outlives the batch
-        first = self._uses[plan.uses[0]].without_input()
+        first = self._uses[plan.uses[0]]
 
         def places() -> Tensor:
             parameter = space.tensors[plan.weight.name]

@@ -2,7 +2,8 @@ r"""A model linearized at its parameters, once, for many products with its Jacob
 
 Operations, in units of a forward pass F (matrix products only; a gradient is 3F): the forward pass F and the backward
 graph 2F are built once; then :math:`J v` is 2F, :math:`J^\top u` is 2F and a Hessian product 6F. The first layer needs
-no gradient of its input, so that it counts half in all of them.
+no gradient of its input, so that it counts half in all of them. The backward pass of a batch norm differentiates badly
+(all its derivatives are computed, asked for or not): with such, :math:`J v` is a forward pass with tangents, 3F.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from raphson._errors import InputError
 
@@ -26,8 +29,8 @@ Function = Callable[[Tensor], Tensor]
 Parts = tuple[Tensor, ...]
 """One tensor for each parameter, of its shape: a vector that has not been put together."""
 
-_SMALL = 2**23
-"""Multiplications of a product below which calls cost more than arithmetic, so that vectors go together."""
+_SMALL = 2**27
+"""Multiplications of a product up to which vectors go together: fewer calls, wider products (measured)."""
 
 _SMALL_CONVOLUTION = 2**17
 """The same where the model convolves: a convolution multiplies more often than it has weights, and batches badly."""
@@ -49,7 +52,8 @@ class Linearization:
     r"""Outputs of one batch with products of their Jacobian :math:`J` in the parameters, from graphs built once.
 
     :math:`J^\top u` is a backward pass. It is linear in :math:`u`, so that the derivative of its own graph in
-    :math:`u`, along :math:`v`, is :math:`J v`: two backward passes, and no forward pass after the first.
+    :math:`u`, along :math:`v`, is :math:`J v`: two backward passes, and no forward pass after the first. A model
+    with batch norms is run again with tangents instead, unless an operation in it does not know them.
 
     Args:
         model: The model.
@@ -65,19 +69,27 @@ class Linearization:
     """
 
     def __init__(self, model: Model, x: Inputs, traits: Traits, *, products: bool = True) -> None:
-        self._space = model.space
+        self._space, self._model, self._x, self._traits = model.space, model, x, traits
         self._leaves = list(model.leaves().values())
         with torch.enable_grad(), differentiable_kernels(traits):
             self._f = model.call(dict(zip(self._space.names, self._leaves, strict=True)), x)
         refuse_constant(self._f, self._space.names)
         self.outputs = self._f.detach()
         self.together = vectors_go_together(self.outputs, model, traits)
-        if products:
+        self._forward = not self.together and _prefers_tangents(self._f)
+        if products and not self._forward:
             self._transpose()
 
     def jvp(self, v: Tensor) -> Tensor:
         """Return ``J v``, ``(N, ..., C)``, for ``v`` of shape ``(P,)``."""
         tangents = self._space.split_rows(v)
+        if self._forward:
+            try:
+                return self._with_tangents(tangents)
+            except (RuntimeError, NotImplementedError):
+                # an operation without forward derivatives
+                self._forward = False
+                self._transpose()
         along = [tangents[i] for i in self._used]
         (out,) = torch.autograd.grad(self._parts, self._u, along, retain_graph=True, materialize_grads=True)
         return out
@@ -86,6 +98,15 @@ class Linearization:
         """Return ``J^T u``, one tensor for each parameter, for ``u`` of shape ``(N, ..., C)``."""
         return torch.autograd.grad(self._f, self._leaves, u, retain_graph=True, materialize_grads=True)
 
+    def _with_tangents(self, tangents: list[Tensor]) -> Tensor:
+        leaves = zip(self._space.names, self._leaves, tangents, strict=True)
+        with torch.enable_grad(), differentiable_kernels(self._traits), forward_ad.dual_level(), _StopTangents():
+            # contiguous: a tangent has the memory layout of its parameter
+            make, parts = forward_ad.make_dual, forward_ad.unpack_dual
+            duals = {name: make(p.detach(), t.contiguous()) for name, p, t in leaves}  # type: ignore[no-untyped-call]
+            tangent = parts(self._model.call(duals, self._x)).tangent  # type: ignore[no-untyped-call]
+        return torch.zeros_like(self.outputs) if tangent is None else tangent.detach()
+
     def _transpose(self) -> None:
         # one zero seen everywhere: the graph is linear in u and needs no value of it
         self._u = self.outputs.new_zeros(()).expand(self.outputs.shape).requires_grad_()
@@ -93,6 +114,18 @@ class Linearization:
             parts = torch.autograd.grad(self._f, self._leaves, self._u, create_graph=True, allow_unused=True)
         used = [(i, part) for i, part in enumerate(parts) if part is not None and part.requires_grad]
         self._used, self._parts = [i for i, _ in used], [part for _, part in used]
+
+
+class _StopTangents(TorchFunctionMode):
+    """Makes ``torch.no_grad()`` inside a model stop tangents too, as it stops gradients."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch._C._set_grad_enabled:
+            torch._C._set_fwd_grad_enabled(args[0])
+        return out
 
 
 class GradientGraph:
@@ -196,6 +229,28 @@ def vectors_go_together(f: Tensor, model: Model, traits: Traits) -> bool:
     if traits.convolution:
         return work <= _SMALL_CONVOLUTION
     return f.is_cuda or work <= _SMALL
+
+
+def _prefers_tangents(f: Tensor) -> bool:
+    """Return whether the model has more batch norms than max poolings, whose tangents are slow in turn."""
+    names = [node.name() for node in graph_nodes(f)[0]]
+    return sum("BatchNorm" in name for name in names) > sum("MaxPool" in name for name in names)
+
+
+def graph_nodes(output: Tensor) -> tuple[set[Any], list[Tensor]]:
+    """Return the nodes of a tensor's graph, and the leaves among them."""
+    nodes: set[Any] = set()
+    leaves: list[Tensor] = []
+    waiting = [output.grad_fn] if output.grad_fn is not None else []
+    while waiting:
+        node = waiting.pop()
+        if node in nodes:
+            continue
+        nodes.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        waiting.extend(child for child, _ in node.next_functions if child is not None)
+    return nodes, leaves
 
 
 def refuse_constant(f: Tensor, names: tuple[str, ...]) -> None:

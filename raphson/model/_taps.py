@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from raphson._errors import InputError
 
+from ._linearize import graph_nodes
 from ._uses import Affine, Convolution, Layout, Linear, Lookup, Slot, Use
 
 _BATCHABLE = {
@@ -124,7 +125,7 @@ def tap(call: Callable[[Mapping[str, Tensor], Any], Tensor], params: Mapping[str
     mode = _Tapping(leaves)
     with torch.enable_grad(), mode:
         output = call(leaves, x)
-    nodes, reached = _walk(output)
+    nodes, reached = graph_nodes(output)
     # an autograd edge is one node and one of its outputs; what the output does not reach has no gradient
     uses = tuple(use for use in mode.uses if use.edge.node in nodes)
     names = {id(leaf): name for name, leaf in leaves.items()}
@@ -358,22 +359,6 @@ def _opened(func: Any) -> Any:
     )
     copy.__kwdefaults__ = func.__kwdefaults__
     return copy
-
-
-def _walk(output: Tensor) -> tuple[set[Any], list[Tensor]]:
-    """Return the nodes of a tensor's graph, and the leaves among them."""
-    nodes: set[Any] = set()
-    leaves: list[Tensor] = []
-    waiting = [output.grad_fn] if output.grad_fn is not None else []
-    while waiting:
-        node = waiting.pop()
-        if node in nodes:
-            continue
-        nodes.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
-        waiting.extend(child for child, _ in node.next_functions if child is not None)
-    return nodes, leaves
 
 
 def _candidates(lead: tuple[int, ...], n: int) -> list[Layout]:
