@@ -50,7 +50,7 @@ _SUBSET_ROWS_PER_COEFFICIENT = 10
 _SUBSET_GROWTH = 16.0
 
 _SUBSETS_FROM = 5e5
-"""Entries of outputs times columns from which subsets pay: below, a pass over all rows costs little more than its calls."""
+"""Rows times coefficients from which subsets pay: below, a pass over all rows costs little more than its calls."""
 
 _SUBSET_ACCURACY = 0.05
 """A subset of n rows is solved to this share of p / n, twice the expected sampling error of its optimal value."""
