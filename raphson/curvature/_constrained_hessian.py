@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from raphson.curvature._constraints import Constraints
+from raphson.curvature._dense_form import DenseForm
 from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs
 from raphson.data import Block
 from raphson.linalg import Dense
-from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator
+from raphson.linalg._operator import SymmetricOperator
 from raphson.linalg._size import check_dense_size
 
 Part = tuple[Block, SymmetricOperator, Tensor | None]
@@ -91,7 +92,7 @@ def _add_rectangles(total: Tensor, a: Tensor, left: Tensor, right: Tensor) -> No
 
 
 @dataclass(frozen=True, eq=False)
-class ConstrainedHessian(SymmetricOperator):
+class ConstrainedHessian(DenseForm):
     """Hessian of a linear model in its free parameters, ``(p, p)``.
 
     Attributes:
@@ -178,27 +179,3 @@ class ConstrainedHessian(SymmetricOperator):
     def solve(self, b: Tensor) -> Tensor:
         """Return ``H^-1 b`` by the dense form."""
         return Dense(self.to_dense()).solve(b)
-
-    def eigh(self) -> Eigh:
-        """Return the eigen-decomposition of the dense form."""
-        return Dense(self.to_dense()).eigh()
-
-    def slogdet(self) -> SlogDet:
-        """Return sign and log absolute value of the determinant, by the dense form."""
-        return Dense(self.to_dense()).slogdet()
-
-    def shift(self, c: float | Tensor) -> SymmetricOperator:
-        """Return ``H + c I`` in dense form."""
-        return Dense(self.to_dense()).shift(c)
-
-    def power_mv(self, v: Tensor, p: float) -> Tensor:
-        """Return ``H^p v`` by the dense form."""
-        return Dense(self.to_dense()).power_mv(v, p)
-
-    def factor(self) -> LinearOperator:
-        """Return ``S`` with ``S S^T = H`` by the dense form."""
-        return Dense(self.to_dense()).factor()
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the dense form, which is what outlives the data."""
-        return {"matrix": self.to_dense()}

@@ -263,22 +263,6 @@ def output_pairs(hessian: SymmetricOperator, keep: slice | Tensor) -> OutputPair
     return GivenPairs(pairs, dense[pairs[0], pairs[1]])
 
 
-def summed_output(hessian: SymmetricOperator, keep: slice | Tensor, weights: Tensor | None) -> Tensor:
-    """Return the weighted sum of batched output Hessians over examples, ``(C_free, C_free)`` in float64."""
-
-    def weighted(values: Tensor) -> Tensor:
-        return values if weights is None else values * weights.to(values.dtype)
-
-    if isinstance(hessian, Diagonal):
-        return torch.diag(weighted(hessian.diagonal().mT[keep]).sum(1).double())
-    if isinstance(hessian, DiagonalPlusLowRank):
-        total = torch.diag(weighted(hessian.diag.mT[keep]).sum(1).double())
-        for u in hessian.low_rank.permute(2, 1, 0)[:, keep]:
-            total += hessian.sign * (weighted(u) @ u.mT).double()
-        return total
-    return weighted(hessian.to_dense().permute(1, 2, 0)).sum(2)[keep][:, keep].double()
-
-
 def score_pairs(scores: Tensor) -> OutputPairs:
     """Return the entries of ``g g^T`` for output gradients ``(C, rows)``."""
     return LowRankPairs(None, scores[None], 1)

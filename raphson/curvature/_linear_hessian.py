@@ -16,16 +16,16 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
+from raphson.curvature._dense_form import DenseForm
 from raphson.curvature._khatri_rao import (
     GivenPairs,
     KhatriRaoGram,
     output_pairs,
     small_softmax_gram,
-    summed_output,
 )
 from raphson.data import Block
 from raphson.linalg import Dense, Diagonal, DiagonalPlusLowRank, cg
-from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator
+from raphson.linalg._operator import SymmetricOperator
 from raphson.linalg._size import check_dense_size
 
 _SOLVE_TOL = 1e-10
@@ -35,7 +35,7 @@ _SMALL_OPERATIONS = 2**23
 
 
 @dataclass(frozen=True, eq=False)
-class LinearHessian(SymmetricOperator):
+class LinearHessian(DenseForm):
     """Hessian of a linear model in its free coefficients, ``(p, p)`` with p = C_free D'.
 
     Attributes:
@@ -159,43 +159,12 @@ class LinearHessian(SymmetricOperator):
             blocks.diagonal(dim1=1, dim2=2).add_(self.penalty_outputs.diagonal()[:, None] * self.penalty_columns)
         return blocks
 
-    def mean_output(self) -> Tensor:
-        """Return the weighted mean of the output Hessians over examples, ``(C_free, C_free)`` in float64."""
-        mean = torch.zeros(self.n_free, self.n_free, dtype=torch.float64, device=self.device)
-        for _, output, weights in self.parts():
-            mean += summed_output(output, self.free_outputs, weights)
-        return mean / self.total_weight
-
     def solve(self, b: Tensor) -> Tensor:
         """Return ``H^-1 b``: densely where the matrix fits, else by conjugate gradients."""
         try:
             return Dense(self.to_dense()).solve(b)
         except MemoryError:
             return cg(self.mv, b, tol=_SOLVE_TOL).x
-
-    def eigh(self) -> Eigh:
-        """Return the eigen-decomposition of the dense form."""
-        return Dense(self.to_dense()).eigh()
-
-    def slogdet(self) -> SlogDet:
-        """Return sign and log absolute value of the determinant, by the dense form."""
-        return Dense(self.to_dense()).slogdet()
-
-    def shift(self, c: float | Tensor) -> SymmetricOperator:
-        """Return ``H + c I`` in dense form."""
-        return Dense(self.to_dense()).shift(c)
-
-    def power_mv(self, v: Tensor, p: float) -> Tensor:
-        """Return ``H^p v`` by the dense form."""
-        return Dense(self.to_dense()).power_mv(v, p)
-
-    def factor(self) -> LinearOperator:
-        """Return ``S`` with ``S S^T = H`` by the dense form."""
-        return Dense(self.to_dense()).factor()
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the dense form, which is what outlives the data."""
-        return {"matrix": self.to_dense()}
 
 
 def _is_softmax(output: SymmetricOperator) -> TypeGuard[DiagonalPlusLowRank]:
