@@ -141,23 +141,6 @@ class KhatriRaoGram:
         return out.view(c * d, c * d)
 
 
-def small_softmax_gram(x: Tensor, p: Tensor) -> Tensor:
-    r"""Return :math:`\mathrm{blockdiag}_k(X^T \mathrm{diag}(p_k) X) - Z^T Z`, ``(C D', C D')``, in the fewest calls.
-
-    Args:
-        x: Features ``(D', rows)``.
-        p: Probabilities of the free classes, ``(C, rows)``; Z is their row-wise Khatri-Rao product with the features.
-
-    Returns:
-        The sum of :math:`(\mathrm{diag}(p_n) - p_n p_n^T) \otimes x_n x_n^T`.
-    """
-    c, d = p.shape[0], x.shape[0]
-    z = (p[:, None] * x).reshape(c * d, -1)
-    total = (z @ z.mT).neg_()
-    total.view(c, d, c, d).diagonal(dim1=0, dim2=2).add_((z @ x.mT).view(c, d, d).permute(1, 2, 0))
-    return total
-
-
 def half_products(
     left: Tensor, right: Tensor, start: int = 0, stop: int | None = None, out: Tensor | None = None
 ) -> Tensor:

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from raphson.curvature._compiled import CompiledHessian, CompiledSoftmax, is_small
 from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, score_pairs, triangle
 from raphson.curvature._linear_hessian import LinearHessian
 from raphson.data import Block, Design
@@ -136,7 +137,7 @@ class LinearObjective:
     def penalty_outputs(self) -> Tensor:
         """Q, ``(C_free, C_free)``: the identity, or the projection on sum-to-zero coefficients of all outputs."""
         q = torch.eye(self.n_outputs, dtype=torch.float64) - float(self.centered_penalty) / self.n_outputs
-        return q[self.free_outputs][:, self.free_outputs]
+        return q[self.free_outputs][:, self.free_outputs].contiguous()
 
     def _penalty_gradient(self, free: Tensor) -> Tensor:
         return (self.penalty_outputs @ free) * self.column_penalty
@@ -189,6 +190,27 @@ class LinearObjective:
             return self.likelihood.log_partition(f.mT, hessian=kind is not None)
         return self.likelihood.derivatives(f.mT, self.y[rows], kind)
 
+    @cached_property
+    def _compiled(self) -> CompiledSoftmax | None:
+        """The same objective in compiled code, where that knows the likelihood and is the faster one."""
+        partition, last = self.likelihood.partition, self.n_outputs - 1
+        if partition is None or (partition == "logistic" and last) or self.reference not in (None, last):
+            return None
+        if self.offset is not None or not is_small(self.n_rows, self.design.n_columns, self.n_outputs):
+            return None
+        x = self.design.whole()
+        if x is None or self._linear_term is None:
+            return None
+        return CompiledSoftmax(
+            x,
+            None if self.weights is None else self.weights.double().contiguous(),
+            self._linear_term[0],
+            self.reference is not None or partition == "logistic",
+            self.penalty_outputs,
+            self.column_penalty,
+            self.total_weight,
+        )
+
     def value(self, theta: Tensor) -> float:
         """Return the objective at ``theta``."""
         return self.evaluate(theta, None).value
@@ -218,6 +240,15 @@ class LinearObjective:
         Returns:
             The three at ``theta``.
         """
+        if self._compiled is not None:
+            value, gradient, compiled = self._compiled.evaluate(theta)
+            made = None
+            if hessian is not None:
+                made = self._hessian(lambda: self._recomputed(theta, hessian), compiled)
+            return Evaluation(value, gradient, made)
+        return self._evaluate_blocks(theta, hessian)
+
+    def _evaluate_blocks(self, theta: Tensor, hessian: Kind | None) -> Evaluation:
         linear = self._linear_term
         gradient: Tensor | None = None
         value = 0.0
@@ -270,7 +301,7 @@ class LinearObjective:
             assert made is not None
             yield block, made, self.block_weights(block)
 
-    def _hessian(self, parts: Callable[[], Iterator[Part]]) -> LinearHessian:
+    def _hessian(self, parts: Callable[[], Iterator[Part]], compiled: CompiledHessian | None = None) -> LinearHessian:
         return LinearHessian(
             parts=parts,
             total_weight=self.total_weight,
@@ -280,6 +311,7 @@ class LinearObjective:
             penalty_outputs=self.penalty_outputs if self.l2 else None,
             penalty_columns=self.column_penalty,
             element=self.curvature_dtype,
+            compiled=compiled,
         )
 
     @property
@@ -374,7 +406,7 @@ class LinearObjective:
     def take(self, index: Tensor) -> LinearObjective:
         """Return the objective on some of the rows; over random subsets of one size its mean is the objective."""
         part = copy.copy(self)
-        for name in ("_linear_term", "gram_matrix"):
+        for name in ("_linear_term", "_compiled", "gram_matrix"):
             part.__dict__.pop(name, None)
         part.design = self.design.take(index)
         part._curvature_design = (
@@ -389,8 +421,8 @@ class LinearObjective:
     def symmetric(self) -> LinearObjective:
         """Return the same objective in the coefficients of all outputs, of which only differences matter."""
         other = copy.copy(self)
-        other.__dict__.pop("_linear_term", None)
-        other.__dict__.pop("penalty_outputs", None)
+        for name in ("_linear_term", "_compiled", "penalty_outputs"):
+            other.__dict__.pop(name, None)
         other.reference, other.centered_penalty = None, True
         other.free_outputs, other.n_free = slice(0, self.n_outputs), self.n_outputs
         other.n_parameters = other.n_free * self.design.n_columns
@@ -422,10 +454,10 @@ class LinearObjective:
 
         Entries that rounding alone explains are not counted: a column of size 1e24 has gradients of 1e8 at the optimum.
         """
-        size = self.table_gradient(gradient).abs()
+        size = self.table_gradient(gradient)
         if self._gradient_floor is not None:
-            size = (size - self._gradient_floor).clamp_min_(0.0)
-        return float(size.max())
+            size = (size.abs() - self._gradient_floor).clamp_min_(0.0)
+        return float(torch.linalg.vector_norm(size, torch.inf))
 
 
 def _free_outputs(n_outputs: int, reference: int | None) -> slice | Tensor:

@@ -11,20 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
+from raphson.curvature._compiled import CompiledHessian
 from raphson.curvature._dense_form import DenseForm
-from raphson.curvature._khatri_rao import (
-    GivenPairs,
-    KhatriRaoGram,
-    output_pairs,
-    small_softmax_gram,
-)
+from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs
 from raphson.data import Block
-from raphson.linalg import Dense, Diagonal, DiagonalPlusLowRank, cg
+from raphson.linalg import Dense, Diagonal, cg
 from raphson.linalg._operator import SymmetricOperator
 from raphson.linalg._size import check_dense_size
 
@@ -48,6 +43,7 @@ class LinearHessian(DenseForm):
         penalty_outputs: Q, ``(C_free, C_free)``, or None without a penalty.
         penalty_columns: The penalties per column, ``(D',)``.
         element: Element type of products and of the dense form.
+        compiled: The same Hessian in compiled code, where that is the faster one.
     """
 
     parts: Callable[[], Iterator[tuple[Block, SymmetricOperator, Tensor | None]]]
@@ -58,6 +54,7 @@ class LinearHessian(DenseForm):
     penalty_outputs: Tensor | None
     penalty_columns: Tensor
     element: torch.dtype
+    compiled: CompiledHessian | None = None
 
     @property
     def n_free(self) -> int:
@@ -84,6 +81,8 @@ class LinearHessian(DenseForm):
 
     def mv(self, v: Tensor) -> Tensor:
         """Return ``H v`` for ``v`` of shape ``(p,)``, without forming H."""
+        if self.compiled is not None:
+            return self.compiled.mv(v.to(self.element))
         free = v.to(self.element).view(self.n_free, self.n_columns)
         total: Tensor | None = None
         for block, output, weights in self.parts():
@@ -109,14 +108,13 @@ class LinearHessian(DenseForm):
     @cached_property
     def _dense(self) -> Tensor:
         check_dense_size(self.shape, self.element, "its products mv, which need no such array")
+        if self.compiled is not None and (dense := self.compiled.to_dense(self.element)) is not None:
+            return dense
         gram: KhatriRaoGram | None = None
         for block, output, weights in self.parts():
-            if weights is None and self._is_small(block):
+            if weights is None and self._is_small(block) and isinstance(output, Diagonal):
                 x = block.features()
-                if isinstance(output, Diagonal) and self.n_outputs == 1:
-                    return self._penalized((x * output.values.mT) @ x.mT)
-                if _is_softmax(output):
-                    return self._penalized(small_softmax_gram(x, output.diag.mT[self.free_outputs]))
+                return self._penalized((x * output.values.mT) @ x.mT)
             pairs = output_pairs(output, self.free_outputs)
             if gram is None:
                 gram = KhatriRaoGram(pairs.pairs, self.n_free, self.n_columns, self.element)
@@ -133,9 +131,9 @@ class LinearHessian(DenseForm):
         return total
 
     def _is_small(self, block: Block) -> bool:
-        """Whether one block holds all rows, and they are few."""
-        p, rows = self.shape[0], block.rows.stop - block.rows.start
-        return bool(p * p * rows <= _SMALL_OPERATIONS and rows == self.total_weight)
+        """Whether there is one output, and one block holds all rows, and they are few."""
+        d, rows = self.n_columns, block.rows.stop - block.rows.start
+        return bool(self.n_outputs == 1 and d * d * rows <= _SMALL_OPERATIONS and rows == self.total_weight)
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, ``(p,)``, at the cost of one product."""
@@ -150,6 +148,8 @@ class LinearHessian(DenseForm):
 
     def blocks(self) -> Tensor:
         """Return the diagonal blocks, one per free output, ``(C_free, D', D')``."""
+        if self.compiled is not None:
+            return self.compiled.blocks(self.element)
         index = torch.arange(self.n_free)
         gram = KhatriRaoGram(torch.stack([index, index]), self.n_free, self.n_columns, self.element)
         for block, output, weights in self.parts():
@@ -165,13 +165,3 @@ class LinearHessian(DenseForm):
             return Dense(self.to_dense()).solve(b)
         except MemoryError:
             return cg(self.mv, b, tol=_SOLVE_TOL).x
-
-
-def _is_softmax(output: SymmetricOperator) -> TypeGuard[DiagonalPlusLowRank]:
-    """Whether output Hessians are ``diag p - p p^T``."""
-    return (
-        isinstance(output, DiagonalPlusLowRank)
-        and output.sign == -1
-        and output.low_rank.shape[-1] == 1
-        and output.low_rank.data_ptr() == output.diag.data_ptr()
-    )

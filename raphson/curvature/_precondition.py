@@ -54,7 +54,8 @@ def class_block_inverse(at: _State) -> Callable[[Tensor], Tensor]:
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(blocks))
 
     def solve(v: Tensor) -> Tensor:
-        return torch.bmm(inverse, v.view(c, d, 1)).view(-1)
+        # from the left, which is the same and several times faster
+        return torch.bmm(v.view(c, 1, d), inverse).view(-1)
 
     return solve
 

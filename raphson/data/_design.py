@@ -38,6 +38,9 @@ _CENTERING = 1e3
 _SAFE_VARIANCE = 1e-6
 """Share of the mean square above which a variance is the difference of the mean square and the squared mean."""
 
+_MATRIX_COLUMNS = 64
+"""Up to this many columns the map of gradients is one product with its matrix: fewer calls, negligible arithmetic."""
+
 _CACHED_ROWS = 4096
 """Rows that pass through several operations while they are in the cache."""
 
@@ -216,6 +219,10 @@ class Design(abc.ABC):
     def astype(self, dtype: torch.dtype) -> Design:
         """Return the same design whose blocks have another element type."""
 
+    def whole(self) -> Tensor | None:
+        """Return all rows as one double-precision tensor ``(D', N)`` where such a copy is kept; None elsewhere."""
+        return None
+
     def is_well_conditioned(self) -> bool:
         """Return whether the columns are far from collinear; False also where finding out would cost too much."""
         return False
@@ -246,13 +253,21 @@ class Design(abc.ABC):
 
     def gradient_to_table(self, gradient: Tensor) -> Tensor:
         """Turn a gradient ``(C, D')`` in standardized coefficients into one in the table's coefficients."""
-        factor, shift = self._gradient_map
+        factor, shift, matrix = self._gradient_map
+        if matrix is not None:
+            return gradient @ matrix
         return torch.addcmul(gradient * factor, gradient[:, :1], shift) if self.intercept else gradient * factor
 
     @cached_property
-    def _gradient_map(self) -> tuple[Tensor, Tensor]:
+    def _gradient_map(self) -> tuple[Tensor, Tensor, Tensor | None]:
         ones = torch.ones(int(self.intercept), dtype=torch.float64)
-        return torch.cat([ones, self.scale]), torch.cat([0.0 * ones, self.center])
+        factor, shift = torch.cat([ones, self.scale]), torch.cat([0.0 * ones, self.center])
+        if self.n_columns > _MATRIX_COLUMNS:
+            return factor, shift, None
+        matrix = torch.diag(factor)
+        if self.intercept:
+            matrix[0] += shift
+        return factor, shift, matrix
 
     def table_map(self) -> Tensor:
         """Return the ``(D', D')`` matrix of ``to_table`` acting on one output's coefficients."""
@@ -304,9 +319,16 @@ class DenseDesign(Design):
             return
         if size not in self._blocks:
             products = self.n_columns * (self.n_columns + 1) // 2 * self.n_rows * self.dtype.itemsize
-            whole = self.standardized(slice(0, self.n_rows))
-            self._blocks = {size: [DenseBlock(r, whole[:, r], products <= PRODUCT_BYTES) for r in slices]}
+            self._blocks = {size: [DenseBlock(r, self._whole[:, r], products <= PRODUCT_BYTES) for r in slices]}
         yield from self._blocks[size]
+
+    def whole(self) -> Tensor | None:  # noqa: D102
+        small = self.n_rows * self.n_columns * self.dtype.itemsize <= CACHE_BYTES
+        return self._whole if small and self.dtype == torch.float64 and self.x.device.type == "cpu" else None
+
+    @cached_property
+    def _whole(self) -> Tensor:
+        return self.standardized(slice(0, self.n_rows))
 
     @cached_property
     def _read_in_place(self) -> bool:

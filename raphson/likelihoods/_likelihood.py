@@ -8,7 +8,7 @@ over them, and works for any strides of ``f``. A likelihood is a frozen dataclas
 from __future__ import annotations
 
 import abc
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +46,9 @@ class Likelihood(abc.ABC):
 
     support: ClassVar[Support] = REAL
     """Where each target must lie."""
+
+    partition: ClassVar[Literal["softmax", "logistic"] | None] = None
+    """Name of the function that ``log_partition`` computes, if it is one of these: compiled code knows them by it."""
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -111,11 +111,13 @@ def inverse_map(hessian: Tensor) -> Preconditioner:
         The map ``v -> H^-1 v`` for ``v`` of shape ``(p,)``, which keeps the element type of ``v``.
     """
     factor, info = torch.linalg.cholesky_ex(hessian)
-    if int(info) or not math.isfinite(float(factor[-1, -1])):
+    if int(info):
         factor = _shifted_cholesky(hessian)
 
     def solve(v: Tensor) -> Tensor:
-        return torch.cholesky_solve(v.to(factor.dtype)[:, None], factor)[:, 0].to(v.dtype)
+        right = v if v.dtype == factor.dtype else v.to(factor.dtype)
+        found = torch.cholesky_solve(right.unsqueeze(1), factor).squeeze(1)
+        return found if v.dtype == factor.dtype else found.to(v.dtype)
 
     return solve
 
@@ -183,7 +185,7 @@ def backtrack(
     rounding = _ROUNDING * max(abs(at.value), 1.0)
     length = 1.0
     for _ in range(_HALVINGS):
-        trial = theta + length * direction.step
+        trial = torch.add(theta, direction.step, alpha=length)
         if length == 1.0 or -slope * length <= rounding:
             new = evaluate(trial)
             if is_finite(new) and (

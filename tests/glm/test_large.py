@@ -16,7 +16,7 @@ from raphson._errors import RaphsonWarning, TooLargeError
 from raphson.curvature import LinearObjective, _linear_hessian
 from raphson.data import DenseDesign
 from raphson.glm import MultinomialLogisticRegression, _fitting, _inference, _selected, _solvers
-from raphson.likelihoods import Bernoulli, Categorical
+from raphson.likelihoods import Categorical, Poisson
 
 
 def overlapping(n, d, k, seed=0):
@@ -166,11 +166,11 @@ def test_two_classes_are_one_logit_in_the_same_coefficients(l2):
     torch.testing.assert_close(other.hessian.to_dense(), at.hessian.to_dense(), rtol=1e-11, atol=1e-13)
 
 
-def test_a_small_binary_hessian_takes_the_short_way_to_the_same_matrix(monkeypatch):
+def test_a_small_hessian_of_one_output_takes_the_short_way_to_the_same_matrix(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(30, 4, generator=generator, dtype=torch.float64)
     objective = LinearObjective(
-        DenseDesign(x), Bernoulli(), torch.randint(2, (30, 1), generator=generator).double(), n_outputs=1, l2=0.1
+        DenseDesign(x), Poisson(), torch.randint(2, (30, 1), generator=generator).double(), n_outputs=1, l2=0.1
     )
     theta = torch.randn(5, generator=generator, dtype=torch.float64)
     short = objective.hessian(theta).to_dense()

@@ -1,0 +1,137 @@
+r"""Softmax models in compiled code, where the data are so few that calls into PyTorch cost more than their arithmetic.
+
+An evaluation is some twenty calls and a dense Hessian another ten, each of two to six microseconds whatever it does,
+and between the calls every intermediate travels through the cache. ``_kernel.c`` makes the same numbers in one call
+each, 256 examples at a time: products of features and entries of the output Hessians are made and consumed in the
+cache, sums are held in registers. It runs on one thread, so large models are faster with PyTorch's matrix products.
+Where it was not built (no compiler at installation), or the data lie elsewhere, everything goes that way.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from raphson.curvature._khatri_rao import triangle
+
+try:
+    from raphson.curvature import _kernel
+except ImportError:
+    if not TYPE_CHECKING:
+        _kernel = None
+
+_EVALUATIONS = 2.0**23
+"""Multiplications of an evaluation up to which one thread of compiled code is faster than calls on two."""
+
+_DENSE = 2.0**25
+"""Multiplications of a dense Hessian up to which that holds for it."""
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledSoftmax:
+    r"""The penalized objective of a linear model whose log-partition function is a log-sum-exp.
+
+    .. math:: L(B) = \tfrac1W \sum_n w_n \log \sum_k e^{b_k^T x_n} - \langle T, B \rangle
+        + \tfrac12 \langle B, Q B\, \mathrm{diag}(\lambda) \rangle
+
+    All tensors are contiguous and in double precision.
+
+    Attributes:
+        x: Features with the ones, ``(D', N)``.
+        weights: ``(N,)`` or None for 1 each.
+        linear: T, the targets' linear term, ``(C_free, D')``.
+        reference: Whether one more output, the last one, is zero.
+        penalty_outputs: Q, ``(C_free, C_free)``.
+        penalty_columns: The penalties per column, ``(D',)``.
+        total_weight: W.
+    """
+
+    x: Tensor
+    weights: Tensor | None
+    linear: Tensor
+    reference: bool
+    penalty_outputs: Tensor
+    penalty_columns: Tensor
+    total_weight: float
+
+    @cached_property
+    def model(self) -> tuple[int, int, int, int, int | None, int, int, float]:
+        """What every compiled function takes first."""
+        (d, n), c = self.x.shape, self.linear.shape[0]
+        weights = None if self.weights is None else self.weights.data_ptr()
+        outputs, columns = self.penalty_outputs.data_ptr(), self.penalty_columns.data_ptr()
+        return n, d, c, self.x.data_ptr(), weights, outputs, columns, 1.0 / self.total_weight
+
+    def evaluate(self, theta: Tensor) -> tuple[float, Tensor, CompiledHessian]:
+        """Return value, gradient ``(p,)`` and Hessian at the coefficients ``theta`` ``(p,)``."""
+        coef = theta.double().contiguous()
+        gradient = torch.empty_like(coef)
+        p = self.x.new_empty(self.linear.shape[0] + self.reference, self.x.shape[1])
+        at = coef.data_ptr(), self.linear.data_ptr(), self.reference
+        value = _kernel.evaluate(*self.model, *at, gradient.data_ptr(), p.data_ptr())
+        return value, gradient, CompiledHessian(self, p)
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledHessian:
+    """The Hessian of a softmax model where its probabilities are ``p``, ``(C, N)``."""
+
+    objective: CompiledSoftmax
+    p: Tensor
+
+    def to_dense(self, dtype: torch.dtype) -> Tensor | None:
+        """Return the Hessian as ``(C_free D', C_free D')``, class by class; None where PyTorch makes it faster."""
+        c, d = self.objective.linear.shape
+        if c * (c + 1) * d * (d + 1) / 4 * self.p.shape[1] > _DENSE:
+            return None
+        return self._sums(_every_pair(c), torch.empty(c * d, c * d, dtype=dtype), blocks=False)
+
+    def blocks(self, dtype: torch.dtype) -> Tensor:
+        """Return the diagonal blocks, one per free output, ``(C_free, D', D')``."""
+        c, d = self.objective.linear.shape
+        return self._sums(_own_pairs(c), torch.empty(c, d, d, dtype=dtype), blocks=True)
+
+    def _sums(self, pairs: _Pairs, out: Tensor, *, blocks: bool) -> Tensor:
+        single = out.dtype == torch.float32
+        _kernel.hessian(*self.objective.model, self.p.data_ptr(), *pairs[1:], blocks, single, out.data_ptr())
+        return out
+
+    def mv(self, v: Tensor) -> Tensor:
+        """Return the product with ``v``, ``(C_free D',)``, in single or double precision as ``v`` is."""
+        v, out = v.contiguous(), torch.empty_like(v)
+        single = v.dtype == torch.float32
+        _kernel.product(*self.objective.model, self.p.data_ptr(), v.data_ptr(), single, out.data_ptr())
+        return out
+
+
+class _Pairs(NamedTuple):
+    """Pairs of outputs ``(2, q)`` with the addresses of their rows and their number."""
+
+    pairs: Tensor
+    first: int
+    second: int
+    number: int
+
+
+def _pairs(pairs: Tensor) -> _Pairs:
+    return _Pairs(pairs, pairs[0].data_ptr(), pairs[1].data_ptr(), pairs.shape[1])
+
+
+@functools.lru_cache(maxsize=32)
+def _every_pair(c: int) -> _Pairs:
+    return _pairs(triangle(c))
+
+
+@functools.lru_cache(maxsize=32)
+def _own_pairs(c: int) -> _Pairs:
+    return _pairs(torch.arange(c).expand(2, c))
+
+
+def is_small(n_rows: int, n_columns: int, n_outputs: int) -> bool:
+    """Return whether compiled code was built and is the faster one for a model of this size."""
+    return _kernel is not None and n_rows * n_columns * n_outputs <= _EVALUATIONS

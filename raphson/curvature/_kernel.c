@@ -1,0 +1,239 @@
+/* Softmax models on few rows, where a call into PyTorch costs more than its arithmetic: value and gradient in one call,
+   the dense Hessian in another. The formulas are those of _linear.py and _khatri_rao.py; _small.py calls this. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ROWS 256          /* examples at a time: their products of features stay in the second-level cache */
+#define TALL 4
+#define WIDE 3
+#define SMALLEST 0x1p-60  /* smaller entries would make subnormal numbers of products in single precision */
+
+/* n examples of d columns, and c outputs with coefficients; sums over examples are multiplied by scale. */
+struct model {
+    size_t n, d, c;
+    const double *x, *weights;                       /* (d, n); (n,) or NULL */
+    const double *penalty_outputs, *penalty_columns; /* (c, c), (d,) */
+    double scale;
+};
+
+/* Where to evaluate: coefficients, the targets' linear term, (c, d) each; whether one more output is zero. */
+struct point {
+    const double *coef, *linear;
+    int reference;
+};
+
+/* Which q entries k <= l of diag p - p p^T to take, p of at least c rows of n. */
+struct entries {
+    const double *p;
+    const int64_t *k, *l;
+    size_t q;
+};
+
+static size_t padded(size_t length, size_t unit)
+{
+    return (length + unit - 1) / unit * unit;
+}
+
+/* One entry of diag p - p p^T, for some rows, times their weights. */
+static void fill_entry(const struct model *s, const struct entries *of, size_t e, size_t from, size_t rows, double *entry)
+{
+    const double *left = of->p + of->k[e] * s->n + from, *right = of->p + of->l[e] * s->n + from;
+    const double one = of->k[e] == of->l[e];
+    for (size_t t = 0; t < rows; t++)
+        entry[t] = left[t] * (one - right[t]);
+    for (size_t t = 0; s->weights && t < rows; t++)
+        entry[t] *= s->weights[from + t];
+}
+
+/* The sums, once for each instruction set: vectors of 128, 256 and 512 bits. */
+#define REAL double
+#define EXPONENTIALS
+#define NAME(x) x##_double_128
+#define LANES 2
+#include "_kernel_sums.h"
+#undef NAME
+#undef LANES
+#ifdef __x86_64__
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define NAME(x) x##_double_256
+#define LANES 4
+#include "_kernel_sums.h"
+#undef NAME
+#undef LANES
+#pragma GCC target("avx512f")
+#define NAME(x) x##_double_512
+#define LANES 8
+#include "_kernel_sums.h"
+#undef NAME
+#undef LANES
+#pragma GCC pop_options
+#endif
+#undef REAL
+#undef EXPONENTIALS
+
+#define REAL float
+#define NAME(x) x##_float_128
+#define LANES 4
+#include "_kernel_sums.h"
+#undef NAME
+#undef LANES
+#ifdef __x86_64__
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define NAME(x) x##_float_256
+#define LANES 8
+#include "_kernel_sums.h"
+#undef NAME
+#undef LANES
+#pragma GCC target("avx512f")
+#define NAME(x) x##_float_512
+#define LANES 16
+#include "_kernel_sums.h"
+#undef NAME
+#undef LANES
+#pragma GCC pop_options
+#endif
+#undef REAL
+
+static struct {
+    int (*evaluate)(const struct model *, const struct point *, double *, double *, double *);
+    int (*hessian)(const struct model *, const struct entries *, int, double *);
+    int (*hessian_single)(const struct model *, const struct entries *, int, float *);
+    int (*product)(const struct model *, const double *, const double *, double *);
+    int (*product_single)(const struct model *, const double *, const float *, float *);
+} kernels;
+
+#define CHOOSE(WIDTH) \
+    kernels.evaluate = evaluate_double_##WIDTH, kernels.hessian = hessian_double_##WIDTH, \
+    kernels.hessian_single = hessian_float_##WIDTH, kernels.product = product_double_##WIDTH, \
+    kernels.product_single = product_float_##WIDTH
+
+static void *pointer(PyObject *address)
+{
+    return address == Py_None ? NULL : PyLong_AsVoidPtr(address);
+}
+
+/* Every function takes the model first: n, d, c, x, weights, penalty_outputs, penalty_columns, scale. */
+#define MODEL 8
+
+static struct model parse_model(PyObject *const *args)
+{
+    return (struct model){.n = PyLong_AsSize_t(args[0]), .d = PyLong_AsSize_t(args[1]), .c = PyLong_AsSize_t(args[2]),
+                          .x = pointer(args[3]), .weights = pointer(args[4]), .penalty_outputs = pointer(args[5]),
+                          .penalty_columns = pointer(args[6]), .scale = PyFloat_AsDouble(args[7])};
+}
+
+static int wrong_count(Py_ssize_t count, Py_ssize_t wanted)
+{
+    if (count != wanted)
+        PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted, count);
+    return count != wanted;
+}
+
+static PyObject *evaluate(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (wrong_count(count, MODEL + 5))
+        return NULL;
+    const struct model s = parse_model(args);
+    args += MODEL;
+    const struct point at = {pointer(args[0]), pointer(args[1]), PyObject_IsTrue(args[2])};
+    double *gradient = pointer(args[3]), *p = pointer(args[4]), value;
+    if (PyErr_Occurred())
+        return NULL;
+    int failed;
+    Py_BEGIN_ALLOW_THREADS
+    failed = kernels.evaluate(&s, &at, &value, gradient, p);
+    Py_END_ALLOW_THREADS
+    return failed ? PyErr_NoMemory() : PyFloat_FromDouble(value);
+}
+
+static PyObject *hessian(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (wrong_count(count, MODEL + 7))
+        return NULL;
+    const struct model s = parse_model(args);
+    args += MODEL;
+    const struct entries of = {pointer(args[0]), pointer(args[1]), pointer(args[2]), PyLong_AsSize_t(args[3])};
+    const int blocks = PyObject_IsTrue(args[4]), single = PyObject_IsTrue(args[5]);
+    void *out = pointer(args[6]);
+    if (PyErr_Occurred())
+        return NULL;
+    int failed;
+    Py_BEGIN_ALLOW_THREADS
+    failed = single ? kernels.hessian_single(&s, &of, blocks, out) : kernels.hessian(&s, &of, blocks, out);
+    Py_END_ALLOW_THREADS
+    if (failed)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *product(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (wrong_count(count, MODEL + 4))
+        return NULL;
+    const struct model s = parse_model(args);
+    args += MODEL;
+    const double *p = pointer(args[0]);
+    const void *v = pointer(args[1]);
+    const int single = PyObject_IsTrue(args[2]);
+    void *out = pointer(args[3]);
+    if (PyErr_Occurred())
+        return NULL;
+    int failed;
+    Py_BEGIN_ALLOW_THREADS
+    failed = single ? kernels.product_single(&s, p, v, out) : kernels.product(&s, p, v, out);
+    Py_END_ALLOW_THREADS
+    if (failed)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+/* Take vectors of so many bits; returns whether the processor has them. */
+static int choose(long bits)
+{
+    if (bits == 128)
+        CHOOSE(128);
+#ifdef __x86_64__
+    else if (bits == 256 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        CHOOSE(256);
+    else if (bits == 512 && __builtin_cpu_supports("avx512f"))
+        CHOOSE(512);
+#endif
+    else
+        return 0;
+    return 1;
+}
+
+static PyObject *use_vectors(PyObject *Py_UNUSED(module), PyObject *bits)
+{
+    const long wanted = PyLong_AsLong(bits);
+    if (PyErr_Occurred())
+        return NULL;
+    return PyBool_FromLong(choose(wanted));
+}
+
+static PyMethodDef methods[] = {
+    {"evaluate", (PyCFunction)(void (*)(void))evaluate, METH_FASTCALL, NULL},
+    {"hessian", (PyCFunction)(void (*)(void))hessian, METH_FASTCALL, NULL},
+    {"product", (PyCFunction)(void (*)(void))product, METH_FASTCALL, NULL},
+    {"use_vectors", use_vectors, METH_O, NULL},
+    {NULL, NULL, 0, NULL}};
+
+static struct PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT, .m_name = "_kernel", .m_size = -1,
+                                        .m_methods = methods};
+
+PyMODINIT_FUNC PyInit__kernel(void)
+{
+#ifdef __x86_64__
+    __builtin_cpu_init();
+#endif
+    for (long bits = 512; !choose(bits); bits /= 2)
+        ;
+    return PyModule_Create(&definition);
+}

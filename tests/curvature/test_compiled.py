@@ -1,0 +1,180 @@
+"""The compiled softmax against the same objective in PyTorch and against automatic differentiation."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from raphson import Bernoulli, Categorical
+from raphson.curvature import _compiled
+from raphson.curvature._linear import LinearObjective
+from raphson.data import DenseDesign
+
+kernel = pytest.importorskip("raphson.curvature._kernel", reason="the compiled code was not built")
+
+
+@pytest.fixture(params=[128, 256, 512], autouse=True, scope="module")
+def vectors(request):
+    """Run every test with each instruction set that the processor has."""
+    if not kernel.use_vectors(request.param):
+        pytest.skip(f"the processor has no vectors of {request.param} bits")
+    yield
+    for bits in (128, 256, 512):
+        kernel.use_vectors(bits)
+
+
+def make(n, d, c, *, weighted=False, reference=True, logistic=False, l2=0.01, seed=0):
+    """Return an objective of c outputs with d columns beside the intercept, and a point."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, dtype=torch.float64, generator=generator) * 3 + 1
+    y = torch.randint(2 if logistic else c, (n,), generator=generator)
+    objective = LinearObjective(
+        DenseDesign(x, standardize=True),
+        Bernoulli() if logistic else Categorical(),
+        y[:, None].double() if logistic else y,
+        n_outputs=1 if logistic else c,
+        weights=torch.rand(n, dtype=torch.float64, generator=generator) + 0.5 if weighted else None,
+        l2=l2,
+        reference=c - 1 if reference and not logistic else None,
+        centered_penalty=not logistic,
+    )
+    theta = torch.randn(objective.n_parameters, dtype=torch.float64, generator=generator)
+    return objective, theta
+
+
+def plain(objective: LinearObjective):
+    """Return the definition of the objective as a function, for automatic differentiation."""
+    x = objective.design.standardized(slice(0, objective.n_rows))
+    logistic = isinstance(objective.likelihood, Bernoulli)
+    w = torch.ones(objective.n_rows, dtype=torch.float64) if objective.weights is None else objective.weights
+
+    def value(theta: Tensor) -> Tensor:
+        coef = theta.view(objective.n_free, -1)
+        f = coef @ x
+        if logistic or objective.reference is not None:
+            f = torch.cat([f, torch.zeros(1, x.shape[1], dtype=torch.float64)])
+        label = 1 - objective.y[:, 0].long() if logistic else objective.y
+        nll = torch.logsumexp(f, 0) - f.gather(0, label[None])[0]
+        penalty = (objective.penalty_outputs @ coef * coef * objective.column_penalty).sum() / 2
+        return (w * nll).sum() / w.sum() + penalty
+
+    return value
+
+
+CASES = {
+    "relative": {"c": 3},
+    "symmetric": {"c": 4, "reference": False},
+    "weighted": {"c": 6, "weighted": True},
+    "two classes": {"c": 2},
+    "logistic": {"c": 1, "logistic": True},
+    "logistic, weighted": {"c": 1, "logistic": True, "weighted": True},
+    "many classes": {"c": 9, "n": 700},
+    "no penalty": {"c": 5, "l2": 0.0},
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_value_gradient_and_hessian_are_those_of_the_definition(case):
+    """Value, gradient, dense Hessian, products and blocks agree with torch.func on the plain definition."""
+    objective, theta = make(**({"n": 300, "d": 5} | case))
+    assert objective._compiled is not None
+    at, value = objective.evaluate(theta), plain(objective)
+    expected = torch.func.hessian(value)(theta)
+    assert at.value == pytest.approx(float(value(theta)), rel=1e-14)
+    torch.testing.assert_close(at.gradient, torch.func.grad(value)(theta), rtol=1e-11, atol=1e-14)
+    torch.testing.assert_close(at.hessian.to_dense(), expected, rtol=1e-11, atol=1e-14)
+    v = torch.linspace(-1, 1, theta.shape[0], dtype=torch.float64)
+    torch.testing.assert_close(at.hessian.mv(v), expected @ v, rtol=1e-11, atol=1e-13)
+    c, d = objective.n_free, objective.design.n_columns
+    blocks = expected.view(c, d, c, d).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    torch.testing.assert_close(at.hessian.blocks(), blocks, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_single_precision_curvature_is_the_double_one_rounded(case):
+    """Single precision keeps about seven digits of the dense form, of blocks and of products."""
+    objective, theta = make(**({"n": 300, "d": 5} | case))
+    double, single = (o.hessian(theta) for o in (objective, objective.with_curvature(torch.float32)))
+    size = double.to_dense().abs().max()
+    v = torch.linspace(-1, 1, theta.shape[0], dtype=torch.float64)
+    for name, a, b in (
+        ("dense", single.to_dense(), double.to_dense()),
+        ("blocks", single.blocks(), double.blocks()),
+        ("product", single.mv(v.float()), double.mv(v)),
+    ):
+        assert a.dtype == torch.float32, name
+        assert float((a.double() - b).abs().max() / size) < 2e-6, name
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 600), st.integers(0, 7), st.integers(2, 7), st.booleans(), st.booleans())
+def test_any_shape_agrees_with_pytorch(n, d, c, weighted, reference):
+    """Numbers of rows, columns and classes that fill no vector, no tile and no block agree with the calls."""
+    objective, theta = make(n, d, c, weighted=weighted, reference=reference)
+    ours, theirs = objective.evaluate(theta), objective._evaluate_blocks(theta, "observed")
+    assert ours.value == pytest.approx(theirs.value, rel=1e-13, abs=1e-13)
+    torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(ours.hessian.to_dense(), theirs.hessian.to_dense(), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e8])
+def test_saturated_predictions_are_exact(size):
+    """At logits of 1e8 nothing overflows: value and gradient are those of the definition, the Hessian is finite."""
+    objective, theta = make(300, 3, 4)
+    theta = theta * size
+    at = objective.evaluate(theta)
+    assert at.value == pytest.approx(float(plain(objective)(theta)), rel=1e-13)
+    torch.testing.assert_close(at.gradient, torch.func.grad(plain(objective))(theta), rtol=1e-10, atol=1e-12)
+    expected = objective._evaluate_blocks(theta, "observed").hessian.to_dense()
+    torch.testing.assert_close(at.hessian.to_dense(), expected, rtol=1e-10, atol=1e-15)
+
+
+def test_what_is_not_a_number_stays_so():
+    """A coefficient that is not finite gives a value that is not finite, as a solver expects."""
+    objective, theta = make(50, 2, 3)
+    for bad in (math.nan, math.inf):
+        broken = theta.clone()
+        broken[1] = bad
+        assert not math.isfinite(objective.evaluate(broken).value)
+
+
+def test_other_models_go_by_pytorch(monkeypatch):
+    """Offsets, references in the middle, weighted classes, soft targets and large models are not compiled."""
+    objective, _ = make(60, 3, 4)
+    parts = {"n_outputs": 4, "l2": 0.1}
+    assert objective._compiled is not None
+    y = torch.nn.functional.one_hot(objective.y, 4).double()
+    others = [
+        LinearObjective(objective.design, Categorical(), objective.y, offset=torch.zeros(60, 4).double(), **parts),
+        LinearObjective(objective.design, Categorical(), objective.y, reference=1, **parts),
+        LinearObjective(objective.design, Categorical(class_weight=torch.ones(4)), objective.y, **parts),
+        LinearObjective(objective.design, Categorical(), y, **parts),
+        LinearObjective(objective.design, Bernoulli(), y, **parts),
+    ]
+    assert [other._compiled for other in others] == [None] * 5
+    monkeypatch.setattr(_compiled, "_EVALUATIONS", 10.0)
+    assert make(60, 3, 4)[0]._compiled is None
+
+
+def test_without_a_compiler_the_numbers_are_the_same(monkeypatch):
+    """Where the compiled code is missing a fit goes through PyTorch and ends at the same coefficients."""
+    from raphson import MultinomialLogisticRegression
+
+    objective, _ = make(200, 3, 3)
+    x, y = objective.design.x.numpy(), objective.y.numpy()
+    compiled = MultinomialLogisticRegression().fit(x, y)
+    monkeypatch.setattr(_compiled, "_kernel", None)
+    assert make(200, 3, 3)[0]._compiled is None
+    plain_fit = MultinomialLogisticRegression().fit(x, y)
+    torch.testing.assert_close(torch.tensor(compiled.coef_), torch.tensor(plain_fit.coef_), rtol=0, atol=1e-9)
+    assert compiled.standard_errors().to_numpy() == pytest.approx(plain_fit.standard_errors().to_numpy(), rel=1e-9)
+
+
+def test_arguments_are_counted():
+    """A call with the wrong number of arguments is refused, not read beyond its end."""
+    for function in (kernel.evaluate, kernel.hessian, kernel.product):
+        with pytest.raises(TypeError, match="arguments"):
+            function(1, 1, 1, 0, None, 0, 0, 1.0)
