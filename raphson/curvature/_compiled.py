@@ -1,10 +1,10 @@
-r"""Softmax models in compiled code, where the data are so few that calls into PyTorch cost more than their arithmetic.
+r"""Softmax models in compiled code: value and gradient in one call, the dense Hessian and products with it in another.
 
-An evaluation is some twenty calls and a dense Hessian another ten, each of two to six microseconds whatever it does,
-and between the calls every intermediate travels through the cache. ``_kernel.c`` makes the same numbers in one call
-each, 256 examples at a time: products of features and entries of the output Hessians are made and consumed in the
-cache, sums are held in registers. It runs on one thread, so large models are faster with PyTorch's matrix products.
-Where it was not built (no compiler at installation), or the data lie elsewhere, everything goes that way.
+Through PyTorch an evaluation is some twenty calls and a dense Hessian another ten, each of two to six microseconds
+whatever it does, and between the calls every intermediate travels through the cache. ``_kernel.c`` makes the same
+numbers 256 examples at a time: linear predictors, probabilities, products of features and entries of the output
+Hessians are made and consumed in the cache, sums are held in registers. Where it was not built (no compiler at
+installation), or the model is not of this kind, everything goes through PyTorch.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ except ImportError:
     if not TYPE_CHECKING:
         _kernel = None
 
-_EVALUATIONS = 2.0**23
-"""Multiplications of an evaluation up to which one thread of compiled code is faster than calls on two."""
+_OUTPUTS_AND_COLUMNS = 128
+"""Outputs and columns together up to which 256 examples stay in the cache; beyond, matrix products are faster."""
 
-_DENSE = 2.0**25
-"""Multiplications of a dense Hessian up to which that holds for it."""
+_PART = 2.0**20
+"""Multiplications that are worth a thread of their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +60,20 @@ class CompiledSoftmax:
     total_weight: float
 
     @cached_property
-    def model(self) -> tuple[int, int, int, int, int | None, int, int, float]:
-        """What every compiled function takes first."""
+    def _model(self) -> tuple[int, int, int, int, int | None, int, int, float]:
         (d, n), c = self.x.shape, self.linear.shape[0]
         weights = None if self.weights is None else self.weights.data_ptr()
         outputs, columns = self.penalty_outputs.data_ptr(), self.penalty_columns.data_ptr()
         return n, d, c, self.x.data_ptr(), weights, outputs, columns, 1.0 / self.total_weight
+
+    def model(self, multiplications: float) -> tuple[int, int, int, int, int | None, int, int, float, int]:
+        """Return what every compiled function takes first, the number of threads last."""
+        return *self._model, min(torch.get_num_threads(), 1 + int(multiplications / _PART))
+
+    @property
+    def multiplications(self) -> float:
+        """Those of an evaluation."""
+        return 2.0 * self.x.numel() * self.linear.shape[0]
 
     def evaluate(self, theta: Tensor) -> tuple[float, Tensor, CompiledHessian]:
         """Return value, gradient ``(p,)`` and Hessian at the coefficients ``theta`` ``(p,)``."""
@@ -73,7 +81,7 @@ class CompiledSoftmax:
         gradient = torch.empty_like(coef)
         p = self.x.new_empty(self.linear.shape[0] + self.reference, self.x.shape[1])
         at = coef.data_ptr(), self.linear.data_ptr(), self.reference
-        value = _kernel.evaluate(*self.model, *at, gradient.data_ptr(), p.data_ptr())
+        value = _kernel.evaluate(*self.model(self.multiplications), *at, gradient.data_ptr(), p.data_ptr())
         return value, gradient, CompiledHessian(self, p)
 
 
@@ -84,11 +92,9 @@ class CompiledHessian:
     objective: CompiledSoftmax
     p: Tensor
 
-    def to_dense(self, dtype: torch.dtype) -> Tensor | None:
-        """Return the Hessian as ``(C_free D', C_free D')``, class by class; None where PyTorch makes it faster."""
+    def to_dense(self, dtype: torch.dtype) -> Tensor:
+        """Return the Hessian as ``(C_free D', C_free D')``, class by class."""
         c, d = self.objective.linear.shape
-        if c * (c + 1) * d * (d + 1) / 4 * self.p.shape[1] > _DENSE:
-            return None
         return self._sums(_every_pair(c), torch.empty(c * d, c * d, dtype=dtype), blocks=False)
 
     def blocks(self, dtype: torch.dtype) -> Tensor:
@@ -98,14 +104,17 @@ class CompiledHessian:
 
     def _sums(self, pairs: _Pairs, out: Tensor, *, blocks: bool) -> Tensor:
         single = out.dtype == torch.float32
-        _kernel.hessian(*self.objective.model, self.p.data_ptr(), *pairs[1:], blocks, single, out.data_ptr())
+        d, n = self.objective.x.shape
+        model = self.objective.model(n * pairs.number * d * (d + 1) / 2)
+        _kernel.hessian(*model, self.p.data_ptr(), *pairs[1:], blocks, single, out.data_ptr())
         return out
 
     def mv(self, v: Tensor) -> Tensor:
         """Return the product with ``v``, ``(C_free D',)``, in single or double precision as ``v`` is."""
         v, out = v.contiguous(), torch.empty_like(v)
         single = v.dtype == torch.float32
-        _kernel.product(*self.objective.model, self.p.data_ptr(), v.data_ptr(), single, out.data_ptr())
+        model = self.objective.model(self.objective.multiplications)
+        _kernel.product(*model, self.p.data_ptr(), v.data_ptr(), single, out.data_ptr())
         return out
 
 
@@ -132,6 +141,6 @@ def _own_pairs(c: int) -> _Pairs:
     return _pairs(torch.arange(c).expand(2, c))
 
 
-def is_small(n_rows: int, n_columns: int, n_outputs: int) -> bool:
-    """Return whether compiled code was built and is the faster one for a model of this size."""
-    return _kernel is not None and n_rows * n_columns * n_outputs <= _EVALUATIONS
+def is_compiled(n_columns: int, n_outputs: int) -> bool:
+    """Return whether compiled code was built and is the faster one for a model of this width."""
+    return _kernel is not None and n_columns + n_outputs <= _OUTPUTS_AND_COLUMNS

@@ -1,8 +1,12 @@
 /* Softmax models on few rows, where a call into PyTorch costs more than its arithmetic: value and gradient in one call,
    the dense Hessian in another. The formulas are those of _linear.py and _khatri_rao.py; _small.py calls this. */
 
+#define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#ifdef __linux__
+#include <dlfcn.h>
+#endif
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -13,9 +17,10 @@
 #define WIDE 3
 #define SMALLEST 0x1p-60  /* smaller entries would make subnormal numbers of products in single precision */
 
-/* n examples of d columns, and c outputs with coefficients; sums over examples are multiplied by scale. */
+/* n examples of d columns, cut into parts for as many threads, and c outputs with coefficients; sums over examples are
+   multiplied by scale. */
 struct model {
-    size_t n, d, c;
+    size_t n, d, c, parts;
     const double *x, *weights;                       /* (d, n); (n,) or NULL */
     const double *penalty_outputs, *penalty_columns; /* (c, c), (d,) */
     double scale;
@@ -37,6 +42,40 @@ struct entries {
 static size_t padded(size_t length, size_t unit)
 {
     return (length + unit - 1) / unit * unit;
+}
+
+/* Where a part of the examples begins: a multiple of ROWS. */
+static size_t part_start(size_t n, size_t part, size_t parts)
+{
+    const size_t start = padded(n, ROWS) / ROWS * part / parts * ROWS;
+    return start < n ? start : n;
+}
+
+/* PyTorch's own threads, by the interface that GCC compiles OpenMP to: a second pool would fight with them for the cores,
+   because both spin while they wait. Where the process has no such library, parts run one after another. */
+static void (*openmp_parallel)(void (*)(void *), void *, unsigned, unsigned);
+
+struct team {
+    void (*body)(const void *, size_t, size_t);
+    const void *job;
+    size_t parts, next;
+};
+
+static void work(void *data)
+{
+    struct team *team = data;
+    size_t part;
+    while ((part = __atomic_fetch_add(&team->next, 1, __ATOMIC_RELAXED)) < team->parts)
+        team->body(team->job, part, team->parts);
+}
+
+static void run_parts(void (*body)(const void *, size_t, size_t), const void *job, size_t parts)
+{
+    struct team team = {body, job, parts, 0};
+    if (parts > 1 && openmp_parallel)
+        openmp_parallel(work, &team, (unsigned)parts, 0);
+    else
+        work(&team);
 }
 
 /* One entry of diag p - p p^T, for some rows, times their weights. */
@@ -119,14 +158,15 @@ static void *pointer(PyObject *address)
     return address == Py_None ? NULL : PyLong_AsVoidPtr(address);
 }
 
-/* Every function takes the model first: n, d, c, x, weights, penalty_outputs, penalty_columns, scale. */
-#define MODEL 8
+/* Every function takes the model first: n, d, c, x, weights, penalty_outputs, penalty_columns, scale, parts. */
+#define MODEL 9
 
 static struct model parse_model(PyObject *const *args)
 {
     return (struct model){.n = PyLong_AsSize_t(args[0]), .d = PyLong_AsSize_t(args[1]), .c = PyLong_AsSize_t(args[2]),
                           .x = pointer(args[3]), .weights = pointer(args[4]), .penalty_outputs = pointer(args[5]),
-                          .penalty_columns = pointer(args[6]), .scale = PyFloat_AsDouble(args[7])};
+                          .penalty_columns = pointer(args[6]), .scale = PyFloat_AsDouble(args[7]),
+                          .parts = PyLong_AsSize_t(args[8])};
 }
 
 static int wrong_count(Py_ssize_t count, Py_ssize_t wanted)
@@ -235,5 +275,8 @@ PyMODINIT_FUNC PyInit__kernel(void)
 #endif
     for (long bits = 512; !choose(bits); bits /= 2)
         ;
+#ifdef __linux__
+    *(void **)&openmp_parallel = dlsym(RTLD_DEFAULT, "GOMP_parallel");
+#endif
     return PyModule_Create(&definition);
 }

@@ -1,4 +1,4 @@
-"""Compiled sums; addresses are those of contiguous tensors. Each function takes the model's eight arguments first."""
+"""Compiled sums; addresses are those of contiguous tensors. Each function takes the model's nine arguments first."""
 
 def evaluate(
     n: int,
@@ -9,6 +9,7 @@ def evaluate(
     penalty_outputs: int,
     penalty_columns: int,
     scale: float,
+    parts: int,
     coef: int,
     linear: int,
     reference: bool,
@@ -25,6 +26,7 @@ def hessian(
     penalty_outputs: int,
     penalty_columns: int,
     scale: float,
+    parts: int,
     p: int,
     k: int,
     l: int,  # noqa: E741
@@ -43,6 +45,7 @@ def product(
     penalty_outputs: int,
     penalty_columns: int,
     scale: float,
+    parts: int,
     p: int,
     v: int,
     single: bool,

@@ -30,25 +30,38 @@ static void NAME(tile)(const REAL *a, const REAL *b, size_t length, REAL *sums, 
         }
 }
 
+/* Add to the sums of the first part those of the others, `share` apart. */
+static void NAME(add_parts)(REAL *sums, size_t count, size_t share, size_t parts)
+{
+    for (size_t part = 1; part < parts; part++)
+        for (size_t i = 0; i < count; i++)
+            sums[i] += sums[part * share + i];
+}
+
 /* The dense Hessian: entries of the output Hessians times products of two features, summed over examples, each number
    once; a single output has too few entries to fill a tile, so there the features themselves are the tall side. */
-static int NAME(hessian)(const struct model *s, const struct entries *of, int blocks, REAL *out)
+struct NAME(hessian_job) {
+    const struct model *s;
+    const struct entries *of;
+    size_t height, width, share;
+    REAL *memory; /* of each part: its sums, then what it makes of ROWS examples */
+};
+
+static void NAME(hessian_part)(const void *data, size_t part, size_t parts)
 {
-    const size_t n = s->n, d = s->d, q = of->q;
+    const struct NAME(hessian_job) *job = data;
+    const struct model *s = job->s;
+    const size_t n = s->n, d = s->d, q = job->of->q, height = job->height, width = job->width;
+    const size_t end = part_start(n, part + 1, parts);
     const int stacked = q == 1;
-    const size_t tall = stacked ? d : q, wide = stacked ? d : d * (d + 1) / 2;
-    const size_t height = padded(tall, TALL), width = padded(wide, WIDE);
-    REAL *memory = calloc((height + width) * ROWS + height * width, sizeof(REAL));
-    if (!memory)
-        return -1;
-    REAL *a = memory, *b = a + height * ROWS, *sums = b + width * ROWS;
-    for (size_t from = 0; from < n; from += ROWS) {
-        const size_t rows = n - from < ROWS ? n - from : ROWS;
+    REAL *sums = job->memory + part * job->share, *a = sums + height * width, *b = a + height * ROWS;
+    for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
+        const size_t rows = end - from < ROWS ? end - from : ROWS;
         double entry[ROWS];
         if (rows < ROWS)
-            memset(memory, 0, (height + width) * ROWS * sizeof(REAL));
+            memset(a, 0, (height + width) * ROWS * sizeof(REAL));
         for (size_t e = 0; e < q; e++) {
-            fill_entry(s, of, e, from, rows, entry);
+            fill_entry(s, job->of, e, from, rows, entry);
             if (stacked)
                 for (size_t i = 0; i < d; i++) {
                     const double *x = s->x + i * n + from;
@@ -72,7 +85,20 @@ static int NAME(hessian)(const struct model *s, const struct entries *of, int bl
             for (size_t j = stacked ? i / WIDE * WIDE : 0; j < width; j += WIDE)
                 NAME(tile)(a + i * ROWS, b + j * ROWS, padded(rows, LANES), sums + i * width + j, width);
     }
-    const size_t p = s->c * d;
+}
+
+static int NAME(hessian)(const struct model *s, const struct entries *of, int blocks, REAL *out)
+{
+    const size_t d = s->d, q = of->q, p = s->c * d;
+    const int stacked = q == 1;
+    const size_t height = padded(stacked ? d : q, TALL), width = padded(stacked ? d : d * (d + 1) / 2, WIDE);
+    struct NAME(hessian_job) job = {s, of, height, width, height * width + (height + width) * ROWS, NULL};
+    job.memory = calloc(s->parts * job.share, sizeof(REAL));
+    if (!job.memory)
+        return -1;
+    run_parts(NAME(hessian_part), &job, s->parts);
+    REAL *sums = job.memory;
+    NAME(add_parts)(sums, height * width, job.share, s->parts);
     for (size_t e = 0; e < q; e++) {
         const size_t k = of->k[e], l = of->l[e], stride = blocks ? d : p;
         REAL *upper = out + (blocks ? e * d * d : k * d * p + l * d), *lower = blocks ? upper : out + l * d * p + k * d;
@@ -86,7 +112,7 @@ static int NAME(hessian)(const struct model *s, const struct entries *of, int bl
                 lower[i * stride + j] = lower[j * stride + i] = v;
             }
     }
-    free(memory);
+    free(job.memory);
     return 0;
 }
 
@@ -123,19 +149,27 @@ static void NAME(predict)(const REAL *coef, size_t c, size_t d, const REAL *x, s
 }
 
 /* The product of the Hessian with v (c, d), from linear predictors of v; the Hessian is not formed. */
-static int NAME(product)(const struct model *s, const double *p, const REAL *v, REAL *out)
+struct NAME(product_job) {
+    const struct model *s;
+    const double *p;
+    const REAL *v;
+    size_t height, width, share;
+    REAL *memory;
+};
+
+static void NAME(product_part)(const void *data, size_t part, size_t parts)
 {
-    const size_t n = s->n, d = s->d, c = s->c;
-    const size_t height = padded(c, TALL), width = padded(d, WIDE);
-    REAL *memory = calloc((2 * height + width) * ROWS + height * width, sizeof(REAL));
-    if (!memory)
-        return -1;
-    REAL *u = memory, *shares = u + height * ROWS, *x = shares + height * ROWS, *sums = x + width * ROWS;
-    for (size_t from = 0; from < n; from += ROWS) {
-        const size_t rows = n - from < ROWS ? n - from : ROWS, length = padded(rows, LANES);
+    const struct NAME(product_job) *job = data;
+    const struct model *s = job->s;
+    const size_t n = s->n, d = s->d, c = s->c, height = job->height, width = job->width;
+    const size_t end = part_start(n, part + 1, parts);
+    REAL *sums = job->memory + part * job->share;
+    REAL *u = sums + height * width, *shares = u + height * ROWS, *x = shares + height * ROWS;
+    for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
+        const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, LANES);
         NAME(load)(s->x + from, n, d, rows, length, x);
-        NAME(load)(p + from, n, c, rows, length, shares);
-        NAME(predict)(v, c, d, x, length, u);
+        NAME(load)(job->p + from, n, c, rows, length, shares);
+        NAME(predict)(job->v, c, d, x, length, u);
         for (size_t t = 0; t < length; t += LANES) {
             NAME(vec) mean = {0};
             for (size_t k = 0; k < c; k++)
@@ -152,14 +186,25 @@ static int NAME(product)(const struct model *s, const double *p, const REAL *v, 
             for (size_t j = 0; j < width; j += WIDE)
                 NAME(tile)(u + k * ROWS, x + j * ROWS, length, sums + k * width + j, width);
     }
+}
+
+static int NAME(product)(const struct model *s, const double *p, const REAL *v, REAL *out)
+{
+    const size_t d = s->d, c = s->c, height = padded(c, TALL), width = padded(d, WIDE);
+    struct NAME(product_job) job = {s, p, v, height, width, height * width + (2 * height + width) * ROWS, NULL};
+    job.memory = calloc(s->parts * job.share, sizeof(REAL));
+    if (!job.memory)
+        return -1;
+    run_parts(NAME(product_part), &job, s->parts);
+    NAME(add_parts)(job.memory, height * width, job.share, s->parts);
     for (size_t k = 0; k < c; k++)
         for (size_t j = 0; j < d; j++) {
             REAL penalty = 0;
             for (size_t l = 0; l < c; l++)
                 penalty += (REAL)s->penalty_outputs[k * c + l] * v[l * d + j];
-            out[k * d + j] = (REAL)s->scale * sums[k * width + j] + penalty * (REAL)s->penalty_columns[j];
+            out[k * d + j] = (REAL)s->scale * job.memory[k * width + j] + penalty * (REAL)s->penalty_columns[j];
         }
-    free(memory);
+    free(job.memory);
     return 0;
 }
 
@@ -189,22 +234,27 @@ static inline NAME(vec) NAME(exponential)(NAME(vec) x)
     return (NAME(vec))((NAME(bits))y + ((NAME(bits))k << 52));
 }
 
-static int NAME(evaluate)(const struct model *s, const struct point *at, double *value, double *gradient, double *p)
+struct NAME(evaluate_job) {
+    const struct model *s;
+    const struct point *at;
+    size_t height, width, share;
+    double *memory, *p; /* of each part: its sums, the last one that of the values, then what it makes of ROWS examples */
+};
+
+static void NAME(evaluate_part)(const void *data, size_t part, size_t parts)
 {
-    const size_t n = s->n, d = s->d, c = s->c, all = c + at->reference;
-    const size_t height = padded(all, TALL), width = padded(d, WIDE);
-    double *memory = calloc((height + width) * ROWS + height * width, sizeof(double));
-    if (!memory)
-        return -1;
-    double *f = memory, *x = f + height * ROWS, *sums = x + width * ROWS;
-    double total_value = 0;
-    for (size_t from = 0; from < n; from += ROWS) {
-        const size_t rows = n - from < ROWS ? n - from : ROWS, length = padded(rows, LANES);
+    const struct NAME(evaluate_job) *job = data;
+    const struct model *s = job->s;
+    const size_t n = s->n, d = s->d, c = s->c, all = c + job->at->reference, height = job->height, width = job->width;
+    const size_t end = part_start(n, part + 1, parts);
+    double *sums = job->memory + part * job->share, *f = sums + height * width + 1, *x = f + height * ROWS;
+    for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
+        const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, LANES);
         NAME(load)(s->x + from, n, d, rows, length, x);
-        NAME(predict)(at->coef, c, d, x, length, f);
-        if (at->reference)
+        NAME(predict)(job->at->coef, c, d, x, length, f);
+        if (job->at->reference)
             memset(f + c * ROWS, 0, length * sizeof(double));
-        double totals[ROWS];
+        double totals[ROWS], value = 0;
         NAME(vec) largest[ROWS / LANES];
         for (size_t t = 0; t < length; t += LANES) {
             NAME(vec) most = *(NAME(vec) *)(f + t), total = {0};
@@ -221,12 +271,11 @@ static int NAME(evaluate)(const struct model *s, const struct point *at, double 
             for (size_t k = 0; k < all; k++)
                 *(NAME(vec) *)(f + k * ROWS + t) *= total;
         }
-        double block_value = 0; /* a sum of sums rounds less than one long sum */
         for (size_t t = 0; t < rows; t++)
-            block_value += (s->weights ? s->weights[from + t] : 1.0) * (log(totals[t]) + largest[t / LANES][t % LANES]);
-        total_value += block_value;
+            value += (s->weights ? s->weights[from + t] : 1.0) * (log(totals[t]) + largest[t / LANES][t % LANES]);
+        sums[height * width] += value; /* a sum of sums rounds less than one long sum */
         for (size_t k = 0; k < all; k++)
-            memcpy(p + k * n + from, f + k * ROWS, rows * sizeof(double));
+            memcpy(job->p + k * n + from, f + k * ROWS, rows * sizeof(double));
         for (size_t k = 0; s->weights && k < c; k++)
             for (size_t t = 0; t < rows; t++)
                 f[k * ROWS + t] *= s->weights[from + t];
@@ -234,6 +283,17 @@ static int NAME(evaluate)(const struct model *s, const struct point *at, double 
             for (size_t j = 0; j < width; j += WIDE)
                 NAME(tile)(f + k * ROWS, x + j * ROWS, length, sums + k * width + j, width);
     }
+}
+
+static int NAME(evaluate)(const struct model *s, const struct point *at, double *value, double *gradient, double *p)
+{
+    const size_t d = s->d, c = s->c, height = padded(c + at->reference, TALL), width = padded(d, WIDE);
+    struct NAME(evaluate_job) job = {s, at, height, width, height * width + 1 + (height + width) * ROWS, NULL, p};
+    job.memory = calloc(s->parts * job.share, sizeof(double));
+    if (!job.memory)
+        return -1;
+    run_parts(NAME(evaluate_part), &job, s->parts);
+    NAME(add_parts)(job.memory, height * width + 1, job.share, s->parts);
     double own_value = 0;
     for (size_t k = 0; k < c; k++)
         for (size_t j = 0; j < d; j++) {
@@ -242,10 +302,10 @@ static int NAME(evaluate)(const struct model *s, const struct point *at, double 
                 penalty += s->penalty_outputs[k * c + l] * at->coef[l * d + j];
             penalty *= s->penalty_columns[j];
             own_value += at->coef[k * d + j] * (0.5 * penalty - at->linear[k * d + j]);
-            gradient[k * d + j] = s->scale * sums[k * width + j] + penalty - at->linear[k * d + j];
+            gradient[k * d + j] = s->scale * job.memory[k * width + j] + penalty - at->linear[k * d + j];
         }
-    *value = s->scale * total_value + own_value;
-    free(memory);
+    *value = s->scale * job.memory[height * width] + own_value;
+    free(job.memory);
     return 0;
 }
 #endif

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.curvature._compiled import CompiledHessian, CompiledSoftmax, is_small
+from raphson.curvature._compiled import CompiledHessian, CompiledSoftmax, is_compiled
 from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, score_pairs, triangle
 from raphson.curvature._linear_hessian import LinearHessian
 from raphson.data import Block, Design
@@ -196,7 +196,7 @@ class LinearObjective:
         partition, last = self.likelihood.partition, self.n_outputs - 1
         if partition is None or (partition == "logistic" and last) or self.reference not in (None, last):
             return None
-        if self.offset is not None or not is_small(self.n_rows, self.design.n_columns, self.n_outputs):
+        if self.offset is not None or not is_compiled(self.design.n_columns, self.n_outputs):
             return None
         x = self.design.whole()
         if x is None or self._linear_term is None:

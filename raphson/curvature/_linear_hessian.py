@@ -108,8 +108,8 @@ class LinearHessian(DenseForm):
     @cached_property
     def _dense(self) -> Tensor:
         check_dense_size(self.shape, self.element, "its products mv, which need no such array")
-        if self.compiled is not None and (dense := self.compiled.to_dense(self.element)) is not None:
-            return dense
+        if self.compiled is not None:
+            return self.compiled.to_dense(self.element)
         gram: KhatriRaoGram | None = None
         for block, output, weights in self.parts():
             if weights is None and self._is_small(block) and isinstance(output, Diagonal):

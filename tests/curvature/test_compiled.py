@@ -120,6 +120,21 @@ def test_any_shape_agrees_with_pytorch(n, d, c, weighted, reference):
     torch.testing.assert_close(ours.hessian.to_dense(), theirs.hessian.to_dense(), rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize("parts", [2, 3, 7])
+def test_parts_for_several_threads_add_up(monkeypatch, parts):
+    """However many parts the rows are cut into, some of them empty, the sums are the same to rounding."""
+    objective, theta = make(1100, 4, 5, weighted=True)
+    v = torch.linspace(-1, 1, theta.shape[0], dtype=torch.float64)
+    one = objective.evaluate(theta)
+    whole = [one.gradient, one.hessian.to_dense(), one.hessian.mv(v), one.hessian.blocks()]
+    monkeypatch.setattr(_compiled.CompiledSoftmax, "model", lambda self, work: (*self._model, parts))
+    several = objective.evaluate(theta)
+    assert several.value == pytest.approx(one.value, rel=1e-14)
+    again = [several.gradient, several.hessian.to_dense(), several.hessian.mv(v), objective.hessian(theta).blocks()]
+    for a, b in zip(whole, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("size", [1e2, 1e4, 1e8])
 def test_saturated_predictions_are_exact(size):
     """At logits of 1e8 nothing overflows: value and gradient are those of the definition, the Hessian is finite."""
@@ -142,7 +157,7 @@ def test_what_is_not_a_number_stays_so():
 
 
 def test_other_models_go_by_pytorch(monkeypatch):
-    """Offsets, references in the middle, weighted classes, soft targets and large models are not compiled."""
+    """Offsets, references in the middle, weighted classes, soft targets and wide models are not compiled."""
     objective, _ = make(60, 3, 4)
     parts = {"n_outputs": 4, "l2": 0.1}
     assert objective._compiled is not None
@@ -155,7 +170,7 @@ def test_other_models_go_by_pytorch(monkeypatch):
         LinearObjective(objective.design, Bernoulli(), y, **parts),
     ]
     assert [other._compiled for other in others] == [None] * 5
-    monkeypatch.setattr(_compiled, "_EVALUATIONS", 10.0)
+    monkeypatch.setattr(_compiled, "_OUTPUTS_AND_COLUMNS", 5)
     assert make(60, 3, 4)[0]._compiled is None
 
 
@@ -177,4 +192,4 @@ def test_arguments_are_counted():
     """A call with the wrong number of arguments is refused, not read beyond its end."""
     for function in (kernel.evaluate, kernel.hessian, kernel.product):
         with pytest.raises(TypeError, match="arguments"):
-            function(1, 1, 1, 0, None, 0, 0, 1.0)
+            function(1, 1, 1, 0, None, 0, 0, 1.0, 1)
