@@ -18,6 +18,9 @@ _FORCING = 0.5
 _TRUST = 0.9
 """A system is solved to this share of the factor by which the last step reduced the gradient."""
 
+_EXACT = 0.05
+"""Smallest relative residual asked for, short of the tolerance: a step that gained more than this promises no more."""
+
 
 def newton_cg(
     problem: Problem,
@@ -34,8 +37,8 @@ def newton_cg(
 
     The systems are solved to a relative residual of :math:`\min(0.5,\, 0.9\, \|g_k\| / \|g_{k-1}\|)` (Eisenstat and
     Walker 1996, choice 2 with exponent 1): where steps gain little, as they do on nearly separated data, the quadratic
-    model does not deserve more, and near the optimum convergence is superlinear; no further than the tolerance asks
-    for. A direction of negative curvature ends the inner iteration (Steihaug 1983).
+    model does not deserve more; no further than 0.05, nor than the tolerance asks for. A direction of negative curvature
+    ends the inner iteration (Steihaug 1983).
 
     Args:
         problem: Objective whose Hessian has products.
@@ -68,7 +71,8 @@ def newton_cg(
         if precondition is not None and inverse is None:
             inverse, first, excess = precondition(at), 0, 0
         length = float(at.gradient.norm())
-        forcing = max(_FORCING if math.isnan(before) else min(_FORCING, _TRUST * length / before), 0.5 * tol / norm)
+        gained = _FORCING if math.isnan(before) else min(_FORCING, _TRUST * length / before)
+        forcing = max(gained, _EXACT, 0.5 * tol / norm)
         before = length
         right = -at.gradient.to(at.hessian.dtype)
         solved = cg(at.hessian, right, preconditioner=inverse, tol=forcing, max_iter=max_products)

@@ -128,6 +128,18 @@ def test_a_held_factor_reaches_the_same_point(single):
     torch.testing.assert_close(found.theta, exact.theta, rtol=0, atol=1e-5)
 
 
+def test_steps_on_nearly_separated_data_are_extended():
+    """Wine is separated: the loss is an exponential tail, of which a Newton step takes one unit and an extended one more."""
+    problem = objective(load_wine, 1e-5)
+    exact = newton(problem, zeros(problem), tol=1e-9)
+    longer = quasi_newton(problem, zeros(problem), factorize=cholesky_inverse, factor_cost=0.0, tol=1e-9)
+    assert longer.status is Status.CONVERGED
+    assert longer.iterations <= 0.8 * exact.iterations
+    torch.testing.assert_close(longer.theta, exact.theta, rtol=0, atol=1e-4)
+    values = [step.value for step in longer.history]
+    assert all(b < a for a, b in zip(values, values[1:], strict=False))
+
+
 def test_letter_like_data_with_26_classes():
     g = torch.Generator().manual_seed(0)
     x = torch.randint(0, 16, (4000, 16), generator=g).double()
