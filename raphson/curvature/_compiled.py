@@ -28,6 +28,9 @@ except ImportError:
 _OUTPUTS_AND_COLUMNS = 128
 """Outputs and columns together up to which 256 examples stay in the cache; beyond, matrix products are faster."""
 
+_SMALLEST = 2.0**-60
+"""Probabilities below this are zero in single precision: products of two of them stay normal numbers."""
+
 _PART = 2.0**20
 """Multiplications that are worth a thread of their own."""
 
@@ -69,6 +72,11 @@ class CompiledSoftmax:
     def model(self, multiplications: float) -> tuple[int, int, int, int, int | None, int, int, float, int]:
         """Return what every compiled function takes first, the number of threads last."""
         return *self._model, min(torch.get_num_threads(), 1 + int(multiplications / _PART))
+
+    @cached_property
+    def single_x(self) -> Tensor:
+        """The features in single precision."""
+        return self.x.float()
 
     @property
     def multiplications(self) -> float:
@@ -113,9 +121,15 @@ class CompiledHessian:
         """Return the product with ``v``, ``(C_free D',)``, in single or double precision as ``v`` is."""
         v, out = v.contiguous(), torch.empty_like(v)
         single = v.dtype == torch.float32
+        x, p = (self.objective.single_x, self._single_p) if single else (self.objective.x, self.p)
         model = self.objective.model(self.objective.multiplications)
-        _kernel.product(*model, self.p.data_ptr(), v.data_ptr(), single, out.data_ptr())
+        _kernel.product(*model, x.data_ptr(), p.data_ptr(), v.data_ptr(), single, out.data_ptr())
         return out
+
+    @cached_property
+    def _single_p(self) -> Tensor:
+        # a subnormal number would slow what it meets a hundredfold
+        return torch.nn.functional.hardshrink(self.p.float(), _SMALLEST)
 
 
 class _Pairs(NamedTuple):

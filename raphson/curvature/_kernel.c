@@ -91,9 +91,10 @@ static void fill_entry(const struct model *s, const struct entries *of, size_t e
 
 /* The sums, once for each instruction set: vectors of 128, 256 and 512 bits. */
 #define REAL double
+#define INTEGER int64_t
 #define EXPONENTIALS
 #define NAME(x) x##_double_128
-#define LANES 2
+#define LANES 4 /* two registers each: the sums across lanes want four */
 #include "_kernel_sums.h"
 #undef NAME
 #undef LANES
@@ -114,9 +115,11 @@ static void fill_entry(const struct model *s, const struct entries *of, size_t e
 #pragma GCC pop_options
 #endif
 #undef REAL
+#undef INTEGER
 #undef EXPONENTIALS
 
 #define REAL float
+#define INTEGER int32_t
 #define NAME(x) x##_float_128
 #define LANES 4
 #include "_kernel_sums.h"
@@ -139,13 +142,14 @@ static void fill_entry(const struct model *s, const struct entries *of, size_t e
 #pragma GCC pop_options
 #endif
 #undef REAL
+#undef INTEGER
 
 static struct {
     int (*evaluate)(const struct model *, const struct point *, double *, double *, double *);
     int (*hessian)(const struct model *, const struct entries *, int, double *);
     int (*hessian_single)(const struct model *, const struct entries *, int, float *);
-    int (*product)(const struct model *, const double *, const double *, double *);
-    int (*product_single)(const struct model *, const double *, const float *, float *);
+    int (*product)(const struct model *, const double *, const double *, const double *, double *);
+    int (*product_single)(const struct model *, const float *, const float *, const float *, float *);
 } kernels;
 
 #define CHOOSE(WIDTH) \
@@ -215,19 +219,18 @@ static PyObject *hessian(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
 
 static PyObject *product(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    if (wrong_count(count, MODEL + 4))
+    if (wrong_count(count, MODEL + 5))
         return NULL;
     const struct model s = parse_model(args);
     args += MODEL;
-    const double *p = pointer(args[0]);
-    const void *v = pointer(args[1]);
-    const int single = PyObject_IsTrue(args[2]);
-    void *out = pointer(args[3]);
+    const void *x = pointer(args[0]), *p = pointer(args[1]), *v = pointer(args[2]);
+    const int single = PyObject_IsTrue(args[3]);
+    void *out = pointer(args[4]);
     if (PyErr_Occurred())
         return NULL;
     int failed;
     Py_BEGIN_ALLOW_THREADS
-    failed = single ? kernels.product_single(&s, p, v, out) : kernels.product(&s, p, v, out);
+    failed = single ? kernels.product_single(&s, x, p, v, out) : kernels.product(&s, x, p, v, out);
     Py_END_ALLOW_THREADS
     if (failed)
         return PyErr_NoMemory();

@@ -46,6 +46,7 @@ def product(
     penalty_columns: int,
     scale: float,
     parts: int,
+    own_x: int,
     p: int,
     v: int,
     single: bool,

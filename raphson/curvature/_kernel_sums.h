@@ -1,7 +1,29 @@
 /* Sums over examples for one instruction set and one element type. The includer sets
-   NAME(x), a suffix; REAL, the element type; LANES, the number of them in a vector. */
+   NAME(x), a suffix; REAL, the element type; INTEGER, one as wide; LANES, the number of them in a vector. */
 
 typedef REAL NAME(vec) __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+
+typedef INTEGER NAME(index) __attribute__((vector_size(LANES * sizeof(INTEGER))));
+
+/* Sums of neighbors: those of a in the lower half, those of b in the upper one. */
+static inline NAME(vec) NAME(neighbors)(NAME(vec) a, NAME(vec) b)
+{
+    NAME(index) even, odd;
+    for (int i = 0; i < LANES; i++) {
+        even[i] = 2 * i;
+        odd[i] = 2 * i + 1;
+    }
+    return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+}
+
+/* The sums of all lanes of four vectors, in the first four lanes (LANES is at least four). */
+static inline NAME(vec) NAME(across)(NAME(vec) a, NAME(vec) b, NAME(vec) c, NAME(vec) d)
+{
+    NAME(vec) total = NAME(neighbors)(NAME(neighbors)(a, b), NAME(neighbors)(c, d));
+    for (int left = LANES / 4; left > 1; left /= 2)
+        total = NAME(neighbors)(total, total);
+    return total;
+}
 
 /* Add to TALL by WIDE sums the inner products of rows of a and of b; `length` is a multiple of LANES.
    The accumulators and one column of operands fill the sixteen registers of AVX2. */
@@ -21,13 +43,11 @@ static void NAME(tile)(const REAL *a, const REAL *b, size_t length, REAL *sums, 
                 acc[i][j] += left * right[j];
         }
     }
-    for (int i = 0; i < TALL; i++)
-        for (int j = 0; j < WIDE; j++) {
-            REAL total = 0;
-            for (int lane = 0; lane < LANES; lane++)
-                total += acc[i][j][lane];
-            sums[i * stride + j] += total;
-        }
+    for (int j = 0; j < WIDE; j++) {
+        const NAME(vec) total = NAME(across)(acc[0][j], acc[1][j], acc[2][j], acc[3][j]);
+        for (int i = 0; i < TALL; i++)
+            sums[i * stride + j] += total[i];
+    }
 }
 
 /* Add to the sums of the first part those of the others, `share` apart. */
@@ -116,34 +136,38 @@ static int NAME(hessian)(const struct model *s, const struct entries *of, int bl
     return 0;
 }
 
-/* Copy some examples of `count` rows of the table, n apart, to rows ROWS apart, with zeros up to `length`. */
-static void NAME(load)(const double *from, size_t n, size_t count, size_t rows, size_t length, REAL *to)
+/* Copy some examples of `count` rows of a table, n apart, to rows ROWS apart, with zeros up to `length`. */
+static void NAME(load)(const REAL *from, size_t n, size_t count, size_t rows, size_t length, REAL *to)
 {
     for (size_t j = 0; j < count; j++) {
-        for (size_t t = 0; t < rows; t++)
-            to[j * ROWS + t] = (REAL)from[j * n + t];
-        for (size_t t = rows; t < length; t++)
-            to[j * ROWS + t] = 0;
+        memcpy(to + j * ROWS, from + j * n, rows * sizeof(REAL));
+        memset(to + j * ROWS + rows, 0, (length - rows) * sizeof(REAL));
     }
 }
 
-/* Linear predictors of some rows: TALL outputs at a time, f (outputs, ROWS) from coefficients and x (d, ROWS). */
+/* Linear predictors of some rows: TALL outputs at a time, f (outputs, ROWS) from coefficients and x (d, ROWS); two
+   vectors at a time, so that each coefficient that is spread over a vector serves twice. */
 static void NAME(predict)(const REAL *coef, size_t c, size_t d, const REAL *x, size_t length, REAL *f)
 {
     for (size_t k = 0; k < c; k += TALL) {
         const REAL *rows[TALL];
         for (size_t i = 0; i < TALL; i++)
             rows[i] = coef + (k + i < c ? k + i : k) * d;
-        for (size_t t = 0; t < length; t += LANES) {
-            NAME(vec) acc[TALL] = {{0}};
+        for (size_t t = 0; t < length; t += 2 * LANES) {
+            NAME(vec) low[TALL] = {{0}}, high[TALL] = {{0}};
             for (size_t j = 0; j < d; j++) {
-                const NAME(vec) right = *(const NAME(vec) *)(x + j * ROWS + t);
+                const NAME(vec) left = *(const NAME(vec) *)(x + j * ROWS + t);
+                const NAME(vec) right = *(const NAME(vec) *)(x + j * ROWS + t + LANES);
 #pragma GCC unroll 4
-                for (int i = 0; i < TALL; i++)
-                    acc[i] += rows[i][j] * right;
+                for (int i = 0; i < TALL; i++) {
+                    low[i] += rows[i][j] * left;
+                    high[i] += rows[i][j] * right;
+                }
             }
-            for (size_t i = 0; i < TALL && k + i < c; i++)
-                *(NAME(vec) *)(f + (k + i) * ROWS + t) = acc[i];
+            for (size_t i = 0; i < TALL && k + i < c; i++) {
+                *(NAME(vec) *)(f + (k + i) * ROWS + t) = low[i];
+                *(NAME(vec) *)(f + (k + i) * ROWS + t + LANES) = high[i];
+            }
         }
     }
 }
@@ -151,8 +175,7 @@ static void NAME(predict)(const REAL *coef, size_t c, size_t d, const REAL *x, s
 /* The product of the Hessian with v (c, d), from linear predictors of v; the Hessian is not formed. */
 struct NAME(product_job) {
     const struct model *s;
-    const double *p;
-    const REAL *v;
+    const REAL *x, *p, *v;
     size_t height, width, share;
     REAL *memory;
 };
@@ -166,8 +189,8 @@ static void NAME(product_part)(const void *data, size_t part, size_t parts)
     REAL *sums = job->memory + part * job->share;
     REAL *u = sums + height * width, *shares = u + height * ROWS, *x = shares + height * ROWS;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
-        const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, LANES);
-        NAME(load)(s->x + from, n, d, rows, length, x);
+        const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, 2 * LANES);
+        NAME(load)(job->x + from, n, d, rows, length, x);
         NAME(load)(job->p + from, n, c, rows, length, shares);
         NAME(predict)(job->v, c, d, x, length, u);
         for (size_t t = 0; t < length; t += LANES) {
@@ -188,10 +211,10 @@ static void NAME(product_part)(const void *data, size_t part, size_t parts)
     }
 }
 
-static int NAME(product)(const struct model *s, const double *p, const REAL *v, REAL *out)
+static int NAME(product)(const struct model *s, const REAL *x, const REAL *p, const REAL *v, REAL *out)
 {
     const size_t d = s->d, c = s->c, height = padded(c, TALL), width = padded(d, WIDE);
-    struct NAME(product_job) job = {s, p, v, height, width, height * width + (2 * height + width) * ROWS, NULL};
+    struct NAME(product_job) job = {s, x, p, v, height, width, height * width + (2 * height + width) * ROWS, NULL};
     job.memory = calloc(s->parts * job.share, sizeof(REAL));
     if (!job.memory)
         return -1;
@@ -249,7 +272,7 @@ static void NAME(evaluate_part)(const void *data, size_t part, size_t parts)
     const size_t end = part_start(n, part + 1, parts);
     double *sums = job->memory + part * job->share, *f = sums + height * width + 1, *x = f + height * ROWS;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
-        const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, LANES);
+        const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, 2 * LANES);
         NAME(load)(s->x + from, n, d, rows, length, x);
         NAME(predict)(job->at->coef, c, d, x, length, f);
         if (job->at->reference)
