@@ -140,7 +140,8 @@ def check_target(y: Any, n_rows: int) -> NDArray[Any]:
             f"Input y contains NaN: the target is missing in row {int(np.argmax(missing))} "
             f"({int(missing.sum())} such in all); {REMEDY}."
         )
-    labels: NDArray[Any] = column_or_1d(y, warn=True)
+    # of an array that is one column scikit-learn's check would find nothing more
+    labels: NDArray[Any] = y if type(y) is np.ndarray and y.ndim == 1 else column_or_1d(y, warn=True)
     check_length("y", len(labels), n_rows)
     if labels.dtype.kind == "f":
         _refuse_fractions(labels)
