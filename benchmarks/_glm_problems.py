@@ -92,8 +92,10 @@ def _ours(likelihood: Any, x: Any, y: np.ndarray) -> tuple[dict[str, Run], dict[
     def errors() -> Answer:
         model = rp.VectorGLM(likelihood, tol=TOL).fit(x, y)
         found = model.standard_errors()
-        first = "shared" if "shared" in found.index.get_level_values(0) else likelihood.parameters[0]
-        return answer(model) | {"errors": found[first].to_numpy()}
+        outputs = [output for output, _ in model.estimates().labels]
+        first = outputs.index("shared" if "shared" in outputs else likelihood.parameters[0])
+        count = outputs.count(outputs[first])
+        return answer(model) | {"errors": found.to_numpy()[first : first + count]}
 
     return {"raphson": fit}, {"raphson": errors}
 

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.curvature._constrained_hessian import ConstrainedHessian, GroupGram, Part
-from raphson.curvature._constraints import Constraints
+from raphson.curvature._constrained_gram import ConstrainedGram
+from raphson.curvature._constrained_hessian import ConstrainedHessian, Part
+from raphson.curvature._constraints import MAP_ELEMENTS, Constraints
 from raphson.curvature._khatri_rao import half_products, triangle
 from raphson.curvature._linear import Kind
 from raphson.data import Block, Design
@@ -107,11 +108,21 @@ class ConstrainedObjective:
 
         Entries that rounding alone explains are not counted, as in ``LinearObjective``.
         """
-        design = self.design
-        size = self.constraints.gradient_to_table(self.full(gradient), design.center, design.scale).abs()
+        given = self._gradient_to_table(gradient) if self._gradient_map is None else gradient @ self._gradient_map
+        size = given.abs()
         if self._gradient_floor is not None:
             size = (size - self._gradient_floor).clamp_min_(0.0)
         return float(size.max())
+
+    def _gradient_to_table(self, gradient: Tensor) -> Tensor:
+        return self.constraints.gradient_to_table(self.full(gradient), self.design.center, self.design.scale)
+
+    @cached_property
+    def _gradient_map(self) -> Tensor | None:
+        """The matrix of that map where it is small: one product costs less than the calls for each group."""
+        if self.n_parameters * self.constraints.n_parameters > MAP_ELEMENTS:
+            return None
+        return self._gradient_to_table(torch.eye(self.n_parameters, dtype=torch.float64))
 
     @cached_property
     def _gradient_floor(self) -> Tensor | None:
@@ -130,19 +141,25 @@ class ConstrainedObjective:
         for block in self.design.blocks(self.n_outputs):
             slopes = block.arrange(slopes)
             f = block.predict(slopes)
-            if not self.constraints.plain:
-                f = basis @ f
             if constants is not None:
-                f = f.add_(constants)
+                f = torch.addmm(constants, basis, f)
+            elif not self.constraints.plain:
+                f = basis @ f
             if self.offset is not None:
                 f = f.add_(self.offset[block.rows].mT)
-            yield block, f, None if self.weights is None else self.weights[block.rows]
+            yield block, f, self._weights_of(block)
 
     def _adjoint(self, block: Block, g: Tensor) -> Tensor:
         """Return the parameters' gradient ``(P,)`` of output gradients ``(C, rows)``, weights included."""
-        sums = g.sum(1) if self.constraints.intercept else None
+        sums = g.sum(1) if self.constraints.has_constants else None
         reduced = g if self.constraints.plain else self.constraints.basis.mT @ g
         return self.constraints.from_products(block.adjoint(reduced), sums)
+
+    def largest_move(self, step: Tensor) -> float:
+        """Return the largest change that a step in the free parameters makes to an output."""
+        still = copy.copy(self)
+        still.offset = None
+        return max(float(f.abs().max()) for _, f, _ in still._predictions(self.full(step)))
 
     def predictors(self, theta: Tensor) -> Tensor:
         """Return the outputs of all rows, ``(C, N)``, offset included."""
@@ -197,6 +214,15 @@ class ConstrainedObjective:
         """Return the Hessian ``(p, p)`` at ``theta``, observed or expected, as an operator that is not formed."""
         return self._hessian(lambda: self._recomputed(self.full(theta), kind))
 
+    def has_constant_outputs(self, theta: Tensor) -> bool:
+        """Return whether all rows have the same outputs, by intercepts alone."""
+        if self.offset is not None or not self.constraints.intercept:
+            return False
+        return not bool(self.full(theta)[self.constraints.shapes[0][0] :].any())
+
+    def _weights_of(self, block: Block) -> Tensor | None:
+        return None if self.weights is None else self.weights[block.rows]
+
     def _recomputed(self, full: Tensor, kind: Kind) -> Iterator[Part]:
         for block, f, weights in self._predictions(full):
             y = self.y[block.rows]
@@ -218,10 +244,9 @@ class ConstrainedObjective:
         Returns:
             A dense symmetric tensor; the penalty has no part in it.
         """
-        gram = GroupGram(self.constraints, triangle(self.constraints.reduced.shape[1]))
+        gram = ConstrainedGram(self.constraints, triangle(self.n_outputs))
         for block, f, weights in self._predictions(self.full(theta)):
-            g = self.constraints.reduced.mT @ self.likelihood.gradient(f.mT, self.y[block.rows]).mT
-            left = g
+            left = g = self.likelihood.gradient(f.mT, self.y[block.rows]).mT
             if weights is not None:
                 left = g * (weights.square() if squared_weights else weights)
             gram.add(block, half_products(left, g))

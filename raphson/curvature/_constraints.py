@@ -15,17 +15,18 @@ but the ones, :math:`f = S K x + a`, where K (q, D') and a (C) are linear in :ma
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from raphson.curvature._khatri_rao import triangle
-
 _RANK = 1e-10
+
+MAP_ELEMENTS = 2**15
+"""Linear maps of the parameters are held as matrices up to this size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +92,9 @@ class Constraints:
         if not slopes:
             return self.reduced.new_zeros(self.n_outputs, 0)
         whole = torch.cat([g.matrix for g in slopes], 1)
+        columns = sorted({tuple(column) for column in whole.mT.tolist()}, reverse=True)
+        if all(sum(map(bool, column)) == 1 == sum(column) for column in columns):  # unit vectors
+            return torch.tensor(columns, dtype=torch.float64).mT.contiguous()
         distinct: Tensor = torch.unique(whole, dim=1)
         rank = matrix_rank(whole)
         if rank == self.n_outputs:
@@ -103,7 +107,7 @@ class Constraints:
     @cached_property
     def loadings(self) -> list[Tensor]:
         """For each group of slopes the matrix ``(q, r_g)`` with ``S loading = H_g``."""
-        return [_solved(self.basis, g.matrix) for g in self.groups[int(self.intercept) :]]
+        return [solved(self.basis, g.matrix) for g in self.groups[int(self.intercept) :]]
 
     @cached_property
     def plain(self) -> bool:
@@ -115,7 +119,7 @@ class Constraints:
         """For each group of slopes the matrix ``(r_0, r_g)`` by which intercepts make up for centering its columns."""
         if not self.intercept:
             return [g.matrix.new_zeros(0, g.matrix.shape[1]) for g in self.groups]
-        return [_solved(self.groups[0].matrix, g.matrix) for g in self.groups[1:]]
+        return [solved(self.groups[0].matrix, g.matrix) for g in self.groups[1:]]
 
     def can_center(self) -> Tensor:
         """Return for which of the D columns beside the ones an intercept can make up, bool ``(D,)``."""
@@ -134,22 +138,57 @@ class Constraints:
         return [part.reshape(*theta.shape[:-1], *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def to_products(self, theta: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return K ``(q, D')``, zero at the ones, and the constants a ``(C, 1)``, None without ones."""
-        parts = self.split(theta)
-        slopes = theta.new_zeros(self.basis.shape[1], self.n_columns)
-        first = int(self.intercept)
-        for group, loading, part in zip(self.groups[first:], self.loadings, parts[first:], strict=True):
-            slopes[:, group.columns] = loading @ part
-        return slopes, self.groups[0].matrix @ parts[0] if first else None
+        """Return K ``(q, D')`` and the constants a ``(C, 1)``.
+
+        Where S is the identity the constants are K's coefficients of the ones, and a is None; else K is zero there.
+        """
+        q, d = self.basis.shape[1], self.n_columns
+        if self._map is None:
+            return self.products_by_group(theta)
+        both = self._map @ theta
+        if both.shape[0] == q * d:
+            return both.view(q, d), None
+        return both[: q * d].view(q, d), both[q * d :, None]
 
     def from_products(self, slopes: Tensor, constants: Tensor | None) -> Tensor:
         """Return the adjoint of ``to_products``: gradients in K ``(q, D')`` and a ``(C,)`` to one in theta."""
-        parts = []
-        if constants is not None:
-            parts.append(self.groups[0].matrix.mT @ constants)
-        for group, loading in zip(self.groups[int(self.intercept) :], self.loadings, strict=True):
+        if self._map is not None:
+            flat = slopes.reshape(-1)
+            return (flat if constants is None else torch.cat([flat, constants])) @ self._map
+        first, parts = int(self.intercept), []
+        if first:
+            parts.append(self.groups[0].matrix.mT @ (slopes[:, 0] if constants is None else constants))
+        for group, loading in zip(self.groups[first:], self.loadings, strict=True):
             parts.append((loading.mT @ slopes[:, group.columns]).reshape(-1))
         return torch.cat(parts)
+
+    @property
+    def has_constants(self) -> bool:
+        """Whether ``to_products`` gives the constants on their own."""
+        return self.intercept and not self.plain
+
+    def products_by_group(self, theta: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return K ``(..., q, D')`` and a ``(..., C, 1)`` or None, group by group, of theta ``(..., p)``."""
+        parts = self.split(theta)
+        slopes = theta.new_zeros(*theta.shape[:-1], self.basis.shape[1], self.n_columns)
+        first = int(self.intercept)
+        for group, loading, part in zip(self.groups[first:], self.loadings, parts[first:], strict=True):
+            slopes[..., group.columns] = loading @ part
+        constants = self.groups[0].matrix @ parts[0] if first else None
+        if constants is not None and not self.has_constants:
+            slopes[..., :1] = constants
+            constants = None
+        return slopes, constants
+
+    @cached_property
+    def _map(self) -> Tensor | None:
+        """The matrix of ``to_products`` where it is small: one product costs less than the calls for each group."""
+        rows = self.basis.shape[1] * self.n_columns + (self.n_outputs if self.has_constants else 0)
+        if rows * self.n_parameters > MAP_ELEMENTS:
+            return None
+        slopes, constants = self.products_by_group(torch.eye(self.n_parameters, dtype=torch.float64))
+        parts = [slopes.flatten(1)] if constants is None else [slopes.flatten(1), constants.flatten(1)]
+        return torch.cat(parts, 1).mT.contiguous()
 
     def expand(self, theta: Tensor) -> Tensor:
         """Return the coefficients of all outputs, ``(..., C, D')``, a linear map of theta ``(..., p)``."""
@@ -157,6 +196,11 @@ class Constraints:
         for group, part in zip(self.groups, self.split(theta), strict=True):
             full[..., group.columns] = group.matrix @ part
         return full
+
+    @cached_property
+    def plans(self) -> dict[tuple[int, ...], Any]:
+        """What ``ConstrainedGram`` has worked out for these constraints, by the entries it was given."""
+        return {}
 
     # between standardized columns and the table's ----------------------------------------------------------------
 
@@ -179,13 +223,13 @@ class Constraints:
         return torch.cat([part.flatten(-2) for part in parts], -1)
 
     def gradient_to_table(self, gradient: Tensor, center: Tensor, scale: Tensor) -> Tensor:
-        """Turn a gradient ``(p,)`` in parameters of standardized columns into one in those of the table's columns."""
+        """Turn gradients ``(..., p)`` in parameters of standardized columns into those in the table's parameters."""
         center, scale = self._wide(center, 0.0), self._wide(scale, 1.0)
         parts = [part * scale[g.columns] for g, part in zip(self.groups, self.split(gradient), strict=True)]
         if self.intercept:
             for i, (group, share) in enumerate(zip(self.groups[1:], self.shares, strict=True), start=1):
                 parts[i] = parts[i] + (share.mT @ parts[0]) * center[group.columns]
-        return torch.cat([part.flatten() for part in parts])
+        return torch.cat([part.flatten(-2) for part in parts], -1)
 
     def per_parameter(self, column_values: Tensor) -> Tensor:
         """Return values of the D' columns ``(D',)`` repeated for every parameter, ``(p,)``."""
@@ -195,63 +239,6 @@ class Constraints:
 
     def _wide(self, values: Tensor, first: float) -> Tensor:
         return torch.cat([values.new_full((int(self.intercept),), first), values])
-
-    # curvature in the reduced predictors -------------------------------------------------------------------------
-
-    def congruence(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Return the linear map from entries of H to those of :math:`T^T H T`.
-
-        Args:
-            pairs: ``(2, q)`` entries of the symmetric H that are given, row <= column; the others are zero.
-
-        Returns:
-            The entries of the reduced matrix that are not zero by structure, ``(2, Q)``, row <= column, and the matrix
-            ``(Q, q)``. They are made once: a Hessian of few rows costs no more than this.
-        """
-        key = tuple(pairs.flatten().tolist())
-        if key not in self._congruences:
-            self._congruences[key] = self._congruence(pairs)
-        return self._congruences[key]
-
-    @cached_property
-    def _congruences(self) -> dict[tuple[int, ...], tuple[Tensor, Tensor]]:
-        return {}
-
-    def _congruence(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        k, l = pairs  # noqa: E741
-        i, j = triangle(self.reduced.shape[1])
-        t = self.reduced
-        both = t[k][:, i] * t[l][:, j]
-        crossed = torch.where((k != l)[:, None], t[l][:, i] * t[k][:, j], 0.0)
-        whole = (both + crossed).mT
-        kept = (whole != 0).any(1)
-        return torch.stack([i[kept], j[kept]]), whole[kept].contiguous()
-
-    def places(self, pairs: Tensor) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
-        """Return for each two groups, g <= h, which entries of a reduced matrix are theirs, and where; made once.
-
-        Args:
-            pairs: ``(2, Q)`` entries that are given, row <= column.
-
-        Returns:
-            By ``(g, h)`` the positions in ``pairs`` ``(m,)`` and their row and column within the two groups ``(2, m)``;
-            groups without an entry are left out.
-        """
-        key = tuple(pairs.flatten().tolist())
-        if key not in self._places:
-            starts = torch.tensor([0, *itertools.accumulate(r for r, _ in self.shapes)])
-            owner = torch.bucketize(pairs, starts, right=True) - 1
-            found = {}
-            for g, h in itertools.combinations_with_replacement(range(len(self.groups)), 2):
-                index = ((owner[0] == g) & (owner[1] == h)).nonzero()[:, 0]
-                if index.numel():
-                    found[g, h] = index, pairs[:, index] - torch.stack([starts[g], starts[h]])[:, None]
-            self._places[key] = found
-        return self._places[key]
-
-    @cached_property
-    def _places(self) -> dict[tuple[int, ...], dict[tuple[int, int], tuple[Tensor, Tensor]]]:
-        return {}
 
 
 def group_columns(intercepts: Tensor, matrices: Sequence[Tensor]) -> Constraints:
@@ -270,7 +257,7 @@ def group_columns(intercepts: Tensor, matrices: Sequence[Tensor]) -> Constraints
         key = (tuple(matrix.shape), tuple(matrix.flatten().tolist()))
         members.setdefault(key, []).append(column + first)
     groups = [Group(slice(0, 1), intercepts)] if first else []
-    groups += [Group(_positions(columns), matrices[columns[0] - first]) for columns in members.values()]
+    groups += [Group(column_positions(columns), matrices[columns[0] - first]) for columns in members.values()]
     return Constraints(tuple(groups), len(matrices) + first, bool(first))
 
 
@@ -279,13 +266,17 @@ def matrix_rank(matrix: Tensor) -> int:
     return int(torch.linalg.matrix_rank(matrix, rtol=_RANK)) if matrix.numel() else 0
 
 
-def _solved(basis: Tensor, matrix: Tensor) -> Tensor:
+def solved(basis: Tensor, matrix: Tensor) -> Tensor:
     """Return the least-squares solution of ``basis @ solution = matrix``."""
+    if torch.equal(basis.mT @ basis, torch.eye(basis.shape[1], dtype=basis.dtype)):
+        return basis.mT @ matrix
     solution: Tensor = torch.linalg.lstsq(basis, matrix).solution
-    return solution
+    whole = solution.round()
+    return torch.where((solution - whole).abs() < 1e-14, whole, solution)
 
 
-def _positions(columns: list[int]) -> slice | Tensor:
+def column_positions(columns: list[int]) -> slice | Tensor:
+    """Return ascending positions as a slice where they are consecutive."""
     if columns == list(range(columns[0], columns[-1] + 1)):
         return slice(columns[0], columns[-1] + 1)
     return torch.tensor(columns)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from raphson._errors import CollinearityWarning
 from raphson.curvature._constrained import ConstrainedObjective
-from raphson.curvature._constraints import Constraints
+from raphson.curvature._constraints import Constraints, solved
 from raphson.data import DenseDesign, Design
 from raphson.glm._collinear import Collinearity, find_collinear
 from raphson.glm._fitting import FitOptions, shown_progress
@@ -73,8 +73,7 @@ class ConstrainedFit:
 
     def largest_move(self, step: Tensor) -> float:
         """Return the largest change that a step in the free parameters makes to an output."""
-        still = torch.zeros_like(step)
-        return float((self.objective.predictors(step) - self.objective.predictors(still)).abs().max())
+        return self.objective.largest_move(step)
 
     def standardized(self, step: Tensor) -> Tensor:
         """Return a step in the free parameters as reported parameters of standardized columns, ``(P,)``."""
@@ -175,7 +174,7 @@ def _from_table(objective: ConstrainedObjective, coef: Tensor) -> Tensor:
     scaled = torch.cat([coef[:, :first], coef[:, first:] * design.scale], 1)
     if first:
         scaled[:, 0] += coef[:, 1:] @ design.center
-    parts = [torch.linalg.lstsq(g.matrix, scaled[:, g.columns]).solution.reshape(-1) for g in constraints.groups]
+    parts = [solved(g.matrix, scaled[:, g.columns]).reshape(-1) for g in constraints.groups]
     theta = torch.cat(parts)
     return theta if objective.kept is None else theta[objective.kept]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.curvature._constraints import Constraints, group_columns, matrix_rank
+from raphson.curvature._constraints import Constraints, Group, group_columns, matrix_rank
 from raphson.glm._collinear import INTERCEPT, listed
 from raphson.likelihoods import (
     Categorical,
@@ -84,20 +84,21 @@ class Layout:
         """Output and column of each parameter of ``constraints``; shared coefficients count after the outputs."""
         found = []
         for group in self.constraints.groups:
-            positions = torch.arange(self.constraints.n_columns)[group.columns].tolist()
-            for direction in group.matrix.mT:
+            positions = range(self.constraints.n_columns)
+            at = positions[group.columns] if isinstance(group.columns, slice) else group.columns.tolist()
+            for direction in _directions(group):
                 if _is_unit(direction):
-                    output = int(direction.argmax())
+                    output = direction.index(1.0)
                 else:
-                    output = len(self.outputs) + self._shared.index(tuple(direction.tolist()))
-                found += [(output, position) for position in positions]
+                    output = len(self.outputs) + self._shared.index(direction)
+                found += [(output, position) for position in at]
         return found
 
     @cached_property
     def _shared(self) -> list[tuple[float, ...]]:
         """How each kind of shared coefficient acts on the outputs."""
-        directions = [column for group in self.constraints.groups for column in group.matrix.mT]
-        return list(dict.fromkeys(tuple(d.tolist()) for d in directions if not _is_unit(d)))
+        directions = [column for group in self.constraints.groups for column in _directions(group)]
+        return list(dict.fromkeys(d for d in directions if not _is_unit(d)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout as plain values, each matrix once."""
@@ -141,8 +142,12 @@ def _matrix(rows: list[list[float]], n_outputs: int) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64).reshape(n_outputs, -1)
 
 
-def _is_unit(column: Tensor) -> bool:
-    return int((column != 0).sum()) == 1 and float(column.sum()) == 1.0
+def _directions(group: Group) -> list[tuple[float, ...]]:
+    return [tuple(column) for column in group.matrix.mT.tolist()]
+
+
+def _is_unit(direction: tuple[float, ...]) -> bool:
+    return sum(map(bool, direction)) == 1 == sum(direction)
 
 
 @functools.singledispatch

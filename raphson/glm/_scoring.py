@@ -1,8 +1,8 @@
 """Fits of likelihoods that need not be concave: steps by the expected information first, by the observed at the end.
 
-Fisher scoring descends from anywhere, because the expected information is never indefinite; near the optimum the
-observed information makes the steps exact. On many rows the scoring steps run on random subsets, whose optimum is near
-enough to that of all rows.
+Fisher scoring descends from anywhere, because the expected information is never indefinite; near the optimum, where the
+observed information is positive definite, it makes the steps exact. On many rows the first steps run on a random
+subset, whose optimum is near enough to that of all rows.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.curvature._constrained import ConstrainedObjective
 from raphson.curvature._linear import LinearObjective
+from raphson.glm._first_step import first_step
 from raphson.glm._solvers import certified, is_dense, subset_sizes
 from raphson.linalg import SymmetricOperator
 from raphson.solve import Solution, Status, cholesky_inverse, newton, newton_cg, quasi_newton
@@ -25,6 +26,9 @@ Objective = LinearObjective | ConstrainedObjective
 
 _ACCURACY = 0.05
 """A first stage on n rows ends at this share of p / n, a fraction of the sampling error of its optimal value."""
+
+_SUBSETS_FROM = 5e5
+"""Rows times parameters from which subsets pay: below, a pass over all rows costs little more than its calls."""
 
 _SCORING_COST = 2.0
 """Price of the expected information in evaluations: some of it is quadrature, so that it is held over a few steps."""
@@ -129,9 +133,9 @@ def solve_scoring(
     if solver == "newton":
         solution = newton(objective, start, tol=tol, max_iter=max_iter, kinds=kinds, callback=callback)
         return certified(objective, solution) if solution.converged else solution
-    near = _first_stages(objective, start, tol, max_iter, concave)
-    cost = objective.dense_cost
     remembered = Remembered(objective)
+    near = _near(objective, remembered, start, tol, max_iter)
+    cost = objective.dense_cost
     solution = quasi_newton(
         remembered,
         near,
@@ -144,29 +148,54 @@ def solve_scoring(
     if not solution.converged:
         begin = start if solution.status is Status.NOT_FINITE else solution.theta
         solution = newton(remembered, begin, tol=tol, max_iter=max_iter, kinds=kinds, callback=callback)
-    return certified(cast(Any, remembered), solution) if solution.converged else solution
+    return certified(cast(Any, remembered), solution, look=False) if solution.converged else solution
 
 
-def _first_stages(objective: Objective, start: Tensor, tol: float, max_iter: int, concave: bool) -> Tensor:
-    """Return a point near the optimum, from random subsets of the rows or, if they are few, from all."""
+def _near(objective: Objective, remembered: Remembered, start: Tensor, tol: float, max_iter: int) -> Tensor:
+    """Return a point near the optimum, from where Newton steps on all rows by the observed information lead to it."""
+    theta, large = start, objective.n_rows * objective.n_parameters >= _SUBSETS_FROM
     generator = torch.Generator().manual_seed(0)
-    parts = [
-        objective.take(torch.randint(objective.n_rows, (rows,), generator=generator))
-        for rows in subset_sizes(objective)
-    ]
-    if not parts and not concave:
-        parts = [objective]
-    theta = start
-    for part in parts:
-        found = quasi_newton(
-            part if concave else Expected(part),
-            theta,
-            factorize=cholesky_inverse,
-            factor_cost=0.0 if concave else _SCORING_COST,
-            tol=tol,
-            max_iter=max_iter,
-            value_tol=_ACCURACY * part.n_parameters / part.n_rows,
-        )
-        if found.status is not Status.NOT_FINITE:
-            theta = found.theta
-    return theta
+    for rows in subset_sizes(objective) if large else ():
+        part = objective.take(torch.randint(objective.n_rows, (rows,), generator=generator))
+        begun = Remembered(part)
+        theta = _begin(part, begun, theta)
+        if theta is not start and part.gradient_norm(begun.evaluate(theta).gradient) <= tol:
+            theta = start  # the first step is all it takes, on all rows too
+            break
+        theta = _stage(begun, theta, tol, max_iter)
+    if theta is not start:
+        return theta
+    theta = _begin(objective, remembered, start)
+    return theta if _descends(remembered, theta) else _stage(remembered, theta, tol, max_iter)
+
+
+def _begin(objective: Objective, remembered: Remembered, start: Tensor) -> Tensor:
+    """Return the point that a first step leads to, or the start if that is no worse."""
+    found = first_step(objective, start) if isinstance(objective, ConstrainedObjective) else None
+    return start if found is None or not remembered.evaluate(found[0]).value <= found[1] else found[0]
+
+
+def _descends(remembered: Remembered, theta: Tensor) -> bool:
+    """Return whether the observed information is positive definite."""
+    if remembered.base.likelihood.concave:
+        return True
+    hessian = remembered.evaluate(theta).hessian
+    return hessian is not None and int(torch.linalg.cholesky_ex(hessian.to_dense())[1]) == 0
+
+
+def _stage(part: Remembered, start: Tensor, tol: float, max_iter: int) -> Tensor:
+    """Return a point within a fraction of the sampling error of the optimum on some rows.
+
+    Steps are by the observed information where it is positive definite at the start, else by the expected.
+    """
+    observed = _descends(part, start)
+    found = quasi_newton(
+        part if observed else Expected(part.base),
+        start,
+        factorize=cholesky_inverse,
+        factor_cost=0.0 if observed else _SCORING_COST,
+        tol=tol,
+        max_iter=max_iter,
+        value_tol=_ACCURACY * part.n_parameters / part.base.n_rows,
+    )
+    return start if found.status is Status.NOT_FINITE else found.theta

@@ -2,6 +2,8 @@ r"""The beta likelihood of proportions, by mean and precision."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +17,7 @@ from ._binet import HALF_LOG_TWO_PI, binet, binet_derivatives
 from ._binet_together import binet_together
 from ._interleave import block_entries, interleaved
 from ._likelihood import Derivatives, Likelihood
-from ._pairs import columns, split, start_rows, total, weighted_mean
+from ._pairs import columns, constant, split, start_rows, total, weighted_mean
 from ._sampling import log_gamma_variate
 from ._support import OPEN_UNIT_INTERVAL
 from ._targets import like_outputs, refuse_outside
@@ -30,7 +32,17 @@ class _Model(NamedTuple):
     log_complement: Tensor
     log_precision: Tensor
     precision: Tensor
-    shapes: Tensor  # a, b and their sum, (3, ..., M); away from zero, where all of their functions are flat
+    # a and b, (2, ..., M), and their sum; away from zero, where all of their functions are flat
+    shapes: Tensor
+    sum: Tensor
+
+
+class _Gammas(NamedTuple):
+    """Binet's function, its slope or its bend at a, b and their sum."""
+
+    at_a: Tensor
+    at_b: Tensor
+    at_sum: Tensor
 
 
 class _Data(NamedTuple):
@@ -102,7 +114,9 @@ class Beta(Likelihood):
             One value per row, to full accuracy for any precision.
         """
         model = _model(f)
-        return total(_value(model, _data(model, y), binet(model.shapes)), f)
+        at_a, at_b = binet(model.shapes)
+        remainders = _Gammas(at_a, at_b, binet(model.sum))
+        return total(_value(model, _data(model, f, y), remainders), f)
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
         """Return the gradient, ``(..., 2 M)``.
@@ -171,11 +185,11 @@ class Beta(Likelihood):
         Returns:
             The three, each as its own method gives it.
         """
-        model = _model(f)
-        data = _data(model, y)
-        remainders, slopes, bends = binet_together(model.shapes, bend=hessian is not None)
+        model = _model(f, constant)
+        data = _data(model, f, y)
+        remainders, slopes, bends = _gammas(model, bend=hessian is not None)
         # x (psi(x) - log x), between -1 and -1/2
-        at_a, at_b, at_sum = (slopes - 0.5).unbind(0)
+        at_a, at_b, at_sum = (slope - 0.5 for slope in slopes)
         mean, complement = model.mean, model.complement
         by_mean = model.precision * (mean * complement) * data.log_ratio + complement * at_a - mean * at_b
         by_precision = model.precision * data.divergence + at_a + at_b - at_sum
@@ -184,7 +198,7 @@ class Beta(Likelihood):
             a, b, c = _information(model, bends)
             if hessian == "observed":
                 a, b, c = a + (complement - mean) * by_mean, b + by_mean, c + by_precision
-            curvature = _blocks(a, b, c)
+            curvature = _blocks(*(entry.expand_as(by_mean) for entry in (a, b, c)))
         return Derivatives(total(_value(model, data, remainders), f), interleaved(by_mean, by_precision), curvature)
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -197,7 +211,7 @@ class Beta(Likelihood):
         Returns:
             The proportions, strictly between 0 and 1.
         """
-        a, b, _ = _model(f.detach()).shapes
+        a, b = _model(f.detach()).shapes
         share = torch.sigmoid(log_gamma_variate(a, generator) - log_gamma_variate(b, generator))
         limits = torch.finfo(f.dtype)
         return share.clamp(limits.tiny, 1 - limits.eps / 2)
@@ -247,21 +261,53 @@ class Beta(Likelihood):
         precision = (mean * (1 - mean) / variance.clamp_min(1e-300) - 1).clamp(0.1, 1e6)
         return interleaved(torch.logit(mean, eps=1e-15), precision.log())
 
+    def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the logarithm of the moment estimate of the precision, from 0.1 to 1e6.
 
-def _model(f: Tensor) -> _Model:
-    logit, log_precision = split(f, None)
+        Args:
+            first: The first parameter of each response and row, ``(N, M)``.
+            y: Targets.
+            weights: ``(N,)`` example weights; None means 1 each.
+
+        Returns:
+            ``(M,)``.
+        """
+        mean = torch.sigmoid(first)
+        spread = weighted_mean((like_outputs(mean, y) - mean).square(), weights)
+        precision = weighted_mean(mean * (1 - mean), weights) / spread.clamp_min(1e-300) - 1
+        return precision.clamp(0.1, 1e6).log()
+
+
+def _model(f: Tensor, simplify: Callable[[Tensor], Tensor] = lambda parameter: parameter) -> _Model:
+    logit, log_precision = map(simplify, split(f, None))
     mean, complement, precision = torch.sigmoid(logit), torch.sigmoid(-logit), log_precision.exp()
-    # below this, x psi(x) and x^2 psi'(x) have their limits, and no square underflows
-    least = torch.finfo(f.dtype).tiny ** 0.4
-    shapes = torch.stack((mean * precision, complement * precision, precision)).clamp_min(least)
-    return _Model(mean, complement, logsigmoid(logit), logsigmoid(-logit), log_precision, precision, shapes)
+    least = _least(f)
+    shapes = torch.stack((mean * precision, complement * precision)).clamp_min(least)
+    total = precision.clamp_min(least)
+    return _Model(mean, complement, logsigmoid(logit), logsigmoid(-logit), log_precision, precision, shapes, total)
 
 
-def _data(model: _Model, y: Tensor) -> _Data:
+def _least(like: Tensor) -> float:
+    """Return a number below which x psi(x) and x^2 psi'(x) have their limits, and above which no square underflows."""
+    return float(torch.finfo(like.dtype).tiny ** 0.4)
+
+
+def _gammas(model: _Model, *, bend: bool) -> tuple[_Gammas, _Gammas, _Gammas | None]:
+    """Return Binet's function, its slope and its bend at the shapes; at their sum but once where it is one number."""
+    of_shapes, of_sum = binet_together(model.shapes, bend=bend), binet_together(model.sum, bend=bend)
+    value, slope, bends = (
+        None if both is None or one is None else _Gammas(both[0], both[1], one)
+        for both, one in zip(of_shapes, of_sum, strict=True)
+    )
+    assert value is not None and slope is not None
+    return value, slope, bends
+
+
+def _data(model: _Model, f: Tensor, y: Tensor) -> _Data:
     mean, complement = model.mean, model.complement
     # 1 - y in the type of y: a target near 1 keeps its distance from 1 though the outputs are single precision
     wide = torch.promote_types(mean.dtype, y.dtype)
-    y = like_outputs(mean.to(wide), y)
+    y = like_outputs(f[..., ::2].to(wide), y)
     log_y, log_rest = y.log().to(mean), torch.log1p(-y).to(mean)
     y, rest = y.to(mean), (1 - y).to(mean)
     # one excess for both ratios: the divergence is of second order in it, and two roundings would be of first
@@ -273,20 +319,24 @@ def _data(model: _Model, y: Tensor) -> _Data:
     return _Data(first - second, mean * first + complement * second, log_y + log_rest)
 
 
-def _value(model: _Model, data: _Data, remainders: Tensor) -> Tensor:
+def _value(model: _Model, data: _Data, remainders: _Gammas) -> Tensor:
     """Return ``l`` with the large parts of the gamma functions taken together: a divergence of proportions."""
-    at_a, at_b, at_sum = (remainders + 0.5 * model.shapes.log()).unbind(0)
-    value = model.precision * data.divergence + data.log_variance + (at_a + at_b - at_sum + HALF_LOG_TWO_PI)
-    return value - model.log_precision - model.log_mean - model.log_complement
+    precision = model.log_precision
+    least = math.log(_least(precision))
+    log_a, log_b = (precision + model.log_mean).clamp_min(least), (precision + model.log_complement).clamp_min(least)
+    logarithms = 0.5 * (log_a + log_b - precision.clamp_min(least)) - precision - model.log_mean - model.log_complement
+    of_gammas = remainders.at_a + remainders.at_b - remainders.at_sum + (logarithms + HALF_LOG_TWO_PI)
+    return model.precision * data.divergence + data.log_variance + of_gammas
 
 
-def _bends(model: _Model) -> Tensor:
-    return binet_derivatives(model.shapes)[1]
+def _bends(model: _Model) -> _Gammas:
+    at_a, at_b = binet_derivatives(model.shapes)[1]
+    return _Gammas(at_a, at_b, binet_derivatives(model.sum)[1])
 
 
-def _information(model: _Model, bends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _information(model: _Model, bends: _Gammas) -> tuple[Tensor, Tensor, Tensor]:
     mean, complement = model.mean, model.complement
-    s_a, s_b, s_sum = (bends + 0.5).unbind(0)
+    s_a, s_b, s_sum = (bend + 0.5 for bend in bends)
     first, second = complement * s_a, mean * s_b
     spread = model.precision * (mean * complement)
     return spread + complement * first + mean * second, first - second, s_a + s_b - s_sum

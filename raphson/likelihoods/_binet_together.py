@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._softmax import reuse
+from ._tracked import tracked
 
 _STEPS = 8
 _FROM = 16.0
@@ -29,6 +29,15 @@ def binet_together(x: Tensor, *, bend: bool = True) -> tuple[Tensor, Tensor, Ten
     Returns:
         The three.
     """
+    # in place where nothing keeps track: fresh memory costs more than the arithmetic
+    mul, add = (Tensor.mul, Tensor.add) if tracked(x) else (Tensor.mul_, Tensor.add_)
+
+    def horner(z: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+        total = add(coefficients[-1] * z, coefficients[-2])
+        for c in coefficients[-3::-1]:
+            total = add(mul(total, z), c)
+        return total
+
     low = x.clamp(max=_FROM)
     # the factors in pairs: (x + k) (x + 7 - k) = u + k (7 - k) with u = x (x + 7), and their sum is 2 x + 7
     middle = 2 * low + (_STEPS - 1)
@@ -37,33 +46,26 @@ def binet_together(x: Tensor, *, bend: bool = True) -> tuple[Tensor, Tensor, Ten
     inverses, squares = inverse.clone(), inverse.square()
     for k in range(1, _STEPS // 2):
         factor = pair + k * (_STEPS - 1 - k)
-        product, inverse = reuse(product, "mul", factor), factor.reciprocal()
-        inverses = reuse(inverses, "add", inverse)
+        product, inverse = mul(product, factor), factor.reciprocal()
+        inverses = add(inverses, inverse)
         if bend:
-            squares = reuse(squares, "add", reuse(inverse, "square"))
+            squares = add(squares, mul(inverse, inverse))
     first = middle * inverses
     small = x < _FROM
     z = torch.where(small, low + _STEPS, x)
     inverse = z.reciprocal()
     square = inverse.square()
-    value, slope = inverse * _horner(square, _SERIES), inverse * _horner(square, _SLOPE)
+    value, slope = mul(horner(square, _SERIES), inverse), mul(horner(square, _SLOPE), inverse)
     log_z, log_low = z.log(), low.log()
     near = (z - 0.5) * log_z - (low - 0.5) * log_low - product.log() + (value - _STEPS)
     near_slope = low * (log_z - log_low + inverse * (slope - 0.5) - first) + 0.5
     if not bend:
         return torch.where(small, near, value), torch.where(small, near_slope, slope), None
     second = middle.square() * squares - 2 * inverses
-    far_bend = inverse * _horner(square, _BEND)
+    far_bend = mul(horner(square, _BEND), inverse)
     near_bend = low.square() * (second + inverse + square * (far_bend + 0.5)) - low - 0.5
     return (
         torch.where(small, near, value),
         torch.where(small, near_slope, slope),
         torch.where(small, near_bend, far_bend),
     )
-
-
-def _horner(z: Tensor, coefficients: tuple[float, ...]) -> Tensor:
-    total = coefficients[-1] * z + coefficients[-2]
-    for c in coefficients[-3::-1]:
-        total = reuse(reuse(total, "mul", z), "add", c)
-    return total

@@ -186,9 +186,22 @@ class Gamma(Likelihood):
         """
         rows = _pairs.start_rows(y, n_outputs, len(self.parameters))
         mean = _pairs.weighted_mean(rows, weights)
-        s = (mean.log() - _pairs.weighted_mean(rows.log(), weights)).clamp(min=0.5e-8)
-        shape = (3 - s + ((s - 3).square() + 24 * s).sqrt()) / (12 * s)
-        return _pairs.join(mean.log(), shape.log(), self.dispersion is not None)
+        log_shape = _minka(mean.log() - _pairs.weighted_mean(rows.log(), weights))
+        return _pairs.join(mean.log(), log_shape, self.dispersion is not None)
+
+    def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the logarithm of Minka's approximation of the shape's estimate.
+
+        Args:
+            first: The first parameter of each response and row, ``(N, M)``.
+            y: Targets.
+            weights: ``(N,)`` example weights; None means 1 each.
+
+        Returns:
+            ``(M,)``.
+        """
+        d = like_outputs(first, y).log() - first
+        return _minka(_pairs.weighted_mean(torch.expm1(d) - d, weights))
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
         """Return value, gradient and Hessian from one evaluation of the parts they share.
@@ -238,3 +251,9 @@ class Gamma(Likelihood):
     def _fisher(self, like: Tensor, shape: Tensor, bend: Tensor) -> Diagonal:
         fixed = self.dispersion is not None
         return _pairs.uncorrelated(shape.expand_as(like), (0.5 + bend).expand_as(like), fixed)
+
+
+def _minka(s: Tensor) -> Tensor:
+    """Return the logarithm of the shape at which its log exceeds its digamma function by about ``s``."""
+    s = s.clamp(min=0.5e-8)
+    return ((3 - s + ((s - 3).square() + 24 * s).sqrt()) / (12 * s)).log()

@@ -16,6 +16,7 @@ from ._definiteness import Definiteness
 from ._gaussian_parametrizations import PARAMETRIZATIONS, Entries, Moments, Parametrization
 from ._interleave import block_entries, interleaved
 from ._likelihood import Derivatives, Likelihood
+from ._pairs import start_rows, weighted_mean
 from ._support import Support
 from ._targets import like_outputs, output_columns, refuse_outside
 
@@ -263,13 +264,25 @@ class HeteroscedasticGaussian(Likelihood):
         Returns:
             ``(C,)`` in float64; constant responses, which have no optimum, get a scale of their own size, or 1.
         """
-        rows = output_columns(y, n_outputs // 2).double().reshape(-1, n_outputs // 2)
-        w = rows.new_ones(len(rows)) if weights is None else weights.double()
-        w = w / w.sum()
-        mean = w @ rows
-        scale = (w @ (rows - mean).square()).sqrt()
-        size = torch.where(mean == 0, 1.0, mean.abs())
-        return interleaved(*self._form.outputs(mean, torch.where(scale > 1e-12 * mean.abs(), scale, size)))
+        rows = start_rows(y, n_outputs, 2)
+        mean = weighted_mean(rows, weights)
+        return interleaved(*self._form.outputs(mean, _safe_scale(rows - mean, mean, weights)))
+
+    def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor | None:
+        """Return the output of the root mean square residual, the optimum; None in natural parameters.
+
+        Args:
+            first: The first parameter of each response and row, ``(N, M)``.
+            y: Targets.
+            weights: ``(N,)`` example weights; None means 1 each.
+
+        Returns:
+            ``(M,)``.
+        """
+        if self.parametrization == "natural":
+            return None
+        residual = like_outputs(first, y) - first
+        return self._form.outputs(first, _safe_scale(residual, first.abs().amax(0), weights))[1]
 
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise for the first row outside the support.
@@ -296,6 +309,12 @@ class HeteroscedasticGaussian(Likelihood):
         # the second outputs, the moments and the standardized residuals
         second, at = self._moments(f)
         return second, at, (like_outputs(at.mean, y) - at.mean) * at.inverse_scale
+
+
+def _safe_scale(residual: Tensor, size: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the root mean square ``(M,)`` of residuals ``(N, M)``; where they vanish, the size of the mean, or 1."""
+    scale = weighted_mean(residual.square(), weights).sqrt()
+    return torch.where(scale > 1e-12 * size.abs(), scale, torch.where(size == 0, 1.0, size.abs()))
 
 
 def _odd(n_outputs: int) -> str:

@@ -82,6 +82,19 @@ class Likelihood(abc.ABC):
         """
         return torch.zeros(n_outputs, dtype=torch.float64, device=y.device)
 
+    def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor | None:
+        """Return the second parameter, alike for all rows, that suits a first one which differs between rows.
+
+        Args:
+            first: The first parameter of each response and row, ``(N, M)``.
+            y: Targets.
+            weights: ``(N,)`` example weights; None means 1 each.
+
+        Returns:
+            ``(M,)``, where a member knows it in closed form: its optimum, or a moment estimate; else None.
+        """
+        return None
+
     def check_outputs(self, f: Tensor) -> None:
         """Raise for the first output outside its domain.
 

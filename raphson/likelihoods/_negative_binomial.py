@@ -12,7 +12,8 @@ from torch import Tensor
 from raphson.linalg import Diagonal, SymmetricOperator
 
 from . import _pairs
-from ._binet import HALF_LOG_TWO_PI, binet, binet_derivatives, log_remainder
+from ._binet import HALF_LOG_TWO_PI, binet, log_remainder
+from ._binet_together import binet_together
 from ._likelihood import Derivatives, Likelihood
 from ._negative_binomial_information import dispersion_information
 from ._support import COUNT
@@ -216,6 +217,21 @@ class NegativeBinomial(Likelihood):
         dispersion = ((variance - mean) / mean.square()).clamp(1e-3, 1e3)
         return _pairs.join(log_mean, dispersion.log(), self.dispersion is not None)
 
+    def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the logarithm of the moment estimate of the dispersion, from 1e-3 to 1e3.
+
+        Args:
+            first: The first parameter of each response and row, ``(N, M)``.
+            y: Targets.
+            weights: ``(N,)`` example weights; None means 1 each.
+
+        Returns:
+            ``(M,)``.
+        """
+        mean = first.exp()
+        excess = _pairs.weighted_mean((like_outputs(mean, y) - mean).square() - mean, weights)
+        return (excess / _pairs.weighted_mean(mean.square(), weights)).clamp(1e-3, 1e3).log()
+
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
         """Return value, gradient and Hessian from one evaluation of the parts they share.
 
@@ -284,22 +300,28 @@ def _of_count(y: Tensor, log_dispersion: Tensor, curved: bool) -> _OfCount:
     some = y > 0
     log_y = torch.where(some, y, 1.0).log()
     x = torch.where(some, log_y, -math.inf) + log_dispersion
-    share, rest, size = torch.sigmoid(x), torch.sigmoid(-x), (-log_dispersion).exp()
-    stirling = HALF_LOG_TWO_PI + 0.5 * (log_y - rest.log()) + binet(y.clamp(min=1.0)) + (binet(size) - binet(y + size))
-    if not curved:
-        return _OfCount(log_y, share, rest, stirling, rest, rest)
-    slope, bend = binet_derivatives(size)
-    slope_y, bend_y = binet_derivatives(y + size)
-    return _OfCount(log_y, share, rest, stirling, rest * slope_y - slope, bend - rest.square() * bend_y)
+    share, rest = torch.sigmoid(x), torch.sigmoid(-x)
+    # where the square of the size would underflow, all functions of it have their limits
+    size = (-log_dispersion).exp().clamp_min(torch.finfo(y.dtype).tiny ** 0.4)
+    numbers = torch.cat(((y + size).reshape(-1), size.reshape(-1)))
+    value, slope, bend = (
+        None if v is None else (v[: y.numel()].view_as(y), v[y.numel() :].view_as(size))
+        for v in binet_together(numbers, bend=curved)
+    )
+    assert value is not None and slope is not None
+    at_y = HALF_LOG_TWO_PI + 0.5 * (log_y - rest.log()) + binet(y.clamp(min=1.0))
+    stirling = at_y + (value[1] - value[0])
+    slopes = rest * slope[0] - slope[1]
+    return _OfCount(log_y, share, rest, stirling, slopes, slopes if bend is None else bend[1] - rest.square() * bend[0])
 
 
 def _looked_up(y: Tensor, log_dispersion: Tensor, curved: bool) -> _OfCount:
     """Return ``_of_count`` from a table of small counts where the dispersion is one number: a fifth of the time."""
-    if log_dispersion.ndim or y.numel() == 0 or not float(y.max()) < y.numel() / 4:
+    if log_dispersion.ndim or y.numel() == 0 or not (most := float(y.max())) < y.numel() / 4:
         return _of_count(y, log_dispersion, curved)
-    table = _of_count(torch.arange(int(y.max()) + 1, dtype=y.dtype, device=y.device), log_dispersion, curved)
-    index = y.long()
-    return _OfCount(*(column[index] for column in table))
+    table = _of_count(torch.arange(int(most) + 1, dtype=y.dtype, device=y.device), log_dispersion, curved)
+    found = torch.stack(table).index_select(1, y.reshape(-1).long())
+    return _OfCount(*(column.view(y.shape) for column in found))
 
 
 def _scaled_mean(log_mean: Tensor, log_dispersion: Tensor) -> Tensor:

@@ -54,9 +54,9 @@ def constant(second: Tensor) -> Tensor:
         second: ``(..., M)``, or a scalar.
 
     Returns:
-        The scalar, or ``second``.
+        The scalar, or ``second``, as it is under a transform of ``torch.func``.
     """
-    if second.ndim == 0 or second.numel() == 0:
+    if second.ndim == 0 or second.numel() == 0 or torch.func.debug_unwrap(second) is not second:
         return second
     first = second[(0,) * second.ndim]
     return first if bool((second == first).all()) else second
@@ -114,8 +114,8 @@ def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
     """Return the mean over rows, ``(M,)``, of values ``(N, M)``."""
     if weights is None:
         return values.mean(0)
-    share = weights.reshape(-1, 1).to(values) / weights.sum().clamp(min=torch.finfo(values.dtype).tiny)
-    return (share * values).sum(0)
+    share = weights.to(values) / weights.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    return share @ values
 
 
 def start_rows(y: Tensor, n_outputs: int, n_parameters: int) -> Tensor:

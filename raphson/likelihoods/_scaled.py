@@ -80,6 +80,10 @@ class ScaledLikelihood(Likelihood):
         """Return the base's start."""
         return self.base.start(y, n_outputs, weights)
 
+    def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor | None:
+        """Return the base's."""
+        return self.base.second_given(first, y, weights)
+
     @property
     def hessian_bound(self) -> float | None:
         """``a`` times the base's bound; it holds for every number of outputs."""

@@ -7,9 +7,10 @@ import scipy.sparse as sp
 import torch
 
 from raphson.curvature._constrained import ConstrainedObjective
+from raphson.curvature._constrained_gram import ConstrainedGram
 from raphson.curvature._constraints import group_columns
 from raphson.data import DenseDesign, SparseDesign
-from raphson.likelihoods import Categorical, Gaussian
+from raphson.likelihoods import Categorical, Gaussian, HeteroscedasticGaussian
 
 N, D, C = 29, 4, 3
 EYE = torch.eye(C, dtype=torch.float64)
@@ -160,3 +161,72 @@ def test_the_smallest_basis_is_used():
             constraints.basis @ torch.cat(constraints.loadings, 1),
             constraints.reduced[:, constraints.groups[0].matrix.shape[1] :],
         )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_without_small_matrices_the_same(layout, monkeypatch):
+    """Many parameters go group by group; so do few here."""
+    objective, _, _, theta = make(layout, weights=True, l2=0.1)
+    at, norm = objective.evaluate(theta), objective.gradient_norm(objective.evaluate(theta).gradient)
+    monkeypatch.setattr("raphson.curvature._constraints.MAP_ELEMENTS", 0)
+    monkeypatch.setattr("raphson.curvature._constrained.MAP_ELEMENTS", 0)
+    other, _, _, _ = make(layout, weights=True, l2=0.1)
+    again = other.evaluate(theta)
+    assert again.value == pytest.approx(at.value, rel=1e-14)
+    torch.testing.assert_close(again.gradient, at.gradient, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(again.hessian.mv(theta), at.hessian.mv(theta), rtol=1e-12, atol=1e-14)
+    assert other.gradient_norm(again.gradient) == pytest.approx(norm, rel=1e-12)
+
+
+@pytest.mark.parametrize("tile", [1, 2**17])
+@pytest.mark.parametrize("layout", ["one output", "mixed", "no intercept"])
+def test_gram_in_tiles(layout, tile, monkeypatch):
+    monkeypatch.setattr("raphson.curvature._constrained_gram._TILE_ELEMENTS", tile)
+    g = torch.Generator().manual_seed(3)
+    n = 300
+    x, root = torch.randn(n, D, generator=g, dtype=torch.float64), torch.randn(n, C, C, generator=g).double()
+    a = root + root.mT
+    intercepts, matrices = LAYOUTS[layout]
+    constraints = group_columns(intercepts, matrices)
+    gram = ConstrainedGram(constraints, torch.triu_indices(C, C))
+    i, j = torch.triu_indices(C, C)
+    for block in DenseDesign(x, intercept=constraints.intercept).blocks(C):
+        gram.add(block, a[block.rows][:, i, j].mT)
+    xhat = torch.cat([torch.ones(n, 1, dtype=torch.float64), x], 1) if constraints.intercept else x
+    expand = constraints.expand(torch.eye(constraints.n_parameters, dtype=torch.float64))
+    jacobian = torch.einsum("pcd,nd->ncp", expand, xhat)
+    expected = torch.einsum("ncp,nck,nkq->pq", jacobian, a, jacobian)
+    torch.testing.assert_close(gram.to_dense(), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("n_separate", [1, 2])
+def test_hessian_of_rows_alike_and_of_two_responses(n_separate):
+    g = torch.Generator().manual_seed(4)
+    x, y = torch.randn(N, D, generator=g, dtype=torch.float64), torch.randn(N, 2, generator=g, dtype=torch.float64)
+    w, eye = torch.rand(N, generator=g, dtype=torch.float64), torch.eye(4, dtype=torch.float64)
+    constraints = group_columns(eye, [eye[:, :1], eye[:, ::2], eye, eye[:, :1]])
+    likelihood = HeteroscedasticGaussian()
+    objective = ConstrainedObjective(DenseDesign(x), likelihood, y, constraints, weights=w, l2=0.1)
+    theta = torch.randn(objective.n_parameters, generator=g, dtype=torch.float64) * 0.3
+    xhat = torch.cat([torch.ones(N, 1, dtype=torch.float64), x], 1)
+    expand = constraints.expand(torch.eye(constraints.n_parameters, dtype=torch.float64))
+    jacobian = torch.einsum("pcd,nd->ncp", expand, xhat)
+    f = jacobian @ theta
+    each = torch.func.vmap(torch.func.hessian(_two_gaussians))(f, y)
+    penalty = torch.full_like(theta, 0.1)
+    penalty[:4] = 0.0
+
+    def dense(output):
+        return torch.einsum("n,ncp,nck,nkq->pq", w / w.sum(), jacobian, output, jacobian) + torch.diag(penalty)
+
+    hessian = objective.evaluate(theta).hessian
+    torch.testing.assert_close(hessian.to_dense(), dense(each), rtol=1e-10, atol=1e-12)
+    c = torch.arange(4)
+    mean = torch.einsum("n,nck->ck", w / w.sum(), each) * (c[:, None] % n_separate == c % n_separate)
+    torch.testing.assert_close(hessian.alike(n_separate), dense(mean.expand(N, -1, -1)), rtol=1e-10, atol=1e-12)
+    still = ConstrainedObjective(DenseDesign(x), likelihood, y, constraints, offset=torch.full((N, 4), 9.0).double())
+    assert still.largest_move(theta) == pytest.approx(float(f.abs().max()), rel=1e-12)
+
+
+def _two_gaussians(f, y):
+    return (f[1::2] + 0.5 * ((y - f[::2]) * torch.exp(-f[1::2])) ** 2).sum()
