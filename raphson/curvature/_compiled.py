@@ -1,4 +1,4 @@
-r"""Softmax models in compiled code: value and gradient in one call, the dense Hessian and products with it in another.
+r"""Softmax, logistic and Poisson models in compiled code: value and gradient in one call, the Hessian in another.
 
 Through PyTorch an evaluation is some twenty calls and a dense Hessian another ten, each of two to six microseconds
 whatever it does, and between the calls every intermediate travels through the cache. ``_kernel.c`` makes the same
@@ -36,13 +36,14 @@ _PART = 2.0**20
 
 
 @dataclass(frozen=True, eq=False)
-class CompiledSoftmax:
-    r"""The penalized objective of a linear model whose log-partition function is a log-sum-exp.
+class CompiledFamily:
+    r"""The penalized objective of a linear model in the natural parameter of an exponential family.
 
-    .. math:: L(B) = \tfrac1W \sum_n w_n \log \sum_k e^{b_k^T x_n} - \langle T, B \rangle
+    .. math:: L(B) = \tfrac1W \sum_n w_n A(B x_n) - \langle T, B \rangle
         + \tfrac12 \langle B, Q B\, \mathrm{diag}(\lambda) \rangle
 
-    All tensors are contiguous and in double precision.
+    The log-partition function A is :math:`\log \sum_k e^{f_k}`, or :math:`e^f` of one output. All tensors are
+    contiguous and in double precision.
 
     Attributes:
         x: Features with the ones, ``(D', N)``.
@@ -52,6 +53,7 @@ class CompiledSoftmax:
         penalty_outputs: Q, ``(C_free, C_free)``.
         penalty_columns: The penalties per column, ``(D',)``.
         total_weight: W.
+        exponential: Whether A is the exponential.
     """
 
     x: Tensor
@@ -61,15 +63,16 @@ class CompiledSoftmax:
     penalty_outputs: Tensor
     penalty_columns: Tensor
     total_weight: float
+    exponential: bool
 
     @cached_property
-    def _model(self) -> tuple[int, int, int, int, int | None, int, int, float]:
+    def _model(self) -> tuple[int, int, int, int, int | None, int, int, float, bool]:
         (d, n), c = self.x.shape, self.linear.shape[0]
         weights = None if self.weights is None else self.weights.data_ptr()
         outputs, columns = self.penalty_outputs.data_ptr(), self.penalty_columns.data_ptr()
-        return n, d, c, self.x.data_ptr(), weights, outputs, columns, 1.0 / self.total_weight
+        return n, d, c, self.x.data_ptr(), weights, outputs, columns, 1.0 / self.total_weight, self.exponential
 
-    def model(self, multiplications: float) -> tuple[int, int, int, int, int | None, int, int, float, int]:
+    def model(self, multiplications: float) -> tuple[int, int, int, int, int | None, int, int, float, bool, int]:
         """Return what every compiled function takes first, the number of threads last."""
         return *self._model, min(torch.get_num_threads(), 1 + int(multiplications / _PART))
 
@@ -95,9 +98,9 @@ class CompiledSoftmax:
 
 @dataclass(frozen=True, eq=False)
 class CompiledHessian:
-    """The Hessian of a softmax model where its probabilities are ``p``, ``(C, N)``."""
+    """The Hessian where the gradient of the log-partition function, probabilities or means, is ``p``, ``(C, N)``."""
 
-    objective: CompiledSoftmax
+    objective: CompiledFamily
     p: Tensor
 
     def to_dense(self, dtype: torch.dtype) -> Tensor:

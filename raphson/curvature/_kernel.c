@@ -1,5 +1,5 @@
-/* Softmax models on few rows, where a call into PyTorch costs more than its arithmetic: value and gradient in one call,
-   the dense Hessian in another. The formulas are those of _linear.py and _khatri_rao.py; _small.py calls this. */
+/* Linear models in one call each: value and gradient, the dense Hessian, a product with it. The formulas are those of
+   _linear.py, _linear_hessian.py and _khatri_rao.py; _compiled.py calls this. */
 
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
@@ -21,6 +21,7 @@
    multiplied by scale. */
 struct model {
     size_t n, d, c, parts;
+    int exponential; /* whether the log-partition function is e^f, of one output, and not the log-sum-exp */
     const double *x, *weights;                       /* (d, n); (n,) or NULL */
     const double *penalty_outputs, *penalty_columns; /* (c, c), (d,) */
     double scale;
@@ -78,13 +79,13 @@ static void run_parts(void (*body)(const void *, size_t, size_t), const void *jo
         work(&team);
 }
 
-/* One entry of diag p - p p^T, for some rows, times their weights. */
+/* One entry of diag p - p p^T, or p itself for the exponential, for some rows, times their weights. */
 static void fill_entry(const struct model *s, const struct entries *of, size_t e, size_t from, size_t rows, double *entry)
 {
     const double *left = of->p + of->k[e] * s->n + from, *right = of->p + of->l[e] * s->n + from;
     const double one = of->k[e] == of->l[e];
     for (size_t t = 0; t < rows; t++)
-        entry[t] = left[t] * (one - right[t]);
+        entry[t] = s->exponential ? left[t] : left[t] * (one - right[t]);
     for (size_t t = 0; s->weights && t < rows; t++)
         entry[t] *= s->weights[from + t];
 }
@@ -162,15 +163,15 @@ static void *pointer(PyObject *address)
     return address == Py_None ? NULL : PyLong_AsVoidPtr(address);
 }
 
-/* Every function takes the model first: n, d, c, x, weights, penalty_outputs, penalty_columns, scale, parts. */
-#define MODEL 9
+/* Every function takes the model first: n, d, c, x, weights, penalty_outputs, penalty_columns, scale, exponential, parts. */
+#define MODEL 10
 
 static struct model parse_model(PyObject *const *args)
 {
     return (struct model){.n = PyLong_AsSize_t(args[0]), .d = PyLong_AsSize_t(args[1]), .c = PyLong_AsSize_t(args[2]),
                           .x = pointer(args[3]), .weights = pointer(args[4]), .penalty_outputs = pointer(args[5]),
                           .penalty_columns = pointer(args[6]), .scale = PyFloat_AsDouble(args[7]),
-                          .parts = PyLong_AsSize_t(args[8])};
+                          .exponential = PyObject_IsTrue(args[8]), .parts = PyLong_AsSize_t(args[9])};
 }
 
 static int wrong_count(Py_ssize_t count, Py_ssize_t wanted)

@@ -1,4 +1,4 @@
-"""Compiled sums; addresses are those of contiguous tensors. Each function takes the model's nine arguments first."""
+"""Compiled sums; addresses are those of contiguous tensors. Each function takes the model's ten arguments first."""
 
 def evaluate(
     n: int,
@@ -9,6 +9,7 @@ def evaluate(
     penalty_outputs: int,
     penalty_columns: int,
     scale: float,
+    exponential: bool,
     parts: int,
     coef: int,
     linear: int,
@@ -26,6 +27,7 @@ def hessian(
     penalty_outputs: int,
     penalty_columns: int,
     scale: float,
+    exponential: bool,
     parts: int,
     p: int,
     k: int,
@@ -45,6 +47,7 @@ def product(
     penalty_outputs: int,
     penalty_columns: int,
     scale: float,
+    exponential: bool,
     parts: int,
     own_x: int,
     p: int,

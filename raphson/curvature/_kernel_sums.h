@@ -195,7 +195,7 @@ static void NAME(product_part)(const void *data, size_t part, size_t parts)
         NAME(predict)(job->v, c, d, x, length, u);
         for (size_t t = 0; t < length; t += LANES) {
             NAME(vec) mean = {0};
-            for (size_t k = 0; k < c; k++)
+            for (size_t k = 0; !s->exponential && k < c; k++)
                 mean += *(NAME(vec) *)(shares + k * ROWS + t) * *(NAME(vec) *)(u + k * ROWS + t);
             for (size_t k = 0; k < c; k++) {
                 NAME(vec) *at = (NAME(vec) *)(u + k * ROWS + t);
@@ -240,7 +240,13 @@ static inline NAME(vec) NAME(larger)(NAME(vec) a, NAME(vec) b)
     return (NAME(vec))((mask & (NAME(bits))a) | (~mask & (NAME(bits))b));
 }
 
-/* e^x for x in [-708, 0], below that e^-708: 2^k e^r with |r| <= log(2) / 2 and the Taylor polynomial of degree 13,
+static inline NAME(vec) NAME(smaller)(NAME(vec) a, NAME(vec) b)
+{
+    const NAME(bits) mask = a > b;
+    return (NAME(vec))((mask & (NAME(bits))b) | (~mask & (NAME(bits))a));
+}
+
+/* e^x for x in [-708, 709], beyond that of the nearer end: 2^k e^r with |r| <= log(2) / 2 and the Taylor polynomial of degree 13,
    whose remainder is 4e-18. */
 static inline NAME(vec) NAME(exponential)(NAME(vec) x)
 {
@@ -248,13 +254,49 @@ static inline NAME(vec) NAME(exponential)(NAME(vec) x)
                                           1.0 / 5040,      1.0 / 720,      1.0 / 120,     1.0 / 24,     1.0 / 6,
                                           0.5,             1.0,            1.0};
     const double integer = 0x1.8p52; /* adding it leaves the nearest integer in the lowest bits */
-    x = NAME(larger)(x, (NAME(vec)){0} - 708.0);
+    x = NAME(smaller)(NAME(larger)(x, (NAME(vec)){0} - 708.0), (NAME(vec)){0} + 709.0);
     const NAME(vec) k = x * 0x1.71547652b82fep0 + integer, whole = k - integer;
     const NAME(vec) r = (x - whole * 0x1.62e42fee00000p-1) - whole * 0x1.a39ef35793c76p-33;
     NAME(vec) y = r * (1.0 / 6227020800) + coefficients[0];
     for (size_t i = 1; i < sizeof coefficients / sizeof *coefficients; i++)
         y = y * r + coefficients[i];
     return (NAME(vec))((NAME(bits))y + ((NAME(bits))k << 52));
+}
+
+/* Replace linear predictors of some rows by probabilities; returns the sum of the log-sum-exp. */
+static double NAME(softmax)(const struct model *s, size_t from, size_t rows, size_t length, size_t all, double *f)
+{
+    double totals[ROWS], value = 0; /* a sum for each block: a sum of sums rounds less than one long sum */
+    NAME(vec) largest[ROWS / LANES];
+    for (size_t t = 0; t < length; t += LANES) {
+        NAME(vec) most = *(NAME(vec) *)(f + t), total = {0};
+        for (size_t k = 1; k < all; k++)
+            most = NAME(larger)(*(NAME(vec) *)(f + k * ROWS + t), most);
+        for (size_t k = 0; k < all; k++) {
+            NAME(vec) *at = (NAME(vec) *)(f + k * ROWS + t);
+            *at = NAME(exponential)(*at - most);
+            total += *at;
+        }
+        largest[t / LANES] = most;
+        *(NAME(vec) *)(totals + t) = total;
+        total = 1.0 / total;
+        for (size_t k = 0; k < all; k++)
+            *(NAME(vec) *)(f + k * ROWS + t) *= total;
+    }
+    for (size_t t = 0; t < rows; t++)
+        value += (s->weights ? s->weights[from + t] : 1.0) * (log(totals[t]) + largest[t / LANES][t % LANES]);
+    return value;
+}
+
+/* Replace the one linear predictor of some rows by its exponential; returns their sum. */
+static double NAME(exponentials)(const struct model *s, size_t from, size_t rows, size_t length, double *f)
+{
+    double value = 0;
+    for (size_t t = 0; t < length; t += LANES)
+        *(NAME(vec) *)(f + t) = NAME(exponential)(*(NAME(vec) *)(f + t));
+    for (size_t t = 0; t < rows; t++)
+        value += (s->weights ? s->weights[from + t] : 1.0) * f[t];
+    return value;
 }
 
 struct NAME(evaluate_job) {
@@ -277,26 +319,10 @@ static void NAME(evaluate_part)(const void *data, size_t part, size_t parts)
         NAME(predict)(job->at->coef, c, d, x, length, f);
         if (job->at->reference)
             memset(f + c * ROWS, 0, length * sizeof(double));
-        double totals[ROWS], value = 0;
-        NAME(vec) largest[ROWS / LANES];
-        for (size_t t = 0; t < length; t += LANES) {
-            NAME(vec) most = *(NAME(vec) *)(f + t), total = {0};
-            for (size_t k = 1; k < all; k++)
-                most = NAME(larger)(*(NAME(vec) *)(f + k * ROWS + t), most);
-            for (size_t k = 0; k < all; k++) {
-                NAME(vec) *at = (NAME(vec) *)(f + k * ROWS + t);
-                *at = NAME(exponential)(*at - most);
-                total += *at;
-            }
-            largest[t / LANES] = most;
-            *(NAME(vec) *)(totals + t) = total;
-            total = 1.0 / total;
-            for (size_t k = 0; k < all; k++)
-                *(NAME(vec) *)(f + k * ROWS + t) *= total;
-        }
-        for (size_t t = 0; t < rows; t++)
-            value += (s->weights ? s->weights[from + t] : 1.0) * (log(totals[t]) + largest[t / LANES][t % LANES]);
-        sums[height * width] += value; /* a sum of sums rounds less than one long sum */
+        if (s->exponential)
+            sums[height * width] += NAME(exponentials)(s, from, rows, length, f);
+        else
+            sums[height * width] += NAME(softmax)(s, from, rows, length, all, f);
         for (size_t k = 0; k < all; k++)
             memcpy(job->p + k * n + from, f + k * ROWS, rows * sizeof(double));
         for (size_t k = 0; s->weights && k < c; k++)

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.curvature._compiled import CompiledHessian, CompiledSoftmax, is_compiled
+from raphson.curvature._compiled import CompiledFamily, CompiledHessian, is_compiled
 from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, score_pairs, triangle
 from raphson.curvature._linear_hessian import LinearHessian
 from raphson.data import Block, Design
@@ -191,17 +191,17 @@ class LinearObjective:
         return self.likelihood.derivatives(f.mT, self.y[rows], kind)
 
     @cached_property
-    def _compiled(self) -> CompiledSoftmax | None:
+    def _compiled(self) -> CompiledFamily | None:
         """The same objective in compiled code, where that knows the likelihood and is the faster one."""
         partition, last = self.likelihood.partition, self.n_outputs - 1
-        if partition is None or (partition == "logistic" and last) or self.reference not in (None, last):
+        if partition is None or (partition != "softmax" and last) or self.reference not in (None, last):
             return None
         if self.offset is not None or not is_compiled(self.design.n_columns, self.n_outputs):
             return None
         x = self.design.whole()
         if x is None or self._linear_term is None:
             return None
-        return CompiledSoftmax(
+        return CompiledFamily(
             x,
             None if self.weights is None else self.weights.double().contiguous(),
             self._linear_term[0],
@@ -209,6 +209,7 @@ class LinearObjective:
             self.penalty_outputs,
             self.column_penalty,
             self.total_weight,
+            partition == "exponential",
         )
 
     def value(self, theta: Tensor) -> float:

@@ -47,7 +47,7 @@ class Likelihood(abc.ABC):
     support: ClassVar[Support] = REAL
     """Where each target must lie."""
 
-    partition: ClassVar[Literal["softmax", "logistic"] | None] = None
+    partition: ClassVar[Literal["softmax", "logistic", "exponential"] | None] = None
     """Name of the function that ``log_partition`` computes, if it is one of these: compiled code knows them by it."""
 
     @property

@@ -46,6 +46,7 @@ class Poisson(Likelihood):
     """
 
     concave = True
+    partition = "exponential"
     support = COUNT
 
     @property

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from raphson import Bernoulli, Categorical
+from raphson import Bernoulli, Categorical, Poisson
 from raphson.curvature import _compiled
 from raphson.curvature._linear import LinearObjective
 from raphson.data import DenseDesign
@@ -120,6 +120,31 @@ def test_any_shape_agrees_with_pytorch(n, d, c, weighted, reference):
     torch.testing.assert_close(ours.hessian.to_dense(), theirs.hessian.to_dense(), rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_poisson_has_the_exponential_for_its_log_partition(weighted):
+    """Value, gradient, Hessian and product of a Poisson model agree with torch.func; an overflow is not finite."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(700, 6, dtype=torch.float64, generator=generator)
+    y = torch.randint(5, (700, 1), generator=generator).double()
+    w = torch.rand(700, dtype=torch.float64, generator=generator) if weighted else None
+    objective = LinearObjective(DenseDesign(x), Poisson(), y, n_outputs=1, weights=w, l2=0.01)
+    theta = torch.randn(7, dtype=torch.float64, generator=generator)
+    assert objective._compiled is not None
+    each = torch.ones(700, dtype=torch.float64) if w is None else w
+
+    def value(theta: Tensor) -> Tensor:
+        f = theta[0] + x @ theta[1:]
+        return (each * (f.exp() - y[:, 0] * f)).sum() / each.sum() + 0.005 * theta[1:].square().sum()
+
+    at, expected = objective.evaluate(theta), torch.func.hessian(value)(theta)
+    assert at.value == pytest.approx(float(value(theta)), rel=1e-13)
+    torch.testing.assert_close(at.gradient, torch.func.grad(value)(theta), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(at.hessian.to_dense(), expected, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(at.hessian.mv(theta), expected @ theta, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(at.hessian.blocks()[0], expected, rtol=1e-12, atol=1e-13)
+    assert objective.evaluate(theta * 1e4).value > 1e300
+
+
 @pytest.mark.parametrize("parts", [2, 3, 7])
 def test_parts_for_several_threads_add_up(monkeypatch, parts):
     """However many parts the rows are cut into, some of them empty, the sums are the same to rounding."""
@@ -127,7 +152,7 @@ def test_parts_for_several_threads_add_up(monkeypatch, parts):
     v = torch.linspace(-1, 1, theta.shape[0], dtype=torch.float64)
     one = objective.evaluate(theta)
     whole = [one.gradient, one.hessian.to_dense(), one.hessian.mv(v), one.hessian.blocks()]
-    monkeypatch.setattr(_compiled.CompiledSoftmax, "model", lambda self, work: (*self._model, parts))
+    monkeypatch.setattr(_compiled.CompiledFamily, "model", lambda self, work: (*self._model, parts))
     several = objective.evaluate(theta)
     assert several.value == pytest.approx(one.value, rel=1e-14)
     again = [several.gradient, several.hessian.to_dense(), several.hessian.mv(v), objective.hessian(theta).blocks()]
@@ -192,4 +217,4 @@ def test_arguments_are_counted():
     """A call with the wrong number of arguments is refused, not read beyond its end."""
     for function in (kernel.evaluate, kernel.hessian, kernel.product):
         with pytest.raises(TypeError, match="arguments"):
-            function(1, 1, 1, 0, None, 0, 0, 1.0, 1)
+            function(1, 1, 1, 0, None, 0, 0, 1.0, False, 1)
