@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.curvature._khatri_rao import triangle
-
 try:
     from raphson.curvature import _kernel
 except ImportError:
@@ -66,15 +64,15 @@ class CompiledFamily:
     exponential: bool
 
     @cached_property
-    def _model(self) -> tuple[int, int, int, int, int | None, int, int, float, bool]:
+    def _model(self) -> tuple[int, int, int, int, int, int | None, int, int, float, bool]:
         (d, n), c = self.x.shape, self.linear.shape[0]
         weights = None if self.weights is None else self.weights.data_ptr()
         outputs, columns = self.penalty_outputs.data_ptr(), self.penalty_columns.data_ptr()
-        return n, d, c, self.x.data_ptr(), weights, outputs, columns, 1.0 / self.total_weight, self.exponential
+        return n, d, c, n, self.x.data_ptr(), weights, outputs, columns, 1.0 / self.total_weight, self.exponential
 
-    def model(self, multiplications: float) -> tuple[int, int, int, int, int | None, int, int, float, bool, int]:
+    def model(self, multiplications: float) -> tuple[int, int, int, int, int, int | None, int, int, float, bool, int]:
         """Return what every compiled function takes first, the number of threads last."""
-        return *self._model, min(torch.get_num_threads(), 1 + int(multiplications / _PART))
+        return *self._model, _threads(multiplications)
 
     @cached_property
     def single_x(self) -> Tensor:
@@ -150,12 +148,38 @@ def _pairs(pairs: Tensor) -> _Pairs:
 
 @functools.lru_cache(maxsize=32)
 def _every_pair(c: int) -> _Pairs:
-    return _pairs(triangle(c))
+    return _pairs(torch.triu_indices(c, c))
 
 
 @functools.lru_cache(maxsize=32)
 def _own_pairs(c: int) -> _Pairs:
     return _pairs(torch.arange(c).expand(2, c))
+
+
+def _threads(multiplications: float) -> int:
+    return min(torch.get_num_threads(), 1 + int(multiplications / _PART))
+
+
+def is_built(x: Tensor) -> bool:
+    """Return whether compiled code was built and can read features ``(d, rows)``."""
+    return _kernel is not None and x.dtype == torch.float64 and x.stride(-1) == 1 and x.device.type == "cpu"
+
+
+def pair_sums(x: Tensor, entries: Tensor) -> Tensor:
+    r"""Return :math:`\sum_n a_{en}\, x_n x_n^T` for every row e of the entries of output Hessians.
+
+    Args:
+        x: Features ``(d, rows)`` for which ``is_built``.
+        entries: ``(q, rows)`` in double precision.
+
+    Returns:
+        ``(q, d, d)``.
+    """
+    (d, n), q = x.shape, entries.shape[0]
+    given, out = entries.contiguous(), torch.empty(q, d, d, dtype=torch.float64)
+    model = n, d, 1, x.stride(0), x.data_ptr(), None, None, None, 1.0, True, _threads(n * q * d * (d + 1) / 2)
+    _kernel.hessian(*model, given.data_ptr(), *_own_pairs(q)[1:], True, False, out.data_ptr())
+    return out
 
 
 def is_compiled(n_columns: int, n_outputs: int) -> bool:

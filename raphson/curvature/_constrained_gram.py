@@ -25,9 +25,6 @@ from raphson.data import Block
 _TILE_ELEMENTS = 2**17
 """Elements of one intermediate: it is made and consumed in the cache."""
 
-_ONE_TILE = 23
-"""A single predictor with up to this many columns is multiplied whole: its symmetry would save no time."""
-
 Columns = slice | Tensor
 
 
@@ -121,7 +118,7 @@ class ConstrainedGram:
         kin = self.plan.kin
         for (g, h), (index, local) in self.plan.places.items():
             d, e, r = kin[g].n_columns, kin[h].n_columns, len(kin[g].members)
-            if g == h and (r > 1 or d > _ONE_TILE):
+            if g == h:
                 self._own[g] = KhatriRaoGram(local, r, d, torch.float64)
             else:
                 self._cross[g, h] = torch.zeros(index.shape[0], d, e, dtype=torch.float64)
@@ -158,7 +155,7 @@ class ConstrainedGram:
         out = torch.zeros(sum(sizes), sum(sizes), dtype=torch.float64)
         tiles = [torch.split(row, sizes, 1) for row in torch.split(out, sizes, 0)]
         for (g, h), (_, local) in self.plan.places.items():
-            if g in self._own and g == h:
+            if g == h:
                 tiles[g][g].copy_(self._own[g].to_dense())
                 continue
             d, e, r, s = kin[g].n_columns, kin[h].n_columns, len(kin[g].members), len(kin[h].members)

@@ -20,9 +20,9 @@
 /* n examples of d columns, cut into parts for as many threads, and c outputs with coefficients; sums over examples are
    multiplied by scale. */
 struct model {
-    size_t n, d, c, parts;
+    size_t n, d, c, stride, parts;
     int exponential; /* whether the log-partition function is e^f, of one output, and not the log-sum-exp */
-    const double *x, *weights;                       /* (d, n); (n,) or NULL */
+    const double *x, *weights;                       /* (d, n), its rows `stride` apart; (n,) or NULL */
     const double *penalty_outputs, *penalty_columns; /* (c, c), (d,) */
     double scale;
 };
@@ -79,13 +79,16 @@ static void run_parts(void (*body)(const void *, size_t, size_t), const void *jo
         work(&team);
 }
 
-/* One entry of diag p - p p^T, or p itself for the exponential, for some rows, times their weights. */
+/* One entry of diag p - p p^T, or for the exponential one row of p itself, for some rows, times their weights. */
 static void fill_entry(const struct model *s, const struct entries *of, size_t e, size_t from, size_t rows, double *entry)
 {
-    const double *left = of->p + of->k[e] * s->n + from, *right = of->p + of->l[e] * s->n + from;
-    const double one = of->k[e] == of->l[e];
-    for (size_t t = 0; t < rows; t++)
-        entry[t] = s->exponential ? left[t] : left[t] * (one - right[t]);
+    const double *left = of->p + (s->exponential ? e : (size_t)of->k[e]) * s->n + from;
+    const double *right = of->p + of->l[e] * s->n + from, one = of->k[e] == of->l[e];
+    if (s->exponential)
+        memcpy(entry, left, rows * sizeof(double));
+    else
+        for (size_t t = 0; t < rows; t++)
+            entry[t] = left[t] * (one - right[t]);
     for (size_t t = 0; s->weights && t < rows; t++)
         entry[t] *= s->weights[from + t];
 }
@@ -163,15 +166,16 @@ static void *pointer(PyObject *address)
     return address == Py_None ? NULL : PyLong_AsVoidPtr(address);
 }
 
-/* Every function takes the model first: n, d, c, x, weights, penalty_outputs, penalty_columns, scale, exponential, parts. */
-#define MODEL 10
+/* Every function takes the model first: n, d, c, stride, x, weights, penalty_outputs, penalty_columns, scale, exponential, parts. */
+#define MODEL 11
 
 static struct model parse_model(PyObject *const *args)
 {
     return (struct model){.n = PyLong_AsSize_t(args[0]), .d = PyLong_AsSize_t(args[1]), .c = PyLong_AsSize_t(args[2]),
-                          .x = pointer(args[3]), .weights = pointer(args[4]), .penalty_outputs = pointer(args[5]),
-                          .penalty_columns = pointer(args[6]), .scale = PyFloat_AsDouble(args[7]),
-                          .exponential = PyObject_IsTrue(args[8]), .parts = PyLong_AsSize_t(args[9])};
+                          .stride = PyLong_AsSize_t(args[3]), .x = pointer(args[4]), .weights = pointer(args[5]),
+                          .penalty_outputs = pointer(args[6]), .penalty_columns = pointer(args[7]),
+                          .scale = PyFloat_AsDouble(args[8]), .exponential = PyObject_IsTrue(args[9]),
+                          .parts = PyLong_AsSize_t(args[10])};
 }
 
 static int wrong_count(Py_ssize_t count, Py_ssize_t wanted)

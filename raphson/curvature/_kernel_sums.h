@@ -84,7 +84,7 @@ static void NAME(hessian_part)(const void *data, size_t part, size_t parts)
             fill_entry(s, job->of, e, from, rows, entry);
             if (stacked)
                 for (size_t i = 0; i < d; i++) {
-                    const double *x = s->x + i * n + from;
+                    const double *x = s->x + i * s->stride + from;
                     for (size_t t = 0; t < rows; t++)
                         a[i * ROWS + t] = (REAL)(entry[t] * x[t]);
                 }
@@ -94,9 +94,9 @@ static void NAME(hessian_part)(const void *data, size_t part, size_t parts)
         }
         REAL *next = b;
         for (size_t i = 0; i < d; i++) {
-            const double *x = s->x + i * n + from;
+            const double *x = s->x + i * s->stride + from;
             for (size_t j = stacked ? d - 1 : i; j < d; j++, next += ROWS) {
-                const double *y = s->x + j * n + from;
+                const double *y = s->x + j * s->stride + from;
                 for (size_t t = 0; t < rows; t++)
                     next[t] = (REAL)(stacked ? x[t] : x[t] * y[t]);
             }
@@ -126,7 +126,7 @@ static int NAME(hessian)(const struct model *s, const struct entries *of, int bl
         for (size_t i = 0; i < d; i++)
             for (size_t j = i; j < d; j++) {
                 REAL v = (REAL)s->scale * (stacked ? sums[i * width + j] : *sum++);
-                if (i == j)
+                if (i == j && s->penalty_columns)
                     v += (REAL)(s->penalty_outputs[k * s->c + l] * s->penalty_columns[i]);
                 upper[i * stride + j] = upper[j * stride + i] = v;
                 lower[i * stride + j] = lower[j * stride + i] = v;
@@ -190,7 +190,7 @@ static void NAME(product_part)(const void *data, size_t part, size_t parts)
     REAL *u = sums + height * width, *shares = u + height * ROWS, *x = shares + height * ROWS;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
         const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, 2 * LANES);
-        NAME(load)(job->x + from, n, d, rows, length, x);
+        NAME(load)(job->x + from, s->stride, d, rows, length, x);
         NAME(load)(job->p + from, n, c, rows, length, shares);
         NAME(predict)(job->v, c, d, x, length, u);
         for (size_t t = 0; t < length; t += LANES) {
@@ -315,7 +315,7 @@ static void NAME(evaluate_part)(const void *data, size_t part, size_t parts)
     double *sums = job->memory + part * job->share, *f = sums + height * width + 1, *x = f + height * ROWS;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
         const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, 2 * LANES);
-        NAME(load)(s->x + from, n, d, rows, length, x);
+        NAME(load)(s->x + from, s->stride, d, rows, length, x);
         NAME(predict)(job->at->coef, c, d, x, length, f);
         if (job->at->reference)
             memset(f + c * ROWS, 0, length * sizeof(double));

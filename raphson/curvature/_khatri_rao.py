@@ -19,12 +19,14 @@ pairs are stacked instead: :math:`X^T [a_1 \odot X, \ldots, a_q \odot X]`.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from raphson.curvature._compiled import is_built, pair_sums
 from raphson.linalg import Diagonal, DiagonalPlusLowRank
 from raphson.linalg._operator import SymmetricOperator
 
@@ -76,9 +78,14 @@ class KhatriRaoGram:
         self._rows = max(128, 2 ** ((_TILE_ELEMENTS // width).bit_length() - 1))
         self._totals = [torch.zeros(shape, dtype=dtype) for shape in shapes]
         self._memory = torch.empty(0, dtype=dtype)
+        self._compiled: Tensor | None = None  # what compiled code summed, (q, D', D')
 
     def add(
-        self, x: Tensor, output: OutputPairs, weights: Tensor | None = None, products: Tensor | None = None
+        self,
+        x: Tensor,
+        output: OutputPairs,
+        weights: Tensor | None = None,
+        products: Callable[[], Tensor | None] = lambda: None,
     ) -> None:
         """Add examples.
 
@@ -86,13 +93,18 @@ class KhatriRaoGram:
             x: Features ``(D', rows)``.
             output: Their output Hessians.
             weights: ``(rows,)``; None for 1 each.
-            products: ``half_products(x, x)`` where they are at hand.
+            products: Gives ``half_products(x, x)`` where they are at hand.
         """
+        dtype = self._totals[0].dtype
+        if is_built(x) and x.dtype == dtype:
+            sums = pair_sums(x, output.entries(slice(None), dtype, weights))
+            self._compiled = sums if self._compiled is None else self._compiled.add_(sums)
+            return
         for start in range(0, x.shape[1], self._rows):
             rows = slice(start, min(start + self._rows, x.shape[1]))
-            a = output.entries(rows, self._totals[0].dtype, None if weights is None else weights[rows])
-            if self.half and products is not None:
-                self._totals[0].addmm_(a, products[:, rows].mT)
+            a = output.entries(rows, dtype, None if weights is None else weights[rows])
+            if self.half and (kept := products()) is not None:
+                self._totals[0].addmm_(a, kept[:, rows].mT)
             elif self.half:
                 self._add_half(x[:, rows], a)
             else:
@@ -120,6 +132,8 @@ class KhatriRaoGram:
 
     def blocks(self) -> Tensor:
         """Return the sums per pair, ``(q, D', D')``."""
+        if self._compiled is not None:
+            return self._compiled
         q, d = self.pairs.shape[1], self.n_features
         if self.half:
             return self._totals[0][:, _unpack_index(d)].view(q, d, d)

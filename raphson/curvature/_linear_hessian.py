@@ -19,14 +19,11 @@ from raphson.curvature._compiled import CompiledHessian
 from raphson.curvature._dense_form import DenseForm
 from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs
 from raphson.data import Block
-from raphson.linalg import Dense, Diagonal, cg
+from raphson.linalg import Dense, cg
 from raphson.linalg._operator import SymmetricOperator
 from raphson.linalg._size import check_dense_size
 
 _SOLVE_TOL = 1e-10
-
-_SMALL_OPERATIONS = 2**23
-"""Below this many multiplications the calls cost more than the arithmetic, and the plainest form is the fastest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,13 +109,10 @@ class LinearHessian(DenseForm):
             return self.compiled.to_dense(self.element)
         gram: KhatriRaoGram | None = None
         for block, output, weights in self.parts():
-            if weights is None and self._is_small(block) and isinstance(output, Diagonal):
-                x = block.features()
-                return self._penalized((x * output.values.mT) @ x.mT)
             pairs = output_pairs(output, self.free_outputs)
             if gram is None:
                 gram = KhatriRaoGram(pairs.pairs, self.n_free, self.n_columns, self.element)
-            gram.add(block.features(), pairs, weights, block.products() if gram.half else None)
+            gram.add(block.features(), pairs, weights, block.products)
         assert gram is not None
         return self._penalized(gram.to_dense())
 
@@ -129,11 +123,6 @@ class LinearHessian(DenseForm):
             diagonals = total.view(c, d, c, d).diagonal(dim1=1, dim2=3)
             diagonals += (self.penalty_outputs[:, :, None] * self.penalty_columns).to(self.element)
         return total
-
-    def _is_small(self, block: Block) -> bool:
-        """Whether there is one output, and one block holds all rows, and they are few."""
-        d, rows = self.n_columns, block.rows.stop - block.rows.start
-        return bool(self.n_outputs == 1 and d * d * rows <= _SMALL_OPERATIONS and rows == self.total_weight)
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, ``(p,)``, at the cost of one product."""

@@ -145,6 +145,18 @@ def test_poisson_has_the_exponential_for_its_log_partition(weighted):
     assert objective.evaluate(theta * 1e4).value > 1e300
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 12), st.integers(1, 7), st.integers(0, 3))
+def test_sums_of_given_entries(n, d, q, gap):
+    """Any number of rows, columns and entries, of both signs, with rows of the table apart in memory."""
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(d, n + gap, dtype=torch.float64, generator=generator)[:, :n]
+    a = torch.randn(q, n, dtype=torch.float64, generator=generator)
+    expected = torch.einsum("en,in,jn->eij", a, x, x)
+    torch.testing.assert_close(_compiled.pair_sums(x, a), expected, rtol=1e-12, atol=1e-11)
+    assert _compiled.is_built(x) and not _compiled.is_built(x.float())
+
+
 @pytest.mark.parametrize("parts", [2, 3, 7])
 def test_parts_for_several_threads_add_up(monkeypatch, parts):
     """However many parts the rows are cut into, some of them empty, the sums are the same to rounding."""
@@ -217,4 +229,4 @@ def test_arguments_are_counted():
     """A call with the wrong number of arguments is refused, not read beyond its end."""
     for function in (kernel.evaluate, kernel.hessian, kernel.product):
         with pytest.raises(TypeError, match="arguments"):
-            function(1, 1, 1, 0, None, 0, 0, 1.0, False, 1)
+            function(1, 1, 1, 1, 0, None, 0, 0, 1.0, False, 1)

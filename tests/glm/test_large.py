@@ -13,10 +13,10 @@ import torch
 from sklearn.datasets import make_classification
 
 from raphson._errors import RaphsonWarning, TooLargeError
-from raphson.curvature import LinearObjective, _linear_hessian
+from raphson.curvature import LinearObjective
 from raphson.data import DenseDesign
 from raphson.glm import MultinomialLogisticRegression, _fitting, _inference, _selected, _solvers
-from raphson.likelihoods import Categorical, Poisson
+from raphson.likelihoods import Categorical
 
 
 def overlapping(n, d, k, seed=0):
@@ -164,15 +164,3 @@ def test_two_classes_are_one_logit_in_the_same_coefficients(l2):
     assert other.value == pytest.approx(at.value, rel=1e-13)
     torch.testing.assert_close(other.gradient, at.gradient, rtol=1e-11, atol=1e-13)
     torch.testing.assert_close(other.hessian.to_dense(), at.hessian.to_dense(), rtol=1e-11, atol=1e-13)
-
-
-def test_a_small_hessian_of_one_output_takes_the_short_way_to_the_same_matrix(monkeypatch):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(30, 4, generator=generator, dtype=torch.float64)
-    objective = LinearObjective(
-        DenseDesign(x), Poisson(), torch.randint(2, (30, 1), generator=generator).double(), n_outputs=1, l2=0.1
-    )
-    theta = torch.randn(5, generator=generator, dtype=torch.float64)
-    short = objective.hessian(theta).to_dense()
-    monkeypatch.setattr(_linear_hessian, "_SMALL_OPERATIONS", 0)
-    torch.testing.assert_close(short, objective.hessian(theta).to_dense(), rtol=1e-12, atol=1e-14)
