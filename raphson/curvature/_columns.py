@@ -19,6 +19,7 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.data import Batch, Inputs, tree_map
 from raphson.linalg import LinearOperator
+from raphson.model import rewritten
 from raphson.model._taps import Taps, tap
 from raphson.model._uses import Layout, Matmul
 
@@ -129,7 +130,8 @@ def tapped_batches(objective: Objective, sampling: Sampling | None = None) -> It
 
 
 def _tap(objective: Objective, batch: Batch, index: int) -> Taps:
-    return tap(lambda params, _: objective.outputs(batch, index, params), objective.space.tensors, batch.x)
+    with rewritten(objective.traits):
+        return tap(lambda params, _: objective.outputs(batch, index, params), objective.space.tensors, batch.x)
 
 
 def _part_size(objective: Objective, batch: Batch) -> int:
@@ -242,9 +244,11 @@ def _root(objective: Objective, batch: Batch, f: Tensor) -> Tensor:
 
 
 def _signs(shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor) -> Tensor:
-    device = like.device if generator is None else generator.device
-    bits = torch.randint(0, 2, shape, generator=generator, device=device)
-    return (2 * bits - 1).to(dtype=like.dtype, device=like.device)
+    """Return random signs, eight from each number that is drawn: drawing is what costs."""
+    device, n = like.device if generator is None else generator.device, math.prod(shape)
+    draws = torch.randint(0, 256, (-(-n // 8),), generator=generator, device=device, dtype=torch.uint8)
+    bits = draws.bitwise_and(2 ** torch.arange(8, dtype=torch.uint8, device=device)[:, None]).ne(0)
+    return bits.reshape(-1)[:n].view(shape).to(dtype=like.dtype, device=like.device).mul_(2).sub_(1)
 
 
 def _positionwise(taps: Taps) -> bool:

@@ -135,16 +135,16 @@ class Categorical(Likelihood):
         return information(p, self._expected_scale(p), unit=False)
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> SoftmaxFactor:
-        r"""Return :math:`S = \sqrt s\,(\operatorname{diag}\sqrt p - p\sqrt p^\top)`.
+        r"""Return :math:`S = \sqrt s \operatorname{diag}(\sqrt p)\, Q`, so that ``S S^T = fisher(f, y)``.
 
-        It satisfies ``S S^T = fisher(f, y)``.
+        The ``K - 1`` columns of :math:`Q` are an orthonormal basis of what is orthogonal to :math:`\sqrt p`.
 
         Args:
             f: Logits ``(..., K)``.
             y: Targets whose weights to use, as in ``fisher``.
 
         Returns:
-            Batched operator ``(..., K, K)``, known by its products.
+            Batched operator ``(..., K, K - 1)``, known by its products.
         """
         p = softmax(f)
         scale = self._expected_scale(p) if y is None else self._target(f, y).scale

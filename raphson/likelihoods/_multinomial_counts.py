@@ -118,7 +118,7 @@ class Multinomial(Likelihood):
             y: As in ``fisher``.
 
         Returns:
-            Batched operator ``(..., K, K)``, known by its products.
+            Batched operator ``(..., K, K - 1)``, known by its products.
         """
         return _LABELS.fisher_factor(f, None if y is None else _counts(f, y))
 

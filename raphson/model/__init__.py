@@ -10,6 +10,7 @@ from ._linearize import Parts as Parts
 from ._linearize import differentiable_kernels as differentiable_kernels
 from ._linearize import map_parts as map_parts
 from ._linearize import map_rows as map_rows
+from ._linearize import rewritten as rewritten
 from ._per_example import example_jacobian as example_jacobian
 from ._per_example import parted as parted
 from ._per_example import select as select

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -12,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from raphson._errors import InputError
 
 from ._function import Inputs, Model
+from ._rewritten import Rewritten
 
 _ATTENTION = ("flash_attention", "efficient_attention", "cudnn_attention", "fused_attention")
 _RECURRENT = ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn")
@@ -69,12 +72,16 @@ class Traits:
         fused_attention: Whether it runs an attention kernel without a second derivative.
         fused_recurrence: Whether it runs a recurrent kernel without a second derivative.
         convolution: Whether it convolves.
+        rewritten: Whether it makes calls that ``Rewritten`` replaces.
+        channels_last: Whether it runs with images that have their channels last in memory.
     """
 
     def __init__(self, names: set[str]) -> None:
         self.fused_attention = any(part in name for name in names for part in _ATTENTION)
         self.fused_recurrence = any(part in name for name in names for part in _RECURRENT)
         self.convolution = any("convolution" in name for name in names)
+        self.rewritten = self.convolution or any("batch_norm" in name for name in names)
+        self.channels_last = self.convolution
 
 
 def probe(model: Model, one: Inputs, other: Inputs, both: Inputs) -> tuple[Tensor, Traits]:
@@ -100,8 +107,8 @@ def probe(model: Model, one: Inputs, other: Inputs, both: Inputs) -> tuple[Tenso
                 f"The model returned outputs of shape {tuple(together.shape)} for 2 examples: examples must be on the "
                 "first axis (of a recurrent module: batch_first=True)."
             )
-        with torch.no_grad():
-            apart = torch.cat([model.call(None, one), model.call(None, other)])
+        traits = Traits(kernels.names)
+        apart = _apart(model, one, other, traits)
     tol = 10 * torch.finfo(together.dtype).eps ** 0.5
     gap = (apart - together).abs().amax()
     size = together.abs().amax()
@@ -111,4 +118,19 @@ def probe(model: Model, one: Inputs, other: Inputs, both: Inputs) -> tuple[Tenso
             "evaluated without the others: the model mixes examples across the batch, has them on another axis than "
             "the first, or is random. Use normalization with fixed statistics (model.eval()) and batch_first=True."
         )
-    return together, Traits(kernels.names)
+    return together, traits
+
+
+def _apart(model: Model, one: Inputs, other: Inputs, traits: Traits) -> Tensor:
+    """Return the outputs of two examples, run as for derivatives; see whether channels can be last in memory."""
+
+    def outputs() -> Tensor:
+        with torch.no_grad(), Rewritten(traits.channels_last) if traits.rewritten else contextlib.nullcontext():
+            return torch.cat([model.call(None, one), model.call(None, other)])
+
+    if traits.channels_last:
+        # what a model does with its images (a view, say) can ask for their usual order
+        with contextlib.suppress(RuntimeError):
+            return outputs()
+        traits.channels_last = False
+    return outputs()

@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
 from raphson._errors import InputError
 
 from ._checks import Traits
 from ._function import Inputs, Model
+from ._rewritten import Rewritten
 from ._space import ParameterSpace
 
 Function = Callable[[Tensor], Tensor]
@@ -31,9 +30,6 @@ Parts = tuple[Tensor, ...]
 
 _SMALL = 2**27
 """Multiplications of a product up to which vectors go together: fewer calls, wider products (measured)."""
-
-_SMALL_CONVOLUTION = 2**17
-"""The same where the model convolves: a convolution multiplies more often than it has weights, and batches badly."""
 
 
 @contextlib.contextmanager
@@ -48,12 +44,24 @@ def differentiable_kernels(traits: Traits) -> Generator[None, None, None]:
         yield
 
 
+def rewritten(traits: Traits, *, once: bool = True) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which calls are replaced by cheaper ones, where the model has such (not for ``vmap``).
+
+    Args:
+        traits: What is known about the model.
+        once: Whether second derivatives of the model itself are not asked for.
+
+    Returns:
+        The context.
+    """
+    return Rewritten(traits.channels_last, once) if traits.rewritten else contextlib.nullcontext()
+
+
 class Linearization:
     r"""Outputs of one batch with products of their Jacobian :math:`J` in the parameters, from graphs built once.
 
     :math:`J^\top u` is a backward pass. It is linear in :math:`u`, so that the derivative of its own graph in
-    :math:`u`, along :math:`v`, is :math:`J v`: two backward passes, and no forward pass after the first. A model
-    with batch norms is run again with tangents instead, unless an operation in it does not know them.
+    :math:`u`, along :math:`v`, is :math:`J v`: two backward passes, and no forward pass after the first.
 
     Args:
         model: The model.
@@ -69,27 +77,19 @@ class Linearization:
     """
 
     def __init__(self, model: Model, x: Inputs, traits: Traits, *, products: bool = True) -> None:
-        self._space, self._model, self._x, self._traits = model.space, model, x, traits
+        self._space = model.space
         self._leaves = list(model.leaves().values())
-        with torch.enable_grad(), differentiable_kernels(traits):
+        with torch.enable_grad(), differentiable_kernels(traits), rewritten(traits):
             self._f = model.call(dict(zip(self._space.names, self._leaves, strict=True)), x)
         refuse_constant(self._f, self._space.names)
         self.outputs = self._f.detach()
         self.together = vectors_go_together(self.outputs, model, traits)
-        self._forward = not self.together and _prefers_tangents(self._f)
-        if products and not self._forward:
+        if products:
             self._transpose()
 
     def jvp(self, v: Tensor) -> Tensor:
         """Return ``J v``, ``(N, ..., C)``, for ``v`` of shape ``(P,)``."""
         tangents = self._space.split_rows(v)
-        if self._forward:
-            try:
-                return self._with_tangents(tangents)
-            except (RuntimeError, NotImplementedError):
-                # an operation without forward derivatives
-                self._forward = False
-                self._transpose()
         along = [tangents[i] for i in self._used]
         (out,) = torch.autograd.grad(self._parts, self._u, along, retain_graph=True, materialize_grads=True)
         return out
@@ -98,15 +98,6 @@ class Linearization:
         """Return ``J^T u``, one tensor for each parameter, for ``u`` of shape ``(N, ..., C)``."""
         return torch.autograd.grad(self._f, self._leaves, u, retain_graph=True, materialize_grads=True)
 
-    def _with_tangents(self, tangents: list[Tensor]) -> Tensor:
-        leaves = zip(self._space.names, self._leaves, tangents, strict=True)
-        with torch.enable_grad(), differentiable_kernels(self._traits), forward_ad.dual_level(), _StopTangents():
-            # contiguous: a tangent has the memory layout of its parameter
-            make, parts = forward_ad.make_dual, forward_ad.unpack_dual
-            duals = {name: make(p.detach(), t.contiguous()) for name, p, t in leaves}  # type: ignore[no-untyped-call]
-            tangent = parts(self._model.call(duals, self._x)).tangent  # type: ignore[no-untyped-call]
-        return torch.zeros_like(self.outputs) if tangent is None else tangent.detach()
-
     def _transpose(self) -> None:
         # one zero seen everywhere: the graph is linear in u and needs no value of it
         self._u = self.outputs.new_zeros(()).expand(self.outputs.shape).requires_grad_()
@@ -114,18 +105,6 @@ class Linearization:
             parts = torch.autograd.grad(self._f, self._leaves, self._u, create_graph=True, allow_unused=True)
         used = [(i, part) for i, part in enumerate(parts) if part is not None and part.requires_grad]
         self._used, self._parts = [i for i, _ in used], [part for _, part in used]
-
-
-class _StopTangents(TorchFunctionMode):
-    """Makes ``torch.no_grad()`` inside a model stop tangents too, as it stops gradients."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func is torch._C._set_grad_enabled:
-            torch._C._set_fwd_grad_enabled(args[0])
-        return out
 
 
 class GradientGraph:
@@ -152,7 +131,7 @@ class GradientGraph:
     ) -> None:
         self._space = model.space
         self._leaves = list(model.leaves().values())
-        with torch.enable_grad(), differentiable_kernels(traits):
+        with torch.enable_grad(), differentiable_kernels(traits), rewritten(traits, once=False):
             f = model.call(dict(zip(self._space.names, self._leaves, strict=True)), x)
         refuse_constant(f, self._space.names)
         self.together = vectors_go_together(f, model, traits)
@@ -226,15 +205,8 @@ def map_parts(function: Callable[[Tensor], Parts], rows: Tensor, space: Paramete
 def vectors_go_together(f: Tensor, model: Model, traits: Traits) -> bool:
     """Return whether products with several vectors are faster at once than in turn."""
     work = f[..., 0].numel() * model.space.numel
-    if traits.convolution:
-        return work <= _SMALL_CONVOLUTION
-    return f.is_cuda or work <= _SMALL
-
-
-def _prefers_tangents(f: Tensor) -> bool:
-    """Return whether the model has more batch norms than max poolings, whose tangents are slow in turn."""
-    names = [node.name() for node in graph_nodes(f)[0]]
-    return sum("BatchNorm" in name for name in names) > sum("MaxPool" in name for name in names)
+    # rewritten calls do not batch, and the work of convolutions is more than their number of weights
+    return not traits.rewritten and (f.is_cuda or work <= _SMALL)
 
 
 def graph_nodes(output: Tensor) -> tuple[set[Any], list[Tensor]]:

@@ -11,6 +11,7 @@ import abc
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -278,29 +279,36 @@ class Convolution(Matmul):
             yield rows, self._patches(x[rows])
 
     def _patches(self, x: Tensor) -> Tensor:
-        kernel = self._kernel
-        n = len(kernel)
-        if not self.transposed and n <= 2 and not isinstance(self.options["padding"], str):
-            # unfold knows two dimensions: one is two with a kernel of height 1
-            stride, padding, dilation = (_pair(self.options[k], n, d) for k, d in _UNFOLD)
-            image = x if n == 2 else x.unsqueeze(2)
-            patches = F.unfold(image, (1,) * (2 - n) + tuple(kernel), dilation, padding, stride)
-        else:
-            patches = self._convolved(x).flatten(2)
-        return patches.reshape(x.shape[0], self.groups, -1, patches.shape[-1])
+        patches = self._spread(x) if self.transposed else self._windows(x)
+        return patches.reshape(x.shape[0], self.groups, -1, self.inner)
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """Return views of the input under each window, ``(M, channels, *kernel, *positions)``."""
+        n = len(self._kernel)
+        stride, dilation = (_each(self.options[what], n) for what in ("stride", "dilation"))
+        view = F.pad(x.contiguous(), self._margins(dilation))
+        for axis, size in enumerate(self._kernel):
+            step = dilation[axis]
+            view = view.unfold(2 + axis, step * (size - 1) + 1, stride[axis])[..., ::step]
+        return view.permute(0, 1, *range(2 + n, 2 + 2 * n), *range(2, 2 + n))
+
+    def _margins(self, dilation: tuple[int, ...]) -> list[int]:
+        """Return the zeros before and after each axis, the last axis first."""
+        padding = self.options["padding"]
+        if not isinstance(padding, str):
+            return [margin for margin in reversed(_each(padding, len(dilation))) for _ in range(2)]
+        total = [step * (size - 1) * (padding == "same") for step, size in zip(dilation, self._kernel, strict=True)]
+        return [margin for both in reversed(total) for margin in (both // 2, both - both // 2)]
 
     def outputs(self, g: Tensor) -> Tensor:  # noqa: D102
         return g.reshape(g.shape[0], self.shape[0], self.groups, self.shape[1] // self.groups, -1)
 
-    def _convolved(self, x: Tensor) -> Tensor:
-        """Return the patches as a convolution of each channel with every unit kernel."""
+    def _spread(self, x: Tensor) -> Tensor:
+        """Return each channel transposed-convolved with every unit kernel, ``(M, channels * kernel, *positions)``."""
         k, n, channels = math.prod(self._kernel), len(self._kernel), x.shape[1]
         units = torch.eye(k, dtype=x.dtype, device=x.device).reshape(k, *self._kernel)
-        if self.transposed:
-            transpose = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[n - 1]
-            return transpose(x, units.expand(channels, *units.shape), groups=channels, **self.options)
-        convolve: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[n - 1]
-        return convolve(x, units.unsqueeze(1).repeat(channels, *(1,) * (n + 1)), groups=channels, **self.options)
+        transpose = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[n - 1]
+        return transpose(x, units.expand(channels, *units.shape), groups=channels, **self.options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,11 +358,15 @@ class Affine(Use):
         u = layout.by_example(self.rows(g).movedim(0, 1))[rows].movedim(2, 0)
         found: Gradients = []
         if self.weight is not None:
-            z = self.normalized().detach().reshape(self.positions, *self.shape[len(self.lead) :])
-            found.append((self.weight, self._summed(u * layout.by_example(z)[rows], self.weight)))
+            found.append((self.weight, self._summed(u * layout.by_example(self._z)[rows], self.weight)))
         if self.bias is not None:
             found.append((self.bias, self._summed(u, self.bias)))
         return found
+
+    @cached_property
+    def _z(self) -> Tensor:
+        """The input of scale and shift at all positions, ``(M, *tail)``."""
+        return self.normalized().detach().reshape(self.positions, *self.shape[len(self.lead) :])
 
     def _summed(self, t: Tensor, slot: Slot) -> Tensor:
         """Return ``(k, N, P, *tail)`` summed over positions and broadcast axes, ``(k, N, *size)``."""
@@ -365,12 +377,10 @@ class Affine(Use):
 _PATCH_ELEMENTS = 2**20
 """Entries of patches that are made at a time: they stay in the cache until they are used."""
 
-_UNFOLD = (("stride", 1), ("padding", 0), ("dilation", 1))
 
-
-def _pair(value: int | tuple[int, ...], n: int, missing: int) -> tuple[int, ...]:
-    given = (value,) * n if isinstance(value, int) else tuple(value) * (n if len(value) == 1 else 1)
-    return (missing,) * (2 - n) + given
+def _each(value: int | tuple[int, ...], n: int) -> tuple[int, ...]:
+    """Return one value for each of ``n`` axes."""
+    return (value,) * n if isinstance(value, int) else tuple(value) * (n if len(value) == 1 else 1)
 
 
 def _merge(t: Tensor) -> Tensor:

@@ -37,8 +37,8 @@ def newton_cg(
 
     The systems are solved to a relative residual of :math:`\min(0.5,\, 0.9\, \|g_k\| / \|g_{k-1}\|)` (Eisenstat and
     Walker 1996, choice 2 with exponent 1): where steps gain little, as they do on nearly separated data, the quadratic
-    model does not deserve more; no further than 0.05, nor than the tolerance asks for. A direction of negative curvature
-    ends the inner iteration (Steihaug 1983).
+    model does not deserve more; no further than 0.05, nor than the tolerance asks for. A direction of negative
+    curvature ends the inner iteration (Steihaug 1983).
 
     Args:
         problem: Objective whose Hessian has products.

@@ -64,7 +64,7 @@ def test_a_gaussian_of_constant_scale_is_least_squares(n, parametrization, weigh
         (rp.Gamma(), lambda mean, rng: rng.gamma(2.0, mean / 2.0)),
         (rp.Ordinal(3), lambda mean, rng: np.digitize(np.log(mean) + rng.logistic(size=len(mean)), [0.0, 1.0])),
     ],
-    ids=repr,
+    ids=["negative binomial", "gamma", "ordinal"],
 )
 def test_it_goes_most_of_the_way(likelihood, targets):
     x, eta, rng = made()

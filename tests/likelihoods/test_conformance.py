@@ -103,12 +103,20 @@ def test_fisher_is_the_mean_of_hessians_at_sampled_targets(case):
 
 
 @pytest.mark.parametrize("k", [2, 5])
-def test_the_factor_of_the_softmax_is_never_formed(k):
-    f = torch.randn(4, k, dtype=DTYPE, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("size", [1.0, 300.0])
+def test_the_factor_of_the_softmax_is_never_formed(k, size):
+    f = size * torch.randn(4, k, dtype=DTYPE, generator=torch.Generator().manual_seed(0))
     factor = Categorical().fisher_factor(f)
-    q = torch.softmax(f, -1).sqrt()
-    expected = torch.diag_embed(q) - torch.softmax(f, -1).unsqueeze(-1) * q.unsqueeze(-2)
-    torch.testing.assert_close(factor.to_dense(), expected, rtol=0, atol=1e-14)
+    assert factor.shape == (4, k, k - 1)
+    p = torch.softmax(f, -1)
+    dense = factor.to_dense()
+    expected = torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
+    torch.testing.assert_close(dense @ dense.mT, expected, rtol=0, atol=1e-15)
+    # the root of every probability, times orthonormal directions: no accuracy is lost in classes of small probability
+    basis = dense / p.sqrt().clamp_min(1e-300).unsqueeze(-1)
+    kept = (p > 1e-290).all(-1)
+    eye = torch.eye(k - 1, dtype=DTYPE).expand(4, -1, -1)
+    torch.testing.assert_close((basis.mT @ basis)[kept], eye[kept], rtol=0, atol=1e-14)
     assert all(value.numel() == f.numel() for value in factor.state_dict().values())
 
 

@@ -225,3 +225,27 @@ def test_no_weight_gradient_is_computed() -> None:
     with Count() as count:
         taps.gradients(randn(1, 7, 3))
     assert count.products == 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stride": 2, "padding": 1},
+        {"dilation": 2, "groups": 2},
+        {"padding": "same", "dilation": 3},
+        {"padding": "valid"},
+        {"stride": (2,), "padding": (1,)},
+    ],
+)
+def test_patches_times_the_weight_are_the_convolution(n: int, options: dict) -> None:
+    torch.manual_seed(0)
+    kernel = (3, 2, 1)[:n]
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[n - 1]
+    x, w = randn(2, 4, *(7, 6, 5)[:n]), randn(6, 4 // options.get("groups", 1), *kernel, seed=1)
+    taps = tap(lambda params, x: convolve(x, params["w"], **options), {"w": w}, x)
+    (use,) = taps.uses
+    a, (groups, o, i) = use.inputs(), use.weight_shape
+    found = torch.einsum("goi,ngil->ngol", w.reshape(groups, o, i), a)
+    expected = convolve(x, w, **options)
+    torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=1e-12, atol=1e-13)

@@ -129,7 +129,7 @@ def test_a_held_factor_reaches_the_same_point(single):
 
 
 def test_steps_on_nearly_separated_data_are_extended():
-    """Wine is separated: the loss is an exponential tail, of which a Newton step takes one unit and an extended one more."""
+    """Wine is separated: the loss is an exponential tail, of which an extended Newton step takes more than one unit."""
     problem = objective(load_wine, 1e-5)
     exact = newton(problem, zeros(problem), tol=1e-9)
     longer = quasi_newton(problem, zeros(problem), factorize=cholesky_inverse, factor_cost=0.0, tol=1e-9)

@@ -1,0 +1,144 @@
+r"""Calls written so that all their derivatives are cheap: convolutions, and batch norms with fixed statistics.
+
+Torch's backward passes of both are made to run once. Differentiated again, that of a convolution also computes what
+nobody asked for, and that of a batch norm recomputes everything; here the first is one of three maps that are each
+other's derivatives, and the second a product and a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_INPUT, _WEIGHT, _OUTPUT = range(3)
+
+
+@dataclass(frozen=True)
+class _Convolution:
+    r"""The form :math:`\langle g, w * x \rangle`, linear in the input x, the weight w and the output gradient g.
+
+    With two of the three given it is a linear function of the third: the convolution, the gradient of its input or
+    that of its weight.
+
+    Attributes:
+        shapes: Of input and weight.
+        options: Stride, padding, dilation, whether transposed, output padding, groups.
+        layout: Order in memory that all tensors are brought into.
+        once: Whether gradients are differentiated in the output gradient only, in which they are linear.
+    """
+
+    shapes: tuple[torch.Size, torch.Size]
+    options: tuple[Any, ...]
+    layout: torch.memory_format
+    once: bool
+
+    def __call__(self, role: int, a: Tensor, b: Tensor) -> Tensor:
+        """Return the linear function of role ``role`` for the other two, in the order of the roles."""
+        a, b = (t.contiguous(memory_format=self.layout) for t in (a, b))
+        if role == _OUTPUT:
+            return torch.ops.aten.convolution(a, b, None, *self.options)  # type: ignore[no-any-return]
+        # what is asked for enters by its shape only
+        blank = torch.empty(self.shapes[role], dtype=a.dtype, device=a.device, memory_format=self.layout)
+        x, w = (blank, a) if role == _INPUT else (a, blank)
+        mask = [role == _INPUT, role == _WEIGHT, False]
+        return torch.ops.aten.convolution_backward(b, x, w, None, *self.options, mask)[role]  # type: ignore[no-any-return]
+
+
+class _Product(torch.autograd.Function):
+    """One of the three linear functions; its derivatives are the two others."""
+
+    @staticmethod
+    def forward(ctx: Any, form: _Convolution, role: int, a: Tensor, b: Tensor) -> Tensor:
+        ctx.form, ctx.role = form, role
+        ctx.save_for_backward(a, b)
+        return form(role, a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *t: Tensor) -> Any:
+        saved = [a.detach() if ctx.form.once and ctx.role == _OUTPUT else a for a in ctx.saved_tensors]
+        known = dict(zip(_others(ctx.role), saved, strict=True)) | {ctx.role: t[0]}
+        found: list[Tensor | None] = [None, None]
+        for i, role in enumerate(_others(ctx.role)):
+            if ctx.needs_input_grad[2 + i]:
+                found[i] = _Product.apply(ctx.form, role, *(known[r] for r in _others(role)))  # type: ignore[no-untyped-call]
+        return None, None, *found
+
+
+def _others(role: int) -> tuple[int, ...]:
+    return tuple(r for r in (_INPUT, _WEIGHT, _OUTPUT) if r != role)
+
+
+class Rewritten(TorchFunctionMode):
+    """Replaces the calls of a model by those of this module while it is active.
+
+    Args:
+        channels_last: Whether images have their channels next to each other in memory, which convolutions with few
+            channels on a processor are several times faster with.
+        once: Whether only derivatives in the outputs are differentiated again, as for Jacobian products: those of
+            the model in its parameters are differentiated once.
+    """
+
+    def __init__(self, channels_last: bool, once: bool = True) -> None:
+        super().__init__()
+        self._channels_last, self._once = channels_last, once
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _CONVOLUTIONS:
+            return self._convolution(func, *args, **kwargs)
+        if func is F.batch_norm:
+            return _batch_norm(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _convolution(
+        self,
+        func: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | Sequence[int] = 1,
+        padding: str | int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        n = weight.ndim - 2
+        if isinstance(padding, str) or input.ndim != weight.ndim or input.dtype != weight.dtype:
+            return func(input, weight, bias, stride, padding, dilation, groups)  # type: ignore[no-any-return]
+        last = self._channels_last and n == 2 and input.device.type == "cpu"
+        layout = torch.channels_last if last else torch.contiguous_format
+        sizes = (
+            [v] * n if isinstance(v, int) else list(v) * (n if len(v) == 1 else 1) for v in (stride, padding, dilation)
+        )
+        form = _Convolution((input.shape, weight.shape), (*sizes, False, [0] * n, groups), layout, self._once)
+        out: Tensor = _Product.apply(form, _OUTPUT, input.contiguous(memory_format=layout), weight)  # type: ignore[no-untyped-call]
+        return out if bias is None else out + bias.view(-1, *[1] * n)
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if training or running_mean is None or running_var is None or running_var.dtype != input.dtype:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    scale = (running_var + eps).rsqrt()
+    scale = scale if weight is None else scale * weight
+    shift = -running_mean * scale if bias is None else bias - running_mean * scale
+    shape = (-1, *[1] * (input.ndim - 2))
+    return input * scale.view(shape) + shift.view(shape)
+
+
+_CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d}
