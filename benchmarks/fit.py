@@ -201,7 +201,7 @@ def hessian_against_update(problem: Problem, repeats: int) -> dict[str, float]:
             torch.from_numpy(problem.y),
             n_outputs=k,
             l2=L2,
-            reference=0,
+            reference=k - 1,  # where every fit has it: the most frequent class is put last
             curvature_dtype=dtype,
         )
         theta = torch.zeros(objective.n_parameters, dtype=torch.float64)

@@ -37,7 +37,7 @@ _PART = 2.0**20
 class CompiledFamily:
     r"""The penalized objective of a linear model in the natural parameter of an exponential family.
 
-    .. math:: L(B) = \tfrac1W \sum_n w_n A(B x_n) - \langle T, B \rangle
+    .. math:: L(B) = s \sum_n w_n A(B x_n) - \langle T, B \rangle
         + \tfrac12 \langle B, Q B\, \mathrm{diag}(\lambda) \rangle
 
     The log-partition function A is :math:`\log \sum_k e^{f_k}`, or :math:`e^f` of one output. All tensors are
@@ -50,7 +50,7 @@ class CompiledFamily:
         reference: Whether one more output, the last one, is zero.
         penalty_outputs: Q, ``(C_free, C_free)``.
         penalty_columns: The penalties per column, ``(D',)``.
-        total_weight: W.
+        scale: s, one over the total weight W, times the likelihood's multiple of A.
         exponential: Whether A is the exponential.
     """
 
@@ -60,7 +60,7 @@ class CompiledFamily:
     reference: bool
     penalty_outputs: Tensor
     penalty_columns: Tensor
-    total_weight: float
+    scale: float
     exponential: bool
 
     @cached_property
@@ -68,7 +68,7 @@ class CompiledFamily:
         (d, n), c = self.x.shape, self.linear.shape[0]
         weights = None if self.weights is None else self.weights.data_ptr()
         outputs, columns = self.penalty_outputs.data_ptr(), self.penalty_columns.data_ptr()
-        return n, d, c, n, self.x.data_ptr(), weights, outputs, columns, 1.0 / self.total_weight, self.exponential
+        return n, d, c, n, self.x.data_ptr(), weights, outputs, columns, self.scale, self.exponential
 
     def model(self, multiplications: float) -> tuple[int, int, int, int, int, int | None, int, int, float, bool, int]:
         """Return what every compiled function takes first, the number of threads last."""

@@ -208,7 +208,7 @@ class LinearObjective:
             self.reference is not None or partition == "logistic",
             self.penalty_outputs,
             self.column_penalty,
-            self.total_weight,
+            self.likelihood.partition_multiple / self.total_weight,
             partition == "exponential",
         )
 

@@ -70,6 +70,9 @@ class Binomial(Likelihood):
         n = self.trials
         if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
             raise InputError(f"trials is {n!r}, but it must be a positive whole number, or None.")
+        if n is not None:
+            object.__setattr__(self, "partition", "logistic")
+            object.__setattr__(self, "partition_multiple", float(n))
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -47,8 +47,11 @@ class Likelihood(abc.ABC):
     support: ClassVar[Support] = REAL
     """Where each target must lie."""
 
-    partition: ClassVar[Literal["softmax", "logistic", "exponential"] | None] = None
+    partition: Literal["softmax", "logistic", "exponential"] | None = None
     """Name of the function that ``log_partition`` computes, if it is one of these: compiled code knows them by it."""
+
+    partition_multiple: float = 1.0
+    """``log_partition`` is that function times this number."""
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from raphson import Bernoulli, Categorical, Poisson
+from raphson import Bernoulli, Binomial, Categorical, Poisson
 from raphson.curvature import _compiled
 from raphson.curvature._linear import LinearObjective
 from raphson.data import DenseDesign
@@ -143,6 +143,20 @@ def test_poisson_has_the_exponential_for_its_log_partition(weighted):
     torch.testing.assert_close(at.hessian.mv(theta), expected @ theta, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(at.hessian.blocks()[0], expected, rtol=1e-12, atol=1e-13)
     assert objective.evaluate(theta * 1e4).value > 1e300
+
+
+def test_binomial_is_a_multiple_of_the_logistic():
+    """With ten trials the log-partition function is ten times that of one."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 4, dtype=torch.float64, generator=generator)
+    y = torch.randint(11, (300, 1), generator=generator).double()
+    objective = LinearObjective(DenseDesign(x), Binomial(trials=10), y, n_outputs=1, l2=0.01)
+    theta = torch.randn(5, dtype=torch.float64, generator=generator)
+    assert objective._compiled is not None
+    ours, theirs = objective.evaluate(theta), objective._evaluate_blocks(theta, "observed")
+    assert ours.value == pytest.approx(theirs.value, rel=1e-13)
+    torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(ours.hessian.to_dense(), theirs.hessian.to_dense(), rtol=1e-12, atol=1e-13)
 
 
 @settings(max_examples=20, deadline=None)
