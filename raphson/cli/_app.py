@@ -54,7 +54,7 @@ def fit(
     likelihood: Annotated[
         str | None,
         typer.Option(
-            help="Distribution of the target: categorical, bernoulli, ordinal, poisson, negative-binomial, gaussian, "
+            help="Distribution of the target: categorical, bernoulli, binomial, ordinal, poisson, negative-binomial, gaussian, "
             "heteroscedastic-gaussian, student-t, gamma, inverse-gaussian, weibull, beta. Default: by the target, "
             "classes for text and few levels, poisson for many whole numbers, gaussian for others.",
             metavar="NAME",
@@ -62,6 +62,9 @@ def fit(
     ] = None,
     levels: Annotated[
         str | None, typer.Option(help="Levels of an ordinal target that is text, lowest first.", metavar="A,B,...")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Trials that a binomial target counts the successes of.", min=1)
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Column of weights.", metavar="COLUMN")] = None,
     offset: Annotated[
@@ -105,6 +108,7 @@ def fit(
         formula=tuple(formula or ()),
         likelihood=likelihood,
         levels=levels,
+        trials=trials,
         weights=weights,
         offset=tuple(offset or ()),
         drop=tuple(drop or ()),

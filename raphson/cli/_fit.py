@@ -31,6 +31,7 @@ class FitOptions:
     formula: tuple[str, ...]
     likelihood: str | None
     levels: str | None
+    trials: int | None
     weights: str | None
     offset: tuple[str, ...]
     drop: tuple[str, ...]
@@ -99,8 +100,8 @@ def run_fit(options: FitOptions) -> int:
         # What the fit warns of is in the notes of its summary, and in the exit code.
         warnings.simplefilter("ignore")
         if name == CATEGORICAL:
-            if named or options.levels:
-                what = f"--formula {next(iter(named))}=..." if named else "--levels"
+            if named or options.levels or options.trials:
+                what = f"--formula {next(iter(named))}=..." if named else "--levels" if options.levels else "--trials"
                 raise rp.InputError(f"{what} does not go with classes; say with --likelihood what the target is.")
             model, more = _fit_classes(design, data, options)
         else:

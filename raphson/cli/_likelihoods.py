@@ -22,19 +22,20 @@ class Choice:
     """A likelihood by name.
 
     Attributes:
-        make: Makes it, given the number of levels of the target.
-        target: What the target holds: numbers, ordered levels, or two levels.
+        make: Makes it, given the number of levels of the target, or of trials.
+        target: What the target holds: numbers, ordered levels, two levels, or successes.
         constraints: How columns act on the parameters unless formulas say it; None for the default.
     """
 
     make: Callable[[int], Any]
-    target: Literal["numbers", "ordered", "two"] = "numbers"
+    target: Literal["numbers", "ordered", "two", "successes"] = "numbers"
     constraints: str | None = None
 
 
 LIKELIHOODS: dict[str, Choice] = {
     "bernoulli": Choice(lambda _: rp.Bernoulli(), "two"),
     "beta": Choice(lambda _: rp.Beta()),
+    "binomial": Choice(lambda trials: rp.Binomial(trials=trials), "successes"),
     "gamma": Choice(lambda _: rp.Gamma()),
     "gaussian": Choice(lambda _: rp.HeteroscedasticGaussian()),
     "heteroscedastic-gaussian": Choice(lambda _: rp.HeteroscedasticGaussian(), constraints="own"),
@@ -93,7 +94,7 @@ def suited_name(y: np.ndarray, column: str) -> tuple[str, str | None]:
 
 
 def prepare_target(
-    y: np.ndarray, choice: Choice, name: str, column: str, given: str | None
+    y: np.ndarray, choice: Choice, name: str, column: str, given: str | None, trials: int | None
 ) -> tuple[Any, int, str | None]:
     """Return targets as the likelihood takes them.
 
@@ -103,17 +104,26 @@ def prepare_target(
         name: Its name.
         column: Name of the target's column.
         given: Levels in order, separated by commas, or None.
+        trials: Number of trials that successes are out of, or None.
 
     Returns:
-        The targets, the number of levels, and a sentence on their order where they are text.
+        The targets, the number of levels or of trials, and a sentence on the order of levels that are text.
 
     Raises:
-        InputError: If the levels are text without an order, or other than ``given``, or not two where two are needed.
+        InputError: If the levels are text without an order, or other than ``given``, or not two where two are needed,
+            or successes without a number of trials.
     """
-    if choice.target == "numbers":
+    if choice.target == "successes" and trials is None:
+        raise rp.InputError(
+            f"--likelihood {name}: column '{column}' holds successes out of how many? Say it with --trials N; where "
+            "rows differ, use VectorGLM with two columns, successes and failures."
+        )
+    if choice.target != "successes" and trials is not None:
+        raise rp.InputError(f"--trials is the number of trials of the binomial; '{name}' has none.")
+    if choice.target in ("numbers", "successes"):
         if given is not None:
             raise rp.InputError(f"--levels orders the levels of an ordinal target; '{name}' has numbers.")
-        return y, 0, None
+        return y, trials or 0, None
     found = list(dict.fromkeys(str(value) for value in np.unique(y)))
     levels = found
     if given is not None:

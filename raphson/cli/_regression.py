@@ -101,8 +101,8 @@ def fit_regression(
     choice = LIKELIHOODS[name]
     target = design.target or ""
     assert data.y is not None
-    y, n_levels, note = prepare_target(data.y, choice, name, target, options.levels)
-    likelihood = choice.make(n_levels)
+    y, number, note = prepare_target(data.y, choice, name, target, options.levels, options.trials)
+    likelihood = choice.make(number)
     settings: dict[str, Any] = {
         "l2": options.l2,
         "tol": options.tol,

@@ -147,15 +147,25 @@ def test_two_levels_of_text(cli, table, tmp_path: Path) -> None:
     np.testing.assert_allclose(pd.read_csv(tmp_path / "p.csv")["probability[yes]"], oracle.predict(), rtol=1e-6)
 
 
+def test_successes_out_of_a_number_of_trials(cli, table) -> None:
+    path, frame = table
+    code, out, _ = cli("fit", path, "--formula", "years ~ x", "--likelihood", "binomial", "--trials", "8")
+    counts = np.column_stack([frame["years"], 8 - frame["years"]])
+    oracle = sm.GLM(counts, sm.add_constant(frame[["x"]]), family=sm.families.Binomial()).fit(tol=1e-12)
+    assert code == 0
+    assert rows(out, "logit of years")["x"] == pytest.approx([oracle.params.iloc[1], oracle.bse.iloc[1]], rel=1e-3)
+
+
 TARGETS = {"beta": "share", "bernoulli": "passed", "gaussian": "size", "student-t": "size", "poisson": "visits"}
-TARGETS |= {"negative-binomial": "visits", "heteroscedastic-gaussian": "size"}
+TARGETS |= {"negative-binomial": "visits", "heteroscedastic-gaussian": "size", "binomial": "years"}
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_every_name_fits(cli, table, name: str) -> None:
     path, _ = table
     target = "years" if name.startswith("ordinal") else TARGETS.get(name, "time")
-    code, _, err = cli("fit", path, "--formula", f"{target} ~ x", "--likelihood", name, "--quiet")
+    trials = ["--trials", "8"] if name == "binomial" else []
+    code, _, err = cli("fit", path, "--formula", f"{target} ~ x", "--likelihood", name, "--quiet", *trials)
     assert (code, err) == (0, "")
 
 
@@ -172,6 +182,10 @@ def test_every_name_fits(cli, table, name: str) -> None:
         (["--target", "size", "--likelihood", "gaussian", "--reference", "a"], "has none"),
         (["--target", "visits", "--likelihood", "poisson", "--levels", "a,b"], "has numbers"),
         (["--target", "grade", "--likelihood", "ordinal", "--levels", "low,mid"], "'high' is missing"),
+        (["--target", "years", "--likelihood", "binomial"], "successes out of how many? Say it with --trials N"),
+        (["--target", "years", "--likelihood", "binomial", "--trials", "5"], "from 0 to 5"),
+        (["--target", "years", "--likelihood", "poisson", "--trials", "5"], "'poisson' has none"),
+        (["--target", "years", "--trials", "5"], "--trials does not go with classes"),
         (["--target", "grade", "--likelihood", "bernoulli"], "has 3 levels"),
         (
             ["--formula", "grade ~ x", "--formula", "0|1=~ g", "--likelihood", "ordinal", "--levels", "low,mid,high"],
