@@ -54,8 +54,8 @@ def fit(
     likelihood: Annotated[
         str | None,
         typer.Option(
-            help="Distribution of the target: categorical, bernoulli, binomial, ordinal, poisson, negative-binomial, gaussian, "
-            "heteroscedastic-gaussian, student-t, gamma, inverse-gaussian, weibull, beta. Default: by the target, "
+            help="Distribution of the target: categorical, bernoulli, binomial, ordinal, poisson, negative-binomial, "
+            "gaussian, heteroscedastic-gaussian, student-t, gamma, inverse-gaussian, weibull, beta. Default: by the target, "
             "classes for text and few levels, poisson for many whole numbers, gaussian for others.",
             metavar="NAME",
         ),
