@@ -55,8 +55,8 @@ def fit(
         str | None,
         typer.Option(
             help="Distribution of the target: categorical, bernoulli, binomial, ordinal, poisson, negative-binomial, "
-            "gaussian, heteroscedastic-gaussian, student-t, gamma, inverse-gaussian, weibull, beta. Default: by the target, "
-            "classes for text and few levels, poisson for many whole numbers, gaussian for others.",
+            "gaussian, heteroscedastic-gaussian, student-t, gamma, inverse-gaussian, weibull, beta. Default: by the "
+            "target, classes for text and few levels, poisson for many whole numbers, gaussian for others.",
             metavar="NAME",
         ),
     ] = None,

@@ -12,7 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ROWS 256          /* examples at a time: their products of features stay in the second-level cache */
+#define ROWS 256          /* examples at a time */
+#define CHUNK 96          /* products of features at a time: with that many examples they stay in the second-level cache */
 #define TALL 4
 #define WIDE 3
 #define SMALLEST 0x1p-60  /* smaller entries would make subnormal numbers of products in single precision */

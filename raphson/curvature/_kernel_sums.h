@@ -79,7 +79,7 @@ static void NAME(hessian_part)(const void *data, size_t part, size_t parts)
         const size_t rows = end - from < ROWS ? end - from : ROWS;
         double entry[ROWS];
         if (rows < ROWS)
-            memset(a, 0, (height + width) * ROWS * sizeof(REAL));
+            memset(a, 0, height * ROWS * sizeof(REAL));
         for (size_t e = 0; e < q; e++) {
             fill_entry(s, job->of, e, from, rows, entry);
             if (stacked)
@@ -92,18 +92,27 @@ static void NAME(hessian_part)(const void *data, size_t part, size_t parts)
                 for (size_t t = 0; t < rows; t++)
                     a[e * ROWS + t] = (REAL)(fabs(entry[t]) < SMALLEST ? 0.0 : entry[t]);
         }
-        REAL *next = b;
-        for (size_t i = 0; i < d; i++) {
-            const double *x = s->x + i * s->stride + from;
-            for (size_t j = stacked ? d - 1 : i; j < d; j++, next += ROWS) {
-                const double *y = s->x + j * s->stride + from;
-                for (size_t t = 0; t < rows; t++)
+        const size_t length = padded(rows, LANES);
+        size_t i = 0, j = 0; /* the next product of two features, or the next feature */
+        for (size_t first = 0; first < width; first += CHUNK) {
+            const size_t count = width - first < CHUNK ? width - first : CHUNK;
+            for (size_t r = 0; r < count; r++) {
+                const double *x = s->x + i * s->stride + from, *y = s->x + j * s->stride + from;
+                REAL *next = b + r * ROWS;
+                const size_t used = i < d ? rows : 0; /* what fills up the last tile is zero */
+                for (size_t t = 0; t < used; t++)
                     next[t] = (REAL)(stacked ? x[t] : x[t] * y[t]);
+                for (size_t t = used; t < length; t++)
+                    next[t] = 0;
+                if (stacked || ++j == d)
+                    j = ++i;
+            }
+            for (size_t k = 0; k < height; k += TALL) {
+                const size_t diagonal = stacked ? k / WIDE * WIDE : 0;
+                for (size_t l = diagonal > first ? diagonal - first : 0; l < count; l += WIDE)
+                    NAME(tile)(a + k * ROWS, b + l * ROWS, length, sums + k * width + first + l, width);
             }
         }
-        for (size_t i = 0; i < height; i += TALL)
-            for (size_t j = stacked ? i / WIDE * WIDE : 0; j < width; j += WIDE)
-                NAME(tile)(a + i * ROWS, b + j * ROWS, padded(rows, LANES), sums + i * width + j, width);
     }
 }
 
@@ -112,7 +121,7 @@ static int NAME(hessian)(const struct model *s, const struct entries *of, int bl
     const size_t d = s->d, q = of->q, p = s->c * d;
     const int stacked = q == 1;
     const size_t height = padded(stacked ? d : q, TALL), width = padded(stacked ? d : d * (d + 1) / 2, WIDE);
-    struct NAME(hessian_job) job = {s, of, height, width, height * width + (height + width) * ROWS, NULL};
+    struct NAME(hessian_job) job = {s, of, height, width, height * width + (height + CHUNK) * ROWS, NULL};
     job.memory = calloc(s->parts * job.share, sizeof(REAL));
     if (!job.memory)
         return -1;
