@@ -14,9 +14,9 @@ _INDENT = "  "
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:54rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a}"
     "h1{font-size:1.5rem}h2{font-size:1.1rem;margin:1.6rem 0 .4rem;border-bottom:1px solid #ddd}"
-    "math{font-size:1.15rem;margin:.5rem 0;overflow-x:auto;text-align:left}mtd{padding:.35em .5em}"
+    "math{font-size:1.15rem;margin:.5rem 0;padding:.2em 0;overflow:auto hidden;text-align:left}mtd{padding:.35em .5em}"
     "table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}"
-    "td math{margin:0;font-size:1rem}"
+    "td math{margin:0;padding:0;overflow:visible;font-size:1rem}"
 )
 
 
