@@ -164,8 +164,7 @@ class ConstrainedGram:
                 rectangle = rectangle.new_zeros(r, d, s, e)
                 rectangle[local[0], :, local[1], :] = self._cross[g, h]
             tiles[g][h].copy_(rectangle.view(r * d, s * e))
-            if g != h:
-                tiles[h][g].copy_(tiles[g][h].mT)
+            tiles[h][g].copy_(tiles[g][h].mT)
         return out[order][:, order] if order.ndim == 1 else order @ out @ order.mT
 
     def _with_intercepts(self) -> tuple[Tensor, Tensor]:

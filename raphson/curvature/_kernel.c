@@ -16,7 +16,7 @@
 #define CHUNK 96          /* products of features at a time: with that many examples they stay in the second-level cache */
 #define TALL 4
 #define WIDE 3
-#define SMALLEST 0x1p-60  /* smaller entries would make subnormal numbers of products in single precision */
+#define SMALLEST 0x1p-60  /* in single precision smaller entries would make subnormal numbers of products */
 
 /* n examples of d columns, cut into parts for as many threads, and c outputs with coefficients; sums over examples are
    multiplied by scale. */
@@ -80,8 +80,10 @@ static void run_parts(void (*body)(const void *, size_t, size_t), const void *jo
         work(&team);
 }
 
-/* One entry of diag p - p p^T, or for the exponential one row of p itself, for some rows, times their weights. */
-static void fill_entry(const struct model *s, const struct entries *of, size_t e, size_t from, size_t rows, double *entry)
+/* One entry of diag p - p p^T, or for the exponential one row of p itself, for some rows, times their weights; before
+   them, what is below `smallest` is zero. */
+static void fill_entry(const struct model *s, const struct entries *of, size_t e, size_t from, size_t rows,
+                       double smallest, double *entry)
 {
     const double *left = of->p + (s->exponential ? e : (size_t)of->k[e]) * s->n + from;
     const double *right = of->p + of->l[e] * s->n + from, one = of->k[e] == of->l[e];
@@ -90,6 +92,8 @@ static void fill_entry(const struct model *s, const struct entries *of, size_t e
     else
         for (size_t t = 0; t < rows; t++)
             entry[t] = left[t] * (one - right[t]);
+    for (size_t t = 0; t < rows; t++)
+        entry[t] = fabs(entry[t]) < smallest ? 0.0 : entry[t];
     for (size_t t = 0; s->weights && t < rows; t++)
         entry[t] *= s->weights[from + t];
 }
@@ -167,7 +171,8 @@ static void *pointer(PyObject *address)
     return address == Py_None ? NULL : PyLong_AsVoidPtr(address);
 }
 
-/* Every function takes the model first: n, d, c, stride, x, weights, penalty_outputs, penalty_columns, scale, exponential, parts. */
+/* Every function takes the model first: n, d, c, stride, x, weights, penalty_outputs, penalty_columns, scale, exponential,
+   parts. */
 #define MODEL 11
 
 static struct model parse_model(PyObject *const *args)

@@ -81,7 +81,7 @@ static void NAME(hessian_part)(const void *data, size_t part, size_t parts)
         if (rows < ROWS)
             memset(a, 0, height * ROWS * sizeof(REAL));
         for (size_t e = 0; e < q; e++) {
-            fill_entry(s, job->of, e, from, rows, entry);
+            fill_entry(s, job->of, e, from, rows, sizeof(REAL) < sizeof(double) ? SMALLEST : 0.0, entry);
             if (stacked)
                 for (size_t i = 0; i < d; i++) {
                     const double *x = s->x + i * s->stride + from;
@@ -90,7 +90,7 @@ static void NAME(hessian_part)(const void *data, size_t part, size_t parts)
                 }
             else
                 for (size_t t = 0; t < rows; t++)
-                    a[e * ROWS + t] = (REAL)(fabs(entry[t]) < SMALLEST ? 0.0 : entry[t]);
+                    a[e * ROWS + t] = (REAL)entry[t];
         }
         const size_t length = padded(rows, LANES);
         size_t i = 0, j = 0; /* the next product of two features, or the next feature */

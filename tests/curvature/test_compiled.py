@@ -171,6 +171,21 @@ def test_sums_of_given_entries(n, d, q, gap):
     assert _compiled.is_built(x) and not _compiled.is_built(x.float())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_weights_and_entries_of_any_size_count(dtype):
+    """Weights of 1e-25 change no mean, and given entries of 1e-25 are not taken for zero."""
+    objective, theta = make(300, 4, 5, weighted=True)
+    expected = objective.with_curvature(dtype).hessian(theta).to_dense()
+    tiny = objective.weights * 1e-25
+    small = LinearObjective(
+        objective.design, Categorical(), objective.y, n_outputs=5, weights=tiny, l2=0.01, reference=4
+    ).with_curvature(dtype)
+    rtol = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(small.hessian(theta).to_dense(), expected, rtol=rtol, atol=rtol / 100)
+    x, a = objective._compiled.x, torch.rand(3, 300, dtype=torch.float64)
+    torch.testing.assert_close(1e25 * _compiled.pair_sums(x, a * 1e-25), _compiled.pair_sums(x, a), rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("parts", [2, 3, 7])
 def test_parts_for_several_threads_add_up(monkeypatch, parts):
     """However many parts the rows are cut into, some of them empty, the sums are the same to rounding."""
