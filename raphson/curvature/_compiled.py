@@ -27,7 +27,7 @@ _OUTPUTS_AND_COLUMNS = 128
 """Outputs and columns together up to which 256 examples stay in the cache; beyond, matrix products are faster."""
 
 _SMALLEST = 2.0**-60
-"""Probabilities below this are zero in single precision: products of two of them stay normal numbers."""
+"""Entries below this are zero in single precision: products of two of them stay normal numbers."""
 
 _PART = 2.0**20
 """Multiplications that are worth a thread of their own."""
@@ -129,8 +129,12 @@ class CompiledHessian:
 
     @cached_property
     def _single_p(self) -> Tensor:
-        # a subnormal number would slow what it meets a hundredfold
-        return torch.nn.functional.hardshrink(self.p.float(), _SMALLEST)
+        return without_subnormals(self.p.float())
+
+
+def without_subnormals(values: Tensor) -> Tensor:
+    """Return values whose products are zero or normal numbers: subnormal ones slow a product a hundredfold."""
+    return torch.nn.functional.hardshrink(values, _SMALLEST)
 
 
 class _Pairs(NamedTuple):

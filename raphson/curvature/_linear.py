@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.curvature._compiled import CompiledFamily, CompiledHessian, is_compiled
+from raphson.curvature._compiled import CompiledFamily, CompiledHessian, is_compiled, without_subnormals
 from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, score_pairs, triangle
 from raphson.curvature._linear_hessian import LinearHessian
 from raphson.data import Block, Design
@@ -34,10 +34,6 @@ Part = tuple[Block, SymmetricOperator, Tensor | None]
 
 _KEPT_BYTES = 2**28
 """Output Hessians are kept between products while their diagonals take less than this; else they are made anew."""
-
-
-_SMALLEST = 2.0**-60
-"""Entries of output Hessians below this are zero in single precision: products of two of them stay normal numbers."""
 
 
 class Evaluation(NamedTuple):
@@ -471,16 +467,14 @@ def _free_outputs(n_outputs: int, reference: int | None) -> slice | Tensor:
 
 
 def _narrowed(hessian: SymmetricOperator, dtype: torch.dtype) -> SymmetricOperator:
-    """Return output Hessians in single precision, without the subnormal numbers that slow a product a hundredfold."""
+    """Return output Hessians in single precision, without numbers whose products are subnormal."""
     if not isinstance(hessian, DiagonalPlusLowRank):
         return hessian.to(dtype=dtype)
-
-    def narrow(values: Tensor) -> Tensor:
-        return torch.nn.functional.hardshrink(values.to(dtype), _SMALLEST)
-
-    diag = narrow(hessian.diag)
+    diag = without_subnormals(hessian.diag.to(dtype))
     shared = hessian.low_rank.data_ptr() == hessian.diag.data_ptr()
-    return DiagonalPlusLowRank(diag, diag.unsqueeze(-1) if shared else narrow(hessian.low_rank), hessian.sign)
+    return DiagonalPlusLowRank(
+        diag, diag.unsqueeze(-1) if shared else without_subnormals(hessian.low_rank.to(dtype)), hessian.sign
+    )
 
 
 def _times(values: Tensor, weights: Tensor | None) -> Tensor:

@@ -262,16 +262,7 @@ class Beta(Likelihood):
         return interleaved(torch.logit(mean, eps=1e-15), precision.log())
 
     def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Return the logarithm of the moment estimate of the precision, from 0.1 to 1e6.
-
-        Args:
-            first: The first parameter of each response and row, ``(N, M)``.
-            y: Targets.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            ``(M,)``.
-        """
+        """Return the logarithm of the moment estimate of the precision ``(M,)``, from 0.1 to 1e6."""
         mean = torch.sigmoid(first)
         spread = weighted_mean((like_outputs(mean, y) - mean).square(), weights)
         precision = weighted_mean(mean * (1 - mean), weights) / spread.clamp_min(1e-300) - 1

@@ -190,16 +190,7 @@ class Gamma(Likelihood):
         return _pairs.join(mean.log(), log_shape, self.dispersion is not None)
 
     def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Return the logarithm of Minka's approximation of the shape's estimate.
-
-        Args:
-            first: The first parameter of each response and row, ``(N, M)``.
-            y: Targets.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            ``(M,)``.
-        """
+        """Return the logarithm of Minka's approximation of the shape's estimate, ``(M,)``."""
         d = like_outputs(first, y).log() - first
         return _minka(_pairs.weighted_mean(torch.expm1(d) - d, weights))
 

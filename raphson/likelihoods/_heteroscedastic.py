@@ -269,16 +269,7 @@ class HeteroscedasticGaussian(Likelihood):
         return interleaved(*self._form.outputs(mean, _safe_scale(rows - mean, mean, weights)))
 
     def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor | None:
-        """Return the output of the root mean square residual, the optimum; None in natural parameters.
-
-        Args:
-            first: The first parameter of each response and row, ``(N, M)``.
-            y: Targets.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            ``(M,)``.
-        """
+        """Return the output of the root mean square residual ``(M,)``, the optimum; None in natural parameters."""
         if self.parametrization == "natural":
             return None
         residual = like_outputs(first, y) - first

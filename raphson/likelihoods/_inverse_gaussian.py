@@ -188,16 +188,7 @@ class InverseGaussian(Likelihood):
         return _pairs.join(mean.log(), (mean / spread).log(), self.dispersion is not None)
 
     def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
-        r"""Return the logarithm of the estimate of the shape, :math:`1/\lambda = \overline{(y - \mu)^2 / (\mu^2 y)}`.
-
-        Args:
-            first: The first parameter of each response and row, ``(N, M)``.
-            y: Targets.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            ``(M,)``.
-        """
+        r"""Return the log of the shape's estimate ``(M,)``, :math:`1/\lambda = \overline{(y - \mu)^2 / (\mu^2 y)}`."""
         y, mean = like_outputs(first, y), first.exp()
         spread = _pairs.weighted_mean((y / mean - 1).square() / y, weights)
         return -spread.clamp(min=1e-8 / float(mean.max())).log()

@@ -218,16 +218,7 @@ class NegativeBinomial(Likelihood):
         return _pairs.join(log_mean, dispersion.log(), self.dispersion is not None)
 
     def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Return the logarithm of the moment estimate of the dispersion, from 1e-3 to 1e3.
-
-        Args:
-            first: The first parameter of each response and row, ``(N, M)``.
-            y: Targets.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            ``(M,)``.
-        """
+        """Return the logarithm of the moment estimate of the dispersion ``(M,)``, from 1e-3 to 1e3."""
         mean = first.exp()
         excess = _pairs.weighted_mean((like_outputs(mean, y) - mean).square() - mean, weights)
         return (excess / _pairs.weighted_mean(mean.square(), weights)).clamp(1e-3, 1e3).log()

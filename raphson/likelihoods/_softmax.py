@@ -10,6 +10,8 @@ from torch import Tensor
 
 from raphson.linalg import DiagonalPlusLowRank
 
+from ._tracked import tracked
+
 
 class Target(NamedTuple):
     """A target row ``t`` in a form that needs no one-hot array.
@@ -39,14 +41,9 @@ class Split(NamedTuple):
     total: Tensor  # own + rest, (..., 1)
 
 
-def _tracked(x: object) -> bool:
-    # Reverse mode keeps what it has seen, and torch.func cannot write through all of its wrappers.
-    return isinstance(x, Tensor) and (x.requires_grad or torch.func.debug_unwrap(x) is not x)
-
-
 def reuse(x: Tensor, method: str, *args: Any) -> Tensor:
     """Return ``x.method(*args)``, in the memory of ``x`` unless a transformation forbids it."""
-    in_place = not any(_tracked(a) for a in (x, *args))
+    in_place = not any(isinstance(a, Tensor) and tracked(a) for a in (x, *args))
     result: Tensor = getattr(x, method + "_" if in_place else method)(*args)
     return result
 
