@@ -309,7 +309,7 @@ class DenseDesign(Design):
     def blocks(self, n_outputs: int) -> Iterator[Block]:  # noqa: D102
         size = _rows_per_block(n_outputs)
         slices = [slice(s, min(s + size, self.n_rows)) for s in range(0, self.n_rows, size)]
-        if self.n_rows * self.n_columns * self.dtype.itemsize > CACHE_BYTES:
+        if not self._is_kept:
             for rows in slices:
                 yield (
                     RawBlock(rows, self.x[rows], self)
@@ -323,8 +323,11 @@ class DenseDesign(Design):
         yield from self._blocks[size]
 
     def whole(self) -> Tensor | None:  # noqa: D102
-        small = self.n_rows * self.n_columns * self.dtype.itemsize <= CACHE_BYTES
-        return self._whole if small and self.dtype == torch.float64 and self.x.device.type == "cpu" else None
+        return self._whole if self._is_kept and self.dtype == torch.float64 and self.x.device.type == "cpu" else None
+
+    @property
+    def _is_kept(self) -> bool:
+        return self.n_rows * self.n_columns * self.dtype.itemsize <= CACHE_BYTES
 
     @cached_property
     def _whole(self) -> Tensor:

@@ -27,9 +27,6 @@ Objective = LinearObjective | ConstrainedObjective
 _ACCURACY = 0.05
 """A first stage on n rows ends at this share of p / n, a fraction of the sampling error of its optimal value."""
 
-_SUBSETS_FROM = 5e5
-"""Rows times parameters from which subsets pay: below, a pass over all rows costs little more than its calls."""
-
 _SCORING_COST = 2.0
 """Price of the expected information in evaluations: some of it is quadrature, so that it is held over a few steps."""
 
@@ -153,9 +150,9 @@ def solve_scoring(
 
 def _near(objective: Objective, remembered: Remembered, start: Tensor, tol: float, max_iter: int) -> Tensor:
     """Return a point near the optimum, from where Newton steps on all rows by the observed information lead to it."""
-    theta, large = start, objective.n_rows * objective.n_parameters >= _SUBSETS_FROM
+    theta = start
     generator = torch.Generator().manual_seed(0)
-    for rows in subset_sizes(objective) if large else ():
+    for rows in subset_sizes(objective):
         part = objective.take(torch.randint(objective.n_rows, (rows,), generator=generator))
         begun = Remembered(part)
         theta = _begin(part, begun, theta)

@@ -234,8 +234,7 @@ def _held(objective: LinearObjective, start: Tensor, tol: float, max_iter: int, 
     working = objective.with_curvature(torch.float32 if pairs >= HALF_FROM_PAIRS else torch.float64)
     inverse = None
     generator = torch.Generator().manual_seed(0)
-    small = working.n_rows * working.n_parameters < _SUBSETS_FROM
-    for rows in () if small else subset_sizes(working):
+    for rows in subset_sizes(working):
         part = working.take(torch.randint(working.n_rows, (rows,), generator=generator))
         start = quasi_newton(
             part,
@@ -261,7 +260,9 @@ def _held(objective: LinearObjective, start: Tensor, tol: float, max_iter: int, 
 
 
 def subset_sizes(objective: LinearObjective | ConstrainedObjective) -> list[int]:
-    """Return the numbers of rows of growing random subsets to fit before all rows; none where rows are few."""
+    """Return the numbers of rows of growing random subsets to fit before all rows; none where passes are cheap."""
+    if objective.n_rows * objective.n_parameters < _SUBSETS_FROM:
+        return []
     smallest = max(_SUBSET_ROWS, _SUBSET_ROWS_PER_COEFFICIENT * objective.n_parameters)
     ratio = objective.n_rows / smallest
     if ratio < 3.0:
