@@ -230,7 +230,7 @@ def counts(problem: Problem) -> dict[str, float]:
     gradients and the first layer's input), A and B the input and output factors, of which symmetry leaves 5/8 in four
     tiles. A gradient is F + D + W.
     """
-    from raphson.curvature._columns import tapped_batches
+    from raphson.curvature.network._columns import tapped_batches
     from raphson.model._uses import Matmul
 
     objective = rp.Objective(problem.model, rp.Categorical(), (problem.x, problem.y))

@@ -120,6 +120,12 @@ def test_the_command_line_uses_the_public_face_only() -> None:
                 assert not any(part.startswith("_") for part in parts[1:]), f"{file} imports {name}"
 
 
+@pytest.mark.parametrize("side, other", [("linear", "network"), ("network", "linear")])
+def test_linear_models_and_networks_do_without_each_other(side: str, other: str) -> None:
+    for file in (PACKAGE / "curvature" / side).glob("*.py"):
+        assert not any(f"{name}.".startswith(f"raphson.curvature.{other}.") for name in imports(file)), file
+
+
 def test_the_table_is_acyclic() -> None:
     below: dict[str, set[str]] = {}
 

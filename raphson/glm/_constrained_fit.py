@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from raphson._errors import CollinearityWarning
-from raphson.curvature._constrained import ConstrainedObjective
-from raphson.curvature._constraints import Constraints, solved
+from raphson.curvature.linear._constrained import ConstrainedObjective
+from raphson.curvature.linear._constraints import Constraints, solved
 from raphson.data import DenseDesign, Design
 from raphson.glm._collinear import Collinearity, find_collinear
 from raphson.glm._fitting import FitOptions, shown_progress

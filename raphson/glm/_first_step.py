@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from raphson.curvature._constrained import ConstrainedObjective
+from raphson.curvature.linear._constrained import ConstrainedObjective
 from raphson.solve import newton_direction
 
 

@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from raphson._errors import CollinearityWarning, InputError, RaphsonWarning, SeparationWarning
-from raphson.curvature._linear import LinearObjective
+from raphson.curvature.linear._objective import LinearObjective
 from raphson.data import DenseDesign, SparseDesign
 from raphson.glm._collinear import Collinearity, find_collinear
 from raphson.glm._linear_fit import LinearFit

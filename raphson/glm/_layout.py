@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.curvature._constraints import Constraints, Group, group_columns, matrix_rank
+from raphson.curvature.linear._constraints import Constraints, Group, group_columns, matrix_rank
 from raphson.glm._collinear import INTERCEPT, listed
 from raphson.likelihoods import (
     Categorical,

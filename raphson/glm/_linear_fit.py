@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError, NotEstimableError
-from raphson.curvature._linear import LinearObjective
+from raphson.curvature.linear._objective import LinearObjective
 from raphson.infer import Estimates, inverse_information, sandwich, small_sample_factor
 from raphson.linalg import Dense, SymmetricOperator
 from raphson.linalg._size import check_dense_size

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.curvature._constrained import ConstrainedObjective
-from raphson.curvature._linear import LinearObjective
+from raphson.curvature.linear._constrained import ConstrainedObjective
+from raphson.curvature.linear._objective import LinearObjective
 from raphson.glm._first_step import first_step
 from raphson.glm._solvers import certified, is_dense, subset_sizes
 from raphson.linalg import SymmetricOperator

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.curvature._constrained import ConstrainedObjective
-from raphson.curvature._khatri_rao import HALF_FROM_PAIRS
-from raphson.curvature._linear import LinearObjective
-from raphson.curvature._precondition import class_block_cost, class_block_inverse
+from raphson.curvature.linear._constrained import ConstrainedObjective
+from raphson.curvature.linear._khatri_rao import HALF_FROM_PAIRS
+from raphson.curvature.linear._objective import LinearObjective
+from raphson.curvature.linear._precondition import class_block_cost, class_block_inverse
 from raphson.linalg import cg
 from raphson.solve import (
     Direction,

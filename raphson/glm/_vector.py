@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.curvature._constrained import ConstrainedObjective
+from raphson.curvature.linear._constrained import ConstrainedObjective
 from raphson.data import DenseDesign
 from raphson.glm import _state
 from raphson.glm._collinear import INTERCEPT

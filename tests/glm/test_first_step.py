@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import raphson as rp
-from raphson.curvature._constrained import ConstrainedObjective
+from raphson.curvature.linear._constrained import ConstrainedObjective
 from raphson.data import DenseDesign
 from raphson.glm._first_step import first_step
 from raphson.glm._layout import make_layout

@@ -1,5 +1,5 @@
 /* Linear models in one call each: value and gradient, the dense Hessian, a product with it. The formulas are those of
-   _linear.py, _linear_hessian.py and _khatri_rao.py; _compiled.py calls this. */
+   _objective.py, _hessian.py and _khatri_rao.py; _compiled.py calls this. */
 
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN

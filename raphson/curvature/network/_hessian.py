@@ -11,10 +11,10 @@ from raphson.data import Batch
 from raphson.linalg import Dense, Diagonal, Implicit, SymmetricOperator
 from raphson.model import GradientGraph
 
-from ._network import NetworkProducts
 from ._objective import Objective
 from ._output import OutputCurvature
 from ._preactivation import feed_forward, preactivation_diagonal
+from ._products import NetworkProducts
 from ._structures import Blocks, Structure, block_diagonal, check_structure
 
 _OBSERVED = OutputCurvature("observed")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 try:
-    from raphson.curvature import _kernel
+    from raphson.curvature.linear import _kernel
 except ImportError:
     if not TYPE_CHECKING:
         _kernel = None

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs
-from raphson.curvature._linear import LinearObjective
+from raphson.curvature.linear._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs
+from raphson.curvature.linear._objective import LinearObjective
 from raphson.data import DenseDesign, SparseDesign
 from raphson.data import _design as data
 from raphson.likelihoods import Bernoulli, Categorical, Gaussian

@@ -14,10 +14,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from raphson.curvature._constrained_gram import ConstrainedGram
-from raphson.curvature._constraints import Constraints
-from raphson.curvature._dense_form import DenseForm
-from raphson.curvature._khatri_rao import GivenPairs, OutputPairs, output_pairs, triangle
+from raphson.curvature.linear._constrained_gram import ConstrainedGram
+from raphson.curvature.linear._constraints import Constraints
+from raphson.curvature.linear._dense_form import DenseForm
+from raphson.curvature.linear._khatri_rao import GivenPairs, OutputPairs, output_pairs, triangle
 from raphson.data import Block
 from raphson.linalg import Dense, EqualBlocks
 from raphson.linalg._operator import SymmetricOperator

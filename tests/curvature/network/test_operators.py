@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import raphson as rp
-from raphson.curvature import _network
+from raphson.curvature.network import _products
 
 from .network_cases import BY_NAME, DTYPE, LOSSES, C, D, N, T, by_definition, draw, network
 
@@ -128,7 +128,7 @@ def test_every_form_of_data_gives_the_same(form):
 def test_batches_linearized_anew_or_kept_give_the_same(kept_bytes, monkeypatch):
     loss = BY_NAME["class_weight"]
     x, y, weight = draw(loss)
-    monkeypatch.setattr(_network, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(_products, "KEPT_BYTES", kept_bytes)
     passes = 0
 
     class Counted:

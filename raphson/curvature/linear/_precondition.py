@@ -15,8 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from raphson.curvature._linear import LinearObjective
-from raphson.curvature._linear_hessian import LinearHessian
+from raphson.curvature.linear._hessian import LinearHessian
+from raphson.curvature.linear._objective import LinearObjective
 from raphson.linalg._operator import SymmetricOperator
 
 _BLOCK_ELEMENTS = 2**26

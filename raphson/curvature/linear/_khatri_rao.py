@@ -26,7 +26,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from raphson.curvature._compiled import is_built, pair_sums
+from raphson.curvature.linear._compiled import is_built, pair_sums
 from raphson.linalg import Diagonal, DiagonalPlusLowRank
 from raphson.linalg._operator import SymmetricOperator
 

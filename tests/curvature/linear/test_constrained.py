@@ -6,9 +6,9 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from raphson.curvature._constrained import ConstrainedObjective
-from raphson.curvature._constrained_gram import ConstrainedGram
-from raphson.curvature._constraints import group_columns
+from raphson.curvature.linear._constrained import ConstrainedObjective
+from raphson.curvature.linear._constrained_gram import ConstrainedGram
+from raphson.curvature.linear._constraints import group_columns
 from raphson.data import DenseDesign, SparseDesign
 from raphson.likelihoods import Categorical, Gaussian, HeteroscedasticGaussian
 
@@ -168,8 +168,8 @@ def test_without_small_matrices_the_same(layout, monkeypatch):
     """Many parameters go group by group; so do few here."""
     objective, _, _, theta = make(layout, weights=True, l2=0.1)
     at, norm = objective.evaluate(theta), objective.gradient_norm(objective.evaluate(theta).gradient)
-    monkeypatch.setattr("raphson.curvature._constraints.MAP_ELEMENTS", 0)
-    monkeypatch.setattr("raphson.curvature._constrained.MAP_ELEMENTS", 0)
+    monkeypatch.setattr("raphson.curvature.linear._constraints.MAP_ELEMENTS", 0)
+    monkeypatch.setattr("raphson.curvature.linear._constrained.MAP_ELEMENTS", 0)
     other, _, _, _ = make(layout, weights=True, l2=0.1)
     again = other.evaluate(theta)
     assert again.value == pytest.approx(at.value, rel=1e-14)
@@ -181,7 +181,7 @@ def test_without_small_matrices_the_same(layout, monkeypatch):
 @pytest.mark.parametrize("tile", [1, 2**17])
 @pytest.mark.parametrize("layout", ["one output", "mixed", "no intercept"])
 def test_gram_in_tiles(layout, tile, monkeypatch):
-    monkeypatch.setattr("raphson.curvature._constrained_gram._TILE_ELEMENTS", tile)
+    monkeypatch.setattr("raphson.curvature.linear._constrained_gram._TILE_ELEMENTS", tile)
     g = torch.Generator().manual_seed(3)
     n = 300
     x, root = torch.randn(n, D, generator=g, dtype=torch.float64), torch.randn(n, C, C, generator=g).double()

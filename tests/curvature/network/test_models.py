@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import raphson as rp
-from raphson.curvature import _output
+from raphson.curvature.network import _output
 
 from .network_cases import BY_NAME, DTYPE, C, D, N, T, by_definition, draw, network
 

@@ -16,11 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.curvature._constrained_gram import ConstrainedGram
-from raphson.curvature._constrained_hessian import ConstrainedHessian, Part
-from raphson.curvature._constraints import MAP_ELEMENTS, Constraints
-from raphson.curvature._khatri_rao import half_products, triangle
-from raphson.curvature._linear import Kind
+from raphson.curvature.linear._constrained_gram import ConstrainedGram
+from raphson.curvature.linear._constrained_hessian import ConstrainedHessian, Part
+from raphson.curvature.linear._constraints import MAP_ELEMENTS, Constraints
+from raphson.curvature.linear._khatri_rao import half_products, triangle
+from raphson.curvature.linear._objective import Kind
 from raphson.data import Block, Design
 from raphson.likelihoods._likelihood import Likelihood
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import raphson as rp
-from raphson.curvature import _hessian, _preactivation
+from raphson.curvature.network import _hessian, _preactivation
 
 from .network_cases import BY_NAME, DTYPE, LOSSES, C, D, by_definition, draw
 

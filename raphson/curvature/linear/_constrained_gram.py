@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raphson.curvature._constraints import Constraints, column_positions
-from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram
+from raphson.curvature.linear._constraints import Constraints, column_positions
+from raphson.curvature.linear._khatri_rao import GivenPairs, KhatriRaoGram
 from raphson.data import Block
 
 _TILE_ELEMENTS = 2**17

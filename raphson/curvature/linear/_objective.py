@@ -21,9 +21,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.curvature._compiled import CompiledFamily, CompiledHessian, is_compiled, without_subnormals
-from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, score_pairs, triangle
-from raphson.curvature._linear_hessian import LinearHessian
+from raphson.curvature.linear._compiled import CompiledFamily, CompiledHessian, is_compiled, without_subnormals
+from raphson.curvature.linear._hessian import LinearHessian
+from raphson.curvature.linear._khatri_rao import GivenPairs, KhatriRaoGram, score_pairs, triangle
 from raphson.data import Block, Design
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.linalg import DiagonalPlusLowRank

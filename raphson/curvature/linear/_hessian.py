@@ -15,9 +15,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from raphson.curvature._compiled import CompiledHessian
-from raphson.curvature._dense_form import DenseForm
-from raphson.curvature._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs
+from raphson.curvature.linear._compiled import CompiledHessian
+from raphson.curvature.linear._dense_form import DenseForm
+from raphson.curvature.linear._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs
 from raphson.data import Block
 from raphson.linalg import Dense, cg
 from raphson.linalg._operator import SymmetricOperator

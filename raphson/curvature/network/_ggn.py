@@ -14,9 +14,9 @@ from raphson.data import Batch
 from raphson.linalg import SymmetricOperator
 from raphson.model import Linearization, Parts
 
-from ._network import NetworkProducts
 from ._objective import Objective
 from ._output import OutputCurvature
+from ._products import NetworkProducts
 from ._structures import Blocks, Structure, check_structure, gauss_newton_structure
 
 Function = Callable[[Tensor], Tensor]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import raphson as rp
-from raphson.curvature._columns import tapped_batches
-from raphson.curvature._layer_diagonal import layer_diagonal, tap_example_gradients, tap_gradient_norms
+from raphson.curvature.network._columns import tapped_batches
+from raphson.curvature.network._layer_diagonal import layer_diagonal, tap_example_gradients, tap_gradient_norms
 
 from .kfac_oracle import block_places, gauss_newton, relative, within_blocks
 

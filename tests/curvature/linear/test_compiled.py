@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from raphson import Bernoulli, Binomial, Categorical, Poisson
-from raphson.curvature import _compiled
-from raphson.curvature._linear import LinearObjective
+from raphson.curvature.linear import _compiled
+from raphson.curvature.linear._objective import LinearObjective
 from raphson.data import DenseDesign
 
-kernel = pytest.importorskip("raphson.curvature._kernel", reason="the compiled code was not built")
+kernel = pytest.importorskip("raphson.curvature.linear._kernel", reason="the compiled code was not built")
 
 
 @pytest.fixture(params=[128, 256, 512], autouse=True, scope="module")

@@ -1,0 +1,1 @@
+"""Linear models: closed forms, compiled sums, constraints between outputs, preconditioning."""

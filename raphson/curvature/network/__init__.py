@@ -1,0 +1,1 @@
+"""Networks: the objective and its derivatives, whole or layer by layer."""
