@@ -253,21 +253,27 @@ class Design(abc.ABC):
 
     def gradient_to_table(self, gradient: Tensor) -> Tensor:
         """Turn a gradient ``(C, D')`` in standardized coefficients into one in the table's coefficients."""
-        factor, shift, matrix = self._gradient_map
-        if matrix is not None:
-            return gradient @ matrix
+        if self._gradient_matrix is not None:
+            return gradient @ self._gradient_matrix
+        factor, shift = self.gradient_map
         return torch.addcmul(gradient * factor, gradient[:, :1], shift) if self.intercept else gradient * factor
 
     @cached_property
-    def _gradient_map(self) -> tuple[Tensor, Tensor, Tensor | None]:
+    def gradient_map(self) -> tuple[Tensor, Tensor]:
+        """``(D',)`` each: by what an entry of a gradient is multiplied, and what of the intercept's is added to it."""
         ones = torch.ones(int(self.intercept), dtype=torch.float64)
-        factor, shift = torch.cat([ones, self.scale]), torch.cat([0.0 * ones, self.center])
+        center = self.center if self.intercept else torch.zeros_like(self.center)
+        return torch.cat([ones, self.scale]), torch.cat([0.0 * ones, center])
+
+    @cached_property
+    def _gradient_matrix(self) -> Tensor | None:
         if self.n_columns > _MATRIX_COLUMNS:
-            return factor, shift, None
+            return None
+        factor, shift = self.gradient_map
         matrix = torch.diag(factor)
         if self.intercept:
             matrix[0] += shift
-        return factor, shift, matrix
+        return matrix
 
     def table_map(self) -> Tensor:
         """Return the ``(D', D')`` matrix of ``to_table`` acting on one output's coefficients."""
@@ -328,6 +334,12 @@ class DenseDesign(Design):
     @property
     def _is_kept(self) -> bool:
         return self.n_rows * self.n_columns * self.dtype.itemsize <= CACHE_BYTES
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether ``x`` can be read in place: double precision, on the processor, each row contiguous."""
+        exact = self.dtype == torch.float64 and self.x.dtype == torch.float64
+        return exact and self.x.device.type == "cpu" and self.x.stride(1) == 1
 
     @cached_property
     def _whole(self) -> Tensor:

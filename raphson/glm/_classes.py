@@ -29,8 +29,8 @@ def encode_classes(labels: Labels, weights: Tensor | None) -> tuple[Labels, Tens
     Raises:
         InputError: If there is a single class, or one that occurs only in rows of zero weight.
     """
-    classes, found = np.unique(labels, return_inverse=True)
-    codes = torch.from_numpy(np.ascontiguousarray(found, dtype=np.int64))
+    classes, found = _numbered(labels)
+    codes = torch.from_numpy(found)
     if weights is not None:
         absent = torch.bincount(codes, weights=weights, minlength=len(classes)) == 0
         if bool(absent.any()):
@@ -46,6 +46,19 @@ def encode_classes(labels: Labels, weights: Tensor | None) -> tuple[Labels, Tens
             "other rows filtered out?"
         )
     return classes, codes
+
+
+def _numbered(labels: Labels) -> tuple[Labels, NDArray[np.int64]]:
+    """Return the sorted distinct labels and the position of each label among them; whole numbers are not sorted."""
+    if labels.dtype.kind in "iu" and np.can_cast(labels.dtype, np.int64):
+        least = int(labels.min())
+        if int(labels.max()) - least < max(1024, labels.size):
+            shifted = labels.astype(np.int64) - least
+            present = np.bincount(shifted) > 0
+            classes = (np.flatnonzero(present) + least).astype(labels.dtype)
+            return classes, shifted if present.all() else (np.cumsum(present) - 1)[shifted]
+    classes, found = np.unique(labels, return_inverse=True)
+    return classes, np.ascontiguousarray(found, dtype=np.int64)
 
 
 def class_weights(rows: Rows, classes: Labels, wanted: Any) -> Tensor | None:
@@ -105,22 +118,39 @@ def find_reference(reference: Any, classes: Labels) -> int | None:
     )
 
 
-def most_frequent_last(rows: Rows, n_classes: int) -> Tensor:
-    """Return the classes with the most frequent one last, where the solver keeps its reference, ``(K,)``.
+def class_totals(rows: Rows, n_classes: int) -> NDArray[Any]:
+    """Return the total weight of the rows of each class, ``(K,)``."""
+    weights = None if rows.weights is None else rows.weights.numpy()
+    return np.bincount(rows.y.numpy(), weights=weights, minlength=n_classes)
+
+
+def most_frequent_last(rows: Rows, totals: NDArray[Any]) -> tuple[Tensor, Tensor]:
+    """Put the most frequent class last, where the solver keeps its reference.
 
     Relative to it the Hessian is best conditioned; what is reported is changed to the user's reference
     afterwards.
+
+    Args:
+        rows: Rows whose targets number the classes.
+        totals: Total weight of each class, ``(K,)``.
+
+    Returns:
+        The classes in the new order, ``(K,)``, and the place of each row's class in it, ``(n,)``.
     """
-    counts = torch.bincount(rows.y, weights=rows.weights, minlength=n_classes)
-    order = torch.arange(n_classes)
-    most = int(counts.argmax())
-    return torch.cat([order[:most], order[most + 1 :], order[most : most + 1]])
+    most, last = int(totals.argmax()), len(totals) - 1
+    order = np.arange(last + 1)
+    if most == last:
+        return torch.from_numpy(order), rows.y
+    place = order.copy()
+    place[most + 1 :] -= 1
+    place[most] = last
+    return torch.from_numpy(np.append(np.delete(order, most), most)), torch.from_numpy(place[rows.y.numpy()])
 
 
-def shares_loglik(rows: Rows, n_classes: int) -> float:
+def shares_loglik(totals: NDArray[Any]) -> float:
     """Return the log-likelihood of the model in which every row has the classes' shares as probabilities."""
-    counts = torch.bincount(rows.y, weights=rows.weights, minlength=n_classes).double()
-    return float(torch.xlogy(counts, counts / counts.sum()).sum())
+    present = totals[totals > 0]
+    return float(present @ np.log(present / present.sum()))
 
 
 def plain(label: Any) -> str:

@@ -94,8 +94,12 @@ class LinearFit:
 
     def coefficients(self, reference: int | None) -> Tensor:
         """Return the coefficients of the table's columns, ``(C, D')``."""
-        free = self.solution.theta.view(-1, self.kept.shape[0])
-        return self.to_columns(self.output_map(reference) @ free)
+        full = self.objective.coefficients(self.solution.theta)
+        coef = torch.empty_like(full)
+        coef[self.order] = full
+        if self.objective.reference is not None:
+            coef -= coef.mean(0) if reference is None else coef[reference].clone()
+        return self.to_columns(coef)
 
     def estimable(self) -> Tensor:
         """Return which columns have a coefficient that the data determine, ``(D',)``."""

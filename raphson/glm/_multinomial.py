@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raphson.glm import _state
 from raphson.glm._classes import (
+    class_totals,
     class_weights,
     encode_classes,
     find_reference,
@@ -138,10 +139,11 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
         rows = make_rows(table, codes, weights, check_offset(offset, table.shape[0], len(classes)))
         rows = replace(rows, weights=class_weights(rows, classes, self.class_weight))
         start = self._coefficients_before(classes) if self.warm_start else None
-        order = most_frequent_last(rows, len(classes))
+        totals = class_totals(rows, len(classes))
+        order, places = most_frequent_last(rows, totals)
         fitted, collinearity = fit_linear(
             rows,
-            torch.argsort(order)[rows.y],
+            places,
             Categorical(),
             names,
             options,
@@ -158,7 +160,7 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
         fitted, separation, refusal = examine(fitted, separating)
         self.classes_, self._names = classes, names
         self.separation_, self.collinearity_ = separation, collinearity
-        self._publish(fitted, rows, refusal)
+        self._publish(fitted, rows, refusal, totals)
         return self
 
     def _coefficients_before(self, classes: NDArray[Any]) -> Tensor | None:
@@ -171,7 +173,7 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
             return torch.from_numpy(np.column_stack([self.intercept_, self.coef_]))
         return torch.from_numpy(self.coef_)
 
-    def _publish(self, fitted: LinearFit, rows: Rows, refusal: str | None) -> None:
+    def _publish(self, fitted: LinearFit, rows: Rows, refusal: str | None, totals: NDArray[Any]) -> None:
         """Set the attributes of a fitted estimator."""
         self._fitted, self._training, self._refusal = fitted, rows, refusal
         self._estimates_cache: dict[Any, Estimates] = {}
@@ -188,7 +190,7 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
         self.n_iter_ = solution.iterations
         self.loglik_ = -(solution.value - objective.penalty(solution.theta)) * objective.total_weight
         if rows.offset is None and self.fit_intercept:
-            self.loglik_null_ = shares_loglik(rows, len(self.classes_))
+            self.loglik_null_ = shares_loglik(totals)
         else:
             self.loglik_null_ = null_loglik(
                 rows, Categorical(), len(self.classes_), intercept=objective.design.intercept

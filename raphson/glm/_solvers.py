@@ -13,6 +13,7 @@ from raphson.curvature.linear._constrained import ConstrainedObjective
 from raphson.curvature.linear._khatri_rao import HALF_FROM_PAIRS
 from raphson.curvature.linear._objective import LinearObjective
 from raphson.curvature.linear._precondition import class_block_cost, class_block_inverse
+from raphson.glm._small import continued, small_fit
 from raphson.linalg import cg
 from raphson.solve import (
     Direction,
@@ -232,9 +233,12 @@ def _held(objective: LinearObjective, start: Tensor, tol: float, max_iter: int, 
     """
     pairs = objective.n_free * (objective.n_free + 1) // 2
     working = objective.with_curvature(torch.float32 if pairs >= HALF_FROM_PAIRS else torch.float64)
+    begun = small_fit(working, start, tol=tol, max_iter=max_iter, callback=callback)
+    if begun is not None and begun.converged:
+        return begun
     inverse = None
     generator = torch.Generator().manual_seed(0)
-    for rows in subset_sizes(working):
+    for rows in subset_sizes(working) if begun is None else ():
         part = working.take(torch.randint(working.n_rows, (rows,), generator=generator))
         start = quasi_newton(
             part,
@@ -247,9 +251,9 @@ def _held(objective: LinearObjective, start: Tensor, tol: float, max_iter: int, 
             inverse=inverse,
         ).theta
         inverse = cholesky_inverse(part.evaluate(start))
-    return quasi_newton(
+    found = quasi_newton(
         working,
-        start,
+        start if begun is None else begun.theta,
         factorize=cholesky_inverse,
         factor_cost=working.dense_cost,
         tol=tol,
@@ -257,6 +261,7 @@ def _held(objective: LinearObjective, start: Tensor, tol: float, max_iter: int, 
         inverse=inverse,
         callback=callback,
     )
+    return found if begun is None else continued(begun, found)
 
 
 def subset_sizes(objective: LinearObjective | ConstrainedObjective) -> list[int]:

@@ -20,7 +20,7 @@ from raphson.solve._solution import Solution, Status
 ARMIJO = 1e-4
 """Fraction of the predicted decrease that a step must achieve (Nocedal and Wright 2006, eq. 3.4)."""
 
-_ROUNDING = 2.0**-50
+ROUNDING = 2.0**-50
 _HALVINGS = 40
 
 
@@ -182,7 +182,7 @@ def backtrack(
     slope = -direction.decrement_squared
     if not slope < 0:
         return None
-    rounding = _ROUNDING * max(abs(at.value), 1.0)
+    rounding = ROUNDING * max(abs(at.value), 1.0)
     length = 1.0
     for _ in range(_HALVINGS):
         trial = torch.add(theta, direction.step, alpha=length)

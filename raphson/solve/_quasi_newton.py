@@ -24,9 +24,9 @@ _MEMORY = 10
 _NEWTON_RATE = 1.2
 """What a fresh factor is counted on for: a step that reduces the gradient by ``exp(1.2)``, about 3."""
 
-_STEEP = 0.3
-_LONGEST = 4.0
-_EXTENSIONS = 2
+STEEP = 0.3
+LONGEST = 4.0
+EXTENSIONS = 2
 """A step is extended up to twice, up to fourfold, while the slope at its end is above this share of the first one."""
 
 _STEPS = 20
@@ -143,11 +143,11 @@ def _longer(
         The best point found and the state there.
     """
     length = 1.0
-    for _ in range(_EXTENSIONS):
+    for _ in range(EXTENSIONS):
         share = float(at.gradient @ direction.step) / -direction.decrement_squared
-        if not _STEEP < share < 1.0:
+        if not STEEP < share < 1.0:
             break
-        length *= min(1.0 / (1.0 - math.sqrt(share)), _LONGEST)
+        length *= min(1.0 / (1.0 - math.sqrt(share)), LONGEST)
         trial = torch.add(theta, direction.step, alpha=length)
         new = problem.evaluate(trial)
         if not (is_finite(new) and new.value < at.value):

@@ -10,9 +10,9 @@ installation), or the model is not of this kind, everything goes through PyTorch
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,54 @@ _PART = 2.0**20
 
 
 @dataclass(frozen=True, eq=False)
+class Table:
+    """Features in double precision: standardized columns, or the rows as given, standardized as they are read.
+
+    Attributes:
+        x: ``(D', N)`` with the ones; or where there are factors ``(N, D)`` without them, each row contiguous.
+        center: Subtracted from the columns, ``(D,)``, or None.
+        factor: By which they are then multiplied, ``(D,)``, or None.
+        intercept: Whether a column of ones comes before the rows as given.
+    """
+
+    x: Tensor
+    center: Tensor | None = None
+    factor: Tensor | None = None
+    intercept: bool = False
+
+    @property
+    def n(self) -> int:
+        """Number of rows, N."""
+        return self.x.shape[1 if self.factor is None else 0]
+
+    @property
+    def d(self) -> int:
+        """Number of columns, D'."""
+        return self.x.shape[0] if self.factor is None else self.x.shape[1] + self.intercept
+
+    def rows(self, rows: slice) -> Table:
+        """Return some of the rows."""
+        return replace(self, x=self.x[:, rows] if self.factor is None else self.x[rows])
+
+    @property
+    def arguments(self) -> tuple[int, int, int, int, int | None, int | None, bool]:
+        """What compiled functions take of it: N, D', the stride, and the rest."""
+        center = None if self.center is None else self.center.data_ptr()
+        factor = None if self.factor is None else self.factor.data_ptr()
+        return self.n, self.d, self.x.stride(0), self.x.data_ptr(), center, factor, self.intercept
+
+    @cached_property
+    def single(self) -> Tensor:
+        """Standardized columns in single precision, ``(D', N)``."""
+        if self.factor is None:
+            return self.x.float()
+        assert self.center is not None
+        columns = ((self.x - self.center) * self.factor).mT.float()
+        ones = torch.ones(int(self.intercept), self.n, dtype=torch.float32)
+        return torch.cat([ones, columns])
+
+
+@dataclass(frozen=True, eq=False)
 class CompiledFamily:
     r"""The penalized objective of a linear model in the natural parameter of an exponential family.
 
@@ -44,7 +92,7 @@ class CompiledFamily:
     contiguous and in double precision.
 
     Attributes:
-        x: Features with the ones, ``(D', N)``.
+        table: The features with the ones.
         weights: ``(N,)`` or None for 1 each.
         linear: T, the targets' linear term, ``(C_free, D')``.
         reference: Whether one more output, the last one, is zero.
@@ -54,7 +102,7 @@ class CompiledFamily:
         exponential: Whether A is the exponential.
     """
 
-    x: Tensor
+    table: Table
     weights: Tensor | None
     linear: Tensor
     reference: bool
@@ -64,34 +112,131 @@ class CompiledFamily:
     exponential: bool
 
     @cached_property
-    def _model(self) -> tuple[int, int, int, int, int, int | None, int, int, float, bool]:
-        (d, n), c = self.x.shape, self.linear.shape[0]
+    def _model(self) -> tuple[Any, ...]:
         weights = None if self.weights is None else self.weights.data_ptr()
         outputs, columns = self.penalty_outputs.data_ptr(), self.penalty_columns.data_ptr()
-        return n, d, c, n, self.x.data_ptr(), weights, outputs, columns, self.scale, self.exponential
+        n, d, *table = self.table.arguments
+        return n, d, self.linear.shape[0], *table, weights, outputs, columns, self.scale, self.exponential
 
-    def model(self, multiplications: float) -> tuple[int, int, int, int, int, int | None, int, int, float, bool, int]:
+    def model(self, multiplications: float) -> tuple[Any, ...]:
         """Return what every compiled function takes first, the number of threads last."""
         return *self._model, _threads(multiplications)
 
-    @cached_property
-    def single_x(self) -> Tensor:
-        """The features in single precision."""
-        return self.x.float()
-
     @property
     def multiplications(self) -> float:
-        """Those of an evaluation."""
-        return 2.0 * self.x.numel() * self.linear.shape[0]
+        """Those of an evaluation, an exponential counted as twenty."""
+        return self.table.n * (2.0 * self.table.d * self.linear.shape[0] + 20.0 * (self.linear.shape[0] + 1))
 
     def evaluate(self, theta: Tensor) -> tuple[float, Tensor, CompiledHessian]:
         """Return value, gradient ``(p,)`` and Hessian at the coefficients ``theta`` ``(p,)``."""
         coef = theta.double().contiguous()
         gradient = torch.empty_like(coef)
-        p = self.x.new_empty(self.linear.shape[0] + self.reference, self.x.shape[1])
+        p = torch.empty(self.linear.shape[0] + self.reference, self.table.n, dtype=torch.float64)
         at = coef.data_ptr(), self.linear.data_ptr(), self.reference
         value = _kernel.evaluate(*self.model(self.multiplications), *at, gradient.data_ptr(), p.data_ptr())
         return value, gradient, CompiledHessian(self, p)
+
+    def newton(
+        self, theta: Tensor, units: Units, rules: NewtonRules, tol: float, limit: int, single: bool
+    ) -> NewtonSteps:
+        """Take Newton steps, each with a factor of its own, while the Hessian is positive definite.
+
+        Args:
+            theta: Where to start, ``(p,)``.
+            units: What the tolerance counts in.
+            rules: When a step is taken and when it is extended.
+            tol: Bound on the gradient norm.
+            limit: Largest number of steps.
+            single: Whether Hessians are summed in single precision.
+
+        Returns:
+            The steps.
+        """
+        (c, d), n = self.linear.shape, self.table.n
+        coef = theta.double().clone(memory_format=torch.contiguous_format)
+        gradient, step = torch.empty_like(coef), torch.zeros_like(coef)
+        history = torch.empty(limit + 1, 3, dtype=torch.float64)
+        pairs = _every_pair(c)
+        ended, steps, decrement_squared = _kernel.newton(
+            *self.model(self.multiplications),
+            _threads(n * pairs.number * d * (d + 1) / 2),
+            self.linear.data_ptr(),
+            self.reference,
+            single,
+            *pairs[1:],
+            limit,
+            *rules,
+            tol,
+            *units.addresses,
+            step.data_ptr(),
+            history.data_ptr(),
+            coef.data_ptr(),
+            gradient.data_ptr(),
+        )
+        return NewtonSteps(coef, bool(ended), decrement_squared, step, history[: steps + 1].tolist())
+
+
+class NewtonRules(NamedTuple):
+    """When a Newton step is taken, and when it is extended; see ``solve``.
+
+    Attributes:
+        extensions: How often a step may be extended.
+        armijo: Share of the predicted decrease that it must achieve; it is halved until it does.
+        rounding: Relative error of the objective: a decrease below that is no evidence.
+        steep: Share of the slope at whose excess at its end it is extended.
+        longest: Largest factor of one extension.
+    """
+
+    extensions: int
+    armijo: float
+    rounding: float
+    steep: float
+    longest: float
+
+
+class NewtonSteps(NamedTuple):
+    """What compiled Newton steps led to.
+
+    Attributes:
+        theta: The last point, ``(p,)``.
+        converged: Whether the gradient there is below the tolerance; if not, the limit was reached, the Hessian is not
+            positive definite, or rounding hides the decrease.
+        decrement_squared: The last step's predicted decrease, twice; NaN without a step.
+        last_step: The last full step computed, ``(p,)``.
+        history: Value, gradient norm and seconds at the start and after every step.
+    """
+
+    theta: Tensor
+    converged: bool
+    decrement_squared: float
+    last_step: Tensor
+    history: list[list[float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """What a gradient's norm counts in: entries ``g_j factor_j + g_0 shift_j`` of a row, less what rounding explains.
+
+    Attributes:
+        factor: ``(D',)``.
+        shift: ``(D',)``.
+        floor: ``(D',)``, or None for zero.
+    """
+
+    factor: Tensor
+    shift: Tensor
+    floor: Tensor | None
+
+    @cached_property
+    def addresses(self) -> tuple[int, int, int | None]:
+        """Where compiled functions find them."""
+        floor = None if self.floor is None else self.floor.data_ptr()
+        return self.factor.data_ptr(), self.shift.data_ptr(), floor
+
+    def norm(self, gradient: Tensor) -> float:
+        """Return the largest entry of a gradient ``(p,)`` in these units."""
+        d = self.factor.shape[0]
+        return _kernel.norm(gradient.numel() // d, d, gradient.contiguous().data_ptr(), *self.addresses)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +258,7 @@ class CompiledHessian:
 
     def _sums(self, pairs: _Pairs, out: Tensor, *, blocks: bool) -> Tensor:
         single = out.dtype == torch.float32
-        d, n = self.objective.x.shape
+        n, d = self.objective.table.n, self.objective.table.d
         model = self.objective.model(n * pairs.number * d * (d + 1) / 2)
         _kernel.hessian(*model, self.p.data_ptr(), *pairs[1:], blocks, single, out.data_ptr())
         return out
@@ -122,9 +267,10 @@ class CompiledHessian:
         """Return the product with ``v``, ``(C_free D',)``, in single or double precision as ``v`` is."""
         v, out = v.contiguous(), torch.empty_like(v)
         single = v.dtype == torch.float32
-        x, p = (self.objective.single_x, self._single_p) if single else (self.objective.x, self.p)
+        p = self._single_p if single else self.p
+        x = self.objective.table.single.data_ptr() if single else None
         model = self.objective.model(self.objective.multiplications)
-        _kernel.product(*model, x.data_ptr(), p.data_ptr(), v.data_ptr(), single, out.data_ptr())
+        _kernel.product(*model, x, p.data_ptr(), v.data_ptr(), single, out.data_ptr())
         return out
 
     @cached_property
@@ -181,8 +327,28 @@ def pair_sums(x: Tensor, entries: Tensor) -> Tensor:
     """
     (d, n), q = x.shape, entries.shape[0]
     given, out = entries.contiguous(), torch.empty(q, d, d, dtype=torch.float64)
-    model = n, d, 1, x.stride(0), x.data_ptr(), None, None, None, 1.0, True, _threads(n * q * d * (d + 1) / 2)
+    threads = _threads(n * q * d * (d + 1) / 2)
+    model = n, d, 1, x.stride(0), x.data_ptr(), None, None, False, None, None, None, 1.0, True, threads
     _kernel.hessian(*model, given.data_ptr(), *_own_pairs(q)[1:], True, False, out.data_ptr())
+    return out
+
+
+def adjoint(table: Table, weights: Tensor | None, t: Tensor) -> Tensor:
+    r"""Return :math:`\sum_n w_n\, t_n \otimes \hat x_n`.
+
+    Args:
+        table: Features.
+        weights: ``(N,)`` in double precision, or None for 1 each.
+        t: ``(C, N)`` in double precision.
+
+    Returns:
+        ``(C, D')``.
+    """
+    (c, n), (_, d, *rest) = t.shape, table.arguments
+    given, out = t.contiguous(), torch.empty(c, d, dtype=torch.float64)
+    w = None if weights is None else weights.data_ptr()
+    model = n, d, c, *rest, w, None, None, 1.0, True, _threads(n * c * d)
+    _kernel.adjoint(*model, given.data_ptr(), out.data_ptr())
     return out
 
 

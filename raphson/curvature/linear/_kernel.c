@@ -11,19 +11,24 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define ROWS 256          /* examples at a time */
 #define CHUNK 96          /* products of features at a time: with that many examples they stay in the second-level cache */
+#define APART (ROWS + 64 / sizeof(REAL)) /* a cache line more: rows a power of two apart would fight for the same places */
+#define TOGETHER 8        /* examples of a table by rows that are read side by side, a cache line of each column */
 #define TALL 4
 #define WIDE 3
 #define SMALLEST 0x1p-60  /* in single precision smaller entries would make subnormal numbers of products */
 
 /* n examples of d columns, cut into parts for as many threads, and c outputs with coefficients; sums over examples are
-   multiplied by scale. */
+   multiplied by scale. The table x is (d, n), its rows `stride` apart, or where there are factors the table as given,
+   (n, d) without the ones: column j is then (x_j - center_j) factor_j, after a column of ones where there is an intercept. */
 struct model {
     size_t n, d, c, stride, parts;
     int exponential; /* whether the log-partition function is e^f, of one output, and not the log-sum-exp */
-    const double *x, *weights;                       /* (d, n), its rows `stride` apart; (n,) or NULL */
+    int intercept;
+    const double *x, *center, *factor, *weights;     /* weights (n,) or NULL */
     const double *penalty_outputs, *penalty_columns; /* (c, c), (d,) */
     double scale;
 };
@@ -98,35 +103,61 @@ static void fill_entry(const struct model *s, const struct entries *of, size_t e
         entry[t] *= s->weights[from + t];
 }
 
-/* The sums, once for each instruction set: vectors of 128, 256 and 512 bits. */
-#define REAL double
-#define INTEGER int64_t
-#define EXPONENTIALS
-#define NAME(x) x##_double_128
-#define LANES 4 /* two registers each: the sums across lanes want four */
-#include "_kernel_sums.h"
-#undef NAME
-#undef LANES
-#ifdef __x86_64__
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define NAME(x) x##_double_256
-#define LANES 4
-#include "_kernel_sums.h"
-#undef NAME
-#undef LANES
-#pragma GCC target("avx512f")
-#define NAME(x) x##_double_512
-#define LANES 8
-#include "_kernel_sums.h"
-#undef NAME
-#undef LANES
-#pragma GCC pop_options
-#endif
-#undef REAL
-#undef INTEGER
-#undef EXPONENTIALS
+/* What the tolerance counts in: entry j of a row of the gradient times factor_j, plus the row's first entry times shift_j;
+   of its size what is above floor_j. Each (d,), the last one or NULL. */
+struct units {
+    const double *factor, *shift, *floor;
+};
 
+/* The largest entry of a gradient (c, d) in these units; not a number where one is not. */
+static double gradient_norm(const struct units *units, size_t c, size_t d, const double *gradient)
+{
+    double largest = 0;
+    for (size_t k = 0; k < c; k++)
+        for (size_t j = 0; j < d; j++) {
+            const double *row = gradient + k * d;
+            double size = fabs(row[j] * units->factor[j] + row[0] * units->shift[j]);
+            if (units->floor)
+                size = size - units->floor[j] < 0 ? 0 : size - units->floor[j];
+            if (!(size <= largest))
+                largest = size;
+            if (isnan(size))
+                return size;
+        }
+    return largest;
+}
+
+/* How to take Newton steps, with the names of solve/_quasi_newton.py, and room for the last one. */
+struct newton {
+    const double *linear; /* the targets' linear term, (c, d) */
+    int reference, single;
+    const int64_t *k, *l; /* all pairs of outputs */
+    size_t q, limit, extensions;
+    double armijo, rounding, steep, longest, tol;
+    struct units units;
+    double *step, *history; /* (c, d); (limit + 1, 3): value, gradient norm and seconds */
+};
+
+enum { UNFINISHED, CONVERGED };
+
+struct newton_result {
+    size_t steps;
+    int ended;
+    double decrement_squared;
+};
+
+static void record(const struct newton *how, const struct newton_result *result, double value, double norm)
+{
+    struct timespec now;
+    timespec_get(&now, TIME_UTC);
+    double *line = how->history + 3 * result->steps;
+    line[0] = value;
+    line[1] = norm;
+    line[2] = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* The sums, once for each instruction set: vectors of 128, 256 and 512 bits; single precision first, which Newton's method in
+   double precision calls. */
 #define REAL float
 #define INTEGER int32_t
 #define NAME(x) x##_float_128
@@ -153,35 +184,74 @@ static void fill_entry(const struct model *s, const struct entries *of, size_t e
 #undef REAL
 #undef INTEGER
 
+#define REAL double
+#define INTEGER int64_t
+#define EXPONENTIALS
+#define NAME(x) x##_double_128
+#define SINGLE(x) x##_float_128
+#define LANES 4 /* two registers each: the sums across lanes want four */
+#include "_kernel_sums.h"
+#undef NAME
+#undef SINGLE
+#undef LANES
+#ifdef __x86_64__
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define NAME(x) x##_double_256
+#define SINGLE(x) x##_float_256
+#define LANES 4
+#include "_kernel_sums.h"
+#undef NAME
+#undef SINGLE
+#undef LANES
+#pragma GCC target("avx512f")
+#define NAME(x) x##_double_512
+#define SINGLE(x) x##_float_512
+#define LANES 8
+#include "_kernel_sums.h"
+#undef NAME
+#undef SINGLE
+#undef LANES
+#pragma GCC pop_options
+#endif
+#undef REAL
+#undef INTEGER
+#undef EXPONENTIALS
+
 static struct {
     int (*evaluate)(const struct model *, const struct point *, double *, double *, double *);
     int (*hessian)(const struct model *, const struct entries *, int, double *);
     int (*hessian_single)(const struct model *, const struct entries *, int, float *);
     int (*product)(const struct model *, const double *, const double *, const double *, double *);
     int (*product_single)(const struct model *, const float *, const float *, const float *, float *);
+    int (*adjoint)(const struct model *, const double *, double *);
+    int (*newton)(const struct model *, const struct model *, const struct newton *, double *, double *,
+                  struct newton_result *);
 } kernels;
 
 #define CHOOSE(WIDTH) \
     kernels.evaluate = evaluate_double_##WIDTH, kernels.hessian = hessian_double_##WIDTH, \
     kernels.hessian_single = hessian_float_##WIDTH, kernels.product = product_double_##WIDTH, \
-    kernels.product_single = product_float_##WIDTH
+    kernels.product_single = product_float_##WIDTH, kernels.adjoint = adjoint_double_##WIDTH, \
+    kernels.newton = newton_double_##WIDTH
 
 static void *pointer(PyObject *address)
 {
     return address == Py_None ? NULL : PyLong_AsVoidPtr(address);
 }
 
-/* Every function takes the model first: n, d, c, stride, x, weights, penalty_outputs, penalty_columns, scale, exponential,
-   parts. */
-#define MODEL 11
+/* Every function takes the model first: n, d, c, stride, x, center, factor, intercept, weights, penalty_outputs,
+   penalty_columns, scale, exponential, parts. */
+#define MODEL 14
 
 static struct model parse_model(PyObject *const *args)
 {
     return (struct model){.n = PyLong_AsSize_t(args[0]), .d = PyLong_AsSize_t(args[1]), .c = PyLong_AsSize_t(args[2]),
-                          .stride = PyLong_AsSize_t(args[3]), .x = pointer(args[4]), .weights = pointer(args[5]),
-                          .penalty_outputs = pointer(args[6]), .penalty_columns = pointer(args[7]),
-                          .scale = PyFloat_AsDouble(args[8]), .exponential = PyObject_IsTrue(args[9]),
-                          .parts = PyLong_AsSize_t(args[10])};
+                          .stride = PyLong_AsSize_t(args[3]), .x = pointer(args[4]), .center = pointer(args[5]),
+                          .factor = pointer(args[6]), .intercept = PyObject_IsTrue(args[7]),
+                          .weights = pointer(args[8]), .penalty_outputs = pointer(args[9]),
+                          .penalty_columns = pointer(args[10]), .scale = PyFloat_AsDouble(args[11]),
+                          .exponential = PyObject_IsTrue(args[12]), .parts = PyLong_AsSize_t(args[13])};
 }
 
 static int wrong_count(Py_ssize_t count, Py_ssize_t wanted)
@@ -248,6 +318,62 @@ static PyObject *product(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
     Py_RETURN_NONE;
 }
 
+static PyObject *adjoint(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (wrong_count(count, MODEL + 2))
+        return NULL;
+    const struct model s = parse_model(args);
+    const double *t = pointer(args[MODEL]);
+    double *out = pointer(args[MODEL + 1]);
+    if (PyErr_Occurred())
+        return NULL;
+    int failed;
+    Py_BEGIN_ALLOW_THREADS
+    failed = kernels.adjoint(&s, t, out);
+    Py_END_ALLOW_THREADS
+    if (failed)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *norm(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (wrong_count(count, 6))
+        return NULL;
+    const size_t c = PyLong_AsSize_t(args[0]), d = PyLong_AsSize_t(args[1]);
+    const double *gradient = pointer(args[2]);
+    const struct units units = {pointer(args[3]), pointer(args[4]), pointer(args[5])};
+    return PyErr_Occurred() ? NULL : PyFloat_FromDouble(gradient_norm(&units, c, d, gradient));
+}
+
+static PyObject *newton(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (wrong_count(count, MODEL + 21))
+        return NULL;
+    const struct model s = parse_model(args);
+    args += MODEL;
+    struct model dense = s;
+    dense.parts = PyLong_AsSize_t(args[0]);
+    const struct newton how = {.linear = pointer(args[1]), .reference = PyObject_IsTrue(args[2]),
+                               .single = PyObject_IsTrue(args[3]), .k = pointer(args[4]), .l = pointer(args[5]),
+                               .q = PyLong_AsSize_t(args[6]), .limit = PyLong_AsSize_t(args[7]),
+                               .extensions = PyLong_AsSize_t(args[8]), .armijo = PyFloat_AsDouble(args[9]),
+                               .rounding = PyFloat_AsDouble(args[10]), .steep = PyFloat_AsDouble(args[11]),
+                               .longest = PyFloat_AsDouble(args[12]), .tol = PyFloat_AsDouble(args[13]),
+                               .units = {pointer(args[14]), pointer(args[15]), pointer(args[16])},
+                               .step = pointer(args[17]), .history = pointer(args[18])};
+    double *coef = pointer(args[19]), *gradient = pointer(args[20]);
+    struct newton_result result;
+    if (PyErr_Occurred())
+        return NULL;
+    int failed;
+    Py_BEGIN_ALLOW_THREADS
+    failed = kernels.newton(&s, &dense, &how, coef, gradient, &result);
+    Py_END_ALLOW_THREADS
+    return failed ? PyErr_NoMemory()
+                  : Py_BuildValue("(ind)", result.ended, (Py_ssize_t)result.steps, result.decrement_squared);
+}
+
 /* Take vectors of so many bits; returns whether the processor has them. */
 static int choose(long bits)
 {
@@ -276,6 +402,9 @@ static PyMethodDef methods[] = {
     {"evaluate", (PyCFunction)(void (*)(void))evaluate, METH_FASTCALL, NULL},
     {"hessian", (PyCFunction)(void (*)(void))hessian, METH_FASTCALL, NULL},
     {"product", (PyCFunction)(void (*)(void))product, METH_FASTCALL, NULL},
+    {"adjoint", (PyCFunction)(void (*)(void))adjoint, METH_FASTCALL, NULL},
+    {"norm", (PyCFunction)(void (*)(void))norm, METH_FASTCALL, NULL},
+    {"newton", (PyCFunction)(void (*)(void))newton, METH_FASTCALL, NULL},
     {"use_vectors", use_vectors, METH_O, NULL},
     {NULL, NULL, 0, NULL}};
 

@@ -1,62 +1,15 @@
-"""Compiled sums; addresses are those of contiguous tensors. Each function takes the model's eleven arguments first."""
+"""Compiled sums over examples. Addresses are those of contiguous tensors, None stands for NULL.
 
-def evaluate(
-    n: int,
-    d: int,
-    c: int,
-    stride: int,
-    x: int,
-    weights: int | None,
-    penalty_outputs: int | None,
-    penalty_columns: int | None,
-    scale: float,
-    exponential: bool,
-    parts: int,
-    coef: int,
-    linear: int,
-    reference: bool,
-    gradient: int,
-    p: int,
-    /,
-) -> float: ...
-def hessian(
-    n: int,
-    d: int,
-    c: int,
-    stride: int,
-    x: int,
-    weights: int | None,
-    penalty_outputs: int | None,
-    penalty_columns: int | None,
-    scale: float,
-    exponential: bool,
-    parts: int,
-    p: int,
-    k: int,
-    l: int,  # noqa: E741
-    q: int,
-    blocks: bool,
-    single: bool,
-    out: int,
-    /,
-) -> None: ...
-def product(
-    n: int,
-    d: int,
-    c: int,
-    stride: int,
-    x: int,
-    weights: int | None,
-    penalty_outputs: int | None,
-    penalty_columns: int | None,
-    scale: float,
-    exponential: bool,
-    parts: int,
-    own_x: int,
-    p: int,
-    v: int,
-    single: bool,
-    out: int,
-    /,
-) -> None: ...
+A *model* is n, d, c, stride, x, center, factor, intercept, weights, penalty_outputs, penalty_columns, scale,
+exponential, parts (``struct model`` in ``_kernel.c``). A call with the wrong number of arguments is a ``TypeError``.
+"""
+
+Number = int | float | None
+
+def evaluate(*model_coef_linear_reference_gradient_p: Number) -> float: ...
+def hessian(*model_p_k_l_q_blocks_single_out: Number) -> None: ...
+def product(*model_x_p_v_single_out: Number) -> None: ...
+def adjoint(*model_t_out: Number) -> None: ...
+def norm(*c_d_gradient_factor_shift_floor: Number) -> float: ...
+def newton(*model_hessian_parts_and_struct_newton_coef_gradient: Number) -> tuple[int, int, float]: ...
 def use_vectors(bits: int, /) -> bool: ...

@@ -1,5 +1,6 @@
 /* Sums over examples for one instruction set and one element type. The includer sets
-   NAME(x), a suffix; REAL, the element type; INTEGER, one as wide; LANES, the number of them in a vector. */
+   NAME(x), a suffix; REAL, the element type; INTEGER, one as wide; LANES, the number of them in a vector.
+   Buffers hold ROWS examples a row, APART apart. */
 
 typedef REAL NAME(vec) __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
@@ -34,10 +35,10 @@ static void NAME(tile)(const REAL *a, const REAL *b, size_t length, REAL *sums, 
         NAME(vec) right[WIDE];
 #pragma GCC unroll 3
         for (int j = 0; j < WIDE; j++)
-            right[j] = *(const NAME(vec) *)(b + j * ROWS + t);
+            right[j] = *(const NAME(vec) *)(b + j * APART + t);
 #pragma GCC unroll 4
         for (int i = 0; i < TALL; i++) {
-            const NAME(vec) left = *(const NAME(vec) *)(a + i * ROWS + t);
+            const NAME(vec) left = *(const NAME(vec) *)(a + i * APART + t);
 #pragma GCC unroll 3
             for (int j = 0; j < WIDE; j++)
                 acc[i][j] += left * right[j];
@@ -58,6 +59,30 @@ static void NAME(add_parts)(REAL *sums, size_t count, size_t share, size_t parts
             sums[i] += sums[part * share + i];
 }
 
+/* Some examples of the table as columns, APART apart, standardized, with zeros up to `length`. */
+static void NAME(load_table)(const struct model *s, size_t from, size_t rows, size_t length, REAL *to)
+{
+    const size_t d = s->d;
+    if (!s->factor) {
+        for (size_t j = 0; j < d; j++)
+            for (size_t t = 0; t < rows; t++)
+                to[j * APART + t] = (REAL)s->x[j * s->stride + from + t];
+    } else {
+        const double *x = s->x + from * s->stride;
+        REAL *columns = to + (s->intercept ? APART : 0);
+        for (size_t t = 0; s->intercept && t < rows; t++)
+            to[t] = 1;
+        for (size_t start = 0; start < rows; start += TOGETHER) {
+            const size_t count = rows - start < TOGETHER ? rows - start : TOGETHER;
+            for (size_t j = 0; j < d - s->intercept; j++)
+                for (size_t t = start; t < start + count; t++)
+                    columns[j * APART + t] = (REAL)((x[t * s->stride + j] - s->center[j]) * s->factor[j]);
+        }
+    }
+    for (size_t j = 0; j < d && rows < length; j++)
+        memset(to + j * APART + rows, 0, (length - rows) * sizeof(REAL));
+}
+
 /* The dense Hessian: entries of the output Hessians times products of two features, summed over examples, each number
    once; a single output has too few entries to fill a tile, so there the features themselves are the tall side. */
 struct NAME(hessian_job) {
@@ -74,43 +99,43 @@ static void NAME(hessian_part)(const void *data, size_t part, size_t parts)
     const size_t n = s->n, d = s->d, q = job->of->q, height = job->height, width = job->width;
     const size_t end = part_start(n, part + 1, parts);
     const int stacked = q == 1;
-    REAL *sums = job->memory + part * job->share, *a = sums + height * width, *b = a + height * ROWS;
+    REAL *sums = job->memory + part * job->share, *a = sums + height * width, *x = a + height * APART;
+    REAL *products = x + padded(d, WIDE) * APART;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
-        const size_t rows = end - from < ROWS ? end - from : ROWS;
+        const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, LANES);
         double entry[ROWS];
+        NAME(load_table)(s, from, rows, length, x);
         if (rows < ROWS)
-            memset(a, 0, height * ROWS * sizeof(REAL));
+            memset(a, 0, height * APART * sizeof(REAL));
         for (size_t e = 0; e < q; e++) {
             fill_entry(s, job->of, e, from, rows, sizeof(REAL) < sizeof(double) ? SMALLEST : 0.0, entry);
             if (stacked)
-                for (size_t i = 0; i < d; i++) {
-                    const double *x = s->x + i * s->stride + from;
+                for (size_t i = 0; i < d; i++)
                     for (size_t t = 0; t < rows; t++)
-                        a[i * ROWS + t] = (REAL)(entry[t] * x[t]);
-                }
+                        a[i * APART + t] = (REAL)entry[t] * x[i * APART + t];
             else
                 for (size_t t = 0; t < rows; t++)
-                    a[e * ROWS + t] = (REAL)entry[t];
+                    a[e * APART + t] = (REAL)entry[t];
         }
-        const size_t length = padded(rows, LANES);
-        size_t i = 0, j = 0; /* the next product of two features, or the next feature */
+        size_t i = 0, j = 0; /* the next product of two features */
         for (size_t first = 0; first < width; first += CHUNK) {
             const size_t count = width - first < CHUNK ? width - first : CHUNK;
-            for (size_t r = 0; r < count; r++) {
-                const double *x = s->x + i * s->stride + from, *y = s->x + j * s->stride + from;
-                REAL *next = b + r * ROWS;
-                const size_t used = i < d ? rows : 0; /* what fills up the last tile is zero */
-                for (size_t t = 0; t < used; t++)
-                    next[t] = (REAL)(stacked ? x[t] : x[t] * y[t]);
-                for (size_t t = used; t < length; t++)
-                    next[t] = 0;
-                if (stacked || ++j == d)
+            const REAL *b = stacked ? x + first * APART : products;
+            for (size_t r = 0; !stacked && r < count; r++) {
+                const REAL *left = x + i * APART, *right = x + j * APART;
+                REAL *next = products + r * APART;
+                if (i < d)
+                    for (size_t t = 0; t < length; t++)
+                        next[t] = left[t] * right[t];
+                else /* what fills up the last tile */
+                    memset(next, 0, length * sizeof(REAL));
+                if (++j == d)
                     j = ++i;
             }
             for (size_t k = 0; k < height; k += TALL) {
                 const size_t diagonal = stacked ? k / WIDE * WIDE : 0;
                 for (size_t l = diagonal > first ? diagonal - first : 0; l < count; l += WIDE)
-                    NAME(tile)(a + k * ROWS, b + l * ROWS, length, sums + k * width + first + l, width);
+                    NAME(tile)(a + k * APART, b + l * APART, length, sums + k * width + first + l, width);
             }
         }
     }
@@ -121,7 +146,8 @@ static int NAME(hessian)(const struct model *s, const struct entries *of, int bl
     const size_t d = s->d, q = of->q, p = s->c * d;
     const int stacked = q == 1;
     const size_t height = padded(stacked ? d : q, TALL), width = padded(stacked ? d : d * (d + 1) / 2, WIDE);
-    struct NAME(hessian_job) job = {s, of, height, width, height * width + (height + CHUNK) * ROWS, NULL};
+    const size_t made = height + padded(d, WIDE) + (stacked ? 0 : CHUNK);
+    struct NAME(hessian_job) job = {s, of, height, width, height * width + made * APART, NULL};
     job.memory = calloc(s->parts * job.share, sizeof(REAL));
     if (!job.memory)
         return -1;
@@ -145,16 +171,16 @@ static int NAME(hessian)(const struct model *s, const struct entries *of, int bl
     return 0;
 }
 
-/* Copy some examples of `count` rows of a table, n apart, to rows ROWS apart, with zeros up to `length`. */
+/* Copy some examples of `count` rows of an array, n apart, to rows APART apart, with zeros up to `length`. */
 static void NAME(load)(const REAL *from, size_t n, size_t count, size_t rows, size_t length, REAL *to)
 {
     for (size_t j = 0; j < count; j++) {
-        memcpy(to + j * ROWS, from + j * n, rows * sizeof(REAL));
-        memset(to + j * ROWS + rows, 0, (length - rows) * sizeof(REAL));
+        memcpy(to + j * APART, from + j * n, rows * sizeof(REAL));
+        memset(to + j * APART + rows, 0, (length - rows) * sizeof(REAL));
     }
 }
 
-/* Linear predictors of some rows: TALL outputs at a time, f (outputs, ROWS) from coefficients and x (d, ROWS); two
+/* Linear predictors of some rows: TALL outputs at a time, f (outputs, APART) from coefficients and x (d, APART); two
    vectors at a time, so that each coefficient that is spread over a vector serves twice. */
 static void NAME(predict)(const REAL *coef, size_t c, size_t d, const REAL *x, size_t length, REAL *f)
 {
@@ -165,8 +191,8 @@ static void NAME(predict)(const REAL *coef, size_t c, size_t d, const REAL *x, s
         for (size_t t = 0; t < length; t += 2 * LANES) {
             NAME(vec) low[TALL] = {{0}}, high[TALL] = {{0}};
             for (size_t j = 0; j < d; j++) {
-                const NAME(vec) left = *(const NAME(vec) *)(x + j * ROWS + t);
-                const NAME(vec) right = *(const NAME(vec) *)(x + j * ROWS + t + LANES);
+                const NAME(vec) left = *(const NAME(vec) *)(x + j * APART + t);
+                const NAME(vec) right = *(const NAME(vec) *)(x + j * APART + t + LANES);
 #pragma GCC unroll 4
                 for (int i = 0; i < TALL; i++) {
                     low[i] += rows[i][j] * left;
@@ -174,14 +200,15 @@ static void NAME(predict)(const REAL *coef, size_t c, size_t d, const REAL *x, s
                 }
             }
             for (size_t i = 0; i < TALL && k + i < c; i++) {
-                *(NAME(vec) *)(f + (k + i) * ROWS + t) = low[i];
-                *(NAME(vec) *)(f + (k + i) * ROWS + t + LANES) = high[i];
+                *(NAME(vec) *)(f + (k + i) * APART + t) = low[i];
+                *(NAME(vec) *)(f + (k + i) * APART + t + LANES) = high[i];
             }
         }
     }
 }
 
-/* The product of the Hessian with v (c, d), from linear predictors of v; the Hessian is not formed. */
+/* The product of the Hessian with v (c, d), from linear predictors of v; the Hessian is not formed. The features are read
+   from x, (d, n), or where that is NULL from the model's table. */
 struct NAME(product_job) {
     const struct model *s;
     const REAL *x, *p, *v;
@@ -196,34 +223,37 @@ static void NAME(product_part)(const void *data, size_t part, size_t parts)
     const size_t n = s->n, d = s->d, c = s->c, height = job->height, width = job->width;
     const size_t end = part_start(n, part + 1, parts);
     REAL *sums = job->memory + part * job->share;
-    REAL *u = sums + height * width, *shares = u + height * ROWS, *x = shares + height * ROWS;
+    REAL *u = sums + height * width, *shares = u + height * APART, *x = shares + height * APART;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
         const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, 2 * LANES);
-        NAME(load)(job->x + from, s->stride, d, rows, length, x);
+        if (job->x)
+            NAME(load)(job->x + from, n, d, rows, length, x);
+        else
+            NAME(load_table)(s, from, rows, length, x);
         NAME(load)(job->p + from, n, c, rows, length, shares);
         NAME(predict)(job->v, c, d, x, length, u);
         for (size_t t = 0; t < length; t += LANES) {
             NAME(vec) mean = {0};
             for (size_t k = 0; !s->exponential && k < c; k++)
-                mean += *(NAME(vec) *)(shares + k * ROWS + t) * *(NAME(vec) *)(u + k * ROWS + t);
+                mean += *(NAME(vec) *)(shares + k * APART + t) * *(NAME(vec) *)(u + k * APART + t);
             for (size_t k = 0; k < c; k++) {
-                NAME(vec) *at = (NAME(vec) *)(u + k * ROWS + t);
-                *at = *(NAME(vec) *)(shares + k * ROWS + t) * (*at - mean);
+                NAME(vec) *at = (NAME(vec) *)(u + k * APART + t);
+                *at = *(NAME(vec) *)(shares + k * APART + t) * (*at - mean);
             }
         }
         for (size_t k = 0; s->weights && k < c; k++)
             for (size_t t = 0; t < rows; t++)
-                u[k * ROWS + t] *= (REAL)s->weights[from + t];
+                u[k * APART + t] *= (REAL)s->weights[from + t];
         for (size_t k = 0; k < c; k += TALL)
             for (size_t j = 0; j < width; j += WIDE)
-                NAME(tile)(u + k * ROWS, x + j * ROWS, length, sums + k * width + j, width);
+                NAME(tile)(u + k * APART, x + j * APART, length, sums + k * width + j, width);
     }
 }
 
 static int NAME(product)(const struct model *s, const REAL *x, const REAL *p, const REAL *v, REAL *out)
 {
     const size_t d = s->d, c = s->c, height = padded(c, TALL), width = padded(d, WIDE);
-    struct NAME(product_job) job = {s, x, p, v, height, width, height * width + (2 * height + width) * ROWS, NULL};
+    struct NAME(product_job) job = {s, x, p, v, height, width, height * width + (2 * height + width) * APART, NULL};
     job.memory = calloc(s->parts * job.share, sizeof(REAL));
     if (!job.memory)
         return -1;
@@ -272,28 +302,44 @@ static inline NAME(vec) NAME(exponential)(NAME(vec) x)
     return (NAME(vec))((NAME(bits))y + ((NAME(bits))k << 52));
 }
 
+/* log x for x from 1 to 2^52: the exponent, and 2 artanh of (m - 1) / (m + 1) with m in [0.7, 1.42], whose series' remainder
+   is below 1e-17. */
+static inline NAME(vec) NAME(logarithm)(NAME(vec) x)
+{
+    static const double coefficients[] = {1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13, 1.0 / 11,
+                                          1.0 / 9,  1.0 / 7,  1.0 / 5,  1.0 / 3};
+    const NAME(bits) shifted = (NAME(bits))x + (0x3ff0000000000000 - 0x3fe6a09e667f3bcd); /* sqrt(1/2) goes to 1 */
+    const NAME(bits) power = (shifted >> 52) - 1023;
+    const NAME(vec) m = (NAME(vec))((NAME(bits))x - (power << 52));
+    const NAME(vec) exponent = (NAME(vec))(power + 0x4338000000000000) - 0x1.8p52;
+    const NAME(vec) s = (m - 1.0) / (m + 1.0), square = s * s;
+    NAME(vec) series = square * (1.0 / 21) + coefficients[0];
+    for (size_t i = 1; i < sizeof coefficients / sizeof *coefficients; i++)
+        series = series * square + coefficients[i];
+    /* log 2 in two parts, the first with trailing zeros: its multiples are exact */
+    return exponent * 0x1.62e42fee00000p-1 + (exponent * 0x1.a39ef35793c76p-33 + (2.0 * s + 2.0 * s * (square * series)));
+}
+
 /* Replace linear predictors of some rows by probabilities; returns the sum of the log-sum-exp. */
 static double NAME(softmax)(const struct model *s, size_t from, size_t rows, size_t length, size_t all, double *f)
 {
-    double totals[ROWS], value = 0; /* a sum for each block: a sum of sums rounds less than one long sum */
-    NAME(vec) largest[ROWS / LANES];
+    double logs[ROWS], value = 0; /* a sum for each block: a sum of sums rounds less than one long sum */
     for (size_t t = 0; t < length; t += LANES) {
         NAME(vec) most = *(NAME(vec) *)(f + t), total = {0};
         for (size_t k = 1; k < all; k++)
-            most = NAME(larger)(*(NAME(vec) *)(f + k * ROWS + t), most);
+            most = NAME(larger)(*(NAME(vec) *)(f + k * APART + t), most);
         for (size_t k = 0; k < all; k++) {
-            NAME(vec) *at = (NAME(vec) *)(f + k * ROWS + t);
+            NAME(vec) *at = (NAME(vec) *)(f + k * APART + t);
             *at = NAME(exponential)(*at - most);
             total += *at;
         }
-        largest[t / LANES] = most;
-        *(NAME(vec) *)(totals + t) = total;
+        *(NAME(vec) *)(logs + t) = NAME(logarithm)(total) + most;
         total = 1.0 / total;
         for (size_t k = 0; k < all; k++)
-            *(NAME(vec) *)(f + k * ROWS + t) *= total;
+            *(NAME(vec) *)(f + k * APART + t) *= total;
     }
     for (size_t t = 0; t < rows; t++)
-        value += (s->weights ? s->weights[from + t] : 1.0) * (log(totals[t]) + largest[t / LANES][t % LANES]);
+        value += (s->weights ? s->weights[from + t] : 1.0) * logs[t];
     return value;
 }
 
@@ -321,32 +367,32 @@ static void NAME(evaluate_part)(const void *data, size_t part, size_t parts)
     const struct model *s = job->s;
     const size_t n = s->n, d = s->d, c = s->c, all = c + job->at->reference, height = job->height, width = job->width;
     const size_t end = part_start(n, part + 1, parts);
-    double *sums = job->memory + part * job->share, *f = sums + height * width + 1, *x = f + height * ROWS;
+    double *sums = job->memory + part * job->share, *f = sums + height * width + 1, *x = f + height * APART;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
         const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, 2 * LANES);
-        NAME(load)(s->x + from, s->stride, d, rows, length, x);
+        NAME(load_table)(s, from, rows, length, x);
         NAME(predict)(job->at->coef, c, d, x, length, f);
         if (job->at->reference)
-            memset(f + c * ROWS, 0, length * sizeof(double));
+            memset(f + c * APART, 0, length * sizeof(double));
         if (s->exponential)
             sums[height * width] += NAME(exponentials)(s, from, rows, length, f);
         else
             sums[height * width] += NAME(softmax)(s, from, rows, length, all, f);
         for (size_t k = 0; k < all; k++)
-            memcpy(job->p + k * n + from, f + k * ROWS, rows * sizeof(double));
+            memcpy(job->p + k * n + from, f + k * APART, rows * sizeof(double));
         for (size_t k = 0; s->weights && k < c; k++)
             for (size_t t = 0; t < rows; t++)
-                f[k * ROWS + t] *= s->weights[from + t];
+                f[k * APART + t] *= s->weights[from + t];
         for (size_t k = 0; k < c; k += TALL)
             for (size_t j = 0; j < width; j += WIDE)
-                NAME(tile)(f + k * ROWS, x + j * ROWS, length, sums + k * width + j, width);
+                NAME(tile)(f + k * APART, x + j * APART, length, sums + k * width + j, width);
     }
 }
 
 static int NAME(evaluate)(const struct model *s, const struct point *at, double *value, double *gradient, double *p)
 {
     const size_t d = s->d, c = s->c, height = padded(c + at->reference, TALL), width = padded(d, WIDE);
-    struct NAME(evaluate_job) job = {s, at, height, width, height * width + 1 + (height + width) * ROWS, NULL, p};
+    struct NAME(evaluate_job) job = {s, at, height, width, height * width + 1 + (height + width) * APART, NULL, p};
     job.memory = calloc(s->parts * job.share, sizeof(double));
     if (!job.memory)
         return -1;
@@ -366,4 +412,49 @@ static int NAME(evaluate)(const struct model *s, const struct point *at, double 
     free(job.memory);
     return 0;
 }
+
+/* Sums of the features of all examples, each times its weight and its numbers t (c, n): an array (c, d). */
+struct NAME(adjoint_job) {
+    const struct model *s;
+    const double *t;
+    size_t height, width, share;
+    double *memory;
+};
+
+static void NAME(adjoint_part)(const void *data, size_t part, size_t parts)
+{
+    const struct NAME(adjoint_job) *job = data;
+    const struct model *s = job->s;
+    const size_t n = s->n, c = s->c, height = job->height, width = job->width, end = part_start(n, part + 1, parts);
+    double *sums = job->memory + part * job->share, *t = sums + height * width, *x = t + height * APART;
+    for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
+        const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, LANES);
+        NAME(load_table)(s, from, rows, length, x);
+        NAME(load)(job->t + from, n, c, rows, length, t);
+        for (size_t k = 0; s->weights && k < c; k++)
+            for (size_t i = 0; i < rows; i++)
+                t[k * APART + i] *= s->weights[from + i];
+        for (size_t k = 0; k < c; k += TALL)
+            for (size_t j = 0; j < width; j += WIDE)
+                NAME(tile)(t + k * APART, x + j * APART, length, sums + k * width + j, width);
+    }
+}
+
+static int NAME(adjoint)(const struct model *s, const double *t, double *out)
+{
+    const size_t height = padded(s->c, TALL), width = padded(s->d, WIDE);
+    struct NAME(adjoint_job) job = {s, t, height, width, height * width + (height + width) * APART, NULL};
+    job.memory = calloc(s->parts * job.share, sizeof(double));
+    if (!job.memory)
+        return -1;
+    run_parts(NAME(adjoint_part), &job, s->parts);
+    NAME(add_parts)(job.memory, height * width, job.share, s->parts);
+    for (size_t k = 0; k < s->c; k++)
+        for (size_t j = 0; j < s->d; j++)
+            out[k * s->d + j] = s->scale * job.memory[k * width + j];
+    free(job.memory);
+    return 0;
+}
+
+#include "_kernel_newton.h"
 #endif

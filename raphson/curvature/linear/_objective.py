@@ -14,6 +14,7 @@ Gauss-Newton matrix of a linear model is its Hessian, because the second derivat
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -21,16 +22,32 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.curvature.linear._compiled import CompiledFamily, CompiledHessian, is_compiled, without_subnormals
+from raphson.curvature.linear._compiled import (
+    CompiledFamily,
+    CompiledHessian,
+    NewtonRules,
+    NewtonSteps,
+    Table,
+    Units,
+    adjoint,
+    is_compiled,
+    without_subnormals,
+)
 from raphson.curvature.linear._hessian import LinearHessian
 from raphson.curvature.linear._khatri_rao import GivenPairs, KhatriRaoGram, score_pairs, triangle
-from raphson.data import Block, Design
+from raphson.data import Block, DenseDesign, Design
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.linalg import DiagonalPlusLowRank
 from raphson.linalg._operator import SymmetricOperator
 
 Kind = Literal["observed", "expected"]
 Part = tuple[Block, SymmetricOperator, Tensor | None]
+
+_ADJOINT_ROWS = 2**17
+"""Rows whose targets' statistic is made at a time."""
+
+_READ_BYTES = 2**23
+"""Tables larger than this are read in place by compiled code: a standardized copy costs more than reading rows does."""
 
 _KEPT_BYTES = 2**28
 """Output Hessians are kept between products while their diagonals take less than this; else they are made anew."""
@@ -171,15 +188,31 @@ class LinearObjective:
         r"""The targets' part in an exponential family, :math:`\sum w\, t(y) \otimes \hat x / W`, and the offset's."""
         total = torch.zeros(self.n_free, self.design.n_columns, dtype=torch.float64)
         constant = 0.0
-        for block in self.design.blocks(self.n_outputs):
-            t = self.likelihood.statistic(self.y[block.rows], self.n_outputs)
+        for rows, sums in self._adjoints():
+            t = self.likelihood.statistic(self.y[rows], self.n_outputs)
             if t is None:
                 return None
-            weighted = _times(t.mT, self.block_weights(block))
-            total += block.adjoint(weighted[self.free_outputs])
+            total += sums(t.mT[self.free_outputs])
             if self.offset is not None:
-                constant += float((weighted * self.offset[block.rows].mT).sum())
+                weighted = t if self.weights is None else t * self.weights[rows, None]
+                constant += float((weighted * self.offset[rows]).sum())
         return total / self.total_weight, constant / self.total_weight
+
+    def _adjoints(self) -> Iterator[tuple[slice, Callable[[Tensor], Tensor]]]:
+        """Yield rows with the map from numbers ``(C, rows)`` to their weighted sums over the features, ``(C, D')``."""
+        if self._table is None:
+            for block in self.design.blocks(self.n_outputs):
+                yield block.rows, functools.partial(_block_adjoint, block, self.block_weights(block))
+            return
+        weights = None if self.weights is None else self.weights.double().contiguous()
+        for start in range(0, self.n_rows, _ADJOINT_ROWS):
+            rows = slice(start, min(start + _ADJOINT_ROWS, self.n_rows))
+            yield rows, functools.partial(adjoint, self._table.rows(rows), None if weights is None else weights[rows])
+
+    @cached_property
+    def _table(self) -> Table | None:
+        """The rows as compiled code reads them, or None where it cannot."""
+        return _table(self.design) if is_compiled(self.design.n_columns, self.n_outputs) else None
 
     def _derivatives(self, f: Tensor, rows: slice, kind: Kind | None) -> Derivatives:
         if self._linear_term is not None:
@@ -192,13 +225,10 @@ class LinearObjective:
         partition, last = self.likelihood.partition, self.n_outputs - 1
         if partition is None or (partition != "softmax" and last) or self.reference not in (None, last):
             return None
-        if self.offset is not None or not is_compiled(self.design.n_columns, self.n_outputs):
-            return None
-        x = self.design.whole()
-        if x is None or self._linear_term is None:
+        if self.offset is not None or self._table is None or self._linear_term is None:
             return None
         return CompiledFamily(
-            x,
+            self._table,
             None if self.weights is None else self.weights.double().contiguous(),
             self._linear_term[0],
             self.reference is not None or partition == "logistic",
@@ -312,21 +342,29 @@ class LinearObjective:
         )
 
     @property
-    def dense_cost(self) -> float:
-        """Cost of a dense Hessian and its factorization in evaluations of value and gradient, from the shapes alone.
+    def dense_nanoseconds(self) -> float:
+        """Rough time of a dense Hessian and its factorization on one ordinary machine, from the shapes alone.
 
-        Nanoseconds per row at the rates of one ordinary machine stand for operations and memory traffic alike: what
-        matters is their ratio. An evaluation streams the columns, multiplies twice and takes C exponentials; the
-        Hessian makes and multiplies pairs of outputs and of columns (``KhatriRaoGram``). On small data both are calls,
-        not arithmetic, and a Hessian costs no more than what reusing an old one does: that counts as nothing.
+        The Hessian makes and multiplies pairs of outputs and of columns (``KhatriRaoGram``).
         """
-        c, d, n = self.n_free, self.design.n_columns, self.n_rows
+        c, d = self.n_free, self.design.n_columns
         width = 2.0 if self.curvature_dtype == torch.float64 else 1.0
-        evaluation = n * (0.7 * d + 0.04 * c * d + 3.0 * self.n_outputs) + 2e5
         pairs, products = c * (c + 1) / 2, d * (d + 1) / 2
         half = pairs * products / 90 + 0.4 * (pairs + products)
         stacked = pairs * d * d / 90 + 0.5 * pairs * d
-        dense = width * (n * min(half, stacked) + self.n_parameters**3 / 150)
+        return width * (self.n_rows * min(half, stacked) + self.n_parameters**3 / 150)
+
+    @property
+    def dense_cost(self) -> float:
+        """Cost of a dense Hessian and its factorization in evaluations of value and gradient, from the shapes alone.
+
+        Operations and memory traffic are both counted as time; what matters is their ratio. An evaluation streams the
+        columns, multiplies twice and takes C exponentials. On small data both are calls, not arithmetic, and a Hessian
+        costs no more than what reusing an old one does: that counts as nothing.
+        """
+        c, d, n = self.n_free, self.design.n_columns, self.n_rows
+        evaluation = n * (0.7 * d + 0.04 * c * d + 3.0 * self.n_outputs) + 2e5
+        dense = self.dense_nanoseconds
         return 0.0 if dense < 6e4 else (dense + 2e5) / evaluation
 
     # scores ------------------------------------------------------------------------------------------------------
@@ -403,7 +441,7 @@ class LinearObjective:
     def take(self, index: Tensor) -> LinearObjective:
         """Return the objective on some of the rows; over random subsets of one size its mean is the objective."""
         part = copy.copy(self)
-        for name in ("_linear_term", "_compiled", "gram_matrix"):
+        for name in ("_linear_term", "_table", "_compiled", "gram_matrix"):
             part.__dict__.pop(name, None)
         part.design = self.design.take(index)
         part._curvature_design = (
@@ -439,22 +477,38 @@ class LinearObjective:
         return self.design.gradient_to_table(gradient.view(self.n_free, self.design.n_columns))
 
     @cached_property
-    def _gradient_floor(self) -> Tensor | None:
-        """What rounding alone makes of the gradient of a column of this size; None where all are below 1e-12."""
+    def units(self) -> Units:
+        """What the tolerance counts in: the table's own units, and no entries that rounding alone explains."""
+        factor, shift = self.design.gradient_map
+        # what rounding makes of the gradient of a column of this size; a column of size 1e24 has 1e8 at the optimum
         size = (self.design.center.square() + self.design.scale.square()).sqrt() * 2.0**-46
         if not bool((size > 1e-12).any()):
-            return None
-        return torch.cat([torch.zeros(int(self.design.intercept)), size])
+            return Units(factor, shift, None)
+        return Units(factor, shift, torch.cat([torch.zeros(int(self.design.intercept), dtype=torch.float64), size]))
 
     def gradient_norm(self, gradient: Tensor) -> float:
-        """Return the largest entry of the gradient in the table's own units (infinity norm, mean scale).
-
-        Entries that rounding alone explains are not counted: a column of size 1e24 has gradients of 1e8 at the optimum.
-        """
+        """Return the largest entry of the gradient in the table's own units (infinity norm, mean scale)."""
+        if self._compiled is not None:
+            return self.units.norm(gradient)
         size = self.table_gradient(gradient)
-        if self._gradient_floor is not None:
-            size = (size.abs() - self._gradient_floor).clamp_min_(0.0)
+        if self.units.floor is not None:
+            size = (size.abs() - self.units.floor).clamp_min_(0.0)
         return float(torch.linalg.vector_norm(size, torch.inf))
+
+    def newton_steps(self, start: Tensor, rules: NewtonRules, *, tol: float, limit: int) -> NewtonSteps | None:
+        """Take Newton steps in one compiled call where the model is compiled; see ``CompiledFamily.newton``."""
+        if self._compiled is None:
+            return None
+        single = self.curvature_dtype == torch.float32
+        return self._compiled.newton(start, self.units, rules, tol=tol, limit=limit, single=single)
+
+
+def _table(design: Design) -> Table | None:
+    """Return the rows of a design as compiled code reads them, or None where it cannot."""
+    if isinstance(design, DenseDesign) and design.is_raw and 8 * design.x.numel() > _READ_BYTES:
+        return Table(design.x, design.center, design.scale.reciprocal(), design.intercept)
+    whole = design.whole()
+    return None if whole is None else Table(whole)
 
 
 def _free_outputs(n_outputs: int, reference: int | None) -> slice | Tensor:
@@ -475,6 +529,10 @@ def _narrowed(hessian: SymmetricOperator, dtype: torch.dtype) -> SymmetricOperat
     return DiagonalPlusLowRank(
         diag, diag.unsqueeze(-1) if shared else without_subnormals(hessian.low_rank.to(dtype)), hessian.sign
     )
+
+
+def _block_adjoint(block: Block, weights: Tensor | None, t: Tensor) -> Tensor:
+    return block.adjoint(_times(t, weights))
 
 
 def _times(values: Tensor, weights: Tensor | None) -> Tensor:

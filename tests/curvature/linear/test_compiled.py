@@ -76,6 +76,10 @@ CASES = {
 }
 
 
+UNIQUE = {name: case for name, case in CASES.items() if case.get("reference", True)}
+"""Those of which only one point is the optimum."""
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_value_gradient_and_hessian_are_those_of_the_definition(case):
     """Value, gradient, dense Hessian, products and blocks agree with torch.func on the plain definition."""
@@ -107,6 +111,84 @@ def test_single_precision_curvature_is_the_double_one_rounded(case):
     ):
         assert a.dtype == torch.float32, name
         assert float((a.double() - b).abs().max() / size) < 2e-6, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("n, intercept, weighted", [(1, True, False), (259, True, True), (700, False, False)])
+def test_rows_as_given_are_standardized_as_they_are_read(monkeypatch, n, intercept, weighted, dtype):
+    """A table that is not copied gives the value, gradient, Hessian and products of its standardized columns."""
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(n + 1, 7, dtype=torch.float64, generator=generator)[1:, :5] * 3 + 40  # strides are not D
+    y = torch.randint(4, (n,), generator=generator)
+    w = torch.rand(n, dtype=torch.float64, generator=generator) + 0.1 if weighted else None
+
+    def make_objective():
+        design = DenseDesign(x, intercept=intercept, standardize=n > 1)
+        common = {"n_outputs": 4, "weights": w, "l2": 0.1, "reference": 3, "curvature_dtype": dtype}
+        return LinearObjective(design, Categorical(), y, **common)
+
+    theta = torch.randn(make_objective().n_parameters, dtype=torch.float64, generator=generator)
+    copied = make_objective().evaluate(theta)
+    monkeypatch.setattr("raphson.curvature.linear._objective._READ_BYTES", 0)
+    objective = make_objective()
+    assert objective._compiled.table.factor is not None and make(50, 2, 3)[0]._compiled is not None
+    read = objective.evaluate(theta)
+    assert read.value == pytest.approx(copied.value, rel=1e-12)
+    torch.testing.assert_close(read.gradient, copied.gradient, rtol=1e-10, atol=1e-12)
+    rtol = 1e-10 if dtype == torch.float64 else 2e-5
+    v = torch.linspace(-1, 1, theta.shape[0], dtype=dtype)
+    for f in (lambda h: h.to_dense(), lambda h: h.blocks(), lambda h: h.mv(v)):
+        torch.testing.assert_close(f(read.hessian), f(copied.hessian), rtol=rtol, atol=rtol * 10)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 600), st.integers(1, 9), st.integers(1, 9), st.booleans())
+def test_sums_over_a_table_by_targets(n, d, c, weighted):
+    """The targets' linear term for any numbers of rows, columns and outputs, read by columns or by rows."""
+    generator = torch.Generator().manual_seed(n)
+    x, t = (torch.randn(size, n, dtype=torch.float64, generator=generator) for size in (d, c))
+    w = torch.rand(n, dtype=torch.float64, generator=generator) if weighted else None
+    expected = (t if w is None else t * w) @ x.mT
+    columns, ones = _compiled.Table(x), torch.ones(d, dtype=torch.float64)
+    rows = _compiled.Table(x.mT.contiguous(), 0.0 * ones, ones)
+    for table in (columns, rows):
+        torch.testing.assert_close(_compiled.adjoint(table, w, t), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", UNIQUE.values(), ids=UNIQUE)
+@pytest.mark.parametrize("single", [False, True])
+def test_compiled_newton_steps_end_where_those_of_the_solver_do(case, single):
+    """The same steps as the solver's, from the same start to the same optimum; a limit of steps is kept."""
+    from raphson.glm._small import small_fit
+    from raphson.solve import cholesky_inverse, quasi_newton
+
+    objective, theta = make(**({"n": 300, "d": 5} | case))
+    objective = objective.with_curvature(torch.float32 if single else torch.float64)
+    theirs = quasi_newton(objective, theta, factorize=cholesky_inverse, factor_cost=0.0, tol=1e-9)
+    seen = []
+    ours = small_fit(objective, theta, tol=1e-9, max_iter=100, callback=seen.append)
+    assert ours.history == tuple(seen) and ours.iterations == len(seen) - 1
+    assert ours.converged and ours.iterations == theirs.iterations
+    torch.testing.assert_close(ours.theta, theirs.theta, rtol=1e-6, atol=1e-7)
+    values = [step.value for step in theirs.history]
+    assert [step.value for step in ours.history] == pytest.approx(values, rel=1e-5 if single else 1e-10)
+    two = small_fit(objective, theta, tol=1e-12, max_iter=2, callback=None)
+    assert not two.converged and two.iterations <= 2
+    assert two.gradient_norm == pytest.approx(objective.gradient_norm(objective.gradient(two.theta)), rel=1e-6)
+
+
+def test_newton_steps_are_halved_where_they_overshoot_and_stop_where_they_cannot_help():
+    """From a point far out the objective still falls at every step; an infinite start is handed back untouched."""
+    from raphson.glm._small import small_fit
+
+    objective, theta = make(300, 4, 4, l2=1e-3)
+    far = small_fit(objective, 30.0 * theta, tol=1e-9, max_iter=100, callback=None)
+    values = [step.value for step in far.history]
+    assert all(b < a for a, b in zip(values, values[1:], strict=False))
+    broken = theta.clone()
+    broken[2] = math.inf
+    found = small_fit(objective, broken, tol=1e-9, max_iter=100, callback=None)
+    assert not found.converged and found.iterations == 0 and torch.equal(found.theta, broken)
 
 
 @settings(max_examples=20, deadline=None)
@@ -182,7 +264,8 @@ def test_weights_and_entries_of_any_size_count(dtype):
     ).with_curvature(dtype)
     rtol = 1e-12 if dtype == torch.float64 else 1e-5
     torch.testing.assert_close(small.hessian(theta).to_dense(), expected, rtol=rtol, atol=rtol / 100)
-    x, a = objective._compiled.x, torch.rand(3, 300, dtype=torch.float64)
+    x = objective._compiled.table.x.abs()  # sums that do not cancel
+    a = torch.rand(3, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(1e25 * _compiled.pair_sums(x, a * 1e-25), _compiled.pair_sums(x, a), rtol=1e-12, atol=0)
 
 
@@ -256,6 +339,6 @@ def test_without_a_compiler_the_numbers_are_the_same(monkeypatch):
 
 def test_arguments_are_counted():
     """A call with the wrong number of arguments is refused, not read beyond its end."""
-    for function in (kernel.evaluate, kernel.hessian, kernel.product):
+    for function in (kernel.evaluate, kernel.hessian, kernel.product, kernel.adjoint, kernel.norm, kernel.newton):
         with pytest.raises(TypeError, match="arguments"):
-            function(1, 1, 1, 1, 0, None, 0, 0, 1.0, False, 1)
+            function(1, 1, 1, 1, 0, None, None, False, None, 0, 0, 1.0, False, 1)
