@@ -10,7 +10,6 @@ contiguous, products of two features and of a feature with a weight run at memor
 from __future__ import annotations
 
 import abc
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from raphson.data._sparse_product import SparseRows, arranged, padded
 
 CACHE_BYTES = 2**27
 """A standardized copy of the table is kept only below this size (128 MiB); larger tables are read in place."""
@@ -153,21 +154,20 @@ class RawBlock(Block):
 
 @dataclass(frozen=True)
 class SparseBlock(Block):
-    """Rows of a sparse table: CSR of the block and of its transpose, columns scaled, the ones kept implicit."""
+    """Rows of a sparse table and their transpose, columns scaled, the ones kept implicit."""
 
     rows: slice
-    x: Tensor
-    xt: Tensor
+    x: SparseRows
+    xt: SparseRows
     intercept: bool
 
     def arrange(self, coef: Tensor) -> Tensor:  # noqa: D102
-        return coef.mT.contiguous().mT
+        return arranged(coef.mT).mT
 
     def predict(self, coef: Tensor) -> Tensor:  # noqa: D102
-        columns_first = coef.mT.contiguous()
         if not self.intercept:
-            return (self.x @ columns_first).mT
-        return (self.x @ columns_first[1:]).mT + coef[:, :1]
+            return self.x.product(coef.mT).mT
+        return self.x.product(coef.mT[1:]).mT + coef[:, :1]
 
     def adjoint(self, r: Tensor) -> Tensor:  # noqa: D102
         return self._transposed_product(self.xt, r)
@@ -177,16 +177,16 @@ class SparseBlock(Block):
         return torch.cat([x.new_ones(1, x.shape[1]), x]) if self.intercept else x
 
     def squares(self, r: Tensor) -> Tensor:  # noqa: D102
-        squared = self.xt.clone()
-        squared.values().square_()
-        return self._transposed_product(squared, r)
+        return self._transposed_product(self.xt.square(), r)
 
-    def _transposed_product(self, xt: Tensor, r: Tensor) -> Tensor:
+    def _transposed_product(self, xt: SparseRows, r: Tensor) -> Tensor:
         """Return ``r @ X`` for the transpose of X, with columns slowest: what a sparse product writes, not copied."""
-        product = xt @ r.mT.contiguous()
         if not self.intercept:
-            return product.mT
-        return torch.cat([r.sum(1)[None], product]).mT
+            return xt.product(r.mT).mT
+        out = padded(xt.shape[0] + 1, r.shape[0], r)
+        torch.sum(r, 1, out=out[0])
+        xt.product(r.mT, out[1:])
+        return out.mT
 
 
 class Design(abc.ABC):
@@ -415,7 +415,7 @@ class SparseDesign(Design):
         self._blocks: dict[int, list[SparseBlock]] = {}
 
     def blocks(self, n_outputs: int) -> Iterator[Block]:  # noqa: D102
-        size = max(256, min(16384, 2**23 // n_outputs))  # a block's adjoint touches all columns: few, large blocks
+        size = max(256, min(2**17, 2**23 // n_outputs))  # a block's adjoint touches all columns: few, large blocks
         if size not in self._blocks:
             self._blocks = {size: [self._block(s, size) for s in range(0, self.n_rows, size)]}
         yield from self._blocks[size]
@@ -431,19 +431,7 @@ class SparseDesign(Design):
         x = self.x[rows]
         values = torch.from_numpy(x.data).to(torch.float64) / self.scale[torch.from_numpy(x.indices).long()]
         scaled = type(x)((values.to(self.dtype).numpy(), x.indices, x.indptr), shape=x.shape)
-        return SparseBlock(rows, _csr(scaled), _csr(scaled.T.tocsr()), self.intercept)
-
-
-def _csr(x: Any) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse", UserWarning)  # torch calls its CSR tensors beta once per process
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(x.indptr),
-            torch.from_numpy(x.indices),
-            torch.from_numpy(x.data),
-            x.shape,
-            check_invariants=False,
-        )
+        return SparseBlock(rows, SparseRows.of(scaled), SparseRows.of(scaled.T.tocsr()), self.intercept)
 
 
 def _moments_of_sums(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor, bool]:

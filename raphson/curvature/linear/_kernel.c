@@ -4,14 +4,13 @@
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#ifdef __linux__
-#include <dlfcn.h>
-#endif
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#include "../../_parallel.h"
 
 #define ROWS 256          /* examples at a time */
 #define CHUNK 96          /* products of features at a time: with that many examples they stay in the second-level cache */
@@ -56,33 +55,6 @@ static size_t part_start(size_t n, size_t part, size_t parts)
 {
     const size_t start = padded(n, ROWS) / ROWS * part / parts * ROWS;
     return start < n ? start : n;
-}
-
-/* PyTorch's own threads, by the interface that GCC compiles OpenMP to: a second pool would fight with them for the cores,
-   because both spin while they wait. Where the process has no such library, parts run one after another. */
-static void (*openmp_parallel)(void (*)(void *), void *, unsigned, unsigned);
-
-struct team {
-    void (*body)(const void *, size_t, size_t);
-    const void *job;
-    size_t parts, next;
-};
-
-static void work(void *data)
-{
-    struct team *team = data;
-    size_t part;
-    while ((part = __atomic_fetch_add(&team->next, 1, __ATOMIC_RELAXED)) < team->parts)
-        team->body(team->job, part, team->parts);
-}
-
-static void run_parts(void (*body)(const void *, size_t, size_t), const void *job, size_t parts)
-{
-    struct team team = {body, job, parts, 0};
-    if (parts > 1 && openmp_parallel)
-        openmp_parallel(work, &team, (unsigned)parts, 0);
-    else
-        work(&team);
 }
 
 /* One entry of diag p - p p^T, or for the exponential one row of p itself, for some rows, times their weights; before
@@ -418,8 +390,6 @@ PyMODINIT_FUNC PyInit__kernel(void)
 #endif
     for (long bits = 512; !choose(bits); bits /= 2)
         ;
-#ifdef __linux__
-    *(void **)&openmp_parallel = dlsym(RTLD_DEFAULT, "GOMP_parallel");
-#endif
+    find_threads();
     return PyModule_Create(&definition);
 }
