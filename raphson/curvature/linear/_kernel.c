@@ -14,8 +14,8 @@
 
 #define ROWS 256          /* examples at a time */
 #define CHUNK 96          /* products of features at a time: with that many examples they stay in the second-level cache */
-#define APART (ROWS + 64 / sizeof(REAL)) /* a cache line more: rows a power of two apart would fight for the same places */
-#define TOGETHER 8        /* examples of a table by rows that are read side by side, a cache line of each column */
+#define LINE (64 / sizeof(REAL)) /* numbers in a cache line */
+#define APART (ROWS + LINE) /* a cache line more: rows a power of two apart would fight for the same places */
 #define TALL 4
 #define WIDE 3
 #define SMALLEST 0x1p-60  /* in single precision smaller entries would make subnormal numbers of products */
@@ -48,6 +48,12 @@ struct entries {
 static size_t padded(size_t length, size_t unit)
 {
     return (length + unit - 1) / unit * unit;
+}
+
+/* The first cache line that begins in a block: vectors that lie across two lines are stored at half the speed. */
+static void *aligned(void *block)
+{
+    return block ? (void *)(((uintptr_t)block + 63) / 64 * 64) : NULL;
 }
 
 /* Where a part of the examples begins: a multiple of ROWS. */

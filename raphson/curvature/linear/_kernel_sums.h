@@ -59,6 +59,26 @@ static void NAME(add_parts)(REAL *sums, size_t count, size_t share, size_t parts
             sums[i] += sums[part * share + i];
 }
 
+typedef double NAME(quad) __attribute__((vector_size(4 * sizeof(double)), aligned(sizeof(double)), may_alias));
+typedef REAL NAME(four) __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+
+/* Four numbers of each of four rows, standardized and turned into four columns, APART apart. */
+static inline void NAME(turn)(const double *x, size_t stride, const double *center, const double *factor, REAL *to)
+{
+    const NAME(quad) middle = *(const NAME(quad) *)center, times = *(const NAME(quad) *)factor;
+    NAME(quad) row[4];
+    for (int i = 0; i < 4; i++)
+        row[i] = (*(const NAME(quad) *)(x + i * stride) - middle) * times;
+    typedef int64_t places __attribute__((vector_size(4 * sizeof(int64_t))));
+    const places even = {0, 4, 2, 6}, odd = {1, 5, 3, 7}, low = {0, 1, 4, 5}, high = {2, 3, 6, 7};
+    const NAME(quad) a = __builtin_shuffle(row[0], row[1], even), b = __builtin_shuffle(row[0], row[1], odd);
+    const NAME(quad) c = __builtin_shuffle(row[2], row[3], even), e = __builtin_shuffle(row[2], row[3], odd);
+    *(NAME(four) *)to = __builtin_convertvector(__builtin_shuffle(a, c, low), NAME(four));
+    *(NAME(four) *)(to + APART) = __builtin_convertvector(__builtin_shuffle(b, e, low), NAME(four));
+    *(NAME(four) *)(to + 2 * APART) = __builtin_convertvector(__builtin_shuffle(a, c, high), NAME(four));
+    *(NAME(four) *)(to + 3 * APART) = __builtin_convertvector(__builtin_shuffle(b, e, high), NAME(four));
+}
+
 /* Some examples of the table as columns, APART apart, standardized, with zeros up to `length`. */
 static void NAME(load_table)(const struct model *s, size_t from, size_t rows, size_t length, REAL *to)
 {
@@ -72,12 +92,19 @@ static void NAME(load_table)(const struct model *s, size_t from, size_t rows, si
         REAL *columns = to + (s->intercept ? APART : 0);
         for (size_t t = 0; s->intercept && t < rows; t++)
             to[t] = 1;
-        for (size_t start = 0; start < rows; start += TOGETHER) {
-            const size_t count = rows - start < TOGETHER ? rows - start : TOGETHER;
-            for (size_t j = 0; j < d - s->intercept; j++)
-                for (size_t t = start; t < start + count; t++)
-                    columns[j * APART + t] = (REAL)((x[t * s->stride + j] - s->center[j]) * s->factor[j]);
+        const size_t width = d - s->intercept;
+        size_t t = 0;
+        for (; t + 4 <= rows; t += 4) {
+            size_t j = 0;
+            for (; j + 4 <= width; j += 4)
+                NAME(turn)(x + t * s->stride + j, s->stride, s->center + j, s->factor + j, columns + j * APART + t);
+            for (; j < width; j++)
+                for (size_t u = t; u < t + 4; u++)
+                    columns[j * APART + u] = (REAL)((x[u * s->stride + j] - s->center[j]) * s->factor[j]);
         }
+        for (; t < rows; t++)
+            for (size_t j = 0; j < width; j++)
+                columns[j * APART + t] = (REAL)((x[t * s->stride + j] - s->center[j]) * s->factor[j]);
     }
     for (size_t j = 0; j < d && rows < length; j++)
         memset(to + j * APART + rows, 0, (length - rows) * sizeof(REAL));
@@ -88,7 +115,7 @@ static void NAME(load_table)(const struct model *s, size_t from, size_t rows, si
 struct NAME(hessian_job) {
     const struct model *s;
     const struct entries *of;
-    size_t height, width, share;
+    size_t height, width, room, share; /* `room` for the sums, whole cache lines */
     REAL *memory; /* of each part: its sums, then what it makes of ROWS examples */
 };
 
@@ -99,7 +126,7 @@ static void NAME(hessian_part)(const void *data, size_t part, size_t parts)
     const size_t n = s->n, d = s->d, q = job->of->q, height = job->height, width = job->width;
     const size_t end = part_start(n, part + 1, parts);
     const int stacked = q == 1;
-    REAL *sums = job->memory + part * job->share, *a = sums + height * width, *x = a + height * APART;
+    REAL *sums = job->memory + part * job->share, *a = sums + job->room, *x = a + height * APART;
     REAL *products = x + padded(d, WIDE) * APART;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
         const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, LANES);
@@ -147,9 +174,11 @@ static int NAME(hessian)(const struct model *s, const struct entries *of, int bl
     const int stacked = q == 1;
     const size_t height = padded(stacked ? d : q, TALL), width = padded(stacked ? d : d * (d + 1) / 2, WIDE);
     const size_t made = height + padded(d, WIDE) + (stacked ? 0 : CHUNK);
-    struct NAME(hessian_job) job = {s, of, height, width, height * width + made * APART, NULL};
-    job.memory = calloc(s->parts * job.share, sizeof(REAL));
-    if (!job.memory)
+    const size_t room = padded(height * width, LINE);
+    struct NAME(hessian_job) job = {s, of, height, width, room, room + made * APART, NULL};
+    void *block = calloc(s->parts * job.share + LINE, sizeof(REAL));
+    job.memory = aligned(block);
+    if (!block)
         return -1;
     run_parts(NAME(hessian_part), &job, s->parts);
     REAL *sums = job.memory;
@@ -167,7 +196,7 @@ static int NAME(hessian)(const struct model *s, const struct entries *of, int bl
                 lower[i * stride + j] = lower[j * stride + i] = v;
             }
     }
-    free(job.memory);
+    free(block);
     return 0;
 }
 
@@ -180,16 +209,30 @@ static void NAME(load)(const REAL *from, size_t n, size_t count, size_t rows, si
     }
 }
 
+/* Ask for rows of the table that are read later, while there is arithmetic to do on others. */
+static inline void NAME(fetch)(const struct model *s, size_t from, size_t rows)
+{
+    if (!s->factor || from >= s->n)
+        return;
+    const size_t count = from + rows < s->n ? rows : s->n - from;
+    const char *first = (const char *)(s->x + from * s->stride);
+    for (size_t byte = 0; byte < count * s->stride * sizeof(double); byte += 64)
+        __builtin_prefetch(first + byte, 0, 2);
+}
+
 /* Linear predictors of some rows: TALL outputs at a time, f (outputs, APART) from coefficients and x (d, APART); two
    vectors at a time, so that each coefficient that is spread over a vector serves twice. */
-static void NAME(predict)(const REAL *coef, size_t c, size_t d, const REAL *x, size_t length, REAL *f)
+static void NAME(predict)(const struct model *s, const REAL *coef, const REAL *x, size_t from, size_t length, REAL *f)
 {
+    const size_t c = s->c, d = s->d;
     for (size_t k = 0; k < c; k += TALL) {
         const REAL *rows[TALL];
         for (size_t i = 0; i < TALL; i++)
             rows[i] = coef + (k + i < c ? k + i : k) * d;
         for (size_t t = 0; t < length; t += 2 * LANES) {
             NAME(vec) low[TALL] = {{0}}, high[TALL] = {{0}};
+            if (!k)
+                NAME(fetch)(s, from + length + t, 2 * LANES);
             for (size_t j = 0; j < d; j++) {
                 const NAME(vec) left = *(const NAME(vec) *)(x + j * APART + t);
                 const NAME(vec) right = *(const NAME(vec) *)(x + j * APART + t + LANES);
@@ -212,7 +255,7 @@ static void NAME(predict)(const REAL *coef, size_t c, size_t d, const REAL *x, s
 struct NAME(product_job) {
     const struct model *s;
     const REAL *x, *p, *v;
-    size_t height, width, share;
+    size_t height, width, room, share; /* `room` for the sums, whole cache lines */
     REAL *memory;
 };
 
@@ -223,7 +266,7 @@ static void NAME(product_part)(const void *data, size_t part, size_t parts)
     const size_t n = s->n, d = s->d, c = s->c, height = job->height, width = job->width;
     const size_t end = part_start(n, part + 1, parts);
     REAL *sums = job->memory + part * job->share;
-    REAL *u = sums + height * width, *shares = u + height * APART, *x = shares + height * APART;
+    REAL *u = sums + job->room, *shares = u + height * APART, *x = shares + height * APART;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
         const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, 2 * LANES);
         if (job->x)
@@ -231,7 +274,7 @@ static void NAME(product_part)(const void *data, size_t part, size_t parts)
         else
             NAME(load_table)(s, from, rows, length, x);
         NAME(load)(job->p + from, n, c, rows, length, shares);
-        NAME(predict)(job->v, c, d, x, length, u);
+        NAME(predict)(s, job->v, x, from, length, u);
         for (size_t t = 0; t < length; t += LANES) {
             NAME(vec) mean = {0};
             for (size_t k = 0; !s->exponential && k < c; k++)
@@ -253,9 +296,11 @@ static void NAME(product_part)(const void *data, size_t part, size_t parts)
 static int NAME(product)(const struct model *s, const REAL *x, const REAL *p, const REAL *v, REAL *out)
 {
     const size_t d = s->d, c = s->c, height = padded(c, TALL), width = padded(d, WIDE);
-    struct NAME(product_job) job = {s, x, p, v, height, width, height * width + (2 * height + width) * APART, NULL};
-    job.memory = calloc(s->parts * job.share, sizeof(REAL));
-    if (!job.memory)
+    const size_t room = padded(height * width, LINE);
+    struct NAME(product_job) job = {s, x, p, v, height, width, room, room + (2 * height + width) * APART, NULL};
+    void *block = calloc(s->parts * job.share + LINE, sizeof(REAL));
+    job.memory = aligned(block);
+    if (!block)
         return -1;
     run_parts(NAME(product_part), &job, s->parts);
     NAME(add_parts)(job.memory, height * width, job.share, s->parts);
@@ -266,7 +311,7 @@ static int NAME(product)(const struct model *s, const REAL *x, const REAL *p, co
                 penalty += (REAL)s->penalty_outputs[k * c + l] * v[l * d + j];
             out[k * d + j] = (REAL)s->scale * job.memory[k * width + j] + penalty * (REAL)s->penalty_columns[j];
         }
-    free(job.memory);
+    free(block);
     return 0;
 }
 
@@ -357,7 +402,7 @@ static double NAME(exponentials)(const struct model *s, size_t from, size_t rows
 struct NAME(evaluate_job) {
     const struct model *s;
     const struct point *at;
-    size_t height, width, share;
+    size_t height, width, room, share; /* `room` for the sums, whole cache lines */
     double *memory, *p; /* of each part: its sums, the last one that of the values, then what it makes of ROWS examples */
 };
 
@@ -365,13 +410,13 @@ static void NAME(evaluate_part)(const void *data, size_t part, size_t parts)
 {
     const struct NAME(evaluate_job) *job = data;
     const struct model *s = job->s;
-    const size_t n = s->n, d = s->d, c = s->c, all = c + job->at->reference, height = job->height, width = job->width;
+    const size_t n = s->n, c = s->c, all = c + job->at->reference, height = job->height, width = job->width;
     const size_t end = part_start(n, part + 1, parts);
-    double *sums = job->memory + part * job->share, *f = sums + height * width + 1, *x = f + height * APART;
+    double *sums = job->memory + part * job->share, *f = sums + job->room, *x = f + height * APART;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
         const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, 2 * LANES);
         NAME(load_table)(s, from, rows, length, x);
-        NAME(predict)(job->at->coef, c, d, x, length, f);
+        NAME(predict)(s, job->at->coef, x, from, length, f);
         if (job->at->reference)
             memset(f + c * APART, 0, length * sizeof(double));
         if (s->exponential)
@@ -392,9 +437,11 @@ static void NAME(evaluate_part)(const void *data, size_t part, size_t parts)
 static int NAME(evaluate)(const struct model *s, const struct point *at, double *value, double *gradient, double *p)
 {
     const size_t d = s->d, c = s->c, height = padded(c + at->reference, TALL), width = padded(d, WIDE);
-    struct NAME(evaluate_job) job = {s, at, height, width, height * width + 1 + (height + width) * APART, NULL, p};
-    job.memory = calloc(s->parts * job.share, sizeof(double));
-    if (!job.memory)
+    const size_t room = padded(height * width + 1, LINE);
+    struct NAME(evaluate_job) job = {s, at, height, width, room, room + (height + width) * APART, NULL, p};
+    void *block = calloc(s->parts * job.share + LINE, sizeof(double));
+    job.memory = aligned(block);
+    if (!block)
         return -1;
     run_parts(NAME(evaluate_part), &job, s->parts);
     NAME(add_parts)(job.memory, height * width + 1, job.share, s->parts);
@@ -409,7 +456,7 @@ static int NAME(evaluate)(const struct model *s, const struct point *at, double 
             gradient[k * d + j] = s->scale * job.memory[k * width + j] + penalty - at->linear[k * d + j];
         }
     *value = s->scale * job.memory[height * width] + own_value;
-    free(job.memory);
+    free(block);
     return 0;
 }
 
@@ -417,7 +464,7 @@ static int NAME(evaluate)(const struct model *s, const struct point *at, double 
 struct NAME(adjoint_job) {
     const struct model *s;
     const double *t;
-    size_t height, width, share;
+    size_t height, width, room, share; /* `room` for the sums, whole cache lines */
     double *memory;
 };
 
@@ -426,7 +473,7 @@ static void NAME(adjoint_part)(const void *data, size_t part, size_t parts)
     const struct NAME(adjoint_job) *job = data;
     const struct model *s = job->s;
     const size_t n = s->n, c = s->c, height = job->height, width = job->width, end = part_start(n, part + 1, parts);
-    double *sums = job->memory + part * job->share, *t = sums + height * width, *x = t + height * APART;
+    double *sums = job->memory + part * job->share, *t = sums + job->room, *x = t + height * APART;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
         const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, LANES);
         NAME(load_table)(s, from, rows, length, x);
@@ -443,16 +490,18 @@ static void NAME(adjoint_part)(const void *data, size_t part, size_t parts)
 static int NAME(adjoint)(const struct model *s, const double *t, double *out)
 {
     const size_t height = padded(s->c, TALL), width = padded(s->d, WIDE);
-    struct NAME(adjoint_job) job = {s, t, height, width, height * width + (height + width) * APART, NULL};
-    job.memory = calloc(s->parts * job.share, sizeof(double));
-    if (!job.memory)
+    const size_t room = padded(height * width, LINE);
+    struct NAME(adjoint_job) job = {s, t, height, width, room, room + (height + width) * APART, NULL};
+    void *block = calloc(s->parts * job.share + LINE, sizeof(double));
+    job.memory = aligned(block);
+    if (!block)
         return -1;
     run_parts(NAME(adjoint_part), &job, s->parts);
     NAME(add_parts)(job.memory, height * width, job.share, s->parts);
     for (size_t k = 0; k < s->c; k++)
         for (size_t j = 0; j < s->d; j++)
             out[k * s->d + j] = s->scale * job.memory[k * width + j];
-    free(job.memory);
+    free(block);
     return 0;
 }
 

@@ -46,9 +46,6 @@ Part = tuple[Block, SymmetricOperator, Tensor | None]
 _ADJOINT_ROWS = 2**17
 """Rows whose targets' statistic is made at a time."""
 
-_READ_BYTES = 2**23
-"""Tables larger than this are read in place by compiled code: a standardized copy costs more than reading rows does."""
-
 _KEPT_BYTES = 2**28
 """Output Hessians are kept between products while their diagonals take less than this; else they are made anew."""
 
@@ -505,7 +502,7 @@ class LinearObjective:
 
 def _table(design: Design) -> Table | None:
     """Return the rows of a design as compiled code reads them, or None where it cannot."""
-    if isinstance(design, DenseDesign) and design.is_raw and 8 * design.x.numel() > _READ_BYTES:
+    if isinstance(design, DenseDesign) and design.is_raw and design.x.numel():  # nothing has no address
         return Table(design.x, design.center, design.scale.reciprocal(), design.intercept)
     whole = design.whole()
     return None if whole is None else Table(whole)
