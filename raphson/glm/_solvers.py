@@ -287,7 +287,7 @@ def _iterative(
 ) -> Solution:
     """Fit without a dense Hessian, in symmetric coordinates where there is a reference to do without."""
     relative = objective.reference is not None
-    problem = (objective.symmetric() if relative else objective).with_curvature(torch.float32)
+    problem = (objective.symmetric() if relative else objective).with_curvature(torch.float32, products=True)
     coef = objective.coefficients(start)
     if relative:
         coef = coef - coef.mean(0)

@@ -127,14 +127,27 @@ class CompiledFamily:
         """Those of an evaluation, an exponential counted as twenty."""
         return self.table.n * (2.0 * self.table.d * self.linear.shape[0] + 20.0 * (self.linear.shape[0] + 1))
 
-    def evaluate(self, theta: Tensor) -> tuple[float, Tensor, CompiledHessian]:
-        """Return value, gradient ``(p,)`` and Hessian at the coefficients ``theta`` ``(p,)``."""
+    def evaluate(self, theta: Tensor, element: torch.dtype | None) -> tuple[float, Tensor, CompiledHessian | None]:
+        """Return value, gradient ``(p,)`` and Hessian at the coefficients ``theta`` ``(p,)``.
+
+        Args:
+            theta: Where, ``(p,)``.
+            element: Element type in which the Hessian keeps probabilities; None for no Hessian.
+
+        Returns:
+            The three.
+        """
         coef = theta.double().contiguous()
         gradient = torch.empty_like(coef)
-        p = torch.empty(self.linear.shape[0] + self.reference, self.table.n, dtype=torch.float64)
+        kept: list[int | None] = [None, None]
+        hessian = None
+        if element is not None:
+            p = torch.empty(self.linear.shape[0] + self.reference, self.table.n, dtype=element)
+            kept[element == torch.float32] = p.data_ptr()
+            hessian = CompiledHessian(self, p)
         at = coef.data_ptr(), self.linear.data_ptr(), self.reference
-        value = _kernel.evaluate(*self.model(self.multiplications), *at, gradient.data_ptr(), p.data_ptr())
-        return value, gradient, CompiledHessian(self, p)
+        value = _kernel.evaluate(*self.model(self.multiplications), *at, gradient.data_ptr(), *kept)
+        return value, gradient, hessian
 
     def newton(
         self, theta: Tensor, units: Units, rules: NewtonRules, tol: float, limit: int, single: bool
@@ -241,7 +254,10 @@ class Units:
 
 @dataclass(frozen=True, eq=False)
 class CompiledHessian:
-    """The Hessian where the gradient of the log-partition function, probabilities or means, is ``p``, ``(C, N)``."""
+    """The Hessian where the gradient of the log-partition function, probabilities or means, is ``p``, ``(C, N)``.
+
+    In single precision ``p`` serves products; 1 - p has few digits then where p is nearly 1.
+    """
 
     objective: CompiledFamily
     p: Tensor
@@ -260,14 +276,15 @@ class CompiledHessian:
         single = out.dtype == torch.float32
         n, d = self.objective.table.n, self.objective.table.d
         model = self.objective.model(n * pairs.number * d * (d + 1) / 2)
-        _kernel.hessian(*model, self.p.data_ptr(), *pairs[1:], blocks, single, out.data_ptr())
+        p = self.p.double()
+        _kernel.hessian(*model, p.data_ptr(), *pairs[1:], blocks, single, out.data_ptr())
         return out
 
     def mv(self, v: Tensor) -> Tensor:
         """Return the product with ``v``, ``(C_free D',)``, in single or double precision as ``v`` is."""
         v, out = v.contiguous(), torch.empty_like(v)
         single = v.dtype == torch.float32
-        p = self._single_p if single else self.p
+        p = self._single_p if single else self.p.double()
         x = self.objective.table.single.data_ptr() if single else None
         model = self.objective.model(self.objective.multiplications)
         _kernel.product(*model, x, p.data_ptr(), v.data_ptr(), single, out.data_ptr())
@@ -275,7 +292,7 @@ class CompiledHessian:
 
     @cached_property
     def _single_p(self) -> Tensor:
-        return without_subnormals(self.p.float())
+        return self.p if self.p.dtype == torch.float32 else without_subnormals(self.p.float())
 
 
 def without_subnormals(values: Tensor) -> Tensor:

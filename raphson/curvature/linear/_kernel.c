@@ -197,7 +197,7 @@ static void record(const struct newton *how, const struct newton_result *result,
 #undef EXPONENTIALS
 
 static struct {
-    int (*evaluate)(const struct model *, const struct point *, double *, double *, double *);
+    int (*evaluate)(const struct model *, const struct point *, double *, double *, double *, float *);
     int (*hessian)(const struct model *, const struct entries *, int, double *);
     int (*hessian_single)(const struct model *, const struct entries *, int, float *);
     int (*product)(const struct model *, const double *, const double *, const double *, double *);
@@ -241,17 +241,18 @@ static int wrong_count(Py_ssize_t count, Py_ssize_t wanted)
 
 static PyObject *evaluate(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    if (wrong_count(count, MODEL + 5))
+    if (wrong_count(count, MODEL + 6))
         return NULL;
     const struct model s = parse_model(args);
     args += MODEL;
     const struct point at = {pointer(args[0]), pointer(args[1]), PyObject_IsTrue(args[2])};
     double *gradient = pointer(args[3]), *p = pointer(args[4]), value;
+    float *single_p = pointer(args[5]);
     if (PyErr_Occurred())
         return NULL;
     int failed;
     Py_BEGIN_ALLOW_THREADS
-    failed = kernels.evaluate(&s, &at, &value, gradient, p);
+    failed = kernels.evaluate(&s, &at, &value, gradient, p, single_p);
     Py_END_ALLOW_THREADS
     return failed ? PyErr_NoMemory() : PyFloat_FromDouble(value);
 }

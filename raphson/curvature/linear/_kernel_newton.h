@@ -87,7 +87,7 @@ struct NAME(state) {
 static int NAME(evaluate_at)(const struct model *s, const struct newton *how, struct NAME(state) *at)
 {
     const struct point point = {at->coef, how->linear, how->reference};
-    if (NAME(evaluate)(s, &point, &at->value, at->gradient, at->p))
+    if (NAME(evaluate)(s, &point, &at->value, at->gradient, at->p, NULL))
         return -1;
     at->norm = gradient_norm(&how->units, s->c, s->d, at->gradient);
     return 0;

@@ -404,6 +404,7 @@ struct NAME(evaluate_job) {
     const struct point *at;
     size_t height, width, room, share; /* `room` for the sums, whole cache lines */
     double *memory, *p; /* of each part: its sums, the last one that of the values, then what it makes of ROWS examples */
+    float *single_p;    /* where p is wanted in single precision */
 };
 
 static void NAME(evaluate_part)(const void *data, size_t part, size_t parts)
@@ -423,8 +424,11 @@ static void NAME(evaluate_part)(const void *data, size_t part, size_t parts)
             sums[height * width] += NAME(exponentials)(s, from, rows, length, f);
         else
             sums[height * width] += NAME(softmax)(s, from, rows, length, all, f);
-        for (size_t k = 0; k < all; k++)
+        for (size_t k = 0; job->p && k < all; k++)
             memcpy(job->p + k * n + from, f + k * APART, rows * sizeof(double));
+        for (size_t k = 0; job->single_p && k < all; k++)
+            for (size_t t = 0; t < rows; t++)
+                job->single_p[k * n + from + t] = f[k * APART + t] < SMALLEST ? 0 : (float)f[k * APART + t];
         for (size_t k = 0; s->weights && k < c; k++)
             for (size_t t = 0; t < rows; t++)
                 f[k * APART + t] *= s->weights[from + t];
@@ -434,11 +438,12 @@ static void NAME(evaluate_part)(const void *data, size_t part, size_t parts)
     }
 }
 
-static int NAME(evaluate)(const struct model *s, const struct point *at, double *value, double *gradient, double *p)
+static int NAME(evaluate)(const struct model *s, const struct point *at, double *value, double *gradient, double *p,
+                          float *single_p)
 {
     const size_t d = s->d, c = s->c, height = padded(c + at->reference, TALL), width = padded(d, WIDE);
     const size_t room = padded(height * width + 1, LINE);
-    struct NAME(evaluate_job) job = {s, at, height, width, room, room + (height + width) * APART, NULL, p};
+    struct NAME(evaluate_job) job = {s, at, height, width, room, room + (height + width) * APART, NULL, p, single_p};
     void *block = calloc(s->parts * job.share + LINE, sizeof(double));
     job.memory = aligned(block);
     if (!block)

@@ -105,6 +105,7 @@ class LinearObjective:
         self.reference = reference
         self.centered_penalty = centered_penalty or reference is not None
         self.curvature_dtype = curvature_dtype
+        self._kept_type = torch.float64
         self._curvature_design = design if curvature_dtype == design.dtype else design.astype(curvature_dtype)
         self.free_outputs = _free_outputs(n_outputs, reference)
         self.n_free = n_outputs - (reference is not None)
@@ -265,7 +266,7 @@ class LinearObjective:
             The three at ``theta``.
         """
         if self._compiled is not None:
-            value, gradient, compiled = self._compiled.evaluate(theta)
+            value, gradient, compiled = self._compiled.evaluate(theta, self._kept_type if hessian else None)
             made = None
             if hessian is not None:
                 made = self._hessian(lambda: self._recomputed(theta, hessian), compiled)
@@ -460,11 +461,20 @@ class LinearObjective:
         other.n_parameters = other.n_free * self.design.n_columns
         return other
 
-    def with_curvature(self, dtype: torch.dtype) -> LinearObjective:
-        """Return the same objective with Hessians of another element type."""
-        if dtype == self.curvature_dtype:
+    def with_curvature(self, dtype: torch.dtype, *, products: bool = False) -> LinearObjective:
+        """Return the same objective with Hessians of another element type.
+
+        Args:
+            dtype: That type.
+            products: Whether Hessians are wanted for their products: probabilities are then kept in that type too.
+
+        Returns:
+            The objective.
+        """
+        if dtype == self.curvature_dtype and not products:
             return self
         other = copy.copy(self)
+        other._kept_type = dtype if products else torch.float64
         other.curvature_dtype = dtype
         other._curvature_design = self.design if dtype == self.design.dtype else self.design.astype(dtype)
         return other
