@@ -332,7 +332,7 @@ def main() -> None:
         if dense and problem.x.shape[0] >= 5_000 and not arguments.no_errors:
             errors[shape] = errors_race(problem, min(repeats, 3))
         k = int(problem.y.max())
-        if dense and problem.x.shape[0] * k * (problem.x.shape[1] + 1) <= 3e7 and problem.x.shape[0] > 5_000:
+        if dense and problem.x.shape[0] * k * (problem.x.shape[1] + 1) <= 5e7 and problem.x.shape[0] > 5_000:
             updates[shape] = hessian_against_update(problem, repeats)
     facts = machine()
     print(", ".join(f"{key} {value}" for key, value in facts.items()))

@@ -1,4 +1,4 @@
-/* Newton's method from start to end for one instruction set, included by _kernel_sums.h: on small data a step's arithmetic
+/* Newton's method from start to end for one instruction set, one of the parts of _kernel_sums.h: on small data a step's arithmetic
    is over before the calls around it are. It takes the steps of solve/_quasi_newton.py with a factor at each, and hands
    back to it where anything else than a full step is called for. */
 
