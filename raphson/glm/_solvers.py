@@ -238,7 +238,8 @@ def _held(objective: LinearObjective, start: Tensor, tol: float, max_iter: int, 
         return begun
     inverse = None
     generator = torch.Generator().manual_seed(0)
-    for rows in subset_sizes(working) if begun is None else ():
+    # where something is known already, of the data or from an earlier fit, a subset would lead away from it
+    for rows in subset_sizes(working) if begun is None and not bool(start.any()) else ():
         part = working.take(torch.randint(working.n_rows, (rows,), generator=generator))
         start = quasi_newton(
             part,

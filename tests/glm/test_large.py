@@ -43,6 +43,21 @@ def test_auto_agrees_with_plain_newton(shape, l2):
         np.testing.assert_allclose(auto.standard_errors().to_numpy(dtype=float), expected, rtol=1e-7)
 
 
+def test_a_warm_start_is_not_led_away_by_subsets(monkeypatch):
+    """From an earlier optimum no part of the rows is fitted first, and at most the certifying step is taken."""
+    x, y = overlapping(30_000, 9, 9)
+    model = MultinomialLogisticRegression(l2=1e-4, tol=1e-6, warm_start=True)
+    taken = []
+    take = LinearObjective.take
+    monkeypatch.setattr(LinearObjective, "take", lambda self, index: taken.append(len(index)) or take(self, index))
+    model.fit(x, y)
+    assert taken and model.n_iter_ > 0
+    coef, taken[:] = model.coef_.copy(), []
+    model.fit(x, y)
+    assert not taken and model.n_iter_ == 0
+    np.testing.assert_allclose(model.coef_, coef, atol=1e-12)
+
+
 def test_newton_cg_agrees_with_plain_newton():
     x, y = overlapping(2_000, 12, 6)
     plain = MultinomialLogisticRegression(solver="newton", l2=1e-3, tol=1e-10).fit(x, y)
