@@ -83,21 +83,23 @@ static double NAME(exponentials)(const struct model *s, size_t from, size_t rows
     return value;
 }
 
+/* After the sums for the gradient comes that of the values. */
 struct NAME(evaluate_job) {
     const struct model *s;
     const struct point *at;
-    size_t height, width, room, share; /* `room` for the sums, whole cache lines */
-    double *memory, *p; /* of each part: its sums, the last one that of the values, then what it makes of ROWS examples */
-    float *single_p;    /* where p is wanted in single precision */
+    double *p;       /* (c and the reference, n), or NULL */
+    float *single_p; /* the same where it is wanted in single precision */
+    struct NAME(sums) sums;
 };
 
 static void NAME(evaluate_part)(const void *data, size_t part, size_t parts)
 {
     const struct NAME(evaluate_job) *job = data;
     const struct model *s = job->s;
-    const size_t n = s->n, c = s->c, all = c + job->at->reference, height = job->height, width = job->width;
+    const size_t n = s->n, c = s->c, all = c + job->at->reference;
     const size_t end = part_start(n, part + 1, parts);
-    double *sums = job->memory + part * job->share, *f = sums + job->room, *x = f + height * APART;
+    double *sums = job->sums.memory + part * job->sums.share;
+    double *f = sums + job->sums.room, *x = f + job->sums.height * APART, *value = sums + job->sums.count - 1;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
         const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, 2 * LANES);
         NAME(load_table)(s, from, rows, length, x);
@@ -105,20 +107,16 @@ static void NAME(evaluate_part)(const void *data, size_t part, size_t parts)
         if (job->at->reference)
             memset(f + c * APART, 0, length * sizeof(double));
         if (s->exponential)
-            sums[height * width] += NAME(exponentials)(s, from, rows, length, f);
+            *value += NAME(exponentials)(s, from, rows, length, f);
         else
-            sums[height * width] += NAME(softmax)(s, from, rows, length, all, f);
+            *value += NAME(softmax)(s, from, rows, length, all, f);
         for (size_t k = 0; job->p && k < all; k++)
             memcpy(job->p + k * n + from, f + k * APART, rows * sizeof(double));
         for (size_t k = 0; job->single_p && k < all; k++)
             for (size_t t = 0; t < rows; t++)
                 job->single_p[k * n + from + t] = f[k * APART + t] < SMALLEST ? 0 : (float)f[k * APART + t];
-        for (size_t k = 0; s->weights && k < c; k++)
-            for (size_t t = 0; t < rows; t++)
-                f[k * APART + t] *= s->weights[from + t];
-        for (size_t k = 0; k < c; k += TALL)
-            for (size_t j = 0; j < width; j += WIDE)
-                NAME(tile)(f + k * APART, x + j * APART, length, sums + k * width + j, width);
+        NAME(weigh)(s, from, rows, c, f);
+        NAME(tiles)(f, c, x, job->sums.width, length, sums);
     }
 }
 
@@ -126,14 +124,11 @@ static int NAME(evaluate)(const struct model *s, const struct point *at, double 
                           float *single_p)
 {
     const size_t d = s->d, c = s->c, height = padded(c + at->reference, TALL), width = padded(d, WIDE);
-    const size_t room = padded(height * width + 1, LINE);
-    struct NAME(evaluate_job) job = {s, at, height, width, room, room + (height + width) * APART, NULL, p, single_p};
-    void *block = calloc(s->parts * job.share + LINE, sizeof(double));
-    job.memory = aligned(block);
-    if (!block)
+    struct NAME(evaluate_job) job = {.s = s, .at = at, .p = p, .single_p = single_p};
+    if (NAME(make_sums)(&job.sums, s->parts, height, width, 1, height + width))
         return -1;
     run_parts(NAME(evaluate_part), &job, s->parts);
-    NAME(add_parts)(job.memory, height * width + 1, job.share, s->parts);
+    const double *sums = NAME(add_up)(&job.sums, s->parts);
     double own_value = 0;
     for (size_t k = 0; k < c; k++)
         for (size_t j = 0; j < d; j++) {
@@ -142,10 +137,10 @@ static int NAME(evaluate)(const struct model *s, const struct point *at, double 
                 penalty += s->penalty_outputs[k * c + l] * at->coef[l * d + j];
             penalty *= s->penalty_columns[j];
             own_value += at->coef[k * d + j] * (0.5 * penalty - at->linear[k * d + j]);
-            gradient[k * d + j] = s->scale * job.memory[k * width + j] + penalty - at->linear[k * d + j];
+            gradient[k * d + j] = s->scale * sums[k * width + j] + penalty - at->linear[k * d + j];
         }
-    *value = s->scale * job.memory[height * width] + own_value;
-    free(block);
+    *value = s->scale * sums[height * width] + own_value;
+    free(job.sums.block);
     return 0;
 }
 
@@ -153,43 +148,36 @@ static int NAME(evaluate)(const struct model *s, const struct point *at, double 
 struct NAME(adjoint_job) {
     const struct model *s;
     const double *t;
-    size_t height, width, room, share; /* `room` for the sums, whole cache lines */
-    double *memory;
+    struct NAME(sums) sums;
 };
 
 static void NAME(adjoint_part)(const void *data, size_t part, size_t parts)
 {
     const struct NAME(adjoint_job) *job = data;
     const struct model *s = job->s;
-    const size_t n = s->n, c = s->c, height = job->height, width = job->width, end = part_start(n, part + 1, parts);
-    double *sums = job->memory + part * job->share, *t = sums + job->room, *x = t + height * APART;
+    const size_t n = s->n, c = s->c, end = part_start(n, part + 1, parts);
+    double *sums = job->sums.memory + part * job->sums.share;
+    double *t = sums + job->sums.room, *x = t + job->sums.height * APART;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
         const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, LANES);
         NAME(load_table)(s, from, rows, length, x);
         NAME(load)(job->t + from, n, c, rows, length, t);
-        for (size_t k = 0; s->weights && k < c; k++)
-            for (size_t i = 0; i < rows; i++)
-                t[k * APART + i] *= s->weights[from + i];
-        for (size_t k = 0; k < c; k += TALL)
-            for (size_t j = 0; j < width; j += WIDE)
-                NAME(tile)(t + k * APART, x + j * APART, length, sums + k * width + j, width);
+        NAME(weigh)(s, from, rows, c, t);
+        NAME(tiles)(t, c, x, job->sums.width, length, sums);
     }
 }
 
 static int NAME(adjoint)(const struct model *s, const double *t, double *out)
 {
     const size_t height = padded(s->c, TALL), width = padded(s->d, WIDE);
-    const size_t room = padded(height * width, LINE);
-    struct NAME(adjoint_job) job = {s, t, height, width, room, room + (height + width) * APART, NULL};
-    void *block = calloc(s->parts * job.share + LINE, sizeof(double));
-    job.memory = aligned(block);
-    if (!block)
+    struct NAME(adjoint_job) job = {.s = s, .t = t};
+    if (NAME(make_sums)(&job.sums, s->parts, height, width, 0, height + width))
         return -1;
     run_parts(NAME(adjoint_part), &job, s->parts);
-    NAME(add_parts)(job.memory, height * width, job.share, s->parts);
+    const double *sums = NAME(add_up)(&job.sums, s->parts);
     for (size_t k = 0; k < s->c; k++)
         for (size_t j = 0; j < s->d; j++)
-            out[k * s->d + j] = s->scale * job.memory[k * width + j];
-    free(block);
+            out[k * s->d + j] = s->scale * sums[k * width + j];
+    free(job.sums.block);
     return 0;
 }

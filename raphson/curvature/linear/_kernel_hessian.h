@@ -5,18 +5,17 @@
 struct NAME(hessian_job) {
     const struct model *s;
     const struct entries *of;
-    size_t height, width, room, share; /* `room` for the sums, whole cache lines */
-    REAL *memory; /* of each part: its sums, then what it makes of ROWS examples */
+    struct NAME(sums) sums;
 };
 
 static void NAME(hessian_part)(const void *data, size_t part, size_t parts)
 {
     const struct NAME(hessian_job) *job = data;
     const struct model *s = job->s;
-    const size_t n = s->n, d = s->d, q = job->of->q, height = job->height, width = job->width;
+    const size_t n = s->n, d = s->d, q = job->of->q, height = job->sums.height, width = job->sums.width;
     const size_t end = part_start(n, part + 1, parts);
     const int stacked = q == 1;
-    REAL *sums = job->memory + part * job->share, *a = sums + job->room, *x = a + height * APART;
+    REAL *sums = job->sums.memory + part * job->sums.share, *a = sums + job->sums.room, *x = a + height * APART;
     REAL *products = x + padded(d, WIDE) * APART;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
         const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, LANES);
@@ -64,15 +63,11 @@ static int NAME(hessian)(const struct model *s, const struct entries *of, int bl
     const int stacked = q == 1;
     const size_t height = padded(stacked ? d : q, TALL), width = padded(stacked ? d : d * (d + 1) / 2, WIDE);
     const size_t made = height + padded(d, WIDE) + (stacked ? 0 : CHUNK);
-    const size_t room = padded(height * width, LINE);
-    struct NAME(hessian_job) job = {s, of, height, width, room, room + made * APART, NULL};
-    void *block = calloc(s->parts * job.share + LINE, sizeof(REAL));
-    job.memory = aligned(block);
-    if (!block)
+    struct NAME(hessian_job) job = {.s = s, .of = of};
+    if (NAME(make_sums)(&job.sums, s->parts, height, width, 0, made))
         return -1;
     run_parts(NAME(hessian_part), &job, s->parts);
-    REAL *sums = job.memory;
-    NAME(add_parts)(sums, height * width, job.share, s->parts);
+    const REAL *sums = NAME(add_up)(&job.sums, s->parts);
     for (size_t e = 0; e < q; e++) {
         const size_t k = of->k[e], l = of->l[e], stride = blocks ? d : p;
         REAL *upper = out + (blocks ? e * d * d : k * d * p + l * d), *lower = blocks ? upper : out + l * d * p + k * d;
@@ -86,6 +81,6 @@ static int NAME(hessian)(const struct model *s, const struct entries *of, int bl
                 lower[i * stride + j] = lower[j * stride + i] = v;
             }
     }
-    free(block);
+    free(job.sums.block);
     return 0;
 }

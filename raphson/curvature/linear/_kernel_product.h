@@ -5,18 +5,17 @@
 struct NAME(product_job) {
     const struct model *s;
     const REAL *x, *p, *v;
-    size_t height, width, room, share; /* `room` for the sums, whole cache lines */
-    REAL *memory;
+    struct NAME(sums) sums;
 };
 
 static void NAME(product_part)(const void *data, size_t part, size_t parts)
 {
     const struct NAME(product_job) *job = data;
     const struct model *s = job->s;
-    const size_t n = s->n, d = s->d, c = s->c, height = job->height, width = job->width;
+    const size_t n = s->n, d = s->d, c = s->c, height = job->sums.height;
     const size_t end = part_start(n, part + 1, parts);
-    REAL *sums = job->memory + part * job->share;
-    REAL *u = sums + job->room, *shares = u + height * APART, *x = shares + height * APART;
+    REAL *sums = job->sums.memory + part * job->sums.share;
+    REAL *u = sums + job->sums.room, *shares = u + height * APART, *x = shares + height * APART;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
         const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, 2 * LANES);
         if (job->x)
@@ -34,33 +33,26 @@ static void NAME(product_part)(const void *data, size_t part, size_t parts)
                 *at = *(NAME(vec) *)(shares + k * APART + t) * (*at - mean);
             }
         }
-        for (size_t k = 0; s->weights && k < c; k++)
-            for (size_t t = 0; t < rows; t++)
-                u[k * APART + t] *= (REAL)s->weights[from + t];
-        for (size_t k = 0; k < c; k += TALL)
-            for (size_t j = 0; j < width; j += WIDE)
-                NAME(tile)(u + k * APART, x + j * APART, length, sums + k * width + j, width);
+        NAME(weigh)(s, from, rows, c, u);
+        NAME(tiles)(u, c, x, job->sums.width, length, sums);
     }
 }
 
 static int NAME(product)(const struct model *s, const REAL *x, const REAL *p, const REAL *v, REAL *out)
 {
     const size_t d = s->d, c = s->c, height = padded(c, TALL), width = padded(d, WIDE);
-    const size_t room = padded(height * width, LINE);
-    struct NAME(product_job) job = {s, x, p, v, height, width, room, room + (2 * height + width) * APART, NULL};
-    void *block = calloc(s->parts * job.share + LINE, sizeof(REAL));
-    job.memory = aligned(block);
-    if (!block)
+    struct NAME(product_job) job = {.s = s, .x = x, .p = p, .v = v};
+    if (NAME(make_sums)(&job.sums, s->parts, height, width, 0, 2 * height + width))
         return -1;
     run_parts(NAME(product_part), &job, s->parts);
-    NAME(add_parts)(job.memory, height * width, job.share, s->parts);
+    const REAL *sums = NAME(add_up)(&job.sums, s->parts);
     for (size_t k = 0; k < c; k++)
         for (size_t j = 0; j < d; j++) {
             REAL penalty = 0;
             for (size_t l = 0; l < c; l++)
                 penalty += (REAL)s->penalty_outputs[k * c + l] * v[l * d + j];
-            out[k * d + j] = (REAL)s->scale * job.memory[k * width + j] + penalty * (REAL)s->penalty_columns[j];
+            out[k * d + j] = (REAL)s->scale * sums[k * width + j] + penalty * (REAL)s->penalty_columns[j];
         }
-    free(block);
+    free(job.sums.block);
     return 0;
 }

@@ -51,12 +51,36 @@ static void NAME(tile)(const REAL *a, const REAL *b, size_t length, REAL *sums, 
     }
 }
 
-/* Add to the sums of the first part those of the others, `share` apart. */
-static void NAME(add_parts)(REAL *sums, size_t count, size_t share, size_t parts)
+/* Add to sums (c, width) the inner products of c rows of a and of those of b. */
+static void NAME(tiles)(const REAL *a, size_t c, const REAL *b, size_t width, size_t length, REAL *sums)
+{
+    for (size_t k = 0; k < c; k += TALL)
+        for (size_t j = 0; j < width; j += WIDE)
+            NAME(tile)(a + k * APART, b + j * APART, length, sums + k * width + j, width);
+}
+
+/* Memory for the parts, each its sums (height, width) and some more, then its buffers of ROWS examples; all zero. */
+struct NAME(sums) {
+    size_t height, width, count, room, share; /* `room` for the `count` sums, whole cache lines; `share` of a part */
+    void *block;
+    REAL *memory;
+};
+
+static int NAME(make_sums)(struct NAME(sums) *all, size_t parts, size_t height, size_t width, size_t more, size_t buffers)
+{
+    const size_t count = height * width + more, room = padded(count, LINE), share = room + buffers * APART;
+    void *block = calloc(parts * share + LINE, sizeof(REAL));
+    *all = (struct NAME(sums)){height, width, count, room, share, block, aligned(block)};
+    return block ? 0 : -1;
+}
+
+/* Add to the sums of the first part those of the others; returns them. */
+static const REAL *NAME(add_up)(const struct NAME(sums) *all, size_t parts)
 {
     for (size_t part = 1; part < parts; part++)
-        for (size_t i = 0; i < count; i++)
-            sums[i] += sums[part * share + i];
+        for (size_t i = 0; i < all->count; i++)
+            all->memory[i] += all->memory[part * all->share + i];
+    return all->memory;
 }
 
 typedef double NAME(quad) __attribute__((vector_size(4 * sizeof(double)), aligned(sizeof(double)), may_alias));
@@ -117,6 +141,14 @@ static void NAME(load)(const REAL *from, size_t n, size_t count, size_t rows, si
         memcpy(to + j * APART, from + j * n, rows * sizeof(REAL));
         memset(to + j * APART + rows, 0, (length - rows) * sizeof(REAL));
     }
+}
+
+/* Multiply c rows of numbers for some examples by the examples' weights. */
+static void NAME(weigh)(const struct model *s, size_t from, size_t rows, size_t c, REAL *values)
+{
+    for (size_t k = 0; s->weights && k < c; k++)
+        for (size_t t = 0; t < rows; t++)
+            values[k * APART + t] *= (REAL)s->weights[from + t];
 }
 
 /* Linear predictors of some rows: TALL outputs at a time, f (outputs, APART) from coefficients and x (d, APART); two
