@@ -112,7 +112,8 @@ class LinearObjective:
         self.n_parameters = self.n_free * design.n_columns
         self.total_weight = self._total_weight()
         # what l2 on the table's slopes b_j / s_j is per standardized column
-        self.column_penalty = torch.cat([torch.zeros(int(design.intercept)), l2 / design.scale.square()])
+        slopes = l2 / design.scale.square() if l2 else torch.zeros_like(design.scale)
+        self.column_penalty = torch.cat([torch.zeros(int(design.intercept), dtype=torch.float64), slopes])
 
     def _total_weight(self) -> float:
         own = self.likelihood.weight(self.y)
@@ -513,7 +514,9 @@ class LinearObjective:
 def _table(design: Design) -> Table | None:
     """Return the rows of a design as compiled code reads them, or None where it cannot."""
     if isinstance(design, DenseDesign) and design.is_raw and design.x.numel():  # nothing has no address
-        return Table(design.x, design.center, design.scale.reciprocal(), design.intercept)
+        factor = design.scale.reciprocal()
+        if bool(factor.isfinite().all()):  # not for columns below 1e-308
+            return Table(design.x, design.center, factor, design.intercept)
     whole = design.whole()
     return None if whole is None else Table(whole)
 

@@ -143,6 +143,21 @@ def test_rows_as_given_are_standardized_as_they_are_read(monkeypatch, n, interce
         torch.testing.assert_close(f(read.hessian), f(copied.hessian), rtol=rtol, atol=rtol * 10)
 
 
+def test_columns_too_small_for_a_reciprocal_are_divided():
+    """A column of size 1e-310 is standardized as any other, by way of a copy."""
+    x = torch.randn(80, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(80) % 3
+    small = x * torch.tensor([1.0, 1e-310, 1.0], dtype=torch.float64)
+    common = {"n_outputs": 3, "l2": 0.0, "reference": 2}
+    scale = torch.tensor([1.0, 1e-310, 1.0], dtype=torch.float64)
+    design = DenseDesign(small, moments=(torch.zeros(3, dtype=torch.float64), scale))
+    theta = torch.linspace(-1, 1, 8, dtype=torch.float64)
+    found = LinearObjective(design, Categorical(), y, **common).evaluate(theta)
+    expected = LinearObjective(DenseDesign(x), Categorical(), y, **common).evaluate(theta)
+    assert found.value == pytest.approx(expected.value, rel=1e-12)
+    torch.testing.assert_close(found.gradient, expected.gradient, rtol=1e-10, atol=1e-12)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 600), st.integers(1, 9), st.integers(1, 9), st.booleans())
 def test_sums_over_a_table_by_targets(n, d, c, weighted):
