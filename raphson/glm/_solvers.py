@@ -10,7 +10,6 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.curvature.linear._constrained import ConstrainedObjective
-from raphson.curvature.linear._khatri_rao import HALF_FROM_PAIRS
 from raphson.curvature.linear._objective import LinearObjective
 from raphson.curvature.linear._precondition import class_block_cost, class_block_inverse
 from raphson.glm._small import continued, small_fit
@@ -33,6 +32,9 @@ SOLVERS = ("auto", "newton", "newton-cg", "gradient-descent", "sgd")
 
 _HELD_COEFFICIENTS = 250
 """Up to this many coefficients ``auto`` holds dense Hessians; beyond, preconditioned products are cheaper."""
+
+_SINGLE_FROM_PAIRS = 10
+"""Pairs of outputs from which held Hessians are summed in single precision; with fewer they are cheap anyway."""
 
 _DENSE_COEFFICIENTS = 2000
 """Up to this many coefficients the Hessian at the end is formed, for standard errors; beyond, only multiplied."""
@@ -232,7 +234,7 @@ def _held(objective: LinearObjective, start: Tensor, tol: float, max_iter: int, 
         The solution on all the rows.
     """
     pairs = objective.n_free * (objective.n_free + 1) // 2
-    working = objective.with_curvature(torch.float32 if pairs >= HALF_FROM_PAIRS else torch.float64)
+    working = objective.with_curvature(torch.float32 if pairs >= _SINGLE_FROM_PAIRS else torch.float64)
     begun = small_fit(working, start, tol=tol, max_iter=max_iter, callback=callback)
     if begun is not None and begun.converged:
         return begun

@@ -30,7 +30,7 @@ from raphson.curvature.linear._compiled import is_built, pair_sums
 from raphson.linalg import Diagonal, DiagonalPlusLowRank
 from raphson.linalg._operator import SymmetricOperator
 
-HALF_FROM_PAIRS = 24
+_HALF_FROM_PAIRS = 24
 """Number of output pairs from which half-vectorized features are faster than stacked pairs (measured)."""
 
 _TILE_ELEMENTS = 2**19
@@ -65,7 +65,7 @@ class KhatriRaoGram:
         self.pairs = pairs
         self.n_outputs = n_outputs
         self.n_features = n_features
-        self.half = pairs.shape[1] >= HALF_FROM_PAIRS
+        self.half = pairs.shape[1] >= _HALF_FROM_PAIRS
         q, d = pairs.shape[1], n_features
         self._tiles = _tiles(d)
         if self.half:
