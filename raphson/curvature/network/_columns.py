@@ -23,7 +23,7 @@ from raphson.model import rewritten
 from raphson.model._taps import Taps, tap
 from raphson.model._uses import Layout, Matmul
 
-from ._gram import add_gram
+from ._gram import Gram
 from ._objective import Objective
 
 Estimator = Literal["exact", "observed", "mc", "empirical"]
@@ -226,13 +226,13 @@ def average_weights(objective: Objective, batch: Batch, positions: torch.Size) -
     return total.reshape(-1), total.reshape(positions[0], -1).mean(1)
 
 
-def add_output_gram(total: Tensor, objective: Objective, batch: Batch, f: Tensor) -> None:
-    """Add the expected output Hessians of a batch, times weight and scale, to the upper triangle of ``(1, C, C)``."""
+def add_output_gram(total: Gram, objective: Objective, batch: Batch, f: Tensor) -> None:
+    """Add the expected output Hessians of a batch, times weight and scale."""
     root = _root(objective, batch, f)
     c = f.shape[-1]
     factor = objective.likelihood.fisher_factor(f, batch.y)
     for u in _whole(f, factor, max(1, _CHUNK_ELEMENTS // f.numel())):
-        add_gram(total, (u * root).reshape(-1, 1, c, 1))
+        total.add((u * root).reshape(-1, 1, c, 1))
 
 
 def _root(objective: Objective, batch: Batch, f: Tensor) -> Tensor:
