@@ -28,8 +28,8 @@ from ._objective import Objective
 
 Estimator = Literal["exact", "observed", "mc", "empirical"]
 
-_CHUNK_ELEMENTS = 2**21
-"""Entries of the output gradients that are held at a time."""
+_CHUNK_ELEMENTS = 2**20
+"""Entries of the output gradients that are held at a time: more leave the cache (measured)."""
 
 _PART_ELEMENTS = 2**22
 """Entries of the outputs of layers that are made at a time."""
