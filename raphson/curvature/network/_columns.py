@@ -130,7 +130,7 @@ def tapped_batches(objective: Objective, sampling: Sampling | None = None) -> It
 
 
 def _tap(objective: Objective, batch: Batch, index: int) -> Taps:
-    with rewritten(objective.traits):
+    with rewritten(objective.traits, fold=False):
         return tap(lambda params, _: objective.outputs(batch, index, params), objective.space.tensors, batch.x)
 
 
