@@ -44,17 +44,18 @@ def differentiable_kernels(traits: Traits) -> Generator[None, None, None]:
         yield
 
 
-def rewritten(traits: Traits, *, once: bool = True) -> contextlib.AbstractContextManager[object]:
+def rewritten(traits: Traits, *, once: bool = True, fold: bool = True) -> contextlib.AbstractContextManager[object]:
     """Return the context in which calls are replaced by cheaper ones, where the model has such (not for ``vmap``).
 
     Args:
         traits: What is known about the model.
         once: Whether second derivatives of the model itself are not asked for.
+        fold: Whether the graph may leave out a convolution's output that a batch norm makes another convolution of.
 
     Returns:
         The context.
     """
-    return Rewritten(traits.channels_last, once) if traits.rewritten else contextlib.nullcontext()
+    return Rewritten(traits.channels_last, once, fold) if traits.rewritten else contextlib.nullcontext()
 
 
 class Linearization:

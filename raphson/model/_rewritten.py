@@ -2,14 +2,15 @@ r"""Calls written so that all their derivatives are cheap: convolutions, and bat
 
 Torch's backward passes of both are made to run once. Differentiated again, that of a convolution also computes what
 nobody asked for, and that of a batch norm recomputes everything; here the first is one of three maps that are each
-other's derivatives, and the second a product and a sum.
+other's derivatives, and the second a product and a sum. A batch norm right after a convolution is part of it: its
+scale goes into the weight and its shift into a bias, so that no derivative passes over the images once more for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -54,10 +55,10 @@ class _Product(torch.autograd.Function):
     """One of the three linear functions; its derivatives are the two others."""
 
     @staticmethod
-    def forward(ctx: Any, form: _Convolution, role: int, a: Tensor, b: Tensor) -> Tensor:
+    def forward(ctx: Any, form: _Convolution, role: int, a: Tensor, b: Tensor, value: Tensor | None = None) -> Tensor:
         ctx.form, ctx.role = form, role
         ctx.save_for_backward(a, b)
-        return form(role, a, b)
+        return form(role, a, b) if value is None else value
 
     @staticmethod
     def backward(ctx: Any, *t: Tensor) -> Any:
@@ -67,11 +68,31 @@ class _Product(torch.autograd.Function):
         for i, role in enumerate(_others(ctx.role)):
             if ctx.needs_input_grad[2 + i]:
                 found[i] = _Product.apply(ctx.form, role, *(known[r] for r in _others(role)))  # type: ignore[no-untyped-call]
-        return None, None, *found
+        return None, None, *found, None
 
 
 def _others(role: int) -> tuple[int, ...]:
     return tuple(r for r in (_INPUT, _WEIGHT, _OUTPUT) if r != role)
+
+
+class _Made(NamedTuple):
+    """A convolution as it was made.
+
+    Attributes:
+        out: What it returned.
+        version: How often that had been changed in place then.
+        form: The convolution.
+        input: Its input.
+        weight: Its weight.
+        bias: Its bias, or None.
+    """
+
+    out: Tensor
+    version: int
+    form: _Convolution
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
 
 
 class Rewritten(TorchFunctionMode):
@@ -82,11 +103,14 @@ class Rewritten(TorchFunctionMode):
             channels on a processor are several times faster with.
         once: Whether only derivatives in the outputs are differentiated again, as for Jacobian products: those of
             the model in its parameters are differentiated once.
+        fold: Whether a batch norm of a convolution's output is a convolution of its own, with another weight: the
+            graph of the result then does not go through that output.
     """
 
-    def __init__(self, channels_last: bool, once: bool = True) -> None:
+    def __init__(self, channels_last: bool, once: bool = True, fold: bool = False) -> None:
         super().__init__()
-        self._channels_last, self._once = channels_last, once
+        self._channels_last, self._once, self._fold = channels_last, once, fold
+        self._last: _Made | None = None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -95,7 +119,7 @@ class Rewritten(TorchFunctionMode):
         if func in _CONVOLUTIONS:
             return self._convolution(func, *args, **kwargs)
         if func is F.batch_norm:
-            return _batch_norm(*args, **kwargs)
+            return self._batch_norm(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _convolution(
@@ -118,11 +142,34 @@ class Rewritten(TorchFunctionMode):
             [v] * n if isinstance(v, int) else list(v) * (n if len(v) == 1 else 1) for v in (stride, padding, dilation)
         )
         form = _Convolution((input.shape, weight.shape), (*sizes, False, [0] * n, groups), layout, self._once)
-        out: Tensor = _Product.apply(form, _OUTPUT, input.contiguous(memory_format=layout), weight)  # type: ignore[no-untyped-call]
-        return out if bias is None else out + bias.view(-1, *[1] * n)
+        images = input.contiguous(memory_format=layout)
+        out: Tensor = _Product.apply(form, _OUTPUT, images, weight)  # type: ignore[no-untyped-call]
+        out = out if bias is None else out + bias.view(-1, *[1] * n)
+        if self._fold:
+            self._last = _Made(out, out._version, form, images, weight, bias)
+        return out
+
+    def _batch_norm(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        found = _scale_and_shift(input, *args, **kwargs)
+        if found is None:
+            return F.batch_norm(input, *args, **kwargs)
+        scale, shift = found
+        shape = (-1, *[1] * (input.ndim - 2))
+        made, self._last = self._last, None
+        if made is None or made.out is not input or made.version != input._version:
+            return input * scale.view(shape) + shift.view(shape)
+        if made.bias is not None:
+            shift = shift + made.bias * scale
+        with torch.no_grad():
+            value = input * scale.view(shape)
+            if made.bias is not None:
+                value -= (made.bias * scale).view(shape)
+        weight = made.weight * scale.view(-1, *[1] * (made.weight.ndim - 1))
+        out: Tensor = _Product.apply(made.form, _OUTPUT, made.input, weight, value)  # type: ignore[no-untyped-call]
+        return out + shift.view(shape)
 
 
-def _batch_norm(
+def _scale_and_shift(
     input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -131,14 +178,14 @@ def _batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Tensor:
+) -> tuple[Tensor, Tensor] | None:
+    """Return what a batch norm multiplies each channel with and adds to it, None where that depends on the batch."""
     if training or running_mean is None or running_var is None or running_var.dtype != input.dtype:
-        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        return None
     scale = (running_var + eps).rsqrt()
     scale = scale if weight is None else scale * weight
     shift = -running_mean * scale if bias is None else bias - running_mean * scale
-    shape = (-1, *[1] * (input.ndim - 2))
-    return input * scale.view(shape) + shift.view(shape)
+    return scale, shift
 
 
 _CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d}

@@ -94,6 +94,10 @@ class ParameterSpace:
         """Return the present values of the parameters, ``(P,)``, as a copy."""
         return self.flatten(self.tensors)
 
+    def empty(self) -> Tensor:
+        """Return a vector without entries, of the parameters' type and on their device."""
+        return torch.empty(0, dtype=self.dtype, device=self.device)
+
     def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
         """Return named tensors as one vector.
 

@@ -23,13 +23,13 @@ from raphson.model import rewritten
 from raphson.model._taps import Taps, tap
 from raphson.model._uses import Layout, Matmul
 
-from ._gram import add_gram
+from ._gram import Gram
 from ._objective import Objective
 
 Estimator = Literal["exact", "observed", "mc", "empirical"]
 
-_CHUNK_ELEMENTS = 2**21
-"""Entries of the output gradients that are held at a time."""
+_CHUNK_ELEMENTS = 2**20
+"""Entries of the output gradients that are held at a time: more leave the cache (measured)."""
 
 _PART_ELEMENTS = 2**22
 """Entries of the outputs of layers that are made at a time."""
@@ -130,7 +130,7 @@ def tapped_batches(objective: Objective, sampling: Sampling | None = None) -> It
 
 
 def _tap(objective: Objective, batch: Batch, index: int) -> Taps:
-    with rewritten(objective.traits):
+    with rewritten(objective.traits, fold=False):
         return tap(lambda params, _: objective.outputs(batch, index, params), objective.space.tensors, batch.x)
 
 
@@ -226,13 +226,13 @@ def average_weights(objective: Objective, batch: Batch, positions: torch.Size) -
     return total.reshape(-1), total.reshape(positions[0], -1).mean(1)
 
 
-def add_output_gram(total: Tensor, objective: Objective, batch: Batch, f: Tensor) -> None:
-    """Add the expected output Hessians of a batch, times weight and scale, to the upper triangle of ``(1, C, C)``."""
+def add_output_gram(total: Gram, objective: Objective, batch: Batch, f: Tensor) -> None:
+    """Add the expected output Hessians of a batch, times weight and scale."""
     root = _root(objective, batch, f)
     c = f.shape[-1]
     factor = objective.likelihood.fisher_factor(f, batch.y)
     for u in _whole(f, factor, max(1, _CHUNK_ELEMENTS // f.numel())):
-        add_gram(total, (u * root).reshape(-1, 1, c, 1))
+        total.add((u * root).reshape(-1, 1, c, 1))
 
 
 def _root(objective: Objective, batch: Batch, f: Tensor) -> Tensor:

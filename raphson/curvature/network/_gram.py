@@ -4,41 +4,73 @@ from __future__ import annotations
 
 from torch import Tensor
 
+_PARTS = 4
+"""Tiles of a large sum: of four, symmetry leaves 5/8 of a whole product."""
+
 _SMALL = 128
-"""Below this size one product beats several with fewer operations (measured)."""
+"""Size below which one product beats several with fewer operations (measured)."""
 
-_LARGE = 1000
-"""From this size on more tiles pay: eight leave 9/16 of the operations."""
+_ENTRIES = 2**17
+"""Entries of the vectors below which it does, too: mirroring costs more than the operations that are saved."""
 
 
-def add_gram(total: Tensor, x: Tensor) -> None:
-    r"""Add :math:`\sum x x^T` of each group to the upper tiles of its total; with four tiles 5/8 of a whole product.
+class Gram:
+    r"""A running sum :math:`\sum x x^T` for each of several groups.
 
     Args:
-        total: ``(G, d, d)``; what is below the diagonal is undefined until ``symmetrize``.
-        x: ``(B, G, d, L)``; the sum runs over ``B`` and ``L``.
+        groups: Number of groups ``G``.
+        d: Length of the vectors.
+        like: Gives type and device.
+        border: Number of rows and columns to leave free after the sum, for others to fill.
     """
-    b, groups, d, length = x.shape
-    rows_in_memory = x.stride(2) == 1  # positions one after the other, as with channels last: one long product
-    if length > 1 and not rows_in_memory and (d <= 2 * length or b == 1):
-        for start, stop in _tiles(d):
-            product = x[:, :, start:stop] @ x[:, :, start:].mT
-            total[:, start:stop, start:] += product.sum(0) if b > 1 else product[0]
-        return
-    for g in range(groups):
-        rows = x[:, g].reshape(b, d) if length == 1 else x[:, g].mT.reshape(-1, d)
-        for start, stop in _tiles(d):
-            total[g, start:stop, start:].addmm_(rows[:, start:stop].mT, rows[:, start:])
 
+    def __init__(self, groups: int, d: int, like: Tensor, border: int = 0) -> None:
+        self._d = d
+        # memory is zeroed only where nothing is ever added: the first product overwrites it
+        self._whole = like.new_empty(groups, d + border, d + border)
+        self._sum = self._whole[:, :d, :d]
+        self._empty = True
+        self._mirrored = d
 
-def symmetrize(total: Tensor) -> Tensor:
-    """Mirror the upper tiles of totals ``(G, d, d)`` in place, and return them."""
-    for start, stop in _tiles(total.shape[-1]):
-        total[:, stop:, start:stop] = total[:, start:stop, stop:].mT
-    return total
+    def add(self, x: Tensor) -> None:
+        """Add the outer products of ``x``, ``(B, G, d, L)``, summed over ``B`` and ``L``."""
+        b, groups, d, length = x.shape
+        tiles = self._tiles(b * length)
+        rows_in_memory = x.stride(2) == 1  # positions one after the other, as with channels last: one long product
+        if length > 1 and not rows_in_memory and (d <= 2 * length or b == 1):
+            for start, stop in tiles:
+                product = x[:, :, start:stop] @ x[:, :, start:].mT
+                product = product.sum(0) if b > 1 else product[0]
+                if self._empty:
+                    self._sum[:, start:stop, start:] = product
+                else:
+                    self._sum[:, start:stop, start:] += product
+        else:
+            for g in range(groups):
+                rows = x[:, g].reshape(b, d) if length == 1 else x[:, g].mT.reshape(-1, d)
+                for start, stop in tiles:
+                    target, left, right = self._sum[g, start:stop, start:], rows[:, start:stop].mT, rows[:, start:]
+                    target.addmm_(left, right, beta=0 if self._empty else 1)
+        self._empty = False
 
+    def total(self) -> Tensor:
+        """Return the sums, ``(G, d, d)`` and the border, whose entries are undefined; nothing is added after that."""
+        if self._empty:
+            self._sum.zero_()
+            self._empty = False
+        # tiles of two sizes nest: what lies above the smaller ones on the diagonal was always added to
+        for start in range(0, self._d, self._mirrored):
+            stop = start + self._mirrored
+            if stop < self._d:
+                self._sum[:, stop:, start:stop] = self._sum[:, start:stop, stop:].mT
+        self._mirrored = self._d
+        return self._whole
 
-def _tiles(d: int) -> list[tuple[int, int]]:
-    tiles = 1 if d < _SMALL else 2 if d < 2 * _SMALL else 4 if d < _LARGE else 8
-    size = -(-d // tiles)
-    return [(start, min(start + size, d)) for start in range(0, d, size)]
+    def _tiles(self, rows: int) -> list[tuple[int, int]]:
+        """Return where the tiles on the diagonal begin and end; the products reach from them to the right."""
+        d = self._d
+        if d < _SMALL or d * rows < _ENTRIES:
+            return [(0, d)]
+        size = -(-d // _PARTS) * (2 if d < 2 * _SMALL or d * rows < 2 * _ENTRIES else 1)
+        self._mirrored = min(self._mirrored, size)
+        return [(start, min(start + size, d)) for start in range(0, d, size)]

@@ -19,7 +19,7 @@ from raphson.linalg import Dense
 from raphson.model import ParameterSpace
 
 from ._columns import add_output_gram, average_weights
-from ._gram import add_gram, symmetrize
+from ._gram import Gram
 from ._kronecker_factors import MatmulTerm
 from ._layer_operator import LayerOperator
 from ._layer_plan import Bias
@@ -47,7 +47,7 @@ def kfra(objective: Objective, bias: Bias) -> LayerOperator:
     before, chain = _chain(objective.model.module)
     layers = [_Layer(linear, activations, objective, bias == "joint") for linear, activations in chain]
     c = layers[-1].linear.out_features
-    h = torch.zeros(1, c, c, dtype=objective.dtype, device=objective.device)
+    h = Gram(1, c, objective.space.empty())
     for index, batch in enumerate(objective.batches()):
         x = before(batch.x[0] if isinstance(batch.x, tuple) else batch.x)
         weights, _ = average_weights(objective, batch, x.shape[:-1])
@@ -56,7 +56,7 @@ def kfra(objective: Objective, bias: Bias) -> LayerOperator:
                 x = layer.add(x, weights)
             objective.check_finite(objective.likelihood.nll(x, batch.y), index)
             add_output_gram(h, objective, batch, x)
-    blocks = layers[-1].blocks(symmetrize(h)[0] * layers[-1].mean_slopes())
+    blocks = layers[-1].blocks(h.total()[0] * layers[-1].mean_slopes())
     for lower, upper in zip(layers[-2::-1], layers[:0:-1], strict=True):
         blocks += lower.blocks(upper.pulled_back() * lower.mean_slopes())
     return assemble(objective, blocks)
@@ -81,9 +81,9 @@ class _Layer:
             for p in (linear.weight, linear.bias)
         )
         joint = joint and self._weight_name is not None and self._bias_name is not None
-        d, like = linear.out_features, objective.space.vector()[:0]
+        d, like = linear.out_features, objective.space.empty()
         self._term = MatmulTerm((1, d, linear.in_features), "expand", joint, False, like)
-        self._slopes = like.new_zeros(1, d, d)
+        self._slopes = Gram(1, d, like)
         self._weight = 0.0
 
     def add(self, x: Tensor, weights: Tensor | None) -> Tensor:
@@ -103,12 +103,12 @@ class _Layer:
         slope = slope.reshape(-1, slope.shape[-1])
         self._weight += slope.shape[0] if weights is None else float(weights.sum())
         slope = slope if weights is None else slope * weights.sqrt()[:, None]
-        add_gram(self._slopes, slope[:, None, :, None])
+        self._slopes.add(slope[:, None, :, None])
         return after.detach()
 
     def mean_slopes(self) -> Tensor:
         """Return the average outer product of the slopes, ``(out, out)``; ones without activation."""
-        total = symmetrize(self._slopes)[0]
+        total = self._slopes.total()[0]
         return total / self._weight if self._weight > 0 else torch.ones_like(total)
 
     def pulled_back(self) -> Tensor:

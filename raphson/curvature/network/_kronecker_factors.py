@@ -26,7 +26,7 @@ from raphson.linalg import Dense, Diagonal, EqualBlocks, Kronecker, SymmetricOpe
 from raphson.model._uses import Layout, Lookup, Matmul, Use
 
 from ._columns import Tapped
-from ._gram import add_gram, symmetrize
+from ._gram import Gram
 
 Sharing = Literal["expand", "reduce"]
 
@@ -101,9 +101,9 @@ class MatmulTerm(Term):
     def __post_init__(self) -> None:
         groups, o, i = self.shape
         # a joint bias is one more input, which is 1
-        self._inputs = self.like.new_zeros(groups, i + self.joint, i + self.joint)
+        self._inputs = Gram(groups, i, self.like, border=int(self.joint))
         self._means = self.like.new_zeros(groups, i)
-        self._outputs = self.like.new_zeros(groups, o, o)
+        self._outputs = Gram(groups, o, self.like)
         self._count = 0.0
 
     def add_inputs(self, seen: Sequence[Seen], unit: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
@@ -126,23 +126,21 @@ class MatmulTerm(Term):
             x = x * root
             self._means += (x * root).sum((0, 3))
             self._count += float(weights.sum()) * x.shape[3]
-        i = self.shape[2]
-        add_gram(self._inputs[:, :i, :i], x)
+        self._inputs.add(x)
 
     def add_outputs(self, seen: Sequence[Seen], gradients: Sequence[Tensor]) -> None:  # noqa: D102
         if self.sharing == "reduce":
             total = torch.stack([_summed_outputs(one, gradients[one.number]) for one in seen]).sum(0)
-            add_gram(self._outputs, total.flatten(0, 1).unsqueeze(-1))
+            self._outputs.add(total.flatten(0, 1).unsqueeze(-1))
             return
         for one in seen:
             assert isinstance(one.use, Matmul)
-            add_gram(self._outputs, one.use.outputs(gradients[one.number]).flatten(0, 1))
+            self._outputs.add(one.use.outputs(gradients[one.number]).flatten(0, 1))
 
     @cached_property
     def inputs(self) -> Tensor:
         """The average of input outer products, ``(G, I, I)``, with a last row and column for a joint bias."""
-        a, i = self._inputs, self.shape[2]
-        symmetrize(a[:, :i, :i])
+        a, i = self._inputs.total(), self.shape[2]
         if self.joint:
             a[:, i, :i], a[:, :i, i], a[:, i, i] = self._means, self._means, self._count
         return a.div_(self._count) if self._count > 0 else a
@@ -150,7 +148,7 @@ class MatmulTerm(Term):
     @cached_property
     def outputs(self) -> Tensor:
         """The sum of output gradient outer products, ``(G, O, O)``."""
-        return symmetrize(self._outputs)
+        return self._outputs.total()
 
     def operator(self, outputs: Tensor | None = None) -> SymmetricOperator:
         """Return the Kronecker product, with another output factor if given."""
@@ -184,7 +182,7 @@ class TableTerm(Term):
         v, e = self.shape
         self._dense = self.sharing == "reduce" and v <= _DENSE_TABLE
         self._inputs = self.like.new_zeros(v, v) if self._dense else self.like.new_zeros(v)
-        self._outputs = self.like.new_zeros(1, e, e)
+        self._outputs = Gram(1, e, self.like)
         self._count = 0.0
 
     def add_inputs(self, seen: Sequence[Seen], unit: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
@@ -207,7 +205,7 @@ class TableTerm(Term):
             g = one.use.rows(gradients[one.number]) * one.use.counted()[:, None]
             if self._dense:
                 g = one.summed.by_example(g.movedim(0, 1)).sum(1)
-            add_gram(self._outputs, g.reshape(-1, 1, self.shape[1], 1))
+            self._outputs.add(g.reshape(-1, 1, self.shape[1], 1))
 
     @cached_property
     def inputs(self) -> Tensor:
@@ -217,7 +215,7 @@ class TableTerm(Term):
     @cached_property
     def outputs(self) -> Tensor:
         """The sum of output gradient outer products, ``(E, E)``."""
-        return symmetrize(self._outputs)[0]
+        return self._outputs.total()[0]
 
     def operator(self) -> SymmetricOperator:  # noqa: D102
         a = self.inputs

@@ -46,7 +46,7 @@ def layer_diagonal(
         ``(P,)``.
     """
     sampling = Sampling(columns_kind, samples, generator)
-    total = objective.space.vector().new_zeros(objective.n_parameters)
+    total = objective.space.empty().new_zeros(objective.n_parameters)
     for tapped in tapped_batches(objective, sampling):
         groups = _groups(tapped.taps.uses, tapped.taps.rest)
         plain = [number for _, (number, *more) in groups if not more and _is_plain(tapped, number)]

@@ -15,7 +15,7 @@ from raphson.model import ParameterSpace
 from raphson.model._uses import Matmul, Slot, Use
 
 from ._columns import Sampling, Tapped, average_weights, columns
-from ._gram import add_gram, symmetrize
+from ._gram import Gram
 from ._kronecker_factors import MatmulTerm, Seen, Sharing, TableTerm, Term
 from ._layer_operator import LayerOperator, Order
 from ._layer_plan import Bias, KroneckerPlan, RowPlan, make_plan
@@ -52,7 +52,7 @@ class RowSums:
     """An exact block, or its diagonal, from per-example gradients."""
 
     def __init__(self, n: int, like: Tensor) -> None:
-        self._block = like.new_zeros(1, n, n) if n <= EXACT_BLOCK else None
+        self._block = Gram(1, n, like) if n <= EXACT_BLOCK else None
         self._diagonal = like.new_zeros(n)
 
     def add(self, rows: Tensor) -> None:
@@ -61,11 +61,11 @@ class RowSums:
         if self._block is None:
             self._diagonal += flat.square().sum(0)
         else:
-            add_gram(self._block, flat[:, None, :, None])
+            self._block.add(flat[:, None, :, None])
 
     def operator(self) -> SymmetricOperator:
         """Return the block."""
-        return Diagonal(self._diagonal) if self._block is None else Dense(symmetrize(self._block)[0])
+        return Diagonal(self._diagonal) if self._block is None else Dense(self._block.total()[0])
 
 
 class LayerSums:
@@ -82,7 +82,7 @@ class LayerSums:
         self.objective = objective
         self.plan = make_plan(objective.space, tapped.taps, bias)
         self._uses = tuple(use.without_input() for use in tapped.taps.uses)
-        like = objective.space.vector()[:0]
+        like = objective.space.empty()
         self.terms = [_terms(plan, self._uses, sharing, like) for plan in self.plan.weights]
         self.biases = [
             {
@@ -212,7 +212,7 @@ def assemble(objective: Objective, blocks: list[Block]) -> LayerOperator:
         everything = torch.arange(space.numel, device=space.device)
         used = torch.cat([block.places() for block in blocks] + [everything[:0]])
         unused = everything[~torch.isin(everything, used)]
-        zero = Diagonal(space.vector().new_zeros(unused.shape[0]))
+        zero = Diagonal(space.empty().new_zeros(unused.shape[0]))
         blocks.append(Block("not used", int(unused[0]), lambda: unused, zero, exact=True))
     order = Order([block.places for block in blocks])
     operators = tuple(block.operator for block in blocks)

@@ -18,6 +18,10 @@ KEPT_BYTES = 2**29
 """Graphs of several batches are kept between products if they take less than this together (512 MiB)."""
 
 
+_TURNED = 2**16
+"""Entries of each vector that are turned from columns into rows at a time, which stay in the cache meanwhile."""
+
+
 class Local(Protocol):
     """The curvature of one batch.
 
@@ -62,7 +66,7 @@ class NetworkProducts:
 
     def mm(self, v: Tensor) -> Tensor:
         """Return the product with the columns of ``v``, both ``(P, k)``."""
-        return self._rows(v.mT.contiguous()).mT
+        return self._rows(as_rows(v)).mT
 
     def _rows(self, rows: Tensor) -> Tensor:
         objective = self._objective
@@ -105,3 +109,11 @@ class NetworkProducts:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             self._linearize(self._objective, batch, 0)
         return sum(size for pointer, size in seen.items() if pointer not in own)
+
+
+def as_rows(v: Tensor) -> Tensor:
+    """Return the columns of ``(P, k)`` as rows in memory, ``(k, P)``."""
+    rows = v.new_empty(v.shape[1], v.shape[0])
+    for start in range(0, v.shape[0], _TURNED):
+        rows[:, start : start + _TURNED] = v[start : start + _TURNED].mT
+    return rows
