@@ -25,6 +25,8 @@ REMEDY = "drop or impute those rows first"
 
 def as_tensor(array: Any) -> Tensor:
     """Return a tensor on the memory of an array, which nothing here writes to; pandas has read-only ones."""
+    if any(stride < 0 for stride in array.strides):  # reversed: no tensor can be
+        array = np.ascontiguousarray(array)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(array)
@@ -188,7 +190,7 @@ def missing_entries(values: Any) -> NDArray[Any]:
 
 def _numbers(name: str, values: Any) -> Tensor:
     try:
-        return torch.as_tensor(np.asarray(values, dtype=np.float64))
+        return as_tensor(np.asarray(values, dtype=np.float64))
     except (ValueError, TypeError):
         raise InputError(f"{name} must be an array of numbers, got something else: {values!r:.80}.") from None
 

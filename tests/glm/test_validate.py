@@ -59,3 +59,15 @@ def test_an_array_after_a_frame_forgets_the_names():
 def test_arrays_of_another_shape_are_refused_in_a_sentence(x):
     with pytest.raises(InputError):
         MultinomialLogisticRegression(l2=0.1).fit(x, np.arange(len(x)))
+
+
+def test_arrays_of_any_strides_are_fitted():
+    """Reversed, transposed and thinned arrays, and such weights, give the fit of their copies."""
+    rng = np.random.default_rng(0)
+    x, y, w = rng.normal(size=(90, 3)), np.arange(90) % 3, rng.uniform(0.5, 1.5, size=90)
+    plain = MultinomialLogisticRegression(l2=0.1).fit(x, y, w)
+    twice = np.repeat(x, 2, axis=0)[::2]
+    for arrays in ((x[::-1], y[::-1], w[::-1]), (np.asfortranarray(x), y, w), (twice, y, np.repeat(w, 2)[::2])):
+        found = MultinomialLogisticRegression(l2=0.1).fit(*arrays)
+        np.testing.assert_allclose(found.coef_, plain.coef_, atol=1e-12)
+        found.predict_proba(arrays[0])
