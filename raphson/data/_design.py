@@ -338,8 +338,11 @@ class DenseDesign(Design):
     @property
     def is_raw(self) -> bool:
         """Whether ``x`` can be read in place: double precision, on the processor, each row contiguous."""
-        exact = self.dtype == torch.float64 and self.x.dtype == torch.float64
-        return exact and self.x.device.type == "cpu" and self.x.stride(1) == 1
+        return self._is_double and self.x.device.type == "cpu" and self.x.stride(1) == 1
+
+    @property
+    def _is_double(self) -> bool:
+        return self.dtype == torch.float64 and self.x.dtype == torch.float64
 
     @cached_property
     def _whole(self) -> Tensor:
@@ -348,8 +351,7 @@ class DenseDesign(Design):
     @cached_property
     def _read_in_place(self) -> bool:
         """Whether sums over the raw columns keep their digits when they are centered afterwards."""
-        exact = self.dtype == torch.float64 and self.x.dtype == torch.float64
-        return exact and bool((self.center.abs() <= _CENTERING * self.scale).all())
+        return self._is_double and bool((self.center.abs() <= _CENTERING * self.scale).all())
 
     def take(self, index: Tensor) -> DenseDesign:  # noqa: D102
         return DenseDesign(self.x[index], intercept=self.intercept, dtype=self.dtype, moments=(self.center, self.scale))

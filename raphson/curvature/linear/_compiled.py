@@ -167,7 +167,7 @@ class CompiledFamily:
         """
         (c, d), n = self.linear.shape, self.table.n
         coef = theta.double().clone(memory_format=torch.contiguous_format)
-        gradient, step = torch.empty_like(coef), torch.zeros_like(coef)
+        step = torch.zeros_like(coef)
         history = torch.empty(limit + 1, 3, dtype=torch.float64)
         pairs = _every_pair(c)
         ended, steps, decrement_squared = _kernel.newton(
@@ -184,7 +184,6 @@ class CompiledFamily:
             step.data_ptr(),
             history.data_ptr(),
             coef.data_ptr(),
-            gradient.data_ptr(),
         )
         return NewtonSteps(coef, bool(ended), decrement_squared, step, history[: steps + 1].tolist())
 

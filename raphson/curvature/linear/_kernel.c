@@ -203,8 +203,7 @@ static struct {
     int (*product)(const struct model *, const double *, const double *, const double *, double *);
     int (*product_single)(const struct model *, const float *, const float *, const float *, float *);
     int (*adjoint)(const struct model *, const double *, double *);
-    int (*newton)(const struct model *, const struct model *, const struct newton *, double *, double *,
-                  struct newton_result *);
+    int (*newton)(const struct model *, const struct model *, const struct newton *, double *, struct newton_result *);
 } kernels;
 
 #define CHOOSE(WIDTH) \
@@ -327,7 +326,7 @@ static PyObject *norm(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssi
 
 static PyObject *newton(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    if (wrong_count(count, MODEL + 21))
+    if (wrong_count(count, MODEL + 20))
         return NULL;
     const struct model s = parse_model(args);
     args += MODEL;
@@ -341,13 +340,13 @@ static PyObject *newton(PyObject *Py_UNUSED(module), PyObject *const *args, Py_s
                                .longest = PyFloat_AsDouble(args[12]), .tol = PyFloat_AsDouble(args[13]),
                                .units = {pointer(args[14]), pointer(args[15]), pointer(args[16])},
                                .step = pointer(args[17]), .history = pointer(args[18])};
-    double *coef = pointer(args[19]), *gradient = pointer(args[20]);
+    double *coef = pointer(args[19]);
     struct newton_result result;
     if (PyErr_Occurred())
         return NULL;
     int failed;
     Py_BEGIN_ALLOW_THREADS
-    failed = kernels.newton(&s, &dense, &how, coef, gradient, &result);
+    failed = kernels.newton(&s, &dense, &how, coef, &result);
     Py_END_ALLOW_THREADS
     return failed ? PyErr_NoMemory()
                   : Py_BuildValue("(ind)", result.ended, (Py_ssize_t)result.steps, result.decrement_squared);

@@ -98,9 +98,9 @@ static int NAME(finite)(const struct NAME(state) *at)
     return isfinite(at->value) && isfinite(at->norm);
 }
 
-/* coef and gradient (c, d) hold the start before, and where it ended after. */
+/* coef (c, d) holds the start before, and where it ended after. */
 static int NAME(newton)(const struct model *s, const struct model *dense, const struct newton *how, double *coef,
-                        double *gradient, struct newton_result *result)
+                        struct newton_result *result)
 {
     const size_t size = s->c * s->d, outputs = (s->c + how->reference) * s->n;
     const size_t vectors = 3 * (2 * size + outputs);
@@ -173,10 +173,8 @@ static int NAME(newton)(const struct model *s, const struct model *dense, const 
         result->steps++;
         record(how, result, at->value, at->norm);
     }
-    if (!failed) {
+    if (!failed)
         memcpy(coef, at->coef, size * sizeof(double));
-        memcpy(gradient, at->gradient, size * sizeof(double));
-    }
     free(memory);
     free(narrow);
     return failed ? -1 : 0;
