@@ -1,5 +1,12 @@
 """Networks as functions of their parameters: parameter spaces, Jacobian products, linearizations."""
 
+from ._chain import Chain as Chain
+from ._chain import Evaluated as Evaluated
+from ._chain import Link as Link
+from ._chain import find_chain as find_chain
+from ._chain import read_chain as read_chain
+from ._chain_products import ChainProducts as ChainProducts
+from ._chain_products import in_parts as in_parts
 from ._checks import Traits as Traits
 from ._checks import probe as probe
 from ._checks import refuse_training_mode as refuse_training_mode

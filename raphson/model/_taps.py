@@ -11,6 +11,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,9 @@ from torch.overrides import TorchFunctionMode
 
 from raphson._errors import InputError
 
+from ._chain import Chain, Evaluated, descend
 from ._linearize import graph_nodes
+from ._space import ParameterSpace
 from ._uses import Affine, Convolution, Layout, Linear, Lookup, Slot, Use
 
 _BATCHABLE = {
@@ -43,13 +46,15 @@ class Taps:
         output: ``f``, ``(N, ..., C)``, with its graph.
         uses: The recorded calls that lead to the output, in order.
         rest: Names of parameters used otherwise, at least once.
-        batchable: Whether many output gradients go through the graph at once.
+        batchable: Whether many output gradients go backward at once.
+        backward: From output gradients ``(k, N, ..., C)`` to those of the uses, ``(k, *shape)``.
     """
 
     output: Tensor
     uses: tuple[Use, ...]
     rest: frozenset[str]
     batchable: bool
+    backward: Callable[[Tensor], list[Tensor]]
 
     def gradients(self, u: Tensor) -> list[Tensor]:
         """Return the output gradients of the uses.
@@ -60,15 +65,7 @@ class Taps:
         Returns:
             For each use ``(k, *shape)``.
         """
-        edges = [use.edge for use in self.uses]
-        if not edges:
-            return []
-        if self.batchable and u.shape[0] > 1:
-            return list(torch.autograd.grad(self.output, edges, u, retain_graph=True, is_grads_batched=True))
-        columns = [torch.autograd.grad(self.output, edges, column, retain_graph=True) for column in u]
-        if len(columns) == 1:
-            return [g.unsqueeze(0) for g in columns[0]]
-        return [torch.stack(parts) for parts in zip(*columns, strict=True)]
+        return self.backward(u) if self.uses else []
 
     def layouts(self) -> list[Layout]:
         """Return which positions of each use belong to which example.
@@ -131,7 +128,51 @@ def tap(call: Callable[[Mapping[str, Tensor], Any], Tensor], params: Mapping[str
     names = {id(leaf): name for name, leaf in leaves.items()}
     rest = frozenset(names[id(leaf)] for leaf in reached if id(leaf) in names)
     batchable = all(node.name() in _BATCHABLE for node in nodes)
-    return Taps(output, uses, rest, batchable)
+    return Taps(output, uses, rest, batchable, partial(_backward, output, [use.edge for use in uses], batchable))
+
+
+def tap_chain(chain: Chain, space: ParameterSpace, x: Any) -> Taps | None:
+    """Return what ``tap`` would of a feed-forward network, from its closed form: nothing is recorded.
+
+    Args:
+        chain: The network.
+        space: The parameters to watch.
+        x: Inputs of a batch.
+
+    Returns:
+        Output and uses; None where the bias of a layer is watched and its weight is not.
+    """
+    watched = [(link.weight in space.tensors, link.bias in space.tensors) for link in chain.links]
+    if any(bias and not weight for weight, bias in watched):
+        return None
+    first = next(i for i, (weight, _) in enumerate(watched) if weight)
+    layers = list(chain.ascend(chain.features(x)))
+    numbers = [i for i, (weight, _) in enumerate(watched) if weight]
+
+    def slot(name: str | None) -> Slot | None:
+        tensor = space.tensors.get(name or "")
+        return None if name is None or tensor is None else Slot(name, 0, tuple(tensor.shape), tensor.stride())
+
+    def use(at: Evaluated) -> Linear:
+        shape = torch.Size((*at.inputs.shape[:-1], at.link.linear.out_features))
+        return Linear(slot(at.link.weight), slot(at.link.bias), at.inputs, at.inputs._version, None, shape, 1)
+
+    def backward(u: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            found = descend(layers[first:], u)
+        return [found[i - first] for i in numbers]
+
+    return Taps(layers[-1].outputs, tuple(use(layers[i]) for i in numbers), frozenset(), True, backward)
+
+
+def _backward(output: Tensor, edges: list[Any], batchable: bool, u: Tensor) -> list[Tensor]:
+    """Return the gradients at some edges of a graph."""
+    if batchable and u.shape[0] > 1:
+        return list(torch.autograd.grad(output, edges, u, retain_graph=True, is_grads_batched=True))
+    columns = [torch.autograd.grad(output, edges, column, retain_graph=True) for column in u]
+    if len(columns) == 1:
+        return [g.unsqueeze(0) for g in columns[0]]
+    return [torch.stack(parts) for parts in zip(*columns, strict=True)]
 
 
 class _Begin(torch.autograd.Function):
@@ -185,6 +226,10 @@ class _Tapping(TorchFunctionMode):
 
     def record(self, use: Use, out: Tensor) -> Tensor:
         """Return the output of a call, which leads to gradients, and keep the use."""
+        if out._is_view():
+            # writing into a view (an activation in place) would take its edge out of the graph; what it is a view of is
+            # nobody else's
+            out = torch.ops.aten._unsafe_view(out, out.shape)
         if not out.requires_grad:
             out = _Begin.apply(out, self._root)  # type: ignore[no-untyped-call]
         self.uses.append(replace(use, edge=get_gradient_edge(out), shape=out.shape))

@@ -249,3 +249,15 @@ def test_patches_times_the_weight_are_the_convolution(n: int, options: dict) -> 
     found = torch.einsum("goi,ngil->ngol", w.reshape(groups, o, i), a)
     expected = convolve(x, w, **options)
     torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_an_activation_in_place_behind_a_layer_over_positions_hides_nothing() -> None:
+    module = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 3)).double()
+    model, x = Model(module), randn(2, 3, 4)
+    taps = tap(model.call, model.space.tensors, x)
+    assert [use.name for use in taps.uses] == ["0.weight", "1.weight", "3.weight"] and not taps.rest
+    (gradient,) = taps.uses[1].example_gradients(
+        taps.gradients(torch.ones_like(taps.output)[None])[1], taps.layouts()[1]
+    )[:1]
+    module(x).sum().backward()
+    torch.testing.assert_close(gradient[1].sum((0, 1)), module[1].weight.grad, rtol=1e-12, atol=1e-14)

@@ -19,8 +19,8 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.data import Batch, Inputs, tree_map
 from raphson.linalg import LinearOperator
-from raphson.model import rewritten
-from raphson.model._taps import Taps, tap
+from raphson.model import Chain, find_chain, rewritten
+from raphson.model._taps import Taps, tap, tap_chain
 from raphson.model._uses import Layout, Matmul
 
 from ._gram import Gram
@@ -115,12 +115,13 @@ def tapped_batches(objective: Objective, sampling: Sampling | None = None) -> It
     """Yield the data with their forward passes: batches, or parts of them where layers have large outputs."""
     step: int | None = None
     mixed = sampling is not None and sampling.estimator == "mc"
+    chain = find_chain(objective.model.module)
     for index, batch in enumerate(objective.batches()):
         if step is None:
-            step = _part_size(objective, batch)
+            step = _part_size(objective, batch, chain)
         for start in range(0, batch.n_examples, step):
             part = batch if step >= batch.n_examples else batch.rows(slice(start, start + step))
-            taps = _tap(objective, part, index)
+            taps = _tap(objective, part, index, chain)
             with torch.no_grad():
                 nll = objective.likelihood.nll(taps.output.detach(), part.y)
                 if not bool(torch.isfinite(nll).all()):
@@ -129,18 +130,22 @@ def tapped_batches(objective: Objective, sampling: Sampling | None = None) -> It
             yield Tapped(index, part, taps, mixed)
 
 
-def _tap(objective: Objective, batch: Batch, index: int) -> Taps:
+def _tap(objective: Objective, batch: Batch, index: int, chain: Chain | None) -> Taps:
+    found = None if chain is None else tap_chain(chain, objective.space, batch.x)
+    if found is not None:
+        objective.check_shape(found.output, batch, index)
+        return found
     with rewritten(objective.traits, fold=False):
         return tap(lambda params, _: objective.outputs(batch, index, params), objective.space.tensors, batch.x)
 
 
-def _part_size(objective: Objective, batch: Batch) -> int:
+def _part_size(objective: Objective, batch: Batch, chain: Chain | None) -> int:
     """Return how many examples to take at a time, from the size of the layers' outputs for one."""
     n = batch.n_examples
     shared = objective.traits.convolution or batch.y.ndim > 1
     if not shared and max(_numel(batch.x), n * objective.n_outputs) < _PART_ELEMENTS:
         return n
-    one = _tap(objective, batch.rows(slice(0, 1)), 0)
+    one = _tap(objective, batch.rows(slice(0, 1)), 0, chain)
     return max(1, _PART_ELEMENTS // max(1, sum(use.shape.numel() for use in one.uses)))
 
 

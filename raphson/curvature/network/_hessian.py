@@ -3,18 +3,19 @@ r"""The Hessian of a network's objective."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from raphson.data import Batch
 from raphson.linalg import Dense, Diagonal, Implicit, SymmetricOperator
-from raphson.model import GradientGraph
+from raphson.model import Chain, ChainProducts, GradientGraph, find_chain, in_parts, map_parts
 
 from ._objective import Objective
 from ._output import OutputCurvature
-from ._preactivation import feed_forward, preactivation_diagonal
-from ._products import NetworkProducts
+from ._preactivation import preactivation_diagonal
+from ._products import Local, NetworkProducts
 from ._structures import Blocks, Structure, block_diagonal, check_structure
 
 _OBSERVED = OutputCurvature("observed")
@@ -68,8 +69,9 @@ def hessian(
     objective = objective if params is None else objective.restricted(params)
     if structure == "blocks":
         return block_diagonal(objective, blocks, lambda part: _implicit(part).to_dense())
-    if structure == "diagonal" and feed_forward(objective):
-        return Diagonal(preactivation_diagonal(objective) + objective.l2, labels=objective.space.labels())
+    chain = find_chain(objective.model.module)
+    if structure == "diagonal" and chain is not None:
+        return Diagonal(preactivation_diagonal(objective, chain) + objective.l2, labels=objective.space.labels())
     implicit = _implicit(objective)
     if structure == "dense":
         dense = implicit.to_dense()
@@ -80,16 +82,47 @@ def hessian(
 
 
 def _implicit(objective: Objective) -> Implicit:
-    return NetworkProducts(objective, _local).operator()
+    chain = find_chain(objective.model.module)
+
+    def local(of: Objective, batch: Batch, index: int) -> Local:
+        return _Local(of, batch, index) if chain is None else _ChainLocal(of, chain, batch, index)
+
+    return NetworkProducts(objective, local).operator()
 
 
-def _local(objective: Objective, batch: Batch, index: int) -> GradientGraph:
-    """Return the Hessian of one batch's part of the objective."""
+class _Local:
+    """The Hessian of one batch's part of the objective."""
 
-    def derivatives(f: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        objective.check_outputs(f, batch, index)
-        with torch.no_grad():
-            gradient = objective.scaled(objective.likelihood.gradient(f, batch.y), batch)
-            return gradient, _OBSERVED.product(objective, f, batch, index)
+    nbytes = 0
 
-    return GradientGraph(objective.model, batch.x, objective.traits, derivatives)
+    def __init__(self, objective: Objective, batch: Batch, index: int) -> None:
+        self._space = objective.space
+        derivatives = partial(_derivatives, objective, batch, index)
+        self._graph = GradientGraph(objective.model, batch.x, objective.traits, derivatives)
+
+    def products(self, rows: Tensor) -> Tensor:
+        return map_parts(self._graph.product, rows, self._space, self._graph.together)
+
+
+class _ChainLocal:
+    """The same of a feed-forward network."""
+
+    def __init__(self, objective: Objective, chain: Chain, batch: Batch, index: int) -> None:
+        self._network = ChainProducts(chain, objective.space, chain.features(batch.x), bends=True)
+        gradient, self._middle = _derivatives(objective, batch, index, self._network.outputs)
+        self._network.set_gradient(gradient)
+        self.nbytes = self._network.nbytes
+
+    def products(self, rows: Tensor) -> Tensor:
+        product = partial(self._network.hessian_product, middle=self._middle)
+        return in_parts(product, rows, self._network.width)
+
+
+def _derivatives(
+    objective: Objective, batch: Batch, index: int, f: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return the gradient of the loss in the outputs, and the product with its Hessian."""
+    objective.check_outputs(f, batch, index)
+    with torch.no_grad():
+        gradient = objective.scaled(objective.likelihood.gradient(f, batch.y), batch)
+        return gradient, _OBSERVED.product(objective, f, batch, index)

@@ -200,19 +200,20 @@ class Objective:
             The outputs; ``InputError`` if they do not fit the targets.
         """
         f = self.model.call(params, batch.x)
-        self._check_shape(f, batch, index)
+        self.check_shape(f, batch, index)
         return f
 
     def check_outputs(self, f: Tensor, batch: Batch, index: int) -> None:
         """Raise ``InputError`` unless outputs fit the targets and every loss is finite, naming batch and row."""
-        self._check_shape(f, batch, index)
+        self.check_shape(f, batch, index)
         rows, targets = f.reshape(-1, f.shape[-1]), batch.y.reshape(-1, *batch.y.shape[f.ndim - 1 :])
         with torch.no_grad():
             parts = [slice(start, start + _ROWS) for start in range(0, len(rows), _ROWS)]
             nll = [self.likelihood.nll(rows[part], targets[part]) for part in parts]
         self.check_finite(torch.cat(nll).reshape(f.shape[:-1]), index)
 
-    def _check_shape(self, f: Tensor, batch: Batch, index: int) -> None:
+    def check_shape(self, f: Tensor, batch: Batch, index: int) -> None:
+        """Raise ``InputError`` unless the outputs of a batch fit its targets."""
         if f.shape[:-1] != batch.y.shape[: f.ndim - 1]:
             raise InputError(
                 f"Batch {index}: the outputs have shape {tuple(f.shape)} and the targets {tuple(batch.y.shape)}, but "
@@ -310,7 +311,7 @@ class Objective:
         one, other = batch.rows(slice(0, 1)), batch.rows(slice(n - 1, n))
         both = batch.rows(slice(0, n, max(1, n - 1))) if n > 1 else _twice(one)
         self._outputs, self._traits = probe(self.model, one.x, other.x, both.x)
-        self._check_shape(self._outputs, both, 0)
+        self.check_shape(self._outputs, both, 0)
         self._probed_targets = both.y
         notes = []
         if self._traits.fused_attention:

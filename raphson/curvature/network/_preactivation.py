@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from raphson._errors import InputError
 from raphson.data import Batch
+from raphson.model import Chain, Evaluated, Link
 
-from ._kfra import _chain
 from ._objective import Objective
 from ._output import slice_rows
 
@@ -97,7 +96,7 @@ class Preactivation:
         residual: The diagonal part ``D``, ``(n, d)``; None at the top.
     """
 
-    layer: nn.Linear
+    layer: Link
     inputs: Tensor
     weights: Tensor
     parts: list[_Columns | _Pulled]
@@ -114,20 +113,7 @@ class Preactivation:
         return total if self.residual is None else total + torch.diag_embed(self.residual)
 
 
-def feed_forward(objective: Objective) -> bool:
-    """Return whether the recursion applies: a ``Sequential`` of different linear layers and elementwise activations."""
-    if objective.model.module is None:
-        return False
-    try:
-        _, chain = _chain(objective.model.module)
-    except InputError:
-        return False
-    parts = [id(part) for _, part in objective.model.module.named_modules(remove_duplicate=False)]
-    parameters = [id(p) for linear, _ in chain for p in linear.parameters()]
-    return len(parts) == len(set(parts)) and len(parameters) == len(set(parameters))
-
-
-def preactivation_diagonal(objective: Objective) -> Tensor:
+def preactivation_diagonal(objective: Objective, chain: Chain) -> Tensor:
     """Return the diagonal of the Hessian, ``(P,)``, without the penalty.
 
     Operations: a forward and a backward pass, one backward pass more for each output, and columns of the width of the
@@ -135,18 +121,17 @@ def preactivation_diagonal(objective: Objective) -> Tensor:
 
     Args:
         objective: Of a feed-forward network.
+        chain: The network.
 
     Returns:
         The diagonal.
     """
     total = objective.space.vector().zero_()
-    assert objective.model.module is not None
-    names = {id(p): name for name, p in objective.model.module.named_parameters()}
     slices = objective.space.slices
     for index, batch in enumerate(objective.batches()):
-        for at in preactivations(objective, batch, index):
+        for at in preactivations(objective, chain, batch, index):
             weighted = at.diagonal() * at.weights.unsqueeze(-1)
-            weight, bias = (slices.get(names.get(id(p), "")) for p in (at.layer.weight, at.layer.bias))
+            weight, bias = slices.get(at.layer.weight), slices.get(at.layer.bias or "")
             if weight is not None:
                 total[weight] += (weighted.mT @ at.inputs.square()).reshape(-1)
             if bias is not None:
@@ -154,58 +139,35 @@ def preactivation_diagonal(objective: Objective) -> Tensor:
     return total
 
 
-def preactivations(objective: Objective, batch: Batch, index: int) -> Iterator[Preactivation]:
+def preactivations(objective: Objective, chain: Chain, batch: Batch, index: int) -> Iterator[Preactivation]:
     """Yield the layers of a feed-forward network from the top down, for some positions of a batch at a time.
 
     Args:
         objective: Of a feed-forward network.
+        chain: The network.
         batch: The batch.
         index: Its number.
 
     Yields:
         One for each layer and chunk of positions.
     """
-    before, chain = _chain(objective.model.module)
-    x = before(batch.x[0] if isinstance(batch.x, tuple) else batch.x)
+    x = chain.features(batch.x)
     weights = objective.position_weights(batch)
     weights = x.new_ones(x.shape[:-1]) if weights is None else weights
     rows = x.reshape(-1, x.shape[-1])
     targets = batch.y.reshape(-1, *batch.y.shape[x.ndim - 1 :])
     with torch.no_grad():
         objective.check_outputs(objective.outputs(batch, index), batch, index)
-    widest = max(linear.out_features for linear, _ in chain)
-    width = max(1, _CHUNK // (chain[-1][0].out_features * widest))
+    widths = [link.linear.out_features for link in chain.links]
+    width = max(1, _CHUNK // (widths[-1] * max(widths)))
     weights = weights.reshape(-1) * objective.scale
     for part in slice_rows(rows.shape[0], width):
-        layers = _ascend(chain, rows[part])
+        layers = list(chain.ascend(rows[part], bends=True))
         f, y = layers[-1].outputs, targets[part]
         nll = objective.likelihood.nll(f, y)
         if not bool(torch.isfinite(nll).all()):
             objective.check_outputs(objective.outputs(batch, index), batch, index)
         yield from _descend(layers, objective.likelihood.gradient(f, y), _top(objective, f, y), weights[part])
-
-
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """A linear layer with the activations after it, evaluated: ``slope`` and ``bend`` are their derivatives.
-
-    None stands for slopes of one and for bends of zero.
-    """
-
-    linear: nn.Linear
-    inputs: Tensor
-    outputs: Tensor
-    slope: Tensor | None
-    bend: Tensor | None
-
-
-def _ascend(chain: list[tuple[nn.Linear, list[nn.Module]]], x: Tensor) -> list[_Layer]:
-    layers = []
-    for linear, activations in chain:
-        a, slope, bend = _activate(linear(x).detach(), activations)
-        layers.append(_Layer(linear, x, a, slope, bend))
-        x = a
-    return layers
 
 
 def _top(objective: Objective, f: Tensor, y: Tensor) -> _Columns:
@@ -217,7 +179,7 @@ def _top(objective: Objective, f: Tensor, y: Tensor) -> _Columns:
     return _Columns(identity, lambda c: operator.mm(c.expand(f.shape[0], -1, -1)))
 
 
-def _descend(layers: list[_Layer], gradient: Tensor, top: _Columns, weights: Tensor) -> Iterator[Preactivation]:
+def _descend(layers: list[Evaluated], gradient: Tensor, top: _Columns, weights: Tensor) -> Iterator[Preactivation]:
     """Yield the layers from the top down, given gradient and Hessian in the outputs."""
     parts: list[_Columns | _Pulled] = [top]
     residual: Tensor | None = None
@@ -227,25 +189,9 @@ def _descend(layers: list[_Layer], gradient: Tensor, top: _Columns, weights: Ten
             parts = [part.sloped(layer.slope) for part in parts]
         residual = None if layer.bend is None else layer.bend * gradient
         gradient = gradient if layer.slope is None else gradient * layer.slope
-        yield Preactivation(layer.linear, layer.inputs, weights, parts, residual)
+        yield Preactivation(layer.link, layer.inputs, weights, parts, residual)
         if number > 0:
-            w = layer.linear.weight.detach()
+            w = layer.link.w
             fresh = [] if residual is None else [_Pulled(w, residual)]
             parts = [*(part.below(w) for part in parts), *fresh]
             gradient = gradient @ w
-
-
-def _activate(z: Tensor, activations: list[nn.Module]) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return activations with their first and second derivatives; None for ones and for zeros."""
-    if not activations:
-        return z, None, None
-    with torch.enable_grad():
-        z = z.requires_grad_()
-        a = z * 1  # an activation may work in place
-        for module in activations:
-            a = module(a)
-        (slope,) = torch.autograd.grad(a.sum(), z, create_graph=True)
-        bend = None
-        if slope.requires_grad:
-            (bend,) = torch.autograd.grad(slope.sum(), z, allow_unused=True)
-    return a.detach(), slope.detach(), bend if bend is not None and bool(bend.any()) else None

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from raphson.data import Batch
 from raphson.linalg import Implicit
-from raphson.model import Parts, map_parts
 
 from ._objective import Objective
 
@@ -26,13 +25,13 @@ class Local(Protocol):
     """The curvature of one batch.
 
     Attributes:
-        together: Whether products with several vectors are faster at once than in turn.
+        nbytes: Memory that is held between products, graphs aside.
     """
 
-    together: bool
+    nbytes: int
 
-    def product(self, v: Tensor) -> Parts:
-        """Return the product with ``v`` of shape ``(P,)``, one tensor for each parameter."""
+    def products(self, rows: Tensor) -> Tensor:
+        """Return the products with ``k`` vectors in rows, ``(k, P)``."""
 
 
 Linearize = Callable[[Objective, Batch, int], Local]
@@ -74,7 +73,7 @@ class NetworkProducts:
         objective.model.check_unchanged(self._versions)
         total: Tensor | None = None
         for local in self._locals():
-            part = map_parts(local.product, rows, objective.space, local.together)
+            part = local.products(rows)
             total = part if total is None else total.add_(part)
         assert total is not None
         return total.add_(rows, alpha=objective.l2) if objective.l2 else total
@@ -96,7 +95,7 @@ class NetworkProducts:
         self._kept = kept or None
 
     def _measure(self, batch: Batch) -> int:
-        """Return the bytes that the graph of a batch holds, parameters aside."""
+        """Return the bytes that are held for a batch, parameters aside."""
         own = {tensor.untyped_storage().data_ptr() for tensor in self._objective.model.everything.values()}
         seen: dict[int, int] = {}
 
@@ -107,8 +106,8 @@ class NetworkProducts:
             return tensor.detach()
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            self._linearize(self._objective, batch, 0)
-        return sum(size for pointer, size in seen.items() if pointer not in own)
+            local = self._linearize(self._objective, batch, 0)
+        return local.nbytes + sum(size for pointer, size in seen.items() if pointer not in own)
 
 
 def as_rows(v: Tensor) -> Tensor:

@@ -247,5 +247,5 @@ def test_recursive_sees_a_module_that_is_used_twice() -> None:
     found, expected = (rp.kfac(rp.Objective(m, rp.Categorical(), data), "recursive") for m in (shared, apart))
     torch.testing.assert_close(found.to_dense(), expected.to_dense(), rtol=0, atol=0)
     twice = nn.Sequential(linears[1], act, linears[1])
-    with pytest.raises(InputError, match="a weight of its own"):
+    with pytest.raises(InputError, match="parameters of its own, but two layers share a weight"):
         rp.kfac(rp.Objective(twice, rp.Categorical(), (randn(5, 3), labels(5))), "recursive")
