@@ -81,7 +81,7 @@ static PyObject *product(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
     if (PyErr_Occurred())
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    run_parts(single ? product_single : product_double, &s, parts);
+    run_team(single ? product_single : product_double, &s, parts, parts);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }

@@ -127,7 +127,7 @@ static int NAME(evaluate)(const struct model *s, const struct point *at, double 
     struct NAME(evaluate_job) job = {.s = s, .at = at, .p = p, .single_p = single_p};
     if (NAME(make_sums)(&job.sums, s->parts, height, width, 1, height + width))
         return -1;
-    run_parts(NAME(evaluate_part), &job, s->parts);
+    run_team(NAME(evaluate_part), &job, s->parts, s->parts);
     const double *sums = NAME(add_up)(&job.sums, s->parts);
     double own_value = 0;
     for (size_t k = 0; k < c; k++)
@@ -173,7 +173,7 @@ static int NAME(adjoint)(const struct model *s, const double *t, double *out)
     struct NAME(adjoint_job) job = {.s = s, .t = t};
     if (NAME(make_sums)(&job.sums, s->parts, height, width, 0, height + width))
         return -1;
-    run_parts(NAME(adjoint_part), &job, s->parts);
+    run_team(NAME(adjoint_part), &job, s->parts, s->parts);
     const double *sums = NAME(add_up)(&job.sums, s->parts);
     for (size_t k = 0; k < s->c; k++)
         for (size_t j = 0; j < s->d; j++)

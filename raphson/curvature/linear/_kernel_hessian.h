@@ -66,7 +66,7 @@ static int NAME(hessian)(const struct model *s, const struct entries *of, int bl
     struct NAME(hessian_job) job = {.s = s, .of = of};
     if (NAME(make_sums)(&job.sums, s->parts, height, width, 0, made))
         return -1;
-    run_parts(NAME(hessian_part), &job, s->parts);
+    run_team(NAME(hessian_part), &job, s->parts, s->parts);
     const REAL *sums = NAME(add_up)(&job.sums, s->parts);
     for (size_t e = 0; e < q; e++) {
         const size_t k = of->k[e], l = of->l[e], stride = blocks ? d : p;

@@ -44,7 +44,7 @@ static int NAME(product)(const struct model *s, const REAL *x, const REAL *p, co
     struct NAME(product_job) job = {.s = s, .x = x, .p = p, .v = v};
     if (NAME(make_sums)(&job.sums, s->parts, height, width, 0, 2 * height + width))
         return -1;
-    run_parts(NAME(product_part), &job, s->parts);
+    run_team(NAME(product_part), &job, s->parts, s->parts);
     const REAL *sums = NAME(add_up)(&job.sums, s->parts);
     for (size_t k = 0; k < c; k++)
         for (size_t j = 0; j < d; j++) {

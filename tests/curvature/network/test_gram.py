@@ -3,7 +3,24 @@
 import pytest
 import torch
 
+from raphson.curvature.network import _gram
 from raphson.curvature.network._gram import Gram
+
+
+@pytest.fixture(params=["tiles", 128, 256, 512], scope="module", autouse=True)
+def how(request):
+    """Run every test with matrix products, and compiled with each instruction set that the processor has."""
+    compiled = _gram._outer
+    if request.param == "tiles":
+        _gram._outer = None
+        yield
+        _gram._outer = compiled
+        return
+    if compiled is None or not compiled.use_vectors(request.param):
+        pytest.skip(f"no compiled code, or no vectors of {request.param} bits")
+    yield
+    for bits in (128, 256, 512):
+        compiled.use_vectors(bits)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -26,3 +43,37 @@ def test_sums_of_any_batches(groups, d, rows, last):
 
 def test_nothing_added_is_zero():
     assert not Gram(2, 3, torch.empty(0)).total().any()
+    gram = Gram(1, 3, torch.empty(0))
+    gram.add(torch.empty(0, 1, 3, 1))
+    assert not gram.total().any()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_views_in_any_strides_in_single_precision(threads):
+    generator = torch.Generator().manual_seed(0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        whole = torch.randn(9, 2, 131, 40, generator=generator)
+        for x in (
+            whole[::2, :, 3:120:2, 1:],
+            whole.mT[:, 1:, 2:, ::3],
+            whole[:1].expand(6, -1, -1, -1),
+            whole[:, :, :, :1],
+        ):
+            gram = Gram(x.shape[1], x.shape[2], x)
+            gram.add(x)
+            gram.add(x)
+            expected = 2 * torch.einsum("bgdl,bgel->gde", x.double(), x.double())
+            # each sum against the size of its terms
+            size = torch.einsum("bgdl,bgel->gde", x.abs(), x.abs())
+            assert float(((gram.total() - expected) / size).abs().max()) < 1e-5
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_more_rows_than_are_packed_at_a_time():
+    x = torch.randn(30000, 1, 70, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gram = Gram(1, 70, x)
+    gram.add(x)
+    torch.testing.assert_close(gram.total()[0], x[:, 0, :, 0].mT @ x[:, 0, :, 0], rtol=1e-11, atol=1e-9)

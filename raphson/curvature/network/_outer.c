@@ -1,0 +1,146 @@
+/* Sums of outer products, x x^T over positions: each number above the diagonal once, at the speed of a matrix product.
+   A product of two matrices would make every number twice; called by _gram.py.
+
+   Rows are packed into panels of three vectors of columns, so that a tile of four by one panel of sums stays in registers
+   while it runs through the rows (Goto and van de Geijn 2008, Anatomy of high-performance matrix multiplication). */
+
+#define _GNU_SOURCE
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../_parallel.h"
+
+#define BLOCK 48     /* columns: sums are made in squares of that many, each by one thread */
+#define CACHE 12288  /* bytes of a panel that are run through at a time: two of them stay in the first-level cache */
+#define PACKED 1048576 /* numbers that are packed at a time */
+#define PART 131072  /* multiplications that are worth a thread of their own */
+
+/* An array (b, d, length) with its strides, whose sums over b and length are added to out, (d, d). */
+struct outer {
+    size_t b, d, length;
+    ptrdiff_t of_b, of_d, of_length, of_row; /* of_row: of out */
+    int add;                                 /* or overwrite */
+    const void *x;
+    void *out;
+    /* the rows, one for each position, that are packed: */
+    size_t from, rows;
+    void *packed;
+};
+
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+#define REAL float
+#define NAME(x) x##_float_128
+#define LANES 4
+#include "_outer_tiles.h"
+#ifdef __x86_64__
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define NAME(x) x##_float_256
+#define LANES 8
+#include "_outer_tiles.h"
+#pragma GCC target("avx512f")
+#define NAME(x) x##_float_512
+#define LANES 16
+#include "_outer_tiles.h"
+#pragma GCC pop_options
+#endif
+#undef REAL
+#define REAL double
+#define NAME(x) x##_double_128
+#define LANES 4
+#include "_outer_tiles.h"
+#ifdef __x86_64__
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define NAME(x) x##_double_256
+#define LANES 4
+#include "_outer_tiles.h"
+#pragma GCC target("avx512f")
+#define NAME(x) x##_double_512
+#define LANES 8
+#include "_outer_tiles.h"
+#pragma GCC pop_options
+#endif
+
+static int (*sum_single)(struct outer *, size_t), (*sum_double)(struct outer *, size_t);
+
+/* single, groups, b, d, length, strides of groups, b, d and length, x, strides of groups and rows of out, out, add, threads */
+static PyObject *sum(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 15)
+        return PyErr_Format(PyExc_TypeError, "expected 15 arguments, got %zd", count);
+    const int single = PyObject_IsTrue(args[0]);
+    const size_t groups = PyLong_AsSize_t(args[1]), size = single ? sizeof(float) : sizeof(double);
+    struct outer s = {.b = PyLong_AsSize_t(args[2]), .d = PyLong_AsSize_t(args[3]), .length = PyLong_AsSize_t(args[4]),
+                      .of_b = PyLong_AsSsize_t(args[6]), .of_d = PyLong_AsSsize_t(args[7]),
+                      .of_length = PyLong_AsSsize_t(args[8]), .of_row = PyLong_AsSsize_t(args[11]),
+                      .add = PyObject_IsTrue(args[13])};
+    const ptrdiff_t of_group = PyLong_AsSsize_t(args[5]) * (ptrdiff_t)size;
+    const ptrdiff_t of_out = PyLong_AsSsize_t(args[10]) * (ptrdiff_t)size;
+    const char *x = PyLong_AsVoidPtr(args[9]);
+    char *out = PyLong_AsVoidPtr(args[12]);
+    const size_t threads = PyLong_AsSize_t(args[14]);
+    if (PyErr_Occurred())
+        return NULL;
+    int failed = 0;
+    Py_BEGIN_ALLOW_THREADS
+    for (size_t g = 0; g < groups && !failed; g++) {
+        s.x = x + (ptrdiff_t)g * of_group;
+        s.out = out + (ptrdiff_t)g * of_out;
+        failed = (single ? sum_single : sum_double)(&s, threads);
+    }
+    Py_END_ALLOW_THREADS
+    if (failed)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+/* Take vectors of so many bits; returns whether the processor has them. */
+static int choose(long bits)
+{
+#define CHOOSE(WIDTH) (sum_single = sum_float_##WIDTH, sum_double = sum_double_##WIDTH)
+    if (bits == 128)
+        CHOOSE(128);
+#ifdef __x86_64__
+    else if (bits == 256 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        CHOOSE(256);
+    else if (bits == 512 && __builtin_cpu_supports("avx512f"))
+        CHOOSE(512);
+#endif
+    else
+        return 0;
+    return 1;
+}
+
+static PyObject *use_vectors(PyObject *Py_UNUSED(module), PyObject *bits)
+{
+    const long wanted = PyLong_AsLong(bits);
+    if (PyErr_Occurred())
+        return NULL;
+    return PyBool_FromLong(choose(wanted));
+}
+
+static PyMethodDef methods[] = {{"sum", (PyCFunction)(void (*)(void))sum, METH_FASTCALL, NULL},
+                                {"use_vectors", use_vectors, METH_O, NULL},
+                                {NULL, NULL, 0, NULL}};
+
+static struct PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT, .m_name = "_outer", .m_size = -1,
+                                        .m_methods = methods};
+
+PyMODINIT_FUNC PyInit__outer(void)
+{
+#ifdef __x86_64__
+    __builtin_cpu_init();
+#endif
+    for (long bits = 512; !choose(bits); bits /= 2)
+        ;
+    find_threads();
+    return PyModule_Create(&definition);
+}
