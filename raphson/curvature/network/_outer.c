@@ -14,6 +14,7 @@
 #include "../../_parallel.h"
 
 #define BLOCK 48     /* columns: sums are made in squares of that many, each by one thread */
+#define FEW 256       /* columns up to which threads share the rows out instead: their squares are few, and stay in the cache (measured) */
 #define CACHE 12288  /* bytes of a panel that are run through at a time: two of them stay in the first-level cache */
 #define PACKED 1048576 /* numbers that are packed at a time */
 #define PART 131072  /* multiplications that are worth a thread of their own */
@@ -35,7 +36,14 @@ static size_t least(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+/* The first cache line that begins in a block. */
+static void *aligned(void *block)
+{
+    return (void *)(((uintptr_t)block + 63) / 64 * 64);
+}
+
 #define REAL float
+#define INTEGER int32_t
 #define NAME(x) x##_float_128
 #define LANES 4
 #include "_outer_tiles.h"
@@ -52,7 +60,9 @@ static size_t least(size_t a, size_t b)
 #pragma GCC pop_options
 #endif
 #undef REAL
+#undef INTEGER
 #define REAL double
+#define INTEGER int64_t
 #define NAME(x) x##_double_128
 #define LANES 4
 #include "_outer_tiles.h"
@@ -69,7 +79,7 @@ static size_t least(size_t a, size_t b)
 #pragma GCC pop_options
 #endif
 
-static int (*sum_single)(struct outer *, size_t), (*sum_double)(struct outer *, size_t);
+static int (*sum_single)(const struct outer *, size_t), (*sum_double)(const struct outer *, size_t);
 
 /* single, groups, b, d, length, strides of groups, b, d and length, x, strides of groups and rows of out, out, add, threads */
 static PyObject *sum(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
@@ -89,6 +99,12 @@ static PyObject *sum(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssiz
     const size_t threads = PyLong_AsSize_t(args[14]);
     if (PyErr_Occurred())
         return NULL;
+    if (s.length == 1)
+        s.of_length = s.of_b;
+    if (s.length == 1 || s.of_b == (ptrdiff_t)s.length * s.of_length) { /* steps of one length all through */
+        s.length *= s.b;
+        s.b = 1;
+    }
     int failed = 0;
     Py_BEGIN_ALLOW_THREADS
     for (size_t g = 0; g < groups && !failed; g++) {

@@ -1,5 +1,5 @@
 /* Sums of outer products for one instruction set and one element type. The includer sets NAME(x), a suffix; REAL, the
-   element type; LANES, the number of them in a vector; NAME and LANES are taken back at the end. */
+   element type; INTEGER, one as wide; LANES, the number of them in a vector; NAME and LANES are taken back at the end. */
 
 #define PANEL (3 * LANES)
 #define PANELS (BLOCK / PANEL)
@@ -7,39 +7,65 @@
 
 typedef REAL NAME(vec) __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
-/* One part of the rows, into panels (rows, PANEL) one after the other, zeros behind the last column. */
-static void NAME(pack)(const void *data, size_t part, size_t parts)
+typedef INTEGER NAME(mask) __attribute__((vector_size(LANES * sizeof(REAL))));
+
+/* Rows x, of_row apart, of which `width` numbers belong to a panel; nothing is
+   read behind the last row. */
+static void NAME(pack_rows)(const REAL *x, size_t n, ptrdiff_t of_row, size_t width, REAL *to)
 {
-    const struct outer *s = data;
-    const size_t first = s->rows * part / parts, last = s->rows * (part + 1) / parts;
-    for (size_t from = first; from < last;) {
+    NAME(mask) keep[3] = {{0}};
+    for (int v = 0; v < 3; v++)
+        for (int lane = 0; lane < LANES; lane++)
+            keep[v][lane] = (size_t)(v * LANES + lane) < width ? -1 : 0;
+    /* behind the last number of a row come the rows that follow */
+    const size_t over = PANEL - width, last = over == 0 ? 0 : of_row <= 0 ? n : least(n, (over + of_row - 1) / of_row);
+    size_t k = 0;
+    for (; k < n - last; k++)
+        for (int v = 0; v < 3; v++) {
+            const NAME(vec) all = *(const NAME(vec) *)(x + (ptrdiff_t)k * of_row + v * LANES);
+            *(NAME(vec) *)(to + k * PANEL + v * LANES) = (NAME(vec))((NAME(mask))all & keep[v]);
+        }
+    for (; k < n; k++)
+        for (size_t j = 0; j < PANEL; j++)
+            to[k * PANEL + j] = j < width ? x[(ptrdiff_t)k * of_row + (ptrdiff_t)j] : 0;
+}
+
+/* Some rows, into panels (count, PANEL) that are `apart` numbers apart, zeros behind the last column. */
+static void NAME(pack)(const struct outer *s, size_t first, size_t count, REAL *packed, size_t apart)
+{
+    for (size_t from = 0; from < count;) {
         /* up to the end of the positions of one b: steps of the same length */
-        const size_t row = s->from + from, b = row / s->length, l = row % s->length;
-        const size_t count = least(least(s->length - l, last - from), DEPTH);
+        const size_t b = (first + from) / s->length, l = (first + from) % s->length;
+        const size_t here = least(least(s->length - l, count - from), DEPTH);
         const REAL *x = (const REAL *)s->x + (ptrdiff_t)b * s->of_b + (ptrdiff_t)l * s->of_length;
         for (size_t start = 0; start < s->d; start += PANEL) {
             const size_t width = least(PANEL, s->d - start);
-            REAL *to = (REAL *)s->packed + start * s->rows + from * PANEL;
+            REAL *to = packed + start / PANEL * apart + from * PANEL;
             const REAL *at = x + (ptrdiff_t)start * s->of_d;
-            if (width < PANEL)
-                memset(to, 0, count * PANEL * sizeof(REAL));
-            if (s->of_d == 1 && width == PANEL)
-                for (size_t k = 0; k < count; k++)
-                    memcpy(to + k * PANEL, at + (ptrdiff_t)k * s->of_length, PANEL * sizeof(REAL));
-            else if (s->of_d == 1)
-                for (size_t k = 0; k < count; k++)
-                    memcpy(to + k * PANEL, at + (ptrdiff_t)k * s->of_length, width * sizeof(REAL));
-            else
+            if (s->of_d == 1)
+                NAME(pack_rows)(at, here, s->of_length, width, to);
+            else {
+                if (width < PANEL)
+                    memset(to, 0, here * PANEL * sizeof(REAL));
                 for (size_t j = 0; j < width; j++)
-                    for (size_t k = 0; k < count; k++)
+                    for (size_t k = 0; k < here; k++)
                         to[k * PANEL + j] = at[(ptrdiff_t)j * s->of_d + (ptrdiff_t)k * s->of_length];
+            }
         }
-        from += count;
+        from += here;
     }
 }
 
+/* A part of the rows into the panels of all. */
+static void NAME(pack_part)(const void *data, size_t part, size_t parts)
+{
+    const struct outer *s = data;
+    const size_t first = s->rows * part / parts, last = s->rows * (part + 1) / parts;
+    NAME(pack)(s, s->from + first, last - first, (REAL *)s->packed + first * PANEL, s->rows * PANEL);
+}
+
 /* Four by one panel of sums of products over n rows, which the registers of AVX2 hold. */
-static void NAME(tile)(const REAL *a, const REAL *b, size_t n, REAL *sums, int add)
+static void NAME(tile)(const REAL *a, const REAL *b, size_t n, REAL *sums, size_t stride, int add)
 {
     NAME(vec) acc[4][3] = {{{0}}};
     for (size_t k = 0; k < n; k++) {
@@ -57,22 +83,50 @@ static void NAME(tile)(const REAL *a, const REAL *b, size_t n, REAL *sums, int a
     }
     for (int i = 0; i < 4; i++)
         for (int j = 0; j < 3; j++) {
-            NAME(vec) *to = (NAME(vec) *)(sums + i * BLOCK + j * LANES);
+            NAME(vec) *to = (NAME(vec) *)(sums + i * stride + j * LANES);
             if (add)
                 acc[i][j] += *to;
             *to = acc[i][j];
         }
 }
 
-/* One square of the sums, on or above the diagonal, and the one across it. */
+/* A square of the sums and the one across it, added up from `shares` of them; sums begins with the square's. */
+static void NAME(write)(const struct outer *s, size_t above, size_t left, REAL *sums, size_t stride, size_t shares,
+                        size_t apart)
+{
+    const size_t rows = least(BLOCK, s->d - above * BLOCK), columns = least(BLOCK, s->d - left * BLOCK);
+    REAL *upper = (REAL *)s->out + (ptrdiff_t)(above * BLOCK) * s->of_row + left * BLOCK;
+    REAL *lower = (REAL *)s->out + (ptrdiff_t)(left * BLOCK) * s->of_row + above * BLOCK;
+    for (size_t i = 0; i < rows; i++) {
+        REAL *sum = sums + i * stride, *to = upper + (ptrdiff_t)i * s->of_row;
+        const size_t first = left == above ? i : 0;
+        for (size_t share = 1; share < shares; share++)
+            for (size_t j = first; j < columns; j++)
+                sum[j] += sum[share * apart + j];
+        for (size_t j = first; j < columns; j++)
+            sum[j] = to[j] = s->add ? to[j] + sum[j] : sum[j];
+    }
+    for (size_t j = 0; j < columns; j++)
+        for (size_t i = 0; i < (left == above ? j : rows); i++)
+            lower[(ptrdiff_t)j * s->of_row + (ptrdiff_t)i] = sums[i * stride + j];
+}
+
+/* Which square a part is: row by row, one fewer in each. */
+static inline size_t NAME(left_of)(const struct outer *s, size_t part, size_t *above)
+{
+    const size_t squares = (s->d + BLOCK - 1) / BLOCK;
+    for (*above = 0; part >= squares - *above; ++*above)
+        part -= squares - *above;
+    return part + *above;
+}
+
+/* One square of the sums on or above the diagonal. */
 static void NAME(square)(const void *data, size_t part, size_t Py_UNUSED(parts))
 {
     const struct outer *s = data;
-    const size_t panels = (s->d + PANEL - 1) / PANEL, squares = (s->d + BLOCK - 1) / BLOCK;
-    size_t above = 0, left = part; /* row by row: one fewer in each */
-    while (left >= squares - above)
-        left -= squares - above++;
-    left += above;
+    const size_t panels = (s->d + PANEL - 1) / PANEL;
+    size_t above;
+    const size_t left = NAME(left_of)(s, part, &above);
     REAL sums[BLOCK * BLOCK] __attribute__((aligned(64)));
     for (size_t from = 0; from < s->rows; from += DEPTH) {
         const size_t depth = least(s->rows - from, DEPTH);
@@ -81,43 +135,81 @@ static void NAME(square)(const void *data, size_t part, size_t Py_UNUSED(parts))
                 const REAL *a = (REAL *)s->packed + (i * s->rows + from) * PANEL;
                 const REAL *b = (REAL *)s->packed + (j * s->rows + from) * PANEL;
                 REAL *to = sums + (i - above * PANELS) * PANEL * BLOCK + (j - left * PANELS) * PANEL;
-                for (size_t r = 0; r < PANEL; r += 4)
-                    NAME(tile)(a + r, b, depth, to + r * BLOCK, from > 0);
+                for (size_t r = 0; r < least(PANEL, s->d - i * PANEL); r += 4)
+                    NAME(tile)(a + r, b, depth, to + r * BLOCK, BLOCK, from > 0);
             }
     }
-    const size_t rows = least(BLOCK, s->d - above * BLOCK), columns = least(BLOCK, s->d - left * BLOCK);
-    REAL *upper = (REAL *)s->out + (ptrdiff_t)(above * BLOCK) * s->of_row + left * BLOCK;
-    REAL *lower = (REAL *)s->out + (ptrdiff_t)(left * BLOCK) * s->of_row + above * BLOCK;
-    for (size_t i = 0; i < rows; i++)
-        for (size_t j = left == above ? i : 0; j < columns; j++) {
-            REAL *to = upper + (ptrdiff_t)i * s->of_row + j;
-            *to = s->add ? *to + sums[i * BLOCK + j] : sums[i * BLOCK + j];
-        }
-    for (size_t j = 0; j < columns; j++)
-        for (size_t i = 0; i < (left == above ? j : rows); i++) {
-            REAL *to = lower + (ptrdiff_t)j * s->of_row + i;
-            *to = s->add ? *to + sums[i * BLOCK + j] : sums[i * BLOCK + j];
-        }
+    NAME(write)(s, above, left, sums, BLOCK, 1, 0);
 }
 
-static int NAME(sum)(struct outer *s, size_t threads)
+/* Many columns: all rows are packed, then the squares are shared out. */
+static int NAME(sum_squares)(struct outer *s, size_t threads)
 {
     const size_t n = s->b * s->length, panels = (s->d + PANEL - 1) / PANEL, squares = (s->d + BLOCK - 1) / BLOCK;
-    const size_t most = least(n, PACKED / (panels * PANEL) + DEPTH), add = (size_t)s->add;
+    const size_t most = least(n, PACKED / (panels * PANEL) + DEPTH);
     void *block = malloc(most * panels * PANEL * sizeof(REAL) + 64);
     if (!block)
         return -1;
-    s->packed = (void *)(((uintptr_t)block + 63) / 64 * 64);
+    s->packed = aligned(block);
     for (s->from = 0; s->from < n; s->from += s->rows) {
         s->rows = least(most, n - s->from);
-        const size_t worth = 1 + s->rows * s->d * s->d / 2 / PART;
-        run_team(NAME(pack), s, threads, least(threads, worth));
-        run_team(NAME(square), s, squares * (squares + 1) / 2, least(threads, worth));
+        run_team(NAME(pack_part), s, threads, threads);
+        run_team(NAME(square), s, squares * (squares + 1) / 2, threads);
         s->add = 1;
     }
-    s->add = (int)add;
     free(block);
     return 0;
+}
+
+/* A part of the rows, a few at a time into sums of its own, which come after them in memory. */
+static void NAME(strip)(const void *data, size_t part, size_t parts)
+{
+    const struct outer *s = data;
+    const size_t n = s->b * s->length, last = n * (part + 1) / parts, panels = (s->d + PANEL - 1) / PANEL;
+    const size_t width = panels * PANEL, share = (DEPTH + width) * width;
+    REAL *packed = (REAL *)s->packed + part * share, *sums = packed + DEPTH * width;
+    for (size_t from = n * part / parts; from < last; from += DEPTH) {
+        const size_t count = least(DEPTH, last - from);
+        NAME(pack)(s, from, count, packed, DEPTH * PANEL);
+        for (size_t j = 0; j < panels; j++)
+            for (size_t i = 0; i < least(s->d, (j + 1) * PANEL); i += 4)
+                NAME(tile)(packed + i / PANEL * DEPTH * PANEL + i % PANEL, packed + j * DEPTH * PANEL, count,
+                           sums + i * width + j * PANEL, width, 1);
+    }
+}
+
+/* One square of the sums of all strips. */
+static void NAME(strip_square)(const void *data, size_t part, size_t Py_UNUSED(parts))
+{
+    const struct outer *s = data;
+    const size_t panels = (s->d + PANEL - 1) / PANEL, width = panels * PANEL, share = (DEPTH + width) * width;
+    size_t above;
+    const size_t left = NAME(left_of)(s, part, &above);
+    REAL *sums = (REAL *)s->packed + DEPTH * width + above * BLOCK * width + left * BLOCK;
+    NAME(write)(s, above, left, sums, width, s->rows, share);
+}
+
+/* Few columns: the rows are shared out. */
+static int NAME(sum_strips)(struct outer *s, size_t threads)
+{
+    const size_t panels = (s->d + PANEL - 1) / PANEL, width = panels * PANEL, share = (DEPTH + width) * width;
+    const size_t squares = (s->d + BLOCK - 1) / BLOCK;
+    void *block = calloc(threads * share + 64, sizeof(REAL));
+    if (!block)
+        return -1;
+    s->packed = aligned(block);
+    s->rows = threads; /* the strips */
+    run_team(NAME(strip), s, threads, threads);
+    run_team(NAME(strip_square), s, squares * (squares + 1) / 2, s->d <= BLOCK ? 1 : threads);
+    free(block);
+    return 0;
+}
+
+static int NAME(sum)(const struct outer *given, size_t threads)
+{
+    struct outer s = *given;
+    threads = least(threads, 1 + s.b * s.length * s.d * s.d / 2 / PART);
+    return s.d <= FEW ? NAME(sum_strips)(&s, threads) : NAME(sum_squares)(&s, threads);
 }
 
 #undef PANEL
