@@ -27,6 +27,16 @@ class Network(nn.Module):
         return (z * z.detach().sin()).flatten(2).sum(2).tanh()
 
 
+class Twice(nn.Module):
+    """A rectifier whose output is pooled, and used otherwise, and one before something else."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        a = nn.functional.relu(input=z)
+        b = torch.relu(z)
+        b = 2 * b
+        return nn.functional.max_pool2d(a, 2) + a[..., ::2, ::2][..., :2, :2] + nn.functional.max_pool2d(b, 2)
+
+
 CASES = {
     "line": (lambda: [nn.Conv1d(2, 4, 3, padding=2, dilation=2), nn.Tanh(), nn.Conv1d(4, 2, 2, groups=2)], (2, 5)),
     "image": (
@@ -35,6 +45,12 @@ CASES = {
     ),
     "same": (lambda: [nn.Conv2d(1, 2, (2, 3), padding="same"), nn.Sigmoid(), nn.Conv2d(2, 2, 2)], (1, 4, 4)),
     "pooled": (lambda: [nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.BatchNorm2d(2, affine=False)], (1, 6, 6)),
+    "rectified": (lambda: [nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 2, 2), nn.ReLU()], (1, 8, 7)),
+    "in place": (
+        lambda: [nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.ReLU(True), nn.MaxPool2d(3, 2, 1, ceil_mode=True)],
+        (1, 6, 6),
+    ),
+    "seen twice": (lambda: [nn.Conv2d(1, 3, 3), Twice(), nn.Conv2d(3, 2, 2)], (1, 7, 7)),
     "volume": (lambda: [nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Tanh(), nn.Conv3d(2, 2, 2)], (1, 3, 3, 4)),
 }
 
