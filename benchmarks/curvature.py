@@ -244,7 +244,7 @@ def counts(problem: Problem) -> dict[str, float]:
         positions = use.positions * use.inner * n / n_part
         f, w = f + positions * groups * o * i, w + positions * groups * o * i
         d += positions * groups * o * i if number else 0.0
-        a, b = a + 0.625 * positions * groups * i * i, b + 0.625 * positions * groups * o * o
+        a, b = a + 0.5 * positions * groups * i * i, b + 0.5 * positions * groups * o * o
     c = problem.classes
     shared = any(use.positions * use.inner > n_part for use in uses)
     found = {

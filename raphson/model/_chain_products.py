@@ -25,8 +25,8 @@ from ._chain import Chain, Evaluated, descend
 from ._linearize import Function, map_rows
 from ._space import ParameterSpace
 
-_TOGETHER = 2**21
-"""Entries of the widest layer, for all vectors, up to which they go together (measured)."""
+_TOGETHER = {"cpu": 2**21, "cuda": 2**25}
+"""Entries of the widest layer, for all vectors, up to which they go together: more take memory and gain nothing."""
 
 
 class ChainProducts:
@@ -52,7 +52,7 @@ class ChainProducts:
         first = min(i for i, link in enumerate(chain.links) if {link.weight, link.bias} & set(space.names))
         self._layers = [at.flat() for at in layers[first:]]
         positions, widths = self._layers[0].inputs.shape[0], [link.linear.out_features for link in chain.links]
-        self.width = max(1, _TOGETHER // (positions * max(widths)))
+        self.width = max(1, _TOGETHER.get(features.device.type, 2**21) // (positions * max(widths)))
         held = [t for at in self._layers for t in (at.outputs, at.slope, at.bend) if t is not None]
         self.nbytes = sum(t.numel() * t.element_size() for t in held)
 

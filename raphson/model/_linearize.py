@@ -176,7 +176,9 @@ def map_rows(function: Callable[[Tensor], Tensor], rows: Tensor, together: bool)
     Returns:
         ``(k, ...)``.
     """
-    if together and rows.shape[0] > 1:
+    if rows.shape[0] == 1:
+        return function(rows[0].contiguous()).unsqueeze(0)
+    if together:
         with contextlib.suppress(RuntimeError):
             return torch.vmap(function)(rows)
     return torch.stack([function(row.contiguous()) for row in rows])
