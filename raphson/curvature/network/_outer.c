@@ -13,11 +13,11 @@
 
 #include "../../_parallel.h"
 
-#define BLOCK 48     /* columns: sums are made in squares of that many, each by one thread */
-#define FEW 256       /* columns up to which threads share the rows out instead: their squares are few, and stay in the cache (measured) */
-#define CACHE 12288  /* bytes of a panel that are run through at a time: two of them stay in the first-level cache */
+#define BLOCK 48       /* columns: sums are made in squares of that many, each by one thread */
+#define FEW 256        /* columns up to which threads share out rows, not squares: these are few, and stay in the cache (measured) */
+#define CACHE 12288    /* bytes of a panel that are run through at a time: two of them stay in the first-level cache */
 #define PACKED 1048576 /* numbers that are packed at a time */
-#define PART 131072  /* multiplications that are worth a thread of their own */
+#define PART 131072    /* multiplications that are worth a thread of their own */
 
 /* An array (b, d, length) with its strides, whose sums over b and length are added to out, (d, d). */
 struct outer {

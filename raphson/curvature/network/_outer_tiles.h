@@ -9,8 +9,7 @@ typedef REAL NAME(vec) __attribute__((vector_size(LANES * sizeof(REAL)), aligned
 
 typedef INTEGER NAME(mask) __attribute__((vector_size(LANES * sizeof(REAL))));
 
-/* Rows x, of_row apart, of which `width` numbers belong to a panel; nothing is
-   read behind the last row. */
+/* n rows, of_row apart, into a panel of which they fill `width`; nothing is read behind the last one. */
 static void NAME(pack_rows)(const REAL *x, size_t n, ptrdiff_t of_row, size_t width, REAL *to)
 {
     NAME(mask) keep[3] = {{0}};

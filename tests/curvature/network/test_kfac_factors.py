@@ -13,6 +13,8 @@ from raphson._errors import InputError
 
 from .kfac_oracle import Mean, Net, assembled, factors, gauss_newton, relative, within_blocks
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
