@@ -44,4 +44,5 @@ static void run_team(void (*body)(const void *, size_t, size_t), const void *job
     else
         work(&team);
 }
+
 #endif

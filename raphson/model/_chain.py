@@ -143,9 +143,7 @@ def descend(layers: list[Evaluated], u: Tensor) -> list[Tensor]:
     g = layers[-1].sloped(u)
     found = [g]
     for lower, upper in zip(layers[-2::-1], layers[:0:-1], strict=True):
-        w = upper.link.w
-        below = (g.reshape(-1, w.shape[0]) @ w).view(*g.shape[:-1], w.shape[1])
-        g = lower.sloped_in_place(below)
+        g = lower.sloped_in_place(g @ upper.link.w)
         found.append(g)
     return found[::-1]
 

@@ -105,7 +105,7 @@ class ChainProducts:
                 outer = _outer(moved, at.inputs) if self._has(at) else None
                 weights.append(outer if outer is None or t is None else outer.baddbmm_(g.mT, t))
                 if i:
-                    below = (moved.reshape(-1, moved.shape[-1]) @ at.link.w).view(*moved.shape[:-1], -1)
+                    below = moved @ at.link.w
                     moved = below if d is None else below.baddbmm_(g, d)
             return self._rows(weights[::-1], outputs[::-1])
 
@@ -164,7 +164,7 @@ def _moved(at: Evaluated, t: Tensor | None, weight: Tensor | None, bias: Tensor 
         z = bias.unsqueeze(1).expand(k, m, -1).clone()
     else:
         assert t is not None  # only the first layer has none, and it has parameters
-        return (t.reshape(-1, w.shape[1]) @ w.mT).view(k, m, -1)
+        return t @ w.mT
     if t is not None:
         z.view(-1, w.shape[0]).addmm_(t.reshape(-1, w.shape[1]), w.mT)
     return z

@@ -145,9 +145,8 @@ def tap_chain(chain: Chain, space: ParameterSpace, x: Any) -> Taps | None:
     watched = [(link.weight in space.tensors, link.bias in space.tensors) for link in chain.links]
     if any(bias and not weight for weight, bias in watched):
         return None
-    first = next(i for i, (weight, _) in enumerate(watched) if weight)
-    layers = list(chain.ascend(chain.features(x)))
     numbers = [i for i, (weight, _) in enumerate(watched) if weight]
+    layers = list(chain.ascend(chain.features(x)))
 
     def slot(name: str | None) -> Slot | None:
         tensor = space.tensors.get(name or "")
@@ -159,8 +158,8 @@ def tap_chain(chain: Chain, space: ParameterSpace, x: Any) -> Taps | None:
 
     def backward(u: Tensor) -> list[Tensor]:
         with torch.no_grad():
-            found = descend(layers[first:], u)
-        return [found[i - first] for i in numbers]
+            found = descend(layers[numbers[0] :], u)
+        return [found[i - numbers[0]] for i in numbers]
 
     return Taps(layers[-1].outputs, tuple(use(layers[i]) for i in numbers), frozenset(), True, backward)
 

@@ -69,8 +69,7 @@ def hessian(
     objective = objective if params is None else objective.restricted(params)
     if structure == "blocks":
         return block_diagonal(objective, blocks, lambda part: _implicit(part).to_dense())
-    chain = find_chain(objective.model.module)
-    if structure == "diagonal" and chain is not None:
+    if structure == "diagonal" and (chain := find_chain(objective.model.module)) is not None:
         return Diagonal(preactivation_diagonal(objective, chain) + objective.l2, labels=objective.space.labels())
     implicit = _implicit(objective)
     if structure == "dense":

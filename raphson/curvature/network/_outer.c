@@ -118,30 +118,8 @@ static PyObject *sum(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssiz
     Py_RETURN_NONE;
 }
 
-/* Take vectors of so many bits; returns whether the processor has them. */
-static int choose(long bits)
-{
 #define CHOOSE(WIDTH) (sum_single = sum_float_##WIDTH, sum_double = sum_double_##WIDTH)
-    if (bits == 128)
-        CHOOSE(128);
-#ifdef __x86_64__
-    else if (bits == 256 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        CHOOSE(256);
-    else if (bits == 512 && __builtin_cpu_supports("avx512f"))
-        CHOOSE(512);
-#endif
-    else
-        return 0;
-    return 1;
-}
-
-static PyObject *use_vectors(PyObject *Py_UNUSED(module), PyObject *bits)
-{
-    const long wanted = PyLong_AsLong(bits);
-    if (PyErr_Occurred())
-        return NULL;
-    return PyBool_FromLong(choose(wanted));
-}
+#include "../../_vectors.h"
 
 static PyMethodDef methods[] = {{"sum", (PyCFunction)(void (*)(void))sum, METH_FASTCALL, NULL},
                                 {"use_vectors", use_vectors, METH_O, NULL},
@@ -152,11 +130,7 @@ static struct PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT, .m_name
 
 PyMODINIT_FUNC PyInit__outer(void)
 {
-#ifdef __x86_64__
-    __builtin_cpu_init();
-#endif
-    for (long bits = 512; !choose(bits); bits /= 2)
-        ;
+    choose_longest();
     find_threads();
     return PyModule_Create(&definition);
 }
