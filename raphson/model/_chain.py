@@ -130,22 +130,21 @@ class Chain:
             features = at.outputs
 
 
-def descend(layers: list[Evaluated], u: Tensor) -> list[Tensor]:
-    """Return the gradients in the outputs of linear layers (the ``z``), from the bottom up.
+def descend(layers: list[Evaluated], u: Tensor) -> Iterator[Tensor]:
+    """Yield the gradients in the outputs of linear layers (the ``z``), from the top down.
 
     Args:
         layers: A chain, or its upper part.
         u: Gradients in its outputs, ``(k, ..., C)``.
 
-    Returns:
+    Yields:
         For each layer ``(k, ..., out)``; one matrix product for each layer but the lowest.
     """
     g = layers[-1].sloped(u)
-    found = [g]
+    yield g
     for lower, upper in zip(layers[-2::-1], layers[:0:-1], strict=True):
         g = lower.sloped_in_place(g @ upper.link.w)
-        found.append(g)
-    return found[::-1]
+        yield g
 
 
 def read_chain(module: nn.Module | None) -> Chain:

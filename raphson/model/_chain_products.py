@@ -65,7 +65,7 @@ class ChainProducts:
     def vjp(self, u: Tensor) -> Tensor:
         """Return ``J^T u``, ``(k, P)``, for ``u`` of shape ``(k, N, ..., C)``."""
         with torch.no_grad():
-            gradients = descend(self._layers, u.reshape(u.shape[0], -1, u.shape[-1]))
+            gradients = [*descend(self._layers, u.reshape(u.shape[0], -1, u.shape[-1]))][::-1]
             pairs = zip(gradients, self._layers, strict=True)
             return self._rows([_outer(g, at.inputs) if self._has(at) else None for g, at in pairs], gradients)
 
@@ -73,7 +73,7 @@ class ChainProducts:
         """Keep the gradient of a loss in the outputs, ``(N, ..., C)``, for its Hessian products."""
         with torch.no_grad():
             u = gradient.reshape(1, -1, gradient.shape[-1])
-            self._gradients = descend(self._layers, u)
+            self._gradients = [*descend(self._layers, u)][::-1]
             above = [*(g[0] @ at.link.w for g, at in zip(self._gradients[1:], self._layers[1:], strict=True)), u[0]]
             # times the gradients in the outputs of the links
             self._bent = [None if at.bend is None else at.bend * g for at, g in zip(self._layers, above, strict=True)]

@@ -54,15 +54,20 @@ def _training_trouble(part: nn.Module) -> str | None:
 
 
 class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Collects the names of the operations that run inside it."""
+    """Collects the names of the operations that run inside it, and counts the entries of what they make."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names: set[str] = set()
+        self.entries = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         self.names.add(func.__name__)
-        return func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        for made, result in zip(func._schema.returns, out if isinstance(out, tuple) else (out,), strict=False):
+            if isinstance(result, Tensor) and made.alias_info is None:
+                self.entries += result.numel()
+        return out
 
 
 class Traits:
@@ -74,9 +79,11 @@ class Traits:
         convolution: Whether it convolves.
         rewritten: Whether it makes calls that ``Rewritten`` replaces.
         channels_last: Whether it runs with images that have their channels last in memory.
+        entries: Number of entries, for an example, of what its operations make.
     """
 
-    def __init__(self, names: set[str]) -> None:
+    def __init__(self, names: set[str], entries: int) -> None:
+        self.entries = entries
         self.fused_attention = any(part in name for name in names for part in _ATTENTION)
         self.fused_recurrence = any(part in name for name in names for part in _RECURRENT)
         self.convolution = any("convolution" in name for name in names)
@@ -107,7 +114,7 @@ def probe(model: Model, one: Inputs, other: Inputs, both: Inputs) -> tuple[Tenso
                 f"The model returned outputs of shape {tuple(together.shape)} for 2 examples: examples must be on the "
                 "first axis (of a recurrent module: batch_first=True)."
             )
-        traits = Traits(kernels.names)
+        traits = Traits(kernels.names, max(1, kernels.entries // 2))
         apart = _apart(model, one, other, traits)
     tol = 10 * torch.finfo(together.dtype).eps ** 0.5
     gap = (apart - together).abs().amax()

@@ -11,7 +11,7 @@ derivatives of the rectifier pass over the pooled images only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -72,6 +72,16 @@ class _Product(torch.autograd.Function):
                 found[i] = _Product.apply(ctx.form, role, *(known[r] for r in _others(role)))  # type: ignore[no-untyped-call]
         return None, None, *found, None
 
+    @staticmethod
+    def many(ctx: Any, *t: Tensor) -> Any:
+        """Return the gradients of input and weight for many of the output, ``(k, N, ...)``: they are more images."""
+        g, (x, w), (of_x, of_w) = t[0], ctx.saved_tensors, ctx.needs_input_grad[2:4]
+        assert ctx.role == _OUTPUT
+        assert not of_w
+        k, n = g.shape[:2]
+        form = replace(ctx.form, shapes=(torch.Size((k * n, *x.shape[1:])), w.shape))
+        return [form(_INPUT, w, g.flatten(0, 1)).unflatten(0, (k, n)) if of_x else None, None]
+
 
 def _others(role: int) -> tuple[int, ...]:
     return tuple(r for r in (_INPUT, _WEIGHT, _OUTPUT) if r != role)
@@ -107,6 +117,11 @@ class _Ordered(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *g: Tensor) -> Tensor:
         return g[0].contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def many(ctx: Any, *g: Tensor) -> Any:
+        """Return many gradients, ``(k, N, ...)``."""
+        return [g[0].flatten(0, 1).clone(memory_format=torch.channels_last).view(g[0].shape)]
 
 
 class _Rectified(NamedTuple):

@@ -9,9 +9,8 @@ parameter that the outputs still reach in the graph has been used in a way that 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -24,18 +23,9 @@ from raphson._errors import InputError
 
 from ._chain import Chain, Evaluated, descend
 from ._linearize import graph_nodes
+from ._pull_back import PullBack, Visit
 from ._space import ParameterSpace
 from ._uses import Affine, Convolution, Layout, Linear, Lookup, Slot, Use
-
-_BATCHABLE = {
-    *("AddmmBackward0", "MmBackward0", "BmmBackward0", "ViewBackward0", "UnsafeViewBackward0", "TBackward0"),
-    *("ReluBackward0", "TanhBackward0", "SigmoidBackward0", "GeluBackward0", "SiluBackward0", "SoftplusBackward0"),
-    *("EluBackward0", "LeakyReluBackward0", "AddBackward0", "MulBackward0", "ReshapeAliasBackward0", "CloneBackward0"),
-    *("TransposeBackward0", "PermuteBackward0", "UnsqueezeBackward0", "SqueezeBackward1", "SumBackward1"),
-    *("MeanBackward1", "SoftmaxBackward0", "ExpandBackward0", "DivBackward0", "SelectBackward0", "SubBackward0"),
-    *("_BeginBackward", "torch::autograd::AccumulateGrad"),
-}
-"""Nodes whose backward takes many gradients at once without a loop; with others they go one by one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +36,14 @@ class Taps:
         output: ``f``, ``(N, ..., C)``, with its graph.
         uses: The recorded calls that lead to the output, in order.
         rest: Names of parameters used otherwise, at least once.
-        batchable: Whether many output gradients go backward at once.
-        backward: From output gradients ``(k, N, ..., C)`` to those of the uses, ``(k, *shape)``.
+        backward: From output gradients ``(k, N, ..., C)`` to those of the uses, ``(k, *shape)``, which it hands over
+            with their numbers.
     """
 
     output: Tensor
     uses: tuple[Use, ...]
     rest: frozenset[str]
-    batchable: bool
-    backward: Callable[[Tensor], list[Tensor]]
+    backward: Callable[[Tensor, Visit], None]
 
     def gradients(self, u: Tensor) -> list[Tensor]:
         """Return the output gradients of the uses.
@@ -65,7 +54,33 @@ class Taps:
         Returns:
             For each use ``(k, *shape)``.
         """
-        return self.backward(u) if self.uses else []
+        found: dict[int, Tensor] = {}
+        if self.uses:
+            self.backward(u, found.__setitem__)
+        return [found[i] for i in range(len(self.uses))]
+
+    def deliver(self, u: Tensor, jobs: Sequence[tuple[Sequence[int], Callable[[Mapping[int, Tensor]], None]]]) -> None:
+        """Give the output gradients of the uses to those who wait for them, as soon as they are there; none is kept.
+
+        Args:
+            u: Gradients with respect to the output, ``(k, N, ..., C)``.
+            jobs: The numbers of the uses whose gradients each takes, and what takes them, ``(k, *shape)`` by number,
+                and must not change them.
+        """
+        waiting: list[tuple[set[int], dict[int, Tensor], Callable[[Mapping[int, Tensor]], None]]] = [
+            (set(numbers), {}, call) for numbers, call in jobs
+        ]
+
+        def visit(number: int, g: Tensor) -> None:
+            for numbers, found, call in waiting:
+                if number in numbers:
+                    found[number] = g
+                    if len(found) == len(numbers):
+                        call(found)
+                        found.clear()
+
+        if self.uses:
+            self.backward(u, visit)
 
     def layouts(self) -> list[Layout]:
         """Return which positions of each use belong to which example.
@@ -127,8 +142,7 @@ def tap(call: Callable[[Mapping[str, Tensor], Any], Tensor], params: Mapping[str
     uses = tuple(use for use in mode.uses if use.edge.node in nodes)
     names = {id(leaf): name for name, leaf in leaves.items()}
     rest = frozenset(names[id(leaf)] for leaf in reached if id(leaf) in names)
-    batchable = all(node.name() in _BATCHABLE for node in nodes)
-    return Taps(output, uses, rest, batchable, partial(_backward, output, [use.edge for use in uses], batchable))
+    return Taps(output, uses, rest, _GraphBackward(output, [use.edge for use in uses], PullBack.knows(nodes)))
 
 
 def tap_chain(chain: Chain, space: ParameterSpace, x: Any) -> Taps | None:
@@ -156,22 +170,30 @@ def tap_chain(chain: Chain, space: ParameterSpace, x: Any) -> Taps | None:
         shape = torch.Size((*at.inputs.shape[:-1], at.link.linear.out_features))
         return Linear(slot(at.link.weight), slot(at.link.bias), at.inputs, at.inputs._version, None, shape, 1)
 
-    def backward(u: Tensor) -> list[Tensor]:
+    def backward(u: Tensor, visit: Visit) -> None:
         with torch.no_grad():
-            found = descend(layers[numbers[0] :], u)
-        return [found[i - numbers[0]] for i in numbers]
+            for i, g in zip(range(len(layers) - 1, -1, -1), descend(layers[numbers[0] :], u), strict=False):
+                if i in numbers:
+                    visit(numbers.index(i), g)
 
-    return Taps(layers[-1].outputs, tuple(use(layers[i]) for i in numbers), frozenset(), True, backward)
+    return Taps(layers[-1].outputs, tuple(use(layers[i]) for i in numbers), frozenset(), backward)
 
 
-def _backward(output: Tensor, edges: list[Any], batchable: bool, u: Tensor) -> list[Tensor]:
-    """Return the gradients at some edges of a graph."""
-    if batchable and u.shape[0] > 1:
-        return list(torch.autograd.grad(output, edges, u, retain_graph=True, is_grads_batched=True))
-    columns = [torch.autograd.grad(output, edges, column, retain_graph=True) for column in u]
-    if len(columns) == 1:
-        return [g.unsqueeze(0) for g in columns[0]]
-    return [torch.stack(parts) for parts in zip(*columns, strict=True)]
+class _GraphBackward:
+    """The way backward through a graph: automatic differentiation for one gradient, node by node for many."""
+
+    def __init__(self, output: Tensor, edges: list[Any], known: bool) -> None:
+        self._output, self._edges, self._known = output, edges, known
+        self._pull_back: PullBack | None = None
+
+    def __call__(self, u: Tensor, visit: Visit) -> None:
+        if len(u) > 1 and self._known:
+            self._pull_back = self._pull_back or PullBack(self._output, self._edges)
+            self._pull_back(u, visit)
+            return
+        columns = [torch.autograd.grad(self._output, self._edges, column, retain_graph=True) for column in u]
+        for i, parts in enumerate(zip(*columns, strict=True)):
+            visit(i, parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts))
 
 
 class _Begin(torch.autograd.Function):
@@ -185,6 +207,8 @@ class _Begin(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         return None, None
+
+    many = backward
 
 
 class _Found(NamedTuple):
@@ -216,22 +240,24 @@ class _Tapping(TorchFunctionMode):
         """Return which part of which leaf a tensor is, or None."""
         if not isinstance(t, Tensor):
             return None
-        base = t if t._base is None else t._base
-        name = self._names.get(id(base))
-        if name is None:
-            return None
-        offset = int(t.storage_offset() - base.storage_offset())
-        return _Found(Slot(name, offset, tuple(t.size()), tuple(t.stride())), t.detach())
+        with torch._C.DisableTorchFunction():  # looking is no call of the model's, which other modes would see
+            base = t if t._base is None else t._base
+            name = self._names.get(id(base))
+            if name is None:
+                return None
+            offset = int(t.storage_offset() - base.storage_offset())
+            return _Found(Slot(name, offset, tuple(t.size()), tuple(t.stride())), t.detach())
 
     def record(self, use: Use, out: Tensor) -> Tensor:
         """Return the output of a call, which leads to gradients, and keep the use."""
-        if out._is_view():
-            # writing into a view (an activation in place) would take its edge out of the graph; what it is a view of is
-            # nobody else's
-            out = torch.ops.aten._unsafe_view(out, out.shape)
-        if not out.requires_grad:
-            out = _Begin.apply(out, self._root)  # type: ignore[no-untyped-call]
-        self.uses.append(replace(use, edge=get_gradient_edge(out), shape=out.shape))
+        with torch._C.DisableTorchFunction():
+            if out._is_view():
+                # writing into a view (an activation in place) would take its edge out of the graph; what it is a view
+                # of is nobody else's
+                out = torch.ops.aten._unsafe_view(out, out.shape)
+            if not out.requires_grad:
+                out = _Begin.apply(out, self._root)  # type: ignore[no-untyped-call]
+            self.uses.append(replace(use, edge=get_gradient_edge(out), shape=out.shape))
         return out
 
     def pair(self, weight: Any, bias: Any) -> tuple[_Found | None, Any, Slot | None]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.data import Batch, Inputs, tree_map
+from raphson.data import Batch
 from raphson.linalg import LinearOperator
 from raphson.model import Chain, find_chain, rewritten
 from raphson.model._taps import Taps, tap, tap_chain
@@ -28,11 +28,11 @@ from ._objective import Objective
 
 Estimator = Literal["exact", "observed", "mc", "empirical"]
 
-_CHUNK_ELEMENTS = 2**20
-"""Entries of the output gradients that are held at a time: more leave the cache (measured)."""
+_CHUNK_ELEMENTS = 3 * 2**20
+"""Entries of the output gradients of a layer that are made at a time: more leave the cache (measured)."""
 
-_PART_ELEMENTS = 2**22
-"""Entries of the outputs of layers that are made at a time."""
+_PART_ELEMENTS = 2**23
+"""Entries that a model makes at a time in its forward pass."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,12 +113,10 @@ class Tapped:
 
 def tapped_batches(objective: Objective, sampling: Sampling | None = None) -> Iterator[Tapped]:
     """Yield the data with their forward passes: batches, or parts of them where layers have large outputs."""
-    step: int | None = None
+    step = max(1, _PART_ELEMENTS // objective.traits.entries)
     mixed = sampling is not None and sampling.estimator == "mc"
     chain = find_chain(objective.model.module)
     for index, batch in enumerate(objective.batches()):
-        if step is None:
-            step = _part_size(objective, batch, chain)
         for start in range(0, batch.n_examples, step):
             part = batch if step >= batch.n_examples else batch.rows(slice(start, start + step))
             taps = _tap(objective, part, index, chain)
@@ -139,28 +137,6 @@ def _tap(objective: Objective, batch: Batch, index: int, chain: Chain | None) ->
         return tap(lambda params, _: objective.outputs(batch, index, params), objective.space.tensors, batch.x)
 
 
-def _part_size(objective: Objective, batch: Batch, chain: Chain | None) -> int:
-    """Return how many examples to take at a time, from the size of the layers' outputs for one."""
-    n = batch.n_examples
-    shared = objective.traits.convolution or batch.y.ndim > 1
-    if not shared and max(_numel(batch.x), n * objective.n_outputs) < _PART_ELEMENTS:
-        return n
-    one = _tap(objective, batch.rows(slice(0, 1)), 0, chain)
-    return max(1, _PART_ELEMENTS // max(1, sum(use.shape.numel() for use in one.uses)))
-
-
-def _numel(x: Inputs) -> int:
-    total = 0
-
-    def count(tensor: Tensor) -> Tensor:
-        nonlocal total
-        total += tensor.numel()
-        return tensor
-
-    tree_map(count, x)
-    return total
-
-
 def columns(objective: Objective, tapped: Tapped, sampling: Sampling) -> Iterator[Tensor]:
     """Yield the vectors, some at a time.
 
@@ -175,9 +151,7 @@ def columns(objective: Objective, tapped: Tapped, sampling: Sampling) -> Iterato
     batch, taps = tapped.batch, tapped.taps
     f = taps.output.detach()
     root = _root(objective, batch, f)
-    chunk = max(1, _CHUNK_ELEMENTS // max(1, sum(use.shape.numel() for use in taps.uses)))
-    if not taps.batchable:
-        chunk = 1
+    chunk = max(1, _CHUNK_ELEMENTS // max((use.shape.numel() for use in taps.uses), default=1))
     lik = objective.likelihood
     factor = None if sampling.estimator == "empirical" else lik.fisher_factor(f, batch.y)
     if sampling.estimator == "observed":
@@ -208,6 +182,7 @@ def _whole(f: Tensor, source: Tensor | LinearOperator, chunk: int) -> Iterator[T
         yield source.unsqueeze(0)
         return
     r = source.shape[-1]
+    chunk = -(-r // -(-r // chunk))  # as many chunks, about equal
     for start in range(0, r, chunk):
         unit = torch.zeros(r, min(chunk, r - start), dtype=f.dtype, device=f.device)
         unit[start : start + chunk].fill_diagonal_(1.0)

@@ -2,7 +2,8 @@ r"""K-FAC with corrected eigenvalues."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -77,10 +78,12 @@ def ekfac(
         work = dict(sums.work(tapped))
         seen = [work[next(iter(terms.values()))] for terms in sums.terms]
         for u in columns(objective, tapped, sampling):
-            gradients = tapped.taps.gradients(u)
-            for basis, uses in zip(bases, seen, strict=True):
-                if basis is not None:
-                    basis.add(uses, gradients)
+            jobs = [
+                ([one.number for one in uses], partial(basis.add, uses))
+                for basis, uses in zip(bases, seen, strict=True)
+                if basis is not None
+            ]
+            tapped.taps.deliver(u, jobs)
     return sums.operator([_operator(sums, i, basis) for i, basis in enumerate(bases)])
 
 
@@ -102,7 +105,7 @@ class _Basis:
             self._q_out = torch.linalg.eigh(term.outputs).eigenvectors[None]
             self.moments = self._q_out.new_zeros(1, *term.shape)
 
-    def add(self, seen: Sequence[Seen], gradients: Sequence[Tensor]) -> None:
+    def add(self, seen: Sequence[Seen], gradients: Mapping[int, Tensor]) -> None:
         """Add a batch's squared gradients."""
         if self._table:
             self._add_table(seen, gradients)
@@ -117,7 +120,7 @@ class _Basis:
             outputs.append(self._q_out.mT @ one.use.example_outputs(gradients[one.number], one.summed))
         self.moments += squared_gradients(inputs, outputs)
 
-    def _add_table(self, seen: Sequence[Seen], gradients: Sequence[Tensor]) -> None:
+    def _add_table(self, seen: Sequence[Seen], gradients: Mapping[int, Tensor]) -> None:
         rotated = [gradients[one.number] @ self._q_out[0] for one in seen]
         first = seen[0].use
         assert isinstance(first, Lookup)

@@ -14,7 +14,7 @@ term i; *reduce* takes examples, with the mean of the inputs and the sum of the 
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from raphson.linalg import Dense, Diagonal, EqualBlocks, Kronecker, SymmetricOperator
-from raphson.model._uses import Layout, Lookup, Matmul, Use
+from raphson.model._uses import Convolution, Layout, Lookup, Matmul, Use
 
 from ._columns import Tapped
 from ._gram import Gram
+from ._patch_gram import PatchGram
 
 Sharing = Literal["expand", "reduce"]
 
@@ -72,7 +73,7 @@ class Term(abc.ABC):
         """Add the inputs of a batch, with weights per unit and per example."""
 
     @abc.abstractmethod
-    def add_outputs(self, seen: Sequence[Seen], gradients: Sequence[Tensor]) -> None:
+    def add_outputs(self, seen: Sequence[Seen], gradients: Mapping[int, Tensor]) -> None:
         """Add output gradients ``(k, *shape)`` of the uses."""
 
     @abc.abstractmethod
@@ -102,6 +103,7 @@ class MatmulTerm(Term):
         groups, o, i = self.shape
         # a joint bias is one more input, which is 1
         self._inputs = Gram(groups, i, self.like, border=int(self.joint))
+        self._patches: PatchGram | None = None
         self._means = self.like.new_zeros(groups, i)
         self._outputs = Gram(groups, o, self.like)
         self._count = 0.0
@@ -113,22 +115,36 @@ class MatmulTerm(Term):
         for one in seen:
             assert isinstance(one.use, Matmul)
             weights = None if unit is None else one.unit.per_position(unit)
+            if isinstance(one.use, Convolution) and PatchGram.suits(one.use):
+                self._add_images(one.use, weights)
+                continue
             for rows, x in one.use.input_chunks():
                 self.add_rows(x, None if weights is None else weights[rows])
 
     def add_rows(self, x: Tensor, weights: Tensor | None) -> None:
         """Add inputs ``(M, G, I, L)`` with weights ``(M,)``."""
-        if weights is None:
-            self._means += x.sum((0, 3)) if x.shape[3] > 1 else x.squeeze(3).sum(0)
-            self._count += x.shape[0] * x.shape[3]
-        else:
-            root = weights.to(x.dtype).sqrt()[:, None, None, None]
-            x = x * root
-            self._means += (x * root).sum((0, 3))
-            self._count += float(weights.sum()) * x.shape[3]
+        self._count += x.shape[3] * (x.shape[0] if weights is None else float(weights.sum()))
+        root = None if weights is None else weights.to(x.dtype).sqrt()[:, None, None, None]
+        x = x if root is None else x * root
+        if self.joint:
+            means = x if root is None else x * root
+            self._means += means.sum((0, 3)) if x.shape[3] > 1 else means.squeeze(3).sum(0)
         self._inputs.add(x)
 
-    def add_outputs(self, seen: Sequence[Seen], gradients: Sequence[Tensor]) -> None:  # noqa: D102
+    def _add_images(self, use: Convolution, weights: Tensor | None) -> None:
+        """Add the input of a convolution with weights ``(N,)``, by its autocorrelation."""
+        x = use.input()
+        self._count += use.inner * (x.shape[0] if weights is None else float(weights.sum()))
+        root = None if weights is None else weights.to(x.dtype).sqrt().view(-1, *(1,) * (x.ndim - 1))
+        x = x if root is None else x * root
+        if self.joint:
+            means = x if root is None else x * root
+            self._means += use.patches(means.sum(0, keepdim=True)).sum((0, 3))
+        if self._patches is None:
+            self._patches = PatchGram(x.shape[1], use.kernel, self.like)
+        self._patches.add(x, use)
+
+    def add_outputs(self, seen: Sequence[Seen], gradients: Mapping[int, Tensor]) -> None:  # noqa: D102
         if self.sharing == "reduce":
             total = torch.stack([_summed_outputs(one, gradients[one.number]) for one in seen]).sum(0)
             self._outputs.add(total.flatten(0, 1).unsqueeze(-1))
@@ -141,6 +157,8 @@ class MatmulTerm(Term):
     def inputs(self) -> Tensor:
         """The average of input outer products, ``(G, I, I)``, with a last row and column for a joint bias."""
         a, i = self._inputs.total(), self.shape[2]
+        if self._patches is not None:
+            a[0, :i, :i] += self._patches.total()
         if self.joint:
             a[:, i, :i], a[:, :i, i], a[:, i, i] = self._means, self._means, self._count
         return a.div_(self._count) if self._count > 0 else a
@@ -199,7 +217,7 @@ class TableTerm(Term):
             self._inputs.index_add_(0, one.use.tokens(), weights)
             self._count += float(weights.sum())
 
-    def add_outputs(self, seen: Sequence[Seen], gradients: Sequence[Tensor]) -> None:  # noqa: D102
+    def add_outputs(self, seen: Sequence[Seen], gradients: Mapping[int, Tensor]) -> None:  # noqa: D102
         for one in seen:
             assert isinstance(one.use, Lookup)
             g = one.use.rows(gradients[one.number]) * one.use.counted()[:, None]

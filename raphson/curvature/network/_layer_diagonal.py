@@ -7,7 +7,8 @@ example and column is formed, some at a time, and squared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -52,15 +53,14 @@ def layer_diagonal(
         plain = [number for _, (number, *more) in groups if not more and _is_plain(tapped, number)]
         squares: dict[int, Tensor] = {}
         rest = _Rest(objective, tapped)
+        jobs = [([number], partial(_add_squares, squares, number, tapped)) for number in plain]
+        jobs += [
+            (numbers, partial(_add_squared, total, tapped, slots, numbers, objective.space))
+            for slots, numbers in groups
+            if numbers[0] not in plain or len(numbers) > 1
+        ]
         for u in columns(objective, tapped, sampling):
-            gradients = tapped.taps.gradients(u)
-            for number in plain:
-                _add_squares(squares, number, tapped, gradients[number])
-            for slots, numbers in groups:
-                if numbers[0] in squares and len(numbers) == 1:
-                    continue
-                for slot, values in _squared(tapped, gradients, slots, numbers, objective.space):
-                    _add(total, objective.space, slot, values)
+            tapped.taps.deliver(u, jobs)
             for name, rows in rest(u):
                 total[objective.space.slices[name]] += rows.square().sum((0, 1))
         for slots, (number, *more) in groups:
@@ -76,9 +76,9 @@ def _is_plain(tapped: Tapped, number: int) -> bool:
     return isinstance(use, Linear) and use.positions == tapped.sum_layouts[number].n
 
 
-def _add_squares(squares: dict[int, Tensor], number: int, tapped: Tapped, g: Tensor) -> None:
+def _add_squares(squares: dict[int, Tensor], number: int, tapped: Tapped, gradients: Mapping[int, Tensor]) -> None:
     """Add squared output gradients ``(units, out)``, column by column: what they are needed for is linear in them."""
-    use = tapped.taps.uses[number]
+    use, g = tapped.taps.uses[number], gradients[number]
     total = squares.setdefault(number, g.new_zeros(use.positions, use.shape[-1]))
     for column in use.rows(g):
         total.addcmul_(column, column)
@@ -135,7 +135,7 @@ def tap_gradient_norms(objective: Objective, tapped: Tapped, u: Tensor) -> Tenso
     Returns:
         ``(N,)``.
     """
-    gradients = tapped.taps.gradients(u.unsqueeze(0))
+    gradients = dict(enumerate(tapped.taps.gradients(u.unsqueeze(0))))
     total = u.new_zeros(u.shape[0])
     for slots, numbers in _groups(tapped.taps.uses, tapped.taps.rest):
         use, g = tapped.taps.uses[numbers[0]], gradients[numbers[0]]
@@ -203,8 +203,24 @@ def _groups(uses: Sequence[Use], rest: frozenset[str]) -> list[tuple[list[Slot],
     return found + [(slots, [number]) for number, slots in alone.items()]
 
 
+def _add_squared(
+    total: Tensor,
+    tapped: Tapped,
+    slots: Sequence[Slot],
+    numbers: Sequence[int],
+    space: ParameterSpace,
+    gradients: Mapping[int, Tensor],
+) -> None:
+    for slot, values in _squared(tapped, gradients, slots, numbers, space):
+        _add(total, space, slot, values)
+
+
 def _squared(
-    tapped: Tapped, gradients: Sequence[Tensor], slots: Sequence[Slot], numbers: Sequence[int], space: ParameterSpace
+    tapped: Tapped,
+    gradients: Mapping[int, Tensor],
+    slots: Sequence[Slot],
+    numbers: Sequence[int],
+    space: ParameterSpace,
 ) -> Iterator[tuple[Slot | str, Tensor]]:
     """Yield squared per-unit gradients summed over units and columns, for a slot or a whole parameter."""
     use, g, layout = tapped.taps.uses[numbers[0]], gradients[numbers[0]], tapped.sum_layouts[numbers[0]]
@@ -230,7 +246,7 @@ def _squared(
 
 def _summed(
     tapped: Tapped,
-    gradients: Sequence[Tensor],
+    gradients: Mapping[int, Tensor],
     slots: Sequence[Slot],
     numbers: Sequence[int],
     layouts: Sequence[Layout],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -105,11 +105,12 @@ class LayerSums:
             term.add_inputs(seen, unit, example)
         rest = RestGradients(self.objective, tapped, self.plan.rest) if self.plan.rest else None
         for u in columns(self.objective, tapped, sampling):
-            gradients = tapped.taps.gradients(u)
-            for term, seen in work:
-                term.add_outputs(seen, gradients)
-            for sums, plan in zip(self.rows, self.plan.rows, strict=True):
-                sums.add(_rows(plan, tapped, gradients))
+            jobs = [([one.number for one in seen], partial(term.add_outputs, seen)) for term, seen in work]
+            jobs += [
+                (plan.uses, partial(_add_rows, sums, plan, tapped))
+                for sums, plan in zip(self.rows, self.plan.rows, strict=True)
+            ]
+            tapped.taps.deliver(u, jobs)
             for sums, rows in zip(self.rest, rest(u) if rest else (), strict=True):
                 sums.add(rows)
 
@@ -232,7 +233,11 @@ def _terms(plan: KroneckerPlan, uses: Sequence[Use], sharing: Sharing, like: Ten
     return terms
 
 
-def _rows(plan: RowPlan, tapped: Tapped, gradients: Sequence[Tensor]) -> Tensor:
+def _add_rows(sums: RowSums, plan: RowPlan, tapped: Tapped, gradients: Mapping[int, Tensor]) -> None:
+    sums.add(_rows(plan, tapped, gradients))
+
+
+def _rows(plan: RowPlan, tapped: Tapped, gradients: Mapping[int, Tensor]) -> Tensor:
     """Return per-unit gradients of scales and shifts, summed over uses, ``(k, units, n)``."""
     total: list[Tensor] | None = None
     for number in plan.uses:
