@@ -132,19 +132,35 @@ def raphson_runs(problem: Problem) -> dict[str, Run]:
     v, block = torch.randn(p), torch.randn(p, 8)
     ggn, hessian = rp.ggn(objective), rp.hessian(objective)
     generator = torch.Generator().manual_seed(0)
+    known = rp.Objective(problem.model, rp.Categorical(), (problem.x, problem.y), params=known_layers(problem.model))
     found: dict[str, Run] = {
         "GGN product, 1 vector": lambda: ggn @ v,
         "GGN product, 8 vectors": lambda: ggn @ block,
         "Hessian product, 1 vector": lambda: hessian @ v,
         "Hessian product, 8 vectors": lambda: hessian @ block,
-        "K-FAC, sampled": lambda: rp.kfac(objective, "mc", generator=generator),
+        "K-FAC, sampled": lambda: rp.kfac(known, "mc", generator=generator),
     }
     if problem.x.is_floating_point():
-        found["K-FAC, exact"] = lambda: rp.kfac(objective)
+        found["K-FAC, exact"] = lambda: rp.kfac(known)
+    if known.n_parameters < p:
+        found["K-FAC, sampled, norms too"] = lambda: rp.kfac(objective, "mc", generator=generator)
+        if problem.x.is_floating_point():
+            found["K-FAC, exact, norms too"] = lambda: rp.kfac(objective)
+    if problem.x.is_floating_point():
         found["GGN diagonal, exact"] = lambda: rp.ggn(objective, "diagonal").diagonal()
     if problem.sequential and problem.x.ndim == 2:
         found["KFRA"] = lambda: rp.kfac(objective, "recursive")
     return found
+
+
+def known_layers(model: nn.Module) -> list[str]:
+    """Return the names of the parameters that the peers' K-FAC has blocks of: linear layers and convolutions."""
+    return [
+        f"{name}.{kind}" if name else kind
+        for name, part in model.named_modules()
+        if isinstance(part, nn.Linear | nn.Conv2d)
+        for kind, _ in part.named_parameters()
+    ]
 
 
 def curvlinops_runs(problem: Problem) -> dict[str, Run]:
@@ -161,8 +177,7 @@ def curvlinops_runs(problem: Problem) -> dict[str, Run]:
     hessian = cl.HessianLinearOperator(flat, loss, params, data, **kinds)
 
     def kfac(kind: str) -> Any:
-        layers = [m for m in flat.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-        weights = [t for m in layers for t in m.parameters()]
+        weights = [flat.get_parameter(name) for name in known_layers(flat)]
         operator = cl.KFACLinearOperator(flat, loss, weights, data, fisher_type=kind, **kinds)
         operator.compute_kronecker_factors()
         return operator
@@ -227,11 +242,12 @@ def counts(problem: Problem) -> dict[str, float]:
     """Return the multiply-adds of each quantity in units of a forward pass, from the layers' shapes.
 
     F is a forward pass, W the weight gradients, D the backward pass to layer outputs (everything but the weight
-    gradients and the first layer's input), A and B the input and output factors, of which symmetry leaves 5/8 in four
-    tiles. A gradient is F + D + W.
+    gradients and the first layer's input), A and B the input and output factors, halved by symmetry; patches of a
+    convolution go by shifts. A gradient is F + D + W, and of the C columns of a categorical one is 0.
     """
     from raphson.curvature.network._columns import tapped_batches
-    from raphson.model._uses import Matmul
+    from raphson.curvature.network._patch_gram import PatchGram, n_shifts
+    from raphson.model._uses import Convolution, Matmul
 
     objective = rp.Objective(problem.model, rp.Categorical(), (problem.x, problem.y))
     n = problem.x.shape[0]
@@ -244,8 +260,10 @@ def counts(problem: Problem) -> dict[str, float]:
         positions = use.positions * use.inner * n / n_part
         f, w = f + positions * groups * o * i, w + positions * groups * o * i
         d += positions * groups * o * i if number else 0.0
-        a, b = a + 0.5 * positions * groups * i * i, b + 0.5 * positions * groups * o * o
-    c = problem.classes
+        shifts = isinstance(use, Convolution) and PatchGram.suits(use)
+        a += positions * (n_shifts(use.kernel) * use.x.shape[1] ** 2 if shifts else 0.5 * groups * i * i)
+        b += 0.5 * positions * groups * o * o
+    c = problem.classes - 1
     shared = any(use.positions * use.inner > n_part for use in uses)
     found = {
         "gradient": f + d + w,
@@ -348,7 +366,7 @@ def table(results: dict[str, Any]) -> list[str]:
         cells = [f"{times[who] / unit:.2f}" if who in times else "" for who in ("raphson", *PEERS)]
         peers = [times[who] for who in PEERS if who in times]
         ratio = f"**{times['raphson'] / min(peers):.2f}**" if peers and "raphson" in times else ""
-        count = results["counts"][quantity] / gradient
+        count = results["counts"][quantity.removesuffix(", norms too")] / gradient
         lines.append(f"| {quantity} | {count:.2f} | " + " | ".join(cells) + f" | {ratio} |")
     return lines
 
@@ -469,6 +487,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
+    # glibc keeps what was freed once 32 MB were, as in a process that has trained something: fewer page faults for all
+    block = torch.empty(2**23 - 2**12)
+    del block
     results: dict[str, Any] = {}
     for problem in problems(arguments.only):
         print(f"\n{problem.name}", flush=True)

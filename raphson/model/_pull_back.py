@@ -91,7 +91,7 @@ class PullBack:
 
         Args:
             u: Gradients with respect to the output, ``(k, *shape)``.
-            visit: Takes them; it may keep them, but must not change them.
+            visit: Takes them; it must not change them, and they may be overwritten when it has returned.
         """
         found: dict[_Key, Tensor] = {self._root: u}
         own: set[_Key] = set()  # memory that nobody else has
@@ -104,7 +104,7 @@ class PullBack:
                     visit(number, u.new_zeros(len(u), *node._input_metadata[nr].shape) if g is None else g)
                 if all(g is None for g in given):
                     continue
-                mine = not step.edges and all(key in own for key in step.results)
+                mine = all(key in own for key in step.results)
                 made = step.rule.call(given, mine)
                 for target, g in zip(step.inputs, made, strict=True):
                     if target is None or g is None:
@@ -218,7 +218,14 @@ def _sum(node: Any, wanted: list[bool]) -> _Rule | None:
 def _product(node: Any, wanted: list[bool]) -> _Rule:
     # a factor is saved for the gradient of the other one
     factors = [f if want else None for f, want in zip((node._saved_other, node._saved_self), wanted, strict=True)]
-    return _Rule(lambda g, _: [None if f is None else g[0] * f for f in factors])
+    alone = sum(wanted) == 1
+
+    def call(g: Sequence[Tensor], mine: bool) -> list[Tensor | None]:
+        if alone and mine:
+            return [None if f is None else g[0].mul_(f) for f in factors]
+        return [None if f is None else g[0] * f for f in factors]
+
+    return _Rule(call)
 
 
 def _view(node: Any, wanted: list[bool]) -> _Rule:

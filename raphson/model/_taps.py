@@ -37,7 +37,7 @@ class Taps:
         uses: The recorded calls that lead to the output, in order.
         rest: Names of parameters used otherwise, at least once.
         backward: From output gradients ``(k, N, ..., C)`` to those of the uses, ``(k, *shape)``, which it hands over
-            with their numbers.
+            with their numbers; it may write over them afterwards.
     """
 
     output: Tensor
@@ -55,8 +55,12 @@ class Taps:
             For each use ``(k, *shape)``.
         """
         found: dict[int, Tensor] = {}
+
+        def keep(number: int, g: Tensor) -> None:
+            found[number] = g.clone() if len(u) > 1 else g  # of one gradient nothing is overwritten
+
         if self.uses:
-            self.backward(u, found.__setitem__)
+            self.backward(u, keep)
         return [found[i] for i in range(len(self.uses))]
 
     def deliver(self, u: Tensor, jobs: Sequence[tuple[Sequence[int], Callable[[Mapping[int, Tensor]], None]]]) -> None:
@@ -64,8 +68,8 @@ class Taps:
 
         Args:
             u: Gradients with respect to the output, ``(k, N, ..., C)``.
-            jobs: The numbers of the uses whose gradients each takes, and what takes them, ``(k, *shape)`` by number,
-                and must not change them.
+            jobs: The numbers of the uses whose gradients each takes, and what takes them, ``(k, *shape)`` by number;
+                it must not change or keep them.
         """
         waiting: list[tuple[set[int], dict[int, Tensor], Callable[[Mapping[int, Tensor]], None]]] = [
             (set(numbers), {}, call) for numbers, call in jobs
@@ -74,7 +78,7 @@ class Taps:
         def visit(number: int, g: Tensor) -> None:
             for numbers, found, call in waiting:
                 if number in numbers:
-                    found[number] = g
+                    found[number] = g if len(numbers) == 1 else g.clone()
                     if len(found) == len(numbers):
                         call(found)
                         found.clear()

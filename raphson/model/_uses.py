@@ -20,6 +20,8 @@ from torch import Tensor
 
 from raphson._errors import InputError
 
+from ._sums import position_sums
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -364,22 +366,25 @@ class Affine(Use):
 
     def example_gradients(self, g: Tensor, layout: Layout, rows: slice = slice(None)) -> Gradients:  # noqa: D102
         u = layout.by_example(self.rows(g).movedim(0, 1))[rows].movedim(2, 0)
-        found: Gradients = []
-        if self.weight is not None:
-            found.append((self.weight, self._summed(u * layout.by_example(self._z)[rows], self.weight)))
-        if self.bias is not None:
-            found.append((self.bias, self._summed(u, self.bias)))
-        return found
+        z = None if self.weight is None else layout.by_example(self._z)[rows]
+        if z is None:
+            products, plain = None, self._by_parameter(u).sum(2)
+        else:
+            products, plain = position_sums(self._by_parameter(u), self._by_parameter(z.unsqueeze(0))[0])
+        pairs = (self.weight, products), (self.bias, plain)
+        return [(slot, t.reshape(*u.shape[:2], *slot.size)) for slot, t in pairs if slot is not None and t is not None]
 
     @cached_property
     def _z(self) -> Tensor:
         """The input of scale and shift at all positions, ``(M, *tail)``."""
         return self.normalized().detach().reshape(self.positions, *self.shape[len(self.lead) :])
 
-    def _summed(self, t: Tensor, slot: Slot) -> Tensor:
-        """Return ``(k, N, P, *tail)`` summed over positions and broadcast axes, ``(k, N, *size)``."""
-        axes = [3 + i for i, length in enumerate(self.aligned) if length == 1]
-        return t.sum([2, *axes]).reshape(*t.shape[:2], *slot.size)
+    def _by_parameter(self, t: Tensor) -> Tensor:
+        """Return ``(k, N, P, *tail)`` with all that a parameter is broadcast along on one axis, ``(k, N, P', C)``."""
+        shared = [3 + i for i, length in enumerate(self.aligned) if length == 1]
+        own = [3 + i for i, length in enumerate(self.aligned) if length > 1]
+        split = t.permute(0, 1, 2, *shared, *own)
+        return split.reshape(*t.shape[:2], split.shape[2 : 3 + len(shared)].numel(), -1)
 
 
 def windows(x: Tensor, kernel: Sequence[int], dilation: Sequence[int], stride: Sequence[int]) -> Tensor:

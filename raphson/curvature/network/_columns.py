@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -28,10 +29,10 @@ from ._objective import Objective
 
 Estimator = Literal["exact", "observed", "mc", "empirical"]
 
-_CHUNK_ELEMENTS = 3 * 2**20
+_CHUNK_ELEMENTS = 2**21
 """Entries of the output gradients of a layer that are made at a time: more leave the cache (measured)."""
 
-_PART_ELEMENTS = 2**23
+_PART_ELEMENTS = 2**24
 """Entries that a model makes at a time in its forward pass."""
 
 
@@ -117,8 +118,8 @@ def tapped_batches(objective: Objective, sampling: Sampling | None = None) -> It
     mixed = sampling is not None and sampling.estimator == "mc"
     chain = find_chain(objective.model.module)
     for index, batch in enumerate(objective.batches()):
-        for start in range(0, batch.n_examples, step):
-            part = batch if step >= batch.n_examples else batch.rows(slice(start, start + step))
+        for start, stop in even_parts(batch.n_examples, step):
+            part = batch if stop - start == batch.n_examples else batch.rows(slice(start, stop))
             taps = _tap(objective, part, index, chain)
             with torch.no_grad():
                 nll = objective.likelihood.nll(taps.output.detach(), part.y)
@@ -182,11 +183,17 @@ def _whole(f: Tensor, source: Tensor | LinearOperator, chunk: int) -> Iterator[T
         yield source.unsqueeze(0)
         return
     r = source.shape[-1]
-    chunk = -(-r // -(-r // chunk))  # as many chunks, about equal
-    for start in range(0, r, chunk):
-        unit = torch.zeros(r, min(chunk, r - start), dtype=f.dtype, device=f.device)
-        unit[start : start + chunk].fill_diagonal_(1.0)
+    for start, stop in even_parts(r, chunk):
+        unit = torch.zeros(r, stop - start, dtype=f.dtype, device=f.device)
+        unit[start:stop].fill_diagonal_(1.0)
         yield source.mm(unit.expand(*f.shape[:-1], *unit.shape)).movedim(-1, 0)
+
+
+def even_parts(n: int, most: int) -> list[tuple[int, int]]:
+    """Return where parts of ``n`` begin and end that have at most so many each, about equally many."""
+    count = -(-n // most)
+    bounds = [n * i // count for i in range(count + 1)]
+    return list(pairwise(bounds))
 
 
 def average_weights(objective: Objective, batch: Batch, positions: torch.Size) -> tuple[Tensor | None, Tensor | None]:

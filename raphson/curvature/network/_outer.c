@@ -1,8 +1,8 @@
 /* Sums of outer products, x x^T over positions: each number above the diagonal once, at the speed of a matrix product.
    A product of two matrices would make every number twice; called by _gram.py.
 
-   Rows are packed into panels of three vectors of columns, so that a tile of four by one panel of sums stays in registers
-   while it runs through the rows (Goto and van de Geijn 2008, Anatomy of high-performance matrix multiplication). */
+   Rows are packed into panels of a few vectors of columns, so that a tile of some columns by one panel of sums stays in
+   registers while it runs through the rows (Goto and van de Geijn 2008, Anatomy of high-performance matrix multiplication). */
 
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
@@ -13,7 +13,6 @@
 
 #include "../../_parallel.h"
 
-#define BLOCK 48       /* columns: sums are made in squares of that many, each by one thread */
 #define FEW 256        /* columns up to which threads share out rows, not squares: these are few, and stay in the cache (measured) */
 #define CACHE 12288    /* bytes of a panel that are run through at a time: two of them stay in the first-level cache */
 #define PACKED 1048576 /* numbers that are packed at a time */

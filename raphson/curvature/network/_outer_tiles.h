@@ -1,7 +1,10 @@
 /* Sums of outer products for one instruction set and one element type. The includer sets NAME(x), a suffix; REAL, the
    element type; INTEGER, one as wide; LANES, the number of them in a vector; NAME and LANES are taken back at the end. */
 
-#define PANEL (3 * LANES)
+/* A tile has four columns by three vectors, or six by two where vectors are so long that three would pad too much */
+#define VECTORS (LANES == 4 ? 3 : 2)
+#define PANEL (VECTORS * LANES)
+#define BLOCK ((VECTORS == 3 ? 4 : 3) * PANEL) /* columns: sums are made in squares of that many, each by one thread */
 #define PANELS (BLOCK / PANEL)
 #define DEPTH (CACHE / (PANEL * sizeof(REAL)))
 
@@ -12,15 +15,15 @@ typedef INTEGER NAME(mask) __attribute__((vector_size(LANES * sizeof(REAL))));
 /* n rows, of_row apart, into a panel of which they fill `width`; nothing is read behind the last one. */
 static void NAME(pack_rows)(const REAL *x, size_t n, ptrdiff_t of_row, size_t width, REAL *to)
 {
-    NAME(mask) keep[3] = {{0}};
-    for (int v = 0; v < 3; v++)
+    NAME(mask) keep[VECTORS] = {{0}};
+    for (int v = 0; v < VECTORS; v++)
         for (int lane = 0; lane < LANES; lane++)
             keep[v][lane] = (size_t)(v * LANES + lane) < width ? -1 : 0;
     /* behind the last number of a row come the rows that follow */
     const size_t over = PANEL - width, last = over == 0 ? 0 : of_row <= 0 ? n : least(n, (over + of_row - 1) / of_row);
     size_t k = 0;
     for (; k < n - last; k++)
-        for (int v = 0; v < 3; v++) {
+        for (int v = 0; v < VECTORS; v++) {
             const NAME(vec) all = *(const NAME(vec) *)(x + (ptrdiff_t)k * of_row + v * LANES);
             *(NAME(vec) *)(to + k * PANEL + v * LANES) = (NAME(vec))((NAME(mask))all & keep[v]);
         }
@@ -63,30 +66,48 @@ static void NAME(pack_part)(const void *data, size_t part, size_t parts)
     NAME(pack)(s, s->from + first, last - first, (REAL *)s->packed + first * PANEL, s->rows * PANEL);
 }
 
-/* Four by one panel of sums of products over n rows, which the registers of AVX2 hold. */
-static void NAME(tile)(const REAL *a, const REAL *b, size_t n, REAL *sums, size_t stride, int add)
+/* Some columns by one panel of sums of products over n rows, which the registers of AVX2 hold. */
+static inline __attribute__((always_inline)) void NAME(tile)(const REAL *a, const REAL *b, size_t n, REAL *sums,
+                                                             size_t stride, int add, int count)
 {
-    NAME(vec) acc[4][3] = {{{0}}};
+    NAME(vec) acc[6][VECTORS] = {{{0}}};
     for (size_t k = 0; k < n; k++) {
-        NAME(vec) right[3];
+        NAME(vec) right[VECTORS];
 #pragma GCC unroll 3
-        for (int j = 0; j < 3; j++)
+        for (int j = 0; j < VECTORS; j++)
             right[j] = *(const NAME(vec) *)(b + k * PANEL + j * LANES);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
+#pragma GCC unroll 6
+        for (int i = 0; i < count; i++) {
             const REAL left = a[k * PANEL + i];
 #pragma GCC unroll 3
-            for (int j = 0; j < 3; j++)
+            for (int j = 0; j < VECTORS; j++)
                 acc[i][j] += left * right[j];
         }
     }
-    for (int i = 0; i < 4; i++)
-        for (int j = 0; j < 3; j++) {
+#pragma GCC unroll 6
+    for (int i = 0; i < count; i++)
+#pragma GCC unroll 3
+        for (int j = 0; j < VECTORS; j++) {
             NAME(vec) *to = (NAME(vec) *)(sums + i * stride + j * LANES);
             if (add)
                 acc[i][j] += *to;
             *to = acc[i][j];
         }
+}
+
+/* The columns of one panel, up to `columns` of them, by another panel. */
+static void NAME(panels)(const REAL *a, const REAL *b, size_t n, REAL *sums, size_t stride, int add, size_t columns)
+{
+    for (size_t i = 0; i < columns;) {
+        const size_t left = PANEL - i; /* what sixes and fours add up to */
+        if (VECTORS == 2 && (left == 6 || left > 9)) {
+            NAME(tile)(a + i, b, n, sums + i * stride, stride, add, 6);
+            i += 6;
+        } else {
+            NAME(tile)(a + i, b, n, sums + i * stride, stride, add, 4);
+            i += 4;
+        }
+    }
 }
 
 /* A square of the sums and the one across it, added up from `shares` of them; sums begins with the square's. */
@@ -134,8 +155,7 @@ static void NAME(square)(const void *data, size_t part, size_t Py_UNUSED(parts))
                 const REAL *a = (REAL *)s->packed + (i * s->rows + from) * PANEL;
                 const REAL *b = (REAL *)s->packed + (j * s->rows + from) * PANEL;
                 REAL *to = sums + (i - above * PANELS) * PANEL * BLOCK + (j - left * PANELS) * PANEL;
-                for (size_t r = 0; r < least(PANEL, s->d - i * PANEL); r += 4)
-                    NAME(tile)(a + r, b, depth, to + r * BLOCK, BLOCK, from > 0);
+                NAME(panels)(a, b, depth, to, BLOCK, from > 0, least(PANEL, s->d - i * PANEL));
             }
     }
     NAME(write)(s, above, left, sums, BLOCK, 1, 0);
@@ -171,9 +191,9 @@ static void NAME(strip)(const void *data, size_t part, size_t parts)
         const size_t count = least(DEPTH, last - from);
         NAME(pack)(s, from, count, packed, DEPTH * PANEL);
         for (size_t j = 0; j < panels; j++)
-            for (size_t i = 0; i < least(s->d, (j + 1) * PANEL); i += 4)
-                NAME(tile)(packed + i / PANEL * DEPTH * PANEL + i % PANEL, packed + j * DEPTH * PANEL, count,
-                           sums + i * width + j * PANEL, width, 1);
+            for (size_t i = 0; i <= j; i++)
+                NAME(panels)(packed + i * DEPTH * PANEL, packed + j * DEPTH * PANEL, count,
+                             sums + i * PANEL * width + j * PANEL, width, 1, least(PANEL, s->d - i * PANEL));
     }
 }
 
@@ -211,6 +231,8 @@ static int NAME(sum)(const struct outer *given, size_t threads)
     return s.d <= FEW ? NAME(sum_strips)(&s, threads) : NAME(sum_squares)(&s, threads);
 }
 
+#undef VECTORS
+#undef BLOCK
 #undef PANEL
 #undef PANELS
 #undef DEPTH

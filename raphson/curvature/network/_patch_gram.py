@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from itertools import product
 
 import torch
@@ -52,7 +53,7 @@ class PatchGram:
         """Whether the patches of a convolution are summed faster here than one by one."""
         if use.transposed or use.groups > 1 or use.x.shape[1] < _CHANNELS or any(s > 1 for s in use.stride):
             return False
-        places, shifts = math.prod(use.kernel), len(_shifts(use.kernel))
+        places, shifts = math.prod(use.kernel), n_shifts(use.kernel)
         reach = _reach(use.kernel, use.dilation)
         if any(max(pair) > r for pair, r in zip(use.margins, reach, strict=True)):
             return False
@@ -97,19 +98,32 @@ class PatchGram:
     def total(self) -> Tensor:
         """Return the sum, ``(I K, I K)`` with ``K`` places of the kernel, channels first."""
         both = torch.cat([self._sums, self._sums.mT])
-        number = {shift: i for i, shift in enumerate(self._shifts)}
-        number |= {tuple(-s for s in shift): len(number) + i for i, shift in enumerate(self._shifts) if any(shift)}
-        places = list(product(*map(range, self._kernel)))
-        pairs = [[number[tuple(v - u for u, v in zip(a, b, strict=True))] for b in places] for a in places]
-        found = both[torch.tensor(pairs, device=both.device)].permute(2, 0, 3, 1).contiguous()
+        pairs = torch.tensor(_pairs(self._kernel), device=both.device)
+        found = both[pairs].permute(2, 0, 3, 1).contiguous()
         axes = found.view(self._channels, *self._kernel, self._channels, *self._kernel)
         for (axis, first, count), sums in self._frame.items():
             block = axes.narrow(1 + axis, first, count).narrow(2 + len(self._kernel) + axis, first, count)
             block -= sums.total().view(block.shape)
-        size = self._channels * len(places)
+        size = self._channels * len(pairs)
         return found.view(size, size)
 
 
+def n_shifts(kernel: tuple[int, ...]) -> int:
+    """Return the number of differences between places under a kernel, up to their sign."""
+    return len(_shifts(kernel))
+
+
+@cache
+def _pairs(kernel: tuple[int, ...]) -> list[list[int]]:
+    """Return the number of the shift between any two places, those against the order in memory after all others."""
+    shifts = _shifts(kernel)
+    number = {tuple(-s for s in shift): len(shifts) + i for i, shift in enumerate(shifts)}
+    number |= {shift: i for i, shift in enumerate(shifts)}
+    places = list(product(*map(range, kernel)))
+    return [[number[tuple(v - u for u, v in zip(a, b, strict=True))] for b in places] for a in places]
+
+
+@cache
 def _shifts(kernel: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return the differences of places under a kernel, of two opposite ones the one that leads ahead in memory."""
     middle = (0,) * len(kernel)
