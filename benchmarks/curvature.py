@@ -487,9 +487,6 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
-    # glibc keeps what was freed once 32 MB were, as in a process that has trained something: fewer page faults for all
-    block = torch.empty(2**23 - 2**12)
-    del block
     results: dict[str, Any] = {}
     for problem in problems(arguments.only):
         print(f"\n{problem.name}", flush=True)

@@ -59,14 +59,13 @@ class _Step(NamedTuple):
         results: The gradients that it takes.
         edges: Which of them are asked for, with the numbers of the edges.
         rule: Its backward pass.
-        inputs: For each gradient that it returns where that goes, and what it is a gradient of; None where nobody needs
-            it.
+        inputs: For each gradient that it returns where that goes, its shape and type; None where nobody needs it.
     """
 
     results: list[_Key]
     edges: list[tuple[int, int]]
     rule: _Rule
-    inputs: list[tuple[_Key, Any] | None]
+    inputs: list[tuple[_Key, tuple[int, ...], torch.dtype] | None]
 
 
 class PullBack:
@@ -102,15 +101,15 @@ class PullBack:
                     g = given[result]
                     node, nr = step.results[result]
                     visit(number, u.new_zeros(len(u), *node._input_metadata[nr].shape) if g is None else g)
-                if all(g is None for g in given):
+                if all(g is None for g in given) or not any(step.inputs):
                     continue
                 mine = all(key in own for key in step.results)
                 made = step.rule.call(given, mine)
                 for target, g in zip(step.inputs, made, strict=True):
                     if target is None or g is None:
                         continue
-                    key, of = target
-                    g = (g if g.shape[1:] == of.shape else _summed(g, of.shape)).to(of.dtype)
+                    key, shape, dtype = target
+                    g = (g if g.shape[1:] == shape else _summed(g, shape)).to(dtype)
                     fresh = step.rule.makes
                     if key in found:
                         first, second = (g, found[key]) if fresh else (found[key], g)
@@ -125,16 +124,17 @@ class PullBack:
         metadata = node._input_metadata
         at = [(edge.output_nr, i) for i, edge in enumerate(edges) if edge.node is node]
         inputs = [
-            ((child, nr), child._input_metadata[nr]) if want else None
+            ((child, nr), tuple(child._input_metadata[nr].shape), child._input_metadata[nr].dtype) if want else None
             for (child, nr), want in zip(node.next_functions, wanted, strict=True)
         ]
         return _Step([(node, i) for i in range(len(metadata))], at, _rule(node, wanted), inputs)
 
 
-def _summed(g: Tensor, shape: torch.Size) -> Tensor:
+def _summed(g: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return gradients summed over the axes along which what they belong to was broadcast."""
-    more = tuple(range(1, g.ndim - len(shape)))
-    return (g.sum(more) if more else g).sum_to_size(len(g), *shape)
+    more = g.ndim - 1 - len(shape)
+    single = [1 + more + i for i, length in enumerate(shape) if length == 1 and g.shape[1 + more + i] > 1]
+    return g.sum([*range(1, 1 + more), *single], keepdim=True).reshape(len(g), *shape)
 
 
 def _order(root: Any, edges: Sequence[Any]) -> list[tuple[Any, list[bool]]]:
