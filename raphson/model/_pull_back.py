@@ -41,6 +41,8 @@ _ELEMENTWISE = {
         *("LogSigmoid", "Exp", "Log", "Sqrt", "Rsqrt", "Sin", "Cos", "Neg", "Abs", "Pow", "Clamp", "Threshold"),
     )
 }
+"""Nodes that multiply with a derivative."""
+
 _VMAPPED = {
     f"{name}Backward{i}"
     for name, i in (
@@ -179,10 +181,9 @@ def _elementwise(node: Any) -> _Rule:
             # in memory as the values are, which the gradients need not be yet
             like = getattr(node, "_saved_result", getattr(node, "_saved_self", g[0][0]))
             derivative.append(node(torch.ones_like(like)))
-        # the first factor decides on the order in memory
-        return [
-            g[0].mul_(derivative[0]) if mine and g[0].stride()[1:] == derivative[0].stride() else derivative[0] * g[0]
-        ]
+        if mine and g[0].stride()[1:] == derivative[0].stride():
+            return [g[0].mul_(derivative[0])]
+        return [derivative[0] * g[0]]  # the first factor decides on the order in memory
 
     return _Rule(call)
 
@@ -256,8 +257,9 @@ def _max_pool(node: Any, wanted: list[bool]) -> _Rule:
 
 
 def _many_like(x: Tensor, k: int) -> Tensor:
-    """Return memory for ``k`` tensors, each in the order of the given one."""
-    return torch.empty_strided((k, *x.shape), (x.numel(), *x.stride()), dtype=x.dtype, device=x.device)
+    """Return memory for ``k`` tensors, each in the order of the given one but without its gaps."""
+    dense = torch.empty_like(x, device="meta")
+    return torch.empty_strided((k, *x.shape), (x.numel(), *dense.stride()), dtype=x.dtype, device=x.device)
 
 
 _RULES: dict[str, Callable[[Any, list[bool]], _Rule | None]] = {

@@ -152,7 +152,8 @@ def columns(objective: Objective, tapped: Tapped, sampling: Sampling) -> Iterato
     batch, taps = tapped.batch, tapped.taps
     f = taps.output.detach()
     root = _root(objective, batch, f)
-    chunk = max(1, _CHUNK_ELEMENTS // max((use.shape.numel() for use in taps.uses), default=1))
+    # making columns takes a few arrays of their size
+    chunk = max(1, _CHUNK_ELEMENTS // max(4 * f.numel(), *(use.shape.numel() for use in taps.uses), 1))
     lik = objective.likelihood
     factor = None if sampling.estimator == "empirical" else lik.fisher_factor(f, batch.y)
     if sampling.estimator == "observed":

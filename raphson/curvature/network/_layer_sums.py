@@ -104,12 +104,12 @@ class LayerSums:
         for term, seen in work:
             term.add_inputs(seen, unit, example)
         rest = RestGradients(self.objective, tapped, self.plan.rest) if self.plan.rest else None
+        jobs = [([one.number for one in seen], partial(term.add_outputs, seen)) for term, seen in work]
+        jobs += [
+            (plan.uses, partial(_add_rows, sums, plan, tapped))
+            for sums, plan in zip(self.rows, self.plan.rows, strict=True)
+        ]
         for u in columns(self.objective, tapped, sampling):
-            jobs = [([one.number for one in seen], partial(term.add_outputs, seen)) for term, seen in work]
-            jobs += [
-                (plan.uses, partial(_add_rows, sums, plan, tapped))
-                for sums, plan in zip(self.rows, self.plan.rows, strict=True)
-            ]
             tapped.taps.deliver(u, jobs)
             for sums, rows in zip(self.rest, rest(u) if rest else (), strict=True):
                 sums.add(rows)
