@@ -22,39 +22,8 @@ struct sums {
     void *products, *plain;
 };
 
-#define REAL float
-#define NAME(x) x##_float_128
-#define LANES 4
-#include "_position_sums_rows.h"
-#ifdef __x86_64__
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define NAME(x) x##_float_256
-#define LANES 8
-#include "_position_sums_rows.h"
-#pragma GCC target("avx512f")
-#define NAME(x) x##_float_512
-#define LANES 16
-#include "_position_sums_rows.h"
-#pragma GCC pop_options
-#endif
-#undef REAL
-#define REAL double
-#define NAME(x) x##_double_128
-#define LANES 2
-#include "_position_sums_rows.h"
-#ifdef __x86_64__
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define NAME(x) x##_double_256
-#define LANES 4
-#include "_position_sums_rows.h"
-#pragma GCC target("avx512f")
-#define NAME(x) x##_double_512
-#define LANES 8
-#include "_position_sums_rows.h"
-#pragma GCC pop_options
-#endif
+#define TEMPLATE "model/_position_sums_rows.h"
+#include "../_each_instruction_set.h"
 
 static void (*sum_single)(const void *, size_t, size_t), (*sum_double)(const void *, size_t, size_t);
 

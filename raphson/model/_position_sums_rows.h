@@ -1,5 +1,4 @@
-/* Sums over positions for one instruction set and one element type. The includer sets NAME(x), a suffix; REAL, the element
-   type; LANES, the number of them in a vector; NAME and LANES are taken back at the end. */
+/* Sums over positions for one instruction set and one element type, as _each_instruction_set.h includes it. */
 
 typedef REAL NAME(vec) __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 

@@ -5,22 +5,9 @@ import torch
 
 from raphson.model import _sums
 from raphson.model._sums import position_sums
+from tests.instruction_sets import each_way
 
-
-@pytest.fixture(params=["plain", 128, 256, 512], scope="module", autouse=True)
-def how(request):
-    """Run every test without compiled code, and with each instruction set that the processor has."""
-    compiled = _sums._position_sums
-    if request.param == "plain":
-        _sums._position_sums = None
-        yield
-        _sums._position_sums = compiled
-        return
-    if compiled is None or not compiled.use_vectors(request.param):
-        pytest.skip(f"no compiled code, or no vectors of {request.param} bits")
-    yield
-    for bits in (128, 256, 512):
-        compiled.use_vectors(bits)
+how = each_way(_sums, "_position_sums")
 
 
 def check(g, z):

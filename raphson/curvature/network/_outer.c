@@ -41,42 +41,8 @@ static void *aligned(void *block)
     return (void *)(((uintptr_t)block + 63) / 64 * 64);
 }
 
-#define REAL float
-#define INTEGER int32_t
-#define NAME(x) x##_float_128
-#define LANES 4
-#include "_outer_tiles.h"
-#ifdef __x86_64__
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define NAME(x) x##_float_256
-#define LANES 8
-#include "_outer_tiles.h"
-#pragma GCC target("avx512f")
-#define NAME(x) x##_float_512
-#define LANES 16
-#include "_outer_tiles.h"
-#pragma GCC pop_options
-#endif
-#undef REAL
-#undef INTEGER
-#define REAL double
-#define INTEGER int64_t
-#define NAME(x) x##_double_128
-#define LANES 4
-#include "_outer_tiles.h"
-#ifdef __x86_64__
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define NAME(x) x##_double_256
-#define LANES 4
-#include "_outer_tiles.h"
-#pragma GCC target("avx512f")
-#define NAME(x) x##_double_512
-#define LANES 8
-#include "_outer_tiles.h"
-#pragma GCC pop_options
-#endif
+#define TEMPLATE "curvature/network/_outer_tiles.h"
+#include "../../_each_instruction_set.h"
 
 static int (*sum_single)(const struct outer *, size_t), (*sum_double)(const struct outer *, size_t);
 

@@ -1,5 +1,4 @@
-/* Sums of outer products for one instruction set and one element type. The includer sets NAME(x), a suffix; REAL, the
-   element type; INTEGER, one as wide; LANES, the number of them in a vector; NAME and LANES are taken back at the end. */
+/* Sums of outer products for one instruction set and one element type, as _each_instruction_set.h includes it. */
 
 /* A tile has four columns by three vectors, or six by two where vectors are so long that three would pad too much */
 #define VECTORS (LANES == 4 ? 3 : 2)

@@ -5,22 +5,9 @@ import torch
 
 from raphson.curvature.network import _gram
 from raphson.curvature.network._gram import Gram
+from tests.instruction_sets import each_way
 
-
-@pytest.fixture(params=["tiles", 128, 256, 512], scope="module", autouse=True)
-def how(request):
-    """Run every test with matrix products, and compiled with each instruction set that the processor has."""
-    compiled = _gram._outer
-    if request.param == "tiles":
-        _gram._outer = None
-        yield
-        _gram._outer = compiled
-        return
-    if compiled is None or not compiled.use_vectors(request.param):
-        pytest.skip(f"no compiled code, or no vectors of {request.param} bits")
-    yield
-    for bits in (128, 256, 512):
-        compiled.use_vectors(bits)
+how = each_way(_gram, "_outer")
 
 
 @pytest.mark.parametrize("groups", [1, 3])
