@@ -60,13 +60,13 @@ class _Step(NamedTuple):
     Attributes:
         results: The gradients that it takes.
         edges: Which of them are asked for, with the numbers of the edges.
-        rule: Its backward pass.
+        rule: Its backward pass, None where that leads nowhere.
         inputs: For each gradient that it returns where that goes, its shape and type; None where nobody needs it.
     """
 
     results: list[_Key]
     edges: list[tuple[int, int]]
-    rule: _Rule
+    rule: _Rule | None
     inputs: list[tuple[_Key, tuple[int, ...], torch.dtype] | None]
 
 
@@ -103,7 +103,7 @@ class PullBack:
                     g = given[result]
                     node, nr = step.results[result]
                     visit(number, u.new_zeros(len(u), *node._input_metadata[nr].shape) if g is None else g)
-                if all(g is None for g in given) or not any(step.inputs):
+                if step.rule is None or all(g is None for g in given):
                     continue
                 mine = all(key in own for key in step.results)
                 made = step.rule.call(given, mine)
@@ -129,7 +129,9 @@ class PullBack:
             ((child, nr), tuple(child._input_metadata[nr].shape), child._input_metadata[nr].dtype) if want else None
             for (child, nr), want in zip(node.next_functions, wanted, strict=True)
         ]
-        return _Step([(node, i) for i in range(len(metadata))], at, _rule(node, wanted), inputs)
+        return _Step(
+            [(node, i) for i in range(len(metadata))], at, _rule(node, wanted) if any(wanted) else None, inputs
+        )
 
 
 def _summed(g: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -166,7 +168,7 @@ def _rule(node: Any, wanted: list[bool]) -> _Rule:
     """Return the backward pass of a node for many gradients."""
     name = node.name()
     if isinstance(node, BackwardCFunction):
-        return _Rule(lambda g, _: _made_by(node).many(node, *g))
+        return _Rule(lambda g, _: _made_by(node).many(node, wanted, *g))
     if name in _ELEMENTWISE:
         return _elementwise(node)
     found = _RULES[name](node, wanted) if name in _RULES else None

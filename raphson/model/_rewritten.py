@@ -73,14 +73,23 @@ class _Product(torch.autograd.Function):
         return None, None, *found, None
 
     @staticmethod
-    def many(ctx: Any, *t: Tensor) -> Any:
-        """Return the gradients of input and weight for many of the output, ``(k, N, ...)``: they are more images."""
-        g, (x, w), (of_x, of_w) = t[0], ctx.saved_tensors, ctx.needs_input_grad[2:4]
-        assert ctx.role == _OUTPUT
-        assert not of_w
-        k, n = g.shape[:2]
-        form = replace(ctx.form, shapes=(torch.Size((k * n, *x.shape[1:])), w.shape))
-        return [form(_INPUT, w, g.flatten(0, 1)).unflatten(0, (k, n)) if of_x else None, None]
+    def many(ctx: Any, wanted: Sequence[bool], *t: Tensor) -> Any:
+        """Return the derivatives that are wanted for many gradients, ``(k, ...)``: beside a weight they are images."""
+        g, roles = t[0], _others(ctx.role)
+        found: list[Tensor | None] = [None] * len(wanted)
+        for i, role in enumerate(roles):
+            known = {roles[1 - i]: ctx.saved_tensors[1 - i]}
+            if wanted[i] and _WEIGHT in known:
+                images = torch.Size((g.shape[0] * g.shape[1], *ctx.form.shapes[_INPUT][1:]))
+                form = replace(ctx.form, shapes=(images, ctx.form.shapes[_WEIGHT]))
+                found[i] = _evaluated(form, role, known | {ctx.role: g.flatten(0, 1)}).unflatten(0, g.shape[:2])  # type: ignore[no-untyped-call]
+            elif wanted[i]:
+                found[i] = torch.stack([_evaluated(ctx.form, role, known | {ctx.role: column}) for column in g])
+        return found
+
+
+def _evaluated(form: _Convolution, role: int, known: dict[int, Tensor]) -> Tensor:
+    return form(role, *(known[r] for r in _others(role)))
 
 
 def _others(role: int) -> tuple[int, ...]:
@@ -119,7 +128,7 @@ class _Ordered(torch.autograd.Function):
         return g[0].contiguous(memory_format=torch.channels_last)
 
     @staticmethod
-    def many(ctx: Any, *g: Tensor) -> Any:
+    def many(ctx: Any, wanted: Sequence[bool], *g: Tensor) -> Any:
         """Return many gradients, ``(k, N, ...)``."""
         return [g[0].flatten(0, 1).clone(memory_format=torch.channels_last).view(g[0].shape)]
 

@@ -109,6 +109,20 @@ def test_images(rewritten, last):
     check(images, (2, 3, 7, 6), mode=Rewritten(channels_last=last) if rewritten else None)
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_convolutions_with_weights_that_are_made(groups):
+    def made(h: Tensor) -> Tensor:
+        weight = (h[0, :1] * KERNEL[:, : 3 // groups]).tanh()
+        return F.conv2d(h.sin(), weight, padding=1, groups=groups).square() + F.conv2d(h, KERNEL, padding=1)
+
+    def its_own_gradient(h: Tensor) -> Tensor:
+        energy = F.conv2d(h, KERNEL[:, : 3 // groups], groups=groups).tanh().sum()
+        return torch.autograd.grad(energy, h, create_graph=True)[0] * h
+
+    check(made, (3, 3, 2, 2), mode=Rewritten(channels_last=False, once=False))
+    check(its_own_gradient, (3, 3, 4, 5), mode=Rewritten(channels_last=False, once=False))
+
+
 def test_gradients_are_whole_when_they_are_seen_and_what_was_given_is_not_changed():
     h = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     a = h * 2

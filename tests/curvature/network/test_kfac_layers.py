@@ -101,6 +101,13 @@ class Recurrent(nn.Module):
         return self.head(self.cell(x)[0][:, -1])
 
 
+class Standardized(nn.Conv2d):
+    """A convolution with a weight that is made of its parameter, which no layer then has."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight / self.weight.std(), self.bias, padding=1)
+
+
 def upsampling() -> nn.Module:
     return nn.Sequential(
         *(nn.Conv1d(4, 6, 3, padding="same", groups=2), nn.GELU(), nn.GroupNorm(2, 6)),
@@ -123,6 +130,10 @@ MODELS = {
     "positions first": lambda: (Transformer(False), integers(7, 5, 5), rp.Categorical(), integers(7, 5, 5)),
     "causal": lambda: (HandWritten(), randn(3, 4, 4), rp.Categorical(torch.tensor([1.0, 2.0, 0.5])), integers(3, 3, 4)),
     "resnet": lambda: (ResNet(), randn(3, 2, 5, 4), rp.Bernoulli(torch.tensor(2.0)), integers(2, 3, 3).double()),
+    "weight of its own": lambda: (
+        nn.Sequential(nn.Conv2d(2, 3, 2), nn.ReLU(), Standardized(3, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(24, 3)),
+        *(randn(3, 2, 5, 4), rp.Categorical(), integers(3, 3)),
+    ),
     "upsampling": lambda: (upsampling(), randn(3, 4, 10), rp.Gaussian(), randn(3, 2)),
     "tied": lambda: (Tied(), randn(4, 4), rp.Gaussian(), randn(4, 4)),
     "recurrent": lambda: (Recurrent(), randn(3, 5, 4), rp.Gaussian(), randn(3, 2)),
