@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,14 +139,12 @@ def raphson_runs(problem: Problem) -> dict[str, Run]:
         "GGN product, 8 vectors": lambda: ggn @ block,
         "Hessian product, 1 vector": lambda: hessian @ v,
         "Hessian product, 8 vectors": lambda: hessian @ block,
-        "K-FAC, sampled": lambda: rp.kfac(known, "mc", generator=generator),
     }
-    if problem.x.is_floating_point():
-        found["K-FAC, exact"] = lambda: rp.kfac(known)
-    if known.n_parameters < p:
-        found["K-FAC, sampled, norms too"] = lambda: rp.kfac(objective, "mc", generator=generator)
+    factorized = {"": known} | ({", norms too": objective} if known.n_parameters < p else {})
+    for more, of in factorized.items():
+        found[f"K-FAC, sampled{more}"] = partial(rp.kfac, of, "mc", generator=generator)
         if problem.x.is_floating_point():
-            found["K-FAC, exact, norms too"] = lambda: rp.kfac(objective)
+            found[f"K-FAC, exact{more}"] = partial(rp.kfac, of)
     if problem.x.is_floating_point():
         found["GGN diagonal, exact"] = lambda: rp.ggn(objective, "diagonal").diagonal()
     if problem.sequential and problem.x.ndim == 2:

@@ -1,4 +1,4 @@
-/* Sums over positions of gradients, and of gradients times values, in one pass; called by _position_sums.py.
+/* Sums over positions of gradients, and of gradients times values, in one pass; called by _sums.py.
 
    What is bound by memory here is read once: matrix products would make every pair of channels, and elementwise ones would
    write the products down. */

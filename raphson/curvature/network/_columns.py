@@ -118,7 +118,7 @@ def tapped_batches(objective: Objective, sampling: Sampling | None = None) -> It
     mixed = sampling is not None and sampling.estimator == "mc"
     chain = find_chain(objective.model.module)
     for index, batch in enumerate(objective.batches()):
-        for start, stop in even_parts(batch.n_examples, step):
+        for start, stop in _even_parts(batch.n_examples, step):
             part = batch if stop - start == batch.n_examples else batch.rows(slice(start, stop))
             taps = _tap(objective, part, index, chain)
             with torch.no_grad():
@@ -184,13 +184,13 @@ def _whole(f: Tensor, source: Tensor | LinearOperator, chunk: int) -> Iterator[T
         yield source.unsqueeze(0)
         return
     r = source.shape[-1]
-    for start, stop in even_parts(r, chunk):
+    for start, stop in _even_parts(r, chunk):
         unit = torch.zeros(r, stop - start, dtype=f.dtype, device=f.device)
         unit[start:stop].fill_diagonal_(1.0)
         yield source.mm(unit.expand(*f.shape[:-1], *unit.shape)).movedim(-1, 0)
 
 
-def even_parts(n: int, most: int) -> list[tuple[int, int]]:
+def _even_parts(n: int, most: int) -> list[tuple[int, int]]:
     """Return where parts of ``n`` begin and end that have at most so many each, about equally many."""
     count = -(-n // most)
     bounds = [n * i // count for i in range(count + 1)]

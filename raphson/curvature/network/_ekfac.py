@@ -77,12 +77,12 @@ def ekfac(
     for tapped in tapped_batches(objective, sampling):
         work = dict(sums.work(tapped))
         seen = [work[next(iter(terms.values()))] for terms in sums.terms]
+        jobs = [
+            ([one.number for one in uses], partial(basis.add, uses))
+            for basis, uses in zip(bases, seen, strict=True)
+            if basis is not None
+        ]
         for u in columns(objective, tapped, sampling):
-            jobs = [
-                ([one.number for one in uses], partial(basis.add, uses))
-                for basis, uses in zip(bases, seen, strict=True)
-                if basis is not None
-            ]
             tapped.taps.deliver(u, jobs)
     return sums.operator([_operator(sums, i, basis) for i, basis in enumerate(bases)])
 

@@ -123,26 +123,29 @@ class MatmulTerm(Term):
 
     def add_rows(self, x: Tensor, weights: Tensor | None) -> None:
         """Add inputs ``(M, G, I, L)`` with weights ``(M,)``."""
-        self._count += x.shape[3] * (x.shape[0] if weights is None else float(weights.sum()))
-        root = None if weights is None else weights.to(x.dtype).sqrt()[:, None, None, None]
-        x = x if root is None else x * root
+        x, means = self._weighted(x, weights, x.shape[3])
         if self.joint:
-            means = x if root is None else x * root
             self._means += means.sum((0, 3)) if x.shape[3] > 1 else means.squeeze(3).sum(0)
         self._inputs.add(x)
 
     def _add_images(self, use: Convolution, weights: Tensor | None) -> None:
         """Add the input of a convolution with weights ``(N,)``, by its autocorrelation."""
-        x = use.input()
-        self._count += use.inner * (x.shape[0] if weights is None else float(weights.sum()))
-        root = None if weights is None else weights.to(x.dtype).sqrt().view(-1, *(1,) * (x.ndim - 1))
-        x = x if root is None else x * root
+        x, means = self._weighted(use.input(), weights, use.inner)
         if self.joint:
-            means = x if root is None else x * root
             self._means += use.patches(means.sum(0, keepdim=True)).sum((0, 3))
         if self._patches is None:
             self._patches = PatchGram(x.shape[1], use.kernel, self.like)
         self._patches.add(x, use)
+
+    def _weighted(self, x: Tensor, weights: Tensor | None, inner: int) -> tuple[Tensor, Tensor]:
+        """Count inputs of ``inner`` positions each; return them times root weights, and for a bias times weights."""
+        if weights is None:
+            self._count += inner * x.shape[0]
+            return x, x
+        self._count += inner * float(weights.sum())
+        root = weights.to(x.dtype).sqrt().view(-1, *(1,) * (x.ndim - 1))
+        rooted = x * root
+        return rooted, rooted * root if self.joint else rooted
 
     def add_outputs(self, seen: Sequence[Seen], gradients: Mapping[int, Tensor]) -> None:  # noqa: D102
         if self.sharing == "reduce":

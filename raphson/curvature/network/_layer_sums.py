@@ -234,11 +234,7 @@ def _terms(plan: KroneckerPlan, uses: Sequence[Use], sharing: Sharing, like: Ten
 
 
 def _add_rows(sums: RowSums, plan: RowPlan, tapped: Tapped, gradients: Mapping[int, Tensor]) -> None:
-    sums.add(_rows(plan, tapped, gradients))
-
-
-def _rows(plan: RowPlan, tapped: Tapped, gradients: Mapping[int, Tensor]) -> Tensor:
-    """Return per-unit gradients of scales and shifts, summed over uses, ``(k, units, n)``."""
+    """Add per-unit gradients of scales and shifts, summed over uses, ``(k, units, n)``."""
     total: list[Tensor] | None = None
     for number in plan.uses:
         found = tapped.taps.uses[number].example_gradients(gradients[number], tapped.sum_layouts[number])
@@ -246,7 +242,7 @@ def _rows(plan: RowPlan, tapped: Tapped, gradients: Mapping[int, Tensor]) -> Ten
         parts = [named[slot].flatten(2) for slot in plan.slots]
         total = parts if total is None else [a + b for a, b in zip(total, parts, strict=True)]
     assert total is not None
-    return torch.cat(total, dim=-1)
+    sums.add(torch.cat(total, dim=-1))
 
 
 def _shape(use: Use) -> tuple[int, int, int]:
