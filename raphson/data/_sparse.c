@@ -39,31 +39,9 @@ static size_t first_row(const struct sparse *s, size_t part, size_t parts)
     return part ? low : 0;
 }
 
-#define REAL double
-#define NAME(x) x##_double_128
-#define LANES 4
-#include "_sparse_rows.h"
-#ifdef __x86_64__
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define NAME(x) x##_double_256
-#define LANES 4
-#include "_sparse_rows.h"
-#pragma GCC pop_options
-#endif
-#undef REAL
-#define REAL float
-#define NAME(x) x##_float_128
-#define LANES 4
-#include "_sparse_rows.h"
-#ifdef __x86_64__
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define NAME(x) x##_float_256
-#define LANES 8
-#include "_sparse_rows.h"
-#pragma GCC pop_options
-#endif
+#define TEMPLATE "data/_sparse_rows.h"
+#define WITHOUT_512
+#include "../_each_instruction_set.h"
 
 static void (*product_double)(const void *, size_t, size_t) = part_double_128;
 static void (*product_single)(const void *, size_t, size_t) = part_float_128;

@@ -1,5 +1,4 @@
-/* Rows of a sparse product for one instruction set and element type; included by _sparse.c, which sets REAL, NAME and
-   LANES. */
+/* Rows of a sparse product for one instruction set and element type, as _each_instruction_set.h includes it. */
 
 typedef REAL NAME(vec) __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
@@ -38,6 +37,3 @@ static void NAME(part)(const void *data, size_t part, size_t parts)
             }
         }
 }
-
-#undef NAME
-#undef LANES

@@ -84,6 +84,3 @@ static void NAME(sum)(const void *data, size_t part, size_t parts)
                           plain + c);
     }
 }
-
-#undef NAME
-#undef LANES

@@ -134,67 +134,9 @@ static void record(const struct newton *how, const struct newton_result *result,
     line[2] = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* The sums, once for each instruction set: vectors of 128, 256 and 512 bits; single precision first, which Newton's method in
-   double precision calls. */
-#define REAL float
-#define INTEGER int32_t
-#define NAME(x) x##_float_128
-#define LANES 4
-#include "_kernel_sums.h"
-#undef NAME
-#undef LANES
-#ifdef __x86_64__
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define NAME(x) x##_float_256
-#define LANES 8
-#include "_kernel_sums.h"
-#undef NAME
-#undef LANES
-#pragma GCC target("avx512f")
-#define NAME(x) x##_float_512
-#define LANES 16
-#include "_kernel_sums.h"
-#undef NAME
-#undef LANES
-#pragma GCC pop_options
-#endif
-#undef REAL
-#undef INTEGER
-
-#define REAL double
-#define INTEGER int64_t
-#define EXPONENTIALS
-#define NAME(x) x##_double_128
-#define SINGLE(x) x##_float_128
-#define LANES 4 /* two registers each: the sums across lanes want four */
-#include "_kernel_sums.h"
-#undef NAME
-#undef SINGLE
-#undef LANES
-#ifdef __x86_64__
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define NAME(x) x##_double_256
-#define SINGLE(x) x##_float_256
-#define LANES 4
-#include "_kernel_sums.h"
-#undef NAME
-#undef SINGLE
-#undef LANES
-#pragma GCC target("avx512f")
-#define NAME(x) x##_double_512
-#define SINGLE(x) x##_float_512
-#define LANES 8
-#include "_kernel_sums.h"
-#undef NAME
-#undef SINGLE
-#undef LANES
-#pragma GCC pop_options
-#endif
-#undef REAL
-#undef INTEGER
-#undef EXPONENTIALS
+/* The sums; Newton's method in double precision calls those in single precision. */
+#define TEMPLATE "curvature/linear/_kernel_sums.h"
+#include "../../_each_instruction_set.h"
 
 static struct {
     int (*evaluate)(const struct model *, const struct point *, double *, double *, double *, float *);

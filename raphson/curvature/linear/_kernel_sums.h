@@ -1,5 +1,4 @@
-/* Sums over examples for one instruction set and one element type. The includer sets
-   NAME(x), a suffix; REAL, the element type; INTEGER, one as wide; LANES, the number of them in a vector.
+/* Sums over examples for one instruction set and one element type, as _each_instruction_set.h includes it.
    Buffers hold ROWS examples a row, APART apart. */
 
 typedef REAL NAME(vec) __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
@@ -181,7 +180,7 @@ static void NAME(predict)(const struct model *s, const REAL *coef, const REAL *x
 
 #include "_kernel_hessian.h"
 #include "_kernel_product.h"
-#ifdef EXPONENTIALS
+#ifdef DOUBLE
 #include "_kernel_evaluate.h"
 #include "_kernel_newton.h"
 #endif

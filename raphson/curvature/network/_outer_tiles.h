@@ -235,5 +235,3 @@ static int NAME(sum)(const struct outer *given, size_t threads)
 #undef PANEL
 #undef PANELS
 #undef DEPTH
-#undef NAME
-#undef LANES
