@@ -11,6 +11,7 @@ from ._checks import Traits as Traits
 from ._checks import probe as probe
 from ._checks import refuse_training_mode as refuse_training_mode
 from ._function import Model as Model
+from ._layer_jacobian import LayerJacobian as LayerJacobian
 from ._linearize import GradientGraph as GradientGraph
 from ._linearize import Linearization as Linearization
 from ._linearize import Parts as Parts

@@ -52,7 +52,7 @@ class ChainProducts:
         first = min(i for i, link in enumerate(chain.links) if {link.weight, link.bias} & set(space.names))
         self._layers = [at.flat() for at in layers[first:]]
         positions, widths = self._layers[0].inputs.shape[0], [link.linear.out_features for link in chain.links]
-        self.width = max(1, _TOGETHER.get(features.device.type, 2**21) // (positions * max(widths)))
+        self.width = vectors_at_once(positions * max(widths), features.device)
         held = [t for at in self._layers for t in (at.outputs, at.slope, at.bend) if t is not None]
         self.nbytes = sum(t.numel() * t.element_size() for t in held)
 
@@ -144,6 +144,11 @@ class ChainProducts:
             if at.link.bias in self._space.tensors:
                 found[at.link.bias] = g.sum(1)
         return torch.cat([found[name] for name in self._space.names], 1)
+
+
+def vectors_at_once(entries: int, device: torch.device) -> int:
+    """Return how many vectors should go together where the widest layer has so many entries for each."""
+    return max(1, _TOGETHER.get(device.type, 2**21) // entries)
 
 
 def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, width: int) -> Tensor:

@@ -197,8 +197,9 @@ class Matmul(Use):
         u = self.example_outputs(g, layout)[rows]
         found: Gradients = []
         if self.weight is not None:
-            a = self.example_inputs(layout)[rows].unsqueeze(1)
-            found.append((self.weight, self.as_slot((u @ a.mT).movedim(0, 1))))
+            a = self.example_inputs(layout)[rows]
+            products = weight_gradients(u, a).movedim(2, 0)
+            found.append((self.weight, self.as_slot(products)))
         if self.bias is not None:
             found.append((self.bias, u.sum(-1).flatten(-2).movedim(0, 1)))
         return found
@@ -385,6 +386,16 @@ class Affine(Use):
         own = [3 + i for i, length in enumerate(self.aligned) if length > 1]
         split = t.permute(0, 1, 2, *shared, *own)
         return split.reshape(*t.shape[:2], split.shape[2 : 3 + len(shared)].numel(), -1)
+
+
+def weight_gradients(u: Tensor, a: Tensor) -> Tensor:
+    """Return sums over positions of output gradients ``(N, k, G, O, P)`` times inputs ``(N, G, I, P)``.
+
+    Returns:
+        ``(N, G, k, O, I)``: all ``k`` in one product with the inputs of a group.
+    """
+    products = u.transpose(1, 2).flatten(2, 3) @ a.mT
+    return products.view(*products.shape[:2], u.shape[1], u.shape[3], -1)
 
 
 def windows(x: Tensor, kernel: Sequence[int], dilation: Sequence[int], stride: Sequence[int]) -> Tensor:

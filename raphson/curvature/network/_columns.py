@@ -20,7 +20,7 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.data import Batch
 from raphson.linalg import LinearOperator
-from raphson.model import Chain, find_chain, rewritten
+from raphson.model import find_chain, rewritten
 from raphson.model._taps import Taps, tap, tap_chain
 from raphson.model._uses import Layout, Matmul
 
@@ -116,11 +116,10 @@ def tapped_batches(objective: Objective, sampling: Sampling | None = None) -> It
     """Yield the data with their forward passes: batches, or parts of them where layers have large outputs."""
     step = max(1, _PART_ELEMENTS // objective.traits.entries)
     mixed = sampling is not None and sampling.estimator == "mc"
-    chain = find_chain(objective.model.module)
     for index, batch in enumerate(objective.batches()):
-        for start, stop in _even_parts(batch.n_examples, step):
+        for start, stop in even_parts(batch.n_examples, step):
             part = batch if stop - start == batch.n_examples else batch.rows(slice(start, stop))
-            taps = _tap(objective, part, index, chain)
+            taps = tap_batch(objective, part, index)
             with torch.no_grad():
                 nll = objective.likelihood.nll(taps.output.detach(), part.y)
                 if not bool(torch.isfinite(nll).all()):
@@ -129,7 +128,9 @@ def tapped_batches(objective: Objective, sampling: Sampling | None = None) -> It
             yield Tapped(index, part, taps, mixed)
 
 
-def _tap(objective: Objective, batch: Batch, index: int, chain: Chain | None) -> Taps:
+def tap_batch(objective: Objective, batch: Batch, index: int) -> Taps:
+    """Return the layers of a batch, in closed form if the network is a chain."""
+    chain = find_chain(objective.model.module)
     found = None if chain is None else tap_chain(chain, objective.space, batch.x)
     if found is not None:
         objective.check_shape(found.output, batch, index)
@@ -184,13 +185,13 @@ def _whole(f: Tensor, source: Tensor | LinearOperator, chunk: int) -> Iterator[T
         yield source.unsqueeze(0)
         return
     r = source.shape[-1]
-    for start, stop in _even_parts(r, chunk):
+    for start, stop in even_parts(r, chunk):
         unit = torch.zeros(r, stop - start, dtype=f.dtype, device=f.device)
         unit[start:stop].fill_diagonal_(1.0)
         yield source.mm(unit.expand(*f.shape[:-1], *unit.shape)).movedim(-1, 0)
 
 
-def _even_parts(n: int, most: int) -> list[tuple[int, int]]:
+def even_parts(n: int, most: int) -> list[tuple[int, int]]:
     """Return where parts of ``n`` begin and end that have at most so many each, about equally many."""
     count = -(-n // most)
     bounds = [n * i // count for i in range(count + 1)]

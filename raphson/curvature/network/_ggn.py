@@ -3,23 +3,18 @@ r"""The Gauss-Newton matrix and the Fisher information of a network: :math:`J^\t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from raphson._errors import InputError, RaphsonWarning
-from raphson.data import Batch
 from raphson.linalg import SymmetricOperator
-from raphson.model import Chain, ChainProducts, Linearization, Parts, find_chain, in_parts, map_parts, map_rows
 
+from ._gauss_newton import gauss_newton_products
 from ._objective import Objective
 from ._output import OutputCurvature
-from ._products import Local, NetworkProducts
 from ._structures import Blocks, Structure, check_structure, gauss_newton_structure
-
-Function = Callable[[Tensor], Tensor]
 
 
 def ggn(
@@ -159,46 +154,4 @@ def gauss_newton(
     objective = objective if params is None else objective.restricted(params)
     if structure != "implicit":
         return gauss_newton_structure(objective, middle, structure, blocks)
-    chain = find_chain(objective.model.module)
-
-    def local(of: Objective, batch: Batch, index: int) -> Local:
-        if chain is not None:
-            return _ChainLocal(of, chain, batch, index, middle)
-        return _Local(of, batch, index, middle)
-
-    return NetworkProducts(objective, local).operator()
-
-
-class _Local:
-    """``J^T M J`` of one batch."""
-
-    nbytes = 0
-
-    def __init__(self, objective: Objective, batch: Batch, index: int, middle: OutputCurvature) -> None:
-        self._space = objective.space
-        self._lin = Linearization(objective.model, batch.x, objective.traits)
-        f = self._lin.outputs
-        objective.check_outputs(f, batch, index)
-        self._middle: Function = middle.product(objective, f, batch, index)
-
-    def products(self, rows: Tensor) -> Tensor:
-        return map_parts(self._product, rows, self._space, self._lin.together)
-
-    def _product(self, v: Tensor) -> Parts:
-        return self._lin.vjp(self._middle(self._lin.jvp(v)))
-
-
-class _ChainLocal:
-    """The same of a feed-forward network."""
-
-    def __init__(self, objective: Objective, chain: Chain, batch: Batch, index: int, middle: OutputCurvature) -> None:
-        self._network = ChainProducts(chain, objective.space, chain.features(batch.x))
-        f, self.nbytes = self._network.outputs, self._network.nbytes
-        objective.check_outputs(f, batch, index)
-        self._middle: Function = middle.product(objective, f, batch, index)
-
-    def products(self, rows: Tensor) -> Tensor:
-        return in_parts(self._product, rows, self._network.width)
-
-    def _product(self, rows: Tensor) -> Tensor:
-        return self._network.vjp(map_rows(self._middle, self._network.jvp(rows), True))
+    return gauss_newton_products(objective, middle)

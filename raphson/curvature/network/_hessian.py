@@ -83,7 +83,7 @@ def hessian(
 def _implicit(objective: Objective) -> Implicit:
     chain = find_chain(objective.model.module)
 
-    def local(of: Objective, batch: Batch, index: int) -> Local:
+    def local(of: Objective, batch: Batch, index: int, _: int) -> Local:
         return _Local(of, batch, index) if chain is None else _ChainLocal(of, chain, batch, index)
 
     return NetworkProducts(objective, local).operator()

@@ -14,8 +14,7 @@ from raphson.linalg import Implicit
 from ._objective import Objective
 
 KEPT_BYTES = 2**29
-"""Graphs of several batches are kept between products if they take less than this together (512 MiB)."""
-
+"""What is kept between products takes less than this, in bytes (512 MiB), the graph of a single batch aside."""
 
 _TURNED = 2**16
 """Entries of each vector that are turned from columns into rows at a time, which stay in the cache meanwhile."""
@@ -34,7 +33,7 @@ class Local(Protocol):
         """Return the products with ``k`` vectors in rows, ``(k, P)``."""
 
 
-Linearize = Callable[[Objective, Batch, int], Local]
+Linearize = Callable[[Objective, Batch, int, int], Local]
 
 
 class NetworkProducts:
@@ -45,7 +44,7 @@ class NetworkProducts:
 
     Args:
         objective: The objective.
-        linearize: From a batch and its number to its curvature.
+        linearize: From a batch, its number and the bytes that it may keep beside its graph to its curvature.
     """
 
     def __init__(self, objective: Objective, linearize: Linearize) -> None:
@@ -84,11 +83,14 @@ class NetworkProducts:
             return
         objective, kept, size = self._objective, [], 0
         single = objective.n_batches == 1
+        keep, spare = single, KEPT_BYTES
         for index, batch in enumerate(objective.batches()):
             if index == 0 and not single:
                 size = self._measure(batch)
-            local = self._linearize(objective, batch, index)
-            if single or size * objective.n_batches <= KEPT_BYTES:
+                keep = size * objective.n_batches <= KEPT_BYTES
+                spare = KEPT_BYTES // objective.n_batches - size if keep else KEPT_BYTES
+            local = self._linearize(objective, batch, index, spare)
+            if keep:
                 kept.append(local)
             yield local
             del local
@@ -106,7 +108,7 @@ class NetworkProducts:
             return tensor.detach()
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            local = self._linearize(self._objective, batch, 0)
+            local = self._linearize(self._objective, batch, 0, 0)
         return local.nbytes + sum(size for pointer, size in seen.items() if pointer not in own)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from raphson.model._uses import Layout, Lookup
+from raphson.model._uses import Layout, Lookup, weight_gradients
 
 _CHUNK_ELEMENTS = 2**22
 """Entries of per-example gradients that are formed at a time."""
@@ -36,10 +36,10 @@ def squared_gradients(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Te
         rows = slice(start, start + step)
         gradient: Tensor | None = None
         for a, g in zip(inputs, outputs, strict=True):
-            part = g[rows].transpose(1, 2).flatten(2, 3) @ a[rows].mT
+            part = weight_gradients(g[rows], a[rows])
             gradient = part if gradient is None else gradient.add_(part)
         assert gradient is not None
-        total += gradient.square_().reshape(-1, groups, k, o, i).sum((0, 2))
+        total += gradient.square_().sum((0, 2))
     return total
 
 

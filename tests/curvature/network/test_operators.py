@@ -13,7 +13,7 @@ from raphson.curvature.network import _products
 
 from .network_cases import BY_NAME, DTYPE, LOSSES, C, D, N, T, by_definition, draw, network
 
-pytestmark = pytest.mark.usefixtures("either_way")
+pytestmark = pytest.mark.usefixtures("either_way", "kept_or_not")
 TOL = {"rtol": 1e-9, "atol": 1e-11}
 
 

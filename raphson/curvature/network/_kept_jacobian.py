@@ -1,0 +1,100 @@
+"""The Jacobian of a batch, made from one backward pass for each output and kept for many products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.data import Batch
+from raphson.model import LayerJacobian
+
+from ._columns import Tapped, even_parts, tap_batch
+from ._objective import Objective
+
+_TOGETHER = 2**25
+"""Entries of what the model makes, for all outputs of some examples, that are differentiated at a time."""
+
+
+def keep_jacobian(
+    objective: Objective, batch: Batch, index: int, f: Tensor, transposed: Callable[[Tensor], Tensor], limit: int
+) -> LayerJacobian | None:
+    r"""Return the Jacobian of a batch, kept by layer.
+
+    Cost in units of a forward pass F, for E outputs of an example: about 2E, as much as E / 2 products with
+    :math:`J^\top J`.
+
+    Args:
+        objective: The objective.
+        batch: The batch.
+        index: Its number.
+        f: Its outputs, ``(N, ..., C)``.
+        transposed: From ``u``, ``(1, N, ..., C)``, to ``J^T u``, ``(1, P)``, in another way, to check the result with.
+        limit: Largest size, in bytes.
+
+    Returns:
+        The Jacobian; None where it is larger, where a parameter is used in a way that is no layer's, or where the
+        layers do not explain how the outputs depend on it.
+    """
+    try:
+        found = _made(objective, batch, index, f[0].numel(), limit)
+    except InputError:  # a layer's input is gone, or its positions cannot be told apart
+        return None
+    return found if found is not None and _agrees(found, f, transposed) else None
+
+
+def _made(objective: Objective, batch: Batch, index: int, outputs: int, limit: int) -> LayerJacobian | None:
+    n = batch.n_examples
+    most = max(1, _TOGETHER // objective.traits.entries)
+    found: LayerJacobian | None = None
+    for start, stop in even_parts(n, max(1, most // outputs)):
+        tapped = _tapped(objective, batch, index, slice(start, stop))
+        taps, layouts = tapped.taps, tapped.unit_layouts
+        if taps.rest or not taps.uses:
+            return None
+        # positions that are like examples are units of their own
+        each = taps.output.shape[-1] if tapped.positionwise else outputs
+        units = taps.output.numel() // each
+        if found is None:
+            found = LayerJacobian(objective.space, taps.uses, layouts, units * n // (stop - start), each)
+            if found.nbytes > limit:
+                return None
+            found.allocate()
+        elif not found.suits(taps.uses, layouts):
+            return None
+        first = start * units // (stop - start)
+        for columns in even_parts(each, max(1, most // (stop - start))):
+            _fill(found, tapped, slice(first, first + units), slice(*columns), each)
+    return found
+
+
+def _tapped(objective: Objective, batch: Batch, index: int, rows: slice) -> Tapped:
+    part = batch if rows.stop - rows.start == batch.n_examples else batch.rows(rows)
+    return Tapped(index, part, tap_batch(objective, part, index))
+
+
+def _fill(found: LayerJacobian, tapped: Tapped, units: slice, columns: slice, outputs: int) -> None:
+    """Keep the gradients of some outputs of some units, in all layers."""
+    f, width = tapped.taps.output, columns.stop - columns.start
+    unit = torch.zeros(width, 1, outputs, dtype=f.dtype, device=f.device)
+    unit[:, 0, columns].fill_diagonal_(1.0)
+
+    def keep(number: int, gradients: Mapping[int, Tensor]) -> None:
+        use, layout = tapped.taps.uses[number], tapped.unit_layouts[number]
+        found.fill(number, use, layout, gradients[number], units, columns)
+
+    jobs = [([number], partial(keep, number)) for number in range(len(tapped.taps.uses))]
+    tapped.taps.deliver(unit.expand(width, f.numel() // outputs, outputs).reshape(width, *f.shape), jobs)
+
+
+def _agrees(found: LayerJacobian, f: Tensor, transposed: Callable[[Tensor], Tensor]) -> bool:
+    """Whether the layers explain how all outputs depend on the parameters, by one vector of random signs."""
+    generator = torch.Generator(f.device).manual_seed(0)
+    signs = torch.randint(0, 2, (1, *f.shape), generator=generator, device=f.device, dtype=torch.int8)
+    u = signs.to(f.dtype).mul_(2).sub_(1)
+    expected = transposed(u)
+    gap, size = (found.vjp(found.shaped(u)) - expected).norm(), expected.norm()
+    return bool(gap <= size * torch.finfo(f.dtype).eps ** 0.5)
