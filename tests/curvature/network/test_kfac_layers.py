@@ -137,6 +137,13 @@ MODELS = {
     "upsampling": lambda: (upsampling(), randn(3, 4, 10), rp.Gaussian(), randn(3, 2)),
     "tied": lambda: (Tied(), randn(4, 4), rp.Gaussian(), randn(4, 4)),
     "recurrent": lambda: (Recurrent(), randn(3, 5, 4), rp.Gaussian(), randn(3, 2)),
+    "images": lambda: (
+        nn.Sequential(
+            *(nn.Conv2d(2, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 3, 1), nn.Tanh()),
+            *(nn.Flatten(), nn.Linear(12, 3), nn.ELU(), nn.Linear(3, 2, bias=False)),
+        ),
+        *(randn(5, 2, 8, 8), rp.Gaussian(), randn(5, 2)),
+    ),
     "bag of words": lambda: (
         nn.Sequential(nn.Embedding(6, 3), nn.Linear(3, 4), nn.Tanh(), nn.Flatten(), nn.Linear(12, 2)),
         *(integers(6, 5, 3), rp.Gaussian(), randn(5, 2)),
