@@ -134,9 +134,13 @@ def raphson_runs(problem: Problem) -> dict[str, Run]:
     ggn, hessian = rp.ggn(objective), rp.hessian(objective)
     generator = torch.Generator().manual_seed(0)
     known = rp.Objective(problem.model, rp.Categorical(), (problem.x, problem.y), params=known_layers(problem.model))
+    if keeps_jacobian(problem):
+        ggn @ torch.randn(p, problem.classes)  # from here on it is kept
     found: dict[str, Run] = {
         "GGN product, 1 vector": lambda: ggn @ v,
         "GGN product, 8 vectors": lambda: ggn @ block,
+        "GGN product, 1 vector, from scratch": lambda: rp.ggn(objective) @ v,
+        "GGN product, 8 vectors, from scratch": lambda: rp.ggn(objective) @ block,
         "Hessian product, 1 vector": lambda: hessian @ v,
         "Hessian product, 8 vectors": lambda: hessian @ block,
     }
@@ -150,6 +154,11 @@ def raphson_runs(problem: Problem) -> dict[str, Run]:
     if problem.sequential and problem.x.ndim == 2:
         found["KFRA"] = lambda: rp.kfac(objective, "recursive")
     return found
+
+
+def keeps_jacobian(problem: Problem) -> bool:
+    """Whether products have the Jacobian of the batch to go by: not where an example has many outputs."""
+    return problem.y.ndim == 1
 
 
 def known_layers(model: nn.Module) -> list[str]:
@@ -173,6 +182,7 @@ def curvlinops_runs(problem: Problem) -> dict[str, Run]:
     v, block = torch.randn(p), torch.randn(p, 8)
     kinds = {"num_data": problem.x.shape[0], "check_deterministic": False}
     ggn = cl.GGNLinearOperator(flat, loss, params, data, **kinds)
+    again = partial(cl.GGNLinearOperator, flat, loss, params, data, **kinds)
     hessian = cl.HessianLinearOperator(flat, loss, params, data, **kinds)
 
     def kfac(kind: str) -> Any:
@@ -184,6 +194,8 @@ def curvlinops_runs(problem: Problem) -> dict[str, Run]:
     found: dict[str, Run] = {
         "GGN product, 1 vector": lambda: ggn @ v,
         "GGN product, 8 vectors": lambda: ggn @ block,
+        "GGN product, 1 vector, from scratch": lambda: again() @ v,
+        "GGN product, 8 vectors, from scratch": lambda: again() @ block,
         "Hessian product, 1 vector": lambda: hessian @ v,
         "Hessian product, 8 vectors": lambda: hessian @ block,
         "K-FAC, sampled": lambda: kfac(cl.FisherType.MC),
@@ -242,18 +254,21 @@ def counts(problem: Problem) -> dict[str, float]:
 
     F is a forward pass, W the weight gradients, D the backward pass to layer outputs (everything but the weight
     gradients and the first layer's input), A and B the input and output factors, halved by symmetry; patches of a
-    convolution go by shifts. A gradient is F + D + W, and of the C columns of a categorical one is 0.
+    convolution go by shifts. A gradient is F + D + W, and of the C columns of a categorical one is 0. A kept
+    Jacobian has one multiplication for each of its entries, or as its layer for each vector where it keeps factors.
     """
     from raphson.curvature.network._columns import tapped_batches
     from raphson.curvature.network._patch_gram import PatchGram, n_shifts
-    from raphson.model._uses import Convolution, Matmul
+    from raphson.model import find_chain
+    from raphson.model._layer_jacobian import factors_are_faster
+    from raphson.model._uses import Convolution, Linear, Matmul
 
     objective = rp.Objective(problem.model, rp.Categorical(), (problem.x, problem.y))
     n = problem.x.shape[0]
     tapped = next(tapped_batches(objective))
     n_part = tapped.taps.output.shape[0]
     uses = [use for use in tapped.taps.uses if isinstance(use, Matmul)]
-    f = d = a = b = w = 0.0
+    f = d = a = b = w = kept = 0.0
     for number, use in enumerate(uses):
         groups, o, i = use.weight_shape
         positions = use.positions * use.inner * n / n_part
@@ -262,12 +277,19 @@ def counts(problem: Problem) -> dict[str, float]:
         shifts = isinstance(use, Convolution) and PatchGram.suits(use)
         a += positions * (n_shifts(use.kernel) * use.x.shape[1] ** 2 if shifts else 0.5 * groups * i * i)
         b += 0.5 * positions * groups * o * o
+        each = use.positions // n_part
+        factors = isinstance(use, Linear) and factors_are_faster(use, each, problem.classes, objective.space)
+        kept += positions * o * (i + problem.classes) if factors else n * problem.classes * groups * o * i
     c = problem.classes - 1
+    product = 2 * (kept if keeps_jacobian(problem) else d + w)
+    start = f if find_chain(problem.model) else f + d + w  # closed forms need no graph of the backward pass
     shared = any(use.positions * use.inner > n_part for use in uses)
     found = {
         "gradient": f + d + w,
-        "GGN product, 1 vector": 2 * (d + w),
-        "GGN product, 8 vectors": 16 * (d + w),
+        "GGN product, 1 vector": product,
+        "GGN product, 8 vectors": 8 * product,
+        "GGN product, 1 vector, from scratch": start + 2 * (d + w),
+        "GGN product, 8 vectors, from scratch": start + 16 * (d + w),
         "Hessian product, 1 vector": 2 * (w + 2 * d),
         "Hessian product, 8 vectors": 16 * (w + 2 * d),
         "K-FAC, sampled": f + a + d + b,

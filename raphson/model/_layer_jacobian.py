@@ -62,7 +62,7 @@ class LayerJacobian:
         self._factored = {
             number: use.without_input()
             for number, (use, p) in enumerate(zip(uses, self._lengths, strict=True))
-            if isinstance(use, Linear) and _factors_are_faster(use, p, outputs, space)
+            if isinstance(use, Linear) and factors_are_faster(use, p, outputs, space)
         }
         self._formed = [
             name
@@ -188,7 +188,7 @@ def _has(use: Use, name: str) -> bool:
     return any(slot is not None and slot.name == name for slot in (use.weight, use.bias))
 
 
-def _factors_are_faster(use: Linear, p: int, outputs: int, space: ParameterSpace) -> bool:
+def factors_are_faster(use: Linear, p: int, outputs: int, space: ParameterSpace) -> bool:
     """Whether products with the factors of a layer at ``p`` positions a unit are faster than with its block."""
     # a block is read from memory, a few entries each nanosecond; factors are multiplied, four times as fast for eight
     # vectors (measured)

@@ -35,6 +35,10 @@ def ggn(
     model, positive semi-definite wherever the likelihood is log-concave in its outputs, and equal to the Hessian for a
     model that is piecewise linear in its parameters.
 
+    Products are passes over the network, and from as many vectors on as an example has outputs (:math:`C`, times its
+    positions) products with :math:`J` itself, kept by layer: its factors where a linear layer has few positions, its
+    block elsewhere. What is kept takes less than 512 MiB; where it would take more, products stay passes.
+
     Args:
         objective: The objective.
         structure: ``"implicit"`` (products), ``"dense"``, ``"diagonal"`` (exact), or ``"blocks"`` (exact blocks on the
@@ -101,7 +105,8 @@ def fisher(
     with, for every position :math:`n`, :math:`M_n` the expected Hessian of the loss in the outputs (``expected``), an
     unbiased estimate :math:`\frac1S\sum_s (F_n z_s)(F_n z_s)^\top` of it from random signs :math:`z` and a factor
     :math:`F_n F_n^\top = M_n` (``mc``), or :math:`g_n g_n^\top` with the gradient at the data (``empirical``, which is
-    not an estimate of the others). Class weights, ignored targets and label smoothing count as in the loss.
+    not an estimate of the others). Class weights, ignored targets and label smoothing count as in the loss. Products
+    are made as those of ``ggn``.
 
     Args:
         objective: The objective.
