@@ -61,6 +61,7 @@ class Bernoulli(Likelihood):
     label_weight: Tensor | None = None
 
     concave = True
+    always_finite = True
     partition = "logistic"
     support = UNIT_INTERVAL
 

@@ -64,6 +64,7 @@ class Categorical(Likelihood):
     label_smoothing: float = 0.0
 
     concave = True
+    always_finite = True
     partition = "softmax"
 
     def __post_init__(self) -> None:

@@ -44,6 +44,9 @@ class Likelihood(abc.ABC):
     concave: bool = False
     """Whether the log-likelihood is concave in ``f`` for every ``y``: no observed Hessian is indefinite."""
 
+    always_finite: bool = False
+    """Whether ``nll`` is finite for every target wherever outputs are smaller than the root of the largest number."""
+
     support: ClassVar[Support] = REAL
     """Where each target must lie."""
 

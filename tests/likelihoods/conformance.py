@@ -306,6 +306,9 @@ def check_contract(case: Case, f: Tensor, y: Tensor) -> None:
     mean = _expected(response, case.nodes, f)
     _equal(lik.mean(f), mean)
     _equal(lik.variance(f), _expected(lambda f, y: response(f, y) ** 2, case.nodes, f) - mean**2)
+    if lik.always_finite:
+        huge = 0.99 * torch.finfo(f.dtype).max ** 0.5 * f.sign()
+        assert bool(torch.isfinite(lik.nll(huge, y)).all())
     if lik.concave:
         assert bool((torch.linalg.eigvalsh(curvature) >= -1e-12).all())
 

@@ -120,11 +120,7 @@ def tapped_batches(objective: Objective, sampling: Sampling | None = None) -> It
         for start, stop in even_parts(batch.n_examples, step):
             part = batch if stop - start == batch.n_examples else batch.rows(slice(start, stop))
             taps = tap_batch(objective, part, index)
-            with torch.no_grad():
-                nll = objective.likelihood.nll(taps.output.detach(), part.y)
-                if not bool(torch.isfinite(nll).all()):
-                    # rows are counted within the batch
-                    objective.check_finite(torch.cat([nll.new_zeros(start, *nll.shape[1:]), nll]), index)
+            objective.check_losses(taps.output.detach(), part.y, index, start)
             yield Tapped(index, part, taps, mixed)
 
 

@@ -47,7 +47,7 @@ def kfra(objective: Objective, bias: Bias) -> LayerOperator:
         with torch.no_grad():
             for layer, at in zip(layers, chain.ascend(features), strict=True):
                 layer.add(at, weights)
-            objective.check_finite(objective.likelihood.nll(at.outputs, batch.y), index)
+            objective.check_losses(at.outputs, batch.y, index)
             add_output_gram(h, objective, batch, at.outputs)
     blocks = layers[-1].blocks(h.total()[0] * layers[-1].mean_slopes())
     for lower, upper in zip(layers[-2::-1], layers[:0:-1], strict=True):

@@ -206,11 +206,26 @@ class Objective:
     def check_outputs(self, f: Tensor, batch: Batch, index: int) -> None:
         """Raise ``InputError`` unless outputs fit the targets and every loss is finite, naming batch and row."""
         self.check_shape(f, batch, index)
-        rows, targets = f.reshape(-1, f.shape[-1]), batch.y.reshape(-1, *batch.y.shape[f.ndim - 1 :])
+        self.check_losses(f, batch.y, index)
+
+    def check_losses(self, f: Tensor, y: Tensor, index: int, first: int = 0) -> None:
+        """Raise ``InputError``, naming batch and row, for the first loss that is not finite.
+
+        Args:
+            f: Outputs ``(N, ..., C)``, of a batch or a part of it.
+            y: Their targets.
+            index: Number of the batch.
+            first: The row of the batch with which they begin.
+        """
+        if self.likelihood.always_finite:
+            low, high = torch.aminmax(f.detach())
+            if bool(torch.maximum(-low, high) < torch.finfo(f.dtype).max ** 0.5):
+                return
+        rows, targets = f.reshape(-1, f.shape[-1]), y.reshape(-1, *y.shape[f.ndim - 1 :])
         with torch.no_grad():
             parts = [slice(start, start + _ROWS) for start in range(0, len(rows), _ROWS)]
             nll = [self.likelihood.nll(rows[part], targets[part]) for part in parts]
-        self.check_finite(torch.cat(nll).reshape(f.shape[:-1]), index)
+        self._check_finite(torch.cat(nll).reshape(f.shape[:-1]), index, first)
 
     def check_shape(self, f: Tensor, batch: Batch, index: int) -> None:
         """Raise ``InputError`` unless the outputs of a batch fit its targets."""
@@ -250,28 +265,21 @@ class Objective:
         values = values * self.scale if self.scale != 1.0 else values
         return values if weights is None else values * weights.unsqueeze(-1)
 
-    def check_finite(self, nll: Tensor, index: int) -> None:
-        """Raise for the first loss of a batch that is not finite.
-
-        Args:
-            nll: ``(N, ...)``.
-            index: Number of the batch.
-
-        Raises:
-            InputError: Naming batch and row.
-        """
+    def _check_finite(self, nll: Tensor, index: int, first: int = 0) -> None:
+        """Raise ``InputError`` for the first of losses ``(N, ...)`` that is not finite, rows counted from ``first``."""
         bad = ~torch.isfinite(nll)
         if bool(bad.any()):
             place = bad.nonzero()[0].tolist()
             position = f", position {', '.join(map(str, place[1:]))}" if place[1:] else ""
+            value, row = float(nll[tuple(place)]), first + place[0]
             raise InputError(
-                f"The loss in batch {index}, row {place[0]}{position} is {float(nll[tuple(place)]):g}. Check that row "
-                "for missing or extreme inputs, and that the parameters of the model are finite and not too large."
+                f"The loss in batch {index}, row {row}{position} is {value:g}. Check that row for missing or extreme "
+                "inputs, and that the parameters of the model are finite and not too large."
             )
 
     def _loss(self, f: Tensor, batch: Batch, index: int) -> Tensor:
         nll = self.likelihood.nll(f, batch.y)
-        self.check_finite(nll, index)
+        self._check_finite(nll, index)
         weights = self.position_weights(batch)
         return self.scale * (nll if weights is None else nll * weights).sum()
 
