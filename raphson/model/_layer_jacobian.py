@@ -144,8 +144,8 @@ class LayerJacobian:
             assert weight is not None
             a, v = kept.inputs.flatten(0, 1).expand(k, -1, -1), _seen(parts[weight.name], weight).mT
             z = a @ v if bias is None else torch.baddbmm(_seen(parts[bias.name], bias).unsqueeze(1), a, v)
-            z = z.view(k, self._shape[0], -1).transpose(0, 1)
-            found.append((z @ kept.gradients.mT).transpose(0, 1))
+            z = z.view(k, self._shape[0], -1).permute(1, 2, 0)
+            found.append((kept.gradients @ z).permute(2, 0, 1))
         total = found.pop()
         for more in found:
             total += more
