@@ -35,9 +35,10 @@ def ggn(
     model, positive semi-definite wherever the likelihood is log-concave in its outputs, and equal to the Hessian for a
     model that is piecewise linear in its parameters.
 
-    Products are passes over the network, and from as many vectors on as an example has outputs (:math:`C`, times its
-    positions) products with :math:`J` itself, kept by layer: its factors where a linear layer has few positions, its
-    block elsewhere. What is kept takes less than 512 MiB; where it would take more, products stay passes.
+    Products are passes over the network until about as many vectors were asked for as an example has outputs
+    (:math:`C`, times its positions), and from then on products with :math:`J` itself, kept by layer: its factors where
+    a linear layer has few positions, its block elsewhere. What is kept takes less than 512 MiB; where it would take
+    more, products stay passes.
 
     Args:
         objective: The objective.

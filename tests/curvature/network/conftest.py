@@ -18,5 +18,5 @@ def either_way(request, monkeypatch):
 @pytest.fixture(params=["passes", "kept"])
 def kept_or_not(request, monkeypatch):
     """Run a test with Gauss-Newton products by passes over the network, and with its Jacobian kept from the start."""
-    monkeypatch.setattr(_gauss_newton, "_AFTER", 0.0 if request.param == "kept" else float("inf"))
+    monkeypatch.setattr(_gauss_newton, "_FROM", 0.0 if request.param == "kept" else float("inf"))
     return request.param

@@ -53,7 +53,7 @@ def test_products_of_every_layer(name, together, monkeypatch):
 def test_a_parameter_outside_of_layers_is_not_kept(name, monkeypatch):
     objective, kept, _ = made(name)
     assert kept is None
-    monkeypatch.setattr(_gauss_newton, "_AFTER", 0.0)
+    monkeypatch.setattr(_gauss_newton, "_FROM", 0.0)
     v = randn(objective.n_parameters, 2, seed=1)
     dense = rp.ggn(objective, "dense", kind="expected").to_dense()
     torch.testing.assert_close(rp.ggn(objective, kind="expected") @ v, dense @ v, rtol=1e-9, atol=1e-12)
@@ -78,7 +78,7 @@ def test_what_the_layers_do_not_explain_is_not_kept(name, monkeypatch):
     monkeypatch.setattr(LayerJacobian, "fill", spoiled)
     objective, kept, dense = made(name)
     assert kept is None
-    monkeypatch.setattr(_gauss_newton, "_AFTER", 0.0)
+    monkeypatch.setattr(_gauss_newton, "_FROM", 0.0)
     dense = rp.fisher(objective, structure="dense").to_dense()
     v = randn(objective.n_parameters, 2, seed=1)
     torch.testing.assert_close(rp.fisher(objective) @ v, dense @ v, rtol=1e-9, atol=1e-12)
@@ -142,7 +142,7 @@ def test_inside_a_transformation_nothing_is_made(monkeypatch):
 
 def test_examples_are_told_apart_where_axes_are_as_long_as_the_batch(monkeypatch):
     """As many positions as examples, pooled or not."""
-    monkeypatch.setattr(_gauss_newton, "_AFTER", 0.0)
+    monkeypatch.setattr(_gauss_newton, "_FROM", 0.0)
     x, y = randn(4, 4, 4), integers(3, 4)
     model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Conv1d(4, 3, 2), nn.Flatten(), nn.Linear(9, 3)).double()
     objective = rp.Objective(model, rp.Categorical(), (x, y))
