@@ -46,7 +46,8 @@ def gauss_newton_products(objective: Objective, middle: OutputCurvature) -> Impl
 
         def keep() -> _Kept | None:
             limit = spare - f.numel() * f.shape[-1] * f.element_size()
-            jacobian = keep_jacobian(of, batch, index, f, passes.vjp, limit)
+            vjp = passes.vjp if isinstance(passes, _Graph) else None
+            jacobian = keep_jacobian(of, batch, index, f, vjp, limit)
             return None if jacobian is None else _Kept(jacobian, f, function)
 
         return _Local(partial(passes.products, middle=function), passes.nbytes, f[0].numel(), keep)
@@ -83,12 +84,9 @@ class _Closed:
 
     def products(self, rows: Tensor, middle: Function) -> Tensor:
         def product(part: Tensor) -> Tensor:
-            return self.vjp(map_rows(middle, self._network.jvp(part), True))
+            return self._network.vjp(map_rows(middle, self._network.jvp(part), True))
 
         return in_parts(product, rows, self._network.width)
-
-    def vjp(self, u: Tensor) -> Tensor:
-        return self._network.vjp(u)
 
 
 class _Kept:

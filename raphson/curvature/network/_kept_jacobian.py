@@ -20,7 +20,12 @@ _TOGETHER = 2**25
 
 
 def keep_jacobian(
-    objective: Objective, batch: Batch, index: int, f: Tensor, transposed: Callable[[Tensor], Tensor], limit: int
+    objective: Objective,
+    batch: Batch,
+    index: int,
+    f: Tensor,
+    transposed: Callable[[Tensor], Tensor] | None,
+    limit: int,
 ) -> LayerJacobian | None:
     r"""Return the Jacobian of a batch, kept by layer.
 
@@ -32,7 +37,8 @@ def keep_jacobian(
         batch: The batch.
         index: Its number.
         f: Its outputs, ``(N, ..., C)``.
-        transposed: From ``u``, ``(1, N, ..., C)``, to ``J^T u``, ``(1, P)``, in another way, to check the result with.
+        transposed: From ``u``, ``(1, N, ..., C)``, to ``J^T u``, ``(1, P)``, in another way, to check the result with;
+            None for a feed-forward network, whose layers explain it for certain.
         limit: Largest size, in bytes.
 
     Returns:
@@ -43,7 +49,8 @@ def keep_jacobian(
         found = _made(objective, batch, index, f[0].numel(), limit)
     except InputError:  # a layer's input is gone, or its positions cannot be told apart
         return None
-    return found if found is not None and _agrees(found, f, transposed) else None
+    certain = found is None or transposed is None or _agrees(found, f, transposed)
+    return found if certain else None
 
 
 def _made(objective: Objective, batch: Batch, index: int, outputs: int, limit: int) -> LayerJacobian | None:

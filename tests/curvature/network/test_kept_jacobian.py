@@ -68,7 +68,7 @@ def test_memory_is_what_was_announced(name):
     assert made(name, kept.nbytes - 1)[1] is None
 
 
-@pytest.mark.parametrize("name", ["mlp", "images", "sequence", "resnet"])
+@pytest.mark.parametrize("name", ["tied", "images", "sequence", "resnet"])
 def test_what_the_layers_do_not_explain_is_not_kept(name, monkeypatch):
     fill = LayerJacobian.fill
 
