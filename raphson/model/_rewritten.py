@@ -33,7 +33,8 @@ class _Convolution:
         shapes: Of input and weight.
         options: Stride, padding, dilation, whether transposed, output padding, groups.
         layout: Order in memory that all tensors are brought into.
-        once: Whether gradients are differentiated in the output gradient only, in which they are linear.
+        once: Whether gradients are differentiated in the output gradient only, in which they are linear: a graph of
+            them is made at an output gradient of zero.
     """
 
     shapes: tuple[torch.Size, torch.Size]
@@ -67,9 +68,12 @@ class _Product(torch.autograd.Function):
         saved = [a.detach() if ctx.form.once and ctx.role == _OUTPUT else a for a in ctx.saved_tensors]
         known = dict(zip(_others(ctx.role), saved, strict=True)) | {ctx.role: t[0]}
         found: list[Tensor | None] = [None, None]
+        # a graph of gradients that is linear is made at zero, where there is nothing to compute
+        zero = t[0].new_zeros(()) if ctx.form.once and ctx.role == _OUTPUT and torch.is_grad_enabled() else None
         for i, role in enumerate(_others(ctx.role)):
             if ctx.needs_input_grad[2 + i]:
-                found[i] = _Product.apply(ctx.form, role, *(known[r] for r in _others(role)))  # type: ignore[no-untyped-call]
+                value = None if zero is None else zero.expand(ctx.form.shapes[role])
+                found[i] = _Product.apply(ctx.form, role, *(known[r] for r in _others(role)), value)  # type: ignore[no-untyped-call]
         return None, None, *found, None
 
     @staticmethod

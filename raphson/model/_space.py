@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import accumulate, product
+from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -165,13 +166,12 @@ class ParameterSpace:
 
     def labels(self) -> tuple[str, ...] | None:
         """Return the names of all entries, or None where there are more than ``MAX_LABELS`` (ask ``label`` then)."""
-        if self.numel > MAX_LABELS:
-            return None
-        return tuple(
-            name + ("[" + ",".join(map(str, place)) + "]" if place else "")
-            for name, shape in zip(self.names, self.shapes, strict=True)
-            for place in _places(shape)
-        )
+        return None if self.numel > MAX_LABELS else self._labels
+
+    @cached_property
+    def _labels(self) -> tuple[str, ...]:
+        pairs = zip(self.names, self.shapes, strict=True)
+        return tuple(label for name, shape in pairs for label in _entries(name, shape))
 
 
 def chosen(tensors: Mapping[str, Tensor], params: str | Iterable[str]) -> ParameterSpace:
@@ -197,5 +197,12 @@ def chosen(tensors: Mapping[str, Tensor], params: str | Iterable[str]) -> Parame
     return ParameterSpace({name: tensor for name, tensor in tensors.items() if name in names})
 
 
-def _places(shape: torch.Size) -> Iterable[tuple[int, ...]]:
-    return product(*(range(n) for n in shape))
+def _entries(name: str, shape: torch.Size) -> list[str]:
+    """Return the names of a tensor's entries."""
+    if not shape:
+        return [name]
+    heads = [f"{name}["]
+    for length in shape[:-1]:
+        heads = [f"{head}{i}," for head in heads for i in range(length)]
+    tails = [f"{i}]" for i in range(shape[-1])]
+    return [head + tail for head in heads for tail in tails]
