@@ -282,7 +282,8 @@ def counts(problem: Problem) -> dict[str, float]:
         kept += positions * o * (i + problem.classes) if factors else n * problem.classes * groups * o * i
     c = problem.classes - 1
     product = 2 * (kept if keeps_jacobian(problem) else d + w)
-    start = f if find_chain(problem.model) else f + d + w  # closed forms need no graph of the backward pass
+    # a graph of the backward pass is made where there is no closed form, and convolutions do nothing in it
+    start = f if find_chain(problem.model) or objective.traits.convolution else f + d + w
     shared = any(use.positions * use.inner > n_part for use in uses)
     found = {
         "gradient": f + d + w,
