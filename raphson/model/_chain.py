@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from raphson._errors import InputError
 
+from ._differentiable import PlainCalls
+
 _ACTIVATIONS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid),
     *(nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Tanhshrink),
@@ -57,7 +59,7 @@ class Link:
             if len(self.activations) == 1 and type(self.activations[0]) is nn.ReLU:
                 a = z.relu_()
                 return Evaluated(self, x, a, a.sign(), None)
-        with torch.enable_grad():
+        with torch.enable_grad(), PlainCalls():
             z = z.requires_grad_()
             a = z * 1  # an activation may work in place
             for module in self.activations:

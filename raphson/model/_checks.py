@@ -17,6 +17,7 @@ from ._function import Inputs, Model
 from ._rewritten import Rewritten
 
 _ATTENTION = ("flash_attention", "efficient_attention", "cudnn_attention", "fused_attention")
+_ONCE = ("hardsigmoid", "cdist")
 _RECURRENT = ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn")
 
 
@@ -76,6 +77,7 @@ class Traits:
     Attributes:
         fused_attention: Whether it runs an attention kernel without a second derivative.
         fused_recurrence: Whether it runs a recurrent kernel without a second derivative.
+        once_differentiable: Whether it makes other calls without one.
         convolution: Whether it convolves.
         rewritten: Whether it makes calls that ``Rewritten`` replaces.
         channels_last: Whether it runs with images that have their channels last in memory.
@@ -86,6 +88,7 @@ class Traits:
         self.entries = entries
         self.fused_attention = any(part in name for name in names for part in _ATTENTION)
         self.fused_recurrence = any(part in name for name in names for part in _RECURRENT)
+        self.once_differentiable = any(part in name for name in names for part in _ONCE)
         self.convolution = any("convolution" in name for name in names)
         self.rewritten = self.convolution or any("batch_norm" in name for name in names)
         self.channels_last = self.convolution

@@ -9,16 +9,16 @@ no gradient of its input, so that it counts half in all of them. The backward pa
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from raphson._errors import InputError
 
 from ._checks import Traits
+from ._differentiable import differentiable_kernels
 from ._function import Inputs, Model
 from ._rewritten import Rewritten
 from ._space import ParameterSpace
@@ -30,18 +30,6 @@ Parts = tuple[Tensor, ...]
 
 _SMALL = 2**27
 """Multiplications of a product up to which vectors go together: fewer calls, wider products (measured)."""
-
-
-@contextlib.contextmanager
-def differentiable_kernels(traits: Traits) -> Generator[None, None, None]:
-    """Run attention and recurrent layers in operations that have second derivatives, where the model has such."""
-    with contextlib.ExitStack() as stack:
-        if traits.fused_attention:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if traits.fused_recurrence:
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=None))
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        yield
 
 
 def rewritten(traits: Traits, *, once: bool = True, fold: bool = True) -> contextlib.AbstractContextManager[object]:

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.func import jacrev, vmap
 
 from ._checks import Traits
+from ._differentiable import differentiable_kernels
 from ._function import Inputs, Model
-from ._linearize import Linearization, differentiable_kernels, map_parts
+from ._linearize import Linearization, map_parts
 
 Rows = Callable[[slice], Inputs]
 

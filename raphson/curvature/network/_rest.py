@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from raphson.data import tree_map
+from raphson.model import differentiable_kernels
 
 from ._columns import Tapped
 from ._objective import Objective
@@ -55,7 +56,8 @@ class RestGradients:
             _, pull = torch.func.vjp(lambda v: model.call(v, single)[0], values)  # type: ignore[misc]
             return torch.func.vmap(lambda c: pull(c)[0])(columns)  # type: ignore[no-any-return]
 
-        rows = torch.func.vmap(one, in_dims=(axes, 1), out_dims=1)(batch.x, u)
+        with differentiable_kernels(self._objective.traits):
+            rows = torch.func.vmap(one, in_dims=(axes, 1), out_dims=1)(batch.x, u)
         return [rows[name].reshape(*u.shape[:2], -1).detach() for name in self._names]
 
     def _separate_graphs(self) -> list[tuple[Tensor, list[Tensor]]]:
