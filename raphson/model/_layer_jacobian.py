@@ -48,27 +48,33 @@ class LayerJacobian:
         layouts: Which positions of each belong to which unit of that part.
         units: ``U``.
         outputs: ``E``.
+        rest: Parameters that layers do not explain: their blocks are filled by themselves.
 
     Attributes:
         width: Number of vectors that should go together.
     """
 
     def __init__(
-        self, space: ParameterSpace, uses: Sequence[Use], layouts: Sequence[Layout], units: int, outputs: int
+        self,
+        space: ParameterSpace,
+        uses: Sequence[Use],
+        layouts: Sequence[Layout],
+        units: int,
+        outputs: int,
+        rest: frozenset[str] = frozenset(),
     ) -> None:
-        self._space, self._shape = space, (units, outputs)
+        self._space, self._shape, self._rest = space, (units, outputs), rest
         self._names = [use.name for use in uses]
         self._lengths = [layout.before * layout.after for layout in layouts]
         self._factored = {
             number: use.without_input()
             for number, (use, p) in enumerate(zip(uses, self._lengths, strict=True))
-            if isinstance(use, Linear) and factors_are_faster(use, p, outputs, space)
+            if isinstance(use, Linear)
+            and factors_are_faster(use, p, outputs, space)
+            and not any(_has(use, name) for name in rest)
         }
-        self._formed = [
-            name
-            for name in space.names
-            if any(_has(use, name) for number, use in enumerate(uses) if number not in self._factored)
-        ]
+        others = [use for number, use in enumerate(uses) if number not in self._factored]
+        self._formed = [name for name in space.names if name in rest or any(_has(use, name) for use in others)]
         widths = [self._lengths[number] * use.weight_shape[1] for number, use in self._factored.items()]
         self.width = vectors_at_once(units * max([outputs, *widths]), space.device)
         self._factors: dict[int, _Factors] = {}
@@ -124,12 +130,18 @@ class LayerJacobian:
                 kept.inputs[units] = layout.by_example(use.input().reshape(-1, use.x.shape[-1]))
             return
         for slot, values in use.example_gradients(g, layout):
+            if slot.name in self._rest:
+                continue
             parameter, added = self._space.tensors[slot.name], values.flatten(2).transpose(0, 1)
             block = self._blocks[slot.name][units, outputs]
             if slot.is_whole(parameter):
                 block += added
             else:
                 block.index_add_(2, slot.index(parameter).reshape(-1), added)
+
+    def fill_rest(self, name: str, gradients: Tensor, units: slice, outputs: slice) -> None:
+        """Keep gradients ``(e, U, numel)`` of some outputs of some units in a parameter that layers do not explain."""
+        self._blocks[name][units, outputs] = gradients.transpose(0, 1)
 
     @torch.no_grad()
     def jvp(self, rows: Tensor) -> Tensor:

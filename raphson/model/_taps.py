@@ -89,8 +89,8 @@ class Taps:
     def layouts(self) -> list[Layout]:
         """Return which positions of each use belong to which example.
 
-        Where the shape leaves it open (two axes as long as the batch, examples folded into another axis) the positions
-        that the first example's outputs depend on decide.
+        Where the shape leaves it open (two axes as long as the batch, examples folded into another axis) two backward
+        passes decide: with a weight for each example's outputs, the gradient at each of its positions is multiplied.
 
         Returns:
             One for each use.
@@ -100,15 +100,15 @@ class Taps:
         """
         n = self.output.shape[0]
         choices = [_candidates(use.lead, n) for use in self.uses]
-        touched: list[Tensor] | None = None
+        passes: tuple[list[Tensor], list[Tensor]] | None = None
+        # weights from 1 to 2, those of neighbors far apart (the golden ratio's multiples)
+        weights = 1 + (torch.arange(n, dtype=torch.float64) * 0.6180339887498949).frac().to(self.output)
         found = []
         for i, (use, candidates) in enumerate(zip(self.uses, choices, strict=True)):
             if len(candidates) > 1:
-                if touched is None:
-                    first = self.output.new_zeros(n)
-                    first[0] = 1
-                    touched = self.touched(first)
-                candidates = [c for c in candidates if not bool(c.by_example(touched[i])[1:].any())]
+                passes = passes or (self._mixed(torch.ones_like(weights)), self._mixed(weights))
+                plain, weighted = passes[0][i], passes[1][i]
+                candidates = [c for c in candidates if _weighted_by(c.per_position(weights), plain, weighted)]
             if not candidates:
                 raise InputError(
                     f"The layer with parameter '{use.name}' has an output of shape {tuple(use.shape)}, in which the "
@@ -119,11 +119,15 @@ class Taps:
 
     def touched(self, weights: Tensor) -> list[Tensor]:
         """Return for each use which positions ``(M,)`` outputs with a weight other than zero depend on."""
+        return [(rows != 0).any(1) for rows in self._mixed(weights)]
+
+    def _mixed(self, weights: Tensor) -> list[Tensor]:
+        """Return the gradients of a mixture of all outputs, with weights, at all positions of each use, ``(M, d)``."""
         f = self.output
         mixed = torch.arange(1, f.numel() + 1, dtype=torch.float64, device=f.device).cos().to(f.dtype).view(f.shape)
         u = mixed * weights.reshape(*weights.shape, *(1,) * (f.ndim - weights.ndim))
         gradients = self.gradients(u.unsqueeze(0))
-        return [(use.rows(g)[0] != 0).flatten(1).any(1) for use, g in zip(self.uses, gradients, strict=True)]
+        return [use.rows(g)[0].flatten(1) for use, g in zip(self.uses, gradients, strict=True)]
 
 
 def tap(call: Callable[[Mapping[str, Tensor], Any], Tensor], params: Mapping[str, Tensor], x: Any) -> Taps:
@@ -437,6 +441,15 @@ def _opened(func: Any) -> Any:
     return copy
 
 
+def _weighted_by(weights: Tensor, plain: Tensor, weighted: Tensor) -> bool:
+    """Whether rows ``(M, d)`` are others times weights ``(M,)``, as far as weights of different examples differ."""
+    if not len(plain):
+        return True
+    gap, size = (weighted - weights[:, None] * plain).norm(dim=1), weighted.norm(dim=1)
+    # what rounding leaves of a zero is a multiple of nothing
+    return bool((gap <= max(1e-3, 10 * torch.finfo(gap.dtype).eps) * (size + 0.01 * size.amax())).all())
+
+
 def _candidates(lead: tuple[int, ...], n: int) -> list[Layout]:
     """Return the ways in which positions may be split into examples, the likely one first."""
     total = torch.Size(lead).numel()
@@ -445,6 +458,7 @@ def _candidates(lead: tuple[int, ...], n: int) -> list[Layout]:
         for i, length in enumerate(lead)
         if length == n
     ]
-    if not found and lead and lead[0] % n == 0:
-        found = [Layout(1, n, total // n), Layout(lead[0] // n, n, total // lead[0])]
+    if lead and lead[0] % n == 0 and lead[0] != n:
+        # examples folded into the first axis, outside or inside of what is folded with them
+        found += [Layout(1, n, total // n), Layout(lead[0] // n, n, total // lead[0])]
     return found[:1] if n == 1 or total == n else found

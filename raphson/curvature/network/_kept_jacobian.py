@@ -14,6 +14,7 @@ from raphson.model import LayerJacobian
 
 from ._columns import Tapped, even_parts, tap_batch
 from ._objective import Objective
+from ._rest import RestGradients
 
 _TOGETHER = 2**25
 """Entries of what the model makes, for all outputs of some examples, that are differentiated at a time."""
@@ -42,8 +43,8 @@ def keep_jacobian(
         limit: Largest size, in bytes.
 
     Returns:
-        The Jacobian; None where it is larger, where a parameter is used in a way that is no layer's, or where the
-        layers do not explain how the outputs depend on it.
+        The Jacobian; None where it is larger, where a parameter is used in a way that is no layer's and examples
+        cannot be batched for it, or where all this does not explain how the outputs depend on the parameters.
     """
     try:
         found = _made(objective, batch, index, f[0].numel(), limit)
@@ -60,13 +61,11 @@ def _made(objective: Objective, batch: Batch, index: int, outputs: int, limit: i
     for start, stop in even_parts(n, max(1, most // outputs)):
         tapped = _tapped(objective, batch, index, slice(start, stop))
         taps, layouts = tapped.taps, tapped.unit_layouts
-        if taps.rest or not taps.uses:
-            return None
         # positions that are like examples are units of their own
         each = taps.output.shape[-1] if tapped.positionwise else outputs
         units = taps.output.numel() // each
         if found is None:
-            found = LayerJacobian(objective.space, taps.uses, layouts, units * n // (stop - start), each)
+            found = LayerJacobian(objective.space, taps.uses, layouts, units * n // (stop - start), each, taps.rest)
             if found.nbytes > limit:
                 return None
             found.allocate()
@@ -74,7 +73,8 @@ def _made(objective: Objective, batch: Batch, index: int, outputs: int, limit: i
             return None
         first = start * units // (stop - start)
         for columns in even_parts(each, max(1, most // (stop - start))):
-            _fill(found, tapped, slice(first, first + units), slice(*columns), each)
+            if not _fill(found, objective, tapped, slice(first, first + units), slice(*columns), each):
+                return None
     return found
 
 
@@ -83,8 +83,10 @@ def _tapped(objective: Objective, batch: Batch, index: int, rows: slice) -> Tapp
     return Tapped(index, part, tap_batch(objective, part, index))
 
 
-def _fill(found: LayerJacobian, tapped: Tapped, units: slice, columns: slice, outputs: int) -> None:
-    """Keep the gradients of some outputs of some units, in all layers."""
+def _fill(
+    found: LayerJacobian, objective: Objective, tapped: Tapped, units: slice, columns: slice, outputs: int
+) -> bool:
+    """Keep the gradients of some outputs of some units; False where examples would have to go one by one."""
     f, width = tapped.taps.output, columns.stop - columns.start
     unit = torch.zeros(width, 1, outputs, dtype=f.dtype, device=f.device)
     unit[:, 0, columns].fill_diagonal_(1.0)
@@ -94,7 +96,16 @@ def _fill(found: LayerJacobian, tapped: Tapped, units: slice, columns: slice, ou
         found.fill(number, use, layout, gradients[number], units, columns)
 
     jobs = [([number], partial(keep, number)) for number in range(len(tapped.taps.uses))]
-    tapped.taps.deliver(unit.expand(width, f.numel() // outputs, outputs).reshape(width, *f.shape), jobs)
+    u = unit.expand(width, f.numel() // outputs, outputs).reshape(width, *f.shape)
+    tapped.taps.deliver(u, jobs)
+    names = [name for name in objective.space.names if name in tapped.taps.rest]
+    try:
+        gradients = RestGradients(objective, tapped, names).together(u) if names else []
+    except (RuntimeError, NotImplementedError, ValueError):
+        return False
+    for name, rows in zip(names, gradients, strict=True):
+        found.fill_rest(name, rows, units, columns)
+    return True
 
 
 def _agrees(found: LayerJacobian, f: Tensor, transposed: Callable[[Tensor], Tensor]) -> bool:

@@ -33,7 +33,7 @@ class RestGradients:
         """Return ``(k, N, numel)`` for each parameter, for output gradients ``(k, N, ..., C)``."""
         if self._graphs is None:
             try:
-                return self._together(u)
+                return self.together(u)
             except (RuntimeError, NotImplementedError, ValueError):
                 self._graphs = self._separate_graphs()
         columns = [
@@ -45,7 +45,8 @@ class RestGradients:
             for i in range(len(self._names))
         ]
 
-    def _together(self, u: Tensor) -> list[Tensor]:
+    def together(self, u: Tensor) -> list[Tensor]:
+        """Return the same for all examples at once; torch's own errors where the model cannot."""
         batch, model = self._tapped.batch, self._objective.model
         values = {name: self._objective.space.tensors[name] for name in self._names}
         n = batch.n_examples

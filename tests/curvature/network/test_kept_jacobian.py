@@ -16,8 +16,16 @@ from raphson.model import LayerJacobian, example_jacobian
 
 from .test_kfac_layers import integers, objective_of, randn
 
-KEPT = ["mlp", "sequence", "causal", "resnet", "upsampling", "tied", "bag of words", "images"]
-UNEXPLAINED = ["transformer", "positions first", "weight of its own", "recurrent"]
+KEPT = ["mlp", "sequence", "causal", "resnet", "upsampling", "tied", "bag of words", "images", "transformer"]
+KEPT += [
+    "positions first",
+    "weight of its own",
+    "class token",
+    "class token, as many as examples",
+    "heads",
+    "heads first",
+]
+UNEXPLAINED = ["recurrent"]
 
 
 def made(name: str, limit: int = 2**30) -> tuple[rp.Objective, LayerJacobian | None, torch.Tensor]:

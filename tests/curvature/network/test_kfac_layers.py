@@ -45,6 +45,32 @@ class Transformer(nn.Module):
         return self.out(h if self.batch_first else h.transpose(0, 1))[:, 1:]
 
 
+class ClassToken(nn.Module):
+    """Attention with a token put in front, the only one that is read: other positions of the last layer are unused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.attention = nn.Parameter(torch.randn(1, 1, 4)), nn.MultiheadAttention(4, 2, batch_first=True)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.cat([self.token.expand(len(x), 1, 4), x], 1)
+        return self.out(self.attention(h, h, h)[0][:, 0])
+
+
+class Heads(nn.Module):
+    """A layer for each head, with heads folded into the axis of examples, and as many positions as examples."""
+
+    def __init__(self, inside: bool) -> None:
+        super().__init__()
+        self.inside, self.head, self.out = inside, nn.Linear(2, 3), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = x.unflatten(-1, (2, 2)).movedim(2, 0 if self.inside else 1)
+        mixed = self.head(heads.flatten(0, 1)).tanh().unflatten(0, heads.shape[:2])
+        return self.out(mixed.movedim(0 if self.inside else 1, 2).flatten(2).mean(1))
+
+
 class HandWritten(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -128,6 +154,10 @@ MODELS = {
     ),
     "transformer": lambda: (Transformer(), integers(7, 3, 5), rp.Categorical(ignore_index=2), integers(7, 3, 5)),
     "positions first": lambda: (Transformer(False), integers(7, 5, 5), rp.Categorical(), integers(7, 5, 5)),
+    "class token": lambda: (ClassToken(), randn(4, 4, 4), rp.Categorical(), integers(3, 4)),
+    "class token, as many as examples": lambda: (ClassToken(), randn(5, 4, 4), rp.Categorical(), integers(3, 5)),
+    "heads": lambda: (Heads(False), randn(3, 3, 4), rp.Categorical(), integers(3, 3)),
+    "heads first": lambda: (Heads(True), randn(3, 3, 4), rp.Categorical(), integers(3, 3)),
     "causal": lambda: (HandWritten(), randn(3, 4, 4), rp.Categorical(torch.tensor([1.0, 2.0, 0.5])), integers(3, 3, 4)),
     "resnet": lambda: (ResNet(), randn(3, 2, 5, 4), rp.Bernoulli(torch.tensor(2.0)), integers(2, 3, 3).double()),
     "weight of its own": lambda: (
