@@ -65,7 +65,7 @@ class LayerJacobian:
     ) -> None:
         self._space, self._shape, self._rest = space, (units, outputs), rest
         self._names = [use.name for use in uses]
-        self._lengths = [layout.before * layout.after for layout in layouts]
+        self._lengths = [layout.length for layout in layouts]
         self._factored = {
             number: use.without_input()
             for number, (use, p) in enumerate(zip(uses, self._lengths, strict=True))
@@ -108,8 +108,8 @@ class LayerJacobian:
 
     def suits(self, uses: Sequence[Use], layouts: Sequence[Layout]) -> bool:
         """Whether another part of the units passed through the same layers."""
-        lengths = [layout.before * layout.after for layout in layouts]
-        return [use.name for use in uses] == self._names and lengths == self._lengths
+        names, lengths = [use.name for use in uses], [layout.length for layout in layouts]
+        return names == self._names and lengths == self._lengths
 
     def fill(self, number: int, use: Use, layout: Layout, g: Tensor, units: slice, outputs: slice) -> None:
         """Keep what one layer adds for some units and outputs.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -100,15 +101,11 @@ class Taps:
         """
         n = self.output.shape[0]
         choices = [_candidates(use.lead, n) for use in self.uses]
-        passes: tuple[list[Tensor], list[Tensor]] | None = None
-        # weights from 1 to 2, those of neighbors far apart (the golden ratio's multiples)
-        weights = 1 + (torch.arange(n, dtype=torch.float64) * 0.6180339887498949).frac().to(self.output)
         found = []
         for i, (use, candidates) in enumerate(zip(self.uses, choices, strict=True)):
             if len(candidates) > 1:
-                passes = passes or (self._mixed(torch.ones_like(weights)), self._mixed(weights))
-                plain, weighted = passes[0][i], passes[1][i]
-                candidates = [c for c in candidates if _weighted_by(c.per_position(weights), plain, weighted)]
+                weights, plain, weighted = self._weighted
+                candidates = [c for c in candidates if _weighted_by(c.per_position(weights), plain[i], weighted[i])]
             if not candidates:
                 raise InputError(
                     f"The layer with parameter '{use.name}' has an output of shape {tuple(use.shape)}, in which the "
@@ -116,6 +113,14 @@ class Taps:
                 )
             found.append(candidates[0])
         return found
+
+    @cached_property
+    def _weighted(self) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Weights of the examples, and gradients at all positions of each use without and with them."""
+        # from 1 to 2, those of neighbors far apart (the golden ratio's multiples)
+        golden = torch.arange(self.output.shape[0], dtype=torch.float64) * 0.6180339887498949
+        weights = 1 + golden.frac().to(self.output)
+        return weights, self._mixed(torch.ones_like(weights)), self._mixed(weights)
 
     def touched(self, weights: Tensor) -> list[Tensor]:
         """Return for each use which positions ``(M,)`` outputs with a weight other than zero depend on."""

@@ -65,10 +65,15 @@ class Layout:
     n: int
     after: int
 
+    @property
+    def length(self) -> int:
+        """Number of positions of each example."""
+        return self.before * self.after
+
     def by_example(self, t: Tensor) -> Tensor:
         """Return ``(M, ...)`` as ``(n, M / n, ...)``."""
         split = t.reshape(self.before, self.n, self.after, *t.shape[1:])
-        return split.movedim(1, 0).reshape(self.n, self.before * self.after, *t.shape[1:])
+        return split.movedim(1, 0).reshape(self.n, self.length, *t.shape[1:])
 
     def per_position(self, values: Tensor) -> Tensor:
         """Return one value per example ``(n,)`` as one per position ``(M,)``."""

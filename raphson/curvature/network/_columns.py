@@ -20,7 +20,7 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.data import Batch
 from raphson.linalg import LinearOperator
-from raphson.model import find_chain, rewritten
+from raphson.model import Chain, find_chain, rewritten
 from raphson.model._taps import Taps, tap, tap_chain
 from raphson.model._uses import Layout, Matmul
 
@@ -117,16 +117,22 @@ def tapped_batches(objective: Objective, sampling: Sampling | None = None) -> It
     step = max(1, _PART_ELEMENTS // objective.traits.entries)
     mixed = sampling is not None and sampling.estimator == "mc"
     for index, batch in enumerate(objective.batches()):
-        for start, stop in even_parts(batch.n_examples, step):
-            part = batch if stop - start == batch.n_examples else batch.rows(slice(start, stop))
-            taps = tap_batch(objective, part, index)
-            objective.check_losses(taps.output.detach(), part.y, index, start)
-            yield Tapped(index, part, taps, mixed)
+        for start, tapped in tapped_parts(objective, batch, index, step, mixed):
+            objective.check_losses(tapped.taps.output.detach(), tapped.batch.y, index, start)
+            yield tapped
 
 
-def tap_batch(objective: Objective, batch: Batch, index: int) -> Taps:
-    """Return the layers of a batch, in closed form if the network is a chain."""
+def tapped_parts(
+    objective: Objective, batch: Batch, index: int, step: int, mixed: bool = False
+) -> Iterator[tuple[int, Tapped]]:
+    """Yield parts of a batch of about ``step`` examples with the first one's row, not checked yet."""
     chain = find_chain(objective.model.module)
+    for start, stop in even_parts(batch.n_examples, step):
+        part = batch if stop - start == batch.n_examples else batch.rows(slice(start, stop))
+        yield start, Tapped(index, part, _tap(objective, part, index, chain), mixed)
+
+
+def _tap(objective: Objective, batch: Batch, index: int, chain: Chain | None) -> Taps:
     found = None if chain is None else tap_chain(chain, objective.space, batch.x)
     if found is not None:
         objective.check_shape(found.output, batch, index)

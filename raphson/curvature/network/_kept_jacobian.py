@@ -12,7 +12,7 @@ from raphson._errors import InputError
 from raphson.data import Batch
 from raphson.model import LayerJacobian
 
-from ._columns import Tapped, even_parts, tap_batch
+from ._columns import Tapped, even_parts, tapped_parts
 from ._objective import Objective
 from ._rest import RestGradients
 
@@ -58,29 +58,23 @@ def _made(objective: Objective, batch: Batch, index: int, outputs: int, limit: i
     n = batch.n_examples
     most = max(1, _TOGETHER // objective.traits.entries)
     found: LayerJacobian | None = None
-    for start, stop in even_parts(n, max(1, most // outputs)):
-        tapped = _tapped(objective, batch, index, slice(start, stop))
-        taps, layouts = tapped.taps, tapped.unit_layouts
+    for start, tapped in tapped_parts(objective, batch, index, max(1, most // outputs)):
+        taps, layouts, examples = tapped.taps, tapped.unit_layouts, tapped.batch.n_examples
         # positions that are like examples are units of their own
         each = taps.output.shape[-1] if tapped.positionwise else outputs
         units = taps.output.numel() // each
         if found is None:
-            found = LayerJacobian(objective.space, taps.uses, layouts, units * n // (stop - start), each, taps.rest)
+            found = LayerJacobian(objective.space, taps.uses, layouts, units * n // examples, each, taps.rest)
             if found.nbytes > limit:
                 return None
             found.allocate()
         elif not found.suits(taps.uses, layouts):
             return None
-        first = start * units // (stop - start)
-        for columns in even_parts(each, max(1, most // (stop - start))):
+        first = start * units // examples
+        for columns in even_parts(each, max(1, most // examples)):
             if not _fill(found, objective, tapped, slice(first, first + units), slice(*columns), each):
                 return None
     return found
-
-
-def _tapped(objective: Objective, batch: Batch, index: int, rows: slice) -> Tapped:
-    part = batch if rows.stop - rows.start == batch.n_examples else batch.rows(rows)
-    return Tapped(index, part, tap_batch(objective, part, index))
 
 
 def _fill(
