@@ -11,9 +11,10 @@ from raphson._errors import IndefiniteError, InputError
 
 from . import _spectral
 from ._basic import Dense, Diagonal
+from ._cholesky import solve_symmetric
 from ._low_rank import DiagonalPlusLowRank
 from ._matrix import SideBySide
-from ._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, per_batch
+from ._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
 from ._size import check_dense_size
 
 
@@ -89,7 +90,12 @@ class Sum(SymmetricOperator):
 
     def solve(self, b: Tensor) -> Tensor:
         """Return ``A^-1 b``; ``IndefiniteError`` if singular to working precision."""
-        return self._collapsed().solve(b)
+        whole = self._collapsed()
+        if not isinstance(whole, Dense):
+            return whole.solve(b)
+        # what is left of large terms is known to their precision only
+        terms = _total([op.diagonal().abs() for op in self.operators])
+        return columnwise(self, lambda v: solve_symmetric(whole.matrix, v, labels=self.labels, terms=terms), b)
 
     def power_mv(self, v: Tensor, p: float) -> Tensor:
         """Return ``A^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""

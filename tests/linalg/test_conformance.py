@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 
-from .conformance import BUILDERS, Draw, check_contract, draws, well_posed
+from .conformance import BUILDERS, Draw, check_contract, draws, sum_dense, well_posed
 
 
 @pytest.mark.parametrize("build", BUILDERS, ids=lambda build: build.__name__)
@@ -16,6 +16,11 @@ def test_contract(build, d):
     op, dense = build(d)
     assume(well_posed(dense))
     check_contract(op, dense, d)
+
+
+def test_a_sum_whose_terms_cancel_is_singular_to_their_precision():
+    d = Draw(seed=193, batch=(), n=2, m=1, kind="singular")
+    check_contract(*sum_dense(d), d)
 
 
 @pytest.mark.parametrize("kind", ["definite", "indefinite", "singular"])
