@@ -257,11 +257,11 @@ def counts(problem: Problem) -> dict[str, float]:
     convolution go by shifts. A gradient is F + D + W, and of the C columns of a categorical one is 0. A kept
     Jacobian has one multiplication for each of its entries, or as its layer for each vector where it keeps factors.
     """
-    from raphson.curvature.network._columns import tapped_batches
-    from raphson.curvature.network._patch_gram import PatchGram, n_shifts
-    from raphson.model import find_chain
-    from raphson.model._layer_jacobian import factors_are_faster
-    from raphson.model._uses import Convolution, Linear, Matmul
+    from raphson.network.curvature.factors._output_factor import tapped_batches
+    from raphson.network.curvature.factors._patch_gram import PatchGram, n_shifts
+    from raphson.network.layers._calls import Convolution, Linear, Matmul
+    from raphson.network.layers._feed_forward import find_chain
+    from raphson.network.layers._layer_jacobian import factors_are_faster
 
     objective = rp.Objective(problem.model, rp.Categorical(), (problem.x, problem.y))
     n = problem.x.shape[0]

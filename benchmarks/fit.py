@@ -187,9 +187,9 @@ def hessian_against_update(problem: Problem, repeats: int) -> dict[str, float]:
     """Time gradient + dense Hessian against one symmetric rank-N update of the same shape and precision."""
     from scipy.linalg.blas import dsyrk, ssyrk
 
-    from raphson.curvature import LinearObjective
     from raphson.data import DenseDesign
     from raphson.likelihoods import Categorical
+    from raphson.linear._objective import LinearObjective
 
     n, d = problem.x.shape
     k = int(problem.y.max()) + 1

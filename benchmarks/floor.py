@@ -25,8 +25,8 @@ from _problems import problems
 from fit import L2, TOL
 
 from raphson import MultinomialLogisticRegression
-from raphson.curvature.linear._hessian import LinearHessian
-from raphson.curvature.linear._objective import LinearObjective
+from raphson.linear._hessian import LinearHessian
+from raphson.linear._objective import LinearObjective
 
 Key = tuple[str, int, int, int]
 

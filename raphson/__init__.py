@@ -19,27 +19,12 @@ if TYPE_CHECKING:
     from ._errors import RaphsonWarning as RaphsonWarning
     from ._errors import SeparationWarning as SeparationWarning
     from ._errors import TooLargeError as TooLargeError
-    from .curvature import Jacobian as Jacobian
-    from .curvature import LayerOperator as LayerOperator
-    from .curvature import LayerReport as LayerReport
-    from .curvature import Objective as Objective
-    from .curvature import ekfac as ekfac
-    from .curvature import example_gradient_norms as example_gradient_norms
-    from .curvature import example_gradients as example_gradients
-    from .curvature import fisher as fisher
-    from .curvature import ggn as ggn
-    from .curvature import hessian as hessian
-    from .curvature import input_jacobian as input_jacobian
-    from .curvature import iterate_example_gradients as iterate_example_gradients
-    from .curvature import jacobian as jacobian
-    from .curvature import kfac as kfac
-    from .curvature import second_derivatives as second_derivatives
+    from .estimators import MultinomialLogisticRegression as MultinomialLogisticRegression
+    from .estimators import VectorGLM as VectorGLM
     from .explain import Explanation as Explanation
     from .explain import Shapes as Shapes
     from .explain import explain as explain
     from .explain import shapes as shapes
-    from .glm import MultinomialLogisticRegression as MultinomialLogisticRegression
-    from .glm import VectorGLM as VectorGLM
     from .likelihoods import AutomaticLikelihood as AutomaticLikelihood
     from .likelihoods import Bernoulli as Bernoulli
     from .likelihoods import Beta as Beta
@@ -81,6 +66,21 @@ if TYPE_CHECKING:
     from .linalg import SymmetricOperator as SymmetricOperator
     from .linalg import cg as cg
     from .linalg import lanczos as lanczos
+    from .network import Jacobian as Jacobian
+    from .network import LayerOperator as LayerOperator
+    from .network import LayerReport as LayerReport
+    from .network import Objective as Objective
+    from .network import ekfac as ekfac
+    from .network import example_gradient_norms as example_gradient_norms
+    from .network import example_gradients as example_gradients
+    from .network import fisher as fisher
+    from .network import ggn as ggn
+    from .network import hessian as hessian
+    from .network import input_jacobian as input_jacobian
+    from .network import iterate_example_gradients as iterate_example_gradients
+    from .network import jacobian as jacobian
+    from .network import kfac as kfac
+    from .network import second_derivatives as second_derivatives
     from .saved import Saved as Saved
     from .saved import load as load
     from .saved import save as save
@@ -100,7 +100,7 @@ _ROOMS = {
         "SeparationWarning",
         "TooLargeError",
     ),
-    "curvature": (
+    "network": (
         "Jacobian",
         "LayerOperator",
         "LayerReport",
@@ -123,7 +123,7 @@ _ROOMS = {
         "explain",
         "shapes",
     ),
-    "glm": (
+    "estimators": (
         "MultinomialLogisticRegression",
         "VectorGLM",
     ),

@@ -28,7 +28,7 @@ FORMAT_VERSION = 1
 MODEL_FILE = "model.json"
 TENSOR_FILE = "tensors.safetensors"
 
-_CLASSES = {"MultinomialLogisticRegression": "raphson.glm", "VectorGLM": "raphson.glm"}
+_CLASSES = {"MultinomialLogisticRegression": "raphson.estimators", "VectorGLM": "raphson.estimators"}
 
 
 @dataclass(frozen=True)

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from ._app import main as main
+from raphson.cli._app import main as main

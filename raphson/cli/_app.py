@@ -100,7 +100,7 @@ def fit(
     ] = None,
 ) -> None:
     """Fit a model to a table and print its coefficients with standard errors."""
-    from ._fit import FitOptions, run_fit
+    from raphson.cli._fit import FitOptions, run_fit
 
     options = FitOptions(
         data=data,
@@ -134,7 +134,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet.", metavar="FILE")],
 ) -> None:
     """Write predictions for each row of a table: the class and all probabilities, or the mean and linear predictors."""
-    from ._predict import run_predict
+    from raphson.cli._predict import run_predict
 
     run_predict(model, data, out)
 
@@ -154,7 +154,7 @@ def explain(
     html: Annotated[Path | None, typer.Option(help="Write an HTML page.", metavar="FILE")] = None,
 ) -> None:
     """Print a likelihood's derivatives as formulas, where it is convex, and a numeric check."""
-    from ._explain import run_explain
+    from raphson.cli._explain import run_explain
 
     arguments = {
         "parametrization": parametrization,

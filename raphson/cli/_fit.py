@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 
 import raphson as rp
+from raphson.cli._likelihoods import CATEGORICAL, find_name, suited_name
+from raphson.cli._regression import complete_in_all, fit_regression, split_formulas
+from raphson.cli._render import render
 from raphson.saved import check_target
 from raphson.table import TrainingData
-
-from ._likelihoods import CATEGORICAL, find_name, suited_name
-from ._regression import complete_in_all, fit_regression, split_formulas
-from ._render import render
 
 _MANY_NUMBERS = 20
 

@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 
 import raphson as rp
+from raphson.cli._likelihoods import LIKELIHOODS, prepare_target
 from raphson.table import TrainingData
 
-from ._likelihoods import LIKELIHOODS, prepare_target
-
 if TYPE_CHECKING:
-    from ._fit import FitOptions
+    from raphson.cli._fit import FitOptions
 
 _NAMED = re.compile(r"\s*([\w|]+(?:\[\d+\])?)\s*=\s*([^~]*~.*)", re.DOTALL)
 

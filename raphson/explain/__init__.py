@@ -7,11 +7,11 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from ._explain import Explanation as Explanation
-from ._explain import explain as explain
-from ._explain import explain_name as explain_name
-from ._shapes import Shapes as Shapes
-from ._shapes import shapes as shapes
+from raphson.explain._explain import Explanation as Explanation
+from raphson.explain._explain import explain as explain
+from raphson.explain._explain import explain_name as explain_name
+from raphson.explain._shapes import Shapes as Shapes
+from raphson.explain._shapes import shapes as shapes
 
 
 class _Room(ModuleType):

@@ -8,10 +8,9 @@ from typing import Any
 
 from raphson import likelihoods as lk
 from raphson._errors import InputError
-
-from . import _counts, _gaussians, _positive, _proportions
-from ._composed import linked, scaled
-from ._definition import Definition
+from raphson.explain import _counts, _gaussians, _positive, _proportions
+from raphson.explain._composed import linked, scaled
+from raphson.explain._definition import Definition
 
 DEFINITIONS: dict[type[lk.Likelihood], Callable[[Any], Definition]] = {
     lk.Bernoulli: _counts.bernoulli,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._definition import Definition
+from raphson.explain._definition import Definition
 
 
 class Row(NamedTuple):

@@ -6,10 +6,20 @@ from dataclasses import replace
 
 import torch
 
+from raphson.explain._algebra import (
+    Expr,
+    Matrix,
+    factored,
+    normal_cdf,
+    normal_density,
+    polish,
+    positive,
+    real,
+    sympy,
+    tidy,
+)
+from raphson.explain._definition import Abbreviation, Convexity, Definition
 from raphson.likelihoods import Link, Linked, ScaledLikelihood
-
-from ._algebra import Expr, Matrix, factored, normal_cdf, normal_density, polish, positive, real, sympy, tidy
-from ._definition import Abbreviation, Convexity, Definition
 
 _PROBES = 500
 

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from raphson.explain._algebra import Expr, factored, grouped, mean_of, positive, real, sympy
+from raphson.explain._definition import Abbreviation, Convexity, Definition, first_number, mean_by_moments, one_number
 from raphson.likelihoods import Bernoulli, Binomial, Categorical, Multinomial, NegativeBinomial, Poisson
-
-from ._algebra import Expr, factored, grouped, mean_of, positive, real, sympy
-from ._definition import Abbreviation, Convexity, Definition, first_number, mean_by_moments, one_number
 
 _GLM = "P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., "
 _STRICTLY = Convexity("Strictly convex in the output for every target.", sympy.true)

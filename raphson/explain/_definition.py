@@ -15,9 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from raphson.explain._algebra import Expr, Matrix, Symbol, evaluator, mean_of, sympy, tidy
 from raphson.likelihoods import Likelihood
-
-from ._algebra import Expr, Matrix, Symbol, evaluator, mean_of, sympy, tidy
 
 
 @dataclass(frozen=True)

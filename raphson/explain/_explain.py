@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raphson.explain._check import Check
+    from raphson.explain._definition import Definition
+    from raphson.explain._sections import Section
     from raphson.likelihoods import Likelihood
-
-    from ._check import Check
-    from ._definition import Definition
-    from ._sections import Section
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +32,7 @@ class Explanation:
     @cached_property
     def sections(self) -> list[Section]:
         """What is shown, in order, free of any format."""
-        from ._sections import sections
+        from raphson.explain._sections import sections
 
         return sections(self.definition, self.check)
 
@@ -46,13 +45,13 @@ class Explanation:
         Returns:
             The text.
         """
-        from ._render import text
+        from raphson.explain._render import text
 
         return text(self.title, self.sections, min(shutil.get_terminal_size().columns, 100) if width is None else width)
 
     def to_latex(self) -> str:
         """Return the body of a LaTeX document (amsmath)."""
-        from ._render import latex
+        from raphson.explain._render import latex
 
         return latex(self.title, self.sections)
 
@@ -65,7 +64,7 @@ class Explanation:
         Returns:
             The page.
         """
-        from ._render import page
+        from raphson.explain._render import page
 
         html = page(self.title, self.sections)
         if path is not None:
@@ -82,7 +81,7 @@ class Explanation:
         return self.to_latex()
 
     def _repr_html_(self) -> str:
-        from ._render import fragment
+        from raphson.explain._render import fragment
 
         return fragment(self.title, self.sections)
 
@@ -111,11 +110,10 @@ def explain(likelihood: Likelihood | Any) -> Explanation:
         >>> e.check.largest < 1e-9
         True
     """
+    from raphson.explain._catalogue import define
+    from raphson.explain._check import check
     from raphson.likelihoods import Likelihood as Base
     from raphson.likelihoods import as_likelihood
-
-    from ._catalogue import define
-    from ._check import check
 
     member = likelihood if isinstance(likelihood, Base) else as_likelihood(likelihood)
     definition = define(member)
@@ -138,8 +136,7 @@ def explain_name(name: str, **arguments: Any) -> Explanation:
     import inspect
 
     from raphson._errors import InputError
-
-    from ._catalogue import class_named, dashed
+    from raphson.explain._catalogue import class_named, dashed
 
     kind = class_named(name)
     takes = inspect.signature(kind).parameters

@@ -2,10 +2,9 @@ r"""The Gaussian likelihoods: one mean, a mean and a scale in seven parametrizat
 
 from __future__ import annotations
 
+from raphson.explain._algebra import Expr, grouped, positive, real, sympy
+from raphson.explain._definition import Abbreviation, Convexity, Definition, first_number, mean_by_moments
 from raphson.likelihoods import Gaussian, HeteroscedasticGaussian, MultivariateGaussian
-
-from ._algebra import Expr, grouped, positive, real, sympy
-from ._definition import Abbreviation, Convexity, Definition, first_number, mean_by_moments
 
 _LOG_2PI = sympy.log(2 * sympy.pi) / 2
 _SOURCE = "P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., chapter 2."

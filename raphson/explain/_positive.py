@@ -2,10 +2,9 @@ r"""Positive responses and durations: gamma, inverse Gaussian, Weibull."""
 
 from __future__ import annotations
 
+from raphson.explain._algebra import Expr, factored, positive, real, sympy
+from raphson.explain._definition import Abbreviation, Convexity, Definition, first_number, mean_by_moments, one_number
 from raphson.likelihoods import Gamma, InverseGaussian, Weibull
-
-from ._algebra import Expr, factored, positive, real, sympy
-from ._definition import Abbreviation, Convexity, Definition, first_number, mean_by_moments, one_number
 
 _GLM = "P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., "
 

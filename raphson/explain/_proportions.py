@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from raphson.explain._algebra import Expr, factored, grouped, positive, real, sympy
+from raphson.explain._definition import Abbreviation, Convexity, Definition, first_number
 from raphson.likelihoods import Beta, Ordinal, StudentT
-
-from ._algebra import Expr, factored, grouped, positive, real, sympy
-from ._definition import Abbreviation, Convexity, Definition, first_number
 
 
 def beta(likelihood: Beta) -> Definition:

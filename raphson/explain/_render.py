@@ -6,8 +6,8 @@ import html
 import textwrap
 from collections.abc import Sequence
 
-from ._algebra import Expr, sum_terms, text_block, to_latex, to_mathml, to_text
-from ._sections import Formula, Grid, Label, Section
+from raphson.explain._algebra import Expr, sum_terms, text_block, to_latex, to_mathml, to_text
+from raphson.explain._sections import Formula, Grid, Label, Section
 
 _INDENT = "  "
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ._algebra import Expr, Symbol, factored, sympy
-from ._check import Check
-from ._definition import Definition
+from raphson.explain._algebra import Expr, Symbol, factored, sympy
+from raphson.explain._check import Check
+from raphson.explain._definition import Definition
 
 
 class Label(NamedTuple):

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._start import fit_all_alike
+from raphson.likelihoods._support import REAL, Support
+from raphson.likelihoods._targets import output_columns, refuse_outside
 from raphson.linalg import Diagonal, EqualBlocks, SymmetricOperator
-
-from ._likelihood import Derivatives, Likelihood
-from ._start import fit_all_alike
-from ._support import REAL, Support
-from ._targets import output_columns, refuse_outside
 
 T = TypeVar("T")
 Rows = Callable[[Tensor, Tensor], Tensor]

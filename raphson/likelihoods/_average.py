@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.linalg import Dense, Diagonal, EqualBlocks, Scaled
-from raphson.linalg._operator import SymmetricOperator
-
-from ._likelihood import Likelihood
+from raphson.likelihoods._likelihood import Likelihood
+from raphson.linalg import Dense, Diagonal, EqualBlocks, Scaled, SymmetricOperator
 
 _CHUNK_ELEMENTS = 2**21
 """Rows of a chunk times the square of the number of outputs: 16 MB in float64 if the Hessians are dense."""

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._support import UNIT_INTERVAL
+from raphson.likelihoods._targets import like_outputs, output_columns, refuse_outside
 from raphson.linalg import Diagonal
-
-from ._likelihood import Derivatives, Likelihood
-from ._support import UNIT_INTERVAL
-from ._targets import like_outputs, output_columns, refuse_outside
 
 
 def _softplus(f: Tensor) -> Tensor:

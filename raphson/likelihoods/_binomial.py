@@ -9,13 +9,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from raphson._errors import InputError
+from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._log_coefficient import log_coefficient
+from raphson.likelihoods._pairs import total
+from raphson.likelihoods._support import COUNT
+from raphson.likelihoods._targets import like_outputs, output_columns, refuse_outside
 from raphson.linalg import Diagonal
-
-from ._likelihood import Derivatives, Likelihood
-from ._log_coefficient import log_coefficient
-from ._pairs import total
-from ._support import COUNT
-from ._targets import like_outputs, output_columns, refuse_outside
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods._bernoulli import Bernoulli
+from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._softmax import Target, information, nll_and_split, residual, reuse, shift, softmax, split
+from raphson.likelihoods._softmax_factor import SoftmaxFactor
+from raphson.likelihoods._targets import refuse_outside
 from raphson.linalg import DiagonalPlusLowRank
-
-from ._bernoulli import Bernoulli
-from ._likelihood import Derivatives, Likelihood
-from ._softmax import Target, information, nll_and_split, residual, reuse, shift, softmax, split
-from ._softmax_factor import SoftmaxFactor
-from ._targets import refuse_outside
 
 
 @dataclass(frozen=True, eq=False)

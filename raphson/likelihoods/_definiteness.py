@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.linalg import Diagonal, EqualBlocks
-from raphson.linalg._operator import SymmetricOperator
-
-from ._average import compact, output_hessian, rows_in_chunks
-from ._likelihood import Likelihood
+from raphson.likelihoods._average import compact, output_hessian, rows_in_chunks
+from raphson.likelihoods._likelihood import Likelihood
+from raphson.linalg import Diagonal, EqualBlocks, SymmetricOperator
 
 Observed = Literal["positive definite", "indefinite or positive definite", "indefinite or singular", "indefinite"]
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-
-from ._likelihood import Likelihood
-from ._links import LINKS, Link
+from raphson.likelihoods._likelihood import Likelihood
+from raphson.likelihoods._links import LINKS, Link
 
 _ROOM = "raphson.likelihoods"
 

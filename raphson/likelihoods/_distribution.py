@@ -12,12 +12,11 @@ from torch import distributions as families
 from torch.distributions import Distribution, constraints, kl_divergence
 
 from raphson._errors import InputError
-
-from ._automatic import AutomaticLikelihood, Predictions, hessian_rows
-from ._likelihood import Likelihood
-from ._linked import Linked
-from ._links import Link
-from ._support import COUNT, NONNEGATIVE, POSITIVE, REAL, UNIT_INTERVAL, Support
+from raphson.likelihoods._automatic import AutomaticLikelihood, Predictions, hessian_rows
+from raphson.likelihoods._likelihood import Likelihood
+from raphson.likelihoods._linked import Linked
+from raphson.likelihoods._links import Link
+from raphson.likelihoods._support import COUNT, NONNEGATIVE, POSITIVE, REAL, UNIT_INTERVAL, Support
 
 Links = Mapping[str, str | Link]
 

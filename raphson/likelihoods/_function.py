@@ -9,9 +9,17 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-
-from ._automatic import AutomaticLikelihood, Predictions, Rows
-from ._support import COUNT, NEGATIVE, NONNEGATIVE, OPEN_UNIT_INTERVAL, POSITIVE, REAL, UNIT_INTERVAL, Support
+from raphson.likelihoods._automatic import AutomaticLikelihood, Predictions, Rows
+from raphson.likelihoods._support import (
+    COUNT,
+    NEGATIVE,
+    NONNEGATIVE,
+    OPEN_UNIT_INTERVAL,
+    POSITIVE,
+    REAL,
+    UNIT_INTERVAL,
+    Support,
+)
 
 _SUPPORTS: dict[str, Support] = {
     "real": REAL,

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods._likelihood import Likelihood
+from raphson.likelihoods._targets import like_outputs, output_columns, refuse_outside
 from raphson.linalg import Diagonal
-
-from ._likelihood import Likelihood
-from ._targets import like_outputs, output_columns, refuse_outside
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._definiteness import Definiteness
-from ._support import NEGATIVE, POSITIVE, REAL, Support
+from raphson.likelihoods._definiteness import Definiteness
+from raphson.likelihoods._support import NEGATIVE, POSITIVE, REAL, Support
 
 Number = Tensor | float
 

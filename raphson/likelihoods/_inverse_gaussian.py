@@ -9,13 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from raphson.likelihoods import _pairs
+from raphson.likelihoods._binet import HALF_LOG_TWO_PI
+from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._support import POSITIVE
+from raphson.likelihoods._targets import like_outputs
 from raphson.linalg import Diagonal, SymmetricOperator
-
-from . import _pairs
-from ._binet import HALF_LOG_TWO_PI
-from ._likelihood import Derivatives, Likelihood
-from ._support import POSITIVE
-from ._targets import like_outputs
 
 
 class _Parts(NamedTuple):

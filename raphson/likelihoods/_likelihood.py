@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.linalg._operator import LinearOperator, SymmetricOperator
-
-from ._support import REAL, Support
+from raphson.likelihoods._support import REAL, Support
+from raphson.linalg import LinearOperator, SymmetricOperator
 
 
 class Derivatives(NamedTuple):

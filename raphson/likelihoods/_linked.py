@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._links import IDENTITY, Link, Mapped, as_link
+from raphson.likelihoods._support import Support
 from raphson.linalg import LinearOperator, SymmetricOperator, congruence, plus_diagonal, scaled_rows
-
-from ._likelihood import Derivatives, Likelihood
-from ._links import IDENTITY, Link, Mapped, as_link
-from ._support import Support
 
 
 @dataclass(frozen=True, eq=False)

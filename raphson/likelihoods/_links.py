@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-
-from ._support import OPEN_UNIT_INTERVAL, POSITIVE, REAL, Support
+from raphson.likelihoods._support import OPEN_UNIT_INTERVAL, POSITIVE, REAL, Support
 
 NONZERO = Support("a finite number other than 0", lambda f: torch.isfinite(f) & (f != 0))
 

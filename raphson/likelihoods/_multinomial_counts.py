@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods._categorical import Categorical
+from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._log_coefficient import log_coefficient
+from raphson.likelihoods._softmax_factor import SoftmaxFactor
+from raphson.likelihoods._support import COUNT
+from raphson.likelihoods._targets import refuse_outside
 from raphson.linalg import DiagonalPlusLowRank
-
-from ._categorical import Categorical
-from ._likelihood import Derivatives, Likelihood
-from ._log_coefficient import log_coefficient
-from ._softmax_factor import SoftmaxFactor
-from ._support import COUNT
-from ._targets import refuse_outside
 
 # a row of counts is that many labels; only the coefficient is new
 _LABELS = Categorical()

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._targets import like_outputs, output_columns, refuse_outside
 from raphson.linalg import Dense, Matrix
-
-from ._likelihood import Derivatives, Likelihood
-from ._targets import like_outputs, output_columns, refuse_outside
 
 
 class _Parts(NamedTuple):

@@ -9,15 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from raphson.likelihoods import _pairs
+from raphson.likelihoods._binet import HALF_LOG_TWO_PI, binet, log_remainder
+from raphson.likelihoods._binet_together import binet_together
+from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._negative_binomial_information import dispersion_information
+from raphson.likelihoods._support import COUNT
+from raphson.likelihoods._targets import like_outputs
 from raphson.linalg import Diagonal, SymmetricOperator
-
-from . import _pairs
-from ._binet import HALF_LOG_TWO_PI, binet, log_remainder
-from ._binet_together import binet_together
-from ._likelihood import Derivatives, Likelihood
-from ._negative_binomial_information import dispersion_information
-from ._support import COUNT
-from ._targets import like_outputs
 
 
 class _OfCount(NamedTuple):

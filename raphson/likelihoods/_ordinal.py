@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._ordinal_links import LINKS, CumulativeLink, Interval
+from raphson.likelihoods._support import COUNT, Support
+from raphson.likelihoods._targets import refuse_outside
 from raphson.linalg import Dense, DiagonalPlusLowRank, Matrix
-
-from ._likelihood import Derivatives, Likelihood
-from ._ordinal_links import LINKS, CumulativeLink, Interval
-from ._support import COUNT, Support
-from ._targets import refuse_outside
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods._interleave import block_entries, interleaved
+from raphson.likelihoods._support import Support
+from raphson.likelihoods._targets import refuse_outside
 from raphson.linalg import Diagonal, EqualBlocks, EqualBlocksMatrix
-
-from ._interleave import block_entries, interleaved
-from ._support import Support
-from ._targets import refuse_outside
 
 
 def check_number(name: str, value: float | None) -> None:

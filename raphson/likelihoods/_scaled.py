@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._support import Support
 from raphson.linalg import LinearOperator, Scaled, ScaledColumns
-
-from ._likelihood import Derivatives, Likelihood
-from ._support import Support
 
 
 @dataclass(frozen=True, eq=False)

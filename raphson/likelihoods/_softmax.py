@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from raphson.likelihoods._tracked import tracked
 from raphson.linalg import DiagonalPlusLowRank
-
-from ._tracked import tracked
 
 
 class Target(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._likelihood import Likelihood
+from raphson.likelihoods._likelihood import Likelihood
 
 
 def fit_all_alike(likelihood: Likelihood, f: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods import _pairs
+from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._support import POSITIVE, Support
+from raphson.likelihoods._targets import like_outputs
 from raphson.linalg import Diagonal, LinearOperator, SymmetricOperator
-
-from . import _pairs
-from ._likelihood import Derivatives, Likelihood
-from ._support import POSITIVE, Support
-from ._targets import like_outputs
 
 _EVENT = Support("1 (event observed) or 0 (right-censored) in the second place", lambda e: (e == 0) | (e == 1))
 

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from raphson._errors import IndefiniteError, InputError
-
-from . import _spectral
-from ._cholesky import solve_symmetric
-from ._matrix import Matrix, ScaledColumns
-from ._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
-from ._size import check_dense_size
+from raphson.linalg import _spectral
+from raphson.linalg._cholesky import solve_symmetric
+from raphson.linalg._matrix import Matrix, ScaledColumns
+from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
+from raphson.linalg._size import check_dense_size
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,13 +8,13 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
-from ._basic import Dense, Diagonal, Scaled
-from ._equal_blocks import EqualBlocks, EqualBlocksMatrix
-from ._low_rank import DiagonalPlusLowRank
-from ._matrix import Matrix
-from ._operator import LinearOperator, SymmetricOperator
-from ._size import check_dense_size
-from ._sum import Sum
+from raphson.linalg._basic import Dense, Diagonal, Scaled
+from raphson.linalg._equal_blocks import EqualBlocks, EqualBlocksMatrix
+from raphson.linalg._low_rank import DiagonalPlusLowRank
+from raphson.linalg._matrix import Matrix
+from raphson.linalg._operator import LinearOperator, SymmetricOperator
+from raphson.linalg._size import check_dense_size
+from raphson.linalg._sum import Sum
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-
-from ._basic import Dense
-from ._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise
-from ._size import check_dense_size
+from raphson.linalg._basic import Dense
+from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise
+from raphson.linalg._size import check_dense_size
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from raphson._errors import IndefiniteError, InputError, RaphsonError
-
-from . import _spectral
-from ._basic import Dense
-from ._krylov import CGStatus, cg
-from ._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
-from ._size import check_dense_size
+from raphson.linalg import _spectral
+from raphson.linalg._basic import Dense
+from raphson.linalg._krylov import CGStatus, cg
+from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
+from raphson.linalg._size import check_dense_size
 
 _BLOCK = 64
 """Columns of the identity that go into one product."""

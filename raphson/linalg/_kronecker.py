@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-
-from . import _spectral
-from ._basic import Diagonal
-from ._matrix import Matrix, ScaledColumns
-from ._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
-from ._size import check_dense_size
+from raphson.linalg import _spectral
+from raphson.linalg._basic import Diagonal
+from raphson.linalg._matrix import Matrix, ScaledColumns
+from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
+from raphson.linalg._size import check_dense_size
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._operator import LinearOperator
+from raphson.linalg._operator import LinearOperator
 
 Product = LinearOperator | Callable[[Tensor], Tensor]
 """An operator, or a function that takes and returns tensors of the shape of the right-hand side."""

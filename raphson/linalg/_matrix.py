@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._operator import LinearOperator
-from ._size import check_dense_size
+from raphson.linalg._operator import LinearOperator
+from raphson.linalg._size import check_dense_size
 
 
 @dataclass(frozen=True, eq=False)

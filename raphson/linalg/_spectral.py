@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from raphson._errors import IndefiniteError
-
-from ._cholesky import rounding
-from ._matrix import ScaledColumns
-from ._operator import LinearOperator, SymmetricOperator, columnwise
+from raphson.linalg._cholesky import rounding
+from raphson.linalg._matrix import ScaledColumns
+from raphson.linalg._operator import LinearOperator, SymmetricOperator, columnwise
 
 
 def rounding_level(eigenvalues: Tensor) -> Tensor:

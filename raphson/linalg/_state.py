@@ -9,17 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from raphson._errors import InputError
-
-from ._basic import Dense, Diagonal, Scaled
-from ._block_diagonal import BlockDiagonal, BlockDiagonalMatrix
-from ._congruence import ScaledRows
-from ._equal_blocks import EqualBlocks, EqualBlocksMatrix
-from ._kronecker import Kronecker, KroneckerEigen, KroneckerMatrix
-from ._low_rank import DiagonalPlusLowRank
-from ._matrix import Matrix, ScaledColumns, SideBySide
-from ._operator import LinearOperator
-from ._permuted import Permuted, PermutedRows
-from ._sum import Sum
+from raphson.linalg._basic import Dense, Diagonal, Scaled
+from raphson.linalg._block_diagonal import BlockDiagonal, BlockDiagonalMatrix
+from raphson.linalg._congruence import ScaledRows
+from raphson.linalg._equal_blocks import EqualBlocks, EqualBlocksMatrix
+from raphson.linalg._kronecker import Kronecker, KroneckerEigen, KroneckerMatrix
+from raphson.linalg._low_rank import DiagonalPlusLowRank
+from raphson.linalg._matrix import Matrix, ScaledColumns, SideBySide
+from raphson.linalg._operator import LinearOperator
+from raphson.linalg._permuted import Permuted, PermutedRows
+from raphson.linalg._sum import Sum
 
 _KINDS: dict[str, type[LinearOperator]] = {
     kind.__name__: kind

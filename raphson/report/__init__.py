@@ -1,5 +1,5 @@
 """Results as tables and pages for people; no computation."""
 
-from ._progress import ProgressLine as ProgressLine
-from ._progress import progress_line as progress_line
-from ._summary import Summary as Summary
+from raphson.report._progress import ProgressLine as ProgressLine
+from raphson.report._progress import progress_line as progress_line
+from raphson.report._summary import Summary as Summary

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from raphson.linalg._operator import SymmetricOperator
+from raphson.linalg import SymmetricOperator
 from raphson.solve._solution import Step
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from raphson.linalg._operator import SymmetricOperator
+from raphson.linalg import SymmetricOperator
 
 
 class Status(enum.Enum):

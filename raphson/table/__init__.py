@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ._columns import Category as Category
-from ._columns import Number as Number
-from ._design import Design as Design
-from ._design import TrainingData as TrainingData
-from ._formula import FormulaCoding as FormulaCoding
-from ._read import read_table as read_table
+from raphson.table._columns import Category as Category
+from raphson.table._columns import Number as Number
+from raphson.table._design import Design as Design
+from raphson.table._design import TrainingData as TrainingData
+from raphson.table._formula import FormulaCoding as FormulaCoding
+from raphson.table._read import read_table as read_table

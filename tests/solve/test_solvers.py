@@ -9,9 +9,10 @@ import pytest
 import torch
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 
-from raphson.curvature import LinearObjective, class_block_inverse
 from raphson.data import DenseDesign
 from raphson.likelihoods import Bernoulli, Categorical
+from raphson.linear._block_jacobi import class_block_inverse
+from raphson.linear._objective import LinearObjective
 from raphson.solve import (
     Status,
     cholesky_inverse,

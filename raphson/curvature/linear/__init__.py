@@ -1,1 +1,0 @@
-"""Linear models: closed forms, compiled sums, constraints between outputs, preconditioning."""

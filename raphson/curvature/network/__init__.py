@@ -1,1 +1,0 @@
-"""Networks: the objective and its derivatives, whole or layer by layer."""

@@ -1,0 +1,362 @@
+"""What every fitted linear estimator can be asked: covariance, intervals, tests, margins, a summary.
+
+``InferenceMixin`` is the single place where the estimators meet ``infer`` and ``report``. An estimator
+supplies ``_fitted`` (a ``LinearFit``), its names and its data; nothing here knows which likelihood it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from raphson import infer
+from raphson._errors import IndefiniteError, InputError, NotEstimableError, TooLargeError
+from raphson.estimators.fit._constrained_fit import ConstrainedFit
+from raphson.estimators.fit._linear_fit import CovarianceKind, LinearFit, WeightMeaning
+from raphson.estimators.fit._selected import DENSE_COVARIANCE, refuse_dense, selected_estimates
+from raphson.estimators.input._rows import Rows
+from raphson.estimators.input._validate import check_length
+from raphson.infer import Estimates
+from raphson.linalg import Diagonal
+from raphson.report import Summary
+from raphson.solve import Solution
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+_NO_ROWS = (
+    "The training rows are not part of a saved or unpickled model; refit it to get this quantity. "
+    "Coefficients, predictions and the covariance stored with the model remain available."
+)
+
+
+class InferenceMixin:
+    """Inference for an estimator that sets the attributes below when it is fitted."""
+
+    _fitted: LinearFit | ConstrainedFit | None
+    _training: Rows | None
+    _estimates_cache: dict[Any, Estimates]
+    _refusal: str | None
+    _penalty: float
+    solution_: Solution
+    loglik_: float
+    loglik_null_: float
+    df_model_: int
+    df_null_: int
+    n_obs_: float
+    classes_: Any
+    coef_: Any
+    intercept_: Any
+    fit_intercept: bool
+
+    _axis_names: tuple[str, str] = ("class", "feature")
+
+    # what an estimator supplies -----------------------------------------------------------------------------
+
+    def _coefficient_labels(self) -> tuple[tuple[str, str], ...]:
+        raise NotImplementedError
+
+    def _reference_output(self) -> int | None:
+        raise NotImplementedError
+
+    def _title(self) -> str:
+        raise NotImplementedError
+
+    # estimates ----------------------------------------------------------------------------------------------
+
+    def estimates(
+        self,
+        kind: CovarianceKind = "observed",
+        groups: Any = None,
+        *,
+        correction: str | None = None,
+        weights: WeightMeaning = "sampling",
+        columns: Sequence[str] | None = None,
+    ) -> Estimates:
+        """Return the coefficients with their covariance, labels and estimability.
+
+        Args:
+            kind: ``"observed"`` (inverse Hessian at the data), ``"expected"`` (inverse Fisher information) or
+                ``"sandwich"`` (robust: Huber 1967, White 1982).
+            groups: ``(N,)`` cluster labels; makes the sandwich a clustered one (Liang and Zeger 1986).
+            correction: Small-sample factor of the sandwich: ``"HC0"``, ``"HC1"``, ``"CR0"``, ``"CR1"`` or
+                ``"stata"`` (the default: ``n / (n - 1)``, or ``G / (G - 1)`` with clusters).
+            weights: Only for the sandwich: ``"sampling"`` takes weights as inverse sampling probabilities,
+                ``"frequency"`` as numbers of identical rows. The other two kinds take them as frequencies.
+            columns: Names of the columns whose coefficients are wanted; None for all. With more than 8192
+                coefficients only their part of the inverse is formed, for the kind ``"observed"``.
+
+        Returns:
+            Estimates, class by class with the intercept first, the reference class left out.
+
+        Raises:
+            NotEstimableError: If the data do not determine the coefficients, a penalty biases them, or what
+                it takes was not saved with the model. A kind, groups or columns that cannot be used are an
+                ``InputError``, a covariance too large to form a ``TooLargeError``.
+        """
+        check_is_fitted(self)
+        key = (kind, correction, weights) if groups is None else None
+        if columns is None and key in self._estimates_cache:
+            return self._estimates_cache[key]
+        if self._refusal is not None:
+            raise NotEstimableError(self._refusal)
+        fitted = self._require_fit()
+        if columns is not None:
+            return self._selected(fitted, columns, kind, groups, correction, weights)
+        refuse_dense(fitted)
+        codes = None if groups is None else self._group_codes(groups)
+        made = fitted.estimates(self._coefficient_labels(), self._reference_output(), kind, codes, correction, weights)
+        made = replace(made, axis_names=self._axis_names)
+        if key is not None:
+            self._estimates_cache[key] = made
+        return made
+
+    def _selected(
+        self,
+        fitted: LinearFit | ConstrainedFit,
+        columns: Sequence[str],
+        kind: CovarianceKind,
+        groups: Any,
+        correction: str | None,
+        weights: WeightMeaning,
+    ) -> Estimates:
+        labels = self._coefficient_labels()
+        names = list(dict.fromkeys(name for _, name in labels))
+        unknown = [name for name in columns if name not in names]
+        if unknown:
+            raise InputError(f"There is no column named '{unknown[0]}'; the names are those of the coefficients.")
+        picked = tuple(label for label in labels if label[1] in columns)
+        large = fitted.objective.n_parameters > DENSE_COVARIANCE and kind == "observed" and self._penalty == 0
+        if large and isinstance(fitted, LinearFit):
+            ordered = torch.tensor([names.index(name) for name in columns]).sort().values
+            return selected_estimates(fitted, ordered, picked, self._reference_output())
+        whole = self.estimates(kind, groups, correction=correction, weights=weights)
+        rows = [i for i, label in enumerate(labels) if label[1] in columns]
+        return whole.transform(torch.eye(len(labels), dtype=torch.float64)[rows], picked)
+
+    def _group_codes(self, groups: Any) -> torch.Tensor:
+        values = np.asarray(groups)
+        rows = self._training_rows()
+        check_length("groups", len(values), rows.n_given)
+        codes = np.unique(values[rows.kept], return_inverse=True)[1]
+        if codes.max() < 1:
+            raise InputError("groups holds a single cluster; a clustered covariance needs at least two.")
+        return torch.as_tensor(codes)
+
+    def _training_rows(self) -> Rows:
+        if self._training is None:
+            raise NotEstimableError(_NO_ROWS)
+        return self._training
+
+    def _require_fit(self) -> LinearFit | ConstrainedFit:
+        if self._fitted is None:
+            raise NotEstimableError(_NO_ROWS)
+        return self._fitted
+
+    def covariance(self, kind: CovarianceKind = "observed", groups: Any = None, **options: Any) -> pd.DataFrame:
+        """Return the covariance matrix of the coefficients, labeled (class, feature) on both axes.
+
+        Args:
+            kind: As in ``estimates``.
+            groups: As in ``estimates``.
+            **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
+
+        Returns:
+            A ``(p, p)`` frame; entries that the data do not determine are missing (``pandas.NA``).
+        """
+        return self.estimates(kind, groups, **options).covariance_frame()
+
+    def standard_errors(self, kind: CovarianceKind = "observed", groups: Any = None, **options: Any) -> pd.Series:
+        """Return the standard errors of the coefficients as a series over (class, feature).
+
+        Args:
+            kind: As in ``estimates``.
+            groups: As in ``estimates``.
+            **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
+
+        Returns:
+            A ``(p,)`` series.
+        """
+        return self.estimates(kind, groups, **options).standard_errors_series()
+
+    def confint(
+        self, level: float = 0.95, kind: CovarianceKind = "observed", groups: Any = None, **options: Any
+    ) -> pd.DataFrame:
+        """Return normal confidence intervals of the coefficients, columns ``lower`` and ``upper``.
+
+        Args:
+            level: Confidence level in (0, 1).
+            kind: As in ``estimates``.
+            groups: As in ``estimates``.
+            **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
+
+        Returns:
+            A ``(p, 2)`` frame.
+        """
+        return self.estimates(kind, groups, **options).to_frame(level)[["lower", "upper"]]
+
+    # tests and fit statistics -------------------------------------------------------------------------------
+
+    def wald_test(
+        self, R: Any, q: Any = None, *, kind: CovarianceKind = "observed", groups: Any = None, **options: Any
+    ) -> infer.WaldResult:
+        """Test ``R beta = q`` for coefficients in the order of ``estimates``.
+
+        Args:
+            R: ``(r, p)`` matrix, or names of coefficients to test against zero together.
+            q: ``(r,)`` right-hand side; zero if None.
+            kind: As in ``estimates``.
+            groups: As in ``estimates``.
+            **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
+
+        Returns:
+            The test, with one labeled line per row of R.
+        """
+        return infer.wald_test(self.estimates(kind, groups, **options), R, q)
+
+    def likelihood_ratio_test(self, restricted: Any = None) -> infer.LikelihoodRatioResult:
+        """Compare with a nested fit to the same rows by twice the difference of log-likelihoods.
+
+        Args:
+            restricted: A fitted estimator with fewer free coefficients; None compares with the intercepts
+                alone.
+
+        Returns:
+            The test.
+
+        Raises:
+            InputError: If the two fits were not made to the same rows, or are penalized.
+        """
+        check_is_fitted(self)
+        if restricted is None:
+            loglik, df = self.loglik_null_, self.df_null_
+        else:
+            check_is_fitted(restricted)
+            loglik, df = restricted.loglik_, restricted.df_model_
+            self._check_same_target(restricted)
+            if restricted.n_obs_ != self.n_obs_:
+                raise InputError(
+                    f"The two models were fitted to {self.n_obs_:g} and {restricted.n_obs_:g} rows; a "
+                    "likelihood-ratio test compares fits to the same rows (were missing values dropped in "
+                    "one of them?)."
+                )
+        for model in (self, restricted):
+            if model is not None and model._penalty > 0:
+                raise InputError("A likelihood-ratio test needs unpenalized fits; set l2=0.")
+        return infer.likelihood_ratio_test(self.loglik_, self.df_model_, loglik, df)
+
+    def _check_same_target(self, restricted: Any) -> None:
+        if not np.array_equal(restricted.classes_, self.classes_):
+            raise InputError("The two models do not have the same classes, so they are not nested.")
+
+    @property
+    def aic_(self) -> float:
+        """Akaike's information criterion, ``2 df - 2 loglik``."""
+        return infer.aic(self.loglik_, self.df_model_)
+
+    @property
+    def bic_(self) -> float:
+        """Schwarz's criterion, ``df log n - 2 loglik``."""
+        return infer.bic(self.loglik_, self.df_model_, self.n_obs_)
+
+    @property
+    def pseudo_r2_(self) -> infer.PseudoR2:
+        """Pseudo-R2 of McFadden, of Cox and Snell, and of Nagelkerke."""
+        return infer.pseudo_r2(self.loglik_, self.loglik_null_, self.n_obs_)
+
+    # summary ------------------------------------------------------------------------------------------------
+
+    def summary(
+        self, kind: CovarianceKind | None = None, level: float = 0.95, groups: Any = None, **options: Any
+    ) -> Summary:
+        """Return the table of coefficients with everything a reader needs to judge it.
+
+        Args:
+            kind: As in ``estimates``; None means ``"observed"`` (``"expected"`` where the observed information is
+                not positive definite), or for a penalized fit ``"sandwich"``, and the table says which it is.
+            level: Confidence level of the intervals.
+            groups: As in ``estimates``.
+            **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
+
+        Returns:
+            A summary that prints as text, shows as HTML in a notebook and turns into a frame.
+
+        Raises:
+            IndefiniteError: If the kind that was asked for is not positive definite.
+        """
+        check_is_fitted(self)
+        notes = list(self._notes())
+        fallback = kind is None
+        if kind is None:
+            kind = "sandwich" if groups is not None or self._penalty > 0 else "observed"
+        try:
+            try:
+                estimates = self.estimates(kind, groups, **options)
+            except IndefiniteError as indefinite:
+                if not fallback or kind != "observed":
+                    raise
+                estimates = self.estimates("expected", groups, **options)
+                notes.append(f"{indefinite} The standard errors are those of the expected information.")
+        except (NotEstimableError, TooLargeError) as refused:
+            estimates = self._without_errors()
+            if str(refused) not in notes:
+                notes.append(str(refused))
+        return Summary(
+            title=self._title(),
+            facts=tuple(self._facts(estimates.kind)),
+            table=estimates.to_frame(level),
+            notes=tuple(notes),
+            level=level,
+        )
+
+    def _without_errors(self) -> Estimates:
+        values = torch.from_numpy(self._reported()).reshape(-1)
+        return Estimates(
+            values=values,
+            covariance=Diagonal(torch.zeros_like(values)),
+            labels=self._coefficient_labels(),
+            kind="none",
+            estimable=torch.zeros(values.shape[0], dtype=torch.bool),
+            axis_names=self._axis_names,
+        )
+
+    def _reported(self) -> np.ndarray[Any, Any]:
+        """Return the coefficients in the order of the labels, ``(C, D')`` without the reference."""
+        coef = np.column_stack([self.intercept_, self.coef_]) if self.fit_intercept else self.coef_
+        reference = self._reference_output()
+        return coef if reference is None else np.delete(coef, reference, axis=0)
+
+    def _notes(self) -> list[str]:
+        return []
+
+    def _has_probabilities(self) -> bool:
+        """Whether the likelihood is made of probabilities, not densities, so that a pseudo R-squared makes sense."""
+        return True
+
+    def _facts(self, covariance: str) -> list[tuple[str, str]]:
+        solution = self.solution_
+        facts = [
+            ("Observations", f"{self.n_obs_:.10g}"),
+            ("Log-likelihood", f"{self.loglik_:.6f}"),
+            ("Free coefficients", str(self.df_model_)),
+            ("Null log-likelihood", f"{self.loglik_null_:.6f}"),
+        ]
+        if self._penalty > 0:
+            facts.append(("Penalty l2", f"{self._penalty:g}"))
+        else:
+            if self._has_probabilities():
+                facts.append(("Pseudo-R2 (McFadden)", f"{self.pseudo_r2_.mcfadden:.6f}"))
+            facts += [("AIC", f"{self.aic_:.4f}"), ("BIC", f"{self.bic_:.4f}")]
+        facts += [
+            ("Covariance", covariance),
+            ("Solver", f"{solution.method}, {solution.iterations} iterations"),
+            ("Gradient norm", f"{solution.gradient_norm:.1e}"),
+            ("Status", solution.status.sentence),
+        ]
+        return facts

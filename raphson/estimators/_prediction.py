@@ -1,0 +1,154 @@
+"""What a fitted linear estimator says of rows: linear predictors, intervals of means, marginal effects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from raphson.estimators._inference import InferenceMixin
+from raphson.estimators.fit._linear_fit import CovarianceKind
+from raphson.estimators.input._rows import dense
+from raphson.estimators.input._validate import check_offset, check_table
+from raphson.estimators.separation._collinear import INTERCEPT
+from raphson.infer import Estimates, MarginsResult, MeanInterval, binary_columns, margins, mean_interval
+from raphson.likelihoods import Likelihood
+from raphson.linalg import check_dense_size
+
+_BLOCK_ELEMENTS = 2**22
+
+
+class PredictionMixin(InferenceMixin):
+    """Predictions with their uncertainty, for an estimator that supplies what is declared here."""
+
+    _names: list[str]
+    _mean_scale: str
+
+    def _likelihood(self) -> Likelihood:
+        raise NotImplementedError
+
+    def _output_names(self) -> list[str]:
+        raise NotImplementedError
+
+    def _mean_names(self) -> list[str]:
+        return self._output_names()
+
+    def _table(self, X: Any) -> Any:
+        """Return new rows as an array or CSR matrix with the columns of the fit."""
+        return check_table(self, X, reset=False)
+
+    def _output_offset(self, offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
+        return check_offset(offset, n_rows, n_outputs)
+
+    def _linear_predictors(self, X: Any, offset: Any) -> NDArray[np.float64]:
+        return self._checked_predictors(X, offset)[0]
+
+    def _best_outputs(self, X: Any, offset: Any) -> NDArray[np.intp]:
+        """Return the position of the largest linear predictor of each row, ``(N,)``, in blocks of rows."""
+        check_is_fitted(self)
+        table = check_table(self, X, reset=False)
+        n, c = table.shape[0], len(self.intercept_)
+        added = check_offset(offset, n, c)
+        best = np.empty(n, dtype=np.intp)
+        size = max(1, _BLOCK_ELEMENTS // c)
+        for start in range(0, n, size):
+            rows = slice(start, start + size)
+            f = np.asarray(table[rows] @ self.coef_.T) + self.intercept_
+            best[rows] = (f if added is None else f + added[rows].numpy()).argmax(1)
+        return best
+
+    def _checked_predictors(self, X: Any, offset: Any) -> tuple[NDArray[np.float64], Any]:
+        """Return the linear predictors ``(N, C)`` and the checked table."""
+        check_is_fitted(self)
+        table = self._table(X)
+        shape = (table.shape[0], len(self.intercept_))
+        check_dense_size(shape, torch.float64, "predict, or this call on fewer rows at a time")
+        f = np.asarray(table @ self.coef_.T) + self.intercept_
+        added = self._output_offset(offset, f.shape[0], f.shape[1])
+        return (f if added is None else f + added.numpy()), table
+
+    def predict_interval(
+        self,
+        X: Any,
+        level: float = 0.95,
+        offset: Any = None,
+        kind: CovarianceKind = "observed",
+        groups: Any = None,
+        **options: Any,
+    ) -> MeanInterval:
+        """Return delta-method confidence intervals of the predicted means that respect their range.
+
+        Args:
+            X: ``(N, D)`` rows.
+            level: Confidence level.
+            offset: ``(N, C)`` added to the linear predictors.
+            kind: Covariance, as in ``estimates``.
+            groups: Clusters of the training rows, as in ``estimates``.
+            **options: ``correction`` and ``weights`` of ``estimates``.
+
+        Returns:
+            Means (probabilities, for classes), standard errors and bounds, each ``(N, M)``.
+        """
+        f, table = self._checked_predictors(X, offset)
+        covariance = self._all_coefficients(kind, groups, options).covariance
+        return mean_interval(
+            self._likelihood(), torch.from_numpy(f), dense(table), covariance, level, scale=self._mean_scale
+        )
+
+    def margins(
+        self,
+        at: str = "overall",
+        *,
+        kind: CovarianceKind = "observed",
+        groups: Any = None,
+        discrete: bool = True,
+        **options: Any,
+    ) -> MarginsResult:
+        """Return average marginal effects of each column on each predicted mean, with delta-method errors.
+
+        Args:
+            at: ``"overall"`` averages over the training rows; ``"mean"`` takes the mean row.
+            kind: Covariance, as in ``estimates``.
+            groups: Clusters, as in ``estimates``.
+            discrete: Treat columns that hold 0 and 1 only as switches: the effect is the change from 0 to 1.
+            **options: ``correction`` and ``weights`` of ``estimates``.
+
+        Returns:
+            Effects labeled (class, column).
+        """
+        check_is_fitted(self)
+        rows = self._training_rows()
+        x = rows.dense_x()
+        return margins(
+            self._likelihood(),
+            self._all_coefficients(kind, groups, options),
+            x,
+            mean_names=self._mean_names(),
+            weights=rows.weights,
+            offset=rows.offset,
+            binary=binary_columns(x) if discrete else torch.zeros(x.shape[1], dtype=torch.bool),
+            at=at,
+        )
+
+    def _all_coefficients(self, kind: CovarianceKind, groups: Any, options: dict[str, Any]) -> Estimates:
+        """Return estimates of all C (D + 1) coefficients, no reference, an absent intercept as zero."""
+        self.estimates(kind, groups, **options)  # refuses what cannot be had, for the same reasons
+        fitted = self._require_fit()
+        codes = None if groups is None else self._group_codes(groups)
+        columns = [INTERCEPT, *self._names] if self.fit_intercept else self._names
+        outputs = self._output_names()
+        labels = tuple((output, column) for output in outputs for column in columns)
+        found = fitted.estimates(labels, None, kind, codes, **options)
+        if self.fit_intercept:
+            return found
+        c, d = len(outputs), len(self._names)
+        pad = torch.zeros(c, d + 1, c, d, dtype=torch.float64)
+        index = torch.arange(d)
+        for output in range(c):
+            pad[output, index + 1, output, index] = 1.0
+        padded = tuple((output, column) for output in outputs for column in [INTERCEPT, *self._names])
+        return found.transform(pad.view(c * (d + 1), c * d), padded)

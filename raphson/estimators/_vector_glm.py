@@ -1,0 +1,522 @@
+"""Linear models for every likelihood of the catalogue, each parameter with columns of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.data import DenseDesign
+from raphson.estimators import _state
+from raphson.estimators._prediction import PredictionMixin
+from raphson.estimators.fit._constrained_fit import ConstrainedFit, fit_constrained
+from raphson.estimators.fit._fitting import FitOptions, Progress, examine, fit_linear
+from raphson.estimators.fit._linear_fit import CovarianceKind, LinearFit
+from raphson.estimators.fit._scoring import solve_scoring
+from raphson.estimators.input._formulas import Formulas
+from raphson.estimators.input._layout import Layout, default_constraints, make_layout, make_parameter_layout
+from raphson.estimators.input._response import check_response, ordered_levels
+from raphson.estimators.input._rows import Rows, dense, make_rows
+from raphson.estimators.input._tables import Columns, merge_tables, new_table
+from raphson.estimators.input._validate import check_offset, check_table, check_weights, feature_names
+from raphson.estimators.separation._collinear import INTERCEPT
+from raphson.estimators.separation._divergence import Divergence, find_divergence, separates
+from raphson.estimators.separation._separation import Separation
+from raphson.infer import Estimates
+from raphson.likelihoods import (
+    COUNT,
+    NONNEGATIVE,
+    OPEN_UNIT_INTERVAL,
+    POSITIVE,
+    UNIT_INTERVAL,
+    Likelihood,
+    as_likelihood,
+    from_description,
+    to_description,
+)
+from raphson.linear import ConstrainedObjective
+
+_START_ROWS = 4096
+"""Rows from which the point to start at is guessed; it only has to be near."""
+
+
+class VectorGLM(PredictionMixin, BaseEstimator):
+    r"""A linear model for any likelihood, each of whose parameters has a linear predictor.
+
+    .. math::
+        y_n \sim p(\cdot \mid f_n), \qquad f_n = \sum_g H_g \Theta_g x_{n,g} + o_n, \qquad
+        L = -\frac1W \sum_n w_n \log p(y_n \mid f_n) + \frac\lambda2 \sum_g \|\Theta_g\|^2 .
+
+    The outputs f (C per row) are what the likelihood says: a log mean, a mean and a log scale, the cumulative logits of
+    ordered levels. By default columns act on the first parameter, and the others (scale, dispersion, precision) are
+    constants; slopes of ordered levels are parallel. Both are constraint matrices :math:`H_g` (C, r_g), as is every
+    other arrangement:
+
+    * ``constraints="own"``: each output has its own coefficients; ``"parallel"``: all share one; ``"log_scale"`` or a
+      list of names: the columns act on these parameters; an array ``(C, r)``: as it says.
+    * ``constraints={"x1": ..., "(intercept)": ...}``: column by column, the others as by default.
+    * ``fit({"mean": X1, "log_scale": X2}, y)``: a table for each parameter (distributional regression). Columns of the
+      same name and values count once; a parameter left out is a constant.
+    * ``formula={"mean": "y ~ x1 + C(g)", "log_scale": "~ x1"}``: the same from one table with named columns. A single
+      text, ``formula="y ~ x1 + C(g)"``, makes the columns and leaves their place to ``constraints``.
+
+    The optimum is found by Newton steps; where the likelihood is not concave, by expected information first and
+    observed information at the end.
+
+    Args:
+        likelihood: A likelihood, say ``Poisson()``, or what ``as_likelihood`` makes one of.
+        formula: A formula, or formulas by parameter, as above; the left side of one of them names the target. Codings
+            (levels, splines, centers) are learned in ``fit`` and kept for prediction. ``- 1`` takes an intercept out.
+        constraints: How columns act on the outputs, as above; None for the default.
+        l2: Penalty :math:`\lambda` of the mean-scale objective, on slopes only: scikit-learn's ``alpha`` for its
+            Poisson regression.
+        fit_intercept: False leaves out the intercept of the parameters that columns act on; constants stay.
+        solver: ``"auto"``, ``"newton"`` (dense Hessian) or ``"newton-cg"`` (Hessian products); for a concave likelihood
+            without constraints also ``"gradient-descent"`` or ``"sgd"``.
+        tol: Bound on the infinity norm of the gradient of the mean-scale objective.
+        max_iter: Largest number of iterations.
+        warm_start: Start from the previous fit's coefficients.
+        progress: True shows the iterations of a long fit on the terminal; a function is called with every ``Step``.
+
+    Attributes:
+        coef_: ``(C, D)`` slopes of the outputs: constraints expanded, zero where a column does not act.
+        intercept_: ``(C,)``.
+        output_names_: Names of the C outputs.
+        levels_: Names of the levels, lowest first, where the target was an ordered categorical; else None.
+        n_iter_: Iterations taken.
+        loglik_: Log-likelihood at the fit (sum over weighted rows, without the penalty).
+        loglik_null_: That of the model with intercepts alone.
+        solution_: What the solver returned, with its status and history; its ``value`` leaves out terms that depend on
+            the targets only.
+        separation_: What makes coefficients infinite, or None.
+        collinearity_: What is linearly dependent among the columns, or None.
+
+    References:
+        Yee and Wild (1996), Vector generalized additive models, J. R. Statist. Soc. B 58, 481-493. McCullagh and Nelder
+        (1989), Generalized Linear Models, 2nd ed. Rigby and Stasinopoulos (2005), Appl. Statist. 54, 507-554.
+
+    Examples:
+        Two groups of counts: the slope is the log ratio of the means, its variance the sum of reciprocal totals.
+
+        >>> import numpy as np
+        >>> from raphson import Poisson
+        >>> x = np.array([0.0, 0.0, 1.0, 1.0])[:, None]
+        >>> model = VectorGLM(Poisson()).fit(x, [3, 5, 7, 9])
+        >>> bool(np.isclose(model.coef_[0, 0], np.log(16 / 8)))
+        True
+        >>> bool(np.isclose(model.standard_errors().iloc[1], (1 / 8 + 1 / 16) ** 0.5))
+        True
+    """
+
+    _axis_names = ("parameter", "column")
+
+    def __init__(
+        self,
+        likelihood: Any,
+        *,
+        formula: Any = None,
+        constraints: Any = None,
+        l2: float = 0.0,
+        fit_intercept: bool = True,
+        solver: str = "auto",
+        tol: float = 1e-8,
+        max_iter: int = 100,
+        warm_start: bool = False,
+        progress: Progress = False,
+    ) -> None:
+        self.likelihood = likelihood
+        self.formula = formula
+        self.constraints = constraints
+        self.l2 = l2
+        self.fit_intercept = fit_intercept
+        self.solver = solver
+        self.tol = tol
+        self.max_iter = max_iter
+        self.warm_start = warm_start
+        self.progress = progress
+
+    # fitting -----------------------------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, offset: Any = None) -> VectorGLM:
+        """Fit the model.
+
+        Args:
+            X: ``(N, D)`` frame, array, SciPy sparse matrix or tensor of numbers; or a dictionary from the name of a
+                parameter to a dense table of its own; with ``formula`` a frame of raw columns without missing values.
+            y: Targets as the likelihood takes them: ``(N,)``, or ``(N, M)`` for M responses; levels of an ordinal
+                likelihood are 0, 1, 2, ... or an ordered categorical.
+            sample_weight: ``(N,)`` weights; 3 means the same as three rows, 0 leaves a row out.
+            offset: ``(N, C)`` added to the outputs; ``(N,)`` is added where a column acts by default, as if it had the
+                coefficient one (the logarithm of the exposure, for counts).
+
+        Returns:
+            The fitted estimator. An argument that cannot be used is an ``InputError`` that names the row, column or
+            parameter.
+        """
+        options = FitOptions.of(self)
+        likelihood = self._likelihood()
+        self._formulas: Formulas | None = None
+        if self.formula is not None:
+            self._formulas = Formulas.learn(self.formula, X)
+            X, y = self._formulas.tables(X), self._formulas.response(X, y)
+        table, names = self._read(X)
+        response, c = check_response(y, table.shape[0], likelihood)
+        self._layout = self._make_layout(likelihood, c, names)
+        weights = check_weights(sample_weight, table.shape[0])
+        rows = make_rows(table, response, weights, self._output_offset(offset, table.shape[0], c))
+        start = self._start(rows, likelihood, c)
+        fitted: LinearFit | ConstrainedFit
+        if self._layout.is_plain:
+            options = replace(options, fit_intercept=self._has_ones())
+            fitted, collinearity = fit_linear(
+                rows, rows.y, likelihood, names, options, order=torch.arange(c), reference=None, start=start
+            )
+        else:
+            fitted, collinearity = fit_constrained(rows, rows.y, likelihood, self._layout, options, start)
+
+        def separating(direction: Tensor | None) -> Separation | Divergence | None:
+            if c == 1 and self._layout.is_plain:
+                binary, found = separates(rows, likelihood, names, self._has_ones(), direction)
+                if binary:
+                    return found
+            return find_divergence(fitted, self._layout.labels)
+
+        fitted, separation, refusal = examine(fitted, separating)
+        self.separation_, self.collinearity_ = separation, collinearity
+        self.levels_ = ordered_levels(y)
+        self._publish(fitted, rows, refusal)
+        return self
+
+    def _read(self, X: Any) -> tuple[Any, list[str]]:
+        """Return the table of all columns and their names; remembers which parameter has which."""
+        self._columns: Columns | None = None
+        if _is_tables(X):
+            if self.constraints is not None:
+                raise InputError(
+                    "A table for each parameter already says which columns act on it; leave out constraints, or pass "
+                    "one table with them."
+                )
+            X, self._columns = merge_tables(X)
+        table = check_table(self, X, reset=True, min_columns=self._min_columns)
+        return table, feature_names(X, table.shape[1])
+
+    def _make_layout(self, likelihood: Likelihood, c: int, names: list[str]) -> Layout:
+        left_out = () if self._formulas is None else self._formulas.without_intercept
+        if self._columns is None:
+            return make_layout(likelihood, c, names, self.constraints, self.fit_intercept and not left_out)
+        without = left_out if self.fit_intercept else tuple(self._columns)
+        layout = make_parameter_layout(likelihood, c, self._columns, without)
+        position = {name: i for i, name in enumerate(layout.columns)}
+        return replace(layout, columns=tuple(names), matrices=tuple(layout.matrices[position[n]] for n in names))
+
+    def _start(self, rows: Rows, likelihood: Likelihood, c: int) -> Tensor:
+        """Return coefficients ``(C, D')`` to start from: those before, or intercepts that suit all rows alike."""
+        ones = int(self._has_ones())
+        d = len(self._layout.columns)
+        if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == (c, d):
+            return torch.from_numpy(np.column_stack([self.intercept_[:, None][:, :ones], self.coef_]))
+        coef = torch.zeros(c, ones + d, dtype=torch.float64)
+        guess = self._guess(rows, likelihood, c)
+        coef[:, :ones] = guess[:, None]
+        for output in (self._layout.intercepts == 0).all(1).nonzero()[:, 0].tolist():
+            # without an intercept the columns come as near to a constant as they can
+            acts = [j for j, matrix in enumerate(self._layout.matrices) if bool(matrix[output].any())]
+            x = dense(rows.x[:_START_ROWS])[:, acts]
+            flat = torch.linalg.lstsq(x, x.new_ones(x.shape[0], 1)).solution[:, 0]
+            coef[output, ones:][acts] = flat * guess[output]
+        return coef
+
+    def _guess(self, rows: Rows, likelihood: Likelihood, c: int) -> Tensor:
+        """Return outputs ``(C,)`` that suit all rows alike, from some of the rows."""
+        n = rows.y.shape[0]
+        some = torch.arange(n)
+        if n > _START_ROWS:
+            some = torch.randint(n, (_START_ROWS,), generator=torch.Generator().manual_seed(0))
+        weights = None if rows.weights is None else rows.weights[some]
+        guess = likelihood.start(rows.y[some], c, weights).double()
+        return guess if rows.offset is None else guess - rows.offset[some].mean(0)
+
+    def _publish(self, fitted: LinearFit | ConstrainedFit, rows: Rows, refusal: str | None) -> None:
+        """Set the attributes of a fitted estimator."""
+        self._logliks: dict[str, float] = {}
+        self._fitted, self._training, self._refusal = fitted, rows, refusal
+        self._estimates_cache: dict[Any, Estimates] = {}
+        self._saved_notes: list[str] = []
+        objective, solution = fitted.objective, fitted.solution
+        coef = fitted.coefficients(None).numpy()
+        ones = int(self._has_ones())
+        self.coef_ = coef[:, ones:].copy()
+        self.intercept_ = coef[:, 0].copy() if ones else np.zeros(len(coef))
+        self.solution_ = solution
+        self._penalty = objective.l2
+        self.n_obs_ = objective.total_weight
+        self.df_model_ = objective.n_parameters
+        self.df_null_ = int(default_constraints(objective.likelihood, len(coef))[0].shape[1])
+        self.n_iter_ = solution.iterations
+
+    @property
+    def loglik_(self) -> float:
+        """Log-likelihood at the fit with all constants, summed over weighted rows; computed when first asked for."""
+        if "fit" not in self._logliks:
+            rows, coef = self._training_rows(), torch.from_numpy(self.coef_).mT
+            x = torch.from_numpy(rows.x @ coef.numpy()) if sp.issparse(rows.x) else rows.x @ coef
+            self._logliks["fit"] = self._loglik(rows, x + torch.from_numpy(self.intercept_))
+        return self._logliks["fit"]
+
+    @loglik_.setter
+    def loglik_(self, value: float) -> None:
+        self._logliks["fit"] = value
+
+    @property
+    def loglik_null_(self) -> float:
+        """Log-likelihood of the model with offsets and intercepts alone; computed when first asked for."""
+        if "null" not in self._logliks:
+            rows, likelihood, c = self._training_rows(), self._likelihood(), len(self.intercept_)
+            intercepts, _ = default_constraints(likelihood, c)
+            layout = Layout(likelihood.output_names(c), (), intercepts, ())
+            design = DenseDesign(torch.zeros(rows.y.shape[0], 0, dtype=torch.float64))
+            objective = ConstrainedObjective(
+                design, likelihood, rows.y, layout.constraints, weights=rows.weights, offset=rows.offset
+            )
+            guess = torch.linalg.lstsq(intercepts, self._guess(rows, likelihood, c)[:, None]).solution[:, 0]
+            found = solve_scoring(objective, guess, solver="auto", tol=1e-10, max_iter=100, callback=None)
+            f = intercepts @ found.theta
+            self._logliks["null"] = self._loglik(rows, f.expand(rows.y.shape[0], -1))
+        return self._logliks["null"]
+
+    @loglik_null_.setter
+    def loglik_null_(self, value: float) -> None:
+        self._logliks["null"] = value
+
+    def _loglik(self, rows: Rows, f: Tensor) -> float:
+        nll = self._likelihood().nll(f if rows.offset is None else f + rows.offset, rows.y)
+        return -float(nll.sum() if rows.weights is None else rows.weights @ nll)
+
+    # prediction --------------------------------------------------------------------------------------------------
+
+    def linear_predictors(self, X: Any, offset: Any = None) -> NDArray[np.float64]:
+        """Return the outputs ``(N, C)``, which the likelihood turns into parameters.
+
+        Args:
+            X: ``(N, D)`` rows, or a dictionary of tables as at the fit.
+            offset: Added to them, as in ``fit``.
+
+        Returns:
+            The outputs, in the order of ``likelihood.output_names``.
+        """
+        return self._linear_predictors(X, offset)
+
+    def predict(self, X: Any, offset: Any = None) -> NDArray[np.float64]:
+        """Return the mean of the target in each row.
+
+        Args:
+            X: ``(N, D)`` rows, or a dictionary of tables as at the fit.
+            offset: Added to the outputs, as in ``fit``.
+
+        Returns:
+            ``(N,)``, or ``(N, M)`` for several responses; of levels and classes the probabilities ``(N, K)``.
+        """
+        mean = self._likelihood().mean(torch.from_numpy(self._linear_predictors(X, offset))).numpy()
+        return mean[:, 0] if mean.ndim == 2 and mean.shape[1] == 1 else mean
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None, offset: Any = None) -> float:
+        """Return the mean log-likelihood per row, larger being better, for every likelihood alike.
+
+        Args:
+            X: ``(N, D)`` rows.
+            y: Targets; None for the column that the formula names.
+            sample_weight: ``(N,)`` weights.
+            offset: Added to the outputs.
+
+        Returns:
+            The mean.
+        """
+        f = torch.from_numpy(self._linear_predictors(X, offset))
+        if self._formulas is not None:
+            y = self._formulas.response(X, y)
+        response, _ = check_response(y, f.shape[0], self._likelihood())
+        loglik = -self._likelihood().nll(f, response)
+        weights = check_weights(sample_weight, f.shape[0])
+        return float(loglik.mean() if weights is None else (weights @ loglik) / weights.sum())
+
+    def _table(self, X: Any) -> Any:
+        if self._formulas is not None:
+            X = self._formulas.tables(X)
+        if _is_tables(X):
+            if self._columns is None:
+                raise InputError("X is a dictionary of tables, but the model was fitted with a single table.")
+            X = new_table(X, self._columns)
+        return check_table(self, X, reset=False, min_columns=self._min_columns)
+
+    @property
+    def _min_columns(self) -> int:
+        return 1 if self._columns is None and self._formulas is None else 0
+
+    def _output_offset(self, offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
+        if offset is not None and n_outputs > 1 and np.ndim(offset) == 1:
+            slopes = default_constraints(self._likelihood(), n_outputs)[1]
+            if slopes.shape[1] == 1:
+                column = check_offset(offset, n_rows, 1)
+                return None if column is None else column @ slopes.mT
+        return check_offset(offset, n_rows, n_outputs)
+
+    def _all_coefficients(self, kind: CovarianceKind, groups: Any, options: dict[str, Any]) -> Estimates:
+        found = self.estimates(kind, groups, **options)
+        constraints, c, d = self._layout.constraints, len(self.intercept_), len(self._layout.columns)
+        expanded = constraints.expand(torch.eye(constraints.n_parameters, dtype=torch.float64))[self._layout.order]
+        full = torch.zeros(c * (d + 1), expanded.shape[0], dtype=torch.float64)
+        full.view(c, d + 1, -1)[:, 1 - int(constraints.intercept) :] = expanded.permute(1, 2, 0)
+        labels = tuple(
+            (output, column) for output in self._layout.outputs for column in (INTERCEPT, *self._layout.columns)
+        )
+        return found.transform(full, labels)
+
+    @property
+    def _mean_scale(self) -> str:  # type: ignore[override]
+        """On which scale intervals of the mean are symmetric, so that they stay in its range."""
+        likelihood = self._likelihood()
+        c = len(self.intercept_)
+        at = torch.zeros(1, c, dtype=torch.float64)
+        mean = likelihood.mean(at)
+        if mean.shape[-1] > c // len(likelihood.parameters):
+            return "simplex"
+        first, support = likelihood.parameters[0], likelihood.support
+        if first.startswith("logit") or support in (UNIT_INTERVAL, OPEN_UNIT_INTERVAL):
+            return "logit" if torch.allclose(likelihood.variance(at), mean * (1 - mean)) else "proportion"
+        return "log" if first.startswith("log_") or support in (COUNT, POSITIVE, NONNEGATIVE) else "identity"
+
+    # what the mixins ask for ------------------------------------------------------------------------------------------
+
+    def _check_same_target(self, restricted: Any) -> None:
+        one, other = self._training, restricted._training
+        if one is None or other is None:
+            return
+        if one.y.shape != other.y.shape or not torch.equal(one.y, other.y):
+            raise InputError("The two models were not fitted to the same targets, so they are not nested.")
+
+    def _likelihood(self) -> Likelihood:
+        given = self.likelihood
+        if isinstance(given, type) and issubclass(given, Likelihood):
+            raise InputError(f"likelihood is the class {given.__name__}; pass an instance, {given.__name__}().")
+        found: Likelihood = as_likelihood(given)
+        return found
+
+    def _has_probabilities(self) -> bool:
+        support = self._likelihood().support
+        return support in (COUNT, UNIT_INTERVAL)
+
+    def _has_ones(self) -> bool:
+        return self._layout.constraints.intercept
+
+    @property
+    def _names(self) -> list[str]:  # type: ignore[override]
+        return list(self._layout.columns)
+
+    @property
+    def output_names_(self) -> list[str]:
+        """Names of the outputs, ``(C,)``."""
+        check_is_fitted(self)
+        return self._output_names()
+
+    def _output_names(self) -> list[str]:
+        return list(self._layout.outputs)
+
+    def _mean_names(self) -> list[str]:
+        likelihood, c = self._likelihood(), len(self.intercept_)
+        m = likelihood.mean(torch.zeros(1, c, dtype=torch.float64)).shape[-1]
+        if m == 1:
+            return ["mean"]
+        if self.levels_ is not None and len(self.levels_) == m:
+            return [f"P[{level}]" for level in self.levels_]
+        return [f"{'P' if self._mean_scale == 'simplex' else 'mean'}[{i}]" for i in range(m)]
+
+    def _reference_output(self) -> int | None:
+        return None
+
+    def _coefficient_labels(self) -> tuple[tuple[str, str], ...]:
+        return self._layout.labels
+
+    def _reported(self) -> NDArray[Any]:
+        coef = np.column_stack([self.intercept_, self.coef_]) if self._has_ones() else self.coef_
+        parts = [
+            torch.linalg.lstsq(g.matrix, torch.from_numpy(coef)[:, g.columns]).solution.reshape(-1)
+            for g in self._layout.constraints.groups
+        ]
+        values: NDArray[Any] = torch.cat(parts)[self._layout.order].numpy()
+        return values
+
+    def _title(self) -> str:
+        return f"{type(self._likelihood()).__name__} regression, outputs {', '.join(self._layout.outputs)}"
+
+    def _notes(self) -> list[str]:
+        notes = [*self._saved_notes, *self._layout.sharing()]
+        if self.collinearity_ is not None:
+            notes += self.collinearity_.sentences()
+        if self.separation_ is not None:
+            notes.append(self.separation_.sentence())
+        return list(dict.fromkeys(notes))
+
+    # saving ----------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors of the fitted model, the covariance among them where it can be had and held."""
+        check_is_fitted(self)
+        return _state.state_dict(self)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the likelihood, the layout of the columns and the facts of the fitted model, ready for JSON."""
+        check_is_fitted(self)
+        return {
+            "likelihood": to_description(self._likelihood()),
+            "layout": self._layout.to_json(),
+            "columns": self._columns,
+            "levels": self.levels_,
+            "formulas": None if self._formulas is None else self._formulas.to_json(),
+            **_state.metadata(self),
+        }
+
+    @classmethod
+    def from_state(cls, params: dict[str, Any], tensors: dict[str, Tensor], metadata: dict[str, Any]) -> VectorGLM:
+        """Rebuild a fitted model, which predicts bit for bit alike.
+
+        Args:
+            params: Constructor arguments, as ``get_params`` gives them, but the likelihood.
+            tensors: What ``state_dict`` returned.
+            metadata: What ``metadata`` returned.
+
+        Returns:
+            The model, without the training rows. Parts that do not belong together are an ``InputError``.
+        """
+        model = cls(from_description(metadata["likelihood"]), **params)
+        model._layout = Layout.from_json(metadata["layout"])
+        model._columns, formulas = metadata["columns"], metadata["formulas"]
+        model._formulas = None if formulas is None else Formulas.from_json(formulas)
+        model._logliks, model.levels_ = {}, metadata["levels"]
+        _state.restore(model, tensors, metadata, "outputs")
+        return model
+
+    def __getstate__(self) -> dict[str, Any]:
+        # neither the user's rows nor the solver's working state belong in a pickle
+        state: dict[str, Any] = dict(super().__getstate__())
+        if "_training" in state:
+            solution = replace(self.solution_, hessian=None, last_step=None)
+            state.update(_training=None, _fitted=None, solution_=solution)
+        return state
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _is_tables(x: Any) -> bool:
+    return isinstance(x, Mapping) and not sp.issparse(x)  # a sparse dictionary of keys is a mapping, too

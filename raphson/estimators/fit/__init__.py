@@ -1,0 +1,1 @@
+"""Fitting a linear model: the solver, the fit, the fitted model."""

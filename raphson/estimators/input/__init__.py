@@ -1,0 +1,1 @@
+"""Arguments of estimators to arrays, or one clear sentence."""

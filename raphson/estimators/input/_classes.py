@@ -1,0 +1,158 @@
+"""Class labels as the categorical likelihood sees them: numbers from 0, their weights, the reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils.class_weight import compute_class_weight
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.estimators.input._rows import Rows
+
+Labels = NDArray[Any]
+
+
+def encode_classes(labels: Labels, weights: Tensor | None) -> tuple[Labels, Tensor]:
+    """Number the classes in the order of their sorted labels.
+
+    Args:
+        labels: ``(N,)`` labels.
+        weights: ``(N,)`` or None.
+
+    Returns:
+        The labels of the classes ``(K,)`` and the class of each row ``(N,)``, int64.
+
+    Raises:
+        InputError: If there is a single class, or one that occurs only in rows of zero weight.
+    """
+    classes, found = _numbered(labels)
+    codes = torch.from_numpy(found)
+    if weights is not None:
+        absent = torch.bincount(codes, weights=weights, minlength=len(classes)) == 0
+        if bool(absent.any()):
+            first = int(absent.nonzero()[0])
+            raise InputError(
+                f"The class {plain(classes[first])} occurs only in rows of zero sample_weight (first in row "
+                f"{int((codes == first).nonzero()[0])}), so nothing can be learned of it; give those rows "
+                "weight, or drop them before fitting."
+            )
+    if len(classes) < 2:
+        raise InputError(
+            f"The target has only one class, {plain(classes[0])}; a classifier needs at least two. Were the "
+            "other rows filtered out?"
+        )
+    return classes, codes
+
+
+def _numbered(labels: Labels) -> tuple[Labels, NDArray[np.int64]]:
+    """Return the sorted distinct labels and the position of each label among them; whole numbers are not sorted."""
+    if labels.dtype.kind in "iu" and np.can_cast(labels.dtype, np.int64):
+        least = int(labels.min())
+        if int(labels.max()) - least < max(1024, labels.size):
+            shifted = labels.astype(np.int64) - least
+            present = np.bincount(shifted) > 0
+            classes = (np.flatnonzero(present) + least).astype(labels.dtype)
+            return classes, shifted if present.all() else (np.cumsum(present) - 1)[shifted]
+    classes, found = np.unique(labels, return_inverse=True)
+    return classes, np.ascontiguousarray(found, dtype=np.int64)
+
+
+def class_weights(rows: Rows, classes: Labels, wanted: Any) -> Tensor | None:
+    """Return the weights of rows times those of their classes.
+
+    Args:
+        rows: Rows whose targets number the classes.
+        classes: ``(K,)`` labels.
+        wanted: None, ``"balanced"`` or a dictionary from label to weight.
+
+    Returns:
+        ``(n,)``, or None where all are one.
+
+    Raises:
+        InputError: If a weight is negative, or a label of the dictionary is not a class.
+    """
+    if wanted is None:
+        return rows.weights
+    codes = rows.y.numpy()
+    try:
+        if isinstance(wanted, str):
+            found = compute_class_weight(wanted, classes=np.arange(len(classes)), y=codes)
+        else:
+            found = compute_class_weight(wanted, classes=classes, y=classes[codes])
+    except ValueError as error:
+        raise InputError(f"class_weight cannot be used: {error}") from None
+    per_class = torch.from_numpy(np.asarray(found, dtype=np.float64))
+    if not bool((torch.isfinite(per_class) & (per_class > 0)).all()):
+        raise InputError(f"class_weight must be positive and finite, got {wanted!r}.")
+    extra = per_class[rows.y]
+    return extra if rows.weights is None else rows.weights * extra
+
+
+def find_reference(reference: Any, classes: Labels) -> int | None:
+    """Return the position of the reference class, None for coefficients that sum to zero.
+
+    Args:
+        reference: ``"first"``, ``"last"``, a label or None.
+        classes: ``(K,)`` labels.
+
+    Returns:
+        Its position.
+
+    Raises:
+        InputError: If there is no such class.
+    """
+    if reference is None:
+        return None
+    if isinstance(reference, str) and reference in ("first", "last"):
+        return 0 if reference == "first" else len(classes) - 1
+    where = np.flatnonzero(classes == reference)
+    if len(where):
+        return int(where[0])
+    known = ", ".join(plain(c) for c in classes[:20]) + (", ..." if len(classes) > 20 else "")
+    raise InputError(
+        f"The reference {reference!r} is not a class of the target; choose 'first', 'last', None or one of {known}."
+    )
+
+
+def class_totals(rows: Rows, n_classes: int) -> NDArray[Any]:
+    """Return the total weight of the rows of each class, ``(K,)``."""
+    weights = None if rows.weights is None else rows.weights.numpy()
+    return np.bincount(rows.y.numpy(), weights=weights, minlength=n_classes)
+
+
+def most_frequent_last(rows: Rows, totals: NDArray[Any]) -> tuple[Tensor, Tensor]:
+    """Put the most frequent class last, where the solver keeps its reference.
+
+    Relative to it the Hessian is best conditioned; what is reported is changed to the user's reference
+    afterwards.
+
+    Args:
+        rows: Rows whose targets number the classes.
+        totals: Total weight of each class, ``(K,)``.
+
+    Returns:
+        The classes in the new order, ``(K,)``, and the place of each row's class in it, ``(n,)``.
+    """
+    most, last = int(totals.argmax()), len(totals) - 1
+    order = np.arange(last + 1)
+    if most == last:
+        return torch.from_numpy(order), rows.y
+    place = order.copy()
+    place[most + 1 :] -= 1
+    place[most] = last
+    return torch.from_numpy(np.append(np.delete(order, most), most)), torch.from_numpy(place[rows.y.numpy()])
+
+
+def shares_loglik(totals: NDArray[Any]) -> float:
+    """Return the log-likelihood of the model in which every row has the classes' shares as probabilities."""
+    present = totals[totals > 0]
+    return float(present @ np.log(present / present.sum()))
+
+
+def plain(label: Any) -> str:
+    """Return a label as a person writes it, not as NumPy wraps it."""
+    return repr(label.item() if hasattr(label, "item") else label)

@@ -1,0 +1,331 @@
+"""Which columns of a table act on which outputs, and how: from what a user writes to constraint matrices."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.estimators.separation._collinear import INTERCEPT, listed
+from raphson.likelihoods import (
+    Categorical,
+    Likelihood,
+    Linked,
+    Multinomial,
+    MultivariateGaussian,
+    Ordinal,
+    ScaledLikelihood,
+)
+from raphson.linear import Constraints, Group, group_columns, matrix_rank
+
+SHARED = "shared"
+"""Name of coefficients that act on several outputs at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Columns of a table with their constraint matrices.
+
+    Attributes:
+        outputs: Names of the C outputs.
+        columns: Names of the D columns.
+        intercepts: Constraint matrix of the intercepts, ``(C, r_0)``; r_0 = 0 for none.
+        matrices: Constraint matrices of the columns, D of shape ``(C, r)``.
+    """
+
+    outputs: tuple[str, ...]
+    columns: tuple[str, ...]
+    intercepts: Tensor
+    matrices: tuple[Tensor, ...]
+
+    @cached_property
+    def constraints(self) -> Constraints:
+        """The columns in groups of equal matrices."""
+        return group_columns(self.intercepts, self.matrices)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every output has coefficients of its own for every column: no constraint at all."""
+        eye = torch.eye(len(self.outputs), dtype=torch.float64)
+        full = self.intercepts.shape[1] in (0, len(self.outputs))
+        return full and all(torch.equal(m, eye) for m in (*self.matrices, *self._given_intercepts))
+
+    @property
+    def _given_intercepts(self) -> tuple[Tensor, ...]:
+        return (self.intercepts,) if self.intercepts.shape[1] else ()
+
+    @cached_property
+    def labels(self) -> tuple[tuple[str, str], ...]:
+        """Names ``(output, column)`` of the parameters in the order in which they are reported."""
+        names = [INTERCEPT] * self.constraints.intercept + list(self.columns)
+        shared = [SHARED] if len(self._shared) == 1 else [f"{SHARED}[{i}]" for i in range(len(self._shared))]
+        outputs = [*self.outputs, *shared]
+        found = []
+        for i in self.order.tolist():
+            output, column = self._places[i]
+            # what merge_tables puts in front of a name is said by the output already
+            found.append((outputs[output], names[column].removeprefix(f"{outputs[output]}: ")))
+        return tuple(found)
+
+    @cached_property
+    def order(self) -> Tensor:
+        """Which of the parameters of ``constraints`` each reported one is: output by output, the intercept first."""
+        return torch.tensor(sorted(range(len(self._places)), key=lambda i: self._places[i]), dtype=torch.long)
+
+    @cached_property
+    def _places(self) -> list[tuple[int, int]]:
+        """Output and column of each parameter of ``constraints``; shared coefficients count after the outputs."""
+        found = []
+        for group in self.constraints.groups:
+            positions = range(self.constraints.n_columns)
+            at = positions[group.columns] if isinstance(group.columns, slice) else group.columns.tolist()
+            for direction in _directions(group):
+                if _is_unit(direction):
+                    output = direction.index(1.0)
+                else:
+                    output = len(self.outputs) + self._shared.index(direction)
+                found += [(output, position) for position in at]
+        return found
+
+    @cached_property
+    def _shared(self) -> list[tuple[float, ...]]:
+        """How each kind of shared coefficient acts on the outputs."""
+        directions = [column for group in self.constraints.groups for column in _directions(group)]
+        return list(dict.fromkeys(d for d in directions if not _is_unit(d)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the layout as plain values, each matrix once."""
+        kinds: list[Tensor] = []
+        kind_of = []
+        for matrix in self.matrices:
+            known = next((i for i, other in enumerate(kinds) if torch.equal(other, matrix)), len(kinds))
+            kinds += [matrix] if known == len(kinds) else []
+            kind_of.append(known)
+        return {
+            "outputs": list(self.outputs),
+            "columns": list(self.columns),
+            "intercepts": self.intercepts.tolist(),
+            "matrices": [matrix.tolist() for matrix in kinds],
+            "matrix_of_column": kind_of,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Layout:
+        """Restore a layout from what ``to_json`` returned."""
+        outputs = tuple(value["outputs"])
+        kinds = [_matrix(rows, len(outputs)) for rows in value["matrices"]]
+        matrices = tuple(kinds[i] for i in value["matrix_of_column"])
+        return cls(outputs, tuple(value["columns"]), _matrix(value["intercepts"], len(outputs)), matrices)
+
+    def sharing(self) -> list[str]:
+        """Return sentences that say how shared coefficients enter the outputs."""
+        found = []
+        for i, direction in enumerate(self._shared):
+            name = SHARED if len(self._shared) == 1 else f"{SHARED}[{i}]"
+            if len(set(direction)) == 1:
+                how = f"{direction[0]:+g} in every output"
+            else:
+                terms = zip(direction, self.outputs, strict=True)
+                how = ", ".join(f"{factor:+g} in '{output}'" for factor, output in terms if factor)
+            found.append(f"Coefficients of '{name}' enter with the factor {how}.")
+        return found
+
+
+def _matrix(rows: list[list[float]], n_outputs: int) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64).reshape(n_outputs, -1)
+
+
+def _directions(group: Group) -> list[tuple[float, ...]]:
+    return [tuple(column) for column in group.matrix.mT.tolist()]
+
+
+def _is_unit(direction: tuple[float, ...]) -> bool:
+    return sum(map(bool, direction)) == 1 == sum(direction)
+
+
+@functools.singledispatch
+def default_constraints(likelihood: Likelihood, n_outputs: int) -> tuple[Tensor, Tensor]:
+    """Return the constraint matrices of the intercepts and of a column, where the user says nothing.
+
+    Every output has an intercept. A column acts on the first parameter of every response, the others (scale,
+    dispersion, precision) being constant. A class of likelihoods that wants another arrangement is registered below.
+
+    Args:
+        likelihood: The likelihood.
+        n_outputs: C.
+
+    Returns:
+        ``(C, r_0)`` and ``(C, r)``, float64.
+    """
+    eye = torch.eye(n_outputs, dtype=torch.float64)
+    return eye, eye[:, :: len(likelihood.parameters)]
+
+
+@default_constraints.register
+def _(likelihood: Ordinal, n_outputs: int) -> tuple[Tensor, Tensor]:
+    """Return parallel slopes, ``logit P(Y <= k) = theta_k - x' beta``: a larger coefficient means higher levels."""
+    return torch.eye(n_outputs, dtype=torch.float64), -torch.ones(n_outputs, 1, dtype=torch.float64)
+
+
+@default_constraints.register(Categorical)
+@default_constraints.register(Multinomial)
+def _(likelihood: Likelihood, n_outputs: int) -> tuple[Tensor, Tensor]:
+    """Return outputs relative to the first class, whose coefficients are zero."""
+    relative = torch.eye(n_outputs, dtype=torch.float64)[:, 1:]
+    return relative, relative
+
+
+@default_constraints.register
+def _(likelihood: MultivariateGaussian, n_outputs: int) -> tuple[Tensor, Tensor]:
+    """Return columns that act on the means."""
+    eye = torch.eye(n_outputs, dtype=torch.float64)
+    return eye, eye[:, [name.startswith("mean") for name in likelihood.output_names(n_outputs)]]
+
+
+@default_constraints.register(Linked)
+@default_constraints.register(ScaledLikelihood)
+def _(likelihood: Linked | ScaledLikelihood, n_outputs: int) -> tuple[Tensor, Tensor]:
+    """Return what the likelihood inside wants."""
+    return default_constraints(likelihood.base, n_outputs)
+
+
+def make_layout(
+    likelihood: Likelihood, n_outputs: int, columns: Sequence[str], constraints: Any, fit_intercept: bool
+) -> Layout:
+    """Return the layout of one table whose columns act as ``constraints`` say.
+
+    Args:
+        likelihood: The likelihood.
+        n_outputs: C.
+        columns: Names of the D columns.
+        constraints: None for the default; what ``constraint_matrix`` takes, for all columns alike; or a dictionary
+            from column name (``"(intercept)"`` for the intercepts) to that.
+        fit_intercept: False leaves out the intercepts of those outputs that columns act on by default, not those of
+            parameters that are constant.
+
+    Returns:
+        The layout.
+
+    Raises:
+        InputError: If a name or matrix does not fit.
+    """
+    outputs = likelihood.output_names(n_outputs)
+    intercepts, slopes = default_constraints(likelihood, n_outputs)
+    given: dict[str, Any] = {}
+    if isinstance(constraints, Mapping):
+        given = dict(constraints)
+        unknown = [name for name in given if name != INTERCEPT and name not in columns]
+        if unknown:
+            raise InputError(
+                f"constraints name the column {unknown[0]!r}, which the table does not have; its columns are "
+                f"{listed(list(columns), 20)}, and '{INTERCEPT}' stands for the intercepts."
+            )
+    elif constraints is not None:
+        slopes = constraint_matrix(constraints, likelihood, n_outputs)
+    if INTERCEPT in given:
+        intercepts = constraint_matrix(given[INTERCEPT], likelihood, n_outputs)
+    if not fit_intercept:
+        kept = [i for i in range(intercepts.shape[1]) if not _spans(slopes, intercepts[:, i : i + 1])]
+        intercepts = intercepts[:, kept]
+    matrices = tuple(
+        constraint_matrix(given[name], likelihood, n_outputs) if name in given else slopes for name in columns
+    )
+    return Layout(outputs, tuple(columns), intercepts, matrices)
+
+
+def make_parameter_layout(
+    likelihood: Likelihood, n_outputs: int, columns: Mapping[str, Sequence[str]], no_intercept: Sequence[str] = ()
+) -> Layout:
+    """Return the layout of a table in which every parameter has columns of its own choice.
+
+    Args:
+        likelihood: The likelihood.
+        n_outputs: C.
+        columns: From the name of a parameter, or of an output, to the names of its columns; a parameter left out is
+            constant.
+        no_intercept: Names of parameters without intercept.
+
+    Returns:
+        The layout of the union of the columns, in the order of their first mention.
+    """
+    outputs = likelihood.output_names(n_outputs)
+    acts: dict[str, Tensor] = {}
+    for name, own in columns.items():
+        served = _served(name, likelihood, n_outputs)
+        for column in own:
+            acts[column] = acts.get(column, torch.zeros(n_outputs, dtype=torch.bool)) | served
+    eye = torch.eye(n_outputs, dtype=torch.float64)
+    constant = torch.ones(n_outputs, dtype=torch.bool)
+    for name in no_intercept:
+        constant &= ~_served(name, likelihood, n_outputs)
+    return Layout(outputs, tuple(acts), eye[:, constant], tuple(eye[:, mask] for mask in acts.values()))
+
+
+def constraint_matrix(given: Any, likelihood: Likelihood, n_outputs: int) -> Tensor:
+    """Return a constraint matrix ``(C, r)`` from what a user writes.
+
+    Args:
+        given: ``"own"`` (each output its own coefficient), ``"parallel"`` (one for all), the name of a parameter or
+            output, a list of such names, or an array ``(C, r)``.
+        likelihood: The likelihood, for the names.
+        n_outputs: C.
+
+    Returns:
+        The matrix, float64.
+
+    Raises:
+        InputError: If a name is unknown, or the array has another shape, dependent columns or entries not finite.
+    """
+    eye = torch.eye(n_outputs, dtype=torch.float64)
+    if isinstance(given, str) and given == "own":
+        return eye
+    if isinstance(given, str) and given == "parallel":
+        default = default_constraints(likelihood, n_outputs)[1]
+        return default if default.shape[1] == 1 and bool((default != 0).all()) else eye.sum(1, keepdim=True)
+    if isinstance(given, str):
+        return eye[:, _served(given, likelihood, n_outputs)]
+    if isinstance(given, list | tuple) and given and all(isinstance(name, str) for name in given):
+        masks = [_served(name, likelihood, n_outputs) for name in given]
+        return eye[:, torch.stack(masks).any(0)]
+    try:
+        array = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"A constraint is 'own', 'parallel', the name of a parameter or a list of them, or a matrix of "
+            f"{n_outputs} rows; got {given!r:.80}."
+        ) from None
+    matrix = torch.from_numpy(array[:, None].copy() if array.ndim == 1 else array.copy())
+    if matrix.ndim != 2 or matrix.shape[0] != n_outputs or not bool(torch.isfinite(matrix).all()):
+        raise InputError(
+            f"A constraint matrix has one row for each of the {n_outputs} outputs and finite entries; this one has "
+            f"shape {tuple(array.shape)}."
+        )
+    if matrix_rank(matrix) < matrix.shape[1]:
+        raise InputError(
+            f"The columns of a constraint matrix of shape {tuple(matrix.shape)} are linearly dependent, so that its "
+            "coefficients are not determined; leave the superfluous ones out."
+        )
+    return matrix
+
+
+def _served(name: Any, likelihood: Likelihood, n_outputs: int) -> Tensor:
+    """Return which outputs belong to a parameter, or are called so, bool ``(C,)``."""
+    outputs, parameters = likelihood.output_names(n_outputs), likelihood.parameters
+    found = torch.tensor([output == name for output in outputs])
+    if not bool(found.any()) and n_outputs % len(parameters) == 0:
+        found = torch.tensor([parameters[c % len(parameters)] == name for c in range(n_outputs)])
+    if not bool(found.any()):
+        known = list(dict.fromkeys([*parameters, *outputs]))
+        raise InputError(f"{type(likelihood).__name__} has no parameter called {name!r}; it has {listed(known, 20)}.")
+    return found
+
+
+def _spans(matrix: Tensor, vector: Tensor) -> bool:
+    return matrix_rank(torch.cat([matrix, vector], 1)) == matrix_rank(matrix)

@@ -1,0 +1,94 @@
+"""The rows that a linear model is fitted to: those of positive weight, with targets, weights and offsets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raphson.data import DenseDesign, Design, SparseDesign
+from raphson.estimators.input._validate import as_tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a fit, kept for quantities that need them afterwards.
+
+    Attributes:
+        x: ``(n, D)`` tensor or CSR matrix, without the rows of zero weight.
+        y: Targets ``(n, ...)``.
+        weights: Positive weights ``(n,)`` or None.
+        offset: ``(n, C)`` or None.
+        kept: Boolean mask ``(N,)`` of the rows given to ``fit`` that have positive weight.
+    """
+
+    x: Any
+    y: Tensor
+    weights: Tensor | None
+    offset: Tensor | None
+    kept: NDArray[np.bool_]
+
+    @property
+    def n_given(self) -> int:
+        """Rows given to ``fit``, ``N``."""
+        return len(self.kept)
+
+    def dense_x(self) -> Tensor:
+        """Return ``x`` as a dense tensor ``(n, D)``."""
+        return dense(self.x)
+
+    def design(self, columns: Tensor, intercept: bool) -> Design:
+        """Return the standardized design of some columns.
+
+        Args:
+            columns: Ascending positions of columns of ``x``.
+            intercept: Whether a column of ones comes first.
+
+        Returns:
+            A design on the memory of ``x`` where all columns are used.
+        """
+        everything = columns.shape[0] == self.x.shape[1]
+        if sp.issparse(self.x):
+            part = self.x if everything else self.x[:, columns.numpy()]
+            return SparseDesign(part, intercept=intercept, standardize=True)
+        part = self.x if everything else self.x[:, columns]
+        return DenseDesign(part, intercept=intercept, standardize=True)
+
+
+def make_rows(table: Any, y: Tensor, weights: Tensor | None, offset: Tensor | None) -> Rows:
+    """Leave out the rows of zero weight.
+
+    Args:
+        table: ``(N, D)`` float64 array or CSR matrix.
+        y: Targets ``(N, ...)``.
+        weights: ``(N,)``, not negative, or None.
+        offset: ``(N, C)`` or None.
+
+    Returns:
+        The others.
+    """
+    kept = np.ones(table.shape[0], dtype=bool) if weights is None else (weights > 0).numpy()
+    if weights is not None and not kept.all():
+        positive = weights > 0
+        table, y, weights = table[kept], y[positive], weights[positive]
+        offset = None if offset is None else offset[positive]
+    return Rows(table if sp.issparse(table) else as_tensor(table), y, weights, offset, kept)
+
+
+def dense(table: Any) -> Tensor:
+    """Return a table as a dense tensor.
+
+    Args:
+        table: ``(N, D)`` tensor, float64 array or SciPy sparse matrix.
+
+    Returns:
+        ``(N, D)``.
+    """
+    if isinstance(table, Tensor):
+        return table
+    return torch.from_numpy(table.toarray()) if sp.issparse(table) else as_tensor(table)

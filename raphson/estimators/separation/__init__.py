@@ -1,0 +1,1 @@
+"""Data that leave coefficients undetermined: collinearity and separation."""

@@ -1,0 +1,134 @@
+"""A module or a function as ``f(params, x)``, without a trace on it: no hook, attribute or flag changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from raphson._errors import InputError, RaphsonError
+from raphson.network._parameters import ParameterSpace, chosen
+
+Inputs = Any
+
+
+class Model:
+    r"""A network as a function :math:`f(\theta, x)` of its parameters, with outputs ``(N, ..., C)``.
+
+    Args:
+        model: A module, or a function ``f(params, *x)`` of a dictionary of tensors and the inputs.
+        params: For a module: names or prefixes of the parameters to differentiate, which may be frozen ones; None
+            for all with ``requires_grad=True``. For a function: the dictionary of tensors.
+
+    Raises:
+        InputError: A function comes without its parameters, or a name matches none.
+    """
+
+    def __init__(
+        self, model: nn.Module | Callable[..., Tensor], params: Mapping[str, Tensor] | str | Iterable[str] | None = None
+    ) -> None:
+        # a compiled module has no second derivatives: what it wraps has
+        model = getattr(model, "_orig_mod", model)
+        self.module: nn.Module | None = model if isinstance(model, nn.Module) else None
+        self._function: Callable[..., Any] = model
+        if self.module is not None:
+            if isinstance(params, Mapping):
+                raise InputError("params of a module must be names: give a list of them, or None for all.")
+            self.everything = {name: p.detach() for name, p in self.module.named_parameters()}
+            self._slots = _slots(self.module)
+            trained = {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
+            self.space = ParameterSpace(trained) if params is None else chosen(self.everything, params)
+        else:
+            if not isinstance(params, Mapping):
+                raise InputError("A model that is a function f(params, x) needs params={name: tensor, ...}.")
+            self.everything = {name: p.detach() for name, p in params.items()}
+            self.space = ParameterSpace(self.everything)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the parameters."""
+        return self.space.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return self.space.device
+
+    def restricted(self, params: str | Iterable[str]) -> Model:
+        """Return the same function, differentiated in some of its parameters only."""
+        copy = object.__new__(Model)
+        copy.__dict__.update(self.__dict__)
+        copy.space = chosen(self.everything, params)
+        return copy
+
+    def versions(self) -> tuple[int, ...]:
+        """Return numbers that change when a parameter or buffer is written into, or replaced."""
+        module = self.module
+        tensors = self.everything.values() if module is None else [*module.parameters(), *module.buffers()]
+        return tuple(number for tensor in tensors for number in (tensor.data_ptr(), tensor._version))
+
+    def check_unchanged(self, versions: tuple[int, ...]) -> None:
+        """Raise unless parameters and buffers are as they were.
+
+        Args:
+            versions: What ``versions`` returned.
+
+        Raises:
+            RaphsonError: Something was written into one.
+        """
+        if versions != self.versions():
+            raise RaphsonError(
+                "The parameters of the model changed after this operator was made, which describes the model where "
+                "they were. Make a new operator, or keep its dense form."
+            )
+
+    def leaves(self) -> dict[str, Tensor]:
+        """Return the parameters of the space as new leaves that share their memory and require gradients."""
+        return {name: p.detach().requires_grad_() for name, p in self.space.tensors.items()}
+
+    def call(self, params: Mapping[str, Tensor] | None, x: Inputs) -> Tensor:
+        """Return the outputs ``(N, ..., C)``.
+
+        Args:
+            params: Values of parameters by name; the others, or all if None, are as they are, without gradients.
+            x: Inputs: a tensor, a tuple of positional arguments or a mapping of named ones.
+
+        Returns:
+            The output tensor; of an output with ``logits`` (as transformers' models give), those.
+
+        Raises:
+            InputError: The output is not a tensor of at least one axis for examples and one for outputs.
+        """
+        values = {**self.everything, **(params or {})}
+        args, kwargs = ((), dict(x)) if isinstance(x, Mapping) else (x if isinstance(x, tuple) else (x,), {})
+        if self.module is None:
+            out = self._function(values, *args, **kwargs)
+        else:
+            slots = {slot: values[name] for slot, name in self._slots.items()}
+            out = functional_call(self.module, slots, args, kwargs, tie_weights=False)
+        out = getattr(out, "logits", out)
+        if not isinstance(out, Tensor) or out.ndim < 2:
+            seen = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+            raise InputError(
+                f"The model returned {seen}, but outputs must be one tensor (N, ..., C), examples first and outputs "
+                "last. Wrap the model so that it returns that (a single output needs a last axis of 1)."
+            )
+        return out
+
+
+def _slots(module: nn.Module) -> dict[str, str]:
+    """Return the name of the parameter in every place that holds one, each place once.
+
+    Tied parameters lie in several places. A module that is used twice must not appear twice: torch's ``tie_weights``
+    would put its parameters back in the wrong order and leave the copies in the module.
+    """
+    names = {id(p): name for name, p in module.named_parameters()}
+    return {
+        f"{prefix}.{name}" if prefix else name: names[id(p)]
+        for prefix, part in module.named_modules()
+        for name, p in part._parameters.items()
+        if p is not None
+    }

@@ -1,0 +1,347 @@
+r"""The loss of a network over data as one function of its parameters."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from raphson._errors import InputError, RaphsonWarning
+from raphson.data import Batch, Batches
+from raphson.likelihoods import Likelihood, resolve_loss
+from raphson.network._checks import Traits, probe, refuse_training_mode
+from raphson.network._module import Model
+from raphson.network._parameters import ParameterSpace
+
+Reduction = Literal["mean", "sum"]
+
+_ROWS = 4096
+"""Positions whose losses are computed at once where they are only checked."""
+
+
+class Objective:
+    r"""A network, a likelihood and data as one function of the parameters.
+
+    .. math::
+        L(\theta) = s \sum_n w_n\, \ell(f(x_n; \theta), y_n) + \frac{\lambda}{2} \|\theta\|^2, \qquad
+        s = 1 / W \text{ (mean) or } 1 \text{ (sum)},
+
+    where :math:`n` runs over examples and, for sequences, over their positions, and
+    :math:`W = \sum_n w_n v_n` with the weights :math:`v` that the likelihood itself gives to targets (class weights;
+    0 for ignored ones). A weight of 3 means the same as three rows. Every curvature of an objective is that of
+    :math:`L` as it stands: scale, weights and :math:`\lambda I` included.
+
+    The data are read once here (to add up :math:`W`, to check them, and to remember what they were) and once for every
+    quantity; batches must be the same each time. The model must be in evaluation mode, and is left as it is.
+
+    Args:
+        model: A module, or a function ``f(params, *x)``; outputs ``(N, ..., C)``, the ``C`` of them last. A compiled
+            module is taken as the module that it wraps, which has second derivatives.
+        likelihood: A likelihood, or a torch loss that stands for one.
+        data: ``(x, y)`` or ``(x, y, weight)`` of tensors, or a repeatable iterable of such (a ``DataLoader``); ``x`` is
+            a tensor, a tuple of positional arguments or a dictionary of named ones; ``weight`` is ``(N,)``.
+        params: Names or prefixes of the parameters to differentiate; None for those with ``requires_grad=True``.
+            For a function: the dictionary of its parameters.
+        reduction: ``"mean"`` or ``"sum"``; None takes that of a torch loss, and ``"mean"`` for a likelihood.
+        l2: :math:`\lambda`, on the differentiated parameters.
+        progress: Whether a pass over the data shows a line on standard error while it runs.
+
+    Attributes:
+        model: The model as ``f(params, x)``.
+        likelihood: The likelihood.
+        reduction: ``"mean"`` or ``"sum"``.
+        l2: :math:`\lambda`.
+        n_examples: Number of examples ``N``.
+        total_weight: :math:`W`.
+        notes: What was done differently than usual, in sentences.
+
+    Raises:
+        InputError: The model is in training mode or mixes examples, or data or arguments do not fit.
+
+    Examples:
+        Least squares with one parameter: :math:`L = \tfrac12 \cdot \tfrac12 (1 + 9)` at 0, up to a constant.
+
+        >>> import torch
+        >>> from raphson.likelihoods import Gaussian
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.zeros_(model.weight)
+        >>> x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [3.0]])
+        >>> objective = Objective(model, Gaussian(normalized=False), (x, y))
+        >>> objective.value_and_gradient()
+        (tensor(2.5000), tensor([-3.5000]))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Callable[..., Tensor],
+        likelihood: Likelihood | nn.Module,
+        data: Any,
+        *,
+        params: Mapping[str, Tensor] | str | Iterable[str] | None = None,
+        reduction: Reduction | None = None,
+        l2: float = 0.0,
+        progress: bool = False,
+    ) -> None:
+        resolved = resolve_loss(likelihood)
+        if reduction not in {None, "mean", "sum"}:
+            raise InputError(f"reduction is {reduction!r}, but it must be 'mean' or 'sum'.")
+        if resolved.reduction is not None and reduction not in {None, resolved.reduction}:
+            raise InputError(
+                f"{type(likelihood).__name__} has reduction='{resolved.reduction}', but the objective was given "
+                f"reduction='{reduction}': make them the same, or leave the objective's out."
+            )
+        if not 0 <= l2 < float("inf"):
+            raise InputError(f"l2 is {l2:g}, but it must be a finite number that is not negative.")
+        self.model = Model(model, params)
+        self.likelihood, self.l2, self.progress = resolved.likelihood, float(l2), progress
+        self.reduction: Reduction = resolved.reduction or reduction or "mean"
+        refuse_training_mode(self.model.module)
+        self._batches = Batches(data, self.model.device)
+        self._read()
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The parameters that are differentiated."""
+        return self.model.space
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters ``P``."""
+        return self.space.numel
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of outputs ``C`` of one example, or of one position of it."""
+        return self._outputs.shape[-1]
+
+    @property
+    def n_batches(self) -> int:
+        """Number of batches."""
+        return self._n_batches
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the parameters."""
+        return self.space.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return self.space.device
+
+    @property
+    def traits(self) -> Traits:
+        """What one evaluation showed about the model."""
+        return self._traits
+
+    @property
+    def information_is_observed(self) -> bool:
+        """Whether the expected information equals the observed Hessian, as it does with canonical links.
+
+        Seen at the outputs of the first batch's first and last example: for another link the two agree only where a
+        target is exactly its mean.
+        """
+        f, y = self._outputs, self._probed_targets
+        direction = torch.linspace(1.0, 2.0, self.n_outputs, dtype=f.dtype, device=f.device).expand(f.shape)
+        observed, expected = self.likelihood.hessian(f, y).mv(direction), self.likelihood.fisher(f, y).mv(direction)
+        return torch.allclose(observed, expected, rtol=1e-5, atol=0.0)
+
+    @property
+    def scale(self) -> float:
+        r"""The factor of the sum over the data: :math:`1/W` for a mean, 1 for a sum."""
+        return 1.0 / self.total_weight if self.reduction == "mean" else 1.0
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches, on the device of the model; ``InputError`` if they are not those of the first pass."""
+        if not self.progress:
+            yield from self._batches
+            return
+        from rich.console import Console
+        from rich.progress import track
+
+        total = self._n_batches or None
+        yield from track(self._batches, "batches", total, transient=True, console=Console(stderr=True))
+
+    def restricted(self, params: str | Iterable[str]) -> Objective:
+        """Return the same objective, differentiated in some of the parameters only.
+
+        Args:
+            params: Names or prefixes of names.
+
+        Returns:
+            The objective; the penalty is on these parameters only.
+        """
+        copy = object.__new__(Objective)
+        copy.__dict__.update(self.__dict__)
+        copy.model = self.model.restricted(params)
+        return copy
+
+    def position_weights(self, batch: Batch) -> Tensor | None:
+        """Return the example weights of a batch for each position, ``(N, ...)``, or None where all are 1.
+
+        What the likelihood gives to targets is inside its derivatives already.
+        """
+        if batch.weight is None:
+            return None
+        shape = batch.y.shape[: self._outputs.ndim - 1]
+        return batch.weight.to(self.dtype).reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+
+    def outputs(self, batch: Batch, index: int, params: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return the outputs ``(N, ..., C)`` of a batch.
+
+        Args:
+            batch: The batch.
+            index: Its number, for messages.
+            params: Values of the parameters; None for the present ones.
+
+        Returns:
+            The outputs; ``InputError`` if they do not fit the targets.
+        """
+        f = self.model.call(params, batch.x)
+        self.check_shape(f, batch, index)
+        return f
+
+    def check_outputs(self, f: Tensor, batch: Batch, index: int) -> None:
+        """Raise ``InputError`` unless outputs fit the targets and every loss is finite, naming batch and row."""
+        self.check_shape(f, batch, index)
+        self.check_losses(f, batch.y, index)
+
+    def check_losses(self, f: Tensor, y: Tensor, index: int, first: int = 0) -> None:
+        """Raise ``InputError``, naming batch and row, for the first loss that is not finite.
+
+        Args:
+            f: Outputs ``(N, ..., C)``, of a batch or a part of it.
+            y: Their targets.
+            index: Number of the batch.
+            first: The row of the batch with which they begin.
+        """
+        if self.likelihood.always_finite:
+            low, high = torch.aminmax(f.detach())
+            if bool(torch.maximum(-low, high) < torch.finfo(f.dtype).max ** 0.5):
+                return
+        rows, targets = f.reshape(-1, f.shape[-1]), y.reshape(-1, *y.shape[f.ndim - 1 :])
+        with torch.no_grad():
+            parts = [slice(start, start + _ROWS) for start in range(0, len(rows), _ROWS)]
+            nll = [self.likelihood.nll(rows[part], targets[part]) for part in parts]
+        self._check_finite(torch.cat(nll).reshape(f.shape[:-1]), index, first)
+
+    def check_shape(self, f: Tensor, batch: Batch, index: int) -> None:
+        """Raise ``InputError`` unless the outputs of a batch fit its targets."""
+        if f.shape[:-1] != batch.y.shape[: f.ndim - 1]:
+            raise InputError(
+                f"Batch {index}: the outputs have shape {tuple(f.shape)} and the targets {tuple(batch.y.shape)}, but "
+                "the outputs must have the axes of the targets and then one for the outputs of each, (N, ..., C) "
+                "(torch's cross-entropy has classes on axis 1: move them to the end, as in logits.movedim(1, -1))."
+            )
+
+    def value(self) -> Tensor:
+        """Return the objective, a number; ``InputError`` names the batch and row where it is not finite."""
+        with torch.no_grad():
+            total = sum((self._loss(self.outputs(b, i), b, i) for i, b in enumerate(self.batches())), self._zero())
+        return total + self._penalty()
+
+    def gradient(self) -> Tensor:
+        """Return the gradient, ``(P,)``."""
+        return self.value_and_gradient()[1]
+
+    def value_and_gradient(self) -> tuple[Tensor, Tensor]:
+        """Return the objective and its gradient, ``(P,)``, from one pass over the data."""
+        total, gradient = self._zero(), self.l2 * self.space.vector()
+        for index, batch in enumerate(self.batches()):
+            leaves = self.model.leaves()
+            f = self.outputs(batch, index, leaves)
+            total += self._loss(f.detach(), batch, index)
+            with torch.no_grad():
+                g = self.scaled(self.likelihood.gradient(f.detach(), batch.y), batch)
+            parts = torch.autograd.grad(f, list(leaves.values()), g, materialize_grads=True)
+            gradient += torch.cat([part.reshape(-1) for part in parts])
+        return total + self._penalty(), gradient
+
+    def scaled(self, values: Tensor, batch: Batch) -> Tensor:
+        """Return values per output ``(..., N, ..., C)`` times the example weights and the scale."""
+        weights = self.position_weights(batch)
+        values = values * self.scale if self.scale != 1.0 else values
+        return values if weights is None else values * weights.unsqueeze(-1)
+
+    def _check_finite(self, nll: Tensor, index: int, first: int = 0) -> None:
+        """Raise ``InputError`` for the first of losses ``(N, ...)`` that is not finite, rows counted from ``first``."""
+        bad = ~torch.isfinite(nll)
+        if bool(bad.any()):
+            place = bad.nonzero()[0].tolist()
+            position = f", position {', '.join(map(str, place[1:]))}" if place[1:] else ""
+            value, row = float(nll[tuple(place)]), first + place[0]
+            raise InputError(
+                f"The loss in batch {index}, row {row}{position} is {value:g}. Check that row for missing or extreme "
+                "inputs, and that the parameters of the model are finite and not too large."
+            )
+
+    def _loss(self, f: Tensor, batch: Batch, index: int) -> Tensor:
+        nll = self.likelihood.nll(f, batch.y)
+        self._check_finite(nll, index)
+        weights = self.position_weights(batch)
+        return self.scale * (nll if weights is None else nll * weights).sum()
+
+    def _penalty(self) -> Tensor:
+        return 0.5 * self.l2 * self.space.vector().square().sum()
+
+    def _zero(self) -> Tensor:
+        return torch.zeros((), dtype=self.dtype, device=self.device)
+
+    def _read(self) -> None:
+        """Read the data once: check them, add up the weights and remember the batches."""
+        self.n_examples, self._n_batches, total = 0, 0, 0.0
+        for index, batch in enumerate(self.batches()):
+            if index == 0:
+                self._probe(batch)
+            try:
+                self.likelihood.check(batch.y, self.n_outputs)
+            except InputError as error:
+                raise InputError(f"Batch {index}: {error}") from error
+            shape = batch.y.shape[: self._outputs.ndim - 1]
+            weight = self.likelihood.weight(batch.y)
+            weight = torch.ones((), dtype=torch.float64, device=self.device) if weight is None else weight.double()
+            if batch.weight is not None:
+                weight = weight * batch.weight.double().reshape(-1, *[1] * (len(shape) - 1))
+            total += float(weight.expand(shape).sum())
+            self.n_examples += batch.n_examples
+            self._n_batches += 1
+        self.total_weight = total
+        if not total > 0:
+            raise InputError(
+                "The weights of all examples add up to 0 (all weights zero, or every target ignored), so that there "
+                "is nothing to average. Give some example a positive weight."
+            )
+
+    def _probe(self, batch: Batch) -> None:
+        n = batch.n_examples
+        one, other = batch.rows(slice(0, 1)), batch.rows(slice(n - 1, n))
+        both = batch.rows(slice(0, n, max(1, n - 1))) if n > 1 else _twice(one)
+        self._outputs, self._traits = probe(self.model, one.x, other.x, both.x)
+        self.check_shape(self._outputs, both, 0)
+        self._probed_targets = both.y
+        notes = []
+        if self._traits.fused_attention:
+            notes.append(
+                "The model's attention runs in a fused kernel, which has no second derivative; for curvature it runs "
+                "in plain matrix products instead (more memory: one entry for each pair of positions)."
+            )
+        if self._traits.fused_recurrence:
+            notes.append(
+                "The model's recurrent layers run in a fused kernel, which has no second derivative; for curvature "
+                "they run step by step instead (slower)."
+            )
+        self.notes = tuple(notes)
+        for note in notes:
+            warnings.warn(note, RaphsonWarning, stacklevel=4)
+
+
+def _twice(batch: Batch) -> Batch:
+    from raphson.data import tree_map
+
+    def double(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor, tensor]) if tensor.ndim and tensor.shape[0] == 1 else tensor
+
+    return Batch(tree_map(double, batch.x), double(batch.y), None)

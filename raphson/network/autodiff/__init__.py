@@ -1,0 +1,1 @@
+"""Derivatives by automatic differentiation."""

@@ -1,0 +1,1 @@
+"""Curvature of a network objective."""

@@ -1,0 +1,152 @@
+r"""K-FAC with corrected eigenvalues."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from raphson.linalg import Diagonal, KroneckerEigen, LinearOperator, Matrix, SymmetricOperator
+from raphson.network._objective import Objective
+from raphson.network.curvature._kfac import check_options, layer_sums
+from raphson.network.curvature.factors._kronecker_factors import MatmulTerm, Seen, Sharing, TableTerm, Term, grouped
+from raphson.network.curvature.factors._layer_operator import LayerOperator
+from raphson.network.curvature.factors._layer_plan import Bias
+from raphson.network.curvature.factors._layer_sums import LayerSums
+from raphson.network.curvature.factors._output_factor import Estimator, Sampling, columns, tapped_batches
+from raphson.network.curvature.factors._squares import squared_gradients, squared_table
+from raphson.network.layers._calls import Lookup, Matmul
+
+
+def ekfac(
+    objective: Objective,
+    estimator: Estimator = "exact",
+    sharing: Sharing = "expand",
+    *,
+    samples: int = 1,
+    generator: torch.Generator | None = None,
+    bias: Bias = "joint",
+) -> LayerOperator:
+    r"""Return the Gauss-Newton matrix of a network in the Kronecker eigenbasis of each layer.
+
+    With the eigenvectors :math:`Q_A, Q_B` of the factors of ``kfac``, a layer's block is
+    :math:`(Q_B \otimes Q_A) \operatorname{diag}(\lambda) (Q_B \otimes Q_A)^T` where
+
+    .. math:: \lambda_{ij} = \sum_{n,c} \Bigl(Q_B^T\, \tfrac{\partial u_{nc}^T f}{\partial W}\, Q_A\Bigr)_{ij}^2
+
+    is the second moment of the per-example gradients along each pair of eigenvectors: the best diagonal in that
+    basis, so that the block is never further from the exact one in the Frobenius norm than that of ``kfac`` is. With
+    shared weights the gradients are summed over positions before they are squared.
+
+    Cost: ``kfac``, an eigen-decomposition of each factor, and a second pass over the data with two rotations and one
+    product of the size of a weight gradient.
+
+    Args:
+        objective: The objective; its scale, weights and :math:`\lambda I` are included.
+        estimator: ``"exact"``, ``"mc"`` or ``"empirical"``, for the factors and for the eigenvalues.
+        sharing: How the factors combine positions with a shared weight.
+        samples: Number of random combinations for ``"mc"``.
+        generator: Source of randomness for ``"mc"``.
+        bias: ``"joint"``: a bias is one more column of its weight; ``"separate"``: it has a block of its own.
+
+    Returns:
+        A block-diagonal operator ``(P, P)``. What has no Kronecker form is as in ``kfac``, as is a weight that is
+        used both as itself and as its transpose.
+
+    References:
+        T. George et al. (2018), Fast approximate natural gradient descent in a Kronecker-factored eigenbasis.
+
+    Examples:
+        Where the Kronecker product is exact, there is nothing to correct.
+
+        >>> import torch
+        >>> from raphson.network._objective import Objective
+        >>> from raphson.likelihoods import Gaussian
+        >>> x, y = torch.tensor([[1.0, 0.0], [1.0, 2.0], [1.0, 0.0], [1.0, 2.0]]), torch.zeros(4, 1)
+        >>> objective = Objective(torch.nn.Linear(2, 1, bias=False), Gaussian(), (x, y))
+        >>> torch.allclose(ekfac(objective).to_dense(), torch.tensor([[1.0, 1.0], [1.0, 2.0]]))
+        True
+    """
+    check_options(sharing, bias)
+    sampling = Sampling(estimator, samples, generator)
+    sums = layer_sums(objective, sampling, sharing, bias)
+    bases = [_Basis(next(iter(terms.values()))) if len(terms) == 1 else None for terms in sums.terms]
+    for tapped in tapped_batches(objective, sampling):
+        work = dict(sums.work(tapped))
+        seen = [work[next(iter(terms.values()))] for terms in sums.terms]
+        jobs = [
+            ([one.number for one in uses], partial(basis.add, uses))
+            for basis, uses in zip(bases, seen, strict=True)
+            if basis is not None
+        ]
+        for u in columns(objective, tapped, sampling):
+            tapped.taps.deliver(u, jobs)
+    return sums.operator([_operator(sums, i, basis) for i, basis in enumerate(bases)])
+
+
+class _Basis:
+    """The eigenbasis of a term and the second moments in it."""
+
+    def __init__(self, term: Term) -> None:
+        self._table = isinstance(term, TableTerm)
+        if isinstance(term, MatmulTerm):
+            self._joint = term.joint
+            self._q_in: Tensor | None = torch.linalg.eigh(term.inputs).eigenvectors
+            self._q_out = torch.linalg.eigh(term.outputs).eigenvectors
+            i, o = self._q_in.shape[-1], self._q_out.shape[-1]
+            self.moments = self._q_out.new_zeros(self._q_out.shape[0], o, i)
+        else:
+            assert isinstance(term, TableTerm)
+            a = term.inputs
+            self._q_in = torch.linalg.eigh(a).eigenvectors[None] if a.ndim == 2 else None
+            self._q_out = torch.linalg.eigh(term.outputs).eigenvectors[None]
+            self.moments = self._q_out.new_zeros(1, *term.shape)
+
+    def add(self, seen: Sequence[Seen], gradients: Mapping[int, Tensor]) -> None:
+        """Add a batch's squared gradients."""
+        if self._table:
+            self._add_table(seen, gradients)
+            return
+        assert self._q_in is not None
+        inputs, outputs = [], []
+        for one in seen:
+            assert isinstance(one.use, Matmul)
+            a = one.tapped.unit_inputs(one.number)
+            a = torch.cat([a, torch.ones_like(a[:, :, :1])], dim=2) if self._joint else a
+            inputs.append(self._q_in.mT @ a)
+            outputs.append(self._q_out.mT @ one.use.example_outputs(gradients[one.number], one.summed))
+        self.moments += squared_gradients(inputs, outputs)
+
+    def _add_table(self, seen: Sequence[Seen], gradients: Mapping[int, Tensor]) -> None:
+        rotated = [gradients[one.number] @ self._q_out[0] for one in seen]
+        first = seen[0].use
+        assert isinstance(first, Lookup)
+        if self._q_in is None and len(seen) == 1:
+            self.moments[0] += squared_table(first, rotated[0], seen[0].summed)
+            return
+        for n in range(seen[0].summed.n):
+            rows = [
+                one.use.example_gradients(g, one.summed, slice(n, n + 1))[0][1]
+                for one, g in zip(seen, rotated, strict=True)
+            ]
+            total = torch.stack(rows).sum(0)[:, 0]
+            total = total if self._q_in is None else self._q_in[0].mT @ total
+            self.moments[0] += total.square().sum(0)
+
+    def operator(self) -> SymmetricOperator:
+        """Return the block."""
+        blocks = []
+        for g in range(self.moments.shape[0]):
+            q_out: LinearOperator = Matrix(self._q_out[g])
+            v = self.moments.shape[-2]
+            identity = Diagonal(self.moments.new_ones(v))
+            q_in: LinearOperator = identity if self._q_in is None else Matrix(self._q_in[g])
+            order = (q_in, q_out) if self._table else (q_out, q_in)
+            blocks.append(KroneckerEigen(order, self.moments[g]))
+        return blocks[0] if len(blocks) == 1 else grouped(blocks)
+
+
+def _operator(sums: LayerSums, i: int, basis: _Basis | None) -> SymmetricOperator:
+    return sums.weight_operator(i) if basis is None else basis.operator()

@@ -1,0 +1,128 @@
+r"""The Hessian of a network's objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from raphson.data import Batch
+from raphson.linalg import Dense, Diagonal, Implicit, SymmetricOperator
+from raphson.network._objective import Objective
+from raphson.network.autodiff._linearize import GradientGraph, map_parts
+from raphson.network.curvature._preactivation import preactivation_diagonal
+from raphson.network.curvature._products import Local, NetworkProducts
+from raphson.network.curvature._structures import Blocks, Structure, block_diagonal, check_structure
+from raphson.network.curvature.factors._output import OutputCurvature
+from raphson.network.layers._feed_forward import Chain, find_chain
+from raphson.network.layers._feed_forward_products import ChainProducts, in_parts
+
+_OBSERVED = OutputCurvature("observed")
+
+
+def hessian(
+    objective: Objective,
+    structure: Structure = "implicit",
+    *,
+    blocks: Blocks = "tensor",
+    params: str | Iterable[str] | None = None,
+) -> SymmetricOperator:
+    r"""Return the Hessian of an objective, the exact matrix of second derivatives.
+
+    .. math::
+        \nabla^2 L = s \sum_n w_n \Big[ J_n^\top H_n J_n + \sum_c g_{nc} \nabla^2 f_c(x_n) \Big] + \lambda I
+
+    with the gradient :math:`g_n` and the Hessian :math:`H_n` of the loss in the outputs, and the sum, the scale and the
+    weights of the objective. It is symmetric and in general indefinite.
+
+    The diagonal of a ``Sequential`` of linear layers and elementwise activations comes from Hessians in its
+    pre-activations, at a few gradients' cost; that of another model from one product for each parameter.
+
+    Args:
+        objective: The objective.
+        structure: ``"implicit"`` (products), ``"dense"``, ``"diagonal"`` (exact), or ``"blocks"`` (exact blocks on the
+            diagonal).
+        blocks: For ``"blocks"``: one for each parameter (``"tensor"``) or for each module (``"layer"``).
+        params: Names or prefixes of parameters: the rows and columns of these only.
+
+    Returns:
+        Symmetric operator ``(P, P)``, labeled unless very large; ``InputError`` if a word is not one of those above.
+
+    References:
+        B. A. Pearlmutter (1994), Fast exact multiplication by the Hessian, Neural Computation 6, 147-160. A. Botev,
+        H. Ritter and D. Barber (2017), Practical Gauss-Newton optimisation for deep learning, ICML.
+
+    Examples:
+        The loss :math:`\tfrac12 (a b - 1)^2` at :math:`a = b = 0` has a saddle point.
+
+        >>> import torch
+        >>> import raphson as rp
+        >>> model = lambda params, x: params["a"] * params["b"] * x
+        >>> params = {"a": torch.zeros(1), "b": torch.zeros(1)}
+        >>> objective = rp.Objective(model, rp.Gaussian(), (torch.ones(1, 1), torch.ones(1, 1)), params=params)
+        >>> rp.hessian(objective, "dense").to_dense()
+        tensor([[ 0., -1.],
+                [-1.,  0.]])
+    """
+    check_structure(structure, blocks)
+    objective = objective if params is None else objective.restricted(params)
+    if structure == "blocks":
+        return block_diagonal(objective, blocks, lambda part: _implicit(part).to_dense())
+    if structure == "diagonal" and (chain := find_chain(objective.model.module)) is not None:
+        return Diagonal(preactivation_diagonal(objective, chain) + objective.l2, labels=objective.space.labels())
+    implicit = _implicit(objective)
+    if structure == "dense":
+        dense = implicit.to_dense()
+        return Dense((dense + dense.mT) / 2, labels=implicit.labels)
+    if structure == "diagonal":
+        return Diagonal(implicit.diagonal(), labels=implicit.labels)
+    return implicit
+
+
+def _implicit(objective: Objective) -> Implicit:
+    chain = find_chain(objective.model.module)
+
+    def local(of: Objective, batch: Batch, index: int, _: int) -> Local:
+        return _Local(of, batch, index) if chain is None else _ChainLocal(of, chain, batch, index)
+
+    return NetworkProducts(objective, local).operator()
+
+
+class _Local:
+    """The Hessian of one batch's part of the objective."""
+
+    nbytes = 0
+
+    def __init__(self, objective: Objective, batch: Batch, index: int) -> None:
+        self._space = objective.space
+        derivatives = partial(_derivatives, objective, batch, index)
+        self._graph = GradientGraph(objective.model, batch.x, objective.traits, derivatives)
+
+    def products(self, rows: Tensor) -> Tensor:
+        return map_parts(self._graph.product, rows, self._space, self._graph.together)
+
+
+class _ChainLocal:
+    """The same of a feed-forward network."""
+
+    def __init__(self, objective: Objective, chain: Chain, batch: Batch, index: int) -> None:
+        self._network = ChainProducts(chain, objective.space, chain.features(batch.x), bends=True)
+        gradient, self._middle = _derivatives(objective, batch, index, self._network.outputs)
+        self._network.set_gradient(gradient)
+        self.nbytes = self._network.nbytes
+
+    def products(self, rows: Tensor) -> Tensor:
+        product = partial(self._network.hessian_product, middle=self._middle)
+        return in_parts(product, rows, self._network.width)
+
+
+def _derivatives(
+    objective: Objective, batch: Batch, index: int, f: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return the gradient of the loss in the outputs, and the product with its Hessian."""
+    objective.check_outputs(f, batch, index)
+    with torch.no_grad():
+        gradient = objective.scaled(objective.likelihood.gradient(f, batch.y), batch)
+        return gradient, _OBSERVED.product(objective, f, batch, index)

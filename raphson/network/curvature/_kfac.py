@@ -1,0 +1,114 @@
+r"""Kronecker-factored curvature of a network: K-FAC, KFLR and KFRA."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from raphson._errors import InputError
+from raphson.network._objective import Objective
+from raphson.network.curvature._kfra import kfra
+from raphson.network.curvature.factors._kronecker_factors import Sharing
+from raphson.network.curvature.factors._layer_operator import LayerOperator
+from raphson.network.curvature.factors._layer_plan import Bias
+from raphson.network.curvature.factors._layer_sums import LayerSums
+from raphson.network.curvature.factors._output_factor import Sampling, tapped_batches
+
+
+def kfac(
+    objective: Objective,
+    estimator: Literal["exact", "mc", "empirical", "recursive"] = "exact",
+    sharing: Sharing = "expand",
+    *,
+    samples: int = 1,
+    generator: torch.Generator | None = None,
+    bias: Bias = "joint",
+) -> LayerOperator:
+    r"""Return the Gauss-Newton matrix of a network, layer by layer, as Kronecker products.
+
+    With inputs :math:`a` and output gradients :math:`g` of a layer with weight :math:`W` (out, in), its block is
+    approximated by
+
+    .. math:: \sum_{n,c} g_{nc} g_{nc}^T \otimes a_n a_n^T \approx
+        \Bigl(\sum_{n,c} g_{nc} g_{nc}^T\Bigr) \otimes \Bigl(\frac{\sum_n \omega_n a_n a_n^T}{\sum_n \omega_n}\Bigr),
+
+    where the columns :math:`u_{nc}`, from which the :math:`g` come by one backward pass each, satisfy
+    :math:`\sum_c u_{nc} u_{nc}^T = s\, w_n F_n`: scale, example weight and the likelihood's expected Hessian (for
+    the usual likelihoods with their canonical outputs that is the Hessian itself). Class weights and ignored
+    targets are inside, in :math:`\omega_n` too. The block is exact for one example, and for a deep linear network
+    with squared error.
+
+    Estimators of the output side: ``"exact"`` takes all C columns (KFLR), ``"mc"`` random combinations of them that
+    are right in expectation (K-FAC), ``"empirical"`` the gradient at the data, ``"recursive"`` averages the
+    recursion for the pre-activation Gauss-Newton matrix, which needs no columns (KFRA; ``Sequential`` networks of
+    linear layers and elementwise activations). Weights shared over positions (sequences, images): ``"expand"``
+    takes positions as examples, exact for a deep linear network with a loss at every position; ``"reduce"`` takes
+    the mean input and summed gradient of an example, exact for a deep linear network that ends in a mean or sum
+    over positions. If outputs have positions that depend on other positions of a layer (attention), ``"exact"`` and
+    ``"empirical"`` need a backward pass for every column *at every position*: use ``"mc"``.
+
+    Parameters are arranged as the objective's. Linear layers, convolutions (grouped: a product for each group;
+    transposed) and embeddings (diagonal input side) have Kronecker blocks. A weight used several times (tied) has the
+    sum over its uses, products between different uses left out; used as itself and as its transpose (an
+    embedding and the output layer) it is a sum of two Kronecker products, for which ``solve`` is dense. Scales and
+    shifts of norms, and every parameter that is used in some other way, have an exact block of up to 256
+    parameters or an exact diagonal. ``report()`` lists what was stored.
+
+    Cost, with F operations of a forward pass, for layers wide against the number of outputs: F forward, half of
+    each factor's :math:`2 N d^2` because it is symmetric, and k backward passes of F (less the first layer) for k
+    columns, which go through the network together. Patches of a 3 x 3 convolution that moves by one position cost
+    13 :math:`c^2` for c channels, not 40. No array of N x C x C is formed, columns are taken some at a time.
+
+    Args:
+        objective: The objective; its scale, weights and :math:`\lambda I` are included.
+        estimator: How the output side is estimated.
+        sharing: How positions with a shared weight are combined.
+        samples: Number of random combinations for ``"mc"``.
+        generator: Source of randomness for ``"mc"``.
+        bias: ``"joint"``: a bias is one more column of its weight; ``"separate"``: it has a block of its own.
+
+    Returns:
+        A block-diagonal operator ``(P, P)``.
+
+    An argument that is not one of those above, and a module that ``"recursive"`` does not know, raise ``InputError``.
+
+    References:
+        J. Martens and R. Grosse (2015), Optimizing neural networks with Kronecker-factored approximate curvature.
+        A. Botev, H. Ritter and D. Barber (2017), Practical Gauss-Newton optimisation for deep learning.
+        R. Eschenhagen et al. (2023), Kronecker-factored approximate curvature for modern neural network
+        architectures.
+
+    Examples:
+        Least squares with one layer: the Hessian of the mean is :math:`I \otimes X^T X / N`.
+
+        >>> import torch
+        >>> from raphson.network._objective import Objective
+        >>> from raphson.likelihoods import Gaussian
+        >>> x, y = torch.tensor([[1.0, 0.0], [1.0, 2.0], [1.0, 0.0], [1.0, 2.0]]), torch.zeros(4, 1)
+        >>> objective = Objective(torch.nn.Linear(2, 1, bias=False), Gaussian(), (x, y))
+        >>> kfac(objective).to_dense()
+        tensor([[1., 1.],
+                [1., 2.]])
+    """
+    check_options(sharing, bias)
+    if estimator == "recursive":
+        return kfra(objective, bias)
+    return layer_sums(objective, Sampling(estimator, samples, generator), sharing, bias).operator()
+
+
+def layer_sums(objective: Objective, sampling: Sampling, sharing: Sharing, bias: Bias) -> LayerSums:
+    """Return the blocks of all batches."""
+    sums: LayerSums | None = None
+    for tapped in tapped_batches(objective, sampling):
+        sums = sums or LayerSums(objective, tapped, sharing, bias)
+        sums.add(tapped, sampling)
+    assert sums is not None
+    return sums
+
+
+def check_options(sharing: Sharing, bias: Bias) -> None:
+    """Raise ``InputError`` for a value that is not one of the possible ones."""
+    for name, value, known in (("sharing", sharing, ("expand", "reduce")), ("bias", bias, ("joint", "separate"))):
+        if value not in known:
+            raise InputError(f"{name} is {value!r}, but it must be {known[0]!r} or {known[1]!r}.")

@@ -1,0 +1,129 @@
+r"""KFRA: the Gauss-Newton matrix of the pre-activations, averaged over the data layer by layer.
+
+With the pre-activations h of a layer, W the weight above it and b = f'(h) the slopes in between,
+
+.. math:: H_{l} = \bigl(W_{l+1}^T H_{l+1} W_{l+1}\bigr) \odot \overline{b_l b_l^T}
+
+(Botev, Ritter and Barber 2017, eq. 20): exact for one example, and no backward pass for any number of outputs.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from raphson._errors import InputError
+from raphson.linalg import Dense
+from raphson.network._objective import Objective
+from raphson.network._parameters import ParameterSpace
+from raphson.network.curvature.factors._gram import Gram
+from raphson.network.curvature.factors._kronecker_factors import MatmulTerm
+from raphson.network.curvature.factors._layer_operator import LayerOperator
+from raphson.network.curvature.factors._layer_plan import Bias
+from raphson.network.curvature.factors._layer_sums import Block, assemble, joined, whole
+from raphson.network.curvature.factors._output_factor import add_output_gram, average_weights
+from raphson.network.layers._feed_forward import Chain, Evaluated, Link, read_chain
+
+
+def kfra(objective: Objective, bias: Bias) -> LayerOperator:
+    """Return the Kronecker factors with the recursive output side.
+
+    Args:
+        objective: Of a ``Sequential`` network of linear layers and elementwise activations.
+        bias: Whether biases share the block of their weight.
+
+    Returns:
+        The block-diagonal operator.
+    """
+    chain = _chain(objective.model.module)
+    layers = [_Layer(link, objective, bias == "joint") for link in chain.links]
+    c = chain.links[-1].linear.out_features
+    h = Gram(1, c, objective.space.empty())
+    for index, batch in enumerate(objective.batches()):
+        features = chain.features(batch.x)
+        weights, _ = average_weights(objective, batch, features.shape[:-1])
+        with torch.no_grad():
+            for layer, at in zip(layers, chain.ascend(features), strict=True):
+                layer.add(at, weights)
+            objective.check_losses(at.outputs, batch.y, index)
+            add_output_gram(h, objective, batch, at.outputs)
+    blocks = layers[-1].blocks(h.total()[0] * layers[-1].mean_slopes())
+    for lower, upper in zip(layers[-2::-1], layers[:0:-1], strict=True):
+        blocks += lower.blocks(upper.pulled_back() * lower.mean_slopes())
+    return assemble(objective, blocks)
+
+
+class _Layer:
+    """A linear layer and the activations after it, with averages over the data.
+
+    Args:
+        link: The layer.
+        objective: Whose parameters are differentiated.
+        joint: Whether the bias shares the block of the weight.
+    """
+
+    def __init__(self, link: Link, objective: Objective, joint: bool) -> None:
+        self._link, self._objective = link, objective
+        self._weight_name, self._bias_name = (
+            name if name in objective.space.tensors else None for name in (link.weight, link.bias)
+        )
+        joint = joint and self._weight_name is not None and self._bias_name is not None
+        d, like = link.linear.out_features, objective.space.empty()
+        self._term = MatmulTerm((1, d, link.linear.in_features), "expand", joint, False, like)
+        self._slopes = Gram(1, d, like)
+        self._weight = 0.0
+
+    def add(self, at: Evaluated, weights: Tensor | None) -> None:
+        """Add the layer at a batch, with weights of the positions."""
+        at = at.flat()
+        if self._weight_name is not None:
+            self._term.add_rows(at.inputs[:, None, :, None], weights)
+        if at.slope is None:
+            return
+        slope = at.slope if weights is None else at.slope * weights.sqrt()[:, None]
+        self._weight += slope.shape[0] if weights is None else float(weights.sum())
+        self._slopes.add(slope[:, None, :, None])
+
+    def mean_slopes(self) -> Tensor:
+        """Return the average outer product of the slopes, ``(out, out)``; ones without activation."""
+        total = self._slopes.total()[0]
+        return total / self._weight if self._weight > 0 else torch.ones_like(total)
+
+    def pulled_back(self) -> Tensor:
+        """Return ``W^T H W``, once ``blocks`` has set H."""
+        w = self._link.w
+        return w.mT @ self._h @ w
+
+    def blocks(self, h: Tensor) -> list[Block]:
+        """Return the blocks of those of weight and bias that are differentiated."""
+        self._h = h
+        space, weight, bias = self._objective.space, self._weight_name, self._bias_name
+        found: list[Block] = []
+        if weight is not None:
+            both = [weight, bias] if self._term.joint and bias is not None else [weight]
+            places = partial(_rows, space, both, self._link.w.shape)
+            product = self._term.operator(h.unsqueeze(0))
+            found.append(Block(", ".join(both), space.slices[weight].start, places, product))
+            bias = None if self._term.joint else bias
+        if bias is not None:
+            found.append(Block(bias, space.slices[bias].start, partial(whole, space, bias), Dense(h)))
+        return found
+
+
+def _rows(space: ParameterSpace, names: list[str], shape: torch.Size) -> Tensor:
+    """Return the places of a weight, or of a weight and a bias row by row."""
+    places = whole(space, names[0]).view(1, *shape)
+    return places.reshape(-1) if len(names) == 1 else joined(places, whole(space, names[1]))
+
+
+def _chain(module: nn.Module | None) -> Chain:
+    """Return the network as a chain of layers; ``InputError`` if it is none."""
+    try:
+        return read_chain(module)
+    except InputError as error:
+        raise InputError(
+            "estimator='recursive' (KFRA) goes through linear layers and elementwise activations of a "
+            f"torch.nn.Sequential, each layer with parameters of its own, but {error} Use estimator='exact' or 'mc'."
+        ) from None

@@ -1,0 +1,196 @@
+r"""Hessians of the loss in the pre-activations of a feed-forward network, example by example, from the top down.
+
+With :math:`z_{l+1} = W \varphi(z_l) + b`, slopes :math:`B = \operatorname{diag}\varphi'(z_l)`, the gradient
+:math:`\delta` of the loss in :math:`\varphi(z_l)` and :math:`D = \operatorname{diag}(\varphi''(z_l)\,\delta)`,
+
+.. math:: H_l = B W^\top H_{l+1} W B + D,
+
+and the exact block of the Hessian of a layer with inputs :math:`a` is :math:`\sum_n a_n a_n^\top \otimes H_{l,n}`
+(Botev, Ritter and Barber 2017, Practical Gauss-Newton optimisation for deep learning, eq. 6-8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raphson.data import Batch
+from raphson.network._objective import Objective
+from raphson.network.curvature.factors._output import slice_rows
+from raphson.network.layers._feed_forward import Chain, Evaluated, Link
+
+_CHUNK = 2**24
+"""Entries of the columns that are held at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Columns:
+    """A part :math:`C^T M C` of the Hessian: columns and the product with the matrix between them.
+
+    Attributes:
+        columns: ``(n, k, d)``, or ``(1, k, d)`` where all positions have the same.
+        core: The product with ``M``, ``(n, k, d) -> (n, k, d)``.
+    """
+
+    columns: Tensor
+    core: Callable[[Tensor], Tensor]
+
+    def diagonal(self) -> Tensor:
+        return (self.core(self.columns) * self.columns).sum(-2)
+
+    def to_dense(self) -> Tensor:
+        return self.columns.mT @ self.core(self.columns)
+
+    def below(self, w: Tensor) -> _Columns:
+        return _Columns(self.columns @ w, self.core)
+
+    def sloped(self, slope: Tensor) -> _Columns:
+        return _Columns(self.columns * slope.unsqueeze(-2), self.core)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pulled:
+    """A diagonal matrix seen through one layer, :math:`B W^T diag(r) W B`, whose diagonal needs no columns.
+
+    Attributes:
+        w: ``W``, ``(d', d)``.
+        r: ``(n, d')``.
+        slope: ``(n, d)``, or None for ones.
+    """
+
+    w: Tensor
+    r: Tensor
+    slope: Tensor | None = None
+
+    def diagonal(self) -> Tensor:
+        values = self.r @ self.w.square()
+        return values if self.slope is None else values * self.slope.square()
+
+    def to_dense(self) -> Tensor:
+        return self._columns().to_dense()
+
+    def below(self, w: Tensor) -> _Columns:
+        return self._columns().below(w)
+
+    def sloped(self, slope: Tensor) -> _Pulled:
+        return _Pulled(self.w, self.r, slope if self.slope is None else self.slope * slope)
+
+    def _columns(self) -> _Columns:
+        columns = self.w if self.slope is None else self.w * self.slope.unsqueeze(-2)
+        return _Columns(columns, lambda c: self.r.unsqueeze(-1) * c)
+
+
+@dataclass(frozen=True, eq=False)
+class Preactivation:
+    """What the recursion knows at one linear layer, for some positions.
+
+    Attributes:
+        layer: The layer.
+        inputs: Its inputs ``a``, ``(n, d_in)``.
+        weights: Example weights times scale, ``(n,)``.
+        parts: Whose sum is the Hessian in its outputs, with ``residual``.
+        residual: The diagonal part ``D``, ``(n, d)``; None at the top.
+    """
+
+    layer: Link
+    inputs: Tensor
+    weights: Tensor
+    parts: list[_Columns | _Pulled]
+    residual: Tensor | None
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonals of the Hessians in the layer's outputs, ``(n, d)``, without weights."""
+        total = torch.stack([part.diagonal() for part in self.parts]).sum(0)
+        return total if self.residual is None else total + self.residual
+
+    def to_dense(self) -> Tensor:
+        """Return the Hessians in the layer's outputs, ``(n, d, d)``, without weights."""
+        total = torch.stack([part.to_dense() for part in self.parts]).sum(0)
+        return total if self.residual is None else total + torch.diag_embed(self.residual)
+
+
+def preactivation_diagonal(objective: Objective, chain: Chain) -> Tensor:
+    """Return the diagonal of the Hessian, ``(P,)``, without the penalty.
+
+    Operations: a forward and a backward pass, one backward pass more for each output, and columns of the width of the
+    layers above for each layer but the two lowest whose activations are curved.
+
+    Args:
+        objective: Of a feed-forward network.
+        chain: The network.
+
+    Returns:
+        The diagonal.
+    """
+    total = objective.space.vector().zero_()
+    slices = objective.space.slices
+    for index, batch in enumerate(objective.batches()):
+        for at in preactivations(objective, chain, batch, index):
+            weighted = at.diagonal() * at.weights.unsqueeze(-1)
+            weight, bias = slices.get(at.layer.weight), slices.get(at.layer.bias or "")
+            if weight is not None:
+                total[weight] += (weighted.mT @ at.inputs.square()).reshape(-1)
+            if bias is not None:
+                total[bias] += weighted.sum(0)
+    return total
+
+
+def preactivations(objective: Objective, chain: Chain, batch: Batch, index: int) -> Iterator[Preactivation]:
+    """Yield the layers of a feed-forward network from the top down, for some positions of a batch at a time.
+
+    Args:
+        objective: Of a feed-forward network.
+        chain: The network.
+        batch: The batch.
+        index: Its number.
+
+    Yields:
+        One for each layer and chunk of positions.
+    """
+    x = chain.features(batch.x)
+    weights = objective.position_weights(batch)
+    weights = x.new_ones(x.shape[:-1]) if weights is None else weights
+    rows = x.reshape(-1, x.shape[-1])
+    targets = batch.y.reshape(-1, *batch.y.shape[x.ndim - 1 :])
+    with torch.no_grad():
+        objective.check_outputs(objective.outputs(batch, index), batch, index)
+    widths = [link.linear.out_features for link in chain.links]
+    width = max(1, _CHUNK // (widths[-1] * max(widths)))
+    weights = weights.reshape(-1) * objective.scale
+    for part in slice_rows(rows.shape[0], width):
+        layers = list(chain.ascend(rows[part], bends=True))
+        f, y = layers[-1].outputs, targets[part]
+        nll = objective.likelihood.nll(f, y)
+        if not bool(torch.isfinite(nll).all()):
+            objective.check_outputs(objective.outputs(batch, index), batch, index)
+        yield from _descend(layers, objective.likelihood.gradient(f, y), _top(objective, f, y), weights[part])
+
+
+def _top(objective: Objective, f: Tensor, y: Tensor) -> _Columns:
+    """Return the Hessian in the outputs: by the closed-form root where it is the Fisher information's."""
+    if objective.information_is_observed:
+        return _Columns(objective.likelihood.fisher_factor(f, y).to_dense().mT, lambda c: c)
+    operator = objective.likelihood.hessian(f, y)
+    identity = torch.eye(f.shape[-1], dtype=f.dtype, device=f.device)
+    return _Columns(identity, lambda c: operator.mm(c.expand(f.shape[0], -1, -1)))
+
+
+def _descend(layers: list[Evaluated], gradient: Tensor, top: _Columns, weights: Tensor) -> Iterator[Preactivation]:
+    """Yield the layers from the top down, given gradient and Hessian in the outputs."""
+    parts: list[_Columns | _Pulled] = [top]
+    residual: Tensor | None = None
+    for number in range(len(layers) - 1, -1, -1):
+        layer = layers[number]
+        if layer.slope is not None:
+            parts = [part.sloped(layer.slope) for part in parts]
+        residual = None if layer.bend is None else layer.bend * gradient
+        gradient = gradient if layer.slope is None else gradient * layer.slope
+        yield Preactivation(layer.link, layer.inputs, weights, parts, residual)
+        if number > 0:
+            w = layer.link.w
+            fresh = [] if residual is None else [_Pulled(w, residual)]
+            parts = [*(part.below(w) for part in parts), *fresh]
+            gradient = gradient @ w

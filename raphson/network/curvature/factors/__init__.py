@@ -1,0 +1,1 @@
+"""What the curvature structures share."""

@@ -1,0 +1,272 @@
+r"""The two factors of a layer's Kronecker-factored curvature, accumulated over the uses of its weight.
+
+With inputs :math:`a_i`, output gradients :math:`g_{ic}` (weights and scale inside) and :math:`\omega_i` the weight of
+position i,
+
+.. math:: \sum_{i,c} g_{ic} g_{ic}^T \otimes a_i a_i^T \approx B \otimes A, \qquad
+    A = \frac{\sum_i \omega_i a_i a_i^T}{\sum_i \omega_i}, \quad B = \sum_{i,c} g_{ic} g_{ic}^T ,
+
+so that the scale of the data is in B once (Martens and Grosse 2015, eq. 7). *Expand* takes every position as its own
+term i; *reduce* takes examples, with the mean of the inputs and the sum of the output gradients over positions
+(Eschenhagen et al. 2023, eqs. 19 and 22).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from raphson.linalg import Dense, Diagonal, EqualBlocks, Kronecker, SymmetricOperator
+from raphson.network.curvature.factors._gram import Gram
+from raphson.network.curvature.factors._output_factor import Tapped
+from raphson.network.curvature.factors._patch_gram import PatchGram
+from raphson.network.layers._calls import Convolution, Layout, Lookup, Matmul, Use
+
+Sharing = Literal["expand", "reduce"]
+
+_DENSE_TABLE = 2048
+"""Rows of a table up to which reduce keeps the covariance of the means; beyond, it counts as in expand."""
+
+_DENSE_GROUP = 256
+"""Size of the blocks of a grouped convolution up to which they are stored as dense blocks in one tensor."""
+
+
+class Seen(NamedTuple):
+    """One use in one batch, by its number."""
+
+    tapped: Tapped
+    number: int
+
+    @property
+    def use(self) -> Use:
+        """The use."""
+        return self.tapped.taps.uses[self.number]
+
+    @property
+    def example(self) -> Layout:
+        """Which positions belong to which example."""
+        return self.tapped.example_layouts[self.number]
+
+    @property
+    def unit(self) -> Layout:
+        """Which positions belong to which unit."""
+        return self.tapped.unit_layouts[self.number]
+
+    @property
+    def summed(self) -> Layout:
+        """Over which positions gradients are summed."""
+        return self.tapped.sum_layouts[self.number]
+
+
+class Term(abc.ABC):
+    """Sums for one Kronecker product: ``left`` belongs to the rows of the weight, ``right`` to its columns."""
+
+    @abc.abstractmethod
+    def add_inputs(self, seen: Sequence[Seen], unit: Tensor | None, example: Tensor | None) -> None:
+        """Add the inputs of a batch, with weights per unit and per example."""
+
+    @abc.abstractmethod
+    def add_outputs(self, seen: Sequence[Seen], gradients: Mapping[int, Tensor]) -> None:
+        """Add output gradients ``(k, *shape)`` of the uses."""
+
+    @abc.abstractmethod
+    def operator(self) -> SymmetricOperator:
+        """Return the Kronecker product."""
+
+
+@dataclass(eq=False)
+class MatmulTerm(Term):
+    """Sums of a linear or convolutional weight.
+
+    Args:
+        shape: ``(G, O, I)`` of the weight.
+        sharing: How positions are combined.
+        joint: Whether the bias is a last column of the weight.
+        flipped: Whether the weight is stored as its transpose, columns first.
+        like: Gives type and device.
+    """
+
+    shape: tuple[int, int, int]
+    sharing: Sharing
+    joint: bool
+    flipped: bool
+    like: Tensor
+
+    def __post_init__(self) -> None:
+        groups, o, i = self.shape
+        # a joint bias is one more input, which is 1
+        self._inputs = Gram(groups, i, self.like, border=int(self.joint))
+        self._patches: PatchGram | None = None
+        self._means = self.like.new_zeros(groups, i)
+        self._outputs = Gram(groups, o, self.like)
+        self._count = 0.0
+
+    def add_inputs(self, seen: Sequence[Seen], unit: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
+        if self.sharing == "reduce":
+            self.add_rows(_mean_inputs(seen).unsqueeze(-1), example)
+            return
+        for one in seen:
+            assert isinstance(one.use, Matmul)
+            weights = None if unit is None else one.unit.per_position(unit)
+            if isinstance(one.use, Convolution) and PatchGram.suits(one.use):
+                self._add_images(one.use, weights)
+                continue
+            for rows, x in one.use.input_chunks():
+                self.add_rows(x, None if weights is None else weights[rows])
+
+    def add_rows(self, x: Tensor, weights: Tensor | None) -> None:
+        """Add inputs ``(M, G, I, L)`` with weights ``(M,)``."""
+        x, means = self._weighted(x, weights, x.shape[3])
+        if self.joint:
+            self._means += means.sum((0, 3)) if x.shape[3] > 1 else means.squeeze(3).sum(0)
+        self._inputs.add(x)
+
+    def _add_images(self, use: Convolution, weights: Tensor | None) -> None:
+        """Add the input of a convolution with weights ``(N,)``, by its autocorrelation."""
+        x, means = self._weighted(use.input(), weights, use.inner)
+        if self.joint:
+            self._means += use.patches(means.sum(0, keepdim=True)).sum((0, 3))
+        if self._patches is None:
+            self._patches = PatchGram(x.shape[1], use.kernel, self.like)
+        self._patches.add(x, use)
+
+    def _weighted(self, x: Tensor, weights: Tensor | None, inner: int) -> tuple[Tensor, Tensor]:
+        """Count inputs of ``inner`` positions each; return them times root weights, and for a bias times weights."""
+        if weights is None:
+            self._count += inner * x.shape[0]
+            return x, x
+        self._count += inner * float(weights.sum())
+        root = weights.to(x.dtype).sqrt().view(-1, *(1,) * (x.ndim - 1))
+        rooted = x * root
+        return rooted, rooted * root if self.joint else rooted
+
+    def add_outputs(self, seen: Sequence[Seen], gradients: Mapping[int, Tensor]) -> None:  # noqa: D102
+        if self.sharing == "reduce":
+            total = torch.stack([_summed_outputs(one, gradients[one.number]) for one in seen]).sum(0)
+            self._outputs.add(total.flatten(0, 1).unsqueeze(-1))
+            return
+        for one in seen:
+            assert isinstance(one.use, Matmul)
+            self._outputs.add(one.use.outputs(gradients[one.number]).flatten(0, 1))
+
+    @cached_property
+    def inputs(self) -> Tensor:
+        """The average of input outer products, ``(G, I, I)``, with a last row and column for a joint bias."""
+        a, i = self._inputs.total(), self.shape[2]
+        if self._patches is not None:
+            a[0, :i, :i] += self._patches.total()
+        if self.joint:
+            a[:, i, :i], a[:, :i, i], a[:, i, i] = self._means, self._means, self._count
+        return a.div_(self._count) if self._count > 0 else a
+
+    @cached_property
+    def outputs(self) -> Tensor:
+        """The sum of output gradient outer products, ``(G, O, O)``."""
+        return self._outputs.total()
+
+    def operator(self, outputs: Tensor | None = None) -> SymmetricOperator:
+        """Return the Kronecker product, with another output factor if given."""
+        a, b = self.inputs, self.outputs if outputs is None else outputs
+        left, right = (a, b) if self.flipped else (b, a)
+        if a.shape[0] == 1:
+            return Kronecker((Dense(left[0]), Dense(right[0])))
+        return grouped([Kronecker((Dense(u), Dense(v))) for u, v in zip(left, right, strict=True)])
+
+    def bias_operator(self) -> SymmetricOperator:
+        """Return the block of a separate bias: its input is 1."""
+        b = self.outputs
+        return Dense(b[0]) if b.shape[0] == 1 else EqualBlocks(b)
+
+
+@dataclass(eq=False)
+class TableTerm(Term):
+    """Sums of an embedding table ``(V, E)``: the inputs are unit vectors, so that their covariance is diagonal.
+
+    Args:
+        shape: ``(V, E)``.
+        sharing: How positions are combined.
+        like: Gives type and device.
+    """
+
+    shape: tuple[int, int]
+    sharing: Sharing
+    like: Tensor
+
+    def __post_init__(self) -> None:
+        v, e = self.shape
+        self._dense = self.sharing == "reduce" and v <= _DENSE_TABLE
+        self._inputs = self.like.new_zeros(v, v) if self._dense else self.like.new_zeros(v)
+        self._outputs = Gram(1, e, self.like)
+        self._count = 0.0
+
+    def add_inputs(self, seen: Sequence[Seen], unit: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
+        for one in seen:
+            assert isinstance(one.use, Lookup)
+            counted = one.use.counted().to(self.like.dtype)
+            if self._dense:
+                bags = _bags(one, self.shape[0], counted)
+                weighted = bags if example is None else bags * example.to(bags)[:, None]
+                self._inputs += weighted.mT @ bags
+                self._count += bags.shape[0] if example is None else float(example.sum())
+                continue
+            weights = counted if unit is None else counted * one.unit.per_position(unit).to(counted)
+            self._inputs.index_add_(0, one.use.tokens(), weights)
+            self._count += float(weights.sum())
+
+    def add_outputs(self, seen: Sequence[Seen], gradients: Mapping[int, Tensor]) -> None:  # noqa: D102
+        for one in seen:
+            assert isinstance(one.use, Lookup)
+            g = one.use.rows(gradients[one.number]) * one.use.counted()[:, None]
+            if self._dense:
+                g = one.summed.by_example(g.movedim(0, 1)).sum(1)
+            self._outputs.add(g.reshape(-1, 1, self.shape[1], 1))
+
+    @cached_property
+    def inputs(self) -> Tensor:
+        """The average of input outer products: its diagonal ``(V,)``, or ``(V, V)``."""
+        return self._inputs / self._count if self._count > 0 else self._inputs
+
+    @cached_property
+    def outputs(self) -> Tensor:
+        """The sum of output gradient outer products, ``(E, E)``."""
+        return self._outputs.total()[0]
+
+    def operator(self) -> SymmetricOperator:  # noqa: D102
+        a = self.inputs
+        return Kronecker((Dense(a) if self._dense else Diagonal(a), Dense(self.outputs)))
+
+
+def grouped(blocks: Sequence[SymmetricOperator]) -> SymmetricOperator:
+    """Return blocks of one size as one operator: a tensor of dense blocks if they are small."""
+    from raphson.linalg import BlockDiagonal
+
+    if blocks[0].shape[-1] <= _DENSE_GROUP:
+        return EqualBlocks(torch.stack([block.to_dense() for block in blocks]))
+    return BlockDiagonal(tuple(blocks))
+
+
+def _mean_inputs(seen: Sequence[Seen]) -> Tensor:
+    """Return the mean inputs over positions and uses, ``(N, G, I)``."""
+    parts = [one.use.example_inputs(one.example) for one in seen if isinstance(one.use, Matmul)]
+    return torch.stack([part.sum(-1) for part in parts]).sum(0) / sum(part.shape[-1] for part in parts)
+
+
+def _summed_outputs(one: Seen, g: Tensor) -> Tensor:
+    """Return output gradients summed over the positions of a unit, ``(units, k, G, O)``."""
+    assert isinstance(one.use, Matmul)
+    return one.use.example_outputs(g, one.summed).sum(-1)
+
+
+def _bags(one: Seen, v: int, counted: Tensor) -> Tensor:
+    """Return the share of each row of the table among the positions of an example, ``(N, V)``."""
+    assert isinstance(one.use, Lookup)
+    tokens = one.example.by_example(one.use.tokens())
+    weights = one.example.by_example(counted)
+    bags = counted.new_zeros(tokens.shape[0], v).scatter_add_(1, tokens, weights)
+    return bags / weights.sum(1, keepdim=True).clamp_min(1.0)

@@ -1,0 +1,75 @@
+r"""Sums over examples and columns of squared per-example weight gradients, entry by entry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from raphson.network.layers._calls import Layout, Lookup, weight_gradients
+
+_CHUNK_ELEMENTS = 2**22
+"""Entries of per-example gradients that are formed at a time."""
+
+
+def squared_gradients(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
+    r"""Return :math:`\sum_{n,c} (\sum_u \sum_p g_{ncp} a_{np}^T)^2`, squared entry by entry.
+
+    Without sharing (one use, one position) the square is a product of squares, and the sum one matrix product.
+
+    Args:
+        inputs: For each use ``(N, G, I, P)``.
+        outputs: For each use ``(N, k, G, O, P)``.
+
+    Returns:
+        ``(G, O, I)``.
+    """
+    if len(inputs) == 1 and inputs[0].shape[-1] == 1:
+        a, g = inputs[0].squeeze(-1).square(), _summed_squares(outputs[0].squeeze(-1))
+        return g.permute(1, 2, 0) @ a.transpose(0, 1)
+    n, k, groups, o, _ = outputs[0].shape
+    i = inputs[0].shape[2]
+    step = max(1, _CHUNK_ELEMENTS // (k * groups * o * i))
+    total = inputs[0].new_zeros(groups, o, i)
+    for start in range(0, n, step):
+        rows = slice(start, start + step)
+        gradient: Tensor | None = None
+        for a, g in zip(inputs, outputs, strict=True):
+            part = weight_gradients(g[rows], a[rows])
+            gradient = part if gradient is None else gradient.add_(part)
+        assert gradient is not None
+        total += gradient.square_().sum((0, 2))
+    return total
+
+
+def _summed_squares(g: Tensor) -> Tensor:
+    """Return ``(N, k, ...)`` squared and summed over ``k``, without the squares of all."""
+    total = torch.zeros_like(g[:, 0])
+    for column in g.unbind(1):
+        total.addcmul_(column, column)
+    return total
+
+
+def squared_table(use: Lookup, g: Tensor, layout: Layout) -> Tensor:
+    r"""Return the same for an embedding table, ``(V, E)``, without per-example tables.
+
+    Positions of an example with the same row add up before they are squared.
+
+    Args:
+        use: The use.
+        g: Output gradients ``(k, *shape)``.
+        layout: Which positions belong to which example.
+
+    Returns:
+        ``(V, E)``.
+    """
+    assert use.weight is not None
+    v, e = use.weight.size
+    masked = (use.rows(g) * use.counted()[:, None]).movedim(0, 1)
+    u, tokens = layout.by_example(masked), layout.by_example(use.tokens())
+    owner = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
+    pairs, place = torch.unique(tokens + v * owner, return_inverse=True)
+    sums = g.new_zeros(pairs.shape[0], g.shape[0], e)
+    sums.index_add_(0, place.reshape(-1), u.reshape(-1, g.shape[0], e))
+    return g.new_zeros(v, e).index_add_(0, pairs % v, sums.square_().sum(1))

@@ -1,0 +1,202 @@
+r"""Feed-forward networks as chains of linear layers and elementwise activations, evaluated with their slopes.
+
+With inputs :math:`a`, a link computes :math:`z = W a + b` and passes on :math:`\varphi(z)`; everything that follows
+needs :math:`a`, the slopes :math:`\varphi'(z)` and, for second derivatives of the network, the bends
+:math:`\varphi''(z)`. A backward pass is then one matrix product per link, for any number of vectors at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raphson._errors import InputError
+from raphson.network.autodiff._double_backward import PlainCalls
+
+_ACTIVATIONS = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid),
+    *(nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Tanhshrink),
+    *(nn.Softshrink, nn.Hardshrink, nn.Threshold, nn.Identity, nn.Dropout),
+)
+"""Modules that act on each entry alone; dropout is the identity in evaluation mode, which an objective asks for."""
+
+_NOTHING = (nn.Identity, nn.Dropout)
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """A linear layer with the activations after it.
+
+    Attributes:
+        linear: The layer.
+        weight: Name of its weight in the network.
+        bias: Name of its bias, or None.
+        activations: What follows, up to the next layer.
+    """
+
+    linear: nn.Linear
+    weight: str
+    bias: str | None
+    activations: tuple[nn.Module, ...]
+
+    @property
+    def w(self) -> Tensor:
+        """The weight, ``(out, in)``, without a graph."""
+        return self.linear.weight.detach()
+
+    def evaluate(self, x: Tensor, bends: bool = False) -> Evaluated:
+        """Return what the link does with inputs ``(..., in)``; ``bends``: with second derivatives."""
+        with torch.no_grad():
+            z = F.linear(x, self.linear.weight, self.linear.bias)
+            if not self.activations:
+                return Evaluated(self, x, z, None, None)
+            if len(self.activations) == 1 and type(self.activations[0]) is nn.ReLU:
+                a = z.relu_()
+                return Evaluated(self, x, a, a.sign(), None)
+        with torch.enable_grad(), PlainCalls():
+            z = z.requires_grad_()
+            a = z * 1  # an activation may work in place
+            for module in self.activations:
+                a = module(a)
+            (slope,) = torch.autograd.grad(a.sum(), z, create_graph=bends)
+            bend = None
+            if bends and slope.requires_grad:
+                (bend,) = torch.autograd.grad(slope.sum(), z, allow_unused=True)
+        return Evaluated(self, x, a.detach(), slope.detach(), bend if bend is not None and bool(bend.any()) else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """A link at its inputs.
+
+    Attributes:
+        link: The link.
+        inputs: ``a``, ``(..., in)``.
+        outputs: ``phi(z)``, ``(..., out)``.
+        slope: ``phi'(z)``, ``(..., out)``; None for ones.
+        bend: ``phi''(z)``; None for zeros, or where it was not asked for.
+    """
+
+    link: Link
+    inputs: Tensor
+    outputs: Tensor
+    slope: Tensor | None
+    bend: Tensor | None
+
+    def sloped(self, t: Tensor) -> Tensor:
+        """Return tangents or gradients ``(k, ..., out)`` times the slopes."""
+        return t if self.slope is None else t * self.slope
+
+    def sloped_in_place(self, t: Tensor) -> Tensor:
+        """Return the same in the memory of ``t``."""
+        return t if self.slope is None else t.mul_(self.slope)
+
+    def flat(self) -> Self:
+        """Return the same with one axis of positions, ``(M, ...)``."""
+        tensors = (self.inputs, self.outputs, self.slope, self.bend)
+        return type(self)(self.link, *(t if t is None else t.reshape(-1, t.shape[-1]) for t in tensors))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A ``Sequential`` of linear layers and elementwise activations.
+
+    Attributes:
+        before: What comes before the first linear layer.
+        links: The layers, each with the activations after it.
+    """
+
+    before: tuple[nn.Module, ...]
+    links: tuple[Link, ...]
+
+    def features(self, x: Any) -> Tensor:
+        """Return the inputs of the first layer, ``(N, ..., in)``, from those of the network."""
+        (found,) = x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple) else (x,)
+        with torch.no_grad():
+            for module in self.before:
+                # an activation may work in place
+                found = module(found.clone() if getattr(module, "inplace", False) else found)
+        return found  # type: ignore[no-any-return]
+
+    def ascend(self, features: Tensor, bends: bool = False) -> Iterator[Evaluated]:
+        """Yield the links at their inputs, from the bottom up; ``bends``: with second derivatives."""
+        for link in self.links:
+            at = link.evaluate(features, bends)
+            yield at
+            features = at.outputs
+
+
+def descend(layers: list[Evaluated], u: Tensor) -> Iterator[Tensor]:
+    """Yield the gradients in the outputs of linear layers (the ``z``), from the top down.
+
+    Args:
+        layers: A chain, or its upper part.
+        u: Gradients in its outputs, ``(k, ..., C)``.
+
+    Yields:
+        For each layer ``(k, ..., out)``; one matrix product for each layer but the lowest.
+    """
+    g = layers[-1].sloped(u)
+    yield g
+    for lower, upper in zip(layers[-2::-1], layers[:0:-1], strict=True):
+        g = lower.sloped_in_place(g @ upper.link.w)
+        yield g
+
+
+def read_chain(module: nn.Module | None) -> Chain:
+    """Return a network as a chain.
+
+    Args:
+        module: The network; None for one that is a function.
+
+    Returns:
+        The chain.
+
+    Raises:
+        InputError: It is none; the message names the module.
+    """
+    if module is None:
+        raise InputError("the model is a function.")
+    names = {id(p): name for name, p in module.named_parameters()}
+    before: list[nn.Module] = []
+    layers: list[tuple[nn.Linear, list[nn.Module]]] = []
+
+    def visit(part: nn.Module, name: str) -> None:
+        where = f"module '{name}'" if name else "the model"
+        if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
+            raise InputError(f"{where} has a forward hook.")
+        if type(part) is nn.Sequential:
+            for key, child in part._modules.items():  # named_children() leaves out a module used twice
+                assert child is not None
+                visit(child, f"{name}.{key}" if name else key)
+        elif type(part) is nn.Linear:
+            layers.append((part, []))
+        elif type(part) in _ACTIVATIONS:
+            if type(part) not in _NOTHING:
+                (layers[-1][1] if layers else before).append(part)
+        elif type(part) is nn.Flatten and not layers:
+            before.append(part)
+        else:
+            raise InputError(f"{where} is a {type(part).__name__}.")
+
+    visit(module, "")
+    if not layers:
+        raise InputError("the model has no linear layer.")
+    own = [p for linear, _ in layers for p in (linear.weight, linear.bias) if p is not None]
+    if len({id(p) for p in own}) < len(own) or any(id(p) not in names for p in own):
+        raise InputError("two layers share a weight or bias.")
+    links = [Link(a, names[id(a.weight)], names.get(id(a.bias)), tuple(after)) for a, after in layers]
+    return Chain(tuple(before), tuple(links))
+
+
+def find_chain(module: nn.Module | None) -> Chain | None:
+    """Return a network as a chain, or None if it is none."""
+    try:
+        return read_chain(module)
+    except InputError:
+        return None

@@ -1,0 +1,180 @@
+r"""Products with the Jacobian and the Hessian of a feed-forward network, for many vectors at once, in closed form.
+
+At a link with inputs :math:`a` (tangent :math:`t`), :math:`z = W a + b`, slopes :math:`\varphi'` and bends
+:math:`\varphi''`, a direction :math:`(\dot W, \dot b)` moves
+
+.. math:: \dot z = \dot W a + W t + \dot b, \qquad t^+ = \varphi' \odot \dot z ,
+
+and with the gradient :math:`g` in :math:`z`, its tangent :math:`\dot g`, and the link below marked :math:`-`,
+
+.. math:: \dot g^- = \varphi'^- \odot (W^T \dot g + \dot W^T g) + \varphi''^- \odot \dot z^- \odot W^T g, \qquad
+    \text{Hessian product in } W: \ \dot g\, a^T + g\, t^T
+
+(Pearlmutter 1994). Without the terms in :math:`g` it is the Gauss-Newton product. Operations, in units of a forward
+pass: :math:`J v` is 2F, :math:`J^T u` is 2F, and a Hessian product 6F, the first layer counted half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from raphson.network._parameters import ParameterSpace
+from raphson.network.autodiff._linearize import Function, map_rows
+from raphson.network.layers._feed_forward import Chain, Evaluated, descend
+
+_TOGETHER = {"cpu": 2**21, "cuda": 2**25}
+"""Entries of the widest layer, for all vectors, up to which they go together: more take memory and gain nothing."""
+
+
+class ChainProducts:
+    """A feed-forward network at one batch, with products for blocks of vectors.
+
+    Args:
+        chain: The network.
+        space: The parameters that are differentiated.
+        features: Inputs of the first layer, ``(N, ..., in)``.
+        bends: Whether Hessian products will be asked for.
+
+    Attributes:
+        outputs: ``(N, ..., C)``.
+        width: Number of vectors that should go together.
+        nbytes: Memory that is held for products.
+    """
+
+    def __init__(self, chain: Chain, space: ParameterSpace, features: Tensor, *, bends: bool = False) -> None:
+        self._space = space
+        layers = list(chain.ascend(features, bends))
+        self.outputs = layers[-1].outputs
+        # nothing below the first parameter has a derivative
+        first = min(i for i, link in enumerate(chain.links) if {link.weight, link.bias} & set(space.names))
+        self._layers = [at.flat() for at in layers[first:]]
+        positions, widths = self._layers[0].inputs.shape[0], [link.linear.out_features for link in chain.links]
+        self.width = vectors_at_once(positions * max(widths), features.device)
+        held = [t for at in self._layers for t in (at.outputs, at.slope, at.bend) if t is not None]
+        self.nbytes = sum(t.numel() * t.element_size() for t in held)
+
+    def jvp(self, rows: Tensor) -> Tensor:
+        """Return ``J v``, ``(k, N, ..., C)``, for ``v`` in rows ``(k, P)``."""
+        with torch.no_grad():
+            moved, _, _ = self._tangents(self._directions(rows))
+        return moved.view(-1, *self.outputs.shape)
+
+    def vjp(self, u: Tensor) -> Tensor:
+        """Return ``J^T u``, ``(k, P)``, for ``u`` of shape ``(k, N, ..., C)``."""
+        with torch.no_grad():
+            gradients = [*descend(self._layers, u.reshape(u.shape[0], -1, u.shape[-1]))][::-1]
+            pairs = zip(gradients, self._layers, strict=True)
+            return self._rows([_outer(g, at.inputs) if self._has(at) else None for g, at in pairs], gradients)
+
+    def set_gradient(self, gradient: Tensor) -> None:
+        """Keep the gradient of a loss in the outputs, ``(N, ..., C)``, for its Hessian products."""
+        with torch.no_grad():
+            u = gradient.reshape(1, -1, gradient.shape[-1])
+            self._gradients = [*descend(self._layers, u)][::-1]
+            above = [*(g[0] @ at.link.w for g, at in zip(self._gradients[1:], self._layers[1:], strict=True)), u[0]]
+            # times the gradients in the outputs of the links
+            self._bent = [None if at.bend is None else at.bend * g for at, g in zip(self._layers, above, strict=True)]
+
+    def hessian_product(self, rows: Tensor, middle: Function) -> Tensor:
+        """Return the Hessian of the loss times vectors.
+
+        Args:
+            rows: The vectors, ``(k, P)``.
+            middle: The product of one array ``(N, ..., C)`` with the Hessian of the loss in the outputs.
+
+        Returns:
+            ``(k, P)``.
+        """
+        with torch.no_grad():
+            directions = self._directions(rows)
+            moved, tangents, pre = self._tangents(directions)
+            moved = map_rows(middle, moved.view(-1, *self.outputs.shape), True).view(moved.shape)
+            weights: list[Tensor | None] = []
+            outputs: list[Tensor] = []
+            for i in range(len(self._layers) - 1, -1, -1):
+                at, bent, d, t = self._layers[i], self._bent[i], directions[i][0], tangents[i]
+                g = self._gradients[i].expand(len(rows), -1, -1)
+                # in place but for what the likelihood returned
+                moved = at.sloped_in_place(moved) if outputs else at.sloped(moved)
+                if bent is not None:
+                    moved = moved.addcmul_(bent, pre[i])
+                outputs.append(moved)
+                outer = _outer(moved, at.inputs) if self._has(at) else None
+                weights.append(outer if outer is None or t is None else outer.baddbmm_(g.mT, t))
+                if i:
+                    below = moved @ at.link.w
+                    moved = below if d is None else below.baddbmm_(g, d)
+            return self._rows(weights[::-1], outputs[::-1])
+
+    def _has(self, at: Evaluated) -> bool:
+        """Whether the weight of a layer is differentiated."""
+        return at.link.weight in self._space.tensors
+
+    def _directions(self, rows: Tensor) -> list[tuple[Tensor | None, Tensor | None]]:
+        """Return the parts of vectors that belong to weights and biases, None where these are constant."""
+        parts = dict(zip(self._space.names, self._space.split_rows(rows), strict=True))
+        return [(parts.get(at.link.weight), parts.get(at.link.bias or "")) for at in self._layers]
+
+    def _tangents(
+        self, directions: list[tuple[Tensor | None, Tensor | None]]
+    ) -> tuple[Tensor, list[Tensor | None], list[Tensor]]:
+        """Return the tangents of the outputs, and of inputs and outputs ``z`` of every layer, ``(k, M, d)``."""
+        k = next(part.shape[0] for pair in directions for part in pair if part is not None)
+        t: Tensor | None = None
+        inputs: list[Tensor | None] = []
+        outputs = []
+        for at, (weight, bias) in zip(self._layers, directions, strict=True):
+            inputs.append(t)
+            z = _moved(at, t, weight, bias, k)
+            outputs.append(z)
+            # bends need z again
+            t = at.sloped(z) if at.bend is not None else at.sloped_in_place(z)
+        assert t is not None
+        return t, inputs, outputs
+
+    def _rows(self, weights: list[Tensor | None], outputs: list[Tensor]) -> Tensor:
+        """Return products ``(k, P)`` from those in the weights and in the layers' outputs."""
+        found: dict[str, Tensor] = {}
+        for at, weight, g in zip(self._layers, weights, outputs, strict=True):
+            if weight is not None:
+                found[at.link.weight] = weight.flatten(1)
+            if at.link.bias in self._space.tensors:
+                found[at.link.bias] = g.sum(1)
+        return torch.cat([found[name] for name in self._space.names], 1)
+
+
+def vectors_at_once(entries: int, device: torch.device) -> int:
+    """Return how many vectors should go together where the widest layer has so many entries for each."""
+    return max(1, _TOGETHER.get(device.type, 2**21) // entries)
+
+
+def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, width: int) -> Tensor:
+    """Return a function of ``width`` rows at a time."""
+    if rows.shape[0] <= width:
+        return function(rows)
+    return torch.cat([function(part) for part in rows.split(width)])  # type: ignore[no-untyped-call]
+
+
+def _moved(at: Evaluated, t: Tensor | None, weight: Tensor | None, bias: Tensor | None, k: int) -> Tensor:
+    """Return the tangents of a layer's outputs, ``(k, M, out)``, from those of inputs, weight and bias."""
+    w, m = at.link.w, at.inputs.shape[0]
+    z: Tensor
+    if weight is not None:
+        a = at.inputs.expand(k, -1, -1)
+        z = a @ weight.mT if bias is None else torch.baddbmm(bias.unsqueeze(1), a, weight.mT)
+    elif bias is not None:
+        z = bias.unsqueeze(1).expand(k, m, -1).clone()
+    else:
+        assert t is not None  # only the first layer has none, and it has parameters
+        return t @ w.mT
+    if t is not None:
+        z.view(-1, w.shape[0]).addmm_(t.reshape(-1, w.shape[1]), w.mT)
+    return z
+
+
+def _outer(g: Tensor, a: Tensor) -> Tensor:
+    """Return ``sum_m g_m a_m^T`` for each of ``k``, ``(k, out, in)``."""
+    return g.mT @ a.expand(g.shape[0], -1, -1)

@@ -1,0 +1,361 @@
+"""The compiled softmax against the same objective in PyTorch and against automatic differentiation."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from raphson import Bernoulli, Binomial, Categorical, Poisson
+from raphson.data import DenseDesign
+from raphson.linear import _compiled
+from raphson.linear._objective import LinearObjective
+
+kernel = pytest.importorskip("raphson.linear._kernel", reason="the compiled code was not built")
+
+
+@pytest.fixture(params=[128, 256, 512], autouse=True, scope="module")
+def vectors(request):
+    """Run every test with each instruction set that the processor has."""
+    if not kernel.use_vectors(request.param):
+        pytest.skip(f"the processor has no vectors of {request.param} bits")
+    yield
+    for bits in (128, 256, 512):
+        kernel.use_vectors(bits)
+
+
+def make(n, d, c, *, weighted=False, reference=True, logistic=False, l2=0.01, seed=0):
+    """Return an objective of c outputs with d columns beside the intercept, and a point."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, dtype=torch.float64, generator=generator) * 3 + 1
+    y = torch.randint(2 if logistic else c, (n,), generator=generator)
+    objective = LinearObjective(
+        DenseDesign(x, standardize=True),
+        Bernoulli() if logistic else Categorical(),
+        y[:, None].double() if logistic else y,
+        n_outputs=1 if logistic else c,
+        weights=torch.rand(n, dtype=torch.float64, generator=generator) + 0.5 if weighted else None,
+        l2=l2,
+        reference=c - 1 if reference and not logistic else None,
+        centered_penalty=not logistic,
+    )
+    theta = torch.randn(objective.n_parameters, dtype=torch.float64, generator=generator)
+    return objective, theta
+
+
+def plain(objective: LinearObjective):
+    """Return the definition of the objective as a function, for automatic differentiation."""
+    x = objective.design.standardized(slice(0, objective.n_rows))
+    logistic = isinstance(objective.likelihood, Bernoulli)
+    w = torch.ones(objective.n_rows, dtype=torch.float64) if objective.weights is None else objective.weights
+
+    def value(theta: Tensor) -> Tensor:
+        coef = theta.view(objective.n_free, -1)
+        f = coef @ x
+        if logistic or objective.reference is not None:
+            f = torch.cat([f, torch.zeros(1, x.shape[1], dtype=torch.float64)])
+        label = 1 - objective.y[:, 0].long() if logistic else objective.y
+        nll = torch.logsumexp(f, 0) - f.gather(0, label[None])[0]
+        penalty = (objective.penalty_outputs @ coef * coef * objective.column_penalty).sum() / 2
+        return (w * nll).sum() / w.sum() + penalty
+
+    return value
+
+
+CASES = {
+    "relative": {"c": 3},
+    "symmetric": {"c": 4, "reference": False},
+    "weighted": {"c": 6, "weighted": True},
+    "two classes": {"c": 2},
+    "logistic": {"c": 1, "logistic": True},
+    "logistic, weighted": {"c": 1, "logistic": True, "weighted": True},
+    "many classes": {"c": 9, "n": 700},
+    "no penalty": {"c": 5, "l2": 0.0},
+}
+
+
+UNIQUE = {name: case for name, case in CASES.items() if case.get("reference", True)}
+"""Those of which only one point is the optimum."""
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_value_gradient_and_hessian_are_those_of_the_definition(case):
+    """Value, gradient, dense Hessian, products and blocks agree with torch.func on the plain definition."""
+    objective, theta = make(**({"n": 300, "d": 5} | case))
+    assert objective._compiled is not None
+    at, value = objective.evaluate(theta), plain(objective)
+    expected = torch.func.hessian(value)(theta)
+    assert at.value == pytest.approx(float(value(theta)), rel=1e-14)
+    torch.testing.assert_close(at.gradient, torch.func.grad(value)(theta), rtol=1e-11, atol=1e-14)
+    torch.testing.assert_close(at.hessian.to_dense(), expected, rtol=1e-11, atol=1e-14)
+    v = torch.linspace(-1, 1, theta.shape[0], dtype=torch.float64)
+    torch.testing.assert_close(at.hessian.mv(v), expected @ v, rtol=1e-11, atol=1e-13)
+    c, d = objective.n_free, objective.design.n_columns
+    blocks = expected.view(c, d, c, d).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    torch.testing.assert_close(at.hessian.blocks(), blocks, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_single_precision_curvature_is_the_double_one_rounded(case):
+    """Single precision keeps about seven digits of the dense form, of blocks and of products."""
+    objective, theta = make(**({"n": 300, "d": 5} | case))
+    double, single = (o.hessian(theta) for o in (objective, objective.with_curvature(torch.float32)))
+    size = double.to_dense().abs().max()
+    v = torch.linspace(-1, 1, theta.shape[0], dtype=torch.float64)
+    for name, a, b in (
+        ("dense", single.to_dense(), double.to_dense()),
+        ("blocks", single.blocks(), double.blocks()),
+        ("product", single.mv(v.float()), double.mv(v)),
+    ):
+        assert a.dtype == torch.float32, name
+        assert float((a.double() - b).abs().max() / size) < 2e-6, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("n, intercept, weighted", [(1, True, False), (259, True, True), (700, False, False)])
+def test_rows_as_given_are_standardized_as_they_are_read(monkeypatch, n, intercept, weighted, dtype):
+    """A table that is not copied gives the value, gradient, Hessian and products of its standardized columns."""
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(n + 1, 7, dtype=torch.float64, generator=generator)[1:, :5] * 3 + 40  # strides are not D
+    y = torch.randint(4, (n,), generator=generator)
+    w = torch.rand(n, dtype=torch.float64, generator=generator) + 0.1 if weighted else None
+
+    def make_objective():
+        design = DenseDesign(x, intercept=intercept, standardize=n > 1)
+        common = {"n_outputs": 4, "weights": w, "l2": 0.1, "reference": 3, "curvature_dtype": dtype}
+        return LinearObjective(design, Categorical(), y, **common)
+
+    theta = torch.randn(make_objective().n_parameters, dtype=torch.float64, generator=generator)
+    objective = make_objective()
+    assert objective._compiled.table.factor is not None
+    read = objective.evaluate(theta)
+    monkeypatch.setattr(DenseDesign, "is_raw", False)
+    objective = make_objective()
+    assert objective._compiled.table.factor is None
+    copied = objective.evaluate(theta)
+    assert read.value == pytest.approx(copied.value, rel=1e-12)
+    torch.testing.assert_close(read.gradient, copied.gradient, rtol=1e-10, atol=1e-12)
+    rtol = 1e-10 if dtype == torch.float64 else 2e-5
+    v = torch.linspace(-1, 1, theta.shape[0], dtype=dtype)
+    for f in (lambda h: h.to_dense(), lambda h: h.blocks(), lambda h: h.mv(v)):
+        torch.testing.assert_close(f(read.hessian), f(copied.hessian), rtol=rtol, atol=rtol * 10)
+
+
+def test_columns_too_small_for_a_reciprocal_are_divided():
+    """A column of size 1e-310 is standardized as any other, by way of a copy."""
+    x = torch.randn(80, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(80) % 3
+    small = x * torch.tensor([1.0, 1e-310, 1.0], dtype=torch.float64)
+    common = {"n_outputs": 3, "l2": 0.0, "reference": 2}
+    scale = torch.tensor([1.0, 1e-310, 1.0], dtype=torch.float64)
+    design = DenseDesign(small, moments=(torch.zeros(3, dtype=torch.float64), scale))
+    theta = torch.linspace(-1, 1, 8, dtype=torch.float64)
+    found = LinearObjective(design, Categorical(), y, **common).evaluate(theta)
+    expected = LinearObjective(DenseDesign(x), Categorical(), y, **common).evaluate(theta)
+    assert found.value == pytest.approx(expected.value, rel=1e-12)
+    torch.testing.assert_close(found.gradient, expected.gradient, rtol=1e-10, atol=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 600), st.integers(1, 9), st.integers(1, 9), st.booleans())
+def test_sums_over_a_table_by_targets(n, d, c, weighted):
+    """The targets' linear term for any numbers of rows, columns and outputs, read by columns or by rows."""
+    generator = torch.Generator().manual_seed(n)
+    x, t = (torch.randn(size, n, dtype=torch.float64, generator=generator) for size in (d, c))
+    w = torch.rand(n, dtype=torch.float64, generator=generator) if weighted else None
+    expected = (t if w is None else t * w) @ x.mT
+    columns, ones = _compiled.Table(x), torch.ones(d, dtype=torch.float64)
+    rows = _compiled.Table(x.mT.contiguous(), 0.0 * ones, ones)
+    for table in (columns, rows):
+        torch.testing.assert_close(_compiled.adjoint(table, w, t), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", UNIQUE.values(), ids=UNIQUE)
+@pytest.mark.parametrize("single", [False, True])
+def test_compiled_newton_steps_end_where_those_of_the_solver_do(case, single):
+    """The same steps as the solver's, from the same start to the same optimum; a limit of steps is kept."""
+    from raphson.estimators.fit._small import small_fit
+    from raphson.solve import cholesky_inverse, quasi_newton
+
+    objective, theta = make(**({"n": 300, "d": 5} | case))
+    objective = objective.with_curvature(torch.float32 if single else torch.float64)
+    theirs = quasi_newton(objective, theta, factorize=cholesky_inverse, factor_cost=0.0, tol=1e-9)
+    seen = []
+    ours = small_fit(objective, theta, tol=1e-9, max_iter=100, callback=seen.append)
+    assert ours.history == tuple(seen) and ours.iterations == len(seen) - 1
+    assert ours.converged and ours.iterations == theirs.iterations
+    torch.testing.assert_close(ours.theta, theirs.theta, rtol=1e-6, atol=1e-7)
+    values = [step.value for step in theirs.history]
+    assert [step.value for step in ours.history] == pytest.approx(values, rel=1e-5 if single else 1e-10)
+    two = small_fit(objective, theta, tol=1e-12, max_iter=2, callback=None)
+    assert not two.converged and two.iterations <= 2
+    assert two.gradient_norm == pytest.approx(objective.gradient_norm(objective.gradient(two.theta)), rel=1e-6)
+
+
+def test_newton_steps_are_halved_where_they_overshoot_and_stop_where_they_cannot_help():
+    """From a point far out the objective still falls at every step; an infinite start is handed back untouched."""
+    from raphson.estimators.fit._small import small_fit
+
+    objective, theta = make(300, 4, 4, l2=1e-3)
+    far = small_fit(objective, 30.0 * theta, tol=1e-9, max_iter=100, callback=None)
+    values = [step.value for step in far.history]
+    assert all(b < a for a, b in zip(values, values[1:], strict=False))
+    broken = theta.clone()
+    broken[2] = math.inf
+    found = small_fit(objective, broken, tol=1e-9, max_iter=100, callback=None)
+    assert not found.converged and found.iterations == 0 and torch.equal(found.theta, broken)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 600), st.integers(0, 7), st.integers(2, 7), st.booleans(), st.booleans())
+def test_any_shape_agrees_with_pytorch(n, d, c, weighted, reference):
+    """Numbers of rows, columns and classes that fill no vector, no tile and no block agree with the calls."""
+    objective, theta = make(n, d, c, weighted=weighted, reference=reference)
+    ours, theirs = objective.evaluate(theta), objective._evaluate_blocks(theta, "observed")
+    assert ours.value == pytest.approx(theirs.value, rel=1e-13, abs=1e-13)
+    torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(ours.hessian.to_dense(), theirs.hessian.to_dense(), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_poisson_has_the_exponential_for_its_log_partition(weighted):
+    """Value, gradient, Hessian and product of a Poisson model agree with torch.func; an overflow is not finite."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(700, 6, dtype=torch.float64, generator=generator)
+    y = torch.randint(5, (700, 1), generator=generator).double()
+    w = torch.rand(700, dtype=torch.float64, generator=generator) if weighted else None
+    objective = LinearObjective(DenseDesign(x), Poisson(), y, n_outputs=1, weights=w, l2=0.01)
+    theta = torch.randn(7, dtype=torch.float64, generator=generator)
+    assert objective._compiled is not None
+    each = torch.ones(700, dtype=torch.float64) if w is None else w
+
+    def value(theta: Tensor) -> Tensor:
+        f = theta[0] + x @ theta[1:]
+        return (each * (f.exp() - y[:, 0] * f)).sum() / each.sum() + 0.005 * theta[1:].square().sum()
+
+    at, expected = objective.evaluate(theta), torch.func.hessian(value)(theta)
+    assert at.value == pytest.approx(float(value(theta)), rel=1e-13)
+    torch.testing.assert_close(at.gradient, torch.func.grad(value)(theta), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(at.hessian.to_dense(), expected, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(at.hessian.mv(theta), expected @ theta, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(at.hessian.blocks()[0], expected, rtol=1e-12, atol=1e-13)
+    assert objective.evaluate(theta * 1e4).value > 1e300
+
+
+def test_binomial_is_a_multiple_of_the_logistic():
+    """With ten trials the log-partition function is ten times that of one."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 4, dtype=torch.float64, generator=generator)
+    y = torch.randint(11, (300, 1), generator=generator).double()
+    objective = LinearObjective(DenseDesign(x), Binomial(trials=10), y, n_outputs=1, l2=0.01)
+    theta = torch.randn(5, dtype=torch.float64, generator=generator)
+    assert objective._compiled is not None
+    ours, theirs = objective.evaluate(theta), objective._evaluate_blocks(theta, "observed")
+    assert ours.value == pytest.approx(theirs.value, rel=1e-13)
+    torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(ours.hessian.to_dense(), theirs.hessian.to_dense(), rtol=1e-12, atol=1e-13)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 12), st.integers(1, 7), st.integers(0, 3))
+def test_sums_of_given_entries(n, d, q, gap):
+    """Any number of rows, columns and entries, of both signs, with rows of the table apart in memory."""
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(d, n + gap, dtype=torch.float64, generator=generator)[:, :n]
+    a = torch.randn(q, n, dtype=torch.float64, generator=generator)
+    expected = torch.einsum("en,in,jn->eij", a, x, x)
+    torch.testing.assert_close(_compiled.pair_sums(x, a), expected, rtol=1e-12, atol=1e-11)
+    assert _compiled.is_built(x) and not _compiled.is_built(x.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_weights_and_entries_of_any_size_count(dtype):
+    """Weights of 1e-25 change no mean, and given entries of 1e-25 are not taken for zero."""
+    objective, theta = make(300, 4, 5, weighted=True)
+    expected = objective.with_curvature(dtype).hessian(theta).to_dense()
+    tiny = objective.weights * 1e-25
+    small = LinearObjective(
+        objective.design, Categorical(), objective.y, n_outputs=5, weights=tiny, l2=0.01, reference=4
+    ).with_curvature(dtype)
+    rtol = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(small.hessian(theta).to_dense(), expected, rtol=rtol, atol=rtol / 100)
+    x = objective._compiled.table.x.abs()  # sums that do not cancel
+    a = torch.rand(3, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(1e25 * _compiled.pair_sums(x, a * 1e-25), _compiled.pair_sums(x, a), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7])
+def test_parts_for_several_threads_add_up(monkeypatch, parts):
+    """However many parts the rows are cut into, some of them empty, the sums are the same to rounding."""
+    objective, theta = make(1100, 4, 5, weighted=True)
+    v = torch.linspace(-1, 1, theta.shape[0], dtype=torch.float64)
+    one = objective.evaluate(theta)
+    whole = [one.gradient, one.hessian.to_dense(), one.hessian.mv(v), one.hessian.blocks()]
+    monkeypatch.setattr(_compiled.CompiledFamily, "model", lambda self, work: (*self._model, parts))
+    several = objective.evaluate(theta)
+    assert several.value == pytest.approx(one.value, rel=1e-14)
+    again = [several.gradient, several.hessian.to_dense(), several.hessian.mv(v), objective.hessian(theta).blocks()]
+    for a, b in zip(whole, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e8])
+def test_saturated_predictions_are_exact(size):
+    """At logits of 1e8 nothing overflows: value and gradient are those of the definition, the Hessian is finite."""
+    objective, theta = make(300, 3, 4)
+    theta = theta * size
+    at = objective.evaluate(theta)
+    assert at.value == pytest.approx(float(plain(objective)(theta)), rel=1e-13)
+    torch.testing.assert_close(at.gradient, torch.func.grad(plain(objective))(theta), rtol=1e-10, atol=1e-12)
+    expected = objective._evaluate_blocks(theta, "observed").hessian.to_dense()
+    torch.testing.assert_close(at.hessian.to_dense(), expected, rtol=1e-10, atol=1e-15)
+
+
+def test_what_is_not_a_number_stays_so():
+    """A coefficient that is not finite gives a value that is not finite, as a solver expects."""
+    objective, theta = make(50, 2, 3)
+    for bad in (math.nan, math.inf):
+        broken = theta.clone()
+        broken[1] = bad
+        assert not math.isfinite(objective.evaluate(broken).value)
+
+
+def test_other_models_go_by_pytorch(monkeypatch):
+    """Offsets, references in the middle, weighted classes, soft targets and wide models are not compiled."""
+    objective, _ = make(60, 3, 4)
+    parts = {"n_outputs": 4, "l2": 0.1}
+    assert objective._compiled is not None
+    y = torch.nn.functional.one_hot(objective.y, 4).double()
+    others = [
+        LinearObjective(objective.design, Categorical(), objective.y, offset=torch.zeros(60, 4).double(), **parts),
+        LinearObjective(objective.design, Categorical(), objective.y, reference=1, **parts),
+        LinearObjective(objective.design, Categorical(class_weight=torch.ones(4)), objective.y, **parts),
+        LinearObjective(objective.design, Categorical(), y, **parts),
+        LinearObjective(objective.design, Bernoulli(), y, **parts),
+    ]
+    assert [other._compiled for other in others] == [None] * 5
+    monkeypatch.setattr(_compiled, "_OUTPUTS_AND_COLUMNS", 5)
+    assert make(60, 3, 4)[0]._compiled is None
+
+
+def test_without_a_compiler_the_numbers_are_the_same(monkeypatch):
+    """Where the compiled code is missing a fit goes through PyTorch and ends at the same coefficients."""
+    from raphson import MultinomialLogisticRegression
+
+    objective, _ = make(200, 3, 3)
+    x, y = objective.design.x.numpy(), objective.y.numpy()
+    compiled = MultinomialLogisticRegression().fit(x, y)
+    monkeypatch.setattr(_compiled, "_kernel", None)
+    assert make(200, 3, 3)[0]._compiled is None
+    plain_fit = MultinomialLogisticRegression().fit(x, y)
+    torch.testing.assert_close(torch.tensor(compiled.coef_), torch.tensor(plain_fit.coef_), rtol=0, atol=1e-9)
+    assert compiled.standard_errors().to_numpy() == pytest.approx(plain_fit.standard_errors().to_numpy(), rel=1e-9)
+
+
+def test_arguments_are_counted():
+    """A call with the wrong number of arguments is refused, not read beyond its end."""
+    for function in (kernel.evaluate, kernel.hessian, kernel.product, kernel.adjoint, kernel.norm, kernel.newton):
+        with pytest.raises(TypeError, match="arguments"):
+            function(1, 1, 1, 1, 0, None, None, False, None, 0, 0, 1.0, False, 1)

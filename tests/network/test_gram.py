@@ -1,0 +1,66 @@
+"""Sums of outer products in tiles against plain products."""
+
+import pytest
+import torch
+
+from raphson.network.curvature.factors import _gram
+from raphson.network.curvature.factors._gram import Gram
+from tests.instruction_sets import each_way
+
+how = each_way(_gram, "_outer")
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("d", [1, 5, 129, 258, 517])
+@pytest.mark.parametrize("rows", [[(4, 1)], [(3, 7), (700, 1), (2000, 1)], [(2, 600), (1, 1)], [(1, 900), (5, 3)]])
+@pytest.mark.parametrize("last", [False, True])
+def test_sums_of_any_batches(groups, d, rows, last):
+    generator = torch.Generator().manual_seed(d)
+    gram, expected = Gram(groups, d, torch.empty(0, dtype=torch.float64), border=2), 0.0
+    for b, length in rows:
+        shape = (b, length, groups, d) if last else (b, groups, d, length)
+        x = torch.randn(shape, generator=generator, dtype=torch.float64)
+        x = x.permute(0, 2, 3, 1) if last else x
+        gram.add(x)
+        expected = expected + torch.einsum("bgdl,bgel->gde", x, x)
+    total = gram.total()
+    assert total.shape == (groups, d + 2, d + 2)
+    torch.testing.assert_close(total[:, :d, :d], expected, rtol=1e-12, atol=1e-10)
+
+
+def test_nothing_added_is_zero():
+    assert not Gram(2, 3, torch.empty(0)).total().any()
+    gram = Gram(1, 3, torch.empty(0))
+    gram.add(torch.empty(0, 1, 3, 1))
+    assert not gram.total().any()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_views_in_any_strides_in_single_precision(threads):
+    generator = torch.Generator().manual_seed(0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        whole = torch.randn(9, 2, 131, 40, generator=generator)
+        for x in (
+            whole[::2, :, 3:120:2, 1:],
+            whole.mT[:, 1:, 2:, ::3],
+            whole[:1].expand(6, -1, -1, -1),
+            whole[:, :, :, :1],
+        ):
+            gram = Gram(x.shape[1], x.shape[2], x)
+            gram.add(x)
+            gram.add(x)
+            expected = 2 * torch.einsum("bgdl,bgel->gde", x.double(), x.double())
+            # each sum against the size of its terms
+            size = torch.einsum("bgdl,bgel->gde", x.abs(), x.abs())
+            assert float(((gram.total() - expected) / size).abs().max()) < 1e-5
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_more_rows_than_are_packed_at_a_time():
+    x = torch.randn(30000, 1, 70, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gram = Gram(1, 70, x)
+    gram.add(x)
+    torch.testing.assert_close(gram.total()[0], x[:, 0, :, 0].mT @ x[:, 0, :, 0], rtol=1e-11, atol=1e-9)
