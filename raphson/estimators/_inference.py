@@ -1,7 +1,7 @@
 """What every fitted linear estimator can be asked: covariance, intervals, tests, margins, a summary.
 
 ``InferenceMixin`` is the single place where the estimators meet ``infer`` and ``report``. An estimator
-supplies ``_fitted`` (a ``LinearFit``), its names and its data; nothing here knows which likelihood it has.
+supplies ``_fitted``, its names and its data; nothing here knows which likelihood it has.
 """
 
 from __future__ import annotations
@@ -16,9 +16,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from raphson import infer
 from raphson._errors import IndefiniteError, InputError, NotEstimableError, TooLargeError
-from raphson.estimators.fit._constrained_fit import ConstrainedFit
-from raphson.estimators.fit._linear_fit import CovarianceKind, LinearFit, WeightMeaning
-from raphson.estimators.fit._selected import DENSE_COVARIANCE, refuse_dense, selected_estimates
+from raphson.estimators.fit._covariance import (
+    DENSE_COVARIANCE,
+    CovarianceKind,
+    WeightMeaning,
+    estimates,
+    selected_estimates,
+)
+from raphson.estimators.fit._fitted import Fitted
+from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.input._validate import check_length
 from raphson.infer import Estimates
@@ -39,7 +45,8 @@ _NO_ROWS = (
 class InferenceMixin:
     """Inference for an estimator that sets the attributes below when it is fitted."""
 
-    _fitted: LinearFit | ConstrainedFit | None
+    _fitted: Fitted | None
+    _layout: Layout
     _training: Rows | None
     _estimates_cache: dict[Any, Estimates]
     _refusal: str | None
@@ -50,22 +57,24 @@ class InferenceMixin:
     df_model_: int
     df_null_: int
     n_obs_: float
-    classes_: Any
     coef_: Any
     intercept_: Any
-    fit_intercept: bool
 
     _axis_names: tuple[str, str] = ("class", "feature")
 
     # what an estimator supplies -----------------------------------------------------------------------------
 
-    def _coefficient_labels(self) -> tuple[tuple[str, str], ...]:
-        raise NotImplementedError
-
-    def _reference_output(self) -> int | None:
-        raise NotImplementedError
-
     def _title(self) -> str:
+        raise NotImplementedError
+
+    def _check_same_target(self, restricted: Any) -> None:
+        raise NotImplementedError
+
+    def _notes(self) -> list[str]:
+        raise NotImplementedError
+
+    def _has_probabilities(self) -> bool:
+        """Whether the likelihood is made of probabilities, not densities, so that a pseudo R-squared makes sense."""
         raise NotImplementedError
 
     # estimates ----------------------------------------------------------------------------------------------
@@ -109,33 +118,31 @@ class InferenceMixin:
         fitted = self._require_fit()
         if columns is not None:
             return self._selected(fitted, columns, kind, groups, correction, weights)
-        refuse_dense(fitted)
         codes = None if groups is None else self._group_codes(groups)
-        made = fitted.estimates(self._coefficient_labels(), self._reference_output(), kind, codes, correction, weights)
-        made = replace(made, axis_names=self._axis_names)
+        made = replace(estimates(fitted, kind, codes, correction, weights), axis_names=self._axis_names)
         if key is not None:
             self._estimates_cache[key] = made
         return made
 
     def _selected(
         self,
-        fitted: LinearFit | ConstrainedFit,
+        fitted: Fitted,
         columns: Sequence[str],
         kind: CovarianceKind,
         groups: Any,
         correction: str | None,
         weights: WeightMeaning,
     ) -> Estimates:
-        labels = self._coefficient_labels()
+        labels = self._layout.labels
         names = list(dict.fromkeys(name for _, name in labels))
         unknown = [name for name in columns if name not in names]
         if unknown:
             raise InputError(f"There is no column named '{unknown[0]}'; the names are those of the coefficients.")
         picked = tuple(label for label in labels if label[1] in columns)
         large = fitted.objective.n_parameters > DENSE_COVARIANCE and kind == "observed" and self._penalty == 0
-        if large and isinstance(fitted, LinearFit):
+        if large and self._layout.is_relative:
             ordered = torch.tensor([names.index(name) for name in columns]).sort().values
-            return selected_estimates(fitted, ordered, picked, self._reference_output())
+            return selected_estimates(fitted, ordered, picked)
         whole = self.estimates(kind, groups, correction=correction, weights=weights)
         rows = [i for i, label in enumerate(labels) if label[1] in columns]
         return whole.transform(torch.eye(len(labels), dtype=torch.float64)[rows], picked)
@@ -154,7 +161,7 @@ class InferenceMixin:
             raise NotEstimableError(_NO_ROWS)
         return self._training
 
-    def _require_fit(self) -> LinearFit | ConstrainedFit:
+    def _require_fit(self) -> Fitted:
         if self._fitted is None:
             raise NotEstimableError(_NO_ROWS)
         return self._fitted
@@ -251,10 +258,6 @@ class InferenceMixin:
                 raise InputError("A likelihood-ratio test needs unpenalized fits; set l2=0.")
         return infer.likelihood_ratio_test(self.loglik_, self.df_model_, loglik, df)
 
-    def _check_same_target(self, restricted: Any) -> None:
-        if not np.array_equal(restricted.classes_, self.classes_):
-            raise InputError("The two models do not have the same classes, so they are not nested.")
-
     @property
     def aic_(self) -> float:
         """Akaike's information criterion, ``2 df - 2 loglik``."""
@@ -297,47 +300,40 @@ class InferenceMixin:
             kind = "sandwich" if groups is not None or self._penalty > 0 else "observed"
         try:
             try:
-                estimates = self.estimates(kind, groups, **options)
+                found = self.estimates(kind, groups, **options)
             except IndefiniteError as indefinite:
                 if not fallback or kind != "observed":
                     raise
-                estimates = self.estimates("expected", groups, **options)
+                found = self.estimates("expected", groups, **options)
                 notes.append(f"{indefinite} The standard errors are those of the expected information.")
         except (NotEstimableError, TooLargeError) as refused:
-            estimates = self._without_errors()
+            found = self._without_errors()
             if str(refused) not in notes:
                 notes.append(str(refused))
         return Summary(
             title=self._title(),
-            facts=tuple(self._facts(estimates.kind)),
-            table=estimates.to_frame(level),
+            facts=tuple(self._facts(found.kind)),
+            table=found.to_frame(level),
             notes=tuple(notes),
             level=level,
         )
 
     def _without_errors(self) -> Estimates:
-        values = torch.from_numpy(self._reported()).reshape(-1)
+        values = self._reported()
         return Estimates(
             values=values,
             covariance=Diagonal(torch.zeros_like(values)),
-            labels=self._coefficient_labels(),
+            labels=self._layout.labels,
             kind="none",
             estimable=torch.zeros(values.shape[0], dtype=torch.bool),
             axis_names=self._axis_names,
         )
 
-    def _reported(self) -> np.ndarray[Any, Any]:
-        """Return the coefficients in the order of the labels, ``(C, D')`` without the reference."""
-        coef = np.column_stack([self.intercept_, self.coef_]) if self.fit_intercept else self.coef_
-        reference = self._reference_output()
-        return coef if reference is None else np.delete(coef, reference, axis=0)
-
-    def _notes(self) -> list[str]:
-        return []
-
-    def _has_probabilities(self) -> bool:
-        """Whether the likelihood is made of probabilities, not densities, so that a pseudo R-squared makes sense."""
-        return True
+    def _reported(self) -> torch.Tensor:
+        """Return the parameters in the order of the labels, ``(P,)``."""
+        ones = int(self._layout.output_map.intercept)
+        coef = torch.from_numpy(np.column_stack([self.intercept_[:, None][:, :ones], self.coef_]))
+        return self._layout.output_map.collapse(coef)[self._layout.order]
 
     def _facts(self, covariance: str) -> list[tuple[str, str]]:
         solution = self.solution_

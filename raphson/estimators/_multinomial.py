@@ -8,31 +8,34 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.base import ClassifierMixin
 from torch import Tensor
 
-from raphson.estimators import _state
-from raphson.estimators._prediction import PredictionMixin
-from raphson.estimators.fit._fitting import FitOptions, Progress, examine, fit_linear, null_loglik
-from raphson.estimators.fit._linear_fit import LinearFit
+from raphson._errors import InputError
+from raphson.estimators._base import LinearEstimator
+from raphson.estimators.fit._options import Progress
 from raphson.estimators.input._classes import (
+    class_labels,
     class_totals,
     class_weights,
     encode_classes,
     find_reference,
-    most_frequent_last,
+    restore_classes,
     shares_loglik,
 )
-from raphson.estimators.input._rows import Rows, make_rows
-from raphson.estimators.input._validate import check_offset, check_table, check_target, check_weights, feature_names
-from raphson.estimators.separation._collinear import INTERCEPT
-from raphson.estimators.separation._separation import Separation, find_separation
-from raphson.infer import Estimates
+from raphson.estimators.input._layout import Layout
+from raphson.estimators.input._rows import make_rows
+from raphson.estimators.input._validate import (
+    check_offset,
+    check_table,
+    check_target,
+    check_weights,
+    feature_names,
+)
 from raphson.likelihoods import Categorical
 
 
-class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstimator):
+class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
     r"""Multinomial logistic regression by exact Newton steps, with the inference that belongs to it.
 
     .. math::
@@ -129,72 +132,39 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
             The fitted estimator. An argument that cannot be used is an ``InputError`` that names the row,
             column or class.
         """
-        options = FitOptions.of(self)
         table = check_table(self, X, reset=True)
         names = feature_names(X, table.shape[1])
         labels = check_target(y, table.shape[0])
         weights = check_weights(sample_weight, table.shape[0])
         classes, codes = encode_classes(labels, weights)
-        find_reference(self.reference, classes)
+        layout = _layout(classes, self.reference, names, self.fit_intercept)
         rows = make_rows(table, codes, weights, check_offset(offset, table.shape[0], len(classes)))
         rows = replace(rows, weights=class_weights(rows, classes, self.class_weight))
-        start = self._coefficients_before(classes) if self.warm_start else None
-        totals = class_totals(rows, len(classes))
-        order, places = most_frequent_last(rows, totals)
-        fitted, collinearity = fit_linear(
-            rows,
-            places,
-            Categorical(),
-            names,
-            options,
-            order=order,
-            reference=len(classes) - 1,
-            start=start,
-        )
-
-        def separating(direction: Tensor | None) -> Separation | None:
-            texts = [str(c) for c in classes]
-            found = rows.x, rows.y, len(classes), rows.weights, names, texts, options.fit_intercept
-            return find_separation(*found, candidate=direction)
-
-        fitted, separation, refusal = examine(fitted, separating)
-        self.classes_, self._names = classes, names
-        self.separation_, self.collinearity_ = separation, collinearity
-        self._publish(fitted, rows, refusal, totals)
+        start = None
+        if self.warm_start and hasattr(self, "classes_") and np.array_equal(self.classes_, classes):
+            start = self._coefficients_before((len(classes), len(names)))
+        self._fit_rows(rows, Categorical(), layout, start)
+        self.classes_: NDArray[Any] = classes
         return self
 
-    def _coefficients_before(self, classes: NDArray[Any]) -> Tensor | None:
-        """Return the coefficients ``(K, D')`` of the last fit, if it had the same classes and columns."""
-        if not hasattr(self, "coef_") or not np.array_equal(self.classes_, classes):
-            return None
-        if self.coef_.shape[1] != self.n_features_in_:
-            return None
-        if self.fit_intercept:
-            return torch.from_numpy(np.column_stack([self.intercept_, self.coef_]))
-        return torch.from_numpy(self.coef_)
+    def _null_intercepts(self) -> Tensor:
+        eye = torch.eye(len(self.intercept_), dtype=torch.float64)
+        return eye[:, 1:] if self._layout.output_map.intercept else eye[:, :0]
 
-    def _publish(self, fitted: LinearFit, rows: Rows, refusal: str | None, totals: NDArray[Any]) -> None:
-        """Set the attributes of a fitted estimator."""
-        self._fitted, self._training, self._refusal = fitted, rows, refusal
-        self._estimates_cache: dict[Any, Estimates] = {}
-        self._saved_notes: list[str] = []
-        objective, solution = fitted.objective, fitted.solution
-        coef = fitted.coefficients(self._reference_output()).numpy()
-        self.coef_ = coef[:, int(self.fit_intercept) :].copy()
-        self.intercept_ = coef[:, 0].copy() if self.fit_intercept else np.zeros(len(coef))
-        self.solution_ = solution
-        self._penalty = objective.l2
-        self.n_obs_ = objective.total_weight
-        self.df_model_ = objective.n_parameters
-        self.df_null_ = objective.n_free * int(objective.design.intercept)
-        self.n_iter_ = solution.iterations
-        self.loglik_ = -(solution.value - objective.penalty(solution.theta)) * objective.total_weight
-        if rows.offset is None and self.fit_intercept:
-            self.loglik_null_ = shares_loglik(totals)
-        else:
-            self.loglik_null_ = null_loglik(
-                rows, Categorical(), len(self.classes_), intercept=objective.design.intercept
-            )
+    def _loglik_at_fit(self) -> float:
+        # the value is the log-likelihood, because that of labels has no constant
+        objective, solution = self._require_fit().objective, self.solution_
+        return -(solution.value - objective.penalty(solution.theta)) * objective.total_weight
+
+    def _loglik_null(self) -> float:
+        rows = self._training_rows()
+        if rows.offset is None and self._layout.output_map.intercept:
+            return shares_loglik(class_totals(rows, len(self.classes_)))
+        return super()._loglik_null()
+
+    def _check_same_target(self, restricted: Any) -> None:
+        if not np.array_equal(restricted.classes_, self.classes_):
+            raise InputError("The two models do not have the same classes, so they are not nested.")
 
     # prediction ---------------------------------------------------------------------------------------------
 
@@ -254,44 +224,23 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
     def _likelihood(self) -> Categorical:
         return Categorical()
 
-    def _output_names(self) -> list[str]:
-        return [str(c) for c in self.classes_]
+    def _mean_names(self) -> list[str]:
+        return list(self._layout.outputs)
 
-    def _reference_output(self) -> int | None:
-        return find_reference(self.reference, self.classes_)
-
-    def _column_names(self) -> list[str]:
-        return [INTERCEPT, *self._names] if self.fit_intercept else list(self._names)
-
-    def _coefficient_labels(self) -> tuple[tuple[str, str], ...]:
-        reference = self._reference_output()
-        outputs = [str(c) for k, c in enumerate(self.classes_) if k != reference]
-        return tuple((output, column) for output in outputs for column in self._column_names())
+    def _has_probabilities(self) -> bool:
+        return True
 
     def _title(self) -> str:
-        reference = self._reference_output()
+        reference = find_reference(self.reference, self.classes_)
         relative = "sum to zero over classes" if reference is None else f"relative to class {self.classes_[reference]}"
         return f"Multinomial logistic regression, {len(self.classes_)} classes, coefficients {relative}"
 
-    def _notes(self) -> list[str]:
-        notes = list(self._saved_notes)
-        if self.collinearity_ is not None:
-            notes += self.collinearity_.sentences()
-        if self.separation_ is not None:
-            notes.append(self.separation_.sentence())
-        return notes
-
     # saving -------------------------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the tensors of the fitted model, the covariance among them where it can be had and held."""
-        check_is_fitted(self)
-        return _state.state_dict(self)
 
     def metadata(self) -> dict[str, Any]:
         """Return the names, labels and facts of the fitted model, ready for JSON."""
-        check_is_fitted(self)
-        return {"classes": _state.class_labels(self.classes_), **_state.metadata(self)}
+        facts = super().metadata()
+        return {"classes": class_labels(self.classes_), **facts}
 
     @classmethod
     def from_state(
@@ -308,19 +257,16 @@ class MultinomialLogisticRegression(PredictionMixin, ClassifierMixin, BaseEstima
             The model, without the training rows. Parts that do not belong together are an ``InputError``.
         """
         model = cls(**params)
-        model.classes_, model._names = _state.restore_classes(metadata["classes"]), metadata["names"]
-        _state.restore(model, tensors, metadata, "classes")
+        classes = restore_classes(metadata["classes"])
+        layout = _layout(classes, model.reference, metadata["names"], model.fit_intercept)
+        model._restore(layout, tensors, metadata)
+        model.classes_ = classes
         return model
 
-    def __getstate__(self) -> dict[str, Any]:
-        # neither the user's rows nor the solver's working state belong in a pickle
-        state: dict[str, Any] = dict(super().__getstate__())
-        if "_training" in state:
-            solution = replace(self.solution_, hessian=None, last_step=None)
-            state.update(_training=None, _fitted=None, solution_=solution)
-        return state
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
+def _layout(classes: NDArray[Any], reference: Any, names: list[str], intercept: Any) -> Layout:
+    """Return the layout in which every class but the reference has coefficients of its own."""
+    place, eye = find_reference(reference, classes), torch.eye(len(classes), dtype=torch.float64)
+    matrix = eye if place is None else eye[:, torch.arange(len(classes)) != place]
+    ones = matrix if intercept else eye[:, :0]
+    return Layout(tuple(str(c) for c in classes), tuple(names), ones, (matrix,) * len(names))

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson.estimators._inference import InferenceMixin
-from raphson.estimators.fit._linear_fit import CovarianceKind
+from raphson.estimators.fit._covariance import CovarianceKind
 from raphson.estimators.input._rows import dense
 from raphson.estimators.input._validate import check_offset, check_table
 from raphson.estimators.separation._collinear import INTERCEPT
@@ -25,17 +25,14 @@ _BLOCK_ELEMENTS = 2**22
 class PredictionMixin(InferenceMixin):
     """Predictions with their uncertainty, for an estimator that supplies what is declared here."""
 
-    _names: list[str]
     _mean_scale: str
+    """On which scale intervals of the mean are symmetric, so that they stay in its range."""
 
     def _likelihood(self) -> Likelihood:
         raise NotImplementedError
 
-    def _output_names(self) -> list[str]:
-        raise NotImplementedError
-
     def _mean_names(self) -> list[str]:
-        return self._output_names()
+        raise NotImplementedError
 
     def _table(self, X: Any) -> Any:
         """Return new rows as an array or CSR matrix with the columns of the fit."""
@@ -135,20 +132,13 @@ class PredictionMixin(InferenceMixin):
         )
 
     def _all_coefficients(self, kind: CovarianceKind, groups: Any, options: dict[str, Any]) -> Estimates:
-        """Return estimates of all C (D + 1) coefficients, no reference, an absent intercept as zero."""
-        self.estimates(kind, groups, **options)  # refuses what cannot be had, for the same reasons
-        fitted = self._require_fit()
-        codes = None if groups is None else self._group_codes(groups)
-        columns = [INTERCEPT, *self._names] if self.fit_intercept else self._names
-        outputs = self._output_names()
-        labels = tuple((output, column) for output in outputs for column in columns)
-        found = fitted.estimates(labels, None, kind, codes, **options)
-        if self.fit_intercept:
-            return found
-        c, d = len(outputs), len(self._names)
-        pad = torch.zeros(c, d + 1, c, d, dtype=torch.float64)
-        index = torch.arange(d)
-        for output in range(c):
-            pad[output, index + 1, output, index] = 1.0
-        padded = tuple((output, column) for output in outputs for column in [INTERCEPT, *self._names])
-        return found.transform(pad.view(c * (d + 1), c * d), padded)
+        """Return estimates of all C (D + 1) coefficients, those of a reference and an absent intercept as zero."""
+        found = self.estimates(kind, groups, **options)
+        here, c, d = self._layout.output_map, len(self.intercept_), len(self._layout.columns)
+        expanded = here.expand(torch.eye(here.n_parameters, dtype=torch.float64))[self._layout.order]
+        full = torch.zeros(c * (d + 1), expanded.shape[0], dtype=torch.float64)
+        full.view(c, d + 1, -1)[:, 1 - int(here.intercept) :] = expanded.permute(1, 2, 0)
+        labels = tuple(
+            (output, column) for output in self._layout.outputs for column in (INTERCEPT, *self._layout.columns)
+        )
+        return found.transform(full, labels)

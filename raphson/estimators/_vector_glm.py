@@ -10,28 +10,18 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.data import DenseDesign
-from raphson.estimators import _state
-from raphson.estimators._prediction import PredictionMixin
-from raphson.estimators.fit._constrained_fit import ConstrainedFit, fit_constrained
-from raphson.estimators.fit._fitting import FitOptions, Progress, examine, fit_linear
-from raphson.estimators.fit._linear_fit import CovarianceKind, LinearFit
-from raphson.estimators.fit._scoring import solve_scoring
+from raphson.estimators._base import LinearEstimator
+from raphson.estimators.fit._options import Progress
 from raphson.estimators.input._formulas import Formulas
 from raphson.estimators.input._layout import Layout, default_constraints, make_layout, make_parameter_layout
 from raphson.estimators.input._response import check_response, ordered_levels
-from raphson.estimators.input._rows import Rows, dense, make_rows
+from raphson.estimators.input._rows import make_rows
 from raphson.estimators.input._tables import Columns, merge_tables, new_table
 from raphson.estimators.input._validate import check_offset, check_table, check_weights, feature_names
-from raphson.estimators.separation._collinear import INTERCEPT
-from raphson.estimators.separation._divergence import Divergence, find_divergence, separates
-from raphson.estimators.separation._separation import Separation
-from raphson.infer import Estimates
 from raphson.likelihoods import (
     COUNT,
     NONNEGATIVE,
@@ -43,13 +33,9 @@ from raphson.likelihoods import (
     from_description,
     to_description,
 )
-from raphson.linear import ConstrainedObjective
-
-_START_ROWS = 4096
-"""Rows from which the point to start at is guessed; it only has to be near."""
 
 
-class VectorGLM(PredictionMixin, BaseEstimator):
+class VectorGLM(LinearEstimator):
     r"""A linear model for any likelihood, each of whose parameters has a linear predictor.
 
     .. math::
@@ -162,7 +148,6 @@ class VectorGLM(PredictionMixin, BaseEstimator):
             The fitted estimator. An argument that cannot be used is an ``InputError`` that names the row, column or
             parameter.
         """
-        options = FitOptions.of(self)
         likelihood = self._likelihood()
         self._formulas: Formulas | None = None
         if self.formula is not None:
@@ -170,31 +155,16 @@ class VectorGLM(PredictionMixin, BaseEstimator):
             X, y = self._formulas.tables(X), self._formulas.response(X, y)
         table, names = self._read(X)
         response, c = check_response(y, table.shape[0], likelihood)
-        self._layout = self._make_layout(likelihood, c, names)
+        layout = self._make_layout(likelihood, c, names)
         weights = check_weights(sample_weight, table.shape[0])
         rows = make_rows(table, response, weights, self._output_offset(offset, table.shape[0], c))
-        start = self._start(rows, likelihood, c)
-        fitted: LinearFit | ConstrainedFit
-        if self._layout.is_plain:
-            options = replace(options, fit_intercept=self._has_ones())
-            fitted, collinearity = fit_linear(
-                rows, rows.y, likelihood, names, options, order=torch.arange(c), reference=None, start=start
-            )
-        else:
-            fitted, collinearity = fit_constrained(rows, rows.y, likelihood, self._layout, options, start)
-
-        def separating(direction: Tensor | None) -> Separation | Divergence | None:
-            if c == 1 and self._layout.is_plain:
-                binary, found = separates(rows, likelihood, names, self._has_ones(), direction)
-                if binary:
-                    return found
-            return find_divergence(fitted, self._layout.labels)
-
-        fitted, separation, refusal = examine(fitted, separating)
-        self.separation_, self.collinearity_ = separation, collinearity
+        start = self._coefficients_before((c, len(names))) if self.warm_start else None
+        self._fit_rows(rows, likelihood, layout, start)
         self.levels_ = ordered_levels(y)
-        self._publish(fitted, rows, refusal)
         return self
+
+    def _null_intercepts(self) -> Tensor:
+        return default_constraints(self._likelihood(), len(self.intercept_))[0]
 
     def _read(self, X: Any) -> tuple[Any, list[str]]:
         """Return the table of all columns and their names; remembers which parameter has which."""
@@ -217,89 +187,6 @@ class VectorGLM(PredictionMixin, BaseEstimator):
         layout = make_parameter_layout(likelihood, c, self._columns, without)
         position = {name: i for i, name in enumerate(layout.columns)}
         return replace(layout, columns=tuple(names), matrices=tuple(layout.matrices[position[n]] for n in names))
-
-    def _start(self, rows: Rows, likelihood: Likelihood, c: int) -> Tensor:
-        """Return coefficients ``(C, D')`` to start from: those before, or intercepts that suit all rows alike."""
-        ones = int(self._has_ones())
-        d = len(self._layout.columns)
-        if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == (c, d):
-            return torch.from_numpy(np.column_stack([self.intercept_[:, None][:, :ones], self.coef_]))
-        coef = torch.zeros(c, ones + d, dtype=torch.float64)
-        guess = self._guess(rows, likelihood, c)
-        coef[:, :ones] = guess[:, None]
-        for output in (self._layout.intercepts == 0).all(1).nonzero()[:, 0].tolist():
-            # without an intercept the columns come as near to a constant as they can
-            acts = [j for j, matrix in enumerate(self._layout.matrices) if bool(matrix[output].any())]
-            x = dense(rows.x[:_START_ROWS])[:, acts]
-            flat = torch.linalg.lstsq(x, x.new_ones(x.shape[0], 1)).solution[:, 0]
-            coef[output, ones:][acts] = flat * guess[output]
-        return coef
-
-    def _guess(self, rows: Rows, likelihood: Likelihood, c: int) -> Tensor:
-        """Return outputs ``(C,)`` that suit all rows alike, from some of the rows."""
-        n = rows.y.shape[0]
-        some = torch.arange(n)
-        if n > _START_ROWS:
-            some = torch.randint(n, (_START_ROWS,), generator=torch.Generator().manual_seed(0))
-        weights = None if rows.weights is None else rows.weights[some]
-        guess = likelihood.start(rows.y[some], c, weights).double()
-        return guess if rows.offset is None else guess - rows.offset[some].mean(0)
-
-    def _publish(self, fitted: LinearFit | ConstrainedFit, rows: Rows, refusal: str | None) -> None:
-        """Set the attributes of a fitted estimator."""
-        self._logliks: dict[str, float] = {}
-        self._fitted, self._training, self._refusal = fitted, rows, refusal
-        self._estimates_cache: dict[Any, Estimates] = {}
-        self._saved_notes: list[str] = []
-        objective, solution = fitted.objective, fitted.solution
-        coef = fitted.coefficients(None).numpy()
-        ones = int(self._has_ones())
-        self.coef_ = coef[:, ones:].copy()
-        self.intercept_ = coef[:, 0].copy() if ones else np.zeros(len(coef))
-        self.solution_ = solution
-        self._penalty = objective.l2
-        self.n_obs_ = objective.total_weight
-        self.df_model_ = objective.n_parameters
-        self.df_null_ = int(default_constraints(objective.likelihood, len(coef))[0].shape[1])
-        self.n_iter_ = solution.iterations
-
-    @property
-    def loglik_(self) -> float:
-        """Log-likelihood at the fit with all constants, summed over weighted rows; computed when first asked for."""
-        if "fit" not in self._logliks:
-            rows, coef = self._training_rows(), torch.from_numpy(self.coef_).mT
-            x = torch.from_numpy(rows.x @ coef.numpy()) if sp.issparse(rows.x) else rows.x @ coef
-            self._logliks["fit"] = self._loglik(rows, x + torch.from_numpy(self.intercept_))
-        return self._logliks["fit"]
-
-    @loglik_.setter
-    def loglik_(self, value: float) -> None:
-        self._logliks["fit"] = value
-
-    @property
-    def loglik_null_(self) -> float:
-        """Log-likelihood of the model with offsets and intercepts alone; computed when first asked for."""
-        if "null" not in self._logliks:
-            rows, likelihood, c = self._training_rows(), self._likelihood(), len(self.intercept_)
-            intercepts, _ = default_constraints(likelihood, c)
-            layout = Layout(likelihood.output_names(c), (), intercepts, ())
-            design = DenseDesign(torch.zeros(rows.y.shape[0], 0, dtype=torch.float64))
-            objective = ConstrainedObjective(
-                design, likelihood, rows.y, layout.constraints, weights=rows.weights, offset=rows.offset
-            )
-            guess = torch.linalg.lstsq(intercepts, self._guess(rows, likelihood, c)[:, None]).solution[:, 0]
-            found = solve_scoring(objective, guess, solver="auto", tol=1e-10, max_iter=100, callback=None)
-            f = intercepts @ found.theta
-            self._logliks["null"] = self._loglik(rows, f.expand(rows.y.shape[0], -1))
-        return self._logliks["null"]
-
-    @loglik_null_.setter
-    def loglik_null_(self, value: float) -> None:
-        self._logliks["null"] = value
-
-    def _loglik(self, rows: Rows, f: Tensor) -> float:
-        nll = self._likelihood().nll(f if rows.offset is None else f + rows.offset, rows.y)
-        return -float(nll.sum() if rows.weights is None else rows.weights @ nll)
 
     # prediction --------------------------------------------------------------------------------------------------
 
@@ -369,17 +256,6 @@ class VectorGLM(PredictionMixin, BaseEstimator):
                 return None if column is None else column @ slopes.mT
         return check_offset(offset, n_rows, n_outputs)
 
-    def _all_coefficients(self, kind: CovarianceKind, groups: Any, options: dict[str, Any]) -> Estimates:
-        found = self.estimates(kind, groups, **options)
-        constraints, c, d = self._layout.constraints, len(self.intercept_), len(self._layout.columns)
-        expanded = constraints.expand(torch.eye(constraints.n_parameters, dtype=torch.float64))[self._layout.order]
-        full = torch.zeros(c * (d + 1), expanded.shape[0], dtype=torch.float64)
-        full.view(c, d + 1, -1)[:, 1 - int(constraints.intercept) :] = expanded.permute(1, 2, 0)
-        labels = tuple(
-            (output, column) for output in self._layout.outputs for column in (INTERCEPT, *self._layout.columns)
-        )
-        return found.transform(full, labels)
-
     @property
     def _mean_scale(self) -> str:  # type: ignore[override]
         """On which scale intervals of the mean are symmetric, so that they stay in its range."""
@@ -414,20 +290,10 @@ class VectorGLM(PredictionMixin, BaseEstimator):
         support = self._likelihood().support
         return support in (COUNT, UNIT_INTERVAL)
 
-    def _has_ones(self) -> bool:
-        return self._layout.constraints.intercept
-
-    @property
-    def _names(self) -> list[str]:  # type: ignore[override]
-        return list(self._layout.columns)
-
     @property
     def output_names_(self) -> list[str]:
         """Names of the outputs, ``(C,)``."""
         check_is_fitted(self)
-        return self._output_names()
-
-    def _output_names(self) -> list[str]:
         return list(self._layout.outputs)
 
     def _mean_names(self) -> list[str]:
@@ -439,38 +305,10 @@ class VectorGLM(PredictionMixin, BaseEstimator):
             return [f"P[{level}]" for level in self.levels_]
         return [f"{'P' if self._mean_scale == 'simplex' else 'mean'}[{i}]" for i in range(m)]
 
-    def _reference_output(self) -> int | None:
-        return None
-
-    def _coefficient_labels(self) -> tuple[tuple[str, str], ...]:
-        return self._layout.labels
-
-    def _reported(self) -> NDArray[Any]:
-        coef = np.column_stack([self.intercept_, self.coef_]) if self._has_ones() else self.coef_
-        parts = [
-            torch.linalg.lstsq(g.matrix, torch.from_numpy(coef)[:, g.columns]).solution.reshape(-1)
-            for g in self._layout.constraints.groups
-        ]
-        values: NDArray[Any] = torch.cat(parts)[self._layout.order].numpy()
-        return values
-
     def _title(self) -> str:
         return f"{type(self._likelihood()).__name__} regression, outputs {', '.join(self._layout.outputs)}"
 
-    def _notes(self) -> list[str]:
-        notes = [*self._saved_notes, *self._layout.sharing()]
-        if self.collinearity_ is not None:
-            notes += self.collinearity_.sentences()
-        if self.separation_ is not None:
-            notes.append(self.separation_.sentence())
-        return list(dict.fromkeys(notes))
-
     # saving ----------------------------------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the tensors of the fitted model, the covariance among them where it can be had and held."""
-        check_is_fitted(self)
-        return _state.state_dict(self)
 
     def metadata(self) -> dict[str, Any]:
         """Return the likelihood, the layout of the columns and the facts of the fitted model, ready for JSON."""
@@ -481,7 +319,7 @@ class VectorGLM(PredictionMixin, BaseEstimator):
             "columns": self._columns,
             "levels": self.levels_,
             "formulas": None if self._formulas is None else self._formulas.to_json(),
-            **_state.metadata(self),
+            **super().metadata(),
         }
 
     @classmethod
@@ -497,25 +335,11 @@ class VectorGLM(PredictionMixin, BaseEstimator):
             The model, without the training rows. Parts that do not belong together are an ``InputError``.
         """
         model = cls(from_description(metadata["likelihood"]), **params)
-        model._layout = Layout.from_json(metadata["layout"])
         model._columns, formulas = metadata["columns"], metadata["formulas"]
         model._formulas = None if formulas is None else Formulas.from_json(formulas)
-        model._logliks, model.levels_ = {}, metadata["levels"]
-        _state.restore(model, tensors, metadata, "outputs")
+        model.levels_ = metadata["levels"]
+        model._restore(Layout.from_json(metadata["layout"]), tensors, metadata)
         return model
-
-    def __getstate__(self) -> dict[str, Any]:
-        # neither the user's rows nor the solver's working state belong in a pickle
-        state: dict[str, Any] = dict(super().__getstate__())
-        if "_training" in state:
-            solution = replace(self.solution_, hessian=None, last_step=None)
-            state.update(_training=None, _fitted=None, solution_=solution)
-        return state
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
 
 
 def _is_tables(x: Any) -> bool:

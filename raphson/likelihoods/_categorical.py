@@ -65,6 +65,7 @@ class Categorical(Likelihood):
     concave = True
     always_finite = True
     partition = "softmax"
+    differences_only = True
 
     def __post_init__(self) -> None:
         w = self.class_weight

@@ -43,6 +43,9 @@ class Likelihood(abc.ABC):
     concave: bool = False
     """Whether the log-likelihood is concave in ``f`` for every ``y``: no observed Hessian is indefinite."""
 
+    differences_only: bool = False
+    """Whether adding a number to all outputs changes nothing (softmax): coefficients then need a reference."""
+
     always_finite: bool = False
     """Whether ``nll`` is finite for every target wherever outputs are smaller than the root of the largest number."""
 

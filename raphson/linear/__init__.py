@@ -1,13 +1,15 @@
 """One linear model for every likelihood: its objective, Hessian and preconditioner in closed form."""
 
-from raphson.linear._block_jacobi import class_block_cost as class_block_cost
-from raphson.linear._block_jacobi import class_block_inverse as class_block_inverse
-from raphson.linear._compiled import NewtonRules as NewtonRules
-from raphson.linear._constrained import ConstrainedObjective as ConstrainedObjective
+from raphson.linear._block_jacobi import block_jacobi_cost as block_jacobi_cost
+from raphson.linear._block_jacobi import block_jacobi_inverse as block_jacobi_inverse
+from raphson.linear._bounds import gram_matrix as gram_matrix
+from raphson.linear._bounds import lipschitz_bound as lipschitz_bound
+from raphson.linear._bounds import row_lipschitz_bound as row_lipschitz_bound
+from raphson.linear._hessian import LinearHessian as LinearHessian
 from raphson.linear._objective import Evaluation as Evaluation
 from raphson.linear._objective import LinearObjective as LinearObjective
-from raphson.linear._output_map import Constraints as Constraints
 from raphson.linear._output_map import Group as Group
-from raphson.linear._output_map import group_columns as group_columns
+from raphson.linear._output_map import OutputMap as OutputMap
+from raphson.linear._output_map import as_list as as_list
+from raphson.linear._output_map import is_unit as is_unit
 from raphson.linear._output_map import matrix_rank as matrix_rank
-from raphson.linear._output_map import solved as solved

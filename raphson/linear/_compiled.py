@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from raphson.data import DenseDesign, Design
+
 try:
     from raphson.linear import _kernel
 except ImportError:
@@ -149,107 +151,6 @@ class CompiledFamily:
         value = _kernel.evaluate(*self.model(self.multiplications), *at, gradient.data_ptr(), *kept)
         return value, gradient, hessian
 
-    def newton(
-        self, theta: Tensor, units: Units, rules: NewtonRules, tol: float, limit: int, single: bool
-    ) -> NewtonSteps:
-        """Take Newton steps, each with a factor of its own, while the Hessian is positive definite.
-
-        Args:
-            theta: Where to start, ``(p,)``.
-            units: What the tolerance counts in.
-            rules: When a step is taken and when it is extended.
-            tol: Bound on the gradient norm.
-            limit: Largest number of steps.
-            single: Whether Hessians are summed in single precision.
-
-        Returns:
-            The steps.
-        """
-        (c, d), n = self.linear.shape, self.table.n
-        coef = theta.double().clone(memory_format=torch.contiguous_format)
-        step = torch.zeros_like(coef)
-        history = torch.empty(limit + 1, 3, dtype=torch.float64)
-        pairs = _every_pair(c)
-        ended, steps, decrement_squared = _kernel.newton(
-            *self.model(self.multiplications),
-            _threads(n * pairs.number * d * (d + 1) / 2),
-            self.linear.data_ptr(),
-            self.reference,
-            single,
-            *pairs[1:],
-            limit,
-            *rules,
-            tol,
-            *units.addresses,
-            step.data_ptr(),
-            history.data_ptr(),
-            coef.data_ptr(),
-        )
-        return NewtonSteps(coef, bool(ended), decrement_squared, step, history[: steps + 1].tolist())
-
-
-class NewtonRules(NamedTuple):
-    """When a Newton step is taken, and when it is extended; see ``solve``.
-
-    Attributes:
-        extensions: How often a step may be extended.
-        armijo: Share of the predicted decrease that it must achieve; it is halved until it does.
-        rounding: Relative error of the objective: a decrease below that is no evidence.
-        steep: Share of the slope at whose excess at its end it is extended.
-        longest: Largest factor of one extension.
-    """
-
-    extensions: int
-    armijo: float
-    rounding: float
-    steep: float
-    longest: float
-
-
-class NewtonSteps(NamedTuple):
-    """What compiled Newton steps led to.
-
-    Attributes:
-        theta: The last point, ``(p,)``.
-        converged: Whether the gradient there is below the tolerance; if not, the limit was reached, the Hessian is not
-            positive definite, or rounding hides the decrease.
-        decrement_squared: The last step's predicted decrease, twice; NaN without a step.
-        last_step: The last full step computed, ``(p,)``.
-        history: Value, gradient norm and seconds at the start and after every step.
-    """
-
-    theta: Tensor
-    converged: bool
-    decrement_squared: float
-    last_step: Tensor
-    history: list[list[float]]
-
-
-@dataclass(frozen=True, eq=False)
-class Units:
-    """What a gradient's norm counts in: entries ``g_j factor_j + g_0 shift_j`` of a row, less what rounding explains.
-
-    Attributes:
-        factor: ``(D',)``.
-        shift: ``(D',)``.
-        floor: ``(D',)``, or None for zero.
-    """
-
-    factor: Tensor
-    shift: Tensor
-    floor: Tensor | None
-
-    @cached_property
-    def addresses(self) -> tuple[int, int, int | None]:
-        """Where compiled functions find them."""
-        floor = None if self.floor is None else self.floor.data_ptr()
-        return self.factor.data_ptr(), self.shift.data_ptr(), floor
-
-    def norm(self, gradient: Tensor) -> float:
-        """Return the largest entry of a gradient ``(p,)`` in these units."""
-        d = self.factor.shape[0]
-        return _kernel.norm(gradient.numel() // d, d, gradient.contiguous().data_ptr(), *self.addresses)
-
 
 @dataclass(frozen=True, eq=False)
 class CompiledHessian:
@@ -368,6 +269,13 @@ def adjoint(table: Table, weights: Tensor | None, t: Tensor) -> Tensor:
     return out
 
 
-def is_compiled(n_columns: int, n_outputs: int) -> bool:
-    """Return whether compiled code was built and is the faster one for a model of this width."""
-    return _kernel is not None and n_columns + n_outputs <= _OUTPUTS_AND_COLUMNS
+def table_of(design: Design, n_outputs: int) -> Table | None:
+    """Return the rows of a design as compiled code reads them, or None where it cannot or is not the faster one."""
+    if _kernel is None or design.n_columns + n_outputs > _OUTPUTS_AND_COLUMNS:
+        return None
+    if isinstance(design, DenseDesign) and design.is_raw and design.x.numel():  # nothing has no address
+        factor = design.scale.reciprocal()
+        if bool(factor.isfinite().all()):  # not for columns below 1e-308
+            return Table(design.x, design.center, factor, design.intercept)
+    whole = design.whole()
+    return None if whole is None else Table(whole)

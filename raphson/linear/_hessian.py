@@ -1,9 +1,9 @@
 r"""The Hessian of a linear model at one point, kept as the data and the output Hessians.
 
-.. math:: H = \tfrac1W \sum_n w_n\, H_n \otimes \hat x_n \hat x_n^T + Q \otimes \mathrm{diag}(\lambda_j)
+.. math:: H = \tfrac1W \sum_n w_n\, J_n^T H_n J_n + \mathrm{ridge}, \qquad J_n \theta = S K(\theta) \hat x_n + a(\theta)
 
-A product with it costs two products with X; the dense matrix one Khatri-Rao product (``_khatri_rao``). Nothing is
-formed before it is asked for, so a solver can choose between the two at every step.
+A product with it costs two products with X; the dense matrix is one sum (``_gram``). Nothing is formed before it is
+asked for, so a solver can choose between the two at every step.
 """
 
 from __future__ import annotations
@@ -19,50 +19,41 @@ from raphson.data import Block
 from raphson.linalg import Dense, SymmetricOperator, cg, check_dense_size
 from raphson.linear._compiled import CompiledHessian
 from raphson.linear._dense_form import DenseForm
-from raphson.linear._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs
+from raphson.linear._gram import dense_sum, map_pairs
+from raphson.linear._khatri_rao import GivenPairs, KhatriRaoGram, OutputPairs, output_pairs
+from raphson.linear._output_map import OutputMap
+from raphson.linear._ridge import Ridge
+
+Part = tuple[Block, SymmetricOperator, Tensor | None]
+"""Rows, their output Hessians ``(rows, C, C)`` and their weights ``(rows,)`` or None."""
 
 _SOLVE_TOL = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
 class LinearHessian(DenseForm):
-    """Hessian of a linear model in its free coefficients, ``(p, p)`` with p = C_free D'.
+    """Hessian of a linear model in its parameters, ``(P, P)``.
 
     Attributes:
-        parts: Yields ``(block, output Hessians (rows, C, C), weights (rows,) or None)`` over all the data, anew at each
-            call.
+        parts: Yields rows with their output Hessians over all the data, anew at each call.
+        output_map: How the parameters act on the outputs.
         total_weight: W.
-        n_outputs: C.
-        n_columns: D'.
-        free_outputs: The outputs whose coefficients are free: a slice, or indices ``(C_free,)``.
-        penalty_outputs: Q, ``(C_free, C_free)``, or None without a penalty.
-        penalty_columns: The penalties per column, ``(D',)``.
+        ridge: The penalty, or None.
         element: Element type of products and of the dense form.
         compiled: The same Hessian in compiled code, where that is the faster one.
     """
 
-    parts: Callable[[], Iterator[tuple[Block, SymmetricOperator, Tensor | None]]]
+    parts: Callable[[], Iterator[Part]]
+    output_map: OutputMap
     total_weight: float
-    n_outputs: int
-    n_columns: int
-    free_outputs: slice | Tensor
-    penalty_outputs: Tensor | None
-    penalty_columns: Tensor
-    element: torch.dtype
+    ridge: Ridge | None = None
+    element: torch.dtype = torch.float64
     compiled: CompiledHessian | None = None
 
     @property
-    def n_free(self) -> int:
-        """Number of free outputs."""
-        if isinstance(self.free_outputs, slice):
-            return len(range(*self.free_outputs.indices(self.n_outputs)))
-        return int(self.free_outputs.shape[0])
-
-    @property
     def shape(self) -> torch.Size:
-        """Shape ``(p, p)``."""
-        p = self.n_free * self.n_columns
-        return torch.Size((p, p))
+        """Shape ``(P, P)``."""
+        return torch.Size((self.output_map.n_parameters,) * 2)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,32 +63,29 @@ class LinearHessian(DenseForm):
     @property
     def device(self) -> torch.device:
         """Device on which the operator lives."""
-        return self.penalty_columns.device
+        return self.output_map.basis.device
 
     def mv(self, v: Tensor) -> Tensor:
-        """Return ``H v`` for ``v`` of shape ``(p,)``, without forming H."""
+        """Return ``H v`` for ``v`` of shape ``(P,)``, without forming H."""
+        v = v.to(self.element)
         if self.compiled is not None:
-            return self.compiled.mv(v.to(self.element))
-        free = v.to(self.element).view(self.n_free, self.n_columns)
-        total: Tensor | None = None
+            return self.compiled.mv(v)
+        products, constants = self.output_map.to_products(v)
+        total, sums = torch.zeros_like(products), None if constants is None else torch.zeros_like(constants[:, 0])
         for block, output, weights in self.parts():
-            free = block.arrange(free)
-            change = block.predict(free)
-            if self.n_free < self.n_outputs:
-                wide = free.new_zeros(self.n_outputs, change.shape[1])
-                wide[self.free_outputs] = change
-                change = wide
-            change = output.mv(change.mT).mT[self.free_outputs]
-            part = block.adjoint(change if weights is None else change * weights.to(self.element))
-            total = part if total is None else total.add_(part)
-        assert total is not None
-        total /= self.total_weight
-        if self.penalty_outputs is not None:
-            total.addcmul_(self.penalty_outputs.to(self.element) @ free, self.penalty_columns.to(self.element))
-        return total.reshape(-1)
+            products = block.arrange(products)
+            change = self.output_map.outputs(block.predict(products), constants)
+            change = output.mv(change.mT).mT
+            if weights is not None:
+                change = change * weights.to(self.element)
+            total += block.adjoint(self.output_map.reduce(change))
+            if sums is not None:
+                sums += change.sum(1)
+        found = self.output_map.from_products(total, sums) / self.total_weight
+        return found if self.ridge is None else found + self.ridge.mv(v)
 
     def to_dense(self) -> Tensor:
-        """Return the ``(p, p)`` tensor, by the Khatri-Rao form; it is made once."""
+        """Return the ``(P, P)`` tensor; it is made once."""
         return self._dense
 
     @cached_property
@@ -105,45 +93,61 @@ class LinearHessian(DenseForm):
         check_dense_size(self.shape, self.element, "its products mv, which need no such array")
         if self.compiled is not None:
             return self.compiled.to_dense(self.element)
-        gram: KhatriRaoGram | None = None
-        for block, output, weights in self.parts():
-            pairs = output_pairs(output, self.free_outputs)
-            if gram is None:
-                gram = KhatriRaoGram(pairs.pairs, self.n_free, self.n_columns, self.element)
-            gram.add(block.features(), pairs, weights, block.products)
-        assert gram is not None
-        return self._penalized(gram.to_dense())
+        return self._summed((b, map_pairs(self.output_map, output), w) for b, output, w in self.parts())
 
-    def _penalized(self, total: Tensor) -> Tensor:
-        total /= self.total_weight
-        if self.penalty_outputs is not None:
-            c, d = self.n_free, self.n_columns
-            diagonals = total.view(c, d, c, d).diagonal(dim1=1, dim2=3)
-            diagonals += (self.penalty_outputs[:, :, None] * self.penalty_columns).to(self.element)
+    def _summed(self, parts: Iterator[tuple[Block, OutputPairs, Tensor | None]]) -> Tensor:
+        total = dense_sum(self.output_map, parts, self.element).div_(self.total_weight)
+        if self.ridge is not None:
+            self.ridge.add_to(total)
         return total
 
-    def diagonal(self) -> Tensor:
-        """Return the diagonal, ``(p,)``, at the cost of one product."""
-        total = torch.zeros(self.n_free, self.n_columns, dtype=self.element, device=self.device)
+    def constant_over_rows(self, n_separate: int = 1) -> Tensor:
+        """Return the ``(P, P)`` tensor there would be if every row had the mean of the output Hessians.
+
+        Args:
+            n_separate: Outputs are dealt out to so many parameters in turn; entries between two of them are left out.
+
+        Returns:
+            The tensor.
+        """
+        total, n, places = torch.zeros((), dtype=torch.float64), 0.0, torch.zeros(2, 0, dtype=torch.long)
         for block, output, weights in self.parts():
-            entries = output.diagonal().mT[self.free_outputs].to(self.element)
+            given, rows = output_pairs(output), slice(0, block.rows.stop - block.rows.start)
+            total = total + given.entries(rows, torch.float64, weights).sum(1)
+            n, places = n + (rows.stop if weights is None else float(weights.sum())), given.pairs
+        c, (i, j) = self.output_map.n_outputs, places
+        mean = torch.zeros(c, c, dtype=torch.float64)
+        mean[i, j] = mean[j, i] = torch.where(i % n_separate == j % n_separate, total / n, 0.0)
+        same = map_pairs(self.output_map, Dense(mean[None]))
+        return self._summed(
+            (block, _Repeated(same, block.rows.stop - block.rows.start), weights) for block, _, weights in self.parts()
+        )
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal, ``(P,)``: at the cost of one product where every column has outputs of its own."""
+        if self.output_map.selected is None or not self.output_map.is_uniform:
+            return self.to_dense().diagonal()
+        total = torch.zeros(self.output_map.shapes[0], dtype=self.element, device=self.device)
+        for block, output, weights in self.parts():
+            entries = output.diagonal().mT[self.output_map.selected].to(self.element)
             total += block.squares(entries if weights is None else entries * weights.to(self.element))
-        total /= self.total_weight
-        if self.penalty_outputs is not None:
-            total += self.penalty_outputs.diagonal()[:, None] * self.penalty_columns
-        return total.reshape(-1)
+        found = total.reshape(-1) / self.total_weight
+        return found if self.ridge is None else found + self.ridge.diagonal.to(self.element)
 
     def blocks(self) -> Tensor:
-        """Return the diagonal blocks, one per free output, ``(C_free, D', D')``."""
+        """Return the diagonal blocks of a uniform map with own outputs, one per output, ``(q, D', D')``."""
         if self.compiled is not None:
             return self.compiled.blocks(self.element)
-        index = torch.arange(self.n_free)
-        gram = KhatriRaoGram(torch.stack([index, index]), self.n_free, self.n_columns, self.element)
+        assert self.output_map.is_uniform and self.output_map.selected is not None
+        q, d = self.output_map.shapes[0]
+        index = torch.arange(q)
+        gram = KhatriRaoGram(torch.stack([index, index]), q, d, self.element)
         for block, output, weights in self.parts():
-            gram.add(block.features(), GivenPairs(gram.pairs, output.diagonal().mT[self.free_outputs]), weights)
+            entries = output.diagonal().mT[self.output_map.selected]
+            gram.add(block.features(), GivenPairs(gram.pairs, entries), weights)
         blocks = gram.blocks() / self.total_weight
-        if self.penalty_outputs is not None:
-            blocks.diagonal(dim1=1, dim2=2).add_(self.penalty_outputs.diagonal()[:, None] * self.penalty_columns)
+        if self.ridge is not None:
+            blocks.diagonal(dim1=1, dim2=2).add_(self.ridge.diagonal.view(q, d))
         return blocks
 
     def solve(self, b: Tensor) -> Tensor:
@@ -152,3 +156,19 @@ class LinearHessian(DenseForm):
             return Dense(self.to_dense()).solve(b)
         except MemoryError:
             return cg(self.mv, b, tol=_SOLVE_TOL).x
+
+
+@dataclass(frozen=True, eq=False)
+class _Repeated:
+    """Entries ``(q, 1)`` that are those of all ``n_rows`` rows."""
+
+    one: OutputPairs
+    n_rows: int
+
+    @property
+    def pairs(self) -> Tensor:
+        return self.one.pairs
+
+    def entries(self, rows: slice, dtype: torch.dtype, weights: Tensor | None) -> Tensor:
+        values = self.one.entries(slice(0, 1), dtype, None)
+        return values.expand(-1, len(range(self.n_rows)[rows])) if weights is None else values * weights.to(dtype)

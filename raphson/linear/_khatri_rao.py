@@ -26,7 +26,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from raphson.linalg import Diagonal, DiagonalPlusLowRank, SymmetricOperator
+from raphson.linalg import Diagonal, DiagonalPlusLowRank, EqualBlocks, SymmetricOperator
 from raphson.linear._compiled import is_built, pair_sums
 
 _HALF_FROM_PAIRS = 24
@@ -238,16 +238,22 @@ def _diagonal_index(d: int) -> Tensor:
     return torch.nonzero(i == j)[:, 0]
 
 
-def output_pairs(hessian: SymmetricOperator, keep: slice | Tensor) -> OutputPairs:
+def output_pairs(hessian: SymmetricOperator, keep: slice | Tensor | None = None) -> OutputPairs:
     """Return the distinct entries of batched output Hessians.
 
     Args:
         hessian: Batched operator ``(rows, C, C)``.
-        keep: The outputs wanted, as a slice or indices.
+        keep: The outputs wanted, as a slice or indices; None for all.
 
     Returns:
         The entries, numbered among the kept outputs; those that the structure makes zero are left out.
     """
+    if keep is None and isinstance(hessian, EqualBlocks) and hessian.blocks.ndim == 4:
+        m, k = hessian.blocks.shape[1:3]
+        pairs, places = _block_pairs(m, k)
+        # likelihoods store one entry of the blocks after the other, so that this is a view
+        return GivenPairs(pairs, hessian.blocks.movedim(0, -1).reshape(m * k * k, -1)[places])
+    keep = slice(None) if keep is None else keep
     if isinstance(hessian, Diagonal):
         d = hessian.diagonal().mT[keep]
         index = torch.arange(d.shape[0])
@@ -257,6 +263,15 @@ def output_pairs(hessian: SymmetricOperator, keep: slice | Tensor) -> OutputPair
     dense = hessian.to_dense().permute(1, 2, 0)[keep][:, keep]
     pairs = triangle(dense.shape[0])
     return GivenPairs(pairs, dense[pairs[0], pairs[1]])
+
+
+@functools.lru_cache(maxsize=32)
+def _block_pairs(m: int, k: int) -> tuple[Tensor, Tensor]:
+    """Return the entries ``(2, m k (k + 1) / 2)``, row <= column, of m blocks ``(k, k)``, and where they are stored."""
+    i, j = triangle(k)
+    block = torch.arange(m)[:, None]
+    pairs = torch.stack([(block * k + i).flatten(), (block * k + j).flatten()])
+    return pairs, (block * (k * k) + i * k + j).flatten()
 
 
 def score_pairs(scores: Tensor) -> OutputPairs:

@@ -1,14 +1,15 @@
-r"""Closed forms for linear models: value, gradient and Hessian, for any likelihood.
+r"""Value, gradient and Hessian of a linear model, for any likelihood and any arrangement of its coefficients.
 
-With outputs :math:`f_n = B \hat x_n` (B of shape (C, D'), row k the coefficients of output k) the Jacobian is
-:math:`J_n = I_C \otimes \hat x_n^T`, so that with :math:`W = \sum_n w_n`
+With outputs :math:`f_n = S K(\theta) \hat x_n + a(\theta) + o_n` (``OutputMap``) and :math:`W = \sum_n w_n`
 
 .. math::
-    \nabla L &= \tfrac1W \sum_n w_n\, g_n \otimes \hat x_n + \nabla\mathrm{penalty}, \\
-    \nabla^2 L &= \tfrac1W \sum_n w_n\, H_n \otimes \hat x_n \hat x_n^T + Q \otimes \mathrm{diag}(\lambda_j),
+    L(\theta) &= \tfrac1W \sum_n w_n\, \ell(f_n, y_n) + \mathrm{ridge}(\theta), \\
+    \nabla L &= \tfrac1W \sum_n w_n\, J_n^T g_n + \nabla \mathrm{ridge}, \qquad
+    \nabla^2 L = \tfrac1W \sum_n w_n\, J_n^T H_n J_n + \nabla^2 \mathrm{ridge},
 
 whatever the likelihood: it supplies :math:`g_n` (C) and :math:`H_n` (C x C), and nothing here looks inside it. The
-Gauss-Newton matrix of a linear model is its Hessian, because the second derivative of f vanishes.
+Gauss-Newton matrix of a linear model is its Hessian, because the second derivative of f vanishes. Where every output
+has coefficients of its own, :math:`J_n = I_C \otimes \hat x_n^T`.
 """
 
 from __future__ import annotations
@@ -22,35 +23,31 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.data import Block, DenseDesign, Design
+from raphson.data import Block, Design
 from raphson.likelihoods import Derivatives, Likelihood
 from raphson.linalg import DiagonalPlusLowRank, SymmetricOperator
-from raphson.linear._compiled import (
-    CompiledFamily,
-    CompiledHessian,
-    NewtonRules,
-    NewtonSteps,
-    Table,
-    Units,
-    adjoint,
-    is_compiled,
-    without_subnormals,
-)
-from raphson.linear._hessian import LinearHessian
-from raphson.linear._khatri_rao import GivenPairs, KhatriRaoGram, score_pairs, triangle
+from raphson.linear._compiled import CompiledFamily, CompiledHessian, Table, adjoint, table_of, without_subnormals
+from raphson.linear._cost import Cost
+from raphson.linear._gram import dense_sum
+from raphson.linear._hessian import LinearHessian, Part
+from raphson.linear._khatri_rao import score_pairs
+from raphson.linear._output_map import OutputMap
+from raphson.linear._ridge import Ridge
 
 Kind = Literal["observed", "expected"]
-Part = tuple[Block, SymmetricOperator, Tensor | None]
 
 _ADJOINT_ROWS = 2**17
 """Rows whose targets' statistic is made at a time."""
 
-_KEPT_BYTES = 2**28
-"""Output Hessians are kept between products while their diagonals take less than this; else they are made anew."""
+_CACHED_BYTES = 2**28
+"""Output Hessians are cached between products while their diagonals take less than this; else they are made anew."""
+
+_MATRIX_ELEMENTS = 2**15
+"""The map of gradients to the table's units is held as a matrix up to this size."""
 
 
 class Evaluation(NamedTuple):
-    """Objective at one point: value, gradient ``(p,)`` and, if asked for, the Hessian, not formed."""
+    """Objective at one point: value, gradient ``(P,)`` and, if asked for, the Hessian, not formed."""
 
     value: float
     gradient: Tensor
@@ -58,26 +55,20 @@ class Evaluation(NamedTuple):
 
 
 class LinearObjective:
-    r"""Penalized mean negative log-likelihood of a linear model, as a function of its free coefficients.
+    r"""Average loss of a linear model with a ridge penalty, as a function of its parameters.
 
-    .. math:: L(\beta) = \frac1W \sum_n w_n\, \ell(B \hat x_n + o_n, y_n) + \frac\lambda2 \|B_{pen}\|^2
-
-    The free coefficients are ``beta = [beta_1; ...; beta_C]``, class by class with the intercept first, of the design's
-    (standardized) columns; with ``reference`` that output's coefficients are zero and left out. The penalty acts on the
-    slopes of the table's columns; where a ``reference`` makes coefficients relative, or ``centered_penalty`` is set, it
-    acts on their sum-to-zero form, so that predictions do not depend on the reference.
+    The parameters are those of ``output_map`` for the design's standardized columns. The penalty acts on the slopes of
+    the table's columns; where the likelihood sees differences of outputs only (softmax), on their sum-to-zero form, so
+    that predictions do not depend on the reference.
 
     Args:
-        design: Rows and columns.
+        design: Rows and columns; columns for which ``output_map.can_center`` is False must not be centered.
         likelihood: Output-space derivatives.
         y: Targets, first dimension N.
-        n_outputs: C.
+        output_map: How the parameters act on the outputs.
         weights: ``(N,)`` example weights; None means 1 each.
         offset: ``(N, C)`` added to the linear predictors; None means 0.
-        l2: :math:`\lambda` of the mean-scale objective.
-        reference: Output whose coefficients are zero, or None. The last one is the cheapest.
-        centered_penalty: Penalize the coefficients less their mean over outputs.
-        curvature_dtype: Element type of Hessians; values and gradients are always float64.
+        l2: :math:`\lambda` of the average loss.
     """
 
     def __init__(
@@ -85,34 +76,24 @@ class LinearObjective:
         design: Design,
         likelihood: Likelihood,
         y: Tensor,
+        output_map: OutputMap,
         *,
-        n_outputs: int,
         weights: Tensor | None = None,
         offset: Tensor | None = None,
         l2: float = 0.0,
-        reference: int | None = None,
-        centered_penalty: bool = False,
-        curvature_dtype: torch.dtype = torch.float64,
     ) -> None:
         self.design = design
         self.likelihood = likelihood
         self.y = y
-        self.n_outputs = n_outputs
+        self.output_map = output_map
         self.weights = weights
         self.offset = offset
         self.l2 = l2
-        self.reference = reference
-        self.centered_penalty = centered_penalty or reference is not None
-        self.curvature_dtype = curvature_dtype
-        self._kept_type = torch.float64
-        self._curvature_design = design if curvature_dtype == design.dtype else design.astype(curvature_dtype)
-        self.free_outputs = _free_outputs(n_outputs, reference)
-        self.n_free = n_outputs - (reference is not None)
-        self.n_parameters = self.n_free * design.n_columns
+        self.ridge = Ridge.of(output_map, design.scale, l2, likelihood.differences_only)
+        self.curvature_dtype = torch.float64
+        self._cached_dtype = torch.float64
+        self._curvature_design = design
         self.total_weight = self._total_weight()
-        # what l2 on the table's slopes b_j / s_j is per standardized column
-        slopes = l2 / design.scale.square() if l2 else torch.zeros_like(design.scale)
-        self.column_penalty = torch.cat([torch.zeros(int(design.intercept), dtype=torch.float64), slopes])
 
     def _total_weight(self) -> float:
         own = self.likelihood.weight(self.y)
@@ -122,85 +103,180 @@ class LinearObjective:
 
     @property
     def n_rows(self) -> int:
-        """Number of rows."""
+        """Number of rows, N."""
         return self.design.n_rows
 
-    # coefficients ------------------------------------------------------------------------------------------------
+    @property
+    def n_outputs(self) -> int:
+        """Number of outputs, C."""
+        return self.output_map.n_outputs
 
-    def coefficients(self, theta: Tensor) -> Tensor:
-        """Return the coefficients of all outputs, ``(C, D')``, the reference's zero, from the free ``(p,)``."""
-        free = theta.view(self.n_free, self.design.n_columns)
-        if self.reference is None:
-            return free
-        full = free.new_zeros(self.n_outputs, self.design.n_columns)
-        full[self.free_outputs] = free
-        return full
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters, P."""
+        return self.output_map.n_parameters
 
-    def free(self, coef: Tensor) -> Tensor:
-        """Return the free coefficients ``(p,)`` out of all outputs' ``(C, D')``; undoes ``coefficients``."""
-        if self.reference is not None:
-            coef = coef[self.free_outputs] - coef[self.reference]
-        return coef.reshape(-1)
-
-    # penalty -----------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def penalty_outputs(self) -> Tensor:
-        """Q, ``(C_free, C_free)``: the identity, or the projection on sum-to-zero coefficients of all outputs."""
-        q = torch.eye(self.n_outputs, dtype=torch.float64) - float(self.centered_penalty) / self.n_outputs
-        return q[self.free_outputs][:, self.free_outputs].contiguous()
-
-    def _penalty_gradient(self, free: Tensor) -> Tensor:
-        return (self.penalty_outputs @ free) * self.column_penalty
-
-    def penalty(self, theta: Tensor) -> float:
-        """Return the penalty's share of the objective."""
-        free = theta.view(self.n_free, self.design.n_columns)
-        return 0.5 * float((free * self._penalty_gradient(free)).sum())
+    @property
+    def cost(self) -> Cost:
+        """What an evaluation and a dense Hessian cost."""
+        return Cost.of(self.output_map, self.n_rows, self.likelihood, self.curvature_dtype)
 
     # passes over the data ----------------------------------------------------------------------------------------
 
-    def predict(self, block: Block, coef: Tensor) -> Tensor:
-        """Return the outputs of a block, ``(C, rows)``, offset included, for free coefficients ``(C_free, D')``."""
-        free = block.predict(coef)
-        if self.reference is None:
-            f = free
-        elif self.reference == self.n_outputs - 1:
-            f = torch.nn.functional.pad(free, (0, 0, 0, 1))
-        else:
-            f = free.new_zeros(self.n_outputs, free.shape[1])
-            f[self.free_outputs] = free
-        return f if self.offset is None else f + self.offset[block.rows].mT.to(f.dtype)
+    def _predictions(self, theta: Tensor, design: Design | None = None) -> Iterator[tuple[Block, Tensor]]:
+        """Yield each block of rows with its outputs ``(C, rows)``, offset included."""
+        products, constants = self.output_map.to_products(theta)
+        for block in (design or self.design).blocks(self.n_outputs):
+            products = block.arrange(products)
+            f = self.output_map.outputs(block.predict(products), constants)
+            yield block, f if self.offset is None else f + self.offset[block.rows].mT.to(f.dtype)
 
-    def block_weights(self, block: Block) -> Tensor | None:
-        """Return the weights of a block's examples, or None for 1 each."""
+    def _weights_of(self, block: Block) -> Tensor | None:
         return None if self.weights is None else self.weights[block.rows]
 
     def predictors(self, theta: Tensor) -> Tensor:
         """Return the outputs of all rows, ``(C, N)``, offset included."""
-        coef = theta.view(self.n_free, -1)
-        return torch.cat([self.predict(block, coef) for block in self.design.blocks(self.n_outputs)], 1)
+        return torch.cat([f for _, f in self._predictions(theta)], 1)
+
+    def largest_move(self, step: Tensor) -> float:
+        """Return the largest change that a step in the parameters makes to an output."""
+        still = copy.copy(self)
+        still.offset = None
+        return max(float(f.abs().max()) for _, f in still._predictions(step))
+
+    def has_constant_outputs(self, theta: Tensor) -> bool:
+        """Return whether all rows have the same outputs, by intercepts alone."""
+        slopes = ~self.output_map.is_intercept
+        return self.offset is None and self.output_map.intercept and not bool(theta[slopes].any())
+
+    def value(self, theta: Tensor) -> float:
+        """Return the objective at ``theta``."""
+        return self.evaluate(theta, None).value
+
+    def value_and_gradient(self, theta: Tensor) -> tuple[float, Tensor]:
+        """Return the objective and its gradient ``(P,)`` at ``theta``."""
+        at = self.evaluate(theta, None)
+        return at.value, at.gradient
+
+    def gradient(self, theta: Tensor) -> Tensor:
+        """Return the gradient ``(P,)`` at ``theta``."""
+        return self.evaluate(theta, None).gradient
+
+    def penalty(self, theta: Tensor) -> float:
+        """Return the penalty's share of the objective."""
+        return 0.5 * float(theta @ self.ridge.mv(theta)) if self.l2 else 0.0
+
+    def hessian(self, theta: Tensor, kind: Kind = "observed") -> LinearHessian:
+        """Return the Hessian ``(P, P)`` at ``theta``, observed or expected, as an operator that is not formed."""
+        return self._hessian(lambda: self._recomputed(theta, kind))
+
+    def evaluate(self, theta: Tensor, hessian: Kind | None = "observed") -> Evaluation:
+        """Return value, gradient and (unless None is asked for) the Hessian, in one pass over the data.
+
+        Args:
+            theta: Parameters ``(P,)``, float64.
+            hessian: Which Hessian: ``"observed"``, ``"expected"`` or None.
+
+        Returns:
+            The three at ``theta``.
+        """
+        if self._compiled is not None:
+            value, gradient, compiled = self._compiled.evaluate(theta, self._cached_dtype if hessian else None)
+            made = None if hessian is None else self._hessian(lambda: self._recomputed(theta, hessian), compiled)
+            return Evaluation(value, gradient, made)
+        cached = hessian is not None and self._caches_output_hessians()
+        value, gradient, parts = self._sums(theta, hessian if cached else None)
+        if self.l2:
+            slope = self.ridge.mv(theta)
+            value, gradient = value + 0.5 * float(slope @ theta), gradient + slope
+        if hessian is None:
+            return Evaluation(value, gradient, None)
+        return Evaluation(
+            value,
+            gradient,
+            self._hessian((lambda: iter(parts)) if cached else lambda: self._recomputed(theta, hessian)),
+        )
+
+    def _sums(self, theta: Tensor, hessian: Kind | None) -> tuple[float, Tensor, list[Part]]:
+        """Return the average loss, its gradient and the output Hessians, without the penalty."""
+        linear, value, parts = self._linear_term, 0.0, list[Part]()
+        total: Tensor | None = None
+        sums = theta.new_zeros(self.n_outputs) if self.output_map.has_constants else None
+        curvature = self._curvature_blocks() if hessian is not None else None
+        for block, f in self._predictions(theta):
+            at = self._derivatives(f, block.rows, hessian)
+            weights = self._weights_of(block)
+            value += float(at.nll.sum() if weights is None else weights @ at.nll)
+            g = times(at.gradient.mT, weights)
+            part = block.adjoint(self.output_map.reduce(g))
+            total = part if total is None else total.add_(part)
+            if sums is not None:
+                sums += g.sum(1)
+            if at.hessian is not None:
+                same = block if curvature is None else next(curvature)
+                narrow = self.curvature_dtype != f.dtype
+                parts.append((same, _narrowed(at.hessian, self.curvature_dtype) if narrow else at.hessian, weights))
+        assert total is not None
+        gradient = self.output_map.from_products(total, sums) / self.total_weight
+        value /= self.total_weight
+        if linear is not None:
+            gradient -= linear[0]
+            value -= float(linear[0] @ theta) + linear[1]
+        return value, gradient, parts
+
+    def _caches_output_hessians(self) -> bool:
+        return self.n_rows * self.n_outputs * self.curvature_dtype.itemsize <= _CACHED_BYTES
+
+    def _curvature_blocks(self) -> Iterator[Block] | None:
+        """Return the rows in the curvature's element type, block by block, or None where that is the design's."""
+        return None if self._curvature_design is self.design else self._curvature_design.blocks(self.n_outputs)
+
+    def _recomputed(self, theta: Tensor, kind: Kind) -> Iterator[Part]:
+        for block, f in self._predictions(theta.to(self.curvature_dtype), self._curvature_design):
+            if self._linear_term is not None:
+                made = self._derivatives(f, block.rows, kind).hessian
+            elif kind == "observed":
+                made = self.likelihood.hessian(f.mT, self.y[block.rows])
+            else:
+                made = self.likelihood.fisher(f.mT, self.y[block.rows])
+            assert made is not None
+            yield block, made, self._weights_of(block)
+
+    def _hessian(self, parts: Callable[[], Iterator[Part]], compiled: CompiledHessian | None = None) -> LinearHessian:
+        ridge = self.ridge if self.l2 else None
+        return LinearHessian(parts, self.output_map, self.total_weight, ridge, self.curvature_dtype, compiled)
+
+    # exponential families ----------------------------------------------------------------------------------------
+
+    def _derivatives(self, f: Tensor, rows: slice, kind: Kind | None) -> Derivatives:
+        if self._linear_term is not None:
+            return self.likelihood.log_partition(f.mT, hessian=kind is not None)
+        return self.likelihood.derivatives(f.mT, self.y[rows], kind)
 
     @cached_property
     def _linear_term(self) -> tuple[Tensor, float] | None:
-        r"""The targets' part in an exponential family, :math:`\sum w\, t(y) \otimes \hat x / W`, and the offset's."""
-        total = torch.zeros(self.n_free, self.design.n_columns, dtype=torch.float64)
+        r"""The targets' part in an exponential family, :math:`\sum w J^T t(y) / W` ``(P,)``, and the offset's."""
+        total = torch.zeros(self.output_map.basis.shape[1], self.design.n_columns, dtype=torch.float64)
+        sums = torch.zeros(self.n_outputs, dtype=torch.float64) if self.output_map.has_constants else None
         constant = 0.0
-        for rows, sums in self._adjoints():
+        for rows, adjoint_of in self._adjoints():
             t = self.likelihood.statistic(self.y[rows], self.n_outputs)
             if t is None:
                 return None
-            total += sums(t.mT[self.free_outputs])
-            if self.offset is not None:
+            total += adjoint_of(self.output_map.reduce(t.mT))
+            if sums is not None or self.offset is not None:
                 weighted = t if self.weights is None else t * self.weights[rows, None]
-                constant += float((weighted * self.offset[rows]).sum())
-        return total / self.total_weight, constant / self.total_weight
+                if sums is not None:
+                    sums += weighted.sum(0)
+                if self.offset is not None:
+                    constant += float((weighted * self.offset[rows]).sum())
+        return self.output_map.from_products(total, sums) / self.total_weight, constant / self.total_weight
 
     def _adjoints(self) -> Iterator[tuple[slice, Callable[[Tensor], Tensor]]]:
-        """Yield rows with the map from numbers ``(C, rows)`` to their weighted sums over the features, ``(C, D')``."""
+        """Yield rows with the map from numbers ``(q, rows)`` to their weighted sums over the features, ``(q, D')``."""
         if self._table is None:
             for block in self.design.blocks(self.n_outputs):
-                yield block.rows, functools.partial(_block_adjoint, block, self.block_weights(block))
+                yield block.rows, functools.partial(_block_adjoint, block, self._weights_of(block))
             return
         weights = None if self.weights is None else self.weights.double().contiguous()
         for start in range(0, self.n_rows, _ADJOINT_ROWS):
@@ -209,324 +285,153 @@ class LinearObjective:
 
     @cached_property
     def _table(self) -> Table | None:
-        """The rows as compiled code reads them, or None where it cannot."""
-        return _table(self.design) if is_compiled(self.design.n_columns, self.n_outputs) else None
-
-    def _derivatives(self, f: Tensor, rows: slice, kind: Kind | None) -> Derivatives:
-        if self._linear_term is not None:
-            return self.likelihood.log_partition(f.mT, hessian=kind is not None)
-        return self.likelihood.derivatives(f.mT, self.y[rows], kind)
+        """The rows as compiled code reads them, or None where it cannot or is not the faster one."""
+        return table_of(self.design, self.n_outputs)
 
     @cached_property
     def _compiled(self) -> CompiledFamily | None:
         """The same objective in compiled code, where that knows the likelihood and is the faster one."""
-        partition, last = self.likelihood.partition, self.n_outputs - 1
-        if partition is None or (partition != "softmax" and last) or self.reference not in (None, last):
+        partition, here = self.likelihood.partition, self.output_map
+        if partition is None or not here.is_uniform or here.selected is None or self.offset is not None:
             return None
-        if self.offset is not None or self._table is None or self._linear_term is None:
+        left_out = self.n_outputs - here.basis.shape[1]
+        if left_out > (partition == "softmax") or (partition != "softmax" and self.n_outputs > 1):
             return None
+        if self._table is None or self._linear_term is None:
+            return None
+        shape = here.shapes[0]
         return CompiledFamily(
             self._table,
             None if self.weights is None else self.weights.double().contiguous(),
-            self._linear_term[0],
-            self.reference is not None or partition == "logistic",
-            self.penalty_outputs,
-            self.column_penalty,
+            self._linear_term[0].view(shape),
+            bool(left_out) or partition == "logistic",
+            self.ridge.matrices[0].contiguous(),
+            self.ridge.columns,
             self.likelihood.partition_multiple / self.total_weight,
             partition == "exponential",
         )
 
-    def value(self, theta: Tensor) -> float:
-        """Return the objective at ``theta``."""
-        return self.evaluate(theta, None).value
-
-    def value_and_gradient(self, theta: Tensor) -> tuple[float, Tensor]:
-        """Return the objective and its gradient ``(p,)`` at ``theta``."""
-        at = self.evaluate(theta, None)
-        return at.value, at.gradient
-
-    def gradient(self, theta: Tensor) -> Tensor:
-        """Return the gradient ``(p,)`` at ``theta``."""
-        return self.evaluate(theta, None).gradient
-
-    def hessian(self, theta: Tensor, kind: Kind = "observed") -> LinearHessian:
-        """Return the Hessian ``(p, p)`` at ``theta``, observed or expected, as an operator that is not formed."""
-        hessian = self.evaluate(theta, kind).hessian
-        assert hessian is not None
-        return hessian
-
-    def evaluate(self, theta: Tensor, hessian: Kind | None = "observed") -> Evaluation:
-        """Return value, gradient and (unless None is asked for) the Hessian, in one pass over the data.
-
-        Args:
-            theta: Free coefficients ``(p,)``, float64.
-            hessian: Which Hessian: ``"observed"``, ``"expected"`` or None.
-
-        Returns:
-            The three at ``theta``.
-        """
-        if self._compiled is not None:
-            value, gradient, compiled = self._compiled.evaluate(theta, self._kept_type if hessian else None)
-            made = None
-            if hessian is not None:
-                made = self._hessian(lambda: self._recomputed(theta, hessian), compiled)
-            return Evaluation(value, gradient, made)
-        return self._evaluate_blocks(theta, hessian)
-
-    def _evaluate_blocks(self, theta: Tensor, hessian: Kind | None) -> Evaluation:
-        linear = self._linear_term
-        gradient: Tensor | None = None
-        value = 0.0
-        keep = hessian is not None and self._keeps_output_hessians()
-        parts: list[Part] = []
-        coef = theta.view(self.n_free, self.design.n_columns)
-        for block, same in self._paired_blocks(keep):
-            coef = block.arrange(coef)
-            f = self.predict(block, coef)
-            at = self._derivatives(f, block.rows, hessian if keep else None)
-            weights = self.block_weights(block)
-            value += float(at.nll.sum() if weights is None else weights @ at.nll)
-            part = block.adjoint(_times(at.gradient.mT[self.free_outputs], weights))
-            gradient = part if gradient is None else gradient.add_(part)
-            if at.hessian is not None:
-                narrow = at.hessian if self.curvature_dtype == f.dtype else _narrowed(at.hessian, self.curvature_dtype)
-                parts.append((same, narrow, weights))
-        assert gradient is not None
-        gradient /= self.total_weight
-        value /= self.total_weight
-        if linear is not None:
-            gradient -= linear[0]
-            value -= float(torch.dot(linear[0].reshape(-1), theta)) + linear[1]
-        if self.l2:
-            penalty_gradient = self._penalty_gradient(theta.view(gradient.shape))
-            gradient += penalty_gradient
-            value += 0.5 * float(torch.dot(penalty_gradient.reshape(-1), theta))
-        made = None
-        if hessian is not None:
-            made = self._hessian((lambda: iter(parts)) if keep else (lambda: self._recomputed(theta, hessian)))
-        return Evaluation(value, gradient.reshape(-1), made)
-
-    def _keeps_output_hessians(self) -> bool:
-        return self.n_rows * self.n_outputs * self.curvature_dtype.itemsize <= _KEPT_BYTES
-
-    def _paired_blocks(self, pair: bool) -> Iterator[tuple[Block, Block]]:
-        """Yield each block in double precision with the same rows in the curvature's element type."""
-        first = self.design.blocks(self.n_outputs)
-        if not pair or self._curvature_design is self.design:
-            yield from ((block, block) for block in first)
-        else:
-            yield from zip(first, self._curvature_design.blocks(self.n_outputs), strict=True)
-
-    def _recomputed(self, theta: Tensor, kind: Kind) -> Iterator[Part]:
-        coef = theta.to(self.curvature_dtype).view(self.n_free, self.design.n_columns)
-        for block in self._curvature_design.blocks(self.n_outputs):
-            coef = block.arrange(coef)
-            f = self.predict(block, coef)
-            made = self._derivatives(f, block.rows, kind).hessian
-            assert made is not None
-            yield block, made, self.block_weights(block)
-
-    def _hessian(self, parts: Callable[[], Iterator[Part]], compiled: CompiledHessian | None = None) -> LinearHessian:
-        return LinearHessian(
-            parts=parts,
-            total_weight=self.total_weight,
-            n_outputs=self.n_outputs,
-            n_columns=self.design.n_columns,
-            free_outputs=self.free_outputs,
-            penalty_outputs=self.penalty_outputs if self.l2 else None,
-            penalty_columns=self.column_penalty,
-            element=self.curvature_dtype,
-            compiled=compiled,
-        )
-
-    @property
-    def dense_nanoseconds(self) -> float:
-        """Rough time of a dense Hessian and its factorization on one ordinary machine, from the shapes alone.
-
-        The Hessian makes and multiplies pairs of outputs and of columns (``KhatriRaoGram``).
-        """
-        c, d = self.n_free, self.design.n_columns
-        width = 2.0 if self.curvature_dtype == torch.float64 else 1.0
-        pairs, products = c * (c + 1) / 2, d * (d + 1) / 2
-        half = pairs * products / 90 + 0.4 * (pairs + products)
-        stacked = pairs * d * d / 90 + 0.5 * pairs * d
-        return width * (self.n_rows * min(half, stacked) + self.n_parameters**3 / 150)
-
-    @property
-    def dense_cost(self) -> float:
-        """Cost of a dense Hessian and its factorization in evaluations of value and gradient, from the shapes alone.
-
-        Operations and memory traffic are both counted as time; what matters is their ratio. An evaluation streams the
-        columns, multiplies twice and takes C exponentials. On small data both are calls, not arithmetic, and a Hessian
-        costs no more than what reusing an old one does: that counts as nothing.
-        """
-        c, d, n = self.n_free, self.design.n_columns, self.n_rows
-        evaluation = n * (0.7 * d + 0.04 * c * d + 3.0 * self.n_outputs) + 2e5
-        dense = self.dense_nanoseconds
-        return 0.0 if dense < 6e4 else (dense + 2e5) / evaluation
-
     # scores ------------------------------------------------------------------------------------------------------
 
     def _scores(self, theta: Tensor) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
-        """Yield each block with its output gradients ``(C_free, rows)``, unweighted, and weights."""
-        coef = theta.view(self.n_free, self.design.n_columns)
-        for block in self.design.blocks(self.n_outputs):
-            f = self.predict(block, coef)
-            g = self.likelihood.gradient(f.mT, self.y[block.rows]).mT[self.free_outputs]
-            yield block, g, self.block_weights(block)
+        """Yield each block with its output gradients ``(C, rows)``, unweighted, and weights."""
+        for block, f in self._predictions(theta):
+            yield block, self.likelihood.gradient(f.mT, self.y[block.rows]).mT, self._weights_of(block)
 
     def score_gram(self, theta: Tensor, *, squared_weights: bool = True) -> Tensor:
-        r"""Return :math:`\sum_n w_n^2 (g_n g_n^T) \otimes x_n x_n^T`, ``(p, p)``: the middle of the sandwich.
+        r"""Return :math:`\sum_n w_n^2 (J_n^T g_n) (J_n^T g_n)^T`, ``(P, P)``: the middle of the sandwich.
 
         The penalty has no part in it; the scale is the sum, not the mean.
 
         Args:
-            theta: Free coefficients ``(p,)``.
+            theta: Parameters ``(P,)``.
             squared_weights: True for sampling weights; False where a weight counts copies of a row, each with a score
                 of its own, and enters once.
 
         Returns:
             A dense symmetric tensor.
         """
-        gram = KhatriRaoGram(triangle(self.n_free), self.n_free, self.design.n_columns, torch.float64)
-        for block, g, weights in self._scores(theta):
-            squared = weights.square() if weights is not None and squared_weights else weights
-            gram.add(block.features(), score_pairs(g), squared)
-        return gram.to_dense()
+        uniform = self.output_map.is_uniform
+        parts = (
+            (
+                block,
+                score_pairs(self.output_map.reduce(g) if uniform else g),
+                weights.square() if weights is not None and squared_weights else weights,
+            )
+            for block, g, weights in self._scores(theta)
+        )
+        return dense_sum(self.output_map, parts, torch.float64)
 
     def group_scores(self, theta: Tensor, groups: Tensor, n_groups: int) -> Tensor:
-        """Return the scores summed within groups, ``(n_groups, p)``; ``groups`` holds 0 .. n_groups - 1 per row."""
-        total = torch.zeros(n_groups, self.n_free, self.design.n_columns, dtype=torch.float64)
+        """Return the scores summed within clusters, ``(n_groups, P)``; ``groups`` holds 0 .. n_groups - 1 per row."""
+        totals = [torch.zeros(n_groups, r, d, dtype=torch.float64) for r, d in self.output_map.shapes]
         for block, g, weights in self._scores(theta):
             x, member = block.features(), groups[block.rows]
-            for output, column in enumerate(_times(g, weights)):
-                total[:, output].index_add_(0, member, (x * column).mT)
-        return total.view(n_groups, -1)
+            for group, total in zip(self.output_map.groups, totals, strict=True):
+                for i, column in enumerate(group.matrix.mT @ times(g, weights)):
+                    total[:, i].index_add_(0, member, (x[group.columns] * column).mT)
+        return torch.cat([total.flatten(1) for total in totals], 1)
 
-    # bounds ------------------------------------------------------------------------------------------------------
+    # the table's units -------------------------------------------------------------------------------------------
+
+    def to_table(self, theta: Tensor) -> Tensor:
+        """Turn parameters ``(..., P)`` into those of the table's columns."""
+        return self.output_map.to_table(theta, self.design.center, self.design.scale)
+
+    def table_gradient(self, gradient: Tensor) -> Tensor:
+        """Turn a gradient ``(..., P)`` into one in the parameters of the table's columns."""
+        return self.output_map.gradient_to_table(gradient, self.design.center, self.design.scale)
+
+    def gradient_norm(self, gradient: Tensor) -> float:
+        """Return the largest entry of the gradient in the table's own units, less what rounding alone explains."""
+        matrix, floor = self._gradient_map
+        size = self.table_gradient(gradient) if matrix is None else gradient.view(-1, matrix.shape[0]) @ matrix
+        if floor is not None:
+            size = (size.abs().view(-1) - floor).clamp_min_(0.0)
+        return float(torch.linalg.vector_norm(size, torch.inf))
 
     @cached_property
-    def gram_matrix(self) -> Tensor:
-        """Weighted second moments of the columns, ``(D', D')``, on the mean scale."""
-        gram = KhatriRaoGram(torch.zeros(2, 1, dtype=torch.long), 1, self.design.n_columns, torch.float64)
-        for block in self.design.blocks(self.n_outputs):
-            ones = torch.ones(1, block.rows.stop - block.rows.start, dtype=torch.float64)
-            gram.add(block.features(), GivenPairs(gram.pairs, ones), self.block_weights(block))
-        return gram.blocks()[0] / self.total_weight
+    def _gradient_map(self) -> tuple[Tensor | None, Tensor | None]:
+        """The matrix of ``table_gradient``, of one output's where all have the same, and what rounding explains."""
+        one = self.output_map
+        if one.is_uniform:
+            one = OutputMap.own(1, self.design.n_columns, self.design.intercept)
+        matrix, n = None, one.n_parameters
+        if n * n <= _MATRIX_ELEMENTS:
+            matrix = one.gradient_to_table(torch.eye(n, dtype=torch.float64), self.design.center, self.design.scale)
+        # what rounding makes of the gradient of a column of this size; a column of size 1e24 has 1e8 at the optimum
+        size = (self.design.center.square() + self.design.scale.square()).sqrt() * 2.0**-46
+        if not bool((size > 1e-12).any()):
+            return matrix, None
+        return matrix, self.output_map.per_parameter(torch.cat([size.new_zeros(int(self.design.intercept)), size]))
 
-    def lipschitz_bound(self) -> float | None:
-        """Return a bound on the largest Hessian eigenvalue anywhere, or None if the likelihood has none.
+    # parts and other forms ---------------------------------------------------------------------------------------
 
-        With output Hessians at most ``b I`` it is ``b`` times the largest eigenvalue of the Gram matrix, plus the
-        largest penalty; for the softmax this is the bound of Bohning (1992), b = 1/2.
-        """
-        bound = self.likelihood.hessian_bound
-        if bound is None:
-            return None
-        return bound * float(torch.linalg.eigvalsh(self.gram_matrix)[-1]) + float(self.column_penalty.max())
-
-    def row_lipschitz_bound(self) -> float | None:
-        """Return the bound of ``lipschitz_bound`` for the worst single row."""
-        bound = self.likelihood.hessian_bound
-        if bound is None:
-            return None
-        rows = max(float(b.features().square().sum(0).max()) for b in self.design.blocks(self.n_outputs))
-        heaviest = 1.0 if self.weights is None else float(self.weights.max()) / self.total_weight * self.n_rows
-        return bound * rows * heaviest + float(self.column_penalty.max())
-
-    # parts and units ---------------------------------------------------------------------------------------------
+    def _changed(self, forget: tuple[str, ...], **attributes: object) -> LinearObjective:
+        """Return a copy with other attributes, without what was worked out from those changed."""
+        other = copy.copy(self)
+        for name in forget:
+            other.__dict__.pop(name, None)
+        other.__dict__.update(attributes)
+        return other
 
     def take(self, index: Tensor) -> LinearObjective:
         """Return the objective on some of the rows; over random subsets of one size its mean is the objective."""
-        part = copy.copy(self)
-        for name in ("_linear_term", "_table", "_compiled", "gram_matrix"):
-            part.__dict__.pop(name, None)
-        part.design = self.design.take(index)
-        part._curvature_design = (
-            part.design if self.curvature_dtype == part.design.dtype else part.design.astype(self.curvature_dtype)
+        design = self.design.take(index)
+        same = self.curvature_dtype == design.dtype
+        return self._changed(
+            ("_linear_term", "_table", "_compiled"),
+            design=design,
+            _curvature_design=design if same else design.astype(self.curvature_dtype),
+            y=self.y[index],
+            weights=None if self.weights is None else self.weights[index],
+            offset=None if self.offset is None else self.offset[index],
+            total_weight=self.total_weight * index.shape[0] / self.n_rows,
         )
-        part.y = self.y[index]
-        part.weights = None if self.weights is None else self.weights[index]
-        part.offset = None if self.offset is None else self.offset[index]
-        part.total_weight = self.total_weight * index.shape[0] / self.n_rows
-        return part
 
-    def symmetric(self) -> LinearObjective:
-        """Return the same objective in the coefficients of all outputs, of which only differences matter."""
-        other = copy.copy(self)
-        for name in ("_linear_term", "_compiled", "penalty_outputs"):
-            other.__dict__.pop(name, None)
-        other.reference, other.centered_penalty = None, True
-        other.free_outputs, other.n_free = slice(0, self.n_outputs), self.n_outputs
-        other.n_parameters = other.n_free * self.design.n_columns
-        return other
+    def with_map(self, output_map: OutputMap) -> LinearObjective:
+        """Return the same objective in the parameters of another map."""
+        ridge = Ridge(output_map, self.ridge.columns, self.ridge.centered)
+        return self._changed(("_linear_term", "_compiled", "_gradient_map"), output_map=output_map, ridge=ridge)
 
     def with_curvature(self, dtype: torch.dtype, *, products: bool = False) -> LinearObjective:
-        """Return the same objective with Hessians of another element type.
+        """Return the same objective with Hessians of another element type; only those of uniform maps can have it.
 
         Args:
             dtype: That type.
-            products: Whether Hessians are wanted for their products: probabilities are then kept in that type too.
+            products: Whether Hessians are wanted for their products: probabilities are then cached in that type too.
 
         Returns:
             The objective.
         """
-        if dtype == self.curvature_dtype and not products:
+        if not self.output_map.is_uniform or (dtype == self.curvature_dtype and not products):
             return self
-        other = copy.copy(self)
-        other._kept_type = dtype if products else torch.float64
-        other.curvature_dtype = dtype
-        other._curvature_design = self.design if dtype == self.design.dtype else self.design.astype(dtype)
-        return other
-
-    def table_gradient(self, gradient: Tensor) -> Tensor:
-        """Turn a gradient in the standardized coefficients, ``(p,)``, into one in the table's, ``(C_free, D')``."""
-        return self.design.gradient_to_table(gradient.view(self.n_free, self.design.n_columns))
-
-    @cached_property
-    def units(self) -> Units:
-        """What the tolerance counts in: the table's own units, and no entries that rounding alone explains."""
-        factor, shift = self.design.gradient_map
-        # what rounding makes of the gradient of a column of this size; a column of size 1e24 has 1e8 at the optimum
-        size = (self.design.center.square() + self.design.scale.square()).sqrt() * 2.0**-46
-        if not bool((size > 1e-12).any()):
-            return Units(factor, shift, None)
-        return Units(factor, shift, torch.cat([torch.zeros(int(self.design.intercept), dtype=torch.float64), size]))
-
-    def gradient_norm(self, gradient: Tensor) -> float:
-        """Return the largest entry of the gradient in the table's own units (infinity norm, mean scale)."""
-        if self._compiled is not None:
-            return self.units.norm(gradient)
-        size = self.table_gradient(gradient)
-        if self.units.floor is not None:
-            size = (size.abs() - self.units.floor).clamp_min_(0.0)
-        return float(torch.linalg.vector_norm(size, torch.inf))
-
-    def newton_steps(self, start: Tensor, rules: NewtonRules, *, tol: float, limit: int) -> NewtonSteps | None:
-        """Take Newton steps in one compiled call where the model is compiled; see ``CompiledFamily.newton``."""
-        if self._compiled is None:
-            return None
-        single = self.curvature_dtype == torch.float32
-        return self._compiled.newton(start, self.units, rules, tol=tol, limit=limit, single=single)
-
-
-def _table(design: Design) -> Table | None:
-    """Return the rows of a design as compiled code reads them, or None where it cannot."""
-    if isinstance(design, DenseDesign) and design.is_raw and design.x.numel():  # nothing has no address
-        factor = design.scale.reciprocal()
-        if bool(factor.isfinite().all()):  # not for columns below 1e-308
-            return Table(design.x, design.center, factor, design.intercept)
-    whole = design.whole()
-    return None if whole is None else Table(whole)
-
-
-def _free_outputs(n_outputs: int, reference: int | None) -> slice | Tensor:
-    if reference is None:
-        return slice(0, n_outputs)
-    if reference == n_outputs - 1:
-        return slice(0, n_outputs - 1)
-    outputs = torch.arange(n_outputs)
-    return outputs[outputs != reference]
+        return self._changed(
+            (),
+            curvature_dtype=dtype,
+            _cached_dtype=dtype if products else torch.float64,
+            _curvature_design=self.design if dtype == self.design.dtype else self.design.astype(dtype),
+        )
 
 
 def _narrowed(hessian: SymmetricOperator, dtype: torch.dtype) -> SymmetricOperator:
@@ -541,8 +446,9 @@ def _narrowed(hessian: SymmetricOperator, dtype: torch.dtype) -> SymmetricOperat
 
 
 def _block_adjoint(block: Block, weights: Tensor | None, t: Tensor) -> Tensor:
-    return block.adjoint(_times(t, weights))
+    return block.adjoint(times(t, weights))
 
 
-def _times(values: Tensor, weights: Tensor | None) -> Tensor:
+def times(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Return values ``(..., rows)`` times weights ``(rows,)``, where there are any."""
     return values if weights is None else values * weights

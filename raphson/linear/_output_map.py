@@ -1,16 +1,17 @@
-r"""Linear predictors whose outputs share coefficients: constraint matrices, one per group of columns.
+r"""How the coefficients of a linear model act on its outputs: constraint matrices, one per group of columns.
 
 The outputs of a row are
 
-.. math:: f = \sum_g H_g \Theta_g x_g = T u, \qquad u_g = \Theta_g x_g, \quad T = [H_1, \ldots, H_G],
+.. math:: f = \sum_g H_g \Theta_g x_g,
 
-where the columns of the design are dealt out to groups, :math:`H_g` (C, r_g) says how the :math:`r_g` coefficients of a
-column of group g act on the outputs, and :math:`\Theta_g` (r_g, d_g) is free (Yee and Wild 1996, section 2.2). The
-identity gives every output its own coefficients, a column of ones makes slopes parallel, a unit vector serves a single
-output. By the chain rule derivatives in u are :math:`T^T g` and :math:`T^T H T`.
+where the columns of the design are dealt out to groups, :math:`H_g` (C, r_g) says how the :math:`r_g` coefficients of
+a column of group g act on the outputs, and :math:`\Theta_g` (r_g, d_g) is free (Yee and Wild 1996, section 2.2). The
+identity gives every output its own coefficients, without a column it makes them relative to a reference class, a
+column of ones makes slopes parallel, a unit vector serves a single output.
 
-Products with the data never need more rows than the slopes span: with a basis S (C, q) of the matrices of all columns
-but the ones, :math:`f = S K x + a`, where K (q, D') and a (C) are linear in :math:`\Theta`.
+Products with the data never need more rows than the matrices span: with a basis S (C, q) of them :math:`f = S K x + a`,
+where K (q, D') and a (C) are linear in :math:`\Theta`. Where all columns share one matrix, S is that matrix, K is
+:math:`\Theta` itself and there is no a; else S is a basis for the slopes and the intercepts make up a.
 """
 
 from __future__ import annotations
@@ -25,20 +26,22 @@ from torch import Tensor
 
 _RANK = 1e-10
 
-MAP_ELEMENTS = 2**15
-"""Linear maps of the parameters are held as matrices up to this size."""
+_MATRIX_ELEMENTS = 2**15
+"""Linear maps of the parameters are held as matrices up to this size: one product costs less than calls by group."""
+
+Columns = slice | Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Columns of a design that act on the outputs alike.
+    """Columns of a design that act on the outputs in the same way.
 
     Attributes:
         columns: Their positions among all D', a slice or indices ``(d,)``.
         matrix: H, ``(C, r)``, of full column rank.
     """
 
-    columns: slice | Tensor
+    columns: Columns
     matrix: Tensor
 
     @property
@@ -50,20 +53,98 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class Constraints:
-    """Groups of columns with their constraint matrices; the group of the ones, where there is one, comes first.
+class OutputMap:
+    """Groups of columns with their constraint matrices: one linear map from parameters to the outputs' coefficients.
 
-    The free parameters are ``[vec(Theta_1); vec(Theta_2); ...]``, each ``Theta_g`` ``(r_g, d_g)`` row by row.
+    The parameters are ``[vec(Theta_1); vec(Theta_2); ...]``, each ``Theta_g`` ``(r_g, d_g)`` row by row. One group of
+    all columns has them output by output, the intercept first.
 
     Attributes:
-        groups: They cover all D' columns once.
+        groups: They cover all D' columns once. The ones are a group of their own, the first, unless the map is uniform.
         n_columns: D'.
-        intercept: Whether the first group is the column of ones.
+        intercept: Whether the first column is the ones.
     """
 
     groups: tuple[Group, ...]
     n_columns: int
     intercept: bool
+
+    # constructors ------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def uniform(matrix: Tensor, n_columns: int, intercept: bool) -> OutputMap:
+        """Return the map whose columns, the ones among them, all have one constraint matrix ``(C, r)``."""
+        return OutputMap((Group(slice(0, n_columns), matrix),), n_columns, intercept)
+
+    @staticmethod
+    def own(n_outputs: int, n_columns: int, intercept: bool) -> OutputMap:
+        """Return the map in which every output has coefficients of its own."""
+        return OutputMap.uniform(torch.eye(n_outputs, dtype=torch.float64), n_columns, intercept)
+
+    @staticmethod
+    def relative(n_outputs: int, reference: int, n_columns: int, intercept: bool) -> OutputMap:
+        """Return the map whose coefficients are relative to one output's, which are zero."""
+        others = torch.arange(n_outputs) != reference
+        return OutputMap.uniform(torch.eye(n_outputs, dtype=torch.float64)[:, others], n_columns, intercept)
+
+    @staticmethod
+    def of_columns(intercepts: Tensor, matrices: Sequence[Tensor]) -> OutputMap:
+        """Group the columns of a table by equal constraint matrices.
+
+        Args:
+            intercepts: Constraint matrix of the ones, ``(C, r_0)``; r_0 = 0 for a design without ones.
+            matrices: Those of the D columns, ``(C, r)`` each.
+
+        Returns:
+            The map of a design with D or D + 1 columns.
+        """
+        first = int(intercepts.shape[1] > 0)
+        known: dict[int, tuple[Any, ...]] = {}  # columns mostly share one tensor: it is read once
+        members: dict[tuple[Any, ...], list[int]] = {}
+        for column, matrix in enumerate(matrices):
+            if id(matrix) not in known:
+                known[id(matrix)] = (tuple(matrix.shape), tuple(matrix.flatten().tolist()))
+            members.setdefault(known[id(matrix)], []).append(column + first)
+        d = len(matrices) + first
+        if len(members) == 1 and (not first or torch.equal(matrices[0], intercepts)):
+            return OutputMap.uniform(matrices[0], d, bool(first))
+        groups = [Group(slice(0, 1), intercepts)] if first else []
+        groups += [Group(positions(columns), matrices[columns[0] - first]) for columns in members.values()]
+        return OutputMap(tuple(groups), d, bool(first))
+
+    def restrict(self, kept: Tensor) -> tuple[OutputMap, Tensor, Tensor]:
+        """Return the map of some of the parameters, the others being zero.
+
+        Args:
+            kept: Which parameters stay, bool ``(P,)``, those of the ones among them.
+
+        Returns:
+            The map on the columns that still have parameters; which columns those are ``(d,)``; and the place of each
+            of its parameters among all ``(p,)``.
+        """
+        first = int(self.intercept)
+        place = torch.arange(self.n_parameters)
+        matrices: list[Tensor] = [torch.zeros(0)] * self.n_columns
+        places: list[Tensor] = [torch.zeros(0)] * self.n_columns
+        for group, own, where in zip(self.groups, self.split(kept), self.split(place), strict=True):
+            for at, column in enumerate(as_list(group.columns, self.n_columns)):
+                matrices[column], places[column] = group.matrix[:, own[:, at]], where[own[:, at], at]
+        left = [j for j in range(first, self.n_columns) if matrices[j].shape[1]]
+        none = self.groups[0].matrix[:, :0]
+        part = OutputMap.of_columns(matrices[0] if first else none, [matrices[j] for j in left])
+        columns = [*range(first), *left]
+        index = [
+            torch.stack([places[columns[j]] for j in as_list(g.columns, part.n_columns)], 1).flatten()
+            for g in part.groups
+        ]
+        return part, torch.tensor(columns, dtype=torch.long), torch.cat(index)
+
+    # what it is --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all columns, the ones among them, have one constraint matrix."""
+        return len(self.groups) == 1 and self.groups[0].n_columns == self.n_columns
 
     @property
     def n_outputs(self) -> int:
@@ -77,23 +158,32 @@ class Constraints:
 
     @cached_property
     def n_parameters(self) -> int:
-        """Number of free parameters."""
+        """Number of parameters, P."""
         return sum(r * d for r, d in self.shapes)
 
     @cached_property
-    def reduced(self) -> Tensor:
-        """T, ``(C, R)``: the constraint matrices side by side."""
-        return torch.cat([g.matrix for g in self.groups], 1)
+    def n_intercepts(self) -> int:
+        """Number of parameters of the ones."""
+        return self.shapes[0][0] if self.intercept else 0
+
+    @cached_property
+    def is_intercept(self) -> Tensor:
+        """Which parameters are those of the ones, bool ``(P,)``."""
+        ones = torch.zeros(self.n_columns, dtype=torch.bool)
+        ones[: int(self.intercept)] = True
+        return self.per_parameter(ones)
 
     @cached_property
     def basis(self) -> Tensor:
-        """S, ``(C, q)``: a basis of what the slopes can do, of columns of their matrices where those will do."""
-        slopes = self.groups[int(self.intercept) :]
+        """S, ``(C, q)``: the matrix of a uniform map, or a basis of what the slopes can do."""
+        if self.is_uniform:
+            return self.groups[0].matrix
+        slopes = self._slopes
         if not slopes:
-            return self.reduced.new_zeros(self.n_outputs, 0)
+            return self.groups[0].matrix.new_zeros(self.n_outputs, 0)
         whole = torch.cat([g.matrix for g in slopes], 1)
         columns = sorted({tuple(column) for column in whole.mT.tolist()}, reverse=True)
-        if all(sum(map(bool, column)) == 1 == sum(column) for column in columns):  # unit vectors
+        if all(is_unit(column) for column in columns):
             return torch.tensor(columns, dtype=torch.float64).mT.contiguous()
         distinct: Tensor = torch.unique(whole, dim=1)
         rank = matrix_rank(whole)
@@ -105,74 +195,119 @@ class Constraints:
         return left[:, :rank]
 
     @cached_property
-    def loadings(self) -> list[Tensor]:
-        """For each group of slopes the matrix ``(q, r_g)`` with ``S loading = H_g``."""
-        return [solved(self.basis, g.matrix) for g in self.groups[int(self.intercept) :]]
+    def selected(self) -> Columns | None:
+        """The outputs that S picks where its columns are unit vectors in their order, slice or indices; else None."""
+        columns = [tuple(column) for column in self.basis.mT.tolist()]
+        if not all(is_unit(column) for column in columns):
+            return None
+        picked = [column.index(1.0) for column in columns]
+        return positions(picked) if picked == sorted(picked) else None
 
     @cached_property
-    def plain(self) -> bool:
+    def left_out(self) -> int | None:
+        """The output without coefficients of its own, where S picks all but one; else None."""
+        if self.selected is None or self.basis.shape[1] != self.n_outputs - 1:
+            return None
+        return int((self.basis.sum(1) == 0).nonzero()[0])
+
+    @cached_property
+    def is_plain(self) -> bool:
         """Whether S is the identity."""
-        return self.basis.shape[1] == self.n_outputs
+        return self.selected == slice(0, self.n_outputs) if isinstance(self.selected, slice) else False
+
+    @property
+    def has_constants(self) -> bool:
+        """Whether ``to_products`` gives what the ones add to the outputs on its own."""
+        return self.intercept and not self.is_uniform and not self.is_plain
+
+    @property
+    def _slopes(self) -> tuple[Group, ...]:
+        """The groups beside the ones', for a map that is not uniform."""
+        return self.groups[int(self.intercept) :]
 
     @cached_property
-    def shares(self) -> list[Tensor]:
+    def _loadings(self) -> list[Tensor]:
+        """For each group of slopes the matrix ``(q, r_g)`` with ``S loading = H_g``."""
+        return [solve_matrix(self.basis, g.matrix) for g in self._slopes]
+
+    def slope_loadings(self) -> list[tuple[Columns, Tensor]]:
+        """Return the columns of each group of slopes with the matrix ``(q, r_g)`` for which ``S loading = H_g``."""
+        return [(group.columns, loading) for group, loading in zip(self._slopes, self._loadings, strict=True)]
+
+    @cached_property
+    def _shares(self) -> list[Tensor]:
         """For each group of slopes the matrix ``(r_0, r_g)`` by which intercepts make up for centering its columns."""
-        if not self.intercept:
-            return [g.matrix.new_zeros(0, g.matrix.shape[1]) for g in self.groups]
-        return [solved(self.groups[0].matrix, g.matrix) for g in self.groups[1:]]
+        return [solve_matrix(self.groups[0].matrix, g.matrix) for g in self.groups[1:]]
 
     def can_center(self) -> Tensor:
         """Return for which of the D columns beside the ones an intercept can make up, bool ``(D,)``."""
-        first = int(self.intercept)
         found = torch.zeros(self.n_columns, dtype=torch.bool)
-        for group, share in zip(self.groups[first:], self.shares, strict=True):
-            made = self.groups[0].matrix @ share if first else torch.zeros_like(group.matrix)
-            found[group.columns] = torch.allclose(made, group.matrix, rtol=0.0, atol=_RANK)
-        return found[first:]
+        if self.intercept and self.is_uniform:
+            found[:] = True
+        elif self.intercept:
+            for group, share in zip(self.groups[1:], self._shares, strict=True):
+                made = self.groups[0].matrix @ share
+                found[group.columns] = torch.allclose(made, group.matrix, rtol=0.0, atol=_RANK)
+        return found[int(self.intercept) :]
 
     # between parameters and products with the data ---------------------------------------------------------------
 
     def split(self, theta: Tensor) -> list[Tensor]:
-        """Return the parameters ``(..., p)`` group by group, ``(..., r_g, d_g)``."""
+        """Return the parameters ``(..., P)`` group by group, ``(..., r_g, d_g)``."""
         parts = torch.split(theta, [r * d for r, d in self.shapes], -1)
         return [part.reshape(*theta.shape[:-1], *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def to_products(self, theta: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return K ``(q, D')`` and the constants a ``(C, 1)``.
-
-        Where S is the identity the constants are K's coefficients of the ones, and a is None; else K is zero there.
-        """
+        """Return K ``(q, D')`` and the constants a ``(C, 1)``, None where there are none of their own."""
         q, d = self.basis.shape[1], self.n_columns
-        if self._map is None:
+        if self.is_uniform:
+            return theta.view(q, d), None
+        if self._matrix is None:
             return self.products_by_group(theta)
-        both = self._map @ theta
+        both = self._matrix @ theta
         if both.shape[0] == q * d:
             return both.view(q, d), None
         return both[: q * d].view(q, d), both[q * d :, None]
 
     def from_products(self, slopes: Tensor, constants: Tensor | None) -> Tensor:
         """Return the adjoint of ``to_products``: gradients in K ``(q, D')`` and a ``(C,)`` to one in theta."""
-        if self._map is not None:
+        if self.is_uniform:
+            return slopes.reshape(-1)
+        if self._matrix is not None:
             flat = slopes.reshape(-1)
-            return (flat if constants is None else torch.cat([flat, constants])) @ self._map
-        first, parts = int(self.intercept), []
-        if first:
+            return (flat if constants is None else torch.cat([flat, constants])) @ self._matrix
+        parts = []
+        if self.intercept:
             parts.append(self.groups[0].matrix.mT @ (slopes[:, 0] if constants is None else constants))
-        for group, loading in zip(self.groups[first:], self.loadings, strict=True):
+        for group, loading in zip(self._slopes, self._loadings, strict=True):
             parts.append((loading.mT @ slopes[:, group.columns]).reshape(-1))
         return torch.cat(parts)
 
-    @property
-    def has_constants(self) -> bool:
-        """Whether ``to_products`` gives the constants on their own."""
-        return self.intercept and not self.plain
+    def outputs(self, products: Tensor, constants: Tensor | None) -> Tensor:
+        """Return ``S u + a``, ``(C, rows)``, of products u = K x ``(q, rows)``."""
+        if self.is_plain:
+            return products
+        if constants is not None or self.selected is None:
+            basis = self.basis.to(products.dtype)
+            return basis @ products if constants is None else torch.addmm(constants, basis, products)
+        if isinstance(self.selected, slice) and self.selected.start == 0:
+            return torch.nn.functional.pad(products, (0, 0, 0, self.n_outputs - self.selected.stop))
+        wide = products.new_zeros(self.n_outputs, products.shape[1])
+        wide[self.selected] = products
+        return wide
+
+    def reduce(self, g: Tensor) -> Tensor:
+        """Return ``S^T g``, ``(q, rows)``, of output gradients ``(C, rows)``."""
+        if self.selected is None:
+            return self.basis.to(g.dtype).mT @ g
+        return g if self.is_plain else g[self.selected]
 
     def products_by_group(self, theta: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return K ``(..., q, D')`` and a ``(..., C, 1)`` or None, group by group, of theta ``(..., p)``."""
+        """Return K ``(..., q, D')`` and a ``(..., C, 1)`` or None, group by group, of theta ``(..., P)``."""
         parts = self.split(theta)
         slopes = theta.new_zeros(*theta.shape[:-1], self.basis.shape[1], self.n_columns)
         first = int(self.intercept)
-        for group, loading, part in zip(self.groups[first:], self.loadings, parts[first:], strict=True):
+        for group, loading, part in zip(self._slopes, self._loadings, parts[first:], strict=True):
             slopes[..., group.columns] = loading @ part
         constants = self.groups[0].matrix @ parts[0] if first else None
         if constants is not None and not self.has_constants:
@@ -181,58 +316,66 @@ class Constraints:
         return slopes, constants
 
     @cached_property
-    def _map(self) -> Tensor | None:
-        """The matrix of ``to_products`` where it is small: one product costs less than the calls for each group."""
+    def _matrix(self) -> Tensor | None:
+        """The matrix of ``to_products`` where it is small."""
         rows = self.basis.shape[1] * self.n_columns + (self.n_outputs if self.has_constants else 0)
-        if rows * self.n_parameters > MAP_ELEMENTS:
+        if rows * self.n_parameters > _MATRIX_ELEMENTS:
             return None
         slopes, constants = self.products_by_group(torch.eye(self.n_parameters, dtype=torch.float64))
         parts = [slopes.flatten(1)] if constants is None else [slopes.flatten(1), constants.flatten(1)]
         return torch.cat(parts, 1).mT.contiguous()
 
     def expand(self, theta: Tensor) -> Tensor:
-        """Return the coefficients of all outputs, ``(..., C, D')``, a linear map of theta ``(..., p)``."""
+        """Return the coefficients of all outputs, ``(..., C, D')``, a linear map of theta ``(..., P)``."""
         full = theta.new_zeros(*theta.shape[:-1], self.n_outputs, self.n_columns)
         for group, part in zip(self.groups, self.split(theta), strict=True):
             full[..., group.columns] = group.matrix @ part
         return full
 
+    def collapse(self, coef: Tensor) -> Tensor:
+        """Return the parameters ``(P,)`` nearest to coefficients of all outputs ``(C, D')``; undoes ``expand``."""
+        return torch.cat([solve_matrix(g.matrix, coef[:, g.columns]).reshape(-1) for g in self.groups])
+
     @cached_property
     def plans(self) -> dict[tuple[int, ...], Any]:
-        """What ``ConstrainedGram`` has worked out for these constraints, by the entries it was given."""
+        """What the dense Hessian's sums have worked out for this map, by the entries they were given."""
         return {}
 
     # between standardized columns and the table's ----------------------------------------------------------------
 
     def to_table(self, theta: Tensor, center: Tensor, scale: Tensor) -> Tensor:
-        """Turn parameters ``(..., p)`` of standardized columns into those of the table's columns.
+        """Turn parameters ``(..., P)`` of standardized columns into those of the table's columns.
 
         Args:
-            theta: ``(..., p)``.
+            theta: ``(..., P)``.
             center: ``(D,)`` subtracted from the columns, zero where ``can_center`` is False.
             scale: ``(D,)`` by which they were divided.
 
         Returns:
-            ``(..., p)``.
+            ``(..., P)``.
         """
         center, scale = self._wide(center, 0.0), self._wide(scale, 1.0)
         parts = [part / scale[g.columns] for g, part in zip(self.groups, self.split(theta), strict=True)]
-        if self.intercept:
-            for group, share, part in zip(self.groups[1:], self.shares, parts[1:], strict=True):
+        if self.intercept and self.is_uniform:
+            parts[0][..., :1] -= parts[0] @ center[:, None]
+        elif self.intercept:
+            for group, share, part in zip(self.groups[1:], self._shares, parts[1:], strict=True):
                 parts[0] = parts[0] - share @ (part @ center[group.columns][:, None])
         return torch.cat([part.flatten(-2) for part in parts], -1)
 
     def gradient_to_table(self, gradient: Tensor, center: Tensor, scale: Tensor) -> Tensor:
-        """Turn gradients ``(..., p)`` in parameters of standardized columns into those in the table's parameters."""
+        """Turn gradients ``(..., P)`` in parameters of standardized columns into those in the table's parameters."""
         center, scale = self._wide(center, 0.0), self._wide(scale, 1.0)
         parts = [part * scale[g.columns] for g, part in zip(self.groups, self.split(gradient), strict=True)]
-        if self.intercept:
-            for i, (group, share) in enumerate(zip(self.groups[1:], self.shares, strict=True), start=1):
+        if self.intercept and self.is_uniform:
+            parts[0] = parts[0] + parts[0][..., :1] * center
+        elif self.intercept:
+            for i, (group, share) in enumerate(zip(self.groups[1:], self._shares, strict=True), start=1):
                 parts[i] = parts[i] + (share.mT @ parts[0]) * center[group.columns]
         return torch.cat([part.flatten(-2) for part in parts], -1)
 
     def per_parameter(self, column_values: Tensor) -> Tensor:
-        """Return values of the D' columns ``(D',)`` repeated for every parameter, ``(p,)``."""
+        """Return values of the D' columns ``(D',)`` repeated for every parameter, ``(P,)``."""
         return torch.cat([
             column_values[g.columns].expand(r, d).flatten() for g, (r, d) in zip(self.groups, self.shapes, strict=True)
         ])
@@ -241,33 +384,13 @@ class Constraints:
         return torch.cat([values.new_full((int(self.intercept),), first), values])
 
 
-def group_columns(intercepts: Tensor, matrices: Sequence[Tensor]) -> Constraints:
-    """Group the columns of a table by equal constraint matrices.
-
-    Args:
-        intercepts: Constraint matrix of the ones, ``(C, r_0)``; r_0 = 0 for a design without ones.
-        matrices: Those of the D columns, ``(C, r)`` each.
-
-    Returns:
-        The constraints on a design with D or D + 1 columns.
-    """
-    first = int(intercepts.shape[1] > 0)
-    members: dict[tuple[tuple[int, ...], tuple[float, ...]], list[int]] = {}
-    for column, matrix in enumerate(matrices):
-        key = (tuple(matrix.shape), tuple(matrix.flatten().tolist()))
-        members.setdefault(key, []).append(column + first)
-    groups = [Group(slice(0, 1), intercepts)] if first else []
-    groups += [Group(column_positions(columns), matrices[columns[0] - first]) for columns in members.values()]
-    return Constraints(tuple(groups), len(matrices) + first, bool(first))
-
-
 def matrix_rank(matrix: Tensor) -> int:
     """Return the rank of a constraint matrix."""
     return int(torch.linalg.matrix_rank(matrix, rtol=_RANK)) if matrix.numel() else 0
 
 
-def solved(basis: Tensor, matrix: Tensor) -> Tensor:
-    """Return the least-squares solution of ``basis @ solution = matrix``."""
+def solve_matrix(basis: Tensor, matrix: Tensor) -> Tensor:
+    """Return the least-squares solution of ``basis @ solution = matrix``, whole numbers without rounding."""
     if torch.equal(basis.mT @ basis, torch.eye(basis.shape[1], dtype=basis.dtype)):
         return basis.mT @ matrix
     solution: Tensor = torch.linalg.lstsq(basis, matrix).solution
@@ -275,8 +398,18 @@ def solved(basis: Tensor, matrix: Tensor) -> Tensor:
     return torch.where((solution - whole).abs() < 1e-14, whole, solution)
 
 
-def column_positions(columns: list[int]) -> slice | Tensor:
+def is_unit(vector: Sequence[float]) -> bool:
+    """Return whether a vector has a single entry that is not zero, a one."""
+    return sum(map(bool, vector)) == 1 == sum(vector)
+
+
+def positions(columns: list[int]) -> Columns:
     """Return ascending positions as a slice where they are consecutive."""
-    if columns == list(range(columns[0], columns[-1] + 1)):
+    if columns and columns == list(range(columns[0], columns[-1] + 1)):
         return slice(columns[0], columns[-1] + 1)
-    return torch.tensor(columns)
+    return torch.tensor(columns, dtype=torch.long)
+
+
+def as_list(columns: Columns, n_columns: int) -> list[int]:
+    """Return positions, a slice of ``n_columns`` or indices, as a list."""
+    return list(range(n_columns)[columns]) if isinstance(columns, slice) else columns.tolist()

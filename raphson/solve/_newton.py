@@ -1,37 +1,94 @@
-r"""Newton's method: the step :math:`-H^{-1} g` from a dense factorization, globalized.
+r"""Newton's method: steps :math:`-H^{-1} g` from a dense factorization, globalized.
 
-The pieces are separate: a *direction* turns the state at a point into a step, ``backtrack`` finds how much of it to
-take, ``newton`` runs them to a stationary point. An indefinite Hessian is shifted to positive definite (Levenberg,
-Marquardt).
+A factor may be kept over several steps. A dense Hessian costs many gradients, and after a step most of it is still
+right: the inverse of the last one factorized then serves as the initial matrix of a limited-memory BFGS recursion
+(Nocedal and Wright 2006, algorithm 7.4). Every step costs one gradient and one solve, and the pairs since the
+factorization carry the change of the Hessian; a new factor is made when the gradient falls too slowly for its price.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from raphson.solve._factor import Inverse, cholesky, inverse_map
+from raphson.solve._line_search import Direction, at_rounding, backtrack, extend, is_finite
 from raphson.solve._problem import Callback, Evaluation, History, Problem
 from raphson.solve._solution import Solution, Status
 
-ARMIJO = 1e-4
-"""Fraction of the predicted decrease that a step must achieve (Nocedal and Wright 2006, eq. 3.4)."""
+_MEMORY = 10
+"""Pairs of steps and changes of the gradient that correct a frozen factorization."""
 
-ROUNDING = 2.0**-50
-_HALVINGS = 40
+_NEWTON_RATE = 1.2
+"""What a fresh factor is counted on for: a step that reduces the gradient by ``exp(1.2)``, about 3."""
+
+_STEPS = 20
+"""Steps allowed for each iteration asked for: these are cheap ones, a fraction of a Newton iteration each."""
+
+_SCORING_COST = 2.0
+"""Price of the expected information in evaluations: some of it is quadrature, so that it is kept over a few steps."""
+
+_SHIFTS = (1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2)
+"""Multiples of the largest diagonal entry tried as shifts where a Newton step leads nowhere: up to a gradient step."""
+
+_SHORT = 1e-6
+"""Newton decrement up to which a step leaves an error of 1e-12: where it leads need not be seen."""
+
+_STILL = 1e-8
+"""Newton decrement up to which a Hessian before the last step is as good as the one after it."""
+
+Propose = Callable[[Problem, Tensor, Evaluation], Tensor | None]
+"""Turns objective, starting point and state there into a point that is likely better, or None."""
 
 
-class Direction(NamedTuple):
-    """A search direction and ``g^T H^-1 g``, the square of the Newton decrement."""
+class Stage(NamedTuple):
+    """An objective to come near the optimum with, say that of some of the rows.
 
-    step: Tensor
-    decrement_squared: float
+    Attributes:
+        problem: The objective.
+        value_tol: It is solved to this predicted distance from its optimal value.
+        factor_cost: What a Hessian and its factor cost, in evaluations of value and gradient.
+    """
+
+    problem: Problem
+    value_tol: float
+    factor_cost: float
 
 
-Preconditioner = Callable[[Tensor], Tensor]
+@dataclass(frozen=True)
+class Finish:
+    """How a solver ends: the objective in double precision, in coordinates in which its Hessian is not singular.
+
+    Attributes:
+        problem: That objective, in which the solver goes on where it leads no further.
+        step: Whether a converged solver takes one full Newton step more. It squares what error is left, and its length
+            tells an optimum from a limit at infinity.
+        dense: Whether the Hessian is formed. Where it is, a solver that stops goes on by Newton steps.
+        direction: Makes that last step from the state at a point where it is not.
+        back: From the solver's coordinates to those of ``problem``; None where they are the same.
+    """
+
+    problem: Problem
+    step: bool = True
+    dense: bool = True
+    direction: Callable[[Evaluation], Tensor] | None = None
+    back: Callable[[Tensor], Tensor] | None = None
+
+
+class Run(NamedTuple):
+    """Where a descent ended: point, state and gradient norm there, status, the last direction and its decrement."""
+
+    theta: Tensor
+    at: Evaluation
+    norm: float
+    status: Status
+    last: Direction | None
 
 
 def newton(
@@ -40,172 +97,254 @@ def newton(
     *,
     tol: float = 1e-8,
     max_iter: int = 100,
-    kinds: Sequence[str] = ("observed",),
+    factor_cost: float = 0.0,
+    scoring: bool = False,
+    extended: bool = False,
+    stages: Sequence[Stage] = (),
+    propose: Propose | None = None,
+    finish: Finish | None = None,
+    coarse: float | None = None,
     callback: Callback | None = None,
 ) -> Solution:
-    r"""Minimize by Newton's method with a dense Cholesky factor per step.
+    """Minimize by Newton's method.
 
     Args:
         problem: Objective with a dense Hessian.
         start: Starting point ``(p,)``, float64.
         tol: Bound on ``problem.gradient_norm``.
-        max_iter: Largest number of steps.
-        kinds: Hessians to use, in order: with ``("expected", "observed")`` the expected information serves until a
-            full step of it has been accepted near the optimum, then the observed one (Fisher scoring, then Newton).
-        callback: Called with a ``Step`` after every iteration.
+        max_iter: Largest number of factorizations; with kept ones twenty times as many steps are allowed.
+        factor_cost: What a Hessian and its factor cost, in evaluations of value and gradient; decides how long one is
+            kept. Zero makes one for every step.
+        scoring: Whether steps are by the expected information where the observed is not positive definite (Fisher
+            scoring), which descends from anywhere.
+        extended: Whether steps with a factor of their own are extended while the objective falls steeply.
+        stages: Objectives to begin with, each from where the one before led.
+        propose: Gives a point to try before the first step.
+        finish: How to end; None ends with a full step of ``problem``.
+        coarse: Bound on the gradient norm before the last step, where that is known to do the rest; None for ``tol``.
+        callback: Called with a ``Step`` after every step on ``problem``.
 
     Returns:
         The solution; ``status`` says how it ended. Nothing is raised for an objective without an optimum.
     """
+    finish = finish or Finish(problem)
+    descent = _Descent(tol if coarse is None else coarse, max_iter, scoring, extended)
+    theta, inverse = start, None
+    for stage in stages:
+        proposal = propose if theta is start else None
+        run = descent.run(stage.problem, theta, stage.factor_cost, History(None), stage.value_tol, inverse, proposal)
+        if run.last is None and run.theta is not theta and run.status.converged:
+            theta = start  # what was proposed is all it takes, on all rows too
+            break
+        if run.status is not Status.NOT_FINITE:
+            theta, inverse = run.theta, descent.factorize(stage.problem, run.theta, run.at)[0]
     history = History(callback)
-    kind = 0
-    at: Evaluation = problem.evaluate(start, kinds[kind])
-    theta, decrement = start, math.nan
-    norm = problem.gradient_norm(at.gradient)
-    history.add(at.value, norm)
-    status, last = Status.MAX_ITERATIONS, None
-    if not is_finite(at):
-        return Solution(start, Status.NOT_FINITE, at.value, norm, 0, "newton", history=tuple(history.steps))
-    for iteration in range(max_iter + 1):
-        assert at.hessian is not None
-        direction = newton_direction(at.hessian.to_dense(), at.gradient)
-        decrement, last = math.sqrt(max(direction.decrement_squared, 0.0)), direction.step
-        if norm <= tol:
-            status = Status.CONVERGED
-            break
-        if iteration == max_iter:
-            break
+    run = descent.run(problem, theta, factor_cost, history, 0.0, inverse, propose if theta is start else None)
+    if run.status is Status.NOT_FINITE and theta is not start:
+        run = descent.run(problem, start, factor_cost, history)
+    settled = problem is finish.problem and not factor_cost
+    return finish_run(finish, run, history, settled=settled, tol=tol, max_iter=max_iter, scoring=scoring)
 
-        def evaluate(point: Tensor, which: str = kinds[kind]) -> Evaluation:
-            return problem.evaluate(point, which)
 
-        found = backtrack(problem, theta, at, direction, norm, evaluate)
-        if found is None and not at_rounding(direction, at):
-            found = _shorter_step(problem, theta, at, norm, evaluate)
-        if found is None:
-            status = Status.PRECISION_REACHED if at_rounding(direction, at) else Status.STALLED
-            break
-        theta, at, length = found
+class _Descent:
+    """The iteration: what stays the same from stage to stage is set once."""
+
+    def __init__(self, tol: float, max_iter: int, scoring: bool, extended: bool) -> None:
+        self.tol, self.max_iter, self.scoring, self.extended = tol, max_iter, scoring, extended
+
+    def run(
+        self,
+        problem: Problem,
+        start: Tensor,
+        cost: float,
+        history: History,
+        value_tol: float = 0.0,
+        inverse: Inverse | None = None,
+        propose: Propose | None = None,
+    ) -> Run:
+        """Descend to a stationary point of one objective.
+
+        Args:
+            problem: The objective.
+            start: Starting point ``(p,)``.
+            cost: What a factor costs, in evaluations.
+            history: Where steps are recorded.
+            value_tol: Stop as soon as the predicted distance to the optimal value falls below this.
+            inverse: A map to begin with, say of a subset of the rows; None makes one at the start.
+            propose: Gives a point to try before the first step.
+
+        Returns:
+            Where it ended.
+        """
+        theta, at = start, problem.evaluate(start)
+        last: Direction | None = None
+        if not is_finite(at):
+            norm = problem.gradient_norm(at.gradient)
+            history.begin(at.value, norm)
+            return Run(theta, at, norm, Status.NOT_FINITE, last)
+        proposed = propose(problem, theta, at) if propose is not None else None
+        if proposed is not None:
+            there = problem.evaluate(proposed)
+            if is_finite(there) and there.value <= at.value:
+                theta, at = proposed, there
         norm = problem.gradient_norm(at.gradient)
-        history.add(at.value, norm)
-        if kind + 1 < len(kinds) and length == 1.0 and direction.decrement_squared < 0.1:
-            kind += 1
-            at = problem.evaluate(theta, kinds[kind])
-    steps = tuple(history.steps)
-    return Solution(theta, status, at.value, norm, len(steps) - 1, "newton", decrement, last, at.hessian, history=steps)
+        history.begin(at.value, norm)
+        limit = len(history.steps) + _STEPS * self.max_iter
+        pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_MEMORY)
+        factors, price = 0, cost
+        fresh = True  # no step has been taken since the factor was made: making it again would change nothing
+        slow = False
+        while len(history.steps) < limit:
+            if norm <= self.tol:
+                return Run(theta, at, norm, Status.CONVERGED, last)
+            if inverse is None or (slow and not fresh):
+                if factors == self.max_iter:
+                    break
+                inverse, expected = self.factorize(problem, theta, at)
+                price = max(cost, _SCORING_COST) if expected else cost
+                fresh, slow, factors = True, False, factors + 1
+                pairs.clear()
+            last = Direction.of(_two_loops(at.gradient, pairs, inverse), at.gradient)
+            if last.decrement_squared < 2.0 * value_tol:
+                return Run(theta, at, norm, Status.CONVERGED, last)
+            found = backtrack(problem, theta, at, last, norm, problem.evaluate)
+            if found is None:
+                if at_rounding(last, at):
+                    return Run(theta, at, norm, Status.PRECISION_REACHED, last)
+                if not fresh:
+                    slow = True
+                    continue
+                found = self._shifted_step(problem, theta, at, norm)
+                if found is None:
+                    return Run(theta, at, norm, Status.STALLED, last)
+            new_theta, new, length = found
+            if self.extended and not price and length == 1.0:
+                new_theta, new = extend(problem.evaluate, theta, last, new_theta, new)
+            if price:
+                moved, change = new_theta - theta, new.gradient - at.gradient
+                curvature = float(torch.dot(moved, change))
+                if curvature > 0.0:
+                    pairs.append((moved, change, 1.0 / curvature))
+            new_norm = problem.gradient_norm(new.gradient)
+            slow = not price or new_norm > norm * math.exp(-_NEWTON_RATE / (1.0 + price)) or length < 0.5
+            theta, at, norm, fresh = new_theta, new, new_norm, False
+            history.add(at.value, norm)
+        return Run(theta, at, norm, Status.CONVERGED if norm <= self.tol else Status.MAX_ITERATIONS, last)
 
+    def factorize(self, problem: Problem, theta: Tensor, at: Evaluation) -> tuple[Inverse, bool]:
+        """Return the inverse of the Hessian at a point, and whether it is that of the expected information."""
+        matrix, expected = self._matrix(problem, theta, at)
+        return inverse_map(*matrix), expected
 
-def newton_direction(hessian: Tensor, gradient: Tensor) -> Direction:
-    """Return the step ``-H^-1 g`` and ``g^T H^-1 g``, of a shifted H if it is not positive definite."""
-    step = -inverse_map(hessian)(gradient)
-    return Direction(step, -float(gradient @ step))
+    def _matrix(self, problem: Problem, theta: Tensor, at: Evaluation) -> tuple[tuple[Tensor, Tensor | None], bool]:
+        """Return the Hessian with its Cholesky factor, if it has one, and whether it is the expected one."""
+        assert at.hessian is not None
+        hessian = at.hessian.to_dense()
+        factor = cholesky(hessian)
+        if factor is not None or not self.scoring:
+            return (hessian, factor), False
+        return (problem.hessian(theta, "expected").to_dense(), None), True
 
-
-def inverse_map(hessian: Tensor) -> Preconditioner:
-    """Factorize a Hessian by Cholesky, shifted by a multiple of its diagonal until it is positive definite.
-
-    Args:
-        hessian: ``(p, p)``; the factorization runs in its element type.
-
-    Returns:
-        The map ``v -> H^-1 v`` for ``v`` of shape ``(p,)``, which keeps the element type of ``v``.
-    """
-    factor, info = torch.linalg.cholesky_ex(hessian)
-    if int(info):
-        factor = _shifted_cholesky(hessian)
-
-    def solve(v: Tensor) -> Tensor:
-        right = v if v.dtype == factor.dtype else v.to(factor.dtype)
-        found = torch.cholesky_solve(right.unsqueeze(1), factor).squeeze(1)
-        return found if v.dtype == factor.dtype else found.to(v.dtype)
-
-    return solve
-
-
-def _shorter_step(
-    problem: Problem, theta: Tensor, at: Evaluation, norm: float, evaluate: Callable[[Tensor], Evaluation]
-) -> tuple[Tensor, Evaluation, float] | None:
-    """Try steps of ``H + t I`` with growing t, down to a gradient step: far out the quadratic model is worthless."""
-    assert at.hessian is not None
-    hessian = at.hessian.to_dense()
-    size = max(1.0, float(hessian.diagonal().max()))
-    for shift in (1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2):
-        direction = newton_direction(
-            hessian + torch.eye(hessian.shape[0], dtype=hessian.dtype) * (shift * size), at.gradient
-        )
-        found = backtrack(problem, theta, at, direction, norm, evaluate)
-        if found is not None:
-            return found
-    return None
-
-
-def _shifted_cholesky(hessian: Tensor) -> Tensor:
-    """Factorize ``H + t diag|H|`` with the smallest tried t that makes it positive definite; I for H not finite."""
-    if not bool(torch.isfinite(hessian).all()):
-        return torch.eye(hessian.shape[0], dtype=hessian.dtype)
-    eps = torch.finfo(hessian.dtype).eps
-    diagonal = hessian.diagonal().abs()
-    diagonal = diagonal.clamp_min(float(diagonal.max()) * eps + torch.finfo(hessian.dtype).tiny)
-    shift = 4.0 * eps * hessian.shape[0]
-    factor: Tensor
-    while True:
-        factor, info = torch.linalg.cholesky_ex(hessian + torch.diag(shift * diagonal))
-        if int(info) == 0 and bool(torch.isfinite(factor.diagonal()).all()):
-            return factor
-        shift *= 10.0
-
-
-def backtrack(
-    problem: Problem,
-    theta: Tensor,
-    at: Evaluation,
-    direction: Direction,
-    norm: float,
-    evaluate: Callable[[Tensor], Evaluation],
-) -> tuple[Tensor, Evaluation, float] | None:
-    """Halve the step until the objective falls enough; the full step is evaluated with all that comes next.
-
-    Where the predicted decrease is below the rounding of the value, the value can no longer judge: the step is then
-    accepted if it lowers the gradient norm.
-
-    Args:
-        problem: The objective.
-        theta: Current point.
-        at: State there.
-        direction: Search direction.
-        norm: Gradient norm at the current point.
-        evaluate: Evaluates a trial point in full.
-
-    Returns:
-        New point, state there and step length, or None if no step helps.
-    """
-    slope = -direction.decrement_squared
-    if not slope < 0:
+    def _shifted_step(
+        self, problem: Problem, theta: Tensor, at: Evaluation, norm: float
+    ) -> tuple[Tensor, Evaluation, float] | None:
+        """Try steps of ``H + t I`` with growing t, down to a gradient step: far out the quadratic model is no good."""
+        (hessian, _), _ = self._matrix(problem, theta, at)
+        if hessian.dtype != at.gradient.dtype:
+            return None  # double precision goes on from here
+        size = max(1.0, float(hessian.diagonal().max()))
+        for shift in _SHIFTS:
+            shifted = hessian + torch.eye(hessian.shape[0], dtype=hessian.dtype) * (shift * size)
+            direction = Direction.of(-inverse_map(shifted)(at.gradient), at.gradient)
+            found = backtrack(problem, theta, at, direction, norm, problem.evaluate)
+            if found is not None:
+                return found
         return None
-    rounding = ROUNDING * max(abs(at.value), 1.0)
-    length = 1.0
-    for _ in range(_HALVINGS):
-        trial = torch.add(theta, direction.step, alpha=length)
-        if length == 1.0 or -slope * length <= rounding:
-            new = evaluate(trial)
-            if is_finite(new) and (
-                new.value <= at.value + ARMIJO * length * slope
-                or (-slope * length <= 16 * rounding and problem.gradient_norm(new.gradient) < norm)
-            ):
-                return trial, new, length
-            if -slope * length <= rounding:
-                return None
-        elif problem.value(trial) <= at.value + ARMIJO * length * slope:
-            return trial, evaluate(trial), length
-        length *= 0.5
-    return None
 
 
-def is_finite(at: Evaluation) -> bool:
-    """Return whether value and gradient are finite numbers."""
-    return math.isfinite(at.value) and math.isfinite(float(at.gradient.sum()))
+def finish_run(
+    finish: Finish,
+    run: Run,
+    history: History,
+    *,
+    settled: bool,
+    tol: float,
+    max_iter: int,
+    scoring: bool = False,
+    method: str = "newton",
+) -> Solution:
+    """Go on in double precision where a solver led no further, take the last step, and say how it went.
+
+    Args:
+        finish: How to end.
+        run: Where the solver ended.
+        history: Its steps.
+        settled: Whether Newton steps of ``finish.problem`` led there, so that more of them lead no further.
+        tol: Bound on the gradient norm.
+        max_iter: Largest number of iterations of what follows.
+        scoring: Whether the expected information serves where the observed is not positive definite.
+        method: Name of the solver.
+
+    Returns:
+        The solution.
+    """
+    problem = finish.problem
+    descent = _Descent(tol, max_iter, scoring, False)
+    if finish.back is not None:
+        last = None if run.last is None else run.last._replace(step=finish.back(run.last.step))
+        run = run._replace(theta=finish.back(run.theta), last=last)
+    if not run.status.converged and run.status is not Status.NOT_FINITE and finish.dense and not settled:
+        run, settled = descent.run(problem, run.theta, 0.0, history), True
+    theta, at, norm, status, last = run
+    hessian = None
+    if finish.step and status.converged or finish.dense and not status.converged and status is not Status.NOT_FINITE:
+        at = at if settled else problem.evaluate(theta)
+        hessian = at.hessian
+        assert hessian is not None
+        step = -inverse_map(hessian.to_dense())(at.gradient) if finish.direction is None else finish.direction(at)
+        last = Direction.of(step, at.gradient)
+    value, coarse = at.value, norm > tol
+    if hessian is not None and last is not None and status.converged:
+        if norm > tol or not 0.0 <= last.decrement_squared <= _SHORT**2:
+            there = theta + last.step
+            new_value, gradient = problem.value_and_gradient(there)
+            new_norm = problem.gradient_norm(gradient)
+            if new_norm <= norm:  # else rounding has the last word
+                theta, value, norm = there, new_value, new_norm
+        else:
+            theta = theta + last.step
+        if norm > tol and status is Status.CONVERGED and finish.dense:
+            again = descent.run(problem, theta, 0.0, history)
+            return finish_run(
+                replace(finish, back=None), again, history, settled=True, tol=tol, max_iter=max_iter, scoring=scoring
+            )
+        if coarse and last.decrement > _STILL:
+            hessian = None
+    steps = tuple(history.steps)
+    decrement = math.nan if last is None else last.decrement
+    return Solution(
+        theta,
+        status,
+        value,
+        norm,
+        len(steps) - 1,
+        method,
+        decrement,
+        None if last is None else last.step,
+        hessian if finish.dense else None,
+        history=steps,
+    )
 
 
-def at_rounding(direction: Direction, at: Evaluation) -> bool:
-    """Return whether the decrease that a direction predicts is below the rounding of the value."""
-    return direction.decrement_squared <= 2.0**-40 * max(abs(at.value), 1.0)
+def _two_loops(gradient: Tensor, pairs: deque[tuple[Tensor, Tensor, float]], inverse: Inverse) -> Tensor:
+    """Return ``-H_k g`` by the two-loop recursion."""
+    q = gradient
+    coefficients = []
+    for s, y, rho in reversed(pairs):
+        alpha = rho * torch.dot(s, q)
+        q = torch.addcmul(q, alpha, y, value=-1.0)
+        coefficients.append(alpha)
+    z = inverse(q)
+    for (s, y, rho), alpha in zip(pairs, reversed(coefficients), strict=True):
+        z = torch.addcmul(z, alpha - rho * torch.dot(y, z), s)
+    return z.neg()

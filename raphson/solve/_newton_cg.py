@@ -2,13 +2,16 @@ r"""Newton's method with steps from preconditioned conjugate gradients: the Hess
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
 from torch import Tensor
 
 from raphson.linalg import CGStatus, cg
-from raphson.solve._newton import Direction, Preconditioner, at_rounding, backtrack, is_finite
+from raphson.solve._factor import Inverse
+from raphson.solve._line_search import Direction, at_rounding, backtrack, is_finite
+from raphson.solve._newton import Finish, Run, finish_run
 from raphson.solve._problem import Callback, Evaluation, History, Problem
 from raphson.solve._solution import Solution, Status
 
@@ -28,9 +31,11 @@ def newton_cg(
     *,
     tol: float = 1e-8,
     max_iter: int = 100,
-    precondition: Callable[[Evaluation], Preconditioner] | None = None,
+    precondition: Callable[[Evaluation], Inverse] | None = None,
     refresh_cost: float = 0.0,
     max_products: int = 500,
+    kind: str = "observed",
+    finish: Finish | None = None,
     callback: Callback | None = None,
 ) -> Solution:
     r"""Minimize by truncated Newton steps.
@@ -46,22 +51,25 @@ def newton_cg(
         tol: Bound on ``problem.gradient_norm``.
         max_iter: Largest number of steps.
         precondition: Turns the state at a point into an approximate inverse of the Hessian.
-        refresh_cost: What ``precondition`` costs, in Hessian products. It is held from step to step until its solves
+        refresh_cost: What ``precondition`` costs, in Hessian products. It is kept from step to step until its solves
             have taken that many products more than they would at the rate of the first one.
         max_products: Largest number of Hessian products per step.
-        callback: Called with a ``Step`` after every iteration.
+        kind: Which Hessian: the expected one is never indefinite.
+        finish: How to end; None for as it comes.
+        callback: Called with a ``Step`` after every step.
 
     Returns:
         The solution; ``status`` says how it ended.
     """
+    evaluate = functools.partial(problem.evaluate, hessian=kind)
     history = History(callback)
-    theta, at = start, problem.evaluate(start)
+    theta, at = start, evaluate(start)
     norm = problem.gradient_norm(at.gradient)
     history.add(at.value, norm)
-    status, last, decrement = Status.MAX_ITERATIONS, None, math.nan
+    status, last = Status.MAX_ITERATIONS, None
     if not is_finite(at):
         max_iter, status = 0, Status.NOT_FINITE
-    inverse: Preconditioner | None = None
+    inverse: Inverse | None = None
     first, excess = 0, 0  # products of the first solve with the present preconditioner, and of later ones beyond that
     before = math.nan
     for _ in range(max_iter):
@@ -79,11 +87,10 @@ def newton_cg(
         step = solved.x.to(theta.dtype)
         if solved.status is CGStatus.NEGATIVE_CURVATURE and not bool(step.any()):
             step = -at.gradient
-        direction = Direction(step, -float(at.gradient @ step))
-        decrement, last = math.sqrt(max(direction.decrement_squared, 0.0)), step
-        found = backtrack(problem, theta, at, direction, norm, problem.evaluate)
+        last = Direction.of(step, at.gradient)
+        found = backtrack(problem, theta, at, last, norm, evaluate)
         if found is None:
-            status = Status.PRECISION_REACHED if at_rounding(direction, at) else Status.STALLED
+            status = Status.PRECISION_REACHED if at_rounding(last, at) else Status.STALLED
             break
         theta, at, _ = found
         norm = problem.gradient_norm(at.gradient)
@@ -92,7 +99,8 @@ def newton_cg(
         excess += solved.iterations - first
         if excess >= refresh_cost:
             inverse = None
-    if norm <= tol:
+    if norm <= tol and status is not Status.NOT_FINITE:
         status = Status.CONVERGED
-    steps = tuple(history.steps)
-    return Solution(theta, status, at.value, norm, len(steps) - 1, "newton-cg", decrement, last, history=steps)
+    run = Run(theta, at, norm, status, last)
+    finish = finish or Finish(problem, step=False, dense=False)
+    return finish_run(finish, run, history, settled=False, tol=tol, max_iter=max_iter, method="newton-cg")

@@ -31,7 +31,9 @@ class Evaluation(Protocol):
 class Problem(Protocol):
     """A smooth objective of ``p`` parameters."""
 
-    n_parameters: int
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters, p."""
 
     def value(self, theta: Tensor) -> float:
         """Return the objective."""
@@ -41,6 +43,9 @@ class Problem(Protocol):
 
     def evaluate(self, theta: Tensor, hessian: Any = "observed") -> Evaluation:
         """Return objective, gradient and Hessian (of the kind named, or None); the Hessian need not be formed."""
+
+    def hessian(self, theta: Tensor, kind: Any = "observed") -> SymmetricOperator:
+        """Return the Hessian of the kind named."""
 
     def gradient_norm(self, gradient: Tensor) -> float:
         """Return the infinity norm of the gradient in the units of the tolerance."""
@@ -57,6 +62,11 @@ class History:
         self.steps: list[Step] = []
         self._callback = callback
         self._start = time.perf_counter()
+
+    def begin(self, value: float, gradient_norm: float) -> None:
+        """Record the state at the start, unless there are steps already that led there."""
+        if not self.steps:
+            self.add(value, gradient_norm)
 
     def add(self, value: float, gradient_norm: float) -> None:
         """Record the state after one more iteration."""

@@ -15,9 +15,10 @@ from sklearn.datasets import make_classification
 from raphson._errors import RaphsonWarning, TooLargeError
 from raphson.data import DenseDesign
 from raphson.estimators import MultinomialLogisticRegression, _inference
-from raphson.estimators.fit import _fitting, _selected, _solvers
+from raphson.estimators.fit import _covariance, _fit, _solver
 from raphson.likelihoods import Categorical
-from raphson.linear._objective import LinearObjective
+from raphson.linear import LinearObjective
+from tests.linear.objectives import linear_objective
 
 
 def overlapping(n, d, k, seed=0):
@@ -95,7 +96,7 @@ def test_standard_errors_of_some_columns_need_no_covariance_matrix(monkeypatch, 
     model = MultinomialLogisticRegression(reference=reference).fit(x, y)
     wanted = ["x1", "(intercept)", "x4"]
     dense = model.standard_errors(columns=wanted)
-    monkeypatch.setattr(_selected, "DENSE_COVARIANCE", 10)
+    monkeypatch.setattr(_covariance, "DENSE_COVARIANCE", 10)
     monkeypatch.setattr(_inference, "DENSE_COVARIANCE", 10)
     model = MultinomialLogisticRegression(reference=reference).fit(x, y)
     some = model.standard_errors(columns=wanted)
@@ -126,7 +127,7 @@ def test_wide_sparse_table_end_to_end():
 
 
 def test_a_large_fit_says_so_before_it_starts(monkeypatch):
-    monkeypatch.setattr(_fitting, "_LARGE_BYTES", 100)
+    monkeypatch.setattr(_fit, "_LARGE_BYTES", 100)
     x, y = make_classification(100, 5, random_state=0)
     with pytest.warns(RaphsonWarning, match="GB of working memory"):
         MultinomialLogisticRegression(l2=0.1).fit(x, y)
@@ -164,7 +165,7 @@ def test_memory_beside_the_data_stays_small():
 def test_two_classes_are_one_logit_in_the_same_coefficients(l2):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(40, 3, generator=generator, dtype=torch.float64)
-    objective = LinearObjective(
+    objective = linear_objective(
         DenseDesign(x, standardize=True),
         Categorical(),
         torch.randint(2, (40,), generator=generator),
@@ -174,7 +175,7 @@ def test_two_classes_are_one_logit_in_the_same_coefficients(l2):
         l2=l2,
         reference=1,
     )
-    one = _solvers._one_output(objective)
+    one = _solver._one_output(objective)
     theta = torch.randn(4, generator=generator, dtype=torch.float64)
     at, other = objective.evaluate(theta), one.evaluate(theta)
     assert other.value == pytest.approx(at.value, rel=1e-13)

@@ -11,7 +11,7 @@ from torch import Tensor
 from raphson import Bernoulli, Binomial, Categorical, Poisson
 from raphson.data import DenseDesign
 from raphson.linear import _compiled
-from raphson.linear._objective import LinearObjective
+from tests.linear.objectives import linear_objective, through_pytorch
 
 kernel = pytest.importorskip("raphson.linear._kernel", reason="the compiled code was not built")
 
@@ -31,34 +31,34 @@ def make(n, d, c, *, weighted=False, reference=True, logistic=False, l2=0.01, se
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, d, dtype=torch.float64, generator=generator) * 3 + 1
     y = torch.randint(2 if logistic else c, (n,), generator=generator)
-    objective = LinearObjective(
+    objective = linear_objective(
         DenseDesign(x, standardize=True),
         Bernoulli() if logistic else Categorical(),
         y[:, None].double() if logistic else y,
         n_outputs=1 if logistic else c,
         weights=torch.rand(n, dtype=torch.float64, generator=generator) + 0.5 if weighted else None,
         l2=l2,
-        reference=c - 1 if reference and not logistic else None,
-        centered_penalty=not logistic,
+        reference=None if logistic or reference is False else c - 1 if reference is True else reference,
     )
     theta = torch.randn(objective.n_parameters, dtype=torch.float64, generator=generator)
     return objective, theta
 
 
-def plain(objective: LinearObjective):
+def plain(objective):
     """Return the definition of the objective as a function, for automatic differentiation."""
     x = objective.design.standardized(slice(0, objective.n_rows))
     logistic = isinstance(objective.likelihood, Bernoulli)
     w = torch.ones(objective.n_rows, dtype=torch.float64) if objective.weights is None else objective.weights
 
     def value(theta: Tensor) -> Tensor:
-        coef = theta.view(objective.n_free, -1)
+        coef = theta.view(objective.output_map.basis.shape[1], -1)
         f = coef @ x
-        if logistic or objective.reference is not None:
-            f = torch.cat([f, torch.zeros(1, x.shape[1], dtype=torch.float64)])
+        if logistic or objective.output_map.left_out is not None:
+            at = 1 if logistic else objective.output_map.left_out
+            f = torch.cat([f[:at], torch.zeros(1, x.shape[1], dtype=torch.float64), f[at:]])
         label = 1 - objective.y[:, 0].long() if logistic else objective.y
         nll = torch.logsumexp(f, 0) - f.gather(0, label[None])[0]
-        penalty = (objective.penalty_outputs @ coef * coef * objective.column_penalty).sum() / 2
+        penalty = (objective.ridge.matrices[0] @ coef * coef * objective.ridge.columns).sum() / 2
         return (w * nll).sum() / w.sum() + penalty
 
     return value
@@ -66,6 +66,7 @@ def plain(objective: LinearObjective):
 
 CASES = {
     "relative": {"c": 3},
+    "relative to another": {"c": 4, "reference": 1},
     "symmetric": {"c": 4, "reference": False},
     "weighted": {"c": 6, "weighted": True},
     "two classes": {"c": 2},
@@ -74,10 +75,6 @@ CASES = {
     "many classes": {"c": 9, "n": 700},
     "no penalty": {"c": 5, "l2": 0.0},
 }
-
-
-UNIQUE = {name: case for name, case in CASES.items() if case.get("reference", True)}
-"""Those of which only one point is the optimum."""
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -92,7 +89,7 @@ def test_value_gradient_and_hessian_are_those_of_the_definition(case):
     torch.testing.assert_close(at.hessian.to_dense(), expected, rtol=1e-11, atol=1e-14)
     v = torch.linspace(-1, 1, theta.shape[0], dtype=torch.float64)
     torch.testing.assert_close(at.hessian.mv(v), expected @ v, rtol=1e-11, atol=1e-13)
-    c, d = objective.n_free, objective.design.n_columns
+    c, d = objective.output_map.basis.shape[1], objective.design.n_columns
     blocks = expected.view(c, d, c, d).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     torch.testing.assert_close(at.hessian.blocks(), blocks, rtol=1e-11, atol=1e-14)
 
@@ -125,7 +122,7 @@ def test_rows_as_given_are_standardized_as_they_are_read(monkeypatch, n, interce
     def make_objective():
         design = DenseDesign(x, intercept=intercept, standardize=n > 1)
         common = {"n_outputs": 4, "weights": w, "l2": 0.1, "reference": 3, "curvature_dtype": dtype}
-        return LinearObjective(design, Categorical(), y, **common)
+        return linear_objective(design, Categorical(), y, **common)
 
     theta = torch.randn(make_objective().n_parameters, dtype=torch.float64, generator=generator)
     objective = make_objective()
@@ -152,8 +149,8 @@ def test_columns_too_small_for_a_reciprocal_are_divided():
     scale = torch.tensor([1.0, 1e-310, 1.0], dtype=torch.float64)
     design = DenseDesign(small, moments=(torch.zeros(3, dtype=torch.float64), scale))
     theta = torch.linspace(-1, 1, 8, dtype=torch.float64)
-    found = LinearObjective(design, Categorical(), y, **common).evaluate(theta)
-    expected = LinearObjective(DenseDesign(x), Categorical(), y, **common).evaluate(theta)
+    found = linear_objective(design, Categorical(), y, **common).evaluate(theta)
+    expected = linear_objective(DenseDesign(x), Categorical(), y, **common).evaluate(theta)
     assert found.value == pytest.approx(expected.value, rel=1e-12)
     torch.testing.assert_close(found.gradient, expected.gradient, rtol=1e-10, atol=1e-12)
 
@@ -172,48 +169,12 @@ def test_sums_over_a_table_by_targets(n, d, c, weighted):
         torch.testing.assert_close(_compiled.adjoint(table, w, t), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", UNIQUE.values(), ids=UNIQUE)
-@pytest.mark.parametrize("single", [False, True])
-def test_compiled_newton_steps_end_where_those_of_the_solver_do(case, single):
-    """The same steps as the solver's, from the same start to the same optimum; a limit of steps is kept."""
-    from raphson.estimators.fit._small import small_fit
-    from raphson.solve import cholesky_inverse, quasi_newton
-
-    objective, theta = make(**({"n": 300, "d": 5} | case))
-    objective = objective.with_curvature(torch.float32 if single else torch.float64)
-    theirs = quasi_newton(objective, theta, factorize=cholesky_inverse, factor_cost=0.0, tol=1e-9)
-    seen = []
-    ours = small_fit(objective, theta, tol=1e-9, max_iter=100, callback=seen.append)
-    assert ours.history == tuple(seen) and ours.iterations == len(seen) - 1
-    assert ours.converged and ours.iterations == theirs.iterations
-    torch.testing.assert_close(ours.theta, theirs.theta, rtol=1e-6, atol=1e-7)
-    values = [step.value for step in theirs.history]
-    assert [step.value for step in ours.history] == pytest.approx(values, rel=1e-5 if single else 1e-10)
-    two = small_fit(objective, theta, tol=1e-12, max_iter=2, callback=None)
-    assert not two.converged and two.iterations <= 2
-    assert two.gradient_norm == pytest.approx(objective.gradient_norm(objective.gradient(two.theta)), rel=1e-6)
-
-
-def test_newton_steps_are_halved_where_they_overshoot_and_stop_where_they_cannot_help():
-    """From a point far out the objective still falls at every step; an infinite start is handed back untouched."""
-    from raphson.estimators.fit._small import small_fit
-
-    objective, theta = make(300, 4, 4, l2=1e-3)
-    far = small_fit(objective, 30.0 * theta, tol=1e-9, max_iter=100, callback=None)
-    values = [step.value for step in far.history]
-    assert all(b < a for a, b in zip(values, values[1:], strict=False))
-    broken = theta.clone()
-    broken[2] = math.inf
-    found = small_fit(objective, broken, tol=1e-9, max_iter=100, callback=None)
-    assert not found.converged and found.iterations == 0 and torch.equal(found.theta, broken)
-
-
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 600), st.integers(0, 7), st.integers(2, 7), st.booleans(), st.booleans())
 def test_any_shape_agrees_with_pytorch(n, d, c, weighted, reference):
     """Numbers of rows, columns and classes that fill no vector, no tile and no block agree with the calls."""
     objective, theta = make(n, d, c, weighted=weighted, reference=reference)
-    ours, theirs = objective.evaluate(theta), objective._evaluate_blocks(theta, "observed")
+    ours, theirs = objective.evaluate(theta), through_pytorch(objective).evaluate(theta)
     assert ours.value == pytest.approx(theirs.value, rel=1e-13, abs=1e-13)
     torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-11, atol=1e-13)
     torch.testing.assert_close(ours.hessian.to_dense(), theirs.hessian.to_dense(), rtol=1e-11, atol=1e-13)
@@ -226,7 +187,7 @@ def test_poisson_has_the_exponential_for_its_log_partition(weighted):
     x = torch.randn(700, 6, dtype=torch.float64, generator=generator)
     y = torch.randint(5, (700, 1), generator=generator).double()
     w = torch.rand(700, dtype=torch.float64, generator=generator) if weighted else None
-    objective = LinearObjective(DenseDesign(x), Poisson(), y, n_outputs=1, weights=w, l2=0.01)
+    objective = linear_objective(DenseDesign(x), Poisson(), y, n_outputs=1, weights=w, l2=0.01)
     theta = torch.randn(7, dtype=torch.float64, generator=generator)
     assert objective._compiled is not None
     each = torch.ones(700, dtype=torch.float64) if w is None else w
@@ -249,10 +210,10 @@ def test_binomial_is_a_multiple_of_the_logistic():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(300, 4, dtype=torch.float64, generator=generator)
     y = torch.randint(11, (300, 1), generator=generator).double()
-    objective = LinearObjective(DenseDesign(x), Binomial(trials=10), y, n_outputs=1, l2=0.01)
+    objective = linear_objective(DenseDesign(x), Binomial(trials=10), y, n_outputs=1, l2=0.01)
     theta = torch.randn(5, dtype=torch.float64, generator=generator)
     assert objective._compiled is not None
-    ours, theirs = objective.evaluate(theta), objective._evaluate_blocks(theta, "observed")
+    ours, theirs = objective.evaluate(theta), through_pytorch(objective).evaluate(theta)
     assert ours.value == pytest.approx(theirs.value, rel=1e-13)
     torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(ours.hessian.to_dense(), theirs.hessian.to_dense(), rtol=1e-12, atol=1e-13)
@@ -276,7 +237,7 @@ def test_weights_and_entries_of_any_size_count(dtype):
     objective, theta = make(300, 4, 5, weighted=True)
     expected = objective.with_curvature(dtype).hessian(theta).to_dense()
     tiny = objective.weights * 1e-25
-    small = LinearObjective(
+    small = linear_objective(
         objective.design, Categorical(), objective.y, n_outputs=5, weights=tiny, l2=0.01, reference=4
     ).with_curvature(dtype)
     rtol = 1e-12 if dtype == torch.float64 else 1e-5
@@ -309,7 +270,7 @@ def test_saturated_predictions_are_exact(size):
     at = objective.evaluate(theta)
     assert at.value == pytest.approx(float(plain(objective)(theta)), rel=1e-13)
     torch.testing.assert_close(at.gradient, torch.func.grad(plain(objective))(theta), rtol=1e-10, atol=1e-12)
-    expected = objective._evaluate_blocks(theta, "observed").hessian.to_dense()
+    expected = through_pytorch(objective).evaluate(theta).hessian.to_dense()
     torch.testing.assert_close(at.hessian.to_dense(), expected, rtol=1e-10, atol=1e-15)
 
 
@@ -329,13 +290,12 @@ def test_other_models_go_by_pytorch(monkeypatch):
     assert objective._compiled is not None
     y = torch.nn.functional.one_hot(objective.y, 4).double()
     others = [
-        LinearObjective(objective.design, Categorical(), objective.y, offset=torch.zeros(60, 4).double(), **parts),
-        LinearObjective(objective.design, Categorical(), objective.y, reference=1, **parts),
-        LinearObjective(objective.design, Categorical(class_weight=torch.ones(4)), objective.y, **parts),
-        LinearObjective(objective.design, Categorical(), y, **parts),
-        LinearObjective(objective.design, Bernoulli(), y, **parts),
+        linear_objective(objective.design, Categorical(), objective.y, offset=torch.zeros(60, 4).double(), **parts),
+        linear_objective(objective.design, Categorical(class_weight=torch.ones(4)), objective.y, **parts),
+        linear_objective(objective.design, Categorical(), y, **parts),
+        linear_objective(objective.design, Bernoulli(), y, **parts),
     ]
-    assert [other._compiled for other in others] == [None] * 5
+    assert [other._compiled for other in others] == [None] * 4
     monkeypatch.setattr(_compiled, "_OUTPUTS_AND_COLUMNS", 5)
     assert make(60, 3, 4)[0]._compiled is None
 

@@ -8,9 +8,8 @@ import torch
 
 from raphson.data import DenseDesign, SparseDesign
 from raphson.likelihoods import Categorical, Gaussian, HeteroscedasticGaussian
-from raphson.linear._constrained import ConstrainedObjective
-from raphson.linear._map_gram import ConstrainedGram
-from raphson.linear._output_map import group_columns
+from raphson.linear import LinearObjective, OutputMap
+from raphson.linear._gram import MapGram
 
 N, D, C = 29, 4, 3
 EYE = torch.eye(C, dtype=torch.float64)
@@ -44,37 +43,44 @@ def make(layout, likelihood="categorical", *, weights=False, offset=False, l2=0.
     else:
         lik, y = Gaussian(0.7, normalized=False), torch.randn(N, C, generator=g, dtype=torch.float64)
     intercepts, matrices = LAYOUTS[layout]
-    constraints = group_columns(intercepts, matrices)
+    output_map = OutputMap.of_columns(intercepts, matrices)
+    part, places, read = output_map, torch.arange(output_map.n_parameters), x
+    if kept is not None:
+        free = torch.zeros(output_map.n_parameters, dtype=torch.bool)
+        free[kept] = True
+        part, columns, places = output_map.restrict(free)
+        read = x[:, columns[int(part.intercept) :] - int(part.intercept)]
     if sparse:
-        design = SparseDesign(sp.csr_matrix(x.numpy()), intercept=constraints.intercept)
+        design = SparseDesign(sp.csr_matrix(read.numpy()), intercept=output_map.intercept)
     else:
-        design = DenseDesign(x, intercept=constraints.intercept)
-    objective = ConstrainedObjective(design, lik, y, constraints, weights=w, offset=o, l2=l2, kept=kept)
-    xhat = torch.cat([torch.ones(N, 1, dtype=torch.float64), x], 1) if constraints.intercept else x
+        design = DenseDesign(read, intercept=output_map.intercept)
+    objective = LinearObjective(design, lik, y, part, weights=w, offset=o, l2=l2)
+    xhat = torch.cat([torch.ones(N, 1, dtype=torch.float64), x], 1) if output_map.intercept else x
 
     def coefficients(theta):
-        full = theta
-        if kept is not None:
-            full = torch.zeros(constraints.n_parameters, dtype=torch.float64).index_put((kept,), theta)
-        table, start, slopes = torch.zeros(C, constraints.n_columns, dtype=torch.float64), 0, []
-        for group in constraints.groups:
+        full = torch.zeros(output_map.n_parameters, dtype=torch.float64).index_put((places,), theta)
+        table, start = torch.zeros(C, output_map.n_columns, dtype=torch.float64), 0
+        for group in output_map.groups:
             r, d = group.matrix.shape[1], group.n_columns
-            part = full[start : start + r * d].view(r, d)
+            index = torch.arange(output_map.n_columns)[group.columns]
+            table = table.index_add(1, index, group.matrix @ full[start : start + r * d].view(r, d))
             start += r * d
-            index = torch.arange(constraints.n_columns)[group.columns]
-            table = table.index_add(1, index, group.matrix @ part)
-            slopes.append(part.flatten())
-        return table, torch.cat(slopes[int(constraints.intercept) :])
+        return table
 
     def rows(theta):
-        table, _ = coefficients(theta)
+        table = coefficients(theta)
         f = xhat @ table.mT if o is None else xhat @ table.mT + o
         return plain_nll(likelihood, f, y)
+
+    def penalty(theta):
+        """Sum-to-zero slopes for classes; else parameters, the cases with a penalty being all of classes."""
+        slopes = coefficients(theta)[:, int(output_map.intercept) :]
+        return (slopes - slopes.mean(0)).square().sum()
 
     def plain(theta):
         each = rows(theta)
         mean = each.mean() if w is None else (w * each).sum() / w.sum()
-        return mean + 0.5 * l2 * coefficients(theta)[1].square().sum()
+        return mean + 0.5 * l2 * penalty(theta)
 
     theta = torch.randn(objective.n_parameters, generator=g, dtype=torch.float64) * 0.5
     return objective, plain, rows, theta
@@ -134,15 +140,15 @@ def test_scores_equal_automatic_differentiation(layout, weights):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_standardized_parameters_describe_the_same_outputs(layout):
     objective, _, _, _ = make(layout, "gaussian")
-    constraints = objective.constraints
+    output_map = objective.output_map
     g = torch.Generator().manual_seed(3)
     x = torch.randn(N, D, generator=g, dtype=torch.float64) * torch.tensor([1.0, 1e3, 1e-4, 7.0]) + 5.0
-    center = torch.where(constraints.can_center(), x.mean(0), 0.0)
+    center = torch.where(output_map.can_center(), x.mean(0), 0.0)
     scale = x.std(0)
-    design = DenseDesign(x, intercept=constraints.intercept, moments=(center, scale))
-    standard = ConstrainedObjective(design, objective.likelihood, objective.y, constraints)
-    raw_design = DenseDesign(x, intercept=constraints.intercept)
-    raw = ConstrainedObjective(raw_design, objective.likelihood, objective.y, constraints)
+    design = DenseDesign(x, intercept=output_map.intercept, moments=(center, scale))
+    standard = LinearObjective(design, objective.likelihood, objective.y, output_map)
+    raw_design = DenseDesign(x, intercept=output_map.intercept)
+    raw = LinearObjective(raw_design, objective.likelihood, objective.y, output_map)
     theta = torch.randn(standard.n_parameters, generator=g, dtype=torch.float64)
     table = standard.to_table(theta)
     torch.testing.assert_close(standard.predictors(theta), raw.predictors(table), rtol=1e-9, atol=1e-9)
@@ -155,11 +161,15 @@ def test_standardized_parameters_describe_the_same_outputs(layout):
 
 def test_the_smallest_basis_is_used():
     for layout, width in {"parallel": 1, "one output": 1, "mixed": 3, "reference": 2}.items():
-        constraints = group_columns(*LAYOUTS[layout])
-        assert constraints.basis.shape == (C, width)
+        output_map = OutputMap.of_columns(*LAYOUTS[layout])
+        assert output_map.basis.shape == (C, width)
+        assert output_map.is_uniform == (layout == "reference")
+        if output_map.is_uniform:
+            assert output_map.left_out == 0
+            continue
         torch.testing.assert_close(
-            constraints.basis @ torch.cat(constraints.loadings, 1),
-            constraints.reduced[:, constraints.groups[0].matrix.shape[1] :],
+            output_map.basis @ torch.cat([loading for _, loading in output_map.slope_loadings()], 1),
+            torch.cat([group.matrix for group in output_map.groups[1:]], 1),
         )
 
 
@@ -168,8 +178,8 @@ def test_without_small_matrices_the_same(layout, monkeypatch):
     """Many parameters go group by group; so do few here."""
     objective, _, _, theta = make(layout, weights=True, l2=0.1)
     at, norm = objective.evaluate(theta), objective.gradient_norm(objective.evaluate(theta).gradient)
-    monkeypatch.setattr("raphson.linear._output_map.MAP_ELEMENTS", 0)
-    monkeypatch.setattr("raphson.linear._constrained.MAP_ELEMENTS", 0)
+    monkeypatch.setattr("raphson.linear._output_map._MATRIX_ELEMENTS", 0)
+    monkeypatch.setattr("raphson.linear._objective._MATRIX_ELEMENTS", 0)
     other, _, _, _ = make(layout, weights=True, l2=0.1)
     again = other.evaluate(theta)
     assert again.value == pytest.approx(at.value, rel=1e-14)
@@ -181,19 +191,19 @@ def test_without_small_matrices_the_same(layout, monkeypatch):
 @pytest.mark.parametrize("tile", [1, 2**17])
 @pytest.mark.parametrize("layout", ["one output", "mixed", "no intercept"])
 def test_gram_in_tiles(layout, tile, monkeypatch):
-    monkeypatch.setattr("raphson.linear._map_gram._TILE_ELEMENTS", tile)
+    monkeypatch.setattr("raphson.linear._gram._TILE_ELEMENTS", tile)
     g = torch.Generator().manual_seed(3)
     n = 300
     x, root = torch.randn(n, D, generator=g, dtype=torch.float64), torch.randn(n, C, C, generator=g).double()
     a = root + root.mT
     intercepts, matrices = LAYOUTS[layout]
-    constraints = group_columns(intercepts, matrices)
-    gram = ConstrainedGram(constraints, torch.triu_indices(C, C))
+    output_map = OutputMap.of_columns(intercepts, matrices)
+    gram = MapGram(output_map, torch.triu_indices(C, C))
     i, j = torch.triu_indices(C, C)
-    for block in DenseDesign(x, intercept=constraints.intercept).blocks(C):
+    for block in DenseDesign(x, intercept=output_map.intercept).blocks(C):
         gram.add(block, a[block.rows][:, i, j].mT)
-    xhat = torch.cat([torch.ones(n, 1, dtype=torch.float64), x], 1) if constraints.intercept else x
-    expand = constraints.expand(torch.eye(constraints.n_parameters, dtype=torch.float64))
+    xhat = torch.cat([torch.ones(n, 1, dtype=torch.float64), x], 1) if output_map.intercept else x
+    expand = output_map.expand(torch.eye(output_map.n_parameters, dtype=torch.float64))
     jacobian = torch.einsum("pcd,nd->ncp", expand, xhat)
     expected = torch.einsum("ncp,nck,nkq->pq", jacobian, a, jacobian)
     torch.testing.assert_close(gram.to_dense(), expected, rtol=1e-10, atol=1e-10)
@@ -204,12 +214,12 @@ def test_hessian_of_rows_alike_and_of_two_responses(n_separate):
     g = torch.Generator().manual_seed(4)
     x, y = torch.randn(N, D, generator=g, dtype=torch.float64), torch.randn(N, 2, generator=g, dtype=torch.float64)
     w, eye = torch.rand(N, generator=g, dtype=torch.float64), torch.eye(4, dtype=torch.float64)
-    constraints = group_columns(eye, [eye[:, :1], eye[:, ::2], eye, eye[:, :1]])
+    output_map = OutputMap.of_columns(eye, [eye[:, :1], eye[:, ::2], eye, eye[:, :1]])
     likelihood = HeteroscedasticGaussian()
-    objective = ConstrainedObjective(DenseDesign(x), likelihood, y, constraints, weights=w, l2=0.1)
+    objective = LinearObjective(DenseDesign(x), likelihood, y, output_map, weights=w, l2=0.1)
     theta = torch.randn(objective.n_parameters, generator=g, dtype=torch.float64) * 0.3
     xhat = torch.cat([torch.ones(N, 1, dtype=torch.float64), x], 1)
-    expand = constraints.expand(torch.eye(constraints.n_parameters, dtype=torch.float64))
+    expand = output_map.expand(torch.eye(output_map.n_parameters, dtype=torch.float64))
     jacobian = torch.einsum("pcd,nd->ncp", expand, xhat)
     f = jacobian @ theta
     each = torch.func.vmap(torch.func.hessian(_two_gaussians))(f, y)
@@ -223,8 +233,10 @@ def test_hessian_of_rows_alike_and_of_two_responses(n_separate):
     torch.testing.assert_close(hessian.to_dense(), dense(each), rtol=1e-10, atol=1e-12)
     c = torch.arange(4)
     mean = torch.einsum("n,nck->ck", w / w.sum(), each) * (c[:, None] % n_separate == c % n_separate)
-    torch.testing.assert_close(hessian.alike(n_separate), dense(mean.expand(N, -1, -1)), rtol=1e-10, atol=1e-12)
-    still = ConstrainedObjective(DenseDesign(x), likelihood, y, constraints, offset=torch.full((N, 4), 9.0).double())
+    torch.testing.assert_close(
+        hessian.constant_over_rows(n_separate), dense(mean.expand(N, -1, -1)), rtol=1e-10, atol=1e-12
+    )
+    still = LinearObjective(DenseDesign(x), likelihood, y, output_map, offset=torch.full((N, 4), 9.0).double())
     assert still.largest_move(theta) == pytest.approx(float(f.abs().max()), rel=1e-12)
 
 

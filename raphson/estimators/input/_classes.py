@@ -124,29 +124,6 @@ def class_totals(rows: Rows, n_classes: int) -> NDArray[Any]:
     return np.bincount(rows.y.numpy(), weights=weights, minlength=n_classes)
 
 
-def most_frequent_last(rows: Rows, totals: NDArray[Any]) -> tuple[Tensor, Tensor]:
-    """Put the most frequent class last, where the solver keeps its reference.
-
-    Relative to it the Hessian is best conditioned; what is reported is changed to the user's reference
-    afterwards.
-
-    Args:
-        rows: Rows whose targets number the classes.
-        totals: Total weight of each class, ``(K,)``.
-
-    Returns:
-        The classes in the new order, ``(K,)``, and the place of each row's class in it, ``(n,)``.
-    """
-    most, last = int(totals.argmax()), len(totals) - 1
-    order = np.arange(last + 1)
-    if most == last:
-        return torch.from_numpy(order), rows.y
-    place = order.copy()
-    place[most + 1 :] -= 1
-    place[most] = last
-    return torch.from_numpy(np.append(np.delete(order, most), most)), torch.from_numpy(place[rows.y.numpy()])
-
-
 def shares_loglik(totals: NDArray[Any]) -> float:
     """Return the log-likelihood of the model in which every row has the classes' shares as probabilities."""
     present = totals[totals > 0]
@@ -156,3 +133,15 @@ def shares_loglik(totals: NDArray[Any]) -> float:
 def plain(label: Any) -> str:
     """Return a label as a person writes it, not as NumPy wraps it."""
     return repr(label.item() if hasattr(label, "item") else label)
+
+
+def class_labels(classes: Labels) -> dict[str, Any]:
+    """Return labels of classes, ready for JSON."""
+    return {"dtype": str(classes.dtype), "values": classes.tolist()}
+
+
+def restore_classes(labels: dict[str, Any]) -> Labels:
+    """Return the labels that ``class_labels`` was given."""
+    dtype = object if labels["dtype"].startswith(("object", "str")) else labels["dtype"]
+    found: Labels = np.array(labels["values"], dtype=dtype)
+    return found

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.estimators.separation._collinear import INTERCEPT, listed
+from raphson.infer import label_name
 from raphson.likelihoods import (
     Categorical,
     Likelihood,
@@ -23,7 +24,7 @@ from raphson.likelihoods import (
     Ordinal,
     ScaledLikelihood,
 )
-from raphson.linear import Constraints, Group, group_columns, matrix_rank
+from raphson.linear import Group, OutputMap, as_list, is_unit, matrix_rank
 
 SHARED = "shared"
 """Name of coefficients that act on several outputs at once."""
@@ -46,25 +47,23 @@ class Layout:
     matrices: tuple[Tensor, ...]
 
     @cached_property
-    def constraints(self) -> Constraints:
-        """The columns in groups of equal matrices."""
-        return group_columns(self.intercepts, self.matrices)
+    def output_map(self) -> OutputMap:
+        """How the reported parameters act on the outputs."""
+        return OutputMap.of_columns(self.intercepts, self.matrices)
 
     @property
-    def is_plain(self) -> bool:
-        """Whether every output has coefficients of its own for every column: no constraint at all."""
-        eye = torch.eye(len(self.outputs), dtype=torch.float64)
-        full = self.intercepts.shape[1] in (0, len(self.outputs))
-        return full and all(torch.equal(m, eye) for m in (*self.matrices, *self._given_intercepts))
+    def is_relative(self) -> bool:
+        """Whether every output has its own coefficients, or every one but a reference: where only differences count.
 
-    @property
-    def _given_intercepts(self) -> tuple[Tensor, ...]:
-        return (self.intercepts,) if self.intercepts.shape[1] else ()
+        Without a reference they are then reported as summing to zero.
+        """
+        here = self.output_map
+        return here.is_uniform and (here.is_plain or here.left_out is not None) and here.n_outputs > 1
 
     @cached_property
     def labels(self) -> tuple[tuple[str, str], ...]:
         """Names ``(output, column)`` of the parameters in the order in which they are reported."""
-        names = [INTERCEPT] * self.constraints.intercept + list(self.columns)
+        names = [INTERCEPT] * self.output_map.intercept + list(self.columns)
         shared = [SHARED] if len(self._shared) == 1 else [f"{SHARED}[{i}]" for i in range(len(self._shared))]
         outputs = [*self.outputs, *shared]
         found = []
@@ -74,20 +73,24 @@ class Layout:
             found.append((outputs[output], names[column].removeprefix(f"{outputs[output]}: ")))
         return tuple(found)
 
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names of the parameters of the map, in its order."""
+        return tuple(label_name(self.labels[i]) for i in self.order.argsort().tolist())
+
     @cached_property
     def order(self) -> Tensor:
-        """Which of the parameters of ``constraints`` each reported one is: output by output, the intercept first."""
+        """Which of the parameters of the map each reported one is: output by output, the intercept first."""
         return torch.tensor(sorted(range(len(self._places)), key=lambda i: self._places[i]), dtype=torch.long)
 
     @cached_property
     def _places(self) -> list[tuple[int, int]]:
         """Output and column of each parameter of ``constraints``; shared coefficients count after the outputs."""
         found = []
-        for group in self.constraints.groups:
-            positions = range(self.constraints.n_columns)
-            at = positions[group.columns] if isinstance(group.columns, slice) else group.columns.tolist()
+        for group in self.output_map.groups:
+            at = as_list(group.columns, self.output_map.n_columns)
             for direction in _directions(group):
-                if _is_unit(direction):
+                if is_unit(direction):
                     output = direction.index(1.0)
                 else:
                     output = len(self.outputs) + self._shared.index(direction)
@@ -97,8 +100,8 @@ class Layout:
     @cached_property
     def _shared(self) -> list[tuple[float, ...]]:
         """How each kind of shared coefficient acts on the outputs."""
-        directions = [column for group in self.constraints.groups for column in _directions(group)]
-        return list(dict.fromkeys(d for d in directions if not _is_unit(d)))
+        directions = [column for group in self.output_map.groups for column in _directions(group)]
+        return list(dict.fromkeys(d for d in directions if not is_unit(d)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout as plain values, each matrix once."""
@@ -144,10 +147,6 @@ def _matrix(rows: list[list[float]], n_outputs: int) -> Tensor:
 
 def _directions(group: Group) -> list[tuple[float, ...]]:
     return [tuple(column) for column in group.matrix.mT.tolist()]
-
-
-def _is_unit(direction: tuple[float, ...]) -> bool:
-    return sum(map(bool, direction)) == 1 == sum(direction)
 
 
 @functools.singledispatch

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from raphson.estimators.fit._constrained_fit import ConstrainedFit
-from raphson.estimators.fit._linear_fit import LinearFit
+from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._collinear import listed
 from raphson.estimators.separation._separation import Separation, find_separation
@@ -46,7 +45,7 @@ class Divergence:
         )
 
 
-def find_divergence(fitted: LinearFit | ConstrainedFit, labels: Sequence[tuple[str, str]]) -> Divergence | None:
+def find_divergence(fitted: Fitted, labels: Sequence[tuple[str, str]]) -> Divergence | None:
     """Return the coefficients that grow without bound, where the value keeps falling along the last step.
 
     Args:

@@ -1,8 +1,9 @@
-r"""Sums of outer products of a constrained linear model: output matrices times products of columns.
+r"""The dense Hessian of a linear model: sums of output matrices times products of columns.
 
-For symmetric output matrices :math:`A_n` (C, C), the sum :math:`\sum_n A_n \otimes x_n x_n^T` is wanted in the free
-parameters of :math:`f = S K x + a`. Of the slopes only :math:`S^T A_n S` (q, q) meets products of two columns, one
-weighted matrix product for each of its entries; all that the intercepts have a part in are entries of
+For symmetric output matrices :math:`A_n` (C, C) the sum :math:`\sum_n A_n \otimes x_n x_n^T` is wanted in the
+parameters of :math:`f = S K x + a`. With one constraint matrix for all columns that is the Khatri-Rao product of
+:math:`S^T A_n S` and the rows. With several, only :math:`S^T A_n S` (q, q) meets products of two columns, one weighted
+matrix product for each of its entries; all that the intercepts have a part in are entries of
 
 .. math:: V = \sum_n \mathrm{vec}(A_n)\, x_n^T ,
 
@@ -12,6 +13,7 @@ one thin product for all of them. So a constant parameter costs next to nothing.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,17 +21,16 @@ import torch
 from torch import Tensor
 
 from raphson.data import Block
-from raphson.linear._khatri_rao import GivenPairs, KhatriRaoGram
-from raphson.linear._output_map import Constraints, column_positions
+from raphson.linalg import SymmetricOperator
+from raphson.linear._khatri_rao import GivenPairs, KhatriRaoGram, OutputPairs, output_pairs
+from raphson.linear._output_map import Columns, OutputMap, positions
 
 _TILE_ELEMENTS = 2**17
 """Elements of one intermediate: it is made and consumed in the cache."""
 
-Columns = slice | Tensor
-
 
 @dataclass(frozen=True, eq=False)
-class Kin:
+class BasisGroup:
     """Basis vectors of S with the same columns.
 
     Attributes:
@@ -49,43 +50,44 @@ class Plan:
 
     Attributes:
         pairs: ``(2, Q)`` entries that are given, row <= column.
-        kin: Basis vectors by their columns.
+        basis_groups: Basis vectors by their columns.
         reduce: Takes the given entries to those of :math:`S^T A S`: a matrix ``(m, Q)``, or indices ``(m,)``.
-        places: For two kin, g <= h, which reduced entries are theirs ``(m,)``, and row and column within the two
-            ``(2, m)``.
+        places: For two of these groups, g <= h, which reduced entries are theirs ``(m,)``, and row and column within
+            the two ``(2, m)``.
         spread: Which given entry each of the (C, C) is, Q for none.
-        order: Which coefficient of K, kin by kin, each slope in theta is ``(p,)``, or how it makes them up ``(p, m)``.
+        order: Which coefficient of K, group by group, each slope in theta is ``(p,)``, or how it makes them up
+            ``(p, m)``.
     """
 
     pairs: Tensor
-    kin: list[Kin]
+    basis_groups: list[BasisGroup]
     reduce: Tensor
     places: dict[tuple[int, int], tuple[Tensor, Tensor]]
     spread: Tensor
     order: Tensor
 
     @classmethod
-    def of(cls, constraints: Constraints, pairs: Tensor) -> Plan:
+    def of(cls, output_map: OutputMap, pairs: Tensor) -> Plan:
         """Make the plan, or find the one made before.
 
         Args:
-            constraints: The constraints, which keep it.
+            output_map: The output_map, which keep it.
             pairs: The entries that will be given.
 
         Returns:
             The plan.
         """
         key = tuple(pairs.flatten().tolist())
-        if key not in constraints.plans:
-            constraints.plans[key] = cls._made(constraints, pairs)
-        found: Plan = constraints.plans[key]
+        if key not in output_map.plans:
+            output_map.plans[key] = cls._made(output_map, pairs)
+        found: Plan = output_map.plans[key]
         return found
 
     @classmethod
-    def _made(cls, constraints: Constraints, pairs: Tensor) -> Plan:
-        kin = _kin(constraints)
-        reduced, mapping = congruence(constraints.basis, pairs)
-        owner = {i: (g, a) for g, k in enumerate(kin) for a, i in enumerate(k.members)}
+    def _made(cls, output_map: OutputMap, pairs: Tensor) -> Plan:
+        basis_groups = _basis_groups(output_map)
+        reduced, mapping = congruence(output_map.basis, pairs)
+        owner = {i: (g, a) for g, k in enumerate(basis_groups) for a, i in enumerate(k.members)}
         found: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
         for position, (i, j) in enumerate(reduced.mT.tolist()):
             if i in owner and j in owner:
@@ -95,29 +97,76 @@ class Plan:
         for both, entries in found.items():
             index, rows, columns = torch.tensor(entries).unbind(1)
             places[both] = index, torch.stack([rows, columns])
-        c = constraints.n_outputs
+        c = output_map.n_outputs
         spread = np.full((c, c), pairs.shape[1])
         spread[tuple(pairs.numpy())] = spread[tuple(pairs.flip(0).numpy())] = np.arange(pairs.shape[1])
-        return cls(pairs, kin, _as_index(mapping), places, torch.from_numpy(spread), _slope_order(constraints, kin))
+        return cls(
+            pairs,
+            basis_groups,
+            _as_index(mapping),
+            places,
+            torch.from_numpy(spread),
+            _slope_order(output_map, basis_groups),
+        )
 
 
-class ConstrainedGram:
-    r"""Accumulates :math:`\sum_n A_n \otimes x_n x_n^T` in the free parameters.
+def dense_sum(
+    output_map: OutputMap, parts: Iterable[tuple[Block, OutputPairs, Tensor | None]], element: torch.dtype
+) -> Tensor:
+    r"""Return :math:`\sum_n w_n\, A_n \otimes x_n x_n^T` in the parameters, ``(P, P)``.
 
     Args:
-        constraints: How the parameters act on the outputs.
+        output_map: How the parameters act on the outputs.
+        parts: Blocks of rows with the entries of what ``map_pairs`` gives, and weights ``(rows,)`` or None.
+        element: Element type of the sums; single precision is for uniform maps.
+
+    Returns:
+        The dense sum.
+    """
+    gram: KhatriRaoGram | MapGram | None = None
+    for block, pairs, weights in parts:
+        if isinstance(gram, KhatriRaoGram) or (gram is None and output_map.is_uniform):
+            if gram is None:
+                gram = KhatriRaoGram(pairs.pairs, output_map.basis.shape[1], output_map.n_columns, element)
+            gram.add(block.features(), pairs, weights, block.products)
+        else:
+            gram = gram or MapGram(output_map, pairs.pairs)
+            gram.add(block, pairs.entries(slice(0, block.rows.stop - block.rows.start), element, weights))
+    assert gram is not None
+    return gram.to_dense()
+
+
+def map_pairs(output_map: OutputMap, hessian: SymmetricOperator) -> OutputPairs:
+    """Return the entries of output Hessians ``(rows, C, C)`` that ``dense_sum`` takes.
+
+    Those are the entries of :math:`S^T A S` for a uniform map, all entries for another one.
+    """
+    if not output_map.is_uniform:
+        return output_pairs(hessian)
+    if output_map.selected is not None:
+        return output_pairs(hessian, None if output_map.is_plain else output_map.selected)
+    given = output_pairs(hessian)
+    pairs, mapping = congruence(output_map.basis, given.pairs)
+    return GivenPairs(pairs, mapping @ given.entries(slice(None), torch.float64, None))
+
+
+class MapGram:
+    r"""Accumulates :math:`\sum_n A_n \otimes x_n x_n^T` for a map that is not uniform.
+
+    Args:
+        output_map: How the parameters act on the outputs.
         pairs: ``(2, Q)`` entries of :math:`A_n` that are given, row <= column.
     """
 
-    def __init__(self, constraints: Constraints, pairs: Tensor) -> None:
-        self.constraints = constraints
-        self.plan = Plan.of(constraints, pairs)
+    def __init__(self, output_map: OutputMap, pairs: Tensor) -> None:
+        self.output_map = output_map
+        self.plan = Plan.of(output_map, pairs)
         self._sums: Tensor | None = None
         self._own: dict[int, KhatriRaoGram] = {}
         self._cross: dict[tuple[int, int], Tensor] = {}
-        kin = self.plan.kin
+        basis_groups = self.plan.basis_groups
         for (g, h), (index, local) in self.plan.places.items():
-            d, e, r = kin[g].n_columns, kin[h].n_columns, len(kin[g].members)
+            d, e, r = basis_groups[g].n_columns, basis_groups[h].n_columns, len(basis_groups[g].members)
             if g == h:
                 self._own[g] = KhatriRaoGram(local, r, d, torch.float64)
             else:
@@ -125,7 +174,7 @@ class ConstrainedGram:
 
     def add(self, block: Block, entries: Tensor) -> None:
         """Add a block of rows with the given entries of its matrices, weights included, ``(Q, rows)``."""
-        if self.constraints.intercept:
+        if self.output_map.intercept:
             sums = block.adjoint(entries)
             self._sums = sums if self._sums is None else self._sums.add_(sums)
         if not self.plan.places:
@@ -134,7 +183,7 @@ class ConstrainedGram:
         entries = entries[reduce] if reduce.ndim == 1 else reduce @ entries
         for (g, h), (index, local) in self.plan.places.items():
             own = entries if index.shape[0] == entries.shape[0] else entries[index]
-            left, right = x[self.plan.kin[g].columns], x[self.plan.kin[h].columns]
+            left, right = x[self.plan.basis_groups[g].columns], x[self.plan.basis_groups[h].columns]
             if (g, h) in self._cross:
                 _add_rectangles(self._cross[g, h], own, left, right)
             else:
@@ -143,22 +192,27 @@ class ConstrainedGram:
     def to_dense(self) -> Tensor:
         """Return the sum as ``(p, p)``."""
         slopes = self._slopes()
-        if not self.constraints.intercept:
+        if not self.output_map.intercept:
             return slopes
         corner, side = self._with_intercepts()
         return torch.cat([torch.cat([corner, side], 1), torch.cat([side.mT, slopes], 1)])
 
     def _slopes(self) -> Tensor:
         """Return the part of two slopes."""
-        kin, order = self.plan.kin, self.plan.order
-        sizes = [len(k.members) * k.n_columns for k in kin]
+        basis_groups, order = self.plan.basis_groups, self.plan.order
+        sizes = [len(k.members) * k.n_columns for k in basis_groups]
         out = torch.zeros(sum(sizes), sum(sizes), dtype=torch.float64)
         tiles = [torch.split(row, sizes, 1) for row in torch.split(out, sizes, 0)]
         for (g, h), (_, local) in self.plan.places.items():
             if g == h:
                 tiles[g][g].copy_(self._own[g].to_dense())
                 continue
-            d, e, r, s = kin[g].n_columns, kin[h].n_columns, len(kin[g].members), len(kin[h].members)
+            d, e, r, s = (
+                basis_groups[g].n_columns,
+                basis_groups[h].n_columns,
+                len(basis_groups[g].members),
+                len(basis_groups[h].members),
+            )
             rectangle = self._cross[g, h]
             if r * s > 1:
                 rectangle = rectangle.new_zeros(r, d, s, e)
@@ -170,10 +224,10 @@ class ConstrainedGram:
     def _with_intercepts(self) -> tuple[Tensor, Tensor]:
         """Return the part of two intercepts ``(r_0, r_0)``, and that of intercepts and slopes ``(r_0, p - r_0)``."""
         assert self._sums is not None
-        c, d = self.constraints.n_outputs, self.constraints.n_columns
+        c, d = self.output_map.n_outputs, self.output_map.n_columns
         padded = torch.cat([self._sums, self._sums.new_zeros(1, d)])
         sums = padded[self.plan.spread.view(-1)].view(c, c, d)
-        left, *slopes = self.constraints.groups
+        left, *slopes = self.output_map.groups
         rows = (left.matrix.mT @ sums.view(c, -1)).view(-1, c, d)
         sides = [(g.matrix.mT @ rows[:, :, g.columns]).flatten(1) for g in slopes]
         side = torch.cat(sides, 1) if sides else rows.new_zeros(rows.shape[0], 0)
@@ -199,27 +253,27 @@ def congruence(t: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack([i[kept], j[kept]])), torch.from_numpy(whole[kept])
 
 
-def _kin(constraints: Constraints) -> list[Kin]:
-    uses = torch.zeros(constraints.basis.shape[1], constraints.n_columns, dtype=torch.bool)
-    for group, loading in zip(constraints.groups[int(constraints.intercept) :], constraints.loadings, strict=True):
-        uses[:, group.columns] |= (loading != 0).any(1, keepdim=True)
+def _basis_groups(output_map: OutputMap) -> list[BasisGroup]:
+    uses = torch.zeros(output_map.basis.shape[1], output_map.n_columns, dtype=torch.bool)
+    for columns, loading in output_map.slope_loadings():
+        uses[:, columns] |= (loading != 0).any(1, keepdim=True)
     members: dict[tuple[bool, ...], list[int]] = {}
     for i, used in enumerate(uses.tolist()):
         members.setdefault(tuple(used), []).append(i)
     found = []
     for used_columns, which in members.items():
-        columns = list(itertools.compress(range(constraints.n_columns), used_columns))
-        if columns:
-            found.append(Kin(which, column_positions(columns), len(columns)))
+        own = list(itertools.compress(range(output_map.n_columns), used_columns))
+        if own:
+            found.append(BasisGroup(which, positions(own), len(own)))
     return found
 
 
-def _slope_order(constraints: Constraints, kin: list[Kin]) -> Tensor:
-    if not kin:
+def _slope_order(output_map: OutputMap, basis_groups: list[BasisGroup]) -> Tensor:
+    if not basis_groups:
         return torch.zeros(0, dtype=torch.long)
-    first = sum(r * d for r, d in constraints.shapes[: int(constraints.intercept)])
-    k = constraints.products_by_group(torch.eye(constraints.n_parameters, dtype=torch.float64)[first:])[0]
-    return _as_index(torch.cat([k[:, i, one.columns] for one in kin for i in one.members], 1))
+    first = sum(r * d for r, d in output_map.shapes[: int(output_map.intercept)])
+    k = output_map.products_by_group(torch.eye(output_map.n_parameters, dtype=torch.float64)[first:])[0]
+    return _as_index(torch.cat([k[:, i, one.columns] for one in basis_groups for i in one.members], 1))
 
 
 def _as_index(matrix: Tensor) -> Tensor:

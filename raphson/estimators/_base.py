@@ -1,0 +1,228 @@
+"""What the two estimators share: a fit of checked rows, what is published of it, and what is kept when it is saved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from raphson._errors import InputError, NotEstimableError
+from raphson.estimators._prediction import PredictionMixin
+from raphson.estimators.fit._examine import examine
+from raphson.estimators.fit._fit import fit, null_predictors
+from raphson.estimators.fit._options import FitOptions
+from raphson.estimators.input._layout import Layout
+from raphson.estimators.input._rows import Rows
+from raphson.estimators.separation._collinear import Collinearity
+from raphson.infer import Estimates
+from raphson.likelihoods import Likelihood
+from raphson.linalg import Dense
+from raphson.solve import Solution, Status
+
+_COVARIANCE_COEFFICIENTS = 3000
+"""The covariance is saved with the model up to this many coefficients (72 MB)."""
+
+_FACTS = ("loglik_", "loglik_null_", "df_model_", "df_null_", "n_obs_", "n_iter_", "n_features_in_")
+
+
+class LinearEstimator(PredictionMixin, BaseEstimator):
+    """A linear model behind scikit-learn's interface; an estimator supplies arguments, layout and predictions."""
+
+    fit_intercept: bool
+    separation_: Any
+    collinearity_: Collinearity | None
+    n_iter_: int
+
+    def _fit_rows(self, rows: Rows, likelihood: Likelihood, layout: Layout, start: Tensor | None) -> None:
+        """Fit checked rows and set the attributes of a fitted estimator.
+
+        Args:
+            rows: The rows with their targets.
+            likelihood: The likelihood.
+            layout: Columns, outputs and how the parameters act.
+            start: Coefficients ``(C, D')`` of an earlier fit to start from, or None.
+        """
+        self._layout = layout
+        fitted, collinearity = fit(rows, likelihood, layout, FitOptions.of(self), start)
+        fitted, self.separation_, self._refusal = examine(fitted, rows)
+        self.collinearity_ = collinearity
+        self._fitted, self._training = fitted, rows
+        self._estimates_cache: dict[Any, Estimates] = {}
+        self._saved_notes: list[str] = []
+        self._logliks: dict[str, float] = {}
+        objective, solution = fitted.objective, fitted.solution
+        coef, ones = fitted.coefficients().numpy(), int(layout.output_map.intercept)
+        self.coef_ = coef[:, ones:].copy()
+        self.intercept_ = coef[:, 0].copy() if ones else np.zeros(len(coef))
+        self.solution_ = solution
+        self._penalty = objective.l2
+        self.n_obs_ = objective.total_weight
+        self.df_model_ = objective.n_parameters
+        self.df_null_ = int(self._null_intercepts().shape[1])
+        self.n_iter_ = solution.iterations
+
+    def _coefficients_before(self, shape: tuple[int, int]) -> Tensor | None:
+        """Return the coefficients ``(C, D')`` of the last fit, if they have this shape."""
+        if not hasattr(self, "coef_") or self.coef_.shape != shape:
+            return None
+        ones = int(self._layout.output_map.intercept)
+        return torch.from_numpy(np.column_stack([self.intercept_[:, None][:, :ones], self.coef_]))
+
+    def _null_intercepts(self) -> Tensor:
+        """Return the constraint matrix ``(C, r)`` of the intercepts of the model without columns."""
+        raise NotImplementedError
+
+    # log-likelihoods ----------------------------------------------------------------------------------------------
+
+    @property
+    def loglik_(self) -> float:
+        """Log-likelihood at the fit with all constants, summed over weighted rows; computed when first asked for."""
+        if "fit" not in self._logliks:
+            self._logliks["fit"] = self._loglik_at_fit()
+        return self._logliks["fit"]
+
+    @loglik_.setter
+    def loglik_(self, value: float) -> None:
+        self._logliks["fit"] = value
+
+    @property
+    def loglik_null_(self) -> float:
+        """Log-likelihood of the model with offsets and intercepts alone; computed when first asked for."""
+        if "null" not in self._logliks:
+            self._logliks["null"] = self._loglik_null()
+        return self._logliks["null"]
+
+    @loglik_null_.setter
+    def loglik_null_(self, value: float) -> None:
+        self._logliks["null"] = value
+
+    def _loglik_at_fit(self) -> float:
+        rows, coef = self._training_rows(), self.coef_.T
+        f = torch.as_tensor(rows.x @ (torch.from_numpy(coef) if isinstance(rows.x, Tensor) else coef))
+        return self._loglik(rows, f + torch.from_numpy(self.intercept_))
+
+    def _loglik_null(self) -> float:
+        rows = self._training_rows()
+        f = null_predictors(rows, self._likelihood(), len(self.intercept_), self._null_intercepts())
+        return self._loglik(rows, f.expand(rows.y.shape[0], -1))
+
+    def _loglik(self, rows: Rows, f: Tensor) -> float:
+        nll = self._likelihood().nll(f if rows.offset is None else f + rows.offset, rows.y)
+        return -float(nll.sum() if rows.weights is None else rows.weights @ nll)
+
+    # names ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def _names(self) -> list[str]:
+        return list(self._layout.columns)
+
+    def _notes(self) -> list[str]:
+        notes = [*self._saved_notes, *self._layout.sharing()]
+        if self.collinearity_ is not None:
+            notes += self.collinearity_.sentences()
+        if self.separation_ is not None:
+            notes.append(self.separation_.sentence())
+        return list(dict.fromkeys(notes))
+
+    # saving: numbers and names, no rows and no code -------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors of the fitted model, the covariance among them where it can be had and held."""
+        check_is_fitted(self)
+        state = {"coef": torch.from_numpy(self.coef_), "intercept": torch.from_numpy(self.intercept_)}
+        if self._layout.output_map.n_parameters <= _COVARIANCE_COEFFICIENTS:
+            try:
+                found = self.estimates()
+            except NotEstimableError:
+                return state
+            state["covariance"] = found.covariance.to_dense().contiguous()
+            state["estimable"] = found.estimable
+            if found.null_space is not None:
+                state["null_space"] = found.null_space.contiguous()
+        return state
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the names and facts of the fitted model, ready for JSON."""
+        check_is_fitted(self)
+        solution = self.solution_
+        return {
+            "names": self._names,
+            "named": hasattr(self, "feature_names_in_"),
+            "facts": {name: getattr(self, name) for name in _FACTS},
+            "solution": {
+                "status": solution.status.name,
+                "value": solution.value,
+                "gradient_norm": solution.gradient_norm,
+                "iterations": solution.iterations,
+                "method": solution.method,
+            },
+            "refusal": self._refusal,
+            "notes": self._notes(),
+            "penalty": self._penalty,
+        }
+
+    def _restore(self, layout: Layout, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Fill an unfitted estimator with what it was saved with.
+
+        Args:
+            layout: Columns, outputs and how the parameters act.
+            tensors: What ``state_dict`` returned.
+            facts: What ``metadata`` returned.
+
+        Raises:
+            InputError: If they do not belong together.
+        """
+        shape = len(layout.outputs), len(layout.columns)
+        if tuple(tensors["coef"].shape) != shape:
+            what = "classes" if self._axis_names[0] == "class" else "outputs"
+            raise InputError(
+                f"The saved coefficients have shape {tuple(tensors['coef'].shape)}, but the model has "
+                f"{shape[0]} {what} and {shape[1]} columns; the files do not belong together."
+            )
+        self._layout, self._logliks = layout, {}
+        self.coef_, self.intercept_ = tensors["coef"].numpy(), tensors["intercept"].numpy()
+        for name in _FACTS:
+            setattr(self, name, facts["facts"][name])
+        if facts["named"]:
+            self.feature_names_in_ = np.array(self._names, dtype=object)
+        known = facts["solution"]
+        self.solution_ = Solution(
+            theta=torch.zeros(0),
+            status=Status[known["status"]],
+            value=known["value"],
+            gradient_norm=known["gradient_norm"],
+            iterations=known["iterations"],
+            method=known["method"],
+        )
+        self._refusal, self._saved_notes, self._penalty = facts["refusal"], facts["notes"], facts["penalty"]
+        self.separation_ = self.collinearity_ = None
+        self._fitted = self._training = None
+        self._estimates_cache = {}
+        if "covariance" in tensors:
+            self._estimates_cache["observed", None, "sampling"] = Estimates(
+                values=self._reported(),
+                covariance=Dense(tensors["covariance"]),
+                labels=layout.labels,
+                kind="observed information",
+                estimable=tensors["estimable"],
+                null_space=tensors.get("null_space"),
+                axis_names=self._axis_names,
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # neither the user's rows nor the solver's working state belong in a pickle
+        state: dict[str, Any] = dict(super().__getstate__())
+        if "_training" in state:
+            solution = replace(self.solution_, hessian=None, last_step=None)
+            state.update(_training=None, _fitted=None, solution_=solution)
+        return state
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags

@@ -1,0 +1,169 @@
+r"""The covariance of a fit: of all parameters by dense matrices, of some columns' by linear systems.
+
+The variance of a contrast :math:`r^T\beta` is :math:`r^T H^{-1} r / W`, one linear system, solved by preconditioned
+conjugate gradients with products of the Hessian that is never formed. In symmetric coordinates the softmax Hessian is
+singular along a shift of all classes, which no reported contrast sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError, NotEstimableError, TooLargeError
+from raphson.estimators.fit._fitted import Fitted
+from raphson.infer import Estimates, inverse_information, sandwich, small_sample_factor
+from raphson.linalg import CGStatus, Dense, cg
+from raphson.linear import OutputMap, block_jacobi_inverse
+
+CovarianceKind = Literal["observed", "expected", "sandwich"]
+WeightMeaning = Literal["frequency", "sampling"]
+
+DENSE_COVARIANCE = 8192
+"""Coefficients up to which the whole covariance is formed (0.5 GB, and a few such arrays on the way)."""
+
+_TOL = 1e-9
+
+
+def estimates(
+    fitted: Fitted,
+    kind: CovarianceKind = "observed",
+    groups: Tensor | None = None,
+    correction: str | None = None,
+    weights: WeightMeaning = "sampling",
+) -> Estimates:
+    """Return the reported parameters with their covariance.
+
+    Args:
+        fitted: The fit.
+        kind: Which covariance.
+        groups: ``(N,)`` cluster of each row, numbered from 0; only for the sandwich.
+        correction: Small-sample factor of the sandwich, as ``infer.small_sample_factor`` names it.
+        weights: Whether the sandwich takes weights as copies of rows or as sampling weights.
+
+    Returns:
+        Estimates in the order of the layout's labels. An unknown kind is an ``InputError``.
+
+    Raises:
+        TooLargeError: If there are more than ``DENSE_COVARIANCE`` free parameters; the message gives the size.
+    """
+    p = fitted.objective.n_parameters
+    if p > DENSE_COVARIANCE:
+        raise TooLargeError(
+            f"The covariance of {p} coefficients would take {8 * p * p / 1e9:.1f} GB; ask for some columns, as in "
+            "standard_errors(columns=['x1', 'x2']), which forms only their part of the inverse."
+        )
+    free, name = _free_covariance(fitted, kind, groups, correction, weights)
+    return Estimates(
+        values=fitted.reported(fitted.solution.theta[None])[0],
+        covariance=Dense(fitted.covariance(free)),
+        labels=fitted.layout.labels,
+        kind=name,
+        estimable=fitted.estimable,  # type: ignore[arg-type]
+        null_space=fitted.null_space,
+    )
+
+
+def _free_covariance(
+    fitted: Fitted, kind: CovarianceKind, groups: Tensor | None, correction: str | None, weights: WeightMeaning
+) -> tuple[Tensor, str]:
+    """Return the covariance of the solver's parameters ``(p, p)``, and its name."""
+    if kind not in ("observed", "expected", "sandwich"):
+        raise InputError(f"Unknown covariance kind '{kind}'; choose 'observed', 'expected' or 'sandwich'.")
+    objective, solution = fitted.objective, fitted.solution
+    if kind != "sandwich":
+        if groups is not None:
+            raise InputError(f"groups make a clustered sandwich; pass kind='sandwich' with them, not '{kind}'.")
+        if objective.l2 > 0:
+            raise NotEstimableError(
+                f"The fit is penalized (l2={objective.l2:g}): its coefficients are biased toward "
+                f"zero and the inverse {kind} information is not their sampling covariance. Pass "
+                "kind='sandwich' for the sampling covariance of the penalized estimates, or fit with "
+                "l2=0 for classical standard errors."
+            )
+    theta, total, p = solution.theta, objective.total_weight, objective.n_parameters
+    found = solution.hessian if kind != "expected" else None
+    if found is None:
+        found = objective.hessian(theta, "expected" if kind == "expected" else "observed")
+    inverse = inverse_information(Dense(found.to_dense() * total, labels=fitted.parameter_names))
+    if kind != "sandwich":
+        return inverse.to_dense(), f"{kind} information"
+    n = total if weights == "frequency" else float(fitted.n_rows)
+    correction = correction or "stata"
+    if groups is None:
+        meat = objective.score_gram(theta, squared_weights=weights == "sampling")
+        factor, name = small_sample_factor(correction, n, p), f"sandwich ({correction})"
+    else:
+        n_groups = int(groups.max()) + 1
+        scores = objective.group_scores(theta, groups, n_groups)
+        meat = scores.mT @ scores
+        factor = small_sample_factor(correction, n, p, n_groups)
+        name = f"sandwich clustered in {n_groups} groups ({correction})"
+    if objective.l2 > 0:
+        name += " of the penalized estimates"
+    return sandwich(inverse, Dense(meat), factor).to_dense(), name
+
+
+def selected_estimates(fitted: Fitted, columns: Tensor, labels: tuple[tuple[str, str], ...]) -> Estimates:
+    """Return the coefficients of some columns with their joint covariance from the observed information.
+
+    Args:
+        fitted: An unpenalized fit of a uniform map whose outputs have coefficients of their own.
+        columns: Positions among the ``D'`` columns, the intercept being column 0, ``(m,)``.
+        labels: Names of the reported coefficients, output by output.
+
+    Returns:
+        Estimates of the reported outputs' coefficients of these columns.
+
+    Raises:
+        NotEstimableError: If the systems cannot be solved to nine digits.
+    """
+    objective, here, report = fitted.objective, fitted.objective.output_map, fitted.layout.output_map
+    coef, outputs = fitted.solution.theta.view(here.shapes[0]), torch.eye(here.shapes[0][0], dtype=torch.float64)
+    if here.left_out is not None and objective.likelihood.differences_only:
+        objective = objective.with_map(OutputMap.own(here.n_outputs, here.n_columns, here.intercept))
+        coef, outputs = here.expand(fitted.solution.theta), torch.eye(here.n_outputs, dtype=torch.float64)
+        outputs = outputs - 1.0 / here.n_outputs if report.left_out is None else outputs - outputs[report.left_out]
+        outputs = outputs[report.selected]
+    hessian = objective.hessian(coef.reshape(-1))
+    rows, estimable = _column_rows(fitted, columns)
+    right = torch.einsum("kc,md->kmcd", outputs, rows).reshape(-1, objective.n_parameters).mT
+    solved = cg(hessian.mm, right, preconditioner=_by_columns(block_jacobi_inverse(hessian)), tol=_TOL)
+    if solved.status is not CGStatus.CONVERGED:
+        raise NotEstimableError(
+            "The information matrix is singular along the coefficients asked for: "
+            f"{solved.status.value} Add a penalty (l2), or ask for other columns."
+        )
+    covariance = right.mT @ solved.x / objective.total_weight
+    return Estimates(
+        values=(right.mT @ coef.reshape(-1)),
+        covariance=Dense(0.5 * (covariance + covariance.mT)),
+        labels=labels,
+        kind="observed information",
+        estimable=estimable.repeat(outputs.shape[0]),
+    )
+
+
+def _column_rows(fitted: Fitted, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what turns the solver's columns into the table's, ``(m, d)``, and which are estimable, ``(m,)``."""
+    design, d, n = fitted.objective.design, fitted.kept.shape[0], fitted.layout.output_map.n_columns
+    first = int(design.intercept)
+    rows = torch.zeros(columns.shape[0], d, dtype=torch.float64)
+    known = fitted.estimable
+    estimable = torch.ones(len(columns), dtype=torch.bool) if known is None else known[:n][columns]
+    for i, column in enumerate(columns.tolist()):
+        where = torch.nonzero(fitted.kept == column)
+        if column < first:
+            rows[i, 0] = 1.0
+            rows[i, 1:] = -design.center / design.scale
+        elif len(where):
+            position = int(where[0, 0])
+            rows[i, position] = 1.0 / design.scale[position - first]
+    return rows, estimable
+
+
+def _by_columns(inverse: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda v: torch.stack([inverse(column.contiguous()) for column in v.mT], 1)

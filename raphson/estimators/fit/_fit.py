@@ -1,0 +1,186 @@
+"""Fitting a linear model: independent columns, objective, solver."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from raphson._errors import CollinearityWarning, RaphsonWarning
+from raphson.data import DenseDesign, Design, SparseDesign
+from raphson.estimators.fit._fitted import Fitted
+from raphson.estimators.fit._options import FitOptions
+from raphson.estimators.fit._solver import solve
+from raphson.estimators.fit._start import guess, start_coefficients
+from raphson.estimators.input._layout import Layout
+from raphson.estimators.input._rows import Rows
+from raphson.estimators.separation._collinear import Collinearity, find_collinear
+from raphson.likelihoods import Likelihood
+from raphson.linear import LinearObjective, OutputMap
+
+_WORKING_VECTORS = 12
+"""Arrays of the size of the coefficients that a fit without a dense Hessian holds at once, in float64."""
+
+_LARGE_BYTES = 2**30
+
+_NULL = 1e-9
+"""Singular values below this share of the largest mark combinations of parameters that leave every output unchanged."""
+
+
+def fit(
+    rows: Rows, likelihood: Likelihood, layout: Layout, options: FitOptions, start: Tensor | None = None
+) -> tuple[Fitted, Collinearity | None]:
+    """Minimize the average loss of a linear model, on independent columns where there is no penalty.
+
+    Args:
+        rows: The rows with their targets.
+        likelihood: The likelihood.
+        layout: Columns, outputs and how the reported parameters act.
+        options: How to fit.
+        start: Coefficients of the table's columns to start from, ``(C, D')``, an earlier fit's; None for intercepts
+            that suit all rows alike.
+
+    Returns:
+        The fit, and what is collinear, or None where nothing is or it was not looked for.
+    """
+    report = layout.output_map
+    uniform, first = report.is_uniform, int(report.intercept)
+    solver_map, columns = report, torch.arange(report.n_columns)
+    kept = columns if uniform else torch.arange(report.n_parameters)
+    design = _design(rows, report, columns)
+    null, collinearity = torch.zeros(kept.shape[0], 0, dtype=torch.float64), None
+    if options.l2 == 0 and not design.is_well_conditioned():
+        collinearity = find_collinear(rows.x, rows.weights, layout.columns, report.intercept)
+        null = collinearity.null_basis.double()
+        if not uniform:
+            null = _null_parameters(report, null, design.scale)
+            collinearity = collinearity if null.shape[1] else None
+    if null.shape[1] and collinearity is not None:
+        fitted = _independent(null, first if uniform else report.n_intercepts)
+        if uniform:
+            columns = kept = fitted.nonzero()[:, 0]
+            solver_map = OutputMap.uniform(report.basis, len(kept), report.intercept)
+        else:
+            solver_map, columns, kept = report.restrict(fitted)
+        design = _design(rows, solver_map, columns)
+        warnings.warn(" ".join(collinearity.sentences()), CollinearityWarning, stacklevel=4)
+    relative = likelihood.differences_only and layout.is_relative
+    if relative:
+        solver_map = OutputMap.relative(report.n_outputs, _most_frequent(rows), len(columns), report.intercept)
+    objective = LinearObjective(
+        design, likelihood, rows.y, solver_map, weights=rows.weights, offset=rows.offset, l2=options.l2
+    )
+    _announce(objective)
+    theta = torch.zeros(objective.n_parameters, dtype=torch.float64)
+    if start is not None or not relative:
+        coef = start_coefficients(rows, likelihood, report) if start is None else start
+        theta = _from_table(objective, coef[:, columns], relative)
+    with options.shown_progress() as callback:
+        solution = solve(objective, theta, options, callback, warm=start is not None)
+    return Fitted(objective, solution, layout, kept, null, rows.y.shape[0]), collinearity
+
+
+def null_predictors(rows: Rows, likelihood: Likelihood, n_outputs: int, intercepts: Tensor) -> Tensor:
+    """Return the outputs ``(N, C)`` or ``(C,)`` of the model with offsets and intercepts alone, offsets left out.
+
+    Args:
+        rows: The rows.
+        likelihood: The likelihood.
+        n_outputs: C.
+        intercepts: Constraint matrix of the intercepts, ``(C, r)``; r = 0 for none.
+
+    Returns:
+        What the intercepts add, ``(C,)``.
+    """
+    if not intercepts.shape[1]:
+        return torch.zeros(n_outputs, dtype=torch.float64)
+    empty = DenseDesign(torch.zeros(rows.y.shape[0], 0, dtype=torch.float64))
+    output_map = OutputMap.uniform(intercepts, 1, True)
+    objective = LinearObjective(empty, likelihood, rows.y, output_map, weights=rows.weights, offset=rows.offset)
+    start = torch.linalg.lstsq(intercepts, guess(rows, likelihood, n_outputs)[:, None]).solution[:, 0]
+    options = FitOptions(0.0, "auto", 1e-10, 100, False)
+    return intercepts @ solve(objective, start, options, None).theta
+
+
+def _from_table(objective: LinearObjective, coef: Tensor, relative: bool) -> Tensor:
+    """Return the parameters nearest to coefficients ``(C, d)`` of the table's columns."""
+    here, design = objective.output_map, objective.design
+    first = int(here.intercept)
+    if relative:
+        coef = coef - coef[[here.left_out]]
+    scaled = torch.cat([coef[:, :first], coef[:, first:] * design.scale], 1)
+    if first:
+        scaled[:, 0] += coef[:, first:] @ design.center
+    return here.collapse(scaled)
+
+
+def _design(rows: Rows, output_map: OutputMap, columns: Tensor) -> Design:
+    """Return the standardized design of some columns; a shift that no intercept can make up for is left out."""
+    first = int(output_map.intercept)
+    design = rows.design(columns[first:] - first, output_map.intercept)
+    fixed = ~output_map.can_center()
+    if not isinstance(design, DenseDesign) or not output_map.intercept or not bool(fixed.any()):
+        return design
+    scale = torch.where(fixed, torch.hypot(design.scale, design.center), design.scale)
+    center = torch.where(fixed, 0.0, design.center)
+    return DenseDesign(design.x, intercept=True, moments=(center, scale))
+
+
+def _most_frequent(rows: Rows) -> int:
+    """Return the most frequent class: relative to it the Hessian is best conditioned."""
+    if rows.y.ndim == 1:
+        return int(torch.bincount(rows.y, weights=rows.weights).argmax())
+    totals = rows.y.double() if rows.weights is None else rows.y * rows.weights[:, None]
+    return int(totals.sum(0).argmax())
+
+
+def _announce(objective: LinearObjective) -> None:
+    """Say before a large fit starts how much memory and arithmetic it takes."""
+    vectors = 8 * _WORKING_VECTORS * objective.n_parameters
+    operations = 4.0 * objective.n_rows * objective.n_outputs * objective.design.n_columns
+    if isinstance(objective.design, SparseDesign):
+        operations = 4.0 * objective.design.x.nnz * objective.n_outputs
+    if vectors > _LARGE_BYTES:
+        warnings.warn(
+            f"This is a large fit: {objective.n_parameters} coefficients take about {vectors / 1e9:.1f} GB of working "
+            f"memory beside the data, and each pass over the rows about {operations:.0e} operations; a fit is some "
+            "tens to hundreds of passes.",
+            RaphsonWarning,
+            stacklevel=5,
+        )
+
+
+def _null_parameters(output_map: OutputMap, null: Tensor, scale: Tensor) -> Tensor:
+    r"""Return the parameters ``(P, r)`` whose coefficients vanish on the data, for columns with a null space.
+
+    The coefficients of every output, a row of :math:`B(\Theta)`, must lie in the null space of the design; that is one
+    linear system in :math:`\Theta` and the weights of the null vectors.
+    """
+    if null.shape[1] == 0:
+        return null.new_zeros(output_map.n_parameters, 0)
+    size = torch.cat([scale.new_ones(int(output_map.intercept)), scale])
+    # kron does not take a single column with the stride that qr gives it
+    basis = torch.linalg.qr(null * size[:, None])[0].clone(memory_format=torch.contiguous_format)
+    c, p = output_map.n_outputs, output_map.n_parameters
+    expanded = output_map.expand(torch.eye(p, dtype=torch.float64)).reshape(p, -1).mT
+    system = torch.cat([expanded, torch.kron(torch.eye(c, dtype=torch.float64), basis)], 1)
+    _, values, vectors = torch.linalg.svd(system, full_matrices=True)
+    rank = int((values > _NULL * values[0]).sum())
+    found = vectors[rank:, :p].mT / output_map.per_parameter(size)[:, None]
+    return torch.where(found.abs() > 1e-10 * found.abs().amax(0), found, 0.0)
+
+
+def _independent(null: Tensor, n_intercepts: int) -> Tensor:
+    """Return which columns or parameters to fit, bool: the first ones, and of the others the early ones.
+
+    The null space can be solved for those left out: a pivoted QR picks them, the late ones first.
+    """
+    from scipy.linalg import qr
+
+    scaled = null / null.abs().amax(0)
+    order = torch.arange(null.shape[0] - 1, n_intercepts - 1, -1)
+    _, pivots = qr(scaled[order].mT.numpy(), mode="r", pivoting=True)
+    fitted = torch.ones(null.shape[0], dtype=torch.bool)
+    fitted[order[torch.from_numpy(pivots[: null.shape[1]].copy()).long()]] = False
+    return fitted

@@ -1,0 +1,138 @@
+"""A fitted linear model: the optimum in the solver's coordinates, and the linear map to what is reported.
+
+The solver works with standardized, linearly independent columns and, for classes, coefficients relative to the most
+frequent one. What a person reads are parameters of the table's columns, relative to the class of their choice, or
+summing to zero over classes. The change is linear, so estimates and covariance are carried over by one map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raphson.estimators.input._layout import Layout
+from raphson.linear import LinearObjective
+from raphson.solve import Solution
+
+_NULL_SPACE_ELEMENTS = 10**7
+"""Directions that the data leave open are listed up to this many numbers; beyond, coefficients one by one."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The optimum of a linear objective and what it takes to report it.
+
+    Attributes:
+        objective: Objective on the fitted columns, standardized.
+        solution: What the solver returned.
+        layout: The reported parameters: columns, outputs and how they act.
+        kept: Positions of the fitted columns among all D' (the ones are column 0) where the reported map is uniform;
+            else the place of each of the solver's parameters among those of the layout's map.
+        null_basis: Combinations that the data leave open: of columns ``(D', r)`` where the reported map is uniform,
+            else of parameters ``(P, r)``; r is 0 if there are none.
+        n_rows: Rows with positive weight.
+    """
+
+    objective: LinearObjective
+    solution: Solution
+    layout: Layout
+    kept: Tensor
+    null_basis: Tensor
+    n_rows: int
+
+    @property
+    def _outputs(self) -> Tensor | None:
+        """From the solver's outputs to those reported, ``(R, q)``, for a uniform map; None where they are the same."""
+        solver, report = self.objective.output_map, self.layout.output_map
+        if solver.basis is report.basis or torch.equal(solver.basis, report.basis):
+            return None
+        if report.left_out is None:
+            return solver.basis - solver.basis.mean(0)
+        picked: Tensor = (solver.basis - solver.basis[report.left_out])[report.selected]
+        return picked
+
+    def to_parameters(self, theta: Tensor, *, standardized: bool = False) -> Tensor:
+        """Turn the solver's parameters into all those reported, in the order of the layout's map, a linear map.
+
+        Over combinations that the data leave open they are spread to the smallest norm of the slopes; the intercepts
+        cost nothing, as in the limit of a vanishing ridge penalty.
+
+        Args:
+            theta: ``(m, p)``.
+            standardized: Whether those of standardized columns are wanted, not spread.
+
+        Returns:
+            ``(m, P)``.
+        """
+        table = theta if standardized else self.objective.to_table(theta)
+        report = self.layout.output_map
+        intercepts = report.is_intercept
+        if report.is_uniform:
+            d = report.n_columns
+            table = table.view(theta.shape[0], -1, self.objective.design.n_columns)
+            if self._outputs is not None:
+                table = self._outputs @ table
+            table, intercepts = table.flatten(0, 1), intercepts[:d]
+        if self.kept.shape[0] < intercepts.shape[0]:
+            wide = table.new_zeros(table.shape[0], intercepts.shape[0])
+            wide[:, self.kept] = table
+            table = wide
+        if self.null_basis.shape[1] and not standardized:
+            excess = torch.linalg.lstsq(self.null_basis[~intercepts], table[:, ~intercepts].mT).solution
+            table = table - (self.null_basis @ excess).mT
+        return table.reshape(theta.shape[0], -1)
+
+    def coefficients(self, theta: Tensor | None = None) -> Tensor:
+        """Return the coefficients of all outputs for the table's columns, ``(C, D')``, of ``theta`` or the optimum."""
+        theta = self.solution.theta if theta is None else theta
+        return self.layout.output_map.expand(self.to_parameters(theta[None])[0])
+
+    def reported(self, theta: Tensor) -> Tensor:
+        """Return reported parameters in the order of their labels, ``(m, P)``, of the solver's ``(m, p)``."""
+        return self.to_parameters(theta)[:, self.layout.order]
+
+    def covariance(self, free: Tensor) -> Tensor:
+        """Return the covariance of the reported parameters ``(P, P)`` from that of the solver's ``(p, p)``."""
+        return self.reported(self.reported(free).mT.contiguous())
+
+    @property
+    def estimable(self) -> Tensor | None:
+        """Which reported parameters the data determine, bool ``(P,)``; None for all, or as ``null_space`` says."""
+        if self.null_basis.shape[1] == 0 or not self.layout.output_map.is_uniform:
+            return None
+        size = self.null_basis.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
+        return ((self.null_basis / size).abs() < 1e-9).all(1).repeat(self.layout.output_map.basis.shape[1])
+
+    @property
+    def null_space(self) -> Tensor | None:
+        """The directions of reported parameters that the data leave open, ``(P, r)``, if few enough to hold."""
+        (d, r), report = self.null_basis.shape, self.layout.output_map
+        if r == 0:
+            return None
+        if not report.is_uniform:
+            return self.null_basis[self.layout.order]
+        q = report.basis.shape[1]
+        if q * q * d * r > _NULL_SPACE_ELEMENTS:
+            return None
+        return torch.kron(torch.eye(q, dtype=torch.float64), self.null_basis.contiguous())
+
+    def largest_move(self, step: Tensor) -> float:
+        """Return the largest change that a step in the solver's parameters makes to an output."""
+        return self.objective.largest_move(step)
+
+    def standardized(self, step: Tensor) -> Tensor:
+        """Return a step in the solver's parameters as reported ones of standardized columns, ``(P,)``."""
+        return self.to_parameters(step[None], standardized=True)[0][self.layout.order]
+
+    @property
+    def parameter_names(self) -> tuple[str, ...] | None:
+        """Names of the solver's parameters where they are among those reported; None elsewhere."""
+        names = self.layout.parameter_names
+        if not self.layout.output_map.is_uniform:
+            return tuple(names[i] for i in self.kept.tolist())
+        if self._outputs is not None:
+            return None
+        d = self.layout.output_map.n_columns
+        return tuple(names[k * d + j] for k in range(len(names) // d) for j in self.kept.tolist())

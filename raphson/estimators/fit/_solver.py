@@ -1,0 +1,259 @@
+"""Which solver fits a linear model: chosen by name, or from the shape of the problem; one call either way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.estimators.fit._options import FitOptions
+from raphson.estimators.fit._start import scoring_step
+from raphson.linalg import cg
+from raphson.linear import (
+    LinearHessian,
+    LinearObjective,
+    OutputMap,
+    block_jacobi_cost,
+    block_jacobi_inverse,
+    lipschitz_bound,
+    row_lipschitz_bound,
+)
+from raphson.solve import (
+    Callback,
+    Evaluation,
+    Finish,
+    Solution,
+    Stage,
+    gradient_descent,
+    newton,
+    newton_cg,
+    stochastic_gradient_descent,
+)
+
+_KEPT_COEFFICIENTS = 250
+"""Up to this many coefficients ``auto`` takes dense Hessians; beyond, products preconditioned by blocks are cheaper."""
+
+_SINGLE_FROM_PAIRS = 10
+"""Pairs of outputs from which Hessians are summed in single precision; with fewer they are cheap anyway."""
+
+_DENSE_COEFFICIENTS = 2000
+"""Up to this many coefficients the Hessian at the end is formed, for standard errors; beyond, only multiplied."""
+
+_FEW_ITERATIONS = 10
+"""Fewer iterations than this are taken literally: as Newton steps, each alone, which a warm start continues exactly."""
+
+_PRECISE = 1e-8
+"""A tolerance this small, and every fit without a penalty, ends with a Newton step in double precision."""
+
+_SMALL = 1e6
+"""Nanoseconds of a dense Hessian below which every step has its own: another step costs calls, a factor little more."""
+
+_CHEAP = 0.5
+"""A Hessian that costs less than this in evaluations is made at every step: Newton needs the fewest evaluations."""
+
+_SUBSET_ROWS = 2000
+_SUBSET_ROWS_PER_COEFFICIENT = 10
+_SUBSET_GROWTH = 16.0
+
+_SUBSETS_FROM = 5e5
+"""Rows times coefficients from which subsets pay: below, a pass over all rows costs little more than its calls."""
+
+_SUBSET_ACCURACY = 0.05
+"""A subset of n rows is solved to this share of p / n, twice the expected sampling error of its optimal value."""
+
+
+def solve(
+    objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None, *, warm: bool = False
+) -> Solution:
+    """Minimize a linear model's objective.
+
+    ``"auto"`` goes by the number of coefficients: few are solved with dense Hessians, each kept over several steps
+    where it is dear, after fits of growing subsets of the rows; many with Hessian products in single precision. Either
+    way every gradient is in double precision, and an unpenalized or tight fit ends with a full Newton step in double
+    precision. Where the log-likelihood is not concave, steps are by the expected information until the observed one is
+    positive definite.
+
+    Args:
+        objective: The objective.
+        start: Parameters to start from, ``(p,)``, where the objective is finite.
+        options: Solver, tolerance and iterations.
+        callback: Called with a ``Step`` after every iteration.
+        warm: Whether the start is an earlier fit: a subset of the rows would lead away from it.
+
+    Returns:
+        The solution. A solver that needs a bound on the curvature that the model does not have is an ``InputError``.
+    """
+    objective = _one_output(objective) or objective
+    solver, tol, max_iter = options.solver, options.tol, options.max_iter
+    concave = objective.likelihood.concave
+    if solver in ("gradient-descent", "sgd"):
+        return _first_order(objective, start, options, callback)
+    if solver == "newton-cg":
+        return _by_products(objective, start, tol, max_iter, callback, step=False)
+    literal = max_iter < _FEW_ITERATIONS
+    if is_dense(objective) and (solver == "newton" or literal):
+        return newton(objective, start, tol=tol, max_iter=max_iter, scoring=not concave, callback=callback)
+    step = objective.l2 == 0 or tol <= _PRECISE or not concave
+    if not is_dense(objective) or (objective.n_parameters > _KEPT_COEFFICIENTS and concave and _has_own(objective)):
+        return _by_products(objective, start, tol, max_iter, callback, step=step)
+    outputs = objective.output_map.basis.shape[1]
+    # the Newton step at the end squares the error: what a single output costs makes that worth waiting for
+    coarse = max(tol, 0.1 * math.sqrt(tol)) if step and concave and objective.n_outputs == 1 else None
+    working = objective
+    if outputs * (outputs + 1) // 2 >= _SINGLE_FROM_PAIRS:
+        working = objective.with_curvature(torch.float32)
+    return newton(
+        working,
+        start,
+        tol=tol,
+        max_iter=max_iter,
+        factor_cost=_factor_cost(working),
+        scoring=not concave,
+        extended=True,
+        stages=() if warm else _stages(working),
+        propose=scoring_step,
+        finish=Finish(objective, step=step),
+        coarse=coarse,
+        callback=callback,
+    )
+
+
+def is_dense(objective: LinearObjective) -> bool:
+    """Return whether the Hessian of an objective is small enough to be formed."""
+    return objective.n_parameters <= _DENSE_COEFFICIENTS
+
+
+def _has_own(objective: LinearObjective) -> bool:
+    return objective.output_map.is_uniform and objective.output_map.selected is not None
+
+
+def _factor_cost(objective: LinearObjective) -> float:
+    """Return what a factor costs in evaluations, zero where one for every step is cheaper than keeping it."""
+    cost = objective.cost
+    exact = objective.likelihood.partition is not None and cost.dense <= _SMALL
+    return 0.0 if exact or cost.dense_in_evaluations <= _CHEAP else cost.dense_in_evaluations
+
+
+def _one_output(objective: LinearObjective) -> LinearObjective | None:
+    """Return a two-class objective as that of one logit, in the same coefficients: half the exponentials."""
+    here = objective.output_map
+    if objective.n_outputs != 2 or not _has_own(objective) or here.basis.shape[1] != 1 or objective.y.ndim != 1:
+        return None
+    likelihood = objective.likelihood.of_difference()
+    if likelihood is None:
+        return None
+    first = int(here.basis[:, 0].argmax())
+    offset = objective.offset
+    return LinearObjective(
+        objective.design,
+        likelihood,
+        (objective.y == first).double()[:, None],
+        OutputMap.own(1, here.n_columns, here.intercept),
+        weights=objective.weights,
+        offset=None if offset is None else offset[:, [first]] - offset[:, [1 - first]],
+        l2=objective.l2 / 2.0,  # sum-to-zero coefficients b / 2 and -b / 2 have the squared norm b^2 / 2
+    )
+
+
+def _first_order(objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None) -> Solution:
+    bound, row_bound = lipschitz_bound(objective), row_lipschitz_bound(objective)
+    if bound is None or row_bound is None or not objective.likelihood.concave:
+        raise InputError(
+            f"Solver '{options.solver}' needs a concave log-likelihood with a bound on its curvature, which "
+            f"{type(objective.likelihood).__name__} does not have, and outputs without constraints; use 'newton'."
+        )
+    if options.solver == "gradient-descent":
+        return gradient_descent(
+            objective, start, lipschitz=bound, tol=options.tol, max_iter=options.max_iter, callback=callback
+        )
+    return stochastic_gradient_descent(
+        objective,
+        start,
+        lipschitz=row_bound,
+        strong_convexity=float(objective.ridge.columns.min()),
+        tol=options.tol,
+        max_iter=options.max_iter,
+        generator=torch.Generator().manual_seed(0),
+        callback=callback,
+    )
+
+
+def _stages(objective: LinearObjective) -> tuple[Stage, ...]:
+    """Return growing random subsets of the rows to fit first; none where passes are cheap.
+
+    A subset of n rows puts the optimum within its sampling error, about ``p / 2n`` in value, at n / N of the price, and
+    its Hessian is good enough to begin the next one with.
+    """
+    p = objective.n_parameters
+    if objective.n_rows * p < _SUBSETS_FROM:
+        return ()
+    smallest = max(_SUBSET_ROWS, _SUBSET_ROWS_PER_COEFFICIENT * p)
+    ratio = objective.n_rows / smallest
+    if ratio < 3.0:
+        return ()
+    levels = max(1, round(math.log(ratio, _SUBSET_GROWTH)))
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for level in range(levels):
+        rows = int(smallest * ratio ** (level / levels))
+        part = objective.take(torch.randint(objective.n_rows, (rows,), generator=generator))
+        found.append(Stage(part, _SUBSET_ACCURACY * p / rows, _factor_cost(part)))
+    return tuple(found)
+
+
+def _by_products(
+    objective: LinearObjective, start: Tensor, tol: float, max_iter: int, callback: Callback | None, *, step: bool
+) -> Solution:
+    """Fit without a dense Hessian, in symmetric coordinates where there is a reference to do without."""
+    here, concave = objective.output_map, objective.likelihood.concave
+    dense = step and is_dense(objective)
+    if not _has_own(objective) or not concave:
+        return newton_cg(
+            objective,
+            start,
+            tol=tol,
+            max_iter=max_iter,
+            kind="observed" if concave else "expected",
+            finish=Finish(objective, step=dense, dense=dense),
+            callback=callback,
+        )
+    problem, back = objective, None
+    if here.left_out is not None and objective.likelihood.differences_only:
+        problem = objective.with_map(OutputMap.own(objective.n_outputs, here.n_columns, here.intercept))
+        coef = here.expand(start)
+        start, back = (coef - coef.mean(0)).reshape(-1), _relative(here)
+    problem = problem.with_curvature(torch.float32, products=True)
+    return newton_cg(
+        problem,
+        start,
+        tol=tol,
+        max_iter=max_iter,
+        precondition=_blocks,
+        refresh_cost=block_jacobi_cost(problem) if max_iter >= _FEW_ITERATIONS else 0.0,
+        finish=Finish(objective, step=step, dense=dense, direction=None if dense else _by_cg, back=back),
+        callback=callback,
+    )
+
+
+def _relative(here: OutputMap) -> Callable[[Tensor], Tensor]:
+    """Return the map from coefficients of all outputs ``(C D',)`` to those relative to the output left out."""
+
+    def back(theta: Tensor) -> Tensor:
+        coef = theta.view(here.n_outputs, here.n_columns)
+        return (coef[here.selected] - coef[here.left_out]).reshape(-1)
+
+    return back
+
+
+def _blocks(at: Evaluation) -> Callable[[Tensor], Tensor]:
+    assert isinstance(at.hessian, LinearHessian)
+    return block_jacobi_inverse(at.hessian)
+
+
+def _by_cg(at: Evaluation) -> Tensor:
+    """Return the Newton step where the Hessian is only multiplied."""
+    assert at.hessian is not None
+    return cg(at.hessian, -at.gradient, preconditioner=_blocks(at), tol=1e-4, max_iter=500).x

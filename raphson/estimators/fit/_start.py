@@ -1,0 +1,96 @@
+r"""Where a fit starts: outputs that suit all rows alike, then one scoring step from there.
+
+Where outputs are the same in all rows, the information is one (C, C) matrix for all of them, the mean of their output
+Hessians near enough, and the step regresses a linearized target on the columns. Where the likelihood knows the second
+parameter (scale, dispersion, precision) that suits the first one, the two have a step each, as if they were orthogonal,
+and then the second its intercept from there. For a Gaussian of constant scale that is the optimum.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raphson.estimators.input._rows import Rows, dense
+from raphson.likelihoods import Likelihood
+from raphson.linear import LinearObjective, OutputMap, as_list
+from raphson.solve import inverse_map
+
+_START_ROWS = 4096
+"""Rows from which the point to start at is guessed; it only has to be near."""
+
+
+def guess(rows: Rows, likelihood: Likelihood, n_outputs: int) -> Tensor:
+    """Return outputs ``(C,)`` that suit all rows alike, from some of the rows."""
+    n = rows.y.shape[0]
+    some = torch.arange(n)
+    if n > _START_ROWS:
+        some = torch.randint(n, (_START_ROWS,), generator=torch.Generator().manual_seed(0))
+    weights = None if rows.weights is None else rows.weights[some]
+    found = likelihood.start(rows.y[some], n_outputs, weights).double()
+    return found if rows.offset is None else found - rows.offset[some].mean(0)
+
+
+def start_coefficients(rows: Rows, likelihood: Likelihood, output_map: OutputMap) -> Tensor:
+    """Return coefficients ``(C, D')`` of the table's columns: intercepts that suit all rows alike.
+
+    Args:
+        rows: The rows.
+        likelihood: The likelihood.
+        output_map: How the coefficients act on the outputs. An output without an intercept comes as near to a constant
+            as its columns can.
+
+    Returns:
+        The coefficients.
+    """
+    c, ones = output_map.n_outputs, int(output_map.intercept)
+    coef = torch.zeros(c, output_map.n_columns, dtype=torch.float64)
+    wanted = guess(rows, likelihood, c)
+    acts = torch.zeros(c, output_map.n_columns, dtype=torch.bool)
+    for group in output_map.groups:
+        acts[:, group.columns] = (group.matrix != 0).any(1, keepdim=True)
+    for output in range(c):
+        if ones and bool(acts[output, 0]):
+            coef[output, 0] = wanted[output]
+        elif bool(acts[output].any()) and float(wanted[output]):
+            own = [j for j in as_list(slice(ones, output_map.n_columns), output_map.n_columns) if acts[output, j]]
+            x = dense(rows.x[:_START_ROWS])[:, [j - ones for j in own]]
+            coef[output, own] = torch.linalg.lstsq(x, x.new_ones(x.shape[0], 1)).solution[:, 0] * wanted[output]
+    return coef
+
+
+def scoring_step(objective: Any, theta: Tensor, at: Any) -> Tensor | None:
+    """Return a point that is likely better than one with constant outputs, or None.
+
+    Args:
+        objective: A ``LinearObjective``.
+        theta: Parameters ``(P,)``.
+        at: Its state there.
+
+    Returns:
+        Parameters ``(P,)``; None where outputs differ between rows already, or a Newton step does the same.
+    """
+    assert isinstance(objective, LinearObjective)
+    if objective.likelihood.partition is not None or not objective.has_constant_outputs(theta):
+        return None
+    two = _knows_second(objective, theta)
+    step = -inverse_map(at.hessian.constant_over_rows(2 if two else 1))(at.gradient)
+    found = theta + step
+    if two:
+        first = objective.predictors(found)[::2].mT
+        second = objective.likelihood.second_given(first, objective.y, objective.weights)
+        assert second is not None
+        places = objective.output_map.is_intercept.nonzero()[:, 0]
+        found[places[1::2]] = second
+    return found
+
+
+def _knows_second(objective: LinearObjective, start: Tensor) -> bool:
+    """Return whether the likelihood can say which second parameters, with intercepts of their own, suit the first."""
+    likelihood, c = objective.likelihood, objective.n_outputs
+    own = torch.equal(objective.output_map.groups[0].matrix, torch.eye(c, dtype=torch.float64))
+    if not own or len(likelihood.parameters) != 2:
+        return False
+    return likelihood.second_given(start[objective.output_map.is_intercept][None, ::2], objective.y[:1]) is not None

@@ -1,0 +1,70 @@
+"""What a linear model's evaluation and its dense Hessian cost, from the shapes alone.
+
+Operations and memory traffic are both counted as time on one ordinary machine; what matters is their ratio.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from raphson.likelihoods import Likelihood
+from raphson.linear._output_map import OutputMap
+
+_CALLS = 2e5
+"""Nanoseconds of the calls around an evaluation, whatever the size."""
+
+_FREE = 6e4
+"""A dense Hessian below so many nanoseconds costs no more than what reusing an old one does."""
+
+_EXPONENTIAL, _SPECIAL = 3.0, 60.0
+"""Nanoseconds of an output's part in the loss of a row: an exponential, or gamma functions among others."""
+
+
+class Cost(NamedTuple):
+    """Nanoseconds.
+
+    Attributes:
+        evaluation: Value and gradient: streams the columns, multiplies twice, takes each output's part in the loss.
+        dense: A dense Hessian, which makes and multiplies pairs of outputs and of columns, and its factorization.
+        product: A Hessian product.
+    """
+
+    evaluation: float
+    dense: float
+    product: float
+
+    @classmethod
+    def of(cls, output_map: OutputMap, n: int, likelihood: Likelihood, element: torch.dtype) -> Cost:
+        """Count for ``n`` rows.
+
+        Args:
+            output_map: How the parameters act on the outputs.
+            n: Number of rows.
+            likelihood: The likelihood.
+            element: Element type of the Hessian.
+
+        Returns:
+            The cost.
+        """
+        c, d, q, p = output_map.n_outputs, output_map.n_columns, output_map.basis.shape[1], output_map.n_parameters
+        each = _SPECIAL if likelihood.partition is None else _EXPONENTIAL
+        evaluation = n * (0.7 * d + 0.04 * q * d + each * c) + _CALLS
+        width = 2.0 if element == torch.float64 else 1.0
+        if output_map.is_uniform:
+            pairs, products = q * (q + 1) / 2, d * (d + 1) / 2
+            half = pairs * products / 90 + 0.4 * (pairs + products)
+            stacked = pairs * d * d / 90 + 0.5 * pairs * d
+            rows = min(half, stacked)
+        else:
+            sizes = output_map.shapes
+            work = sum(r * (r + 1) / 2 * w * w for r, w in sizes)
+            work += sum(a[0] * b[0] * a[1] * b[1] for i, a in enumerate(sizes) for b in sizes[i + 1 :])
+            rows = work / 90 + 0.5 * (c * c + d)
+        return cls(evaluation, width * (n * rows + p**3 / 150), n * (0.02 * q * d + 2.0 * q) + 1e5)
+
+    @property
+    def dense_in_evaluations(self) -> float:
+        """Cost of a dense Hessian and its factorization in evaluations; zero where reusing an old one is no cheaper."""
+        return 0.0 if self.dense < _FREE else (self.dense + _CALLS) / self.evaluation

@@ -1,0 +1,84 @@
+r"""The ridge penalty of a linear model, on the slopes of the table's columns.
+
+.. math:: \frac\lambda2 \sum_j b_j^T Q_j b_j, \qquad Q_j = I \ \text{ or } \ H_j^T (I - \tfrac1C 1 1^T) H_j ,
+
+where :math:`b_j` are the parameters of column j and :math:`H_j` is its constraint matrix. The second form is for
+likelihoods that see differences of outputs only: the penalty then acts on sum-to-zero coefficients, and predictions do
+not depend on which class is the reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from raphson.linear._output_map import OutputMap
+
+
+@dataclass(frozen=True, eq=False)
+class Ridge:
+    """A quadratic form in the parameters of standardized columns.
+
+    Attributes:
+        output_map: How the parameters act on the outputs.
+        columns: The penalty of each column, ``(D',)``, zero for the ones.
+        centered: Whether it acts on sum-to-zero coefficients.
+    """
+
+    output_map: OutputMap
+    columns: Tensor
+    centered: bool
+
+    @staticmethod
+    def of(output_map: OutputMap, scale: Tensor, l2: float, centered: bool) -> Ridge:
+        """Return the penalty ``l2`` on the slopes ``b_j / s_j`` of the table's columns.
+
+        Args:
+            output_map: How the parameters act on the outputs.
+            scale: s, ``(D,)``, by which the columns were divided.
+            l2: The penalty of the mean-scale objective.
+            centered: Whether it acts on sum-to-zero coefficients.
+
+        Returns:
+            The penalty in the parameters of standardized columns.
+        """
+        slopes = l2 / scale.square() if l2 else torch.zeros_like(scale)
+        return Ridge(output_map, torch.cat([slopes.new_zeros(int(output_map.intercept)), slopes]), centered)
+
+    @cached_property
+    def matrices(self) -> list[Tensor]:
+        """Q of each group of columns, ``(r, r)``."""
+        if not self.centered:
+            return [torch.eye(r, dtype=torch.float64) for r, _ in self.output_map.shapes]
+        centered = [group.matrix - group.matrix.mean(0) for group in self.output_map.groups]
+        return [m.mT @ m for m in centered]
+
+    @cached_property
+    def diagonal(self) -> Tensor:
+        """The diagonal, ``(P,)``."""
+        parts = zip(self.matrices, self.output_map.groups, strict=True)
+        return torch.cat([(q.diagonal()[:, None] * self.columns[g.columns]).flatten() for q, g in parts])
+
+    def mv(self, theta: Tensor) -> Tensor:
+        """Return the gradient at ``theta`` ``(P,)``, which is the product with the matrix of the form."""
+        if not self.centered:
+            return self.diagonal.to(theta.dtype) * theta
+        parts = zip(self.matrices, self.output_map.groups, self.output_map.split(theta), strict=True)
+        products = [((q.to(part) @ part) * self.columns[g.columns].to(part)).flatten() for q, g, part in parts]
+        return products[0] if len(products) == 1 else torch.cat(products)
+
+    def add_to(self, hessian: Tensor) -> None:
+        """Add the matrix to a dense Hessian ``(P, P)`` in place."""
+        if not self.centered:
+            hessian.diagonal().add_(self.diagonal)
+            return
+        start = 0
+        for q, group, (r, d) in zip(self.matrices, self.output_map.groups, self.output_map.shapes, strict=True):
+            block = hessian[start : start + r * d, start : start + r * d]
+            strides = (d * block.stride(0), block.stride(0), d * block.stride(1), block.stride(1))
+            diagonals = block.as_strided((r, d, r, d), strides).diagonal(dim1=1, dim2=3)
+            diagonals += (q[:, :, None] * self.columns[group.columns]).to(hessian.dtype)
+            start += r * d
