@@ -189,21 +189,16 @@ def hessian_against_update(problem: Problem, repeats: int) -> dict[str, float]:
 
     from raphson.data import DenseDesign
     from raphson.likelihoods import Categorical
-    from raphson.linear._objective import LinearObjective
+    from raphson.linear import LinearObjective, OutputMap
 
     n, d = problem.x.shape
     k = int(problem.y.max()) + 1
     out: dict[str, float] = {}
     for dtype, syrk in ((torch.float32, ssyrk), (torch.float64, dsyrk)):
-        objective = LinearObjective(
-            DenseDesign(torch.from_numpy(problem.x)),
-            Categorical(),
-            torch.from_numpy(problem.y),
-            n_outputs=k,
-            l2=L2,
-            reference=k - 1,  # where every fit has it: the most frequent class is put last
-            curvature_dtype=dtype,
-        )
+        design = DenseDesign(torch.from_numpy(problem.x))
+        output_map = OutputMap.relative(k, k - 1, design.n_columns, design.intercept)
+        objective = LinearObjective(design, Categorical(), torch.from_numpy(problem.y), output_map, l2=L2)
+        objective = objective.with_curvature(dtype)
         theta = torch.zeros(objective.n_parameters, dtype=torch.float64)
         z = np.asfortranarray(np.zeros((n, objective.n_parameters), dtype=str(dtype).removeprefix("torch.")))
         z += 0.5

@@ -25,8 +25,7 @@ from _problems import problems
 from fit import L2, TOL
 
 from raphson import MultinomialLogisticRegression
-from raphson.linear._hessian import LinearHessian
-from raphson.linear._objective import LinearObjective
+from raphson.linear import LinearHessian, LinearObjective
 
 Key = tuple[str, int, int, int]
 
@@ -38,18 +37,18 @@ def counted(counts: Counter[Key]) -> Generator[None, None, None]:
     dense = LinearHessian.__dict__["_dense"].func
 
     def count_evaluate(self: Any, *arguments: Any) -> Any:
-        counts["evaluation", self.n_rows, self.n_free, self.design.n_columns] += 1
+        counts["evaluation", self.n_rows, *shape(self.output_map)] += 1
         return evaluate(self, *arguments)
 
     def rows(self: Any) -> int:
         return sum(block.rows.stop - block.rows.start for block, _, _ in self.parts())
 
     def count_product(self: Any, v: torch.Tensor) -> torch.Tensor:
-        counts["product", rows(self), self.n_free, self.n_columns] += 1
+        counts["product", rows(self), *shape(self.output_map)] += 1
         return product(self, v)
 
     def count_dense(self: Any) -> torch.Tensor:
-        counts["Hessian", rows(self), self.n_free, self.n_columns] += 1
+        counts["Hessian", rows(self), *shape(self.output_map)] += 1
         return dense(self)
 
     LinearObjective.evaluate, LinearHessian.mv = count_evaluate, count_product
@@ -63,6 +62,11 @@ def counted(counts: Counter[Key]) -> Generator[None, None, None]:
         restored = cached_property(dense)
         restored.__set_name__(LinearHessian, "_dense")
         LinearHessian._dense = restored
+
+
+def shape(output_map: Any) -> tuple[int, int]:
+    """Return the outputs that have coefficients of their own, and the columns."""
+    return output_map.basis.shape[1], output_map.n_columns
 
 
 def kernel(key: Key) -> Callable[[], Any]:
