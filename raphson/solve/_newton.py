@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.solve._factor import Inverse, cholesky, inverse_map
+from raphson.solve._factor import Cholesky, Inverse, inverse_map
 from raphson.solve._line_search import Direction, at_rounding, backtrack, extend, is_finite
 from raphson.solve._problem import Callback, Evaluation, History, Problem
 from raphson.solve._solution import Solution, Status
@@ -236,12 +236,12 @@ class _Descent:
         matrix, expected = self._matrix(problem, theta, at)
         return inverse_map(*matrix), expected
 
-    def _matrix(self, problem: Problem, theta: Tensor, at: Evaluation) -> tuple[tuple[Tensor, Tensor | None], bool]:
+    def _matrix(self, problem: Problem, theta: Tensor, at: Evaluation) -> tuple[tuple[Tensor, Cholesky | None], bool]:
         """Return the Hessian with its Cholesky factor, if it has one, and whether it is the expected one."""
         assert at.hessian is not None
         hessian = at.hessian.to_dense()
-        factor = cholesky(hessian)
-        if factor is not None or not self.scoring:
+        factor = Cholesky(hessian)
+        if factor.exists or not self.scoring:
             return (hessian, factor), False
         return (problem.hessian(theta, "expected").to_dense(), None), True
 
