@@ -12,11 +12,11 @@ from torch import distributions as families
 from torch.distributions import Distribution, constraints, kl_divergence
 
 from raphson._errors import InputError
-from raphson.likelihoods._automatic import AutomaticLikelihood, Predictions, hessian_rows
 from raphson.likelihoods._likelihood import Likelihood
-from raphson.likelihoods._linked import Linked
 from raphson.likelihoods._links import Link
 from raphson.likelihoods._support import COUNT, NONNEGATIVE, POSITIVE, REAL, UNIT_INTERVAL, Support
+from raphson.likelihoods.composed._automatic import AutomaticLikelihood, Predictions, hessian_rows
+from raphson.likelihoods.composed._linked import Linked
 
 Links = Mapping[str, str | Link]
 

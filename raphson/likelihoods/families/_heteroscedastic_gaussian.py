@@ -10,12 +10,12 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._definiteness import Definiteness
-from raphson.likelihoods._gaussian_parametrizations import PARAMETRIZATIONS, Entries, Moments, Parametrization
 from raphson.likelihoods._interleave import block_entries, interleaved
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._pairs import start_rows, weighted_mean
 from raphson.likelihoods._support import Support
 from raphson.likelihoods._targets import like_outputs, output_columns, refuse_outside
+from raphson.likelihoods.families._gaussian_parametrizations import PARAMETRIZATIONS, Entries, Moments, Parametrization
 from raphson.linalg import Diagonal, EqualBlocks, EqualBlocksMatrix, LinearOperator, SymmetricOperator
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.likelihoods._tracked import tracked
+from raphson.likelihoods._special._tracked import tracked
 from raphson.linalg import DiagonalPlusLowRank
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from raphson.likelihoods import _pairs
-from raphson.likelihoods._binet import HALF_LOG_TWO_PI, binet
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet
 from raphson.likelihoods._support import COUNT
 from raphson.likelihoods._targets import like_outputs
 from raphson.linalg import Diagonal

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
-from raphson.likelihoods._start import fit_all_alike
 from raphson.likelihoods._support import REAL, Support
 from raphson.likelihoods._targets import output_columns, refuse_outside
+from raphson.likelihoods.composed._start import fit_all_alike
 from raphson.linalg import Diagonal, EqualBlocks, SymmetricOperator
 
 T = TypeVar("T")

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.likelihoods._automatic import AutomaticLikelihood, Predictions, Rows
 from raphson.likelihoods._support import (
     COUNT,
     NEGATIVE,
@@ -20,6 +19,7 @@ from raphson.likelihoods._support import (
     UNIT_INTERVAL,
     Support,
 )
+from raphson.likelihoods.composed._automatic import AutomaticLikelihood, Predictions, Rows
 
 _SUPPORTS: dict[str, Support] = {
     "real": REAL,

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.likelihoods._categorical import Categorical
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
-from raphson.likelihoods._log_coefficient import log_coefficient
-from raphson.likelihoods._softmax_factor import SoftmaxFactor
+from raphson.likelihoods._special._log_coefficient import log_coefficient
+from raphson.likelihoods._special._softmax_factor import SoftmaxFactor
 from raphson.likelihoods._support import COUNT
 from raphson.likelihoods._targets import refuse_outside
+from raphson.likelihoods.families._categorical import Categorical
 from raphson.linalg import DiagonalPlusLowRank
 
 # a row of counts is that many labels; only the coefficient is new

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from raphson._errors import InputError
-from raphson.likelihoods._automatic import AutomaticLikelihood, Predictions
-from raphson.likelihoods._bernoulli import Bernoulli
-from raphson.likelihoods._categorical import Categorical
-from raphson.likelihoods._distribution import from_distribution
-from raphson.likelihoods._function import FunctionOptions, from_function
-from raphson.likelihoods._gaussian import Gaussian
 from raphson.likelihoods._likelihood import Likelihood
-from raphson.likelihoods._linked import Linked
 from raphson.likelihoods._links import Link
-from raphson.likelihoods._scaled import ScaledLikelihood
 from raphson.likelihoods._support import NONNEGATIVE, POSITIVE, REAL
+from raphson.likelihoods.composed._automatic import AutomaticLikelihood, Predictions
+from raphson.likelihoods.composed._distribution import from_distribution
+from raphson.likelihoods.composed._function import FunctionOptions, from_function
+from raphson.likelihoods.composed._linked import Linked
+from raphson.likelihoods.composed._scaled import ScaledLikelihood
+from raphson.likelihoods.families._bernoulli import Bernoulli
+from raphson.likelihoods.families._categorical import Categorical
+from raphson.likelihoods.families._gaussian import Gaussian
 
 Reduction = Literal["mean", "sum"]
 Function: TypeAlias = Callable[[Tensor, Tensor], Tensor]

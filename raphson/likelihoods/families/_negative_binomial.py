@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from raphson.likelihoods import _pairs
-from raphson.likelihoods._binet import HALF_LOG_TWO_PI, binet, log_remainder
-from raphson.likelihoods._binet_together import binet_together
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
-from raphson.likelihoods._negative_binomial_information import dispersion_information
+from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, log_remainder
+from raphson.likelihoods._special._binet_together import binet_together
+from raphson.likelihoods._special._negative_binomial_information import dispersion_information
 from raphson.likelihoods._support import COUNT
 from raphson.likelihoods._targets import like_outputs
 from raphson.linalg import Diagonal, SymmetricOperator

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from raphson.likelihoods._binet import HALF_LOG_TWO_PI
+from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI
 
 
 class Interval(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from raphson.likelihoods._tracked import tracked
+from raphson.likelihoods._special._tracked import tracked
 
 _STEPS = 8
 _FROM = 16.0

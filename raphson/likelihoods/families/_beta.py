@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from raphson.likelihoods._binet import HALF_LOG_TWO_PI, binet, binet_derivatives
-from raphson.likelihoods._binet_together import binet_together
 from raphson.likelihoods._interleave import block_entries, interleaved
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._pairs import columns, constant, split, start_rows, total, weighted_mean
-from raphson.likelihoods._sampling import log_gamma_variate
+from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, binet_derivatives
+from raphson.likelihoods._special._binet_together import binet_together
+from raphson.likelihoods._special._sampling import log_gamma_variate
 from raphson.likelihoods._support import OPEN_UNIT_INTERVAL
 from raphson.likelihoods._targets import like_outputs, refuse_outside
 from raphson.linalg import EqualBlocks, EqualBlocksMatrix

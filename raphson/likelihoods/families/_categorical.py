@@ -8,11 +8,20 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.likelihoods._bernoulli import Bernoulli
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
-from raphson.likelihoods._softmax import Target, information, nll_and_split, residual, reuse, shift, softmax, split
-from raphson.likelihoods._softmax_factor import SoftmaxFactor
+from raphson.likelihoods._special._softmax import (
+    Target,
+    information,
+    nll_and_split,
+    residual,
+    reuse,
+    shift,
+    softmax,
+    split,
+)
+from raphson.likelihoods._special._softmax_factor import SoftmaxFactor
 from raphson.likelihoods._targets import refuse_outside
+from raphson.likelihoods.families._bernoulli import Bernoulli
 from raphson.linalg import DiagonalPlusLowRank
 
 

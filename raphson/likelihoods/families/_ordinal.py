@@ -10,7 +10,7 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
-from raphson.likelihoods._ordinal_links import LINKS, CumulativeLink, Interval
+from raphson.likelihoods._special._cumulative_links import LINKS, CumulativeLink, Interval
 from raphson.likelihoods._support import COUNT, Support
 from raphson.likelihoods._targets import refuse_outside
 from raphson.linalg import Dense, DiagonalPlusLowRank, Matrix

@@ -10,8 +10,8 @@ from torch.nn.functional import logsigmoid
 
 from raphson._errors import InputError
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
-from raphson.likelihoods._log_coefficient import log_coefficient
 from raphson.likelihoods._pairs import total
+from raphson.likelihoods._special._log_coefficient import log_coefficient
 from raphson.likelihoods._support import COUNT
 from raphson.likelihoods._targets import like_outputs, output_columns, refuse_outside
 from raphson.linalg import Diagonal

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.likelihoods._binet import HALF_LOG_TWO_PI, log_remainder
-from raphson.likelihoods._half_step import FROM, half_step, half_step_derivatives, half_step_excess
 from raphson.likelihoods._interleave import block_entries, interleaved
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._pairs import check_columns, check_number, start_rows, total, weighted_mean
-from raphson.likelihoods._sampling import log_gamma_variate
+from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, log_remainder
+from raphson.likelihoods._special._half_step import FROM, half_step, half_step_derivatives, half_step_excess
+from raphson.likelihoods._special._sampling import log_gamma_variate
 from raphson.likelihoods._targets import like_outputs
 from raphson.linalg import Diagonal, EqualBlocks, EqualBlocksMatrix, LinearOperator, SymmetricOperator
 
