@@ -6,8 +6,9 @@ import html
 import textwrap
 from collections.abc import Sequence
 
-from raphson.explain._algebra import Expr, sum_terms, text_block, to_latex, to_mathml, to_text
+from raphson.explain._printing import sum_terms, text_block, to_latex, to_mathml, to_text
 from raphson.explain._sections import Formula, Grid, Label, Section
+from raphson.likelihoods.formulas import Expr
 
 _INDENT = "  "
 

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from raphson.explain._algebra import Expr, Symbol, factored, sympy
 from raphson.explain._check import Check
-from raphson.explain._definition import Definition
+from raphson.likelihoods.formulas import Definition, Expr, Symbol, factored, sympy
 
 
 class Label(NamedTuple):

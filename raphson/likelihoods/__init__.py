@@ -1,6 +1,9 @@
 """Likelihoods: value, gradient, Hessian and Fisher information in output space."""
 
 from raphson.likelihoods._average import average_hessian as average_hessian
+from raphson.likelihoods._catalogue import catalogue as catalogue
+from raphson.likelihoods._catalogue import commands as commands
+from raphson.likelihoods._command import Command as Command
 from raphson.likelihoods._definiteness import Definiteness as Definiteness
 from raphson.likelihoods._definiteness import OutputInertia as OutputInertia
 from raphson.likelihoods._definiteness import definiteness_at as definiteness_at

@@ -10,7 +10,7 @@ import statsmodels.api as sm
 from statsmodels.miscmodels.ordinal_model import OrderedModel
 
 from raphson.cli import main
-from raphson.cli._likelihoods import LIKELIHOODS
+from raphson.likelihoods import commands
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ TARGETS = {"beta": "share", "bernoulli": "passed", "gaussian": "size", "student-
 TARGETS |= {"negative-binomial": "visits", "heteroscedastic-gaussian": "size", "binomial": "years"}
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", commands())
 def test_every_name_fits(cli, table, name: str) -> None:
     path, _ = table
     target = "years" if name.startswith("ordinal") else TARGETS.get(name, "time")

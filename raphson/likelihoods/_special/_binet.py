@@ -20,8 +20,8 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 # relative error below 1e-15 in mu and below 3e-14 in its second derivative.
 _SERIES = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
 _FROM = 16.0
-_SLOPE = tuple((1 - 2 * n) * c for n, c in enumerate(_SERIES, 1))
-_BEND = tuple((2 * n - 1) * 2 * n * c for n, c in enumerate(_SERIES, 1))
+_FIRST = tuple((1 - 2 * n) * c for n, c in enumerate(_SERIES, 1))
+_SECOND = tuple((2 * n - 1) * 2 * n * c for n, c in enumerate(_SERIES, 1))
 
 
 def binet(x: Tensor) -> Tensor:
@@ -35,16 +35,16 @@ def binet(x: Tensor) -> Tensor:
 def binet_derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
     r"""Return :math:`x \mu'(x)` and :math:`x^2 \mu''(x)` for ``x > 0``, elementwise; zero at infinity."""
     low = x.clamp(max=_FROM)
-    slope = low * (torch.digamma(low) - low.log()) + 0.5
-    bend = low.square() * _trigamma(low) - low - 0.5
-    far_slope, far_bend = _far(x.clamp(min=_FROM).reciprocal())
+    first = low * (torch.digamma(low) - low.log()) + 0.5
+    second = low.square() * _trigamma(low) - low - 0.5
+    far_first, far_second = _far(x.clamp(min=_FROM).reciprocal())
     small = x < _FROM
-    return torch.where(small, slope, far_slope), torch.where(small, bend, far_bend)
+    return torch.where(small, first, far_first), torch.where(small, second, far_second)
 
 
 def _far(inverse: Tensor) -> tuple[Tensor, Tensor]:
     square = inverse.square()
-    return inverse * _horner(square, _SLOPE), inverse * _horner(square, _BEND)
+    return inverse * _horner(square, _FIRST), inverse * _horner(square, _SECOND)
 
 
 def _trigamma(x: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ _STEPS = 8
 _FROM = 16.0
 # B_2n / (2n (2n - 1)), the coefficients of x^(1 - 2n) (NIST DLMF 5.11.1); from 8 on the next term is below 1e-16
 _SERIES = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
-_SLOPE = tuple((1 - 2 * n) * c for n, c in enumerate(_SERIES, 1))
-_BEND = tuple((2 * n - 1) * 2 * n * c for n, c in enumerate(_SERIES, 1))
+_FIRST = tuple((1 - 2 * n) * c for n, c in enumerate(_SERIES, 1))
+_SECOND = tuple((2 * n - 1) * 2 * n * c for n, c in enumerate(_SERIES, 1))
 
 
-def binet_together(x: Tensor, *, bend: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+def binet_together(x: Tensor, *, second: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
     r"""Return :math:`\mu(x)`, :math:`x\mu'(x)` and, if wanted, :math:`x^2\mu''(x)` for ``x > 0``, elementwise.
 
     From 16 on by the asymptotic series; below, :math:`\Gamma(x) = \Gamma(x + 8) / (x (x + 1) \dots (x + 7))` and its
@@ -24,7 +24,7 @@ def binet_together(x: Tensor, *, bend: bool = True) -> tuple[Tensor, Tensor, Ten
 
     Args:
         x: Positive, of any shape; its square must not underflow.
-        bend: Whether the second derivative is wanted.
+        second: Whether the second derivative is wanted.
 
     Returns:
         The three.
@@ -48,24 +48,24 @@ def binet_together(x: Tensor, *, bend: bool = True) -> tuple[Tensor, Tensor, Ten
         factor = pair + k * (_STEPS - 1 - k)
         product, inverse = mul(product, factor), factor.reciprocal()
         inverses = add(inverses, inverse)
-        if bend:
+        if second:
             squares = add(squares, mul(inverse, inverse))
-    first = middle * inverses
+    sum_of_inverses = middle * inverses
     small = x < _FROM
     z = torch.where(small, low + _STEPS, x)
     inverse = z.reciprocal()
     square = inverse.square()
-    value, slope = mul(horner(square, _SERIES), inverse), mul(horner(square, _SLOPE), inverse)
+    value, far_first = mul(horner(square, _SERIES), inverse), mul(horner(square, _FIRST), inverse)
     log_z, log_low = z.log(), low.log()
     near = (z - 0.5) * log_z - (low - 0.5) * log_low - product.log() + (value - _STEPS)
-    near_slope = low * (log_z - log_low + inverse * (slope - 0.5) - first) + 0.5
-    if not bend:
-        return torch.where(small, near, value), torch.where(small, near_slope, slope), None
-    second = middle.square() * squares - 2 * inverses
-    far_bend = mul(horner(square, _BEND), inverse)
-    near_bend = low.square() * (second + inverse + square * (far_bend + 0.5)) - low - 0.5
+    near_first = low * (log_z - log_low + inverse * (far_first - 0.5) - sum_of_inverses) + 0.5
+    if not second:
+        return torch.where(small, near, value), torch.where(small, near_first, far_first), None
+    sum_of_squares = middle.square() * squares - 2 * inverses
+    far_second = mul(horner(square, _SECOND), inverse)
+    near_second = low.square() * (sum_of_squares + inverse + square * (far_second + 0.5)) - low - 0.5
     return (
         torch.where(small, near, value),
-        torch.where(small, near_slope, slope),
-        torch.where(small, near_bend, far_bend),
+        torch.where(small, near_first, far_first),
+        torch.where(small, near_second, far_second),
     )

@@ -27,13 +27,13 @@ from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI
 
 
 class Interval(NamedTuple):
-    """The logarithm of the probability, the ratios and the bends, as the module defines them."""
+    """The logarithm of the probability and the four ratios, as the module defines them."""
 
     log_p: Tensor
     lower: Tensor  # rho_a
     upper: Tensor  # rho_b
-    lower_bend: Tensor  # tau_a
-    upper_bend: Tensor  # tau_b
+    lower_second: Tensor  # tau_a
+    upper_second: Tensor  # tau_b
 
 
 class CumulativeLink(NamedTuple):
@@ -138,13 +138,13 @@ def _probit(a: Tensor, b: Tensor) -> Interval:
     upper = torch.where(narrow, torch.exp(-0.5 * step * (center + 0.25 * step)) / (step * series), upper)
 
     lower = upper * weight
-    lower_bend, upper_bend = lower - a, upper + b
+    lower_second, upper_second = lower - a, upper + b
     return Interval(
         log_p,
         torch.where(mirrored, upper, lower),
         torch.where(mirrored, lower, upper),
-        torch.where(mirrored, upper_bend, lower_bend),
-        torch.where(mirrored, lower_bend, upper_bend),
+        torch.where(mirrored, upper_second, lower_second),
+        torch.where(mirrored, lower_second, upper_second),
     )
 
 

@@ -44,11 +44,11 @@ def half_step_derivatives(h: Tensor) -> tuple[Tensor, Tensor]:
         first, second = first + change, torch.addcmul(second, change, before + after)
     small = h < FROM
     z = torch.where(small, low + _STEPS, h)
-    slope, bend = _series(z, _FIRST), _series(z, _SECOND)
+    far_first, far_second = _series(z, _FIRST), _series(z, _SECOND)
     ratio = low / z
-    near_slope = low * first + ratio * (slope + 0.5)
-    near_bend = near_slope + ratio.square() * (bend - slope - 0.5) - low.square() * second
-    return torch.where(small, near_slope - 0.5, slope), torch.where(small, near_bend, bend)
+    near_first = low * first + ratio * (far_first + 0.5)
+    near_second = near_first + ratio.square() * (far_second - far_first - 0.5) - low.square() * second
+    return torch.where(small, near_first - 0.5, far_first), torch.where(small, near_second, far_second)
 
 
 def half_step_excess(h: Tensor) -> Tensor:

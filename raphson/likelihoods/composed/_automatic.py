@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._support import REAL, Support
-from raphson.likelihoods._targets import output_columns, refuse_outside
-from raphson.likelihoods.composed._start import fit_all_alike
+from raphson.likelihoods._targets import columns, refuse_outside
+from raphson.likelihoods.composed._start import fit_constant_outputs
 from raphson.linalg import Diagonal, EqualBlocks, SymmetricOperator
 
 T = TypeVar("T")
@@ -98,6 +98,11 @@ class AutomaticLikelihood(Likelihood):
                 f"There are {len(self.limits)} domains for {len(self.names or ('',))} parameters: give one for each."
             )
 
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return none: it is made from code."""
+        return ()
+
     @property
     def support(self) -> Support:  # type: ignore[override]
         """The support given as ``targets``."""
@@ -116,12 +121,6 @@ class AutomaticLikelihood(Likelihood):
     def n_outputs(self, y: Tensor) -> int:
         """Return one set of named outputs for each response.
 
-        Args:
-            y: Targets ``(N,)`` or ``(N, M)``.
-
-        Returns:
-            ``C``.
-
         Raises:
             InputError: The outputs have no names, so that only the function knows how many it takes.
         """
@@ -133,20 +132,11 @@ class AutomaticLikelihood(Likelihood):
         return Likelihood.n_outputs(self, y)
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return outputs ``(C,)`` that fit all targets alike, by Newton steps on up to 2000 of them.
-
-        Args:
-            y: Targets.
-            n_outputs: ``C``.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            The outputs, in the domain.
-        """
+        """Return outputs in the domain, common to all rows, by Newton steps on up to 2000 targets."""
         f = torch.tensor(self._neutral, dtype=torch.float64, device=y.device)
         f = f.repeat(n_outputs // len(self._neutral))
         every = slice(None, None, -(-len(y) // _START_ROWS) or 1)
-        return fit_all_alike(self, f, y[every], None if weights is None else weights[every])
+        return fit_constant_outputs(self, f, y[every], None if weights is None else weights[every])
 
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
         """Return the value summed over responses, ``(...,)``; infinite outside the domain or where it is nan."""
@@ -162,30 +152,13 @@ class AutomaticLikelihood(Likelihood):
         return self._operator(hessian_rows(self._inside, *self._rows(f, y)), f)
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> SymmetricOperator:
-        """Return the information, in closed form or from sampled scores as the class says.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Not used.
-
-        Returns:
-            Batched operator ``(..., C, C)``, positive semi-definite.
-        """
+        """Return the information, in closed form or from sampled scores as the class says: positive semi-definite."""
         rows = self._split(f)
         known = self.predictions.fisher
         return self._operator(self._sampled_fisher(rows) if known is None else known(rows), f)
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian; the observed Hessian shares its graph with the other two.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Targets.
-            hessian: ``"observed"``, ``"expected"`` or None for no Hessian.
-
-        Returns:
-            The three, each as its own method gives it.
-        """
+        """Return value, gradient and Hessian; the observed Hessian shares its graph with the other two."""
         if hessian != "observed":
             return Likelihood.derivatives(self, f, y, hessian)
         parts = _in_chunks(lambda r, t: _to_second_order(self._inside, r, t), *self._rows(f, y))
@@ -193,15 +166,7 @@ class AutomaticLikelihood(Likelihood):
         return Derivatives(self._summed(value, f), gradient.to(f.dtype).reshape(f.shape), self._operator(blocks, f))
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw one target per response.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            generator: Source of randomness, on the device of ``f``.
-
-        Returns:
-            The targets, ``(..., M)``, or ``(..., *shape)`` where the outputs have no names.
-        """
+        """Draw one target per response, ``(..., M)``, or ``(..., *shape)`` where the outputs have no names."""
         rows = self._split(f.detach())
         return self._join(self._need("sample")(rows, generator), f)
 
@@ -217,7 +182,7 @@ class AutomaticLikelihood(Likelihood):
         """Raise ``InputError`` for the first row outside the support, or a wrong number of outputs."""
         if self.names is not None:
             responses = self._responses(n_outputs)
-            y = output_columns(y, responses) if responses > 1 else y
+            y = columns(y, responses) if responses > 1 else y
         refuse_outside(~self.targets.contains(y), y, self.targets.description)
 
     @property
@@ -228,8 +193,8 @@ class AutomaticLikelihood(Likelihood):
         """Return the value of rows, infinite outside the domain, where the function is not evaluated."""
         if self.limits is None:
             return self.value(rows, y)
-        columns = zip(self.limits, rows.unbind(-1), strict=True)
-        inside = torch.stack([limit.contains(column) for limit, column in columns], -1).all(-1)
+        limited = zip(self.limits, rows.unbind(-1), strict=True)
+        inside = torch.stack([limit.contains(column) for limit, column in limited], -1).all(-1)
         safe = torch.where(inside.unsqueeze(-1), rows, rows.new_tensor(self._neutral))
         return torch.where(inside, self.value(safe, y), torch.inf)
 
@@ -340,9 +305,9 @@ def _to_second_order(value: Rows, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor,
         return gradient, each
 
     differentiated: Any = torch.func.vjp(first_order, f, has_aux=True)
-    gradient, pull, each = differentiated
-    units = torch.eye(f.shape[-1], dtype=f.dtype, device=f.device)
-    return each, gradient, torch.stack([pull(unit.expand_as(f))[0] for unit in units], -2)
+    gradient, vjp, each = differentiated
+    basis = torch.eye(f.shape[-1], dtype=f.dtype, device=f.device)
+    return each, gradient, torch.stack([vjp(unit.expand_as(f))[0] for unit in basis], -2)
 
 
 def _in_chunks(function: Callable[[Tensor, Tensor], T], f: Tensor, y: Tensor) -> list[T]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._links import IDENTITY, Link, Mapped, as_link
 from raphson.likelihoods._support import Support
 from raphson.linalg import LinearOperator, SymmetricOperator, congruence, plus_diagonal, scaled_rows
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +33,7 @@ class Linked(Likelihood):
     Fisher information is :math:`\operatorname{diag}(h')\, F_0 \operatorname{diag}(h')`: the last term vanishes
     in expectation because the score :math:`\nabla\ell_0` has mean zero. Where the base weights its targets
     (``pos_weight``) the weighted score has not, and the same congruence is the information of the score,
-    weighted alike: positive semi-definite, without the last term.
+    weighted in the same way: positive semi-definite, without the last term.
 
     The Hessian keeps the structure of the base's (diagonal, blocks of equal size, diagonal plus low rank). It is
     concave for certain only where the base is and every link is the identity; ``concave`` says no more.
@@ -41,7 +45,7 @@ class Linked(Likelihood):
 
     Args:
         base: The likelihood in its own parameters.
-        links: The map of each of ``base.parameters``, in their order and alike for every response, or one for
+        links: The map of each of ``base.parameters``, in their order and the same for every response, or one for
             all outputs. Names: ``identity``, ``log``, ``softplus``, ``exp``, ``sigmoid``, ``logit``, ``square``,
             ``inverse``, ``normal_cdf`` (probit regression), ``cloglog_inverse``; or ``Link`` objects.
 
@@ -78,6 +82,21 @@ class Linked(Likelihood):
                 "give one for each, in this order, or a single one for all."
             )
         object.__setattr__(self, "concave", self.base.concave and self._is_identity)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return none: it is made of another likelihood."""
+        return ()
+
+    def definition(self) -> Definition:
+        """Return the base's formulas with its parameters as maps of the outputs."""
+        from raphson.likelihoods.composed._linked_formula import linked_formula
+
+        return linked_formula(self, self.base.definition())
+
+    def default_columns(self, n_outputs: int) -> tuple[Tensor, Tensor]:
+        """Return what the base wants."""
+        return self.base.default_columns(n_outputs)
 
     @property
     def support(self) -> Support:  # type: ignore[override]
@@ -126,16 +145,7 @@ class Linked(Likelihood):
         return tuple(maps[c % len(maps)].parameter_name(name) for c, name in enumerate(names))
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return the outputs whose maps are the base's start, or a neutral value where there is none.
-
-        Args:
-            y: Targets.
-            n_outputs: ``C``.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            Outputs ``(C,)``.
-        """
+        """Return the outputs whose maps are the base's start, or a neutral value where there is none."""
         theta = self.base.start(y, n_outputs, weights)
         maps = self.maps
         f = torch.stack([maps[c % len(maps)].inverse(value) for c, value in enumerate(theta.unbind())])
@@ -173,16 +183,7 @@ class Linked(Likelihood):
         return scaled_rows(self.base.fisher_factor(theta, y), first)
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one evaluation of the links and of the base.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Targets.
-            hessian: ``"observed"``, ``"expected"`` or None for no Hessian.
-
-        Returns:
-            The three, each as its own method gives it.
-        """
+        """Return value, gradient and Hessian from one evaluation of the links and of the base."""
         mapped = self._at(f)
         value, gradient, curvature = self.base.derivatives(mapped.value, y, hessian)
         if curvature is not None and hessian == "observed":
@@ -192,15 +193,7 @@ class Linked(Likelihood):
         return Derivatives(_finite_only(mapped.value, value), mapped.first * gradient, curvature)
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw one target per example from the base at the maps of ``f``.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            generator: Source of randomness, on the device of ``f``.
-
-        Returns:
-            The targets.
-        """
+        """Draw one target per example from the base at the maps of ``f``."""
         return self.base.sample(self._theta(f), generator)
 
     def mean(self, f: Tensor) -> Tensor:

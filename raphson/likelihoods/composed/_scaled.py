@@ -3,7 +3,8 @@ r"""A likelihood times a constant: what losses that average over outputs, or tem
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from raphson._errors import InputError
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._support import Support
 from raphson.linalg import LinearOperator, Scaled, ScaledColumns
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +60,34 @@ class ScaledLikelihood(Likelihood):
             raise InputError(f"factor is {self.factor:g}, but a likelihood can only be scaled by a positive number.")
         object.__setattr__(self, "concave", self.base.concave)
         object.__setattr__(self, "support", self.base.support)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return none: it is made of another likelihood."""
+        return ()
+
+    def definition(self) -> Definition:
+        """Return the base's formulas, times a constant and plus one."""
+        from raphson.likelihoods.formulas import positive, real
+
+        base = self.base.definition()
+        a, b = positive("a_0"), real("b_0")
+        constants = {a: self.factor / (len(base.outputs) if self.mean_over_outputs else 1)}
+        if self.constant:
+            constants[b] = self.constant
+        note = "The base's negative log-likelihood times a₀; sampling and means are those of the base."
+        return replace(
+            base,
+            likelihood=replace(self, base=base.likelihood),
+            nll=a * base.nll + (b if self.constant else 0),
+            constants={**base.constants, **constants},
+            target_words=base.target_words or base.likelihood.support.description,
+            notes=(*base.notes, note),
+        )
+
+    def default_columns(self, n_outputs: int) -> tuple[Tensor, Tensor]:
+        """Return what the base wants."""
+        return self.base.default_columns(n_outputs)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -112,15 +144,7 @@ class ScaledLikelihood(Likelihood):
         return ScaledColumns(factor, f.new_full((), math.sqrt(self._factor(f))).expand(columns))
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw one target per example from the base.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            generator: Source of randomness, on the device of ``f``.
-
-        Returns:
-            The targets.
-        """
+        """Draw one target per example from the base."""
         return self.base.sample(f, generator)
 
     def mean(self, f: Tensor) -> Tensor:
@@ -140,16 +164,7 @@ class ScaledLikelihood(Likelihood):
         return self.base.weight(y)
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian, shared as the base shares them.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Targets.
-            hessian: ``"observed"``, ``"expected"`` or None for no Hessian.
-
-        Returns:
-            The three, each as its own method gives it.
-        """
+        """Return value, gradient and Hessian, shared as the base shares them."""
         a = self._factor(f)
         value, gradient, curvature = self.base.derivatives(f, y, hessian)
         scaled = None if curvature is None else Scaled(curvature, a)

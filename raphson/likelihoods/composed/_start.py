@@ -1,4 +1,4 @@
-r"""Where to start a fit: outputs that fit all targets alike."""
+r"""Where to start a fit: the best outputs common to all rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from raphson.likelihoods._likelihood import Likelihood
 
 
-def fit_all_alike(likelihood: Likelihood, f: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
+def fit_constant_outputs(likelihood: Likelihood, f: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return outputs common to all rows that fit them better, by Newton steps on absolute eigenvalues.
 
     Args:

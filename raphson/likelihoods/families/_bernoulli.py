@@ -2,21 +2,22 @@ r"""The Bernoulli likelihood with a logit link: one or many yes-or-no labels per
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods._command import Command
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._links import softplus
 from raphson.likelihoods._support import UNIT_INTERVAL
-from raphson.likelihoods._targets import like_outputs, output_columns, refuse_outside
+from raphson.likelihoods._targets import check_columns, columns, like_outputs, start_rows
 from raphson.linalg import Diagonal
 
-
-def _softplus(f: Tensor) -> Tensor:
-    # torch.nn.functional.softplus turns linear at 20, which costs half of the digits of a double.
-    return torch.logaddexp(f, f.new_zeros(()))
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,12 @@ class Bernoulli(Likelihood):
     always_finite = True
     partition = "logistic"
     support = UNIT_INTERVAL
+    commands = (Command("bernoulli", target="two"),)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return plain and weighted labels."""
+        return cls(), cls(torch.tensor([3.0], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64))
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -81,86 +88,37 @@ class Bernoulli(Likelihood):
         return 0.25 * positive * (1.0 if self.label_weight is None else float(self.label_weight.max()))
 
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood summed over labels, ``(...,)``.
-
-        Args:
-            f: Logits ``(..., M)``.
-            y: Labels in [0, 1].
-
-        Returns:
-            One value per row.
-        """
+        """Return the negative log-likelihood summed over labels, ``(...,)``."""
         positive, negative = self._parts(f, like_outputs(f, y))
-        return (positive * _softplus(-f) + negative * _softplus(f)).sum(-1)
+        return (positive * softplus(-f) + negative * softplus(f)).sum(-1)
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient, ``(..., M)``, without cancellation at saturated labels.
-
-        Args:
-            f: Logits ``(..., M)``.
-            y: Labels in [0, 1].
-
-        Returns:
-            The gradient.
-        """
+        """Return the gradient, ``(..., M)``, without cancellation at saturated labels."""
         positive, negative = self._parts(f, like_outputs(f, y))
         return negative * torch.sigmoid(f) - positive * torch.sigmoid(-f)
 
     def hessian(self, f: Tensor, y: Tensor) -> Diagonal:
-        """Return the observed Hessian, a batched diagonal ``(..., M, M)``.
-
-        Args:
-            f: Logits ``(..., M)``.
-            y: Labels in [0, 1]; without ``pos_weight`` they do not matter.
-
-        Returns:
-            The operator.
-        """
+        """Return the observed Hessian, a batched diagonal ``(..., M, M)``."""
         positive, negative = self._parts(f, like_outputs(f, y))
         return Diagonal((positive + negative) * self.variance(f))
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
-        r"""Return the expected information, a batched diagonal ``(..., M, M)``.
-
-        Args:
-            f: Logits ``(..., M)``.
-            y: Targets whose weights to use: then it equals ``hessian(f, y)``.
-
-        Returns:
-            Without ``y``, the expectation over labels drawn from the model:
-            :math:`v (w \sigma + 1 - \sigma)\,\sigma (1 - \sigma)`.
-        """
+        r"""Return a diagonal; without ``y``, the mean :math:`v (w \sigma + 1 - \sigma)\,\sigma (1 - \sigma)`."""
         return self.hessian(f, torch.sigmoid(f) if y is None else y)
 
     def statistic(self, y: Tensor, n_outputs: int) -> Tensor | None:
         """Return the labels, ``(..., M)`` in float64; None with ``pos_weight`` or ``label_weight``."""
         if self.pos_weight is not None or self.label_weight is not None:
             return None
-        return output_columns(y, n_outputs).double()
+        return columns(y, n_outputs).double()
 
     def log_partition(self, f: Tensor, *, hessian: bool = True) -> Derivatives:
-        r"""Return :math:`\sum_m \log(1 + e^{f_m})` with its gradient and Hessian.
-
-        Args:
-            f: Logits ``(..., M)``.
-            hessian: Whether the Hessian is wanted.
-
-        Returns:
-            The value ``(...,)``, :math:`\sigma` and :math:`\operatorname{diag}(\sigma (1 - \sigma))`.
-        """
+        r"""Return :math:`\sum_m \log(1 + e^{f_m})`, :math:`\sigma` and the diagonal :math:`\sigma (1 - \sigma)`."""
         p = torch.sigmoid(f)
-        return Derivatives(_softplus(f).sum(-1), p, Diagonal(torch.addcmul(p, p, p, value=-1.0)) if hessian else None)
+        return Derivatives(softplus(f).sum(-1), p, Diagonal(torch.addcmul(p, p, p, value=-1.0)) if hessian else None)
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw labels 0 or 1, ``(..., M)``, in the element type of ``f``.
-
-        Args:
-            f: Logits ``(..., M)``.
-            generator: Source of randomness, on the device of ``f``.
-
-        Returns:
-            The labels.
-        """
+        """Draw labels 0 or 1, ``(..., M)``, in the element type of ``f``."""
         return torch.bernoulli(torch.sigmoid(f), generator=generator)
 
     def mean(self, f: Tensor) -> Tensor:
@@ -172,17 +130,8 @@ class Bernoulli(Likelihood):
         return torch.sigmoid(f) * torch.sigmoid(-f)
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return the logits of the shares of positive labels, at least half a row of each kind.
-
-        Args:
-            y: Labels ``(N, M)``, or ``(N,)`` where ``M = 1``.
-            n_outputs: ``M``.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            Outputs ``(M,)``: with both kinds present, those that fit all targets alike; ``pos_weight`` counts.
-        """
-        labels = output_columns(y, n_outputs).double().reshape(-1, n_outputs)
+        """Return the logits of the shares of positive labels, of at least half a row of each kind; weights count."""
+        labels = start_rows(y, n_outputs)
         w = torch.ones_like(labels[:, :1]) if weights is None else weights.to(labels).reshape(-1, 1)
         positive, negative = ((w * part).sum(0) for part in self._parts(labels, labels))
         least = (0.5 * (positive + negative) / max(len(labels), 1)).clamp_min(torch.finfo(torch.float64).tiny)
@@ -201,25 +150,60 @@ class Bernoulli(Likelihood):
         for name, w in (("pos_weight", self.pos_weight), ("label_weight", self.label_weight)):
             if w is not None and w.numel() not in {1, n_outputs}:
                 raise InputError(f"{name} has {w.numel()} entries but the model has {n_outputs} outputs.")
-        labels = output_columns(y, n_outputs)
-        refuse_outside(~self.support.contains(labels), labels, self.support.description)
+        check_columns(y, n_outputs, 1, self.support)
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one evaluation of the two sigmoids.
-
-        Args:
-            f: Logits ``(..., M)``.
-            y: Labels in [0, 1].
-            hessian: ``"observed"`` or ``"expected"``, equal at given targets, or None for no Hessian.
-
-        Returns:
-            The three, each as its own method gives it.
-        """
+        """Return value, gradient and Hessian from one evaluation of the two sigmoids."""
         positive, negative = self._parts(f, like_outputs(f, y))
         up, down = torch.sigmoid(f), torch.sigmoid(-f)
-        nll = (positive * _softplus(-f) + negative * _softplus(f)).sum(-1)
+        nll = (positive * softplus(-f) + negative * softplus(f)).sum(-1)
         curvature = None if hessian is None else Diagonal((positive + negative) * (up * down))
         return Derivatives(nll, negative * up - positive * down, curvature)
+
+    def definition(self) -> Definition:
+        """Return the formulas in the logit, with the weights of the first label if there are any."""
+        from raphson.likelihoods.formulas import (
+            GLM_BOOK,
+            STRICTLY_CONVEX,
+            Abbreviation,
+            Definition,
+            logistic,
+            positive,
+            real,
+            sympy,
+        )
+
+        eta, y = real("eta y")
+        p, w, v, q = positive("p w v q")
+        first: dict[str, Any] = {}
+        constants = {}
+        for name, symbol in (("pos_weight", w), ("label_weight", v)):
+            weight = getattr(self, name)
+            if weight is not None:
+                first[name] = weight.reshape(-1)[0]
+                constants[symbol] = float(first[name])
+        one = sympy.Integer(1)
+        pieces: tuple[Abbreviation, ...] = (logistic(p, eta),)
+        if first:
+            # 1 - p as a symbol of its own keeps the weighted sums short
+            pieces = (Abbreviation(p, pieces[0].meaning, {eta: p * q}), Abbreviation(q, 1 - p, {eta: -p * q}))
+        else:
+            q = one - p
+        w, v = (symbol if symbol in constants else one for symbol in (w, v))
+        averaged = "Without targets, the Fisher information averages the weight over labels drawn from the model."
+        return Definition(
+            likelihood=replace(self, **first),
+            outputs=(eta,),
+            targets=(y,),
+            nll=-v * (w * y * sympy.log(p) + (1 - y) * sympy.log(q)),
+            abbreviations=pieces,
+            moments={y: p},
+            constants=constants,
+            example=((0.4,), 1.0),
+            convexity=STRICTLY_CONVEX,
+            source=GLM_BOOK + "section 4.4.",
+            notes=() if w == 1 else (averaged,),
+        )
 
     def _parts(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         # The weights v w y of the positive and v (1 - y) of the negative answer.

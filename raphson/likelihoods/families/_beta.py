@@ -5,21 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from raphson.likelihoods._interleave import block_entries, interleaved
+from raphson.likelihoods._command import Command
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
-from raphson.likelihoods._pairs import columns, constant, split, start_rows, total, weighted_mean
+from raphson.likelihoods._parameters import blocks, constant, interleaved, lower_blocks, split, total
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, binet_derivatives
 from raphson.likelihoods._special._binet_together import binet_together
 from raphson.likelihoods._special._sampling import log_gamma_variate
 from raphson.likelihoods._support import OPEN_UNIT_INTERVAL
-from raphson.likelihoods._targets import like_outputs, refuse_outside
+from raphson.likelihoods._targets import columns, like_outputs, refuse_outside, start_rows, weighted_mean
 from raphson.linalg import EqualBlocks, EqualBlocksMatrix
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition, Expr
 
 
 class _Model(NamedTuple):
@@ -37,7 +40,7 @@ class _Model(NamedTuple):
 
 
 class _Gammas(NamedTuple):
-    """Binet's function, its slope or its bend at a, b and their sum."""
+    """Binet's function, its first or its second derivative at a, b and their sum."""
 
     at_a: Tensor
     at_b: Tensor
@@ -96,6 +99,7 @@ class Beta(Likelihood):
     """
 
     support = OPEN_UNIT_INTERVAL
+    commands = (Command("beta"),)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -103,113 +107,55 @@ class Beta(Likelihood):
         return ("logit_mean", "log_precision")
 
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood summed over responses, ``(...,)``.
-
-        Args:
-            f: Outputs ``(..., 2 M)``.
-            y: Proportions.
-
-        Returns:
-            One value per row, to full accuracy for any precision.
-        """
+        """Return the negative log-likelihood summed over responses, to full accuracy for any precision."""
         model = _model(f)
         at_a, at_b = binet(model.shapes)
         remainders = _Gammas(at_a, at_b, binet(model.sum))
         return total(_value(model, _data(model, f, y), remainders), f)
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient, ``(..., 2 M)``.
-
-        Args:
-            f: Outputs ``(..., 2 M)``.
-            y: Proportions.
-
-        Returns:
-            The gradient.
-        """
+        """Return the gradient, ``(..., 2 M)``."""
         return self.derivatives(f, y, None).gradient
 
     def hessian(self, f: Tensor, y: Tensor) -> EqualBlocks:
-        """Return the observed Hessian, one 2 x 2 block per response.
-
-        Args:
-            f: Outputs ``(..., 2 M)``.
-            y: Proportions.
-
-        Returns:
-            Batched operator ``(..., 2 M, 2 M)``.
-        """
+        """Return the observed Hessian, one 2 x 2 block per response."""
         curvature = self.derivatives(f, y).hessian
         assert isinstance(curvature, EqualBlocks)
         return curvature
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> EqualBlocks:
-        """Return the Fisher information, one 2 x 2 block per response.
-
-        Args:
-            f: Outputs ``(..., 2 M)``.
-            y: Not used.
-
-        Returns:
-            Batched operator ``(..., 2 M, 2 M)``.
-        """
+        """Return the Fisher information, one 2 x 2 block per response."""
         model = _model(f)
-        return _blocks(*_information(model, _bends(model)))
+        return blocks(*_information(model, _second(model)))
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> EqualBlocksMatrix:
-        """Return the lower triangular factor of each block of the Fisher information.
-
-        Args:
-            f: Outputs ``(..., 2 M)``.
-            y: Not used.
-
-        Returns:
-            Batched operator ``(..., 2 M, 2 M)``.
-        """
+        """Return the lower triangular factor of each block of the Fisher information."""
         model = _model(f)
-        a, b, c = _information(model, _bends(model))
+        a, b, c = _information(model, _second(model))
         first = a.sqrt()
         off = b / first
-        corner = (c - off.square()).clamp_min(0).sqrt()
-        return EqualBlocksMatrix(block_entries(((first, torch.zeros_like(off)), (off, corner))))
+        return lower_blocks(first, off, (c - off.square()).clamp_min(0).sqrt())
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one evaluation of the gamma functions.
-
-        Args:
-            f: Outputs ``(..., 2 M)``.
-            y: Proportions.
-            hessian: ``"observed"``, ``"expected"`` or None for no Hessian.
-
-        Returns:
-            The three, each as its own method gives it.
-        """
+        """Return value, gradient and Hessian from one evaluation of the gamma functions."""
         model = _model(f, constant)
         data = _data(model, f, y)
-        remainders, slopes, bends = _gammas(model, bend=hessian is not None)
+        remainders, first, second = _gammas(model, second=hessian is not None)
         # x (psi(x) - log x), between -1 and -1/2
-        at_a, at_b, at_sum = (slope - 0.5 for slope in slopes)
+        at_a, at_b, at_sum = (value - 0.5 for value in first)
         mean, complement = model.mean, model.complement
         by_mean = model.precision * (mean * complement) * data.log_ratio + complement * at_a - mean * at_b
         by_precision = model.precision * data.divergence + at_a + at_b - at_sum
         curvature = None
-        if bends is not None:
-            a, b, c = _information(model, bends)
+        if second is not None:
+            a, b, c = _information(model, second)
             if hessian == "observed":
                 a, b, c = a + (complement - mean) * by_mean, b + by_mean, c + by_precision
-            curvature = _blocks(*(entry.expand_as(by_mean) for entry in (a, b, c)))
+            curvature = blocks(*(entry.expand_as(by_mean) for entry in (a, b, c)))
         return Derivatives(total(_value(model, data, remainders), f), interleaved(by_mean, by_precision), curvature)
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw proportions, ``(..., M)``, from the two gamma variates whose share they are.
-
-        Args:
-            f: Outputs ``(..., 2 M)``.
-            generator: Source of randomness, on the device of ``f``.
-
-        Returns:
-            The proportions, strictly between 0 and 1.
-        """
+        """Draw proportions strictly between 0 and 1, ``(..., M)``, from the two gamma variates whose share they are."""
         a, b = _model(f.detach()).shapes
         share = torch.sigmoid(log_gamma_variate(a, generator) - log_gamma_variate(b, generator))
         limits = torch.finfo(f.dtype)
@@ -244,16 +190,7 @@ class Beta(Likelihood):
         refuse_outside(~self.support.contains(values), values, description)
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return the logit of the mean and the log of ``mean (1 - mean) / variance - 1``.
-
-        Args:
-            y: Proportions ``(N, M)``, or ``(N,)`` where ``M = 1``.
-            n_outputs: ``2 M``.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            Outputs ``(2 M,)``; the precision is kept between 0.1 and 1e6.
-        """
+        """Return the logit of the mean and the log of ``mean (1 - mean) / variance - 1``, kept between 0.1 and 1e6."""
         rows = start_rows(y, n_outputs, 2)
         mean = weighted_mean(rows, weights)
         variance = weighted_mean((rows - mean).square(), weights)
@@ -266,6 +203,66 @@ class Beta(Likelihood):
         spread = weighted_mean((like_outputs(mean, y) - mean).square(), weights)
         precision = weighted_mean(mean * (1 - mean), weights) / spread.clamp_min(1e-300) - 1
         return precision.clamp(0.1, 1e6).log()
+
+    def definition(self) -> Definition:
+        """Return the formulas; the scores of the two shapes have names of their own."""
+        from raphson.likelihoods.formulas import (
+            Abbreviation,
+            Convexity,
+            Definition,
+            exponential,
+            factored,
+            grouped,
+            positive,
+            real,
+            sympy,
+        )
+
+        eta, s, u, v = real("eta s S T")
+        y, mu, q, phi, a, b = positive("y mu q phi a b")
+        # S is the score of the mean of log(y/(1 - y)), T that of b: their means are zero.
+        score_a = sympy.digamma(a) - sympy.digamma(phi)
+        score_b = sympy.digamma(b) - sympy.digamma(phi)
+        log_odds = sympy.log(y / (1 - y))
+        trigamma = {x: sympy.trigamma(x) for x in (a, b, phi)}
+        special = [u, v, sympy.digamma(phi), *trigamma.values()]
+
+        def shortest(part: Expr) -> Expr:
+            forms = (part, part.subs(q, 1 - mu), part.subs(mu, 1 - q))
+            return min(map(factored, forms), key=lambda form: form.count_ops())
+
+        def rewrite(entry: Expr) -> Expr:
+            entry = sympy.expand(entry.subs({sympy.log(y): score_a - u - v, sympy.log(1 - y): score_b - v}))
+            parts = sympy.collect(entry, special, evaluate=False)
+            return sympy.Add(*(shortest(part) * key for key, part in parts.items()))
+
+        gammas = sympy.loggamma(a) + sympy.loggamma(b) - sympy.loggamma(phi)
+        return Definition(
+            likelihood=self,
+            outputs=(eta, s),
+            targets=(y,),
+            nll=gammas - (a - 1) * sympy.log(y) - (b - 1) * sympy.log(1 - y),
+            abbreviations=(
+                Abbreviation(mu, 1 / (1 + sympy.exp(-eta)), {eta: mu * q}),
+                Abbreviation(q, 1 - mu, {eta: -mu * q}),
+                exponential(phi, s),
+                Abbreviation(a, mu * phi),
+                Abbreviation(b, q * phi),
+                Abbreviation(u, sympy.digamma(a) - sympy.digamma(b) - log_odds, {a: trigamma[a], b: -trigamma[b]}),
+                Abbreviation(v, score_b - sympy.log(1 - y), {b: trigamma[b], phi: -trigamma[phi]}),
+            ),
+            moments={u: sympy.Integer(0), v: sympy.Integer(0)},
+            example=((0.4, 1.2), 0.35),
+            convexity=Convexity(
+                "Not convex everywhere, not even in the logit of the mean alone: S grows without bound as y approaches "
+                "0 or 1, and its terms then outweigh the others. (It is convex in a and b.) The Fisher information is "
+                "positive definite everywhere.",
+            ),
+            source="S. Ferrari and F. Cribari-Neto (2004), J. Applied Statistics 31, 799-815.",
+            target_words="a number strictly between 0 and 1 with mean μ and variance μ(1 - μ)/(1 + φ)",
+            rewrite=rewrite,
+            arrange=lambda entry: grouped(entry, [u, v]),
+        )
 
 
 def _model(f: Tensor, simplify: Callable[[Tensor], Tensor] = lambda parameter: parameter) -> _Model:
@@ -282,15 +279,15 @@ def _least(like: Tensor) -> float:
     return float(torch.finfo(like.dtype).tiny ** 0.4)
 
 
-def _gammas(model: _Model, *, bend: bool) -> tuple[_Gammas, _Gammas, _Gammas | None]:
-    """Return Binet's function, its slope and its bend at the shapes; at their sum but once where it is one number."""
-    of_shapes, of_sum = binet_together(model.shapes, bend=bend), binet_together(model.sum, bend=bend)
-    value, slope, bends = (
+def _gammas(model: _Model, *, second: bool) -> tuple[_Gammas, _Gammas, _Gammas | None]:
+    """Return Binet's function and its derivatives at the shapes; at their sum but once where it is one number."""
+    of_shapes, of_sum = binet_together(model.shapes, second=second), binet_together(model.sum, second=second)
+    value, first, curvature = (
         None if both is None or one is None else _Gammas(both[0], both[1], one)
         for both, one in zip(of_shapes, of_sum, strict=True)
     )
-    assert value is not None and slope is not None
-    return value, slope, bends
+    assert value is not None and first is not None
+    return value, first, curvature
 
 
 def _data(model: _Model, f: Tensor, y: Tensor) -> _Data:
@@ -319,18 +316,14 @@ def _value(model: _Model, data: _Data, remainders: _Gammas) -> Tensor:
     return model.precision * data.divergence + data.log_variance + of_gammas
 
 
-def _bends(model: _Model) -> _Gammas:
+def _second(model: _Model) -> _Gammas:
     at_a, at_b = binet_derivatives(model.shapes)[1]
     return _Gammas(at_a, at_b, binet_derivatives(model.sum)[1])
 
 
-def _information(model: _Model, bends: _Gammas) -> tuple[Tensor, Tensor, Tensor]:
+def _information(model: _Model, second: _Gammas) -> tuple[Tensor, Tensor, Tensor]:
     mean, complement = model.mean, model.complement
-    s_a, s_b, s_sum = (bend + 0.5 for bend in bends)
-    first, second = complement * s_a, mean * s_b
+    s_a, s_b, s_sum = (value + 0.5 for value in second)
+    of_a, of_b = complement * s_a, mean * s_b
     spread = model.precision * (mean * complement)
-    return spread + complement * first + mean * second, first - second, s_a + s_b - s_sum
-
-
-def _blocks(a: Tensor, b: Tensor, c: Tensor) -> EqualBlocks:
-    return EqualBlocks(block_entries(((a, b), (b, c))))
+    return spread + complement * of_a + mean * of_b, of_a - of_b, s_a + s_b - s_sum

@@ -2,19 +2,25 @@ r"""The binomial likelihood with a logit link: successes and failures per row.""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from raphson._errors import InputError
+from raphson.likelihoods._command import Command
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
-from raphson.likelihoods._pairs import total
+from raphson.likelihoods._parameters import total
 from raphson.likelihoods._special._log_coefficient import log_coefficient
 from raphson.likelihoods._support import COUNT
-from raphson.likelihoods._targets import like_outputs, output_columns, refuse_outside
+from raphson.likelihoods._targets import columns, like_outputs, refuse_outside, start_rows
 from raphson.linalg import Diagonal
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +70,7 @@ class Binomial(Likelihood):
 
     concave = True
     support = COUNT
+    commands = (Command("binomial", target="successes", count="trials"),)
 
     def __post_init__(self) -> None:
         n = self.trials
@@ -72,6 +79,11 @@ class Binomial(Likelihood):
         if n is not None:
             object.__setattr__(self, "partition", "logistic")
             object.__setattr__(self, "partition_multiple", float(n))
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return trials that are part of the target, and a fixed number of them."""
+        return cls(), cls(7)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -88,104 +100,40 @@ class Binomial(Likelihood):
         return 1 if self.trials is None or y.ndim < 2 else y.shape[-1]
 
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood summed over responses, ``(...,)``.
-
-        Args:
-            f: Logits ``(..., M)``.
-            y: Targets.
-
-        Returns:
-            One value per row; infinite where a target is not in the support.
-        """
+        """Return the negative log-likelihood summed over responses; infinite where a target is not in the support."""
         return self._value(f, *self._counts(f, y))
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient, ``(..., M)``, without cancellation at saturated probabilities.
-
-        Args:
-            f: Logits ``(..., M)``.
-            y: Targets.
-
-        Returns:
-            The gradient.
-        """
+        """Return the gradient, ``(..., M)``, without cancellation at saturated probabilities."""
         successes, failures = self._counts(f, y)
         return failures * torch.sigmoid(f) - successes * torch.sigmoid(-f)
 
     def hessian(self, f: Tensor, y: Tensor) -> Diagonal:
-        """Return the observed Hessian, a batched diagonal ``(..., M, M)``.
-
-        Args:
-            f: Logits ``(..., M)``.
-            y: Targets; only their numbers of trials matter.
-
-        Returns:
-            The operator.
-        """
+        """Return the observed Hessian, a batched diagonal ``(..., M, M)``."""
         successes, failures = self._counts(f, y)
         return Diagonal((successes + failures) * (torch.sigmoid(f) * torch.sigmoid(-f)))
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
-        """Return the Fisher information, a batched diagonal ``(..., M, M)``.
-
-        Args:
-            f: Logits ``(..., M)``.
-            y: Targets whose numbers of trials to use; then it equals ``hessian(f, y)``.
-
-        Returns:
-            Without ``y``, the information of ``trials`` trials, or of one.
-        """
+        """Return a batched diagonal; without ``y``, the information of ``trials`` trials, or of one."""
         return self.hessian(f, y) if y is not None else Diagonal(self._each() * self._spread(f))
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
-        """Return the root of the Fisher information.
-
-        Args:
-            f: Logits ``(..., M)``.
-            y: As in ``fisher``.
-
-        Returns:
-            Batched diagonal ``(..., M, M)``.
-        """
+        """Return the root of the Fisher information."""
         return Diagonal(self.fisher(f, y).values.sqrt())
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one evaluation of the two probabilities.
-
-        Args:
-            f: Logits ``(..., M)``.
-            y: Targets.
-            hessian: ``"observed"`` or ``"expected"``, equal at given targets, or None for no Hessian.
-
-        Returns:
-            The three, each as its own method gives it.
-        """
+        """Return value, gradient and Hessian from one evaluation of the two probabilities."""
         successes, failures = self._counts(f, y)
         up, down = torch.sigmoid(f), torch.sigmoid(-f)
         curvature = None if hessian is None else Diagonal((successes + failures) * (up * down))
         return Derivatives(self._value(f, successes, failures), failures * up - successes * down, curvature)
 
     def statistic(self, y: Tensor, n_outputs: int) -> Tensor | None:
-        r"""Return the successes in float64 where the number of trials is fixed, or None.
-
-        Args:
-            y: Targets.
-            n_outputs: ``M``.
-
-        Returns:
-            ``(..., M)``; :math:`A(f) - t^\top f` is ``nll`` plus the logarithm of the binomial coefficient.
-        """
-        return None if self.trials is None else output_columns(y, n_outputs).double()
+        """Return the successes, ``(..., M)`` in float64, where the number of trials is fixed, or None."""
+        return None if self.trials is None else columns(y, n_outputs).double()
 
     def log_partition(self, f: Tensor, *, hessian: bool = True) -> Derivatives:
-        r"""Return :math:`n \sum_m \log(1 + e^{f_m})` with its gradient and Hessian, for a fixed number of trials.
-
-        Args:
-            f: Logits ``(..., M)``.
-            hessian: Whether the Hessian is wanted.
-
-        Returns:
-            The value ``(...,)``, :math:`n\sigma` and :math:`n\sigma(1 - \sigma)`.
+        r"""Return :math:`n \sum_m \log(1 + e^{f_m})`, :math:`n\sigma` and :math:`n\sigma(1 - \sigma)`.
 
         Raises:
             NotImplementedError: The number of trials is not fixed: it is part of the targets.
@@ -197,16 +145,7 @@ class Binomial(Likelihood):
         return Derivatives(value, self.trials * torch.sigmoid(f), curvature)
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw targets in the element type of ``f``.
-
-        Args:
-            f: Logits ``(..., M)``.
-            generator: Source of randomness, on the device of ``f``.
-
-        Returns:
-            Successes ``(..., M)`` of the fixed number of trials, or without one the success and failure of a
-            single trial, ``(..., 2)``.
-        """
+        """Draw successes ``(..., M)``, or without ``trials`` success and failure of a single one, ``(..., 2)``."""
         p = torch.sigmoid(f.detach())
         successes = torch.binomial(torch.full_like(p, self._each()), p, generator=generator)
         return successes if self.trials is not None else torch.cat((successes, 1 - successes), -1)
@@ -230,7 +169,7 @@ class Binomial(Likelihood):
             InputError: A count is negative, not whole or above the number of trials, or the shapes do not match.
         """
         if self.trials is not None:
-            y = output_columns(y, n_outputs)
+            y = columns(y, n_outputs)
             outside = ~COUNT.contains(y) | (y > self.trials)
             refuse_outside(outside, y, f"a whole number of successes from 0 to {self.trials}")
             return
@@ -242,25 +181,54 @@ class Binomial(Likelihood):
         refuse_outside(~COUNT.contains(y), y, f"{COUNT.description} (successes in position 0, failures in 1)")
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return the logit of the share of successes, half a trial of each kind added.
-
-        Args:
-            y: Targets.
-            n_outputs: ``M``.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            Outputs ``(M,)``.
-        """
+        """Return the logit of the share of successes, half a trial of each kind added."""
         if self.trials is None:
             rows = y.double().reshape(-1, 2)
             counts = torch.stack((rows[:, :1], rows[:, 1:]))
         else:
-            rows = output_columns(y, n_outputs).double().reshape(-1, n_outputs)
+            rows = start_rows(y, n_outputs)
             counts = torch.stack((rows, self.trials - rows))
         weighted = counts if weights is None else counts * weights.reshape(-1, 1).to(counts)
         successes, failures = (weighted.sum(1) + 0.5).unbind(0)
         return successes.log() - failures.log()
+
+    def definition(self) -> Definition:
+        """Return the formulas in the logit, for n trials."""
+        from raphson.likelihoods.formulas import (
+            GLM_BOOK,
+            STRICTLY_CONVEX,
+            Definition,
+            logistic,
+            mean_by_moments,
+            one_number,
+            positive,
+            real,
+            sympy,
+        )
+
+        def successes_of_trials(y: Tensor) -> Sequence[float]:
+            successes, failures = y.tolist()
+            return successes, successes + failures
+
+        eta, y = real("eta y")
+        n, p = positive("n p")
+        fixed, gamma = self.trials, sympy.loggamma
+        log_coefficient = gamma(n + 1) - gamma(y + 1) - gamma(n - y + 1)
+        return Definition(
+            likelihood=self,
+            outputs=(eta,),
+            targets=(y,) if fixed is not None else (y, n),
+            nll=-n * sympy.log(1 - p) - y * eta - log_coefficient,
+            abbreviations=(logistic(p, eta),),
+            expect=lambda entry: mean_by_moments(entry, {y: n * p}, {y}),
+            constants={} if fixed is None else {n: float(fixed)},
+            given_target=True,
+            read=successes_of_trials if fixed is None else one_number,
+            example=((0.4,), [3.0, 2.0] if fixed is None else min(3.0, float(fixed))),
+            convexity=STRICTLY_CONVEX,
+            source=GLM_BOOK + "section 4.4.",
+            target_words="y successes in n trials" + ("; given as (successes, failures)" if fixed is None else ""),
+        )
 
     def _each(self) -> int:
         return 1 if self.trials is None else self.trials

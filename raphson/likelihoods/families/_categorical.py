@@ -2,7 +2,9 @@ r"""The categorical likelihood with a softmax link: classes, class probabilities
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +25,9 @@ from raphson.likelihoods._special._softmax_factor import SoftmaxFactor
 from raphson.likelihoods._targets import refuse_outside
 from raphson.likelihoods.families._bernoulli import Bernoulli
 from raphson.linalg import DiagonalPlusLowRank
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,84 +96,37 @@ class Categorical(Likelihood):
         """Return the negative log-likelihood, ``(...,)``; zero where the target is ignored.
 
         A saturated prediction keeps its digits: the value is ``log1p`` of the odds against the label.
-
-        Args:
-            f: Logits ``(..., K)``.
-            y: Labels ``(...,)`` or rows ``(..., K)``.
-
-        Returns:
-            One value per row.
         """
         return nll_and_split(shift(f), self._target(f, y))[0]
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return ``s p - t``, ``(..., K)``; ``p_y - 1`` is formed without cancellation.
-
-        Args:
-            f: Logits ``(..., K)``.
-            y: Labels ``(...,)`` or rows ``(..., K)``.
-
-        Returns:
-            The gradient, with the strides of ``f``.
-        """
+        """Return ``s p - t``, with the strides of ``f``; ``p_y - 1`` is formed without cancellation."""
         target = self._target(f, y)
         part = split(shift(f), target)
         return residual(reuse(part.terms, "mul", target.scale / part.total), target, part)
 
     def hessian(self, f: Tensor, y: Tensor) -> DiagonalPlusLowRank:
-        """Return ``s (diag p - p p^T)``; it depends on the target through its total weight only.
-
-        Args:
-            f: Logits ``(..., K)``.
-            y: Labels ``(...,)`` or rows ``(..., K)``.
-
-        Returns:
-            Batched operator ``(..., K, K)``.
-        """
+        """Return ``s (diag p - p p^T)``; it depends on the target through its total weight only."""
         return information(softmax(f), self._target(f, y).scale, unit=self._unit_scale(y))
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> DiagonalPlusLowRank:
-        """Return the expected information, a batched operator ``(..., K, K)``.
-
-        Args:
-            f: Logits ``(..., K)``.
-            y: Targets whose weights to use: then it equals ``hessian(f, y)``.
-
-        Returns:
-            Without ``y``, the expectation of the Hessian over labels drawn from the model: ``diag p - p p^T``
-            times the expected weight of a label, which is 1 without class weights.
-        """
+        """Return ``diag p - p p^T`` times the weight of ``y``, or its mean over labels drawn from the model."""
         if y is not None:
             return self.hessian(f, y)
         p = softmax(f)
         return information(p, self._expected_scale(p), unit=False)
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> SoftmaxFactor:
-        r"""Return :math:`S = \sqrt s \operatorname{diag}(\sqrt p)\, Q`, so that ``S S^T = fisher(f, y)``.
+        r"""Return :math:`S = \sqrt s \operatorname{diag}(\sqrt p)\, Q`, ``(..., K, K - 1)``, known by its products.
 
         The ``K - 1`` columns of :math:`Q` are an orthonormal basis of what is orthogonal to :math:`\sqrt p`.
-
-        Args:
-            f: Logits ``(..., K)``.
-            y: Targets whose weights to use, as in ``fisher``.
-
-        Returns:
-            Batched operator ``(..., K, K - 1)``, known by its products.
         """
         p = softmax(f)
         scale = self._expected_scale(p) if y is None else self._target(f, y).scale
         return SoftmaxFactor(p, p.sqrt() if scale is None else (p * scale).sqrt())
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw one label per row, ``(...,)`` integers.
-
-        Args:
-            f: Logits ``(..., K)``.
-            generator: Source of randomness, on the device of ``f``.
-
-        Returns:
-            Labels from 0 to K - 1.
-        """
+        """Draw one label per row, ``(...,)`` integers from 0 to K - 1."""
         # The first of K exponential clocks with rates p rings at class k with probability p_k.
         clocks = torch.empty_like(f).exponential_(generator=generator)
         return shift(f.detach()).exp_().div_(clocks).argmax(-1)
@@ -194,10 +152,21 @@ class Categorical(Likelihood):
         """
         if y.is_floating_point():
             return None
-        kept = y != self.ignore_index
+        counts = y != self.ignore_index
         if self.class_weight is None:
-            return kept.double()
-        return self.class_weight.to(y.device, torch.float64)[y.long().masked_fill(~kept, 0)] * kept
+            return counts.double()
+        return self.class_weight.to(y.device, torch.float64)[y.long().masked_fill(~counts, 0)] * counts
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return plain, smoothed and weighted classes."""
+        weights = torch.tensor([0.5, 2.0, 1.25], dtype=torch.float64)
+        return cls(), cls(label_smoothing=0.1), cls(weights, label_smoothing=0.1)
+
+    def default_columns(self, n_outputs: int) -> tuple[Tensor, Tensor]:
+        """Return outputs relative to the first class, whose coefficients are zero."""
+        relative = torch.eye(n_outputs, dtype=torch.float64)[:, 1:]
+        return relative, relative
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -211,14 +180,7 @@ class Categorical(Likelihood):
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
         """Return the logarithms of the shares of the classes, each at least that of half a row.
 
-        Args:
-            y: Labels ``(N,)`` or rows ``(N, K)``.
-            n_outputs: ``K``.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            Outputs ``(K,)``: with every class present, those that fit all targets alike; class weights and label
-            smoothing count.
+        Class weights and label smoothing count. With every class present, no outputs common to all rows are better.
         """
         examples = y.reshape(-1, n_outputs) if y.is_floating_point() else y.reshape(-1)
         w = torch.ones(len(examples), dtype=torch.float64, device=y.device)
@@ -266,16 +228,7 @@ class Categorical(Likelihood):
         refuse_outside(~(torch.isfinite(y) & (y >= 0)), y, "a finite non-negative probability or count")
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one pass over the exponentials.
-
-        Args:
-            f: Logits ``(..., K)``.
-            y: Labels ``(...,)`` or rows ``(..., K)``.
-            hessian: ``"observed"`` or ``"expected"``, which are equal here, or None for no Hessian.
-
-        Returns:
-            The three, each as its own method gives it.
-        """
+        """Return value, gradient and Hessian from one pass over the exponentials."""
         target = self._target(f, y)
         nll, part = nll_and_split(shift(f), target)
         weighted = reuse(part.terms, "mul", target.scale / part.total)
@@ -306,21 +259,71 @@ class Categorical(Likelihood):
         return onehot.scatter_(0, y.long().unsqueeze(0), 1.0).movedim(0, -1)
 
     def log_partition(self, f: Tensor, *, hessian: bool = True) -> Derivatives:
-        """Return the log-sum-exp of the logits, its gradient ``p`` and its Hessian ``diag p - p p^T``.
-
-        Args:
-            f: Logits ``(..., K)``.
-            hessian: Whether the Hessian is wanted.
-
-        Returns:
-            The three; gradient and Hessian share their memory.
-        """
+        """Return the log-sum-exp of the logits, ``p`` and ``diag p - p p^T``; the last two share their memory."""
         largest = f.amax(-1, keepdim=True)
         terms = reuse(f - largest, "exp")
         total = terms.sum(-1, keepdim=True)
         p = reuse(terms, "div", total)
         value = (total.log() + largest).squeeze(-1)
         return Derivatives(value, p, DiagonalPlusLowRank(p, p.unsqueeze(-1), sign=-1) if hessian else None)
+
+    def definition(self) -> Definition:
+        """Return the formulas for three classes; what weights and smoothing make of the target is in its row t."""
+        from raphson.likelihoods.formulas import (
+            ONLY_CONVEX,
+            Abbreviation,
+            Definition,
+            factored,
+            positive,
+            softmax,
+            sympy,
+        )
+
+        k, smoothing = 3, self.label_smoothing
+        f, pieces = softmax(k)
+        t = sympy.symbols(f"t_:{k}", real=True)
+        z, *p = (piece.symbol for piece in pieces)
+        plain = self.class_weight is None
+        weight = None if self.class_weight is None else self.class_weight[:k]
+        w = [1.0] * k if weight is None else weight.tolist()
+        weights, epsilon = sympy.symbols(f"w_:{k}", positive=True), positive("epsilon")
+        # the weight of the target and its mean over targets drawn from the model
+        s, mean = (sympy.Integer(1),) * 2 if plain else positive("s m")
+        constants = {}
+        if not plain:
+            shares = [(1 - epsilon) * share + epsilon / k if smoothing else share for share in p]
+            pieces += (
+                Abbreviation(s, sympy.Add(*t), {}),
+                Abbreviation(mean, sympy.Add(*(a * b for a, b in zip(weights, shares, strict=True)))),
+            )
+            constants = dict(zip(weights, w, strict=True)) | ({epsilon: smoothing} if smoothing else {})
+
+        def read(y: Tensor) -> Sequence[float]:
+            return [w[i] * ((1 - smoothing) * (i == int(y)) + smoothing / k) for i in range(k)]
+
+        words = "t_k = 1 for the class of the example, 0 for the others"
+        if not plain or smoothing:
+            words = "t_k = w_k ((1 - ε) [k is the class] + ε/K), with class weights w and label smoothing ε"
+        general = "gradient p - t, Hessian diag(p) - p pᵀ."
+        if not plain:
+            general = "s = t_0 + ... + t_{K-1}: gradient s p - t, Hessian s (diag(p) - p pᵀ)."
+        return Definition(
+            likelihood=replace(self, class_weight=weight),
+            outputs=f,
+            targets=t,
+            nll=s * sympy.log(z) - sympy.Add(*(a * b for a, b in zip(t, f, strict=True))),
+            abbreviations=pieces,
+            expect=lambda entry: entry if plain else entry.subs(s, mean),
+            constants=constants,
+            read=read,
+            example=((0.5, -0.3, 0.1), 2),
+            convexity=ONLY_CONVEX,
+            source="D. Böhning (1992), Ann. Inst. Statist. Math. 44, 197-200.",
+            target_words=words,
+            notes=(f"Written out for K = 3 classes. For K classes{':' if plain else ','} {general}",),
+            arrange=factored,
+            joint=True,
+        )
 
     def _unit_scale(self, y: Tensor) -> bool:
         # Every s is 0 or 1, so that s p and sqrt(s) p are one array.
@@ -341,13 +344,13 @@ class Categorical(Likelihood):
             return Target(dense.sum(-1, keepdim=True), dense=dense)
         ignored = (y == self.ignore_index).unsqueeze(-1)
         label = y.long().unsqueeze(-1).masked_fill(ignored, 0)
-        kept = (~ignored).to(f.dtype)
-        own = kept if w is None else w[label] * kept
+        counts = (~ignored).to(f.dtype)
+        own = counts if w is None else w[label] * counts
         if not eps:
             return Target(own, label, own)
         own = own * (1 - eps)
-        background = kept * (eps / k) if w is None else kept * w * (eps / k)
-        total = kept * (eps if w is None else eps * w.mean())
+        background = counts * (eps / k) if w is None else counts * w * (eps / k)
+        total = counts * (eps if w is None else eps * w.mean())
         return Target(own + total, label, own, background)
 
     def _expected_scale(self, p: Tensor) -> Tensor | None:

@@ -3,22 +3,27 @@ r"""The gamma likelihood with a log link: positive responses of constant coeffic
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
-from raphson.likelihoods import _pairs
-from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods import _parameters
+from raphson.likelihoods._closed_form import ClosedForm
+from raphson.likelihoods._command import Command
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, binet_derivatives
 from raphson.likelihoods._support import POSITIVE
-from raphson.likelihoods._targets import like_outputs
+from raphson.likelihoods._targets import like_outputs, start_rows, weighted_mean
 from raphson.linalg import Diagonal, SymmetricOperator
 
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
 
-class _Parts(NamedTuple):
+
+@dataclass(eq=False)
+class _Parts:
     f: Tensor  # all outputs
     log_y: Tensor
     d: Tensor  # log(y / mean)
@@ -26,9 +31,14 @@ class _Parts(NamedTuple):
     log_shape: Tensor
     shape: Tensor
 
+    @cached_property
+    def binet(self) -> tuple[Tensor, Tensor]:
+        """The derivatives of Binet's function at the shape: only a shape that is an output has any use for them."""
+        return binet_derivatives(self.shape)
+
 
 @dataclass(frozen=True, eq=False)
-class Gamma(Likelihood):
+class Gamma(ClosedForm[_Parts]):
     r"""Independent gamma responses with the logarithms of the mean and of the shape as outputs.
 
     With mean :math:`\mu = e^{f_1}` and shape :math:`k = e^{f_2}`, variance :math:`\mu^2 / k`, one response has
@@ -74,78 +84,32 @@ class Gamma(Likelihood):
     dispersion: float | None = None
 
     support = POSITIVE
+    commands = (Command("gamma"),)
 
     def __post_init__(self) -> None:
-        _pairs.check_number("dispersion", self.dispersion)
+        _parameters.check_number("dispersion", self.dispersion)
         object.__setattr__(self, "concave", self.dispersion is not None)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return a learned and a fixed dispersion."""
+        return cls(), cls(0.3)
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """The logarithms of the mean and, unless ``dispersion`` is given, of the shape of each response."""
         return ("log_mean", "log_shape") if self.dispersion is None else ("log_mean",)
 
-    def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood summed over responses, ``(...,)``.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Positive responses.
-
-        Returns:
-            One value per row.
-        """
-        return self._value(self._parts(f, y))
-
-    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient, ``(..., C)``.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Positive responses.
-
-        Returns:
-            The gradient.
-        """
-        p = self._parts(f, y)
-        return self._gradient(p, binet_derivatives(p.shape)[0])
-
-    def hessian(self, f: Tensor, y: Tensor) -> SymmetricOperator:
-        """Return the observed Hessian, a batched operator ``(..., C, C)`` of blocks ``2 x 2`` or diagonal.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Positive responses.
-
-        Returns:
-            The operator.
-        """
-        p = self._parts(f, y)
-        return self._hessian(p, *binet_derivatives(p.shape))
-
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
-        r"""Return the expected information :math:`k` and :math:`k^2 \psi'(k) - k`, a batched diagonal.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Not used.
-
-        Returns:
-            The operator ``(..., C, C)``: mean and shape are orthogonal.
-        """
+        r"""Return :math:`k` and :math:`k^2 \psi'(k) - k`, a batched diagonal: mean and shape are orthogonal."""
         log_mean, log_shape = self._split(f)
         shape = log_shape.exp()
-        return self._fisher(log_mean, shape, binet_derivatives(shape)[1])
+        if self.dispersion is not None:
+            return Diagonal(shape.expand_as(log_mean))
+        return _information(log_mean, shape, binet_derivatives(shape)[1])
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw responses, ``(..., M)``, in the element type of ``f``.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            generator: Source of randomness, on the device of ``f``.
-
-        Returns:
-            The responses.
-        """
+        """Draw responses, ``(..., M)``."""
         log_mean, log_shape = self._split(f.detach())
         shape = log_shape.exp().expand_as(log_mean)
         y = torch._standard_gamma(shape, generator=generator) * (log_mean - log_shape).exp()
@@ -160,87 +124,104 @@ class Gamma(Likelihood):
         log_mean, log_shape = self._split(f)
         return (2 * log_mean - log_shape).exp()
 
-    def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Responses ``(..., M)``, or ``(...,)`` where ``M = 1``.
-            n_outputs: Number of outputs ``C``.
-
-        Raises:
-            InputError: A response is not positive and finite, or their number does not match the outputs.
-        """  # noqa: DOC502
-        _pairs.check_columns(y, n_outputs, len(self.parameters), self.support)
-
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return the logarithms of the mean and of Minka's approximation of the shape's estimate, ``(C,)``.
-
-        Args:
-            y: Responses.
-            n_outputs: ``C``.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            The outputs; constant responses give a shape of 1e8.
-        """
-        rows = _pairs.start_rows(y, n_outputs, len(self.parameters))
-        mean = _pairs.weighted_mean(rows, weights)
-        log_shape = _minka(mean.log() - _pairs.weighted_mean(rows.log(), weights))
-        return _pairs.join(mean.log(), log_shape, self.dispersion is not None)
+        """Return the logarithms of the mean and of Minka's approximation of the shape's estimate, at most 1e8."""
+        rows = start_rows(y, n_outputs, len(self.parameters))
+        mean = weighted_mean(rows, weights)
+        log_shape = _minka(mean.log() - weighted_mean(rows.log(), weights))
+        return _parameters.join(mean.log(), log_shape, self.dispersion is not None)
 
     def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the logarithm of Minka's approximation of the shape's estimate, ``(M,)``."""
         d = like_outputs(first, y).log() - first
-        return _minka(_pairs.weighted_mean(torch.expm1(d) - d, weights))
-
-    def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one evaluation of the parts they share.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Positive responses.
-            hessian: ``"observed"``, ``"expected"`` or None for no Hessian.
-
-        Returns:
-            The three, each as its own method gives it.
-        """
-        p = self._parts(f, y, _pairs.constant)
-        # a fixed shape has no derivatives, and computing them takes longer than the rest
-        slope, bend = binet_derivatives(p.shape) if self.dispersion is None else (p.shape, p.shape)
-        curvature: SymmetricOperator | None = None
-        if hessian is not None:
-            curvature = self._hessian(p, slope, bend) if hessian == "observed" else self._fisher(p.d, p.shape, bend)
-        return Derivatives(self._value(p), self._gradient(p, slope), curvature)
+        return _minka(weighted_mean(torch.expm1(d) - d, weights))
 
     def _split(self, f: Tensor) -> tuple[Tensor, Tensor]:
-        return _pairs.split(f, None if self.dispersion is None else -math.log(self.dispersion))
+        return _parameters.split(f, None if self.dispersion is None else -math.log(self.dispersion))
 
-    def _parts(self, f: Tensor, y: Tensor, simplify: Callable[[Tensor], Tensor] = lambda shape: shape) -> _Parts:
+    def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
         log_mean, log_shape = self._split(f)
-        log_shape = simplify(log_shape)
+        if once:
+            log_shape = _parameters.constant(log_shape)
         log_y = like_outputs(log_mean, y).log()
         d = log_y - log_mean
         return _Parts(f, log_y, d, torch.expm1(d), log_shape, log_shape.exp())
 
     def _value(self, p: _Parts) -> Tensor:
         of_shape = binet(p.shape) - 0.5 * p.log_shape + HALF_LOG_TWO_PI
-        return _pairs.total(p.shape * (p.excess - p.d) + (p.log_y + of_shape), p.f)
+        return _parameters.total(p.shape * (p.excess - p.d) + (p.log_y + of_shape), p.f)
 
-    def _gradient(self, p: _Parts, slope: Tensor) -> Tensor:
+    def _gradient(self, p: _Parts) -> Tensor:
         mean = -p.shape * p.excess
         if self.dispersion is not None:
             return mean
-        return _pairs.join(mean, p.shape * (p.excess - p.d) + (slope - 0.5), fixed=False)
+        return _parameters.interleaved(mean, p.shape * (p.excess - p.d) + (p.binet[0] - 0.5))
 
-    def _hessian(self, p: _Parts, slope: Tensor, bend: Tensor) -> SymmetricOperator:
+    def _observed(self, p: _Parts) -> SymmetricOperator:
         mean = p.shape * p.d.exp()
         if self.dispersion is not None:
             return Diagonal(mean)
-        return _pairs.blocks(mean, -p.shape * p.excess, p.shape * (p.excess - p.d) + (slope + bend))
+        first, second = p.binet
+        return _parameters.blocks(mean, -p.shape * p.excess, p.shape * (p.excess - p.d) + (first + second))
 
-    def _fisher(self, like: Tensor, shape: Tensor, bend: Tensor) -> Diagonal:
-        fixed = self.dispersion is not None
-        return _pairs.uncorrelated(shape.expand_as(like), (0.5 + bend).expand_as(like), fixed)
+    def _expected(self, p: _Parts) -> Diagonal:
+        if self.dispersion is not None:
+            return Diagonal(p.shape.expand_as(p.d))
+        return _information(p.d, p.shape, p.binet[1])
+
+    def definition(self) -> Definition:
+        """Return the formulas, with the shape as an output or the dispersion as a constant."""
+        from raphson.likelihoods.formulas import (
+            GLM_BOOK,
+            STRICTLY_CONVEX,
+            Abbreviation,
+            Convexity,
+            Definition,
+            exponential,
+            positive,
+            real,
+            sympy,
+        )
+
+        y, k, m, r, phi = positive("y k mu u phi")
+        eta, kappa = real("eta kappa")
+        ratio = Abbreviation(r, y / m, {eta: -r})
+        nll = sympy.loggamma(k) - k * sympy.log(k) - k * sympy.log(r) + sympy.log(y) + k * r
+        if self.dispersion is not None:
+            return Definition(
+                likelihood=self,
+                outputs=(eta,),
+                targets=(y,),
+                nll=sympy.expand_log(nll.subs(k, 1 / phi), force=True),
+                abbreviations=(exponential(m, eta), ratio),
+                moments={r: sympy.Integer(1)},
+                constants={phi: self.dispersion},
+                example=((0.4,), 2.0),
+                convexity=STRICTLY_CONVEX,
+                source=GLM_BOOK + "chapter 8.",
+                target_words="a positive number with mean μ and variance φ μ²",
+            )
+        log_mean = sympy.digamma(k) - sympy.log(k)
+        return Definition(
+            likelihood=self,
+            outputs=(eta, kappa),
+            targets=(y,),
+            nll=nll,
+            abbreviations=(exponential(m, eta), exponential(k, kappa), ratio),
+            moments={r: sympy.Integer(1), sympy.log(r): log_mean},
+            example=((0.4, 0.3), 2.0),
+            convexity=Convexity(
+                "Strictly convex in the log mean for a fixed shape. In both outputs convex only near the mean: where "
+                "u (ψ(k) - log k + k ψ′(k) - log u) ≥ 1, which holds at u = 1 and fails for small and for large u.",
+                r * (log_mean + k * sympy.trigamma(k) - sympy.log(r)) >= 1,
+            ),
+            source=GLM_BOOK + "chapter 8.",
+            target_words="a positive number with mean μ and variance μ²/k",
+        )
+
+
+def _information(like: Tensor, shape: Tensor, second: Tensor) -> Diagonal:
+    return _parameters.uncorrelated(shape.expand_as(like), (0.5 + second).expand_as(like))
 
 
 def _minka(s: Tensor) -> Tensor:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._likelihood import Likelihood
-from raphson.likelihoods._targets import like_outputs, output_columns, refuse_outside
+from raphson.likelihoods._targets import check_columns, like_outputs, start_rows
 from raphson.linalg import Diagonal
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,11 @@ class Gaussian(Likelihood):
 
     concave = True
 
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return a density, and a sum of squares without its constant."""
+        return cls(), cls(0.5**0.5, normalized=False)
+
     @property
     def parameters(self) -> tuple[str, ...]:
         """The mean of each response."""
@@ -70,15 +79,7 @@ class Gaussian(Likelihood):
         return float(torch.as_tensor(self.scale).min()) ** -2
 
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood summed over responses, ``(...,)``.
-
-        Args:
-            f: Means ``(..., M)``.
-            y: Responses.
-
-        Returns:
-            One value per row.
-        """
+        """Return the negative log-likelihood summed over responses, ``(...,)``."""
         scale = self._scale(f)
         value = 0.5 * ((like_outputs(f, y) - f) / scale).square()
         if self.normalized:
@@ -86,51 +87,19 @@ class Gaussian(Likelihood):
         return value.sum(-1)
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return ``(f - y) / sigma^2``, ``(..., M)``.
-
-        Args:
-            f: Means ``(..., M)``.
-            y: Responses.
-
-        Returns:
-            The gradient.
-        """
+        """Return ``(f - y) / sigma^2``, ``(..., M)``."""
         return (f - like_outputs(f, y)) / self._scale(f).square()
 
     def hessian(self, f: Tensor, y: Tensor) -> Diagonal:
-        """Return ``diag(sigma^-2)``, a batched diagonal ``(..., M, M)``.
-
-        Args:
-            f: Means ``(..., M)``.
-            y: Responses; they do not matter.
-
-        Returns:
-            The operator.
-        """
+        """Return ``diag(sigma^-2)``, a batched diagonal ``(..., M, M)``."""
         return self.fisher(f)
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
-        """Return ``diag(sigma^-2)``, which equals the observed Hessian.
-
-        Args:
-            f: Means ``(..., M)``.
-            y: Not used.
-
-        Returns:
-            Batched diagonal ``(..., M, M)``.
-        """
+        """Return ``diag(sigma^-2)``, which equals the observed Hessian."""
         return Diagonal(self._scale(f).square().reciprocal().expand(f.shape))
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw responses, ``(..., M)``.
-
-        Args:
-            f: Means ``(..., M)``.
-            generator: Source of randomness, on the device of ``f``.
-
-        Returns:
-            The responses.
-        """
+        """Draw responses, ``(..., M)``."""
         return torch.empty_like(f).normal_(generator=generator).mul_(self._scale(f)).add_(f.detach())
 
     def mean(self, f: Tensor) -> Tensor:
@@ -142,17 +111,8 @@ class Gaussian(Likelihood):
         return self._scale(f).square().expand(f.shape)
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return the means of the responses.
-
-        Args:
-            y: Responses ``(N, M)``, or ``(N,)`` where ``M = 1``.
-            n_outputs: ``M``.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            Outputs ``(M,)``, those that fit all targets alike.
-        """
-        rows = output_columns(y, n_outputs).double().reshape(-1, n_outputs)
+        """Return the means of the responses, the best outputs common to all rows."""
+        rows = start_rows(y, n_outputs)
         return rows.mean(0) if weights is None else weights.to(rows) @ rows / weights.double().sum()
 
     def check(self, y: Tensor, n_outputs: int) -> None:
@@ -168,8 +128,37 @@ class Gaussian(Likelihood):
         entries = torch.as_tensor(self.scale).numel()
         if entries not in {1, n_outputs}:
             raise InputError(f"scale has {entries} entries but the model has {n_outputs} outputs.")
-        response = output_columns(y, n_outputs)
-        refuse_outside(~self.support.contains(response), response, self.support.description)
+        check_columns(y, n_outputs, 1, self.support)
+
+    def definition(self) -> Definition:
+        """Return the formulas, with the scale of the first response as a constant."""
+        from raphson.likelihoods.formulas import (
+            GLM_BOOK,
+            Abbreviation,
+            Convexity,
+            Definition,
+            first_number,
+            positive,
+            real,
+            sympy,
+        )
+
+        mu, y, r = real("mu y r")
+        sigma = positive("sigma")
+        scale = first_number(self.scale)
+        constant = sympy.log(sigma) + sympy.log(2 * sympy.pi) / 2 if self.normalized else 0
+        return Definition(
+            likelihood=Gaussian(scale, self.normalized),
+            outputs=(mu,),
+            targets=(y,),
+            nll=r**2 / 2 + constant,
+            abbreviations=(Abbreviation(r, (y - mu) / sigma, {mu: -1 / sigma}),),
+            moments={r: sympy.Integer(0), r**2: sympy.Integer(1)},
+            constants={sigma: scale},
+            example=((0.3,), 1.5),
+            convexity=Convexity("Strictly convex everywhere: the Hessian is a positive constant.", sympy.true),
+            source=GLM_BOOK + "chapter 2.",
+        )
 
     def _scale(self, f: Tensor) -> Tensor:
         scale = torch.as_tensor(self.scale, dtype=f.dtype, device=f.device)

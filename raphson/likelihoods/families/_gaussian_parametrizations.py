@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from raphson.likelihoods._definiteness import Definiteness
+from raphson.likelihoods._links import softplus, softplus_inverse
 from raphson.likelihoods._support import NEGATIVE, POSITIVE, REAL, Support
 
 Number = Tensor | float
@@ -91,16 +92,16 @@ class ScaleMap:
     Args:
         domain: Where the output must lie.
         scales: Gives log scale and inverse scale, :math:`a` and :math:`p = e^{-a}`.
-        slope: Gives :math:`a'`.
-        bends: Gives, from :math:`\theta` and :math:`a'`, :math:`a''` and :math:`b = 2 a'^2 - a''`, which is
+        first: Gives :math:`a'`.
+        second: Gives, from :math:`\theta` and :math:`a'`, :math:`a''` and :math:`b = 2 a'^2 - a''`, which is
             :math:`q'' / 2q` of the precision :math:`q = e^{-2a}`; on its own because the two terms can cancel.
         of_scale: Gives the output for a scale.
     """
 
     domain: Support
     scales: Callable[[Tensor], tuple[Tensor, Tensor]]
-    slope: Callable[[Tensor], Number]
-    bends: Callable[[Tensor, Number], tuple[Number, Number]]
+    first: Callable[[Tensor], Number]
+    second: Callable[[Tensor, Number], tuple[Number, Number]]
     of_scale: Callable[[Tensor], Tensor]
 
 
@@ -148,22 +149,22 @@ class MeanAnd(Parametrization):
 
     def gradient(self, second: Tensor, at: Moments, r: Tensor) -> tuple[Tensor, Tensor]:
         """Return the derivatives in the two outputs."""
-        return -r * at.inverse_scale, self.scale_map.slope(second) * (1 - r * r)
+        return -r * at.inverse_scale, self.scale_map.first(second) * (1 - r * r)
 
     def observed(self, second: Tensor, at: Moments, r: Tensor) -> Entries:
         """Return the second derivatives."""
-        slope = self.scale_map.slope(second)
-        bend, b = self.scale_map.bends(second, slope)
-        return Entries(at.inverse_scale.square(), 2 * slope * r * at.inverse_scale, r * r * b + bend)
+        first = self.scale_map.first(second)
+        a, b = self.scale_map.second(second, first)
+        return Entries(at.inverse_scale.square(), 2 * first * r * at.inverse_scale, r * r * b + a)
 
     def expected(self, second: Tensor, at: Moments) -> Entries:
         """Return the expected second derivatives: mean and scale are orthogonal."""
-        slope = self.scale_map.slope(second)
-        return Entries(at.inverse_scale.square(), None, _filled(2 * slope * slope, second))
+        first = self.scale_map.first(second)
+        return Entries(at.inverse_scale.square(), None, _filled(2 * first * first, second))
 
     def root(self, second: Tensor, at: Moments) -> Entries:
         """Return the diagonal of roots."""
-        return Entries(at.inverse_scale, None, 2**0.5 * _filled(self.scale_map.slope(second), second).abs())
+        return Entries(at.inverse_scale, None, 2**0.5 * _filled(self.scale_map.first(second), second).abs())
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +232,7 @@ def _power(exponent: float) -> ScaleMap:
         POSITIVE,
         lambda theta: (exponent * theta.log(), theta.pow(-exponent)),
         lambda theta: exponent / theta,
-        lambda theta, slope: (slope * slope * (-1 / exponent), slope * slope * (2 + 1 / exponent)),
+        lambda theta, first: (first * first * (-1 / exponent), first * first * (2 + 1 / exponent)),
         lambda scale: scale.pow(1 / exponent),
     )
 
@@ -242,14 +243,13 @@ def _log(multiple: float) -> ScaleMap:
         REAL,
         lambda theta: (multiple * theta, torch.exp(-multiple * theta).clamp(max=torch.finfo(theta.dtype).max)),
         lambda theta: multiple,
-        lambda theta, slope: (0.0, 2 * slope * slope),
+        lambda theta, first: (0.0, 2 * first * first),
         lambda scale: scale.log() / multiple,
     )
 
 
 def _softplus(theta: Tensor) -> Tensor:
-    smallest = torch.finfo(theta.dtype).tiny
-    return torch.logaddexp(theta, theta.new_zeros(())).clamp(min=smallest)
+    return softplus(theta).clamp(min=torch.finfo(theta.dtype).tiny)
 
 
 def _softplus_scales(theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -257,13 +257,13 @@ def _softplus_scales(theta: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(theta < -40, theta, scale.log()), scale.reciprocal()
 
 
-def _softplus_slope(theta: Tensor) -> Tensor:
+def _softplus_first(theta: Tensor) -> Tensor:
     # with s the scale, the derivative of softplus is 1 - e^-s
     s = _softplus(theta)
     return -torch.expm1(-s) / s
 
 
-def _softplus_bends(theta: Tensor, slope: Number) -> tuple[Number, Number]:
+def _softplus_second(theta: Tensor, first: Number) -> tuple[Number, Number]:
     # a'' = a' (e^-s - a'), by the series of (e^s - 1 - s) / s^2 where the two nearly cancel
     s = _softplus(theta)
     rest = torch.exp(-s)
@@ -272,15 +272,11 @@ def _softplus_bends(theta: Tensor, slope: Number) -> tuple[Number, Number]:
     series = one
     for n in range(14, 2, -1):
         series = torch.addcmul(one, small, series, value=1 / n)
-    bend = slope * torch.where(s < 0.5, -0.5 * s * rest * series, rest - slope)
-    return bend, 2 * slope * slope - bend
+    second = first * torch.where(s < 0.5, -0.5 * s * rest * series, rest - first)
+    return second, 2 * first * first - second
 
 
-def _inverse_softplus(scale: Tensor) -> Tensor:
-    return scale + torch.log(-torch.expm1(-scale))
-
-
-_SOFTPLUS = ScaleMap(REAL, _softplus_scales, _softplus_slope, _softplus_bends, _inverse_softplus)
+_SOFTPLUS = ScaleMap(REAL, _softplus_scales, _softplus_first, _softplus_second, softplus_inverse)
 
 _NEVER = "Use the expected one, or natural parameters, where a positive definite matrix is needed."
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from raphson.likelihoods import _pairs
-from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods import _parameters
+from raphson.likelihoods._closed_form import ClosedForm
+from raphson.likelihoods._command import Command
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI
 from raphson.likelihoods._support import POSITIVE
-from raphson.likelihoods._targets import like_outputs
+from raphson.likelihoods._targets import like_outputs, start_rows, weighted_mean
 from raphson.linalg import Diagonal, SymmetricOperator
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
 
 
 class _Parts(NamedTuple):
@@ -27,7 +31,7 @@ class _Parts(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class InverseGaussian(Likelihood):
+class InverseGaussian(ClosedForm[_Parts]):
     r"""Independent inverse Gaussian responses with the logarithms of the mean and of the shape as outputs.
 
     With mean :math:`\mu = e^{f_1}` and shape :math:`\lambda = e^{f_2}`, variance :math:`\mu^3 / \lambda`, and
@@ -73,74 +77,28 @@ class InverseGaussian(Likelihood):
     dispersion: float | None = None
 
     support = POSITIVE
+    commands = (Command("inverse-gaussian"),)
 
     def __post_init__(self) -> None:
-        _pairs.check_number("dispersion", self.dispersion)
+        _parameters.check_number("dispersion", self.dispersion)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return a learned and a fixed dispersion."""
+        return cls(), cls(0.3)
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """The logarithms of the mean and, unless ``dispersion`` is given, of the shape of each response."""
         return ("log_mean", "log_shape") if self.dispersion is None else ("log_mean",)
 
-    def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood summed over responses, ``(...,)``.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Positive responses.
-
-        Returns:
-            One value per row.
-        """
-        return self._value(self._parts(f, y))
-
-    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient, ``(..., C)``.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Positive responses.
-
-        Returns:
-            The gradient.
-        """
-        return self._gradient(self._parts(f, y))
-
-    def hessian(self, f: Tensor, y: Tensor) -> SymmetricOperator:
-        """Return the observed Hessian, a batched operator ``(..., C, C)`` of blocks ``2 x 2`` or diagonal.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Positive responses.
-
-        Returns:
-            The operator.
-        """
-        return self._hessian(self._parts(f, y))
-
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
-        r"""Return the expected information :math:`\lambda / \mu` and one half, a batched diagonal.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Not used.
-
-        Returns:
-            The operator ``(..., C, C)``: mean and shape are orthogonal.
-        """
+        r"""Return :math:`\lambda / \mu` and one half, a batched diagonal: mean and shape are orthogonal."""
         log_mean, log_shape = self._split(f)
-        return self._fisher((log_shape - log_mean).exp())
+        return self._information((log_shape - log_mean).exp())
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw responses, ``(..., M)``, in the element type of ``f``.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            generator: Source of randomness, on the device of ``f``.
-
-        Returns:
-            The responses.
-        """
+        """Draw responses, ``(..., M)``."""
         log_mean, log_shape = self._split(f.detach())
         normal = torch.empty_like(log_mean).normal_(generator=generator)
         a = 0.5 * (log_mean - log_shape).exp() * normal.square()
@@ -158,61 +116,26 @@ class InverseGaussian(Likelihood):
         log_mean, log_shape = self._split(f)
         return (3 * log_mean - log_shape).exp()
 
-    def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Responses ``(..., M)``, or ``(...,)`` where ``M = 1``.
-            n_outputs: Number of outputs ``C``.
-
-        Raises:
-            InputError: A response is not positive and finite, or their number does not match the outputs.
-        """  # noqa: DOC502
-        _pairs.check_columns(y, n_outputs, len(self.parameters), self.support)
-
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        r"""Return the estimates, ``(C,)``: the mean and :math:`1/\lambda = \overline{1/y} - 1/\bar{y}`.
+        r"""Return the logarithms of the estimates, the mean and :math:`1/\lambda = \overline{1/y} - 1/\bar{y}`.
 
-        Args:
-            y: Responses.
-            n_outputs: ``C``.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            Their logarithms; constant responses give a shape of 1e8 means.
+        Constant responses give a shape of 1e8 means.
         """
-        rows = _pairs.start_rows(y, n_outputs, len(self.parameters))
-        mean = _pairs.weighted_mean(rows, weights)
-        spread = (_pairs.weighted_mean(mean / rows, weights) - 1).clamp(min=1e-8)
-        return _pairs.join(mean.log(), (mean / spread).log(), self.dispersion is not None)
+        rows = start_rows(y, n_outputs, len(self.parameters))
+        mean = weighted_mean(rows, weights)
+        spread = (weighted_mean(mean / rows, weights) - 1).clamp(min=1e-8)
+        return _parameters.join(mean.log(), (mean / spread).log(), self.dispersion is not None)
 
     def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
         r"""Return the log of the shape's estimate ``(M,)``, :math:`1/\lambda = \overline{(y - \mu)^2 / (\mu^2 y)}`."""
         y, mean = like_outputs(first, y), first.exp()
-        spread = _pairs.weighted_mean((y / mean - 1).square() / y, weights)
+        spread = weighted_mean((y / mean - 1).square() / y, weights)
         return -spread.clamp(min=1e-8 / float(mean.max())).log()
 
-    def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one evaluation of the parts they share.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Positive responses.
-            hessian: ``"observed"``, ``"expected"`` or None for no Hessian.
-
-        Returns:
-            The three, each as its own method gives it.
-        """
-        p = self._parts(f, y)
-        curvature: SymmetricOperator | None = None
-        if hessian is not None:
-            curvature = self._hessian(p) if hessian == "observed" else self._fisher(p.ratio)
-        return Derivatives(self._value(p), self._gradient(p), curvature)
-
     def _split(self, f: Tensor) -> tuple[Tensor, Tensor]:
-        return _pairs.split(f, None if self.dispersion is None else -math.log(self.dispersion))
+        return _parameters.split(f, None if self.dispersion is None else -math.log(self.dispersion))
 
-    def _parts(self, f: Tensor, y: Tensor) -> _Parts:
+    def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
         log_mean, log_shape = self._split(f)
         y = like_outputs(log_mean, y)
         log_y = y.log()
@@ -221,17 +144,74 @@ class InverseGaussian(Likelihood):
         return _Parts(f, log_y, excess, ratio, log_shape, (log_shape - log_y).exp() * excess.square())
 
     def _value(self, p: _Parts) -> Tensor:
-        return _pairs.total(0.5 * (p.squared - p.log_shape) + (1.5 * p.log_y + HALF_LOG_TWO_PI), p.f)
+        return _parameters.total(0.5 * (p.squared - p.log_shape) + (1.5 * p.log_y + HALF_LOG_TWO_PI), p.f)
 
     def _gradient(self, p: _Parts) -> Tensor:
         mean = -p.ratio * p.excess
-        return mean if self.dispersion is not None else _pairs.join(mean, 0.5 * p.squared - 0.5, False)
+        return mean if self.dispersion is not None else _parameters.interleaved(mean, 0.5 * p.squared - 0.5)
 
-    def _hessian(self, p: _Parts) -> SymmetricOperator:
+    def _observed(self, p: _Parts) -> SymmetricOperator:
         mean = p.ratio * (2 * p.excess + 1)
         if self.dispersion is not None:
             return Diagonal(mean)
-        return _pairs.blocks(mean, -p.ratio * p.excess, 0.5 * p.squared)
+        return _parameters.blocks(mean, -p.ratio * p.excess, 0.5 * p.squared)
 
-    def _fisher(self, ratio: Tensor) -> Diagonal:
-        return _pairs.uncorrelated(ratio, ratio.new_full((), 0.5), self.dispersion is not None)
+    def _expected(self, p: _Parts) -> Diagonal:
+        return self._information(p.ratio)
+
+    def _information(self, ratio: Tensor) -> Diagonal:
+        if self.dispersion is not None:
+            return Diagonal(ratio)
+        return _parameters.uncorrelated(ratio, ratio.new_full((), 0.5))
+
+    def definition(self) -> Definition:
+        """Return the formulas, with the shape as an output or the dispersion as a constant."""
+        from raphson.likelihoods.formulas import (
+            GLM_BOOK,
+            Abbreviation,
+            Convexity,
+            Definition,
+            exponential,
+            factored,
+            positive,
+            real,
+            sympy,
+        )
+
+        y, lam, d, m, phi = positive("y lambda d mu phi")
+        eta, s = real("eta s")
+        rate = 2 * lam * (m - y) / m**2
+        if self.dispersion is not None:
+            deviance = Abbreviation(d, (y - m) ** 2 / (phi * m**2 * y), {eta: rate.subs(lam, 1 / phi)})
+            return Definition(
+                likelihood=self,
+                outputs=(eta,),
+                targets=(y,),
+                nll=d / 2 + sympy.log(2 * sympy.pi * phi * y**3) / 2,
+                abbreviations=(exponential(m, eta), deviance),
+                moments={y: m},
+                constants={phi: self.dispersion},
+                example=((0.4,), 1.3),
+                convexity=Convexity("Convex where 2y ≥ μ. The Fisher information is positive everywhere.", 2 * y >= m),
+                source=GLM_BOOK + "table 2.1.",
+                arrange=factored,
+                target_words="a positive number with mean μ and variance φ μ³",
+            )
+        deviance = Abbreviation(d, lam * (y - m) ** 2 / (m**2 * y), {eta: rate, s: d})
+        return Definition(
+            likelihood=self,
+            outputs=(eta, s),
+            targets=(y,),
+            nll=d / 2 - s / 2 + sympy.log(2 * sympy.pi * y**3) / 2,
+            abbreviations=(exponential(m, eta), exponential(lam, s), deviance),
+            moments={y: m, d: sympy.Integer(1)},
+            example=((0.4, 0.3), 1.3),
+            convexity=Convexity(
+                "Convex in s for a fixed mean, and in the log mean where 2y ≥ μ, but not in both: the determinant is "
+                "negative wherever y differs from the mean. The Fisher information is positive definite everywhere.",
+                sympy.Eq(y, m),
+            ),
+            source="V. Seshadri (1999), The Inverse Gaussian Distribution.",
+            arrange=factored,
+            target_words="a positive number with mean μ and variance μ³/λ",
+        )

@@ -3,6 +3,7 @@ r"""The multinomial likelihood of counts with a softmax link."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from raphson.likelihoods._support import COUNT
 from raphson.likelihoods._targets import refuse_outside
 from raphson.likelihoods.families._categorical import Categorical
 from raphson.linalg import DiagonalPlusLowRank
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
 
 # a row of counts is that many labels; only the coefficient is new
 _LABELS = Categorical()
@@ -56,95 +60,42 @@ class Multinomial(Likelihood):
     concave = True
     support = COUNT
 
+    def default_columns(self, n_outputs: int) -> tuple[Tensor, Tensor]:
+        """Return outputs relative to the first class, whose coefficients are zero."""
+        return _LABELS.default_columns(n_outputs)
+
     @property
     def parameters(self) -> tuple[str, ...]:
         """The logit of each class."""
         return ("logit",)
 
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood, ``(...,)``.
-
-        Args:
-            f: Logits ``(..., K)``.
-            y: Counts ``(..., K)``.
-
-        Returns:
-            One value per row; infinite where a count is negative or not whole.
-        """
+        """Return the negative log-likelihood, ``(...,)``; infinite where a count is negative or not whole."""
         return _LABELS.nll(f, _counts(f, y)) - log_coefficient(y.movedim(-1, 0).contiguous()).to(f.dtype)
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return ``n p - y``, ``(..., K)``.
-
-        Args:
-            f: Logits ``(..., K)``.
-            y: Counts ``(..., K)``.
-
-        Returns:
-            The gradient, with the strides of ``f``.
-        """
+        """Return ``n p - y``, ``(..., K)``, with the strides of ``f``."""
         return _LABELS.gradient(f, _counts(f, y))
 
     def hessian(self, f: Tensor, y: Tensor) -> DiagonalPlusLowRank:
-        """Return ``n (diag p - p p^T)``; only the totals of the targets matter.
-
-        Args:
-            f: Logits ``(..., K)``.
-            y: Counts ``(..., K)``.
-
-        Returns:
-            Batched operator ``(..., K, K)``.
-        """
+        """Return ``n (diag p - p p^T)``; only the totals of the targets matter."""
         return _LABELS.hessian(f, _counts(f, y))
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> DiagonalPlusLowRank:
-        """Return the Fisher information, a batched operator ``(..., K, K)``.
-
-        Args:
-            f: Logits ``(..., K)``.
-            y: Counts whose totals to use; then it equals ``hessian(f, y)``.
-
-        Returns:
-            Without ``y``, the information of a total of 1.
-        """
+        """Return the Fisher information; without ``y``, that of a total of 1."""
         return _LABELS.fisher(f) if y is None else self.hessian(f, y)
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> SoftmaxFactor:
-        """Return the square root of the Fisher information in closed form.
-
-        Args:
-            f: Logits ``(..., K)``.
-            y: As in ``fisher``.
-
-        Returns:
-            Batched operator ``(..., K, K - 1)``, known by its products.
-        """
+        """Return the root of the Fisher information in closed form, ``(..., K, K - 1)``, known by its products."""
         return _LABELS.fisher_factor(f, None if y is None else _counts(f, y))
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one pass over the exponentials.
-
-        Args:
-            f: Logits ``(..., K)``.
-            y: Counts ``(..., K)``.
-            hessian: ``"observed"`` or ``"expected"``, equal at given targets, or None for no Hessian.
-
-        Returns:
-            The three, each as its own method gives it.
-        """
+        """Return value, gradient and Hessian from one pass over the exponentials."""
         at = _LABELS.derivatives(f, _counts(f, y), hessian)
         return at._replace(nll=at.nll - log_coefficient(y.movedim(-1, 0).contiguous()).to(f.dtype))
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw a total of one per row: a 1 in its class, ``(..., K)``, in the element type of ``f``.
-
-        Args:
-            f: Logits ``(..., K)``.
-            generator: Source of randomness, on the device of ``f``.
-
-        Returns:
-            The counts.
-        """
+        """Draw a total of one per row: a 1 in its class, ``(..., K)``, in the element type of ``f``."""
         drawn = _LABELS.sample(f, generator).unsqueeze(-1)
         return torch.zeros_like(f).scatter_(-1, drawn, 1.0)
 
@@ -174,17 +125,42 @@ class Multinomial(Likelihood):
         refuse_outside(~COUNT.contains(y), y, COUNT.description)
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return the logarithms of the shares of the classes in all counts.
-
-        Args:
-            y: Counts ``(N, K)``.
-            n_outputs: ``K``.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            Outputs ``(K,)``.
-        """
+        """Return the logarithms of the shares of the classes in all counts."""
         return _LABELS.start(y.double(), n_outputs, weights)
+
+    def definition(self) -> Definition:
+        """Return the formulas for counts of three classes."""
+        from raphson.likelihoods.formulas import (
+            GLM_BOOK,
+            ONLY_CONVEX,
+            Abbreviation,
+            Definition,
+            factored,
+            positive,
+            softmax,
+            sympy,
+        )
+
+        f, pieces = softmax(3)
+        y, n, z = sympy.symbols("y_:3", real=True), positive("n"), pieces[0].symbol
+        log_coefficient = sympy.loggamma(n + 1) - sympy.Add(*(sympy.loggamma(count + 1) for count in y))
+        return Definition(
+            likelihood=self,
+            outputs=f,
+            targets=y,
+            nll=n * sympy.log(z) - sympy.Add(*(a * b for a, b in zip(y, f, strict=True))) - log_coefficient,
+            abbreviations=(*pieces, Abbreviation(n, sympy.Add(*y), {})),
+            expect=lambda entry: entry,
+            read=lambda row: row.tolist(),
+            given_target=True,
+            example=((0.5, -0.3, 0.1), [4.0, 1.0, 2.0]),
+            convexity=ONLY_CONVEX,
+            source=GLM_BOOK + "section 5.2.",
+            target_words="counts y_k that sum to n, which is given",
+            notes=("Written out for K = 3 classes. For K classes: gradient n p - y, Hessian n (diag(p) - p pᵀ).",),
+            arrange=factored,
+            joint=True,
+        )
 
 
 def _counts(f: Tensor, y: Tensor) -> Tensor:

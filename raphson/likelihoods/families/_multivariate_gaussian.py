@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.likelihoods._likelihood import Derivatives, Likelihood
-from raphson.likelihoods._targets import like_outputs, output_columns, refuse_outside
+from raphson.likelihoods._closed_form import ClosedForm
+from raphson.likelihoods._targets import check_columns, like_outputs, start_rows
 from raphson.linalg import Dense, Matrix
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
 
 
 class _Parts(NamedTuple):
     # Per row: residual d = y - mu (M), factor L (M, M), and z = L^T d (M), standard normal under the model.
+    f: Tensor  # all outputs
     residual: Tensor
     factor: Tensor
     z: Tensor
@@ -31,7 +35,7 @@ class _Layout(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class MultivariateGaussian(Likelihood):
+class MultivariateGaussian(ClosedForm[_Parts]):
     r"""Correlated Gaussian responses: outputs are the mean and a Cholesky factor of the precision.
 
     .. math::
@@ -90,6 +94,11 @@ class MultivariateGaussian(Likelihood):
         if self.n_responses is not None and (self.n_responses < 1 or self.n_responses != int(self.n_responses)):
             raise InputError(f"n_responses is {self.n_responses}, but it must be a whole number, 1 or more.")
 
+    def default_columns(self, n_outputs: int) -> tuple[Tensor, Tensor]:
+        """Return columns that act on the means."""
+        eye = torch.eye(n_outputs, dtype=torch.float64)
+        return eye, eye[:, [name.startswith("mean") for name in self.output_names(n_outputs)]]
+
     @property
     def parameters(self) -> tuple[str, ...]:
         """All outputs, which belong to one response of ``M`` dimensions; ``("output",)`` if ``M`` is not given."""
@@ -104,53 +113,11 @@ class MultivariateGaussian(Likelihood):
         """Return a name for each output."""
         return _names(self._responses(n_outputs))
 
-    def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood, ``(...,)``; infinite where the factor overflows.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Responses.
-
-        Returns:
-            One value per row.
-        """
-        return self._value(f, self._parts(f, y))
-
-    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient, ``(..., C)``.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Responses.
-
-        Returns:
-            The gradient.
-        """
-        return self._gradient(self._parts(f, y))
-
-    def hessian(self, f: Tensor, y: Tensor) -> Dense:
-        """Return the observed Hessian, ``(..., C, C)``.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Responses.
-
-        Returns:
-            The operator, in general indefinite.
-        """
-        return self._hessian(self._parts(f, y))
-
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Dense:
         r"""Return the expected Hessian, zero between means and factor and between columns of the factor.
 
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Not used.
-
-        Returns:
-            The operator ``(..., C, C)``: :math:`\Sigma^{-1}` for the means and
-            :math:`[j = l]\,(\Sigma_{ik} + [i = j = k]\,L_{jj}^{-2})`, each index with ``i = j`` times
-            :math:`L_{jj}`, for the factor.
+        It is :math:`\Sigma^{-1}` for the means and :math:`[j = l]\,(\Sigma_{ik} + [i = j = k]\,L_{jj}^{-2})`, each
+        index with ``i = j`` times :math:`L_{jj}`, for the factor.
         """
         root = self._root(f)
         return Dense(root @ root.mT)
@@ -161,43 +128,11 @@ class MultivariateGaussian(Likelihood):
         Column ``j`` of the factor has the information :math:`D \Sigma_{\ge j} D + e_1 e_1^T` with :math:`D` the
         derivatives of its entries and :math:`\Sigma = L^{-T} L^{-1}`. In the upper triangular :math:`D L^{-T}` only
         the first diagonal entry, which is 1, sees the second term: it becomes :math:`\sqrt 2`.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Not used.
-
-        Returns:
-            ``(..., C, C)``.
         """
         return Matrix(self._root(f))
 
-    def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one evaluation of factor and residual.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Responses.
-            hessian: ``"observed"``, ``"expected"`` or None for no Hessian.
-
-        Returns:
-            The three, each as its own method gives it.
-        """
-        at = self._parts(f, y)
-        curvature = None
-        if hessian is not None:
-            curvature = self._hessian(at) if hessian == "observed" else self.fisher(f)
-        return Derivatives(self._value(f, at), self._gradient(at), curvature)
-
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        r"""Draw responses :math:`\mu + L^{-T} \varepsilon`, ``(..., M)``.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            generator: Source of randomness, on the device of ``f``.
-
-        Returns:
-            The responses.
-        """
+        r"""Draw responses :math:`\mu + L^{-T} \varepsilon`, ``(..., M)``."""
         mean, factor = self._mean_and_factor(f.detach())
         noise = torch.empty_like(mean).normal_(generator=generator).unsqueeze(-1)
         residual: Tensor = torch.linalg.solve_triangular(factor.mT, noise, upper=True).squeeze(-1)
@@ -217,19 +152,12 @@ class MultivariateGaussian(Likelihood):
         return inverse.mT @ inverse
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return the outputs of the weighted mean and covariance, the optimum for all targets alike.
+        """Return the outputs of the weighted mean and covariance, the best ones common to all rows.
 
-        Args:
-            y: Responses.
-            n_outputs: ``C``.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            ``(C,)`` in float64; where responses are constant or collinear, which has no optimum, the correlations
-            are shrunk until they are not.
+        Where responses are constant or collinear, which has no optimum, the correlations are shrunk until they are not.
         """
         m = self._responses(n_outputs)
-        rows = output_columns(y, m).double().reshape(-1, m)
+        rows = start_rows(y, m)
         w = rows.new_ones(len(rows)) if weights is None else weights.double()
         w = w / w.sum()
         mean = w @ rows
@@ -251,8 +179,7 @@ class MultivariateGaussian(Likelihood):
             y: Responses ``(..., M)``, or ``(...,)`` where ``M = 1``.
             n_outputs: Number of outputs ``C``.
         """
-        response = output_columns(y, self._responses(n_outputs))
-        refuse_outside(~self.support.contains(response), response, self.support.description)
+        check_columns(y, self._responses(n_outputs), 1, self.support)
 
     def _responses(self, n_outputs: int) -> int:
         m = (math.isqrt(9 + 8 * n_outputs) - 3) // 2
@@ -277,31 +204,27 @@ class MultivariateGaussian(Likelihood):
         entries = torch.cat([diagonal, f[..., 2 * m :], torch.zeros_like(f[..., :1])], -1)
         return f[..., :m], entries[..., place]
 
-    def _parts(self, f: Tensor, y: Tensor) -> _Parts:
+    def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
         mean, factor = self._mean_and_factor(f)
         residual = like_outputs(mean, y) - mean
-        return _Parts(residual, factor, (factor * residual.unsqueeze(-1)).sum(-2))
+        return _Parts(f, residual, factor, (factor * residual.unsqueeze(-1)).sum(-2))
 
-    @staticmethod
-    def _value(f: Tensor, at: _Parts) -> Tensor:
-        m = at.z.shape[-1]
-        value = (0.5 * at.z.square() - f[..., m : 2 * m]).sum(-1) + 0.5 * m * math.log(2 * math.pi)
+    def _value(self, p: _Parts) -> Tensor:
+        m = p.z.shape[-1]
+        value = (0.5 * p.z.square() - p.f[..., m : 2 * m]).sum(-1) + 0.5 * m * math.log(2 * math.pi)
         return torch.nan_to_num(value, nan=math.inf, posinf=math.inf, neginf=math.inf)
 
-    @staticmethod
-    def _gradient(at: _Parts) -> Tensor:
-        m = at.z.shape[-1]
-        columns = _layout(m).columns
-        of_factor = _slopes(at) * at.z[..., columns]
-        of_mean = -(at.factor * at.z.unsqueeze(-2)).sum(-1)
+    def _gradient(self, p: _Parts) -> Tensor:
+        m = p.z.shape[-1]
+        of_factor = _of_z(p) * p.z[..., _layout(m).columns]
+        of_mean = -(p.factor * p.z.unsqueeze(-2)).sum(-1)
         return torch.cat([of_mean, of_factor[..., :m] - 1, of_factor[..., m:]], -1)
 
-    @staticmethod
-    def _hessian(at: _Parts) -> Dense:
-        residual, factor, z = at
+    def _observed(self, p: _Parts) -> Dense:
+        factor, z = p.factor, p.z
         m = z.shape[-1]
         rows, columns = _layout(m)
-        w = _slopes(at)
+        w = _of_z(p)
         of_means = factor @ factor.mT
         selects = torch.eye(m, dtype=z.dtype, device=z.device)[:, rows]
         scale = _scales(factor)
@@ -309,6 +232,59 @@ class MultivariateGaussian(Likelihood):
         of_factor = _same_column(m, z) * w.unsqueeze(-1) * w.unsqueeze(-2)
         extra = torch.nn.functional.pad(w[..., :m] * z, (0, len(rows) - m))
         return Dense(_joined(of_means, cross, cross.mT, of_factor + torch.diag_embed(extra)))
+
+    def _expected(self, p: _Parts) -> Dense:
+        return self.fisher(p.f)
+
+    def definition(self) -> Definition:
+        """Return the formulas of two responses."""
+        from raphson.likelihoods.formulas import (
+            Abbreviation,
+            Convexity,
+            Definition,
+            exponential,
+            mean_by_moments,
+            positive,
+            real,
+            sympy,
+        )
+
+        mu, rho, y, d, z = (real(f"{name}_0 {name}_1") for name in ("mu", "rho", "y", "d", "z"))
+        c = real("c")
+        a, b = positive("a b")
+        pieces = (
+            exponential(a, rho[0]),
+            exponential(b, rho[1]),
+            *(Abbreviation(d[i], y[i] - mu[i], {mu[i]: sympy.Integer(-1)}) for i in range(2)),
+            Abbreviation(z[0], a * d[0] + c * d[1], {a: d[0], d[0]: a, c: d[1], d[1]: c}),
+            Abbreviation(z[1], b * d[1], {b: d[1], d[1]: b}),
+        )
+        standard = {x: sympy.Integer(0) for x in (*z, z[0] * z[1])} | {x**2: sympy.Integer(1) for x in z}
+        residuals = {d[1]: z[1] / b, d[0]: (z[0] - c * z[1] / b) / a}
+        return Definition(
+            likelihood=MultivariateGaussian(2),
+            outputs=(*mu, *rho, c),
+            targets=y,
+            nll=(z[0] ** 2 + z[1] ** 2) / 2 - rho[0] - rho[1] + sympy.log(2 * sympy.pi),
+            abbreviations=pieces,
+            expect=lambda entry: mean_by_moments(entry.subs(residuals), standard, set(z)),
+            read=lambda row: row.tolist(),
+            example=((0.3, -0.2, 0.1, -0.4, 0.5), [1.1, 0.4]),
+            convexity=Convexity(
+                "Convex in the mean for a fixed L, but not in all outputs: with a direction of the mean that moves z₁ "
+                "alone, ρ₁ has a block of negative determinant wherever z₁ is not zero. The Fisher information is "
+                "positive definite everywhere.",
+                sympy.false,
+            ),
+            source="M. Pourahmadi (1999), Biometrika 86, 677-690.",
+            target_words="the two responses",
+            joint=True,
+            notes=(
+                "Written out for M = 2, where the precision is L Lᵀ with L = [[a, 0], [c, b]]. In general, with "
+                "d = y - μ and z = Lᵀd: gradient -L z in the mean, d_i z_j in the entry L_ij below the diagonal, and "
+                "L_jj d_j z_j - 1 in its logarithm on the diagonal; Hessian L Lᵀ in the mean.",
+            ),
+        )
 
     def _root(self, f: Tensor) -> Tensor:
         factor = self._mean_and_factor(f)[1]
@@ -348,7 +324,7 @@ def _scales(factor: Tensor) -> Tensor:
     return torch.nn.functional.pad(diagonal, (0, m * (m - 1) // 2), value=1.0)
 
 
-def _slopes(at: _Parts) -> Tensor:
+def _of_z(at: _Parts) -> Tensor:
     """Return ``w``: the derivative of ``z`` of its column in each output of the factor."""
     rows = _layout(at.z.shape[-1]).rows
     return _scales(at.factor) * at.residual[..., rows]

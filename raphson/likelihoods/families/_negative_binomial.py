@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from raphson.likelihoods import _pairs
-from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods import _parameters
+from raphson.likelihoods._closed_form import ClosedForm
+from raphson.likelihoods._command import Command
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, log_remainder
 from raphson.likelihoods._special._binet_together import binet_together
 from raphson.likelihoods._special._negative_binomial_information import dispersion_information
 from raphson.likelihoods._support import COUNT
-from raphson.likelihoods._targets import like_outputs
+from raphson.likelihoods._targets import like_outputs, log_mean_count, start_rows, weighted_mean
 from raphson.linalg import Diagonal, SymmetricOperator
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition, Expr
 
 
 class _OfCount(NamedTuple):
@@ -27,12 +32,13 @@ class _OfCount(NamedTuple):
     rest: Tensor  # size / (y + size)
     # log(y! Gamma(r) / Gamma(y + r)) and powers, by Stirling's formula with Binet's function
     stirling: Tensor
-    # what Binet's terms add to the slope and the bend in the log dispersion
-    slope: Tensor
-    bend: Tensor
+    # what Binet's terms add to the first and the second derivative in the log dispersion
+    first: Tensor
+    second: Tensor
 
 
-class _Parts(NamedTuple):
+@dataclass(eq=False)
+class _Parts:
     f: Tensor  # all outputs
     y: Tensor
     some: Tensor  # whether the count is positive
@@ -44,9 +50,31 @@ class _Parts(NamedTuple):
     mean_rest: Tensor  # size / (mean + size)
     scaled_mean: Tensor  # mean size / (mean + size)
 
+    @cached_property
+    def by_mean(self) -> Tensor:
+        """The derivative in the log mean."""
+        return self.scaled_mean - self.y * self.mean_rest
+
+    @cached_property
+    def ratio(self) -> Tensor:
+        return self.mean_rest / self.of_count.rest
+
+    @cached_property
+    def u(self) -> Tensor:
+        return self.log_dispersion.exp() * self.by_mean
+
+    @cached_property
+    def by_dispersion(self) -> Tensor:
+        """The derivative in the log dispersion.
+
+        psi and psi' are 1/(2x) and 1/x + 1/(2x^2) from their logarithm and its derivative, and Binet's terms further.
+        """
+        product = log_remainder(self.u, self.ratio) * self.u * self.by_mean
+        return 0.5 * self.of_count.share - product + self.of_count.first
+
 
 @dataclass(frozen=True, eq=False)
-class NegativeBinomial(Likelihood):
+class NegativeBinomial(ClosedForm[_Parts]):
     r"""Independent negative binomial counts with the logarithms of the mean and of the dispersion as outputs.
 
     With mean :math:`\mu = e^{f_1}` and dispersion :math:`\alpha = e^{f_2}` the variance is
@@ -98,80 +126,32 @@ class NegativeBinomial(Likelihood):
     dispersion: float | None = None
 
     support = COUNT
+    commands = (Command("negative-binomial"),)
 
     def __post_init__(self) -> None:
-        _pairs.check_number("dispersion", self.dispersion)
+        _parameters.check_number("dispersion", self.dispersion)
         object.__setattr__(self, "concave", self.dispersion is not None)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return a learned and a fixed dispersion."""
+        return cls(), cls(0.7)
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """The logarithms of the mean and, unless ``dispersion`` is given, of the dispersion of each response."""
         return ("log_mean", "log_dispersion") if self.dispersion is None else ("log_mean",)
 
-    def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood summed over responses, ``(...,)``.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Counts.
-
-        Returns:
-            One value per row.
-        """
-        return self._value(self._parts(f, y))
-
-    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient, ``(..., C)``.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Counts.
-
-        Returns:
-            The gradient.
-        """
-        return self._slopes(self._parts(f, y), curved=False)[0]
-
-    def hessian(self, f: Tensor, y: Tensor) -> SymmetricOperator:
-        """Return the observed Hessian, a batched operator ``(..., C, C)`` of blocks ``2 x 2`` or diagonal.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Counts.
-
-        Returns:
-            The operator.
-        """
-        curvature = self._slopes(self._parts(f, y), curved=True)[1]
-        assert curvature is not None
-        return curvature
-
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
-        """Return the expected information, a batched diagonal: mean and dispersion are orthogonal.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Not used.
-
-        Returns:
-            The operator ``(..., C, C)``; the class says how exact its entries for the dispersion are.
-        """
+        """Return a batched diagonal: mean and dispersion are orthogonal. The class says how exact it is."""
         log_mean, log_dispersion = self._split(f)
         mean = _scaled_mean(log_mean, log_dispersion)
         if self.dispersion is not None:
             return Diagonal(mean)
-        return _pairs.uncorrelated(mean, dispersion_information(log_mean, log_dispersion), fixed=False)
+        return _parameters.uncorrelated(mean, dispersion_information(log_mean, log_dispersion))
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw counts, ``(..., M)``, in the element type of ``f``: Poisson ones with a gamma mean.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            generator: Source of randomness, on the device of ``f``.
-
-        Returns:
-            The counts.
-        """
+        """Draw counts, ``(..., M)``: Poisson ones with a gamma mean."""
         log_mean, log_dispersion = self._split(f.detach())
         size = (-log_dispersion).exp().clamp(max=1.0 / torch.finfo(f.dtype).eps).expand_as(log_mean)
         rate = torch._standard_gamma(size, generator=generator) * (log_mean - size.log()).exp()
@@ -186,67 +166,31 @@ class NegativeBinomial(Likelihood):
         log_mean, log_dispersion = self._split(f)
         return log_mean.exp() * (1 + (log_mean + log_dispersion).exp())
 
-    def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Counts ``(..., M)``, or ``(...,)`` where ``M = 1``.
-            n_outputs: Number of outputs ``C``.
-
-        Raises:
-            InputError: A target is negative, not whole or not finite, or their number does not match the outputs.
-        """  # noqa: DOC502
-        _pairs.check_columns(y, n_outputs, len(self.parameters), self.support)
-
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return the logarithms of the mean and of the moment estimate of the dispersion, ``(C,)``.
-
-        Args:
-            y: Counts.
-            n_outputs: ``C``.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            The outputs; the dispersion is from 1e-3 to 1e3.
-        """
-        rows = _pairs.start_rows(y, n_outputs, len(self.parameters))
-        log_mean = _pairs.log_mean_count(rows, weights)
+        """Return the logarithms of the mean and of the moment estimate of the dispersion, from 1e-3 to 1e3."""
+        rows = start_rows(y, n_outputs, len(self.parameters))
+        log_mean = log_mean_count(rows, weights)
         mean = log_mean.exp()
-        variance = _pairs.weighted_mean((rows - mean).square(), weights)
+        variance = weighted_mean((rows - mean).square(), weights)
         dispersion = ((variance - mean) / mean.square()).clamp(1e-3, 1e3)
-        return _pairs.join(log_mean, dispersion.log(), self.dispersion is not None)
+        return _parameters.join(log_mean, dispersion.log(), self.dispersion is not None)
 
     def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the logarithm of the moment estimate of the dispersion ``(M,)``, from 1e-3 to 1e3."""
         mean = first.exp()
-        excess = _pairs.weighted_mean((like_outputs(mean, y) - mean).square() - mean, weights)
-        return (excess / _pairs.weighted_mean(mean.square(), weights)).clamp(1e-3, 1e3).log()
-
-    def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one evaluation of the parts they share.
-
-        Args:
-            f: Outputs ``(..., C)``.
-            y: Counts.
-            hessian: ``"observed"``, ``"expected"`` or None for no Hessian.
-
-        Returns:
-            The three, each as its own method gives it.
-        """
-        p = self._parts(f, y, look_up=True)
-        gradient, curvature = self._slopes(p, curved=hessian == "observed")
-        return Derivatives(self._value(p), gradient, self.fisher(f) if hessian == "expected" else curvature)
+        excess = weighted_mean((like_outputs(mean, y) - mean).square() - mean, weights)
+        return (excess / weighted_mean(mean.square(), weights)).clamp(1e-3, 1e3).log()
 
     def _split(self, f: Tensor) -> tuple[Tensor, Tensor]:
-        return _pairs.split(f, None if self.dispersion is None else math.log(self.dispersion))
+        return _parameters.split(f, None if self.dispersion is None else math.log(self.dispersion))
 
-    def _parts(self, f: Tensor, y: Tensor, look_up: bool = False) -> _Parts:
+    def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
         log_mean, log_dispersion = self._split(f)
         y = like_outputs(log_mean, y)
-        if look_up:
-            log_dispersion = _pairs.constant(log_dispersion)
+        if once:
+            log_dispersion = _parameters.constant(log_dispersion)
         curved = self.dispersion is None
-        count = _looked_up(y, log_dispersion, curved) if look_up else _of_count(y, log_dispersion, curved)
+        count = _looked_up(y, log_dispersion, curved) if once else _of_count(y, log_dispersion, curved)
         mean_rest = torch.sigmoid(-(log_mean + log_dispersion))
         mean_share = torch.sigmoid(log_mean + log_dispersion)
         scaled = _scaled_mean(log_mean, log_dispersion)
@@ -266,24 +210,97 @@ class NegativeBinomial(Likelihood):
             d - bound
         ).clamp(min=0)
         first = p.y * (torch.log1p(p.of_count.rest * torch.expm1(-low)) + (-d - bound).clamp(min=0))
-        return _pairs.total(second + torch.where(p.some, first + p.of_count.stirling, 0.0), p.f)
+        return _parameters.total(second + torch.where(p.some, first + p.of_count.stirling, 0.0), p.f)
 
-    def _slopes(self, p: _Parts, curved: bool) -> tuple[Tensor, SymmetricOperator | None]:
-        mean = p.scaled_mean - p.y * p.mean_rest
-        ratio = p.mean_rest / p.of_count.rest
-        of_mean = p.scaled_mean * ratio
+    def _gradient(self, p: _Parts) -> Tensor:
+        return p.by_mean if self.dispersion is not None else _parameters.interleaved(p.by_mean, p.by_dispersion)
+
+    def _observed(self, p: _Parts) -> SymmetricOperator:
+        of_mean = p.scaled_mean * p.ratio
         if self.dispersion is not None:
-            return mean, Diagonal(of_mean) if curved else None
-        # psi and psi' are 1/(2x) and 1/x + 1/(2x^2) from their logarithm and its slope, and Binet's terms further
-        u = p.log_dispersion.exp() * mean
-        dispersion = 0.5 * p.of_count.share - log_remainder(u, ratio) * u * mean + p.of_count.slope
-        gradient = _pairs.join(mean, dispersion, fixed=False)
-        if not curved:
-            return gradient, None
+            return Diagonal(of_mean)
         of_dispersion = (
-            0.5 * p.of_count.share * (1 + p.of_count.rest) - dispersion - p.of_count.rest * u * mean
-        ) + p.of_count.bend
-        return gradient, _pairs.blocks(of_mean, -mean * p.mean_share, of_dispersion)
+            0.5 * p.of_count.share * (1 + p.of_count.rest) - p.by_dispersion - p.of_count.rest * p.u * p.by_mean
+        ) + p.of_count.second
+        return _parameters.blocks(of_mean, -p.by_mean * p.mean_share, of_dispersion)
+
+    def _expected(self, p: _Parts) -> Diagonal:
+        return self.fisher(p.f)
+
+    def definition(self) -> Definition:
+        """Return the formulas, with the dispersion as an output or as a constant."""
+        from raphson.likelihoods.formulas import (
+            STRICTLY_CONVEX,
+            Abbreviation,
+            Convexity,
+            Definition,
+            exponential,
+            factored,
+            grouped,
+            mean_of,
+            positive,
+            real,
+            sympy,
+        )
+
+        y, eta, log_alpha, a, b = real("y eta a A B")
+        m, k, alpha = positive("mu k alpha")
+        gamma, source = sympy.loggamma, "J. F. Lawless (1987), Can. J. Stat. 15, 209-225 (NB2)."
+        mean = exponential(m, eta)
+        if self.dispersion is not None:
+            inverse = 1 / alpha
+            return Definition(
+                likelihood=self,
+                outputs=(eta,),
+                targets=(y,),
+                nll=(y + inverse) * sympy.log(1 + alpha * m)
+                - y * (eta + sympy.log(alpha))
+                - gamma(y + inverse)
+                + gamma(inverse)
+                + gamma(y + 1),
+                abbreviations=(mean,),
+                moments={y: m},
+                constants={alpha: self.dispersion},
+                example=((0.4,), 3.0),
+                convexity=STRICTLY_CONVEX,
+                arrange=factored,
+                source=source,
+                target_words="a count with mean μ and variance μ + α μ²",
+            )
+        # A is the score of k in a form with mean zero, B its derivative: differences that belong together.
+        ratio = sympy.log(1 + m / k)
+        score = Abbreviation(a, sympy.digamma(y + k) - sympy.digamma(k) - ratio, {k: b, eta: -m / (k + m)})
+        rest_of_b = -sympy.trigamma(k) + m / (k * (k + m))
+
+        def rewrite(entry: Expr) -> Expr:
+            entry = entry.subs(sympy.digamma(y + k), a + sympy.digamma(k) + ratio)
+            return entry.subs(sympy.trigamma(y + k), b - rest_of_b)
+
+        mean_trigamma = mean_of(sympy.trigamma(y + k))
+        return Definition(
+            likelihood=self,
+            outputs=(eta, log_alpha),
+            targets=(y,),
+            nll=(y + k) * ratio - y * (eta + log_alpha) - gamma(y + k) + gamma(k) + gamma(y + 1),
+            abbreviations=(
+                mean,
+                Abbreviation(k, sympy.exp(-log_alpha), {log_alpha: -k}),
+                score,
+                Abbreviation(b, sympy.trigamma(y + k) + rest_of_b),
+            ),
+            moments={y: m, a: sympy.Integer(0), b: mean_trigamma + rest_of_b},
+            example=((0.4, -0.5), 3.0),
+            convexity=Convexity(
+                "Strictly convex in the log mean for a fixed dispersion, not in both outputs: the observed Hessian is "
+                "indefinite at counts away from the mean (at mean 1 and dispersion 1 at all but the counts 1 and 2). "
+                "The Fisher information is positive definite everywhere.",
+            ),
+            source=source,
+            target_words="a count with mean μ and variance μ + μ²/k",
+            notes=("E is a mean over counts y drawn from the model; it has no closed form and is summed.",),
+            rewrite=rewrite,
+            arrange=lambda entry: grouped(entry, [a, b, sympy.trigamma(k), mean_trigamma]),
+        )
 
 
 def _of_count(y: Tensor, log_dispersion: Tensor, curved: bool) -> _OfCount:
@@ -294,15 +311,16 @@ def _of_count(y: Tensor, log_dispersion: Tensor, curved: bool) -> _OfCount:
     # where the square of the size would underflow, all functions of it have their limits
     size = (-log_dispersion).exp().clamp_min(torch.finfo(y.dtype).tiny ** 0.4)
     numbers = torch.cat(((y + size).reshape(-1), size.reshape(-1)))
-    value, slope, bend = (
+    value, first, second = (
         None if v is None else (v[: y.numel()].view_as(y), v[y.numel() :].view_as(size))
-        for v in binet_together(numbers, bend=curved)
+        for v in binet_together(numbers, second=curved)
     )
-    assert value is not None and slope is not None
+    assert value is not None and first is not None
     at_y = HALF_LOG_TWO_PI + 0.5 * (log_y - rest.log()) + binet(y.clamp(min=1.0))
     stirling = at_y + (value[1] - value[0])
-    slopes = rest * slope[0] - slope[1]
-    return _OfCount(log_y, share, rest, stirling, slopes, slopes if bend is None else bend[1] - rest.square() * bend[0])
+    change = rest * first[0] - first[1]
+    curvature = change if second is None else second[1] - rest.square() * second[0]
+    return _OfCount(log_y, share, rest, stirling, change, curvature)
 
 
 def _looked_up(y: Tensor, log_dispersion: Tensor, curved: bool) -> _OfCount:

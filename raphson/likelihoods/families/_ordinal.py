@@ -3,21 +3,34 @@ r"""The ordinal likelihood: ordered levels by cumulative probabilities."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._closed_form import ClosedForm
+from raphson.likelihoods._command import Command
+from raphson.likelihoods._likelihood import Likelihood
 from raphson.likelihoods._special._cumulative_links import LINKS, CumulativeLink, Interval
 from raphson.likelihoods._support import COUNT, Support
 from raphson.likelihoods._targets import refuse_outside
 from raphson.linalg import Dense, DiagonalPlusLowRank, Matrix
 
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition, Expr
+
+
+class _Parts(NamedTuple):
+    f: Tensor
+    level: Tensor  # (..., 1)
+    possible: Tensor  # whether outputs and target are, (...,)
+    at: Interval  # of the level
+
 
 @dataclass(frozen=True, eq=False)
-class Ordinal(Likelihood):
+class Ordinal(ClosedForm[_Parts]):
     r"""One of J ordered levels 0 .. J - 1, with its J - 1 cumulative predictors as outputs.
 
     .. math::
@@ -65,12 +78,25 @@ class Ordinal(Likelihood):
     link: str = "logit"
 
     concave = True
+    commands = tuple(
+        Command(name, target="ordered", count="n_levels", arguments={"link": link})
+        for name, link in (("ordinal", "logit"), ("ordinal-cloglog", "cloglog"), ("ordinal-probit", "probit"))
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.n_levels, bool) or not isinstance(self.n_levels, int) or self.n_levels < 2:
             raise InputError(f"n_levels is {self.n_levels!r}, but an ordinal response has at least 2 levels.")
         if self.link not in LINKS:
             raise InputError(f"The link is {self.link!r}, but the cumulative links are {', '.join(LINKS)}.")
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return three levels with each link."""
+        return tuple(cls(3, link) for link in LINKS)
+
+    def default_columns(self, n_outputs: int) -> tuple[Tensor, Tensor]:
+        """Return parallel slopes, ``logit P(Y <= k) = theta_k - x' beta``: a larger coefficient means higher levels."""
+        return torch.eye(n_outputs, dtype=torch.float64), -torch.ones(n_outputs, 1, dtype=torch.float64)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -83,9 +109,6 @@ class Ordinal(Likelihood):
 
     def check_outputs(self, f: Tensor) -> None:
         """Raise for the first output that is not finite, or not above the one before it.
-
-        Args:
-            f: Outputs ``(..., J - 1)``.
 
         Raises:
             InputError: Naming the row and the pair.
@@ -104,102 +127,21 @@ class Ordinal(Likelihood):
                 "negative probability. Use one common slope for all cuts, or other starting values."
             )
 
-    def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood, ``(...,)``.
-
-        Args:
-            f: Outputs ``(..., J - 1)``.
-            y: Levels.
-
-        Returns:
-            One value per row; infinite where the outputs do not increase or the target is not a level.
-        """
-        level, possible = self._level(f, y)
-        return _value(self._at_level(f, level), possible)
-
-    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient, ``(..., J - 1)``, zero but in the two outputs beside the level.
-
-        Args:
-            f: Outputs ``(..., J - 1)``.
-            y: Levels.
-
-        Returns:
-            The gradient.
-        """
-        level, _ = self._level(f, y)
-        return _gradient(self._at_level(f, level), f, level)
-
-    def hessian(self, f: Tensor, y: Tensor) -> DiagonalPlusLowRank:
-        """Return the observed Hessian: a non-negative diagonal plus a difference of two outputs, squared.
-
-        Args:
-            f: Outputs ``(..., J - 1)``.
-            y: Levels.
-
-        Returns:
-            Batched operator ``(..., J - 1, J - 1)``, never formed.
-        """
-        level, _ = self._level(f, y)
-        return _hessian(self._at_level(f, level), f, level)
-
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Dense:
-        """Return the Fisher information, tridiagonal: the sum over all levels.
-
-        Args:
-            f: Outputs ``(..., J - 1)``.
-            y: Not used.
-
-        Returns:
-            Batched operator ``(..., J - 1, J - 1)``.
-        """
-        lower, upper = self._score_columns(f)
+        """Return the Fisher information, tridiagonal: the sum over all levels."""
+        lower, upper = self._scores(f)
         beside = upper[..., 1:] * lower[..., :-1]
         diagonal = torch.diag_embed(upper.square() + lower.square())
         return Dense(diagonal + torch.diag_embed(beside, 1) + torch.diag_embed(beside, -1))
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> Matrix:
-        """Return the scores of all levels by the roots of their probabilities.
-
-        Args:
-            f: Outputs ``(..., J - 1)``.
-            y: Not used.
-
-        Returns:
-            Batched operator ``(..., J - 1, J)``.
-        """
-        lower, upper = self._score_columns(f)
+        """Return the scores of all levels by the roots of their probabilities."""
+        lower, upper = self._scores(f)
         at_level = torch.nn.functional.pad(torch.diag_embed(upper), (0, 1))
         return Matrix(at_level + torch.nn.functional.pad(torch.diag_embed(lower), (1, 0)))
 
-    def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one evaluation of the intervals.
-
-        Args:
-            f: Outputs ``(..., J - 1)``.
-            y: Levels.
-            hessian: ``"observed"``, ``"expected"`` or None for no Hessian.
-
-        Returns:
-            The three, each as its own method gives it.
-        """
-        level, possible = self._level(f, y)
-        at = self._at_level(f, level)
-        curvature: DiagonalPlusLowRank | Dense | None = None
-        if hessian is not None:
-            curvature = _hessian(at, f, level) if hessian == "observed" else self.fisher(f)
-        return Derivatives(_value(at, possible), _gradient(at, f, level), curvature)
-
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw levels, ``(...,)`` integers: how many outputs a draw from F exceeds.
-
-        Args:
-            f: Outputs ``(..., J - 1)``.
-            generator: Source of randomness, on the device of ``f``.
-
-        Returns:
-            Levels from 0 to J - 1.
-        """
+        """Draw levels from 0 to J - 1, ``(...,)`` integers: how many outputs a draw from F exceeds."""
         uniform = torch.rand(f.shape[:-1], dtype=f.dtype, device=f.device, generator=generator)
         return (self._link.quantile(uniform).unsqueeze(-1) > f).sum(-1)
 
@@ -227,16 +169,7 @@ class Ordinal(Likelihood):
         refuse_outside(outside, y, self._levels.description)
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return the quantiles of the cumulative shares of the levels, half a target added to each.
-
-        Args:
-            y: Levels ``(N,)``.
-            n_outputs: ``J - 1``.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            Outputs ``(J - 1,)``, increasing.
-        """
+        """Return the quantiles of the cumulative shares of the levels, half a target added to each: increasing."""
         self._check_width(n_outputs)
         level = y.reshape(-1).long()
         one = torch.ones(len(level), dtype=torch.float64, device=y.device)
@@ -261,6 +194,80 @@ class Ordinal(Likelihood):
                 f"The model has {n_outputs} outputs, but Ordinal({self.n_levels}) needs {self.n_levels - 1}: one for "
                 "the cut between each two neighboring levels."
             )
+
+    def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
+        level, possible = self._level(f, y)
+        return _Parts(f, level, possible, self._at_level(f, level))
+
+    def _value(self, p: _Parts) -> Tensor:
+        log_p = p.at.log_p.squeeze(-1)
+        return torch.where(p.possible & ~torch.isnan(log_p), -log_p, math.inf)
+
+    def _gradient(self, p: _Parts) -> Tensor:
+        return _beside(p.level, p.at.lower, -p.at.upper, p.f.shape[-1])
+
+    def _observed(self, p: _Parts) -> DiagonalPlusLowRank:
+        at, n_outputs = p.at, p.f.shape[-1]
+        # a log-concave density: both entries of the diagonal are differences that are not negative
+        low = (at.lower * (at.lower_second - at.upper)).clamp_min(0)
+        high = (at.upper * (at.upper_second - at.lower)).clamp_min(0)
+        root = at.lower.sqrt() * at.upper.sqrt()
+        difference = _beside(p.level, -root, root, n_outputs)
+        return DiagonalPlusLowRank(_beside(p.level, low, high, n_outputs), difference.unsqueeze(-1))
+
+    def _expected(self, p: _Parts) -> Dense:
+        return self.fisher(p.f)
+
+    def definition(self) -> Definition:
+        """Return the formulas of three levels with two cumulative predictors; t marks the level."""
+        from raphson.likelihoods.formulas import Abbreviation, Convexity, Definition, sympy
+
+        levels, cuts = 3, 2
+        eta = sympy.symbols(f"eta_:{cuts}", real=True)
+        t = sympy.symbols(f"t_:{levels}", real=True)
+        p, f, h = (sympy.symbols(f"{name}_:{levels}", positive=name == "p", real=True) for name in "pfh")
+        # distribution function, density and derivative of the density
+        values = [_symbolic_link(self.link, x) for x in eta]
+        cdf, density, change = (sympy.Function(name) for name in ("F", "F'", "F''"))
+        pieces = [Abbreviation(f[j], values[j][1], {eta[j]: h[j]}, shown=density(eta[j])) for j in range(cuts)]
+        pieces += [Abbreviation(h[j], values[j][2], {}, shown=change(eta[j])) for j in range(cuts)]
+        for k in range(levels):
+            upper = values[k][0] if k < cuts else sympy.Integer(1)
+            lower = values[k - 1][0] if k else sympy.Integer(0)
+            rates = {eta[k]: f[k]} if k < cuts else {}
+            if k:
+                rates[eta[k - 1]] = -f[k - 1]
+            above = cdf(eta[k]) if k < cuts else sympy.Integer(1)
+            pieces.append(Abbreviation(p[k], upper - lower, rates, shown=above - cdf(eta[k - 1]) if k else above))
+
+        def arrange(entry: Expr) -> Expr:
+            groups = sympy.collect(sympy.expand(entry), [*f, *h], evaluate=False)
+            return sympy.Add(*(sympy.factor_terms(part) * key for key, part in groups.items()))
+
+        return Definition(
+            likelihood=replace(self, n_levels=levels),
+            outputs=eta,
+            targets=t,
+            nll=-sympy.Add(*(a * sympy.log(b) for a, b in zip(t, p, strict=True))),
+            abbreviations=tuple(pieces),
+            expect=lambda entry: arrange(entry.subs(dict(zip(t, p, strict=True)))),
+            read=lambda y: [float(int(y) == k) for k in range(levels)],
+            example=((-0.5, 0.9), 1),
+            convexity=Convexity(
+                "Convex wherever the outputs are increasing, because F and 1 - F are log-concave.", sympy.true
+            ),
+            source="P. McCullagh (1980), J. R. Statist. Soc. B 42, 109-142.",
+            target_words="t_k = 1 for the level of the example, 0 for the others",
+            notes=(
+                "The outputs must increase. " + _LINK_WORDS[self.link] + ".",
+                "Written out for 3 levels. For K levels both matrices are tridiagonal, with f_k = F′(η_k), h_k = "
+                "F″(η_k): observed entries f_k² (t_k/p_k² + t_{k+1}/p_{k+1}²) + h_k (t_{k+1}/p_{k+1} - t_k/p_k) and "
+                "-f_k f_{k+1} t_{k+1}/p_{k+1}²; expected entries f_k² (1/p_k + 1/p_{k+1}) and -f_k f_{k+1}/p_{k+1}.",
+            ),
+            arrange=arrange,
+            identities={sympy.Add(*p): sympy.Integer(1)},
+            joint=True,
+        )
 
     def _level(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the level of each row, ``(..., 1)``, and whether outputs and target are possible, ``(...,)``."""
@@ -290,7 +297,7 @@ class Ordinal(Likelihood):
         end = torch.full_like(f[..., :1], math.inf)
         return self._link.interval(torch.cat((-end, f), -1), torch.cat((f, end), -1))
 
-    def _score_columns(self, f: Tensor) -> tuple[Tensor, Tensor]:
+    def _scores(self, f: Tensor) -> tuple[Tensor, Tensor]:
         """Return, for each output, its scores at the level above and below it by their root probabilities."""
         at = self._at_all(f)
         root = (0.5 * at.log_p).exp()
@@ -299,22 +306,25 @@ class Ordinal(Likelihood):
         return lower[..., 1:], -upper[..., :-1]
 
 
-def _value(at: Interval, possible: Tensor) -> Tensor:
-    log_p = at.log_p.squeeze(-1)
-    return torch.where(possible & ~torch.isnan(log_p), -log_p, math.inf)
+def _symbolic_link(name: str, x: Expr) -> tuple[Expr, Expr, Expr]:
+    from raphson.likelihoods.formulas import sympy
+
+    if name == "probit":
+        normal = sympy.exp(-(x**2) / 2) / sympy.sqrt(2 * sympy.pi)
+        return sympy.erfc(-x / sympy.sqrt(2)) / 2, normal, -x * normal
+    if name == "cloglog":
+        inner = sympy.exp(x - sympy.exp(x))
+        return 1 - sympy.exp(-sympy.exp(x)), inner, inner * (1 - sympy.exp(x))
+    logistic = 1 / (1 + sympy.exp(-x))
+    density = logistic * (1 - logistic)
+    return logistic, density, density * (1 - 2 * logistic)
 
 
-def _gradient(at: Interval, f: Tensor, level: Tensor) -> Tensor:
-    return _beside(level, at.lower, -at.upper, f.shape[-1])
-
-
-def _hessian(at: Interval, f: Tensor, level: Tensor) -> DiagonalPlusLowRank:
-    # a log-concave density: both entries of the diagonal are differences that are not negative
-    low = (at.lower * (at.lower_bend - at.upper)).clamp_min(0)
-    high = (at.upper * (at.upper_bend - at.lower)).clamp_min(0)
-    root = at.lower.sqrt() * at.upper.sqrt()
-    difference = _beside(level, -root, root, f.shape[-1])
-    return DiagonalPlusLowRank(_beside(level, low, high, f.shape[-1]), difference.unsqueeze(-1))
+_LINK_WORDS = {
+    "logit": "F(η) = 1/(1 + exp(-η)), F′ = F(1 - F), F″ = F′(1 - 2F)",
+    "probit": "F = Φ, the normal distribution function; F′ = φ, the density; F″ = -η φ(η)",
+    "cloglog": "F(η) = 1 - exp(-exp(η)), F′ = exp(η - exp(η)), F″ = F′(1 - exp(η))",
+}
 
 
 def _beside(level: Tensor, low: Tensor, high: Tensor, n_outputs: int) -> Tensor:

@@ -3,16 +3,21 @@ r"""The Poisson likelihood with a log link: counts, with exposure as an offset."
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from raphson.likelihoods import _pairs
+from raphson.likelihoods._command import Command
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._parameters import total
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet
 from raphson.likelihoods._support import COUNT
-from raphson.likelihoods._targets import like_outputs
+from raphson.likelihoods._targets import columns, like_outputs, log_mean_count, start_rows
 from raphson.linalg import Diagonal
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +52,7 @@ class Poisson(Likelihood):
     concave = True
     partition = "exponential"
     support = COUNT
+    commands = (Command("poisson"),)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -54,80 +60,32 @@ class Poisson(Likelihood):
         return ("log_mean",)
 
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood summed over responses, ``(...,)``.
-
-        Args:
-            f: Log means ``(..., M)``.
-            y: Counts.
-
-        Returns:
-            One value per row.
-        """
+        """Return the negative log-likelihood summed over responses, ``(...,)``."""
         return _value(f, like_outputs(f, y), f.exp())
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the mean minus the count, ``(..., M)``.
-
-        Args:
-            f: Log means ``(..., M)``.
-            y: Counts.
-
-        Returns:
-            The gradient.
-        """
+        """Return the mean minus the count, ``(..., M)``."""
         return f.exp() - like_outputs(f, y)
 
     def hessian(self, f: Tensor, y: Tensor) -> Diagonal:
-        """Return the means, a batched diagonal ``(..., M, M)``.
-
-        Args:
-            f: Log means ``(..., M)``.
-            y: Counts; they do not matter.
-
-        Returns:
-            The operator.
-        """
+        """Return the means, a batched diagonal ``(..., M, M)``."""
         return self.fisher(f)
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
-        """Return the means, a batched diagonal ``(..., M, M)``, which equals the observed Hessian.
-
-        Args:
-            f: Log means ``(..., M)``.
-            y: Not used.
-
-        Returns:
-            The operator.
-        """
+        """Return the means, a batched diagonal ``(..., M, M)``, which equals the observed Hessian."""
         return Diagonal(f.exp())
 
     def statistic(self, y: Tensor, n_outputs: int) -> Tensor:
         r"""Return the counts, ``(..., M)`` in float64; :math:`A(f) - t^\top f` is ``nll`` less :math:`\log y!`."""
-        return _pairs.columns(y, n_outputs, 1).double()
+        return columns(y, n_outputs).double()
 
     def log_partition(self, f: Tensor, *, hessian: bool = True) -> Derivatives:
-        r"""Return :math:`\sum_m e^{f_m}` with its gradient and Hessian.
-
-        Args:
-            f: Log means ``(..., M)``.
-            hessian: Whether the Hessian is wanted.
-
-        Returns:
-            The value ``(...,)``, the means and their diagonal.
-        """
+        r"""Return :math:`\sum_m e^{f_m}`, the means and their diagonal."""
         rate = f.exp()
         return Derivatives(rate.sum(-1), rate, Diagonal(rate) if hessian else None)
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw counts, ``(..., M)``, in the element type of ``f``.
-
-        Args:
-            f: Log means ``(..., M)``.
-            generator: Source of randomness, on the device of ``f``.
-
-        Returns:
-            The counts.
-        """
+        """Draw counts, ``(..., M)``, in the element type of ``f``."""
         return torch.poisson(f.detach().exp(), generator=generator)
 
     def mean(self, f: Tensor) -> Tensor:
@@ -138,44 +96,35 @@ class Poisson(Likelihood):
         """Return the variances, which are the means."""
         return f.exp()
 
-    def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Counts ``(..., M)``, or ``(...,)`` where ``M = 1``.
-            n_outputs: Number of responses ``M``.
-
-        Raises:
-            InputError: A target is negative, not whole or not finite, or their number is not ``M``.
-        """  # noqa: DOC502
-        _pairs.check_columns(y, n_outputs, 1, self.support)
-
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return the logarithm of the mean count, ``(M,)``; of half a count in all where there is none.
-
-        Args:
-            y: Counts.
-            n_outputs: ``M``.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            The outputs.
-        """
-        return _pairs.log_mean_count(_pairs.start_rows(y, n_outputs, 1), weights)
+        """Return the logarithm of the mean count, ``(M,)``; of half a count in all where there is none."""
+        return log_mean_count(start_rows(y, n_outputs), weights)
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one exponential.
-
-        Args:
-            f: Log means ``(..., M)``.
-            y: Counts.
-            hessian: ``"observed"`` or ``"expected"``, which are equal, or None for no Hessian.
-
-        Returns:
-            The three, each as its own method gives it.
-        """
+        """Return value, gradient and Hessian from one exponential."""
         y, rate = like_outputs(f, y), f.exp()
         return Derivatives(_value(f, y, rate), rate - y, None if hessian is None else Diagonal(rate))
+
+    def definition(self) -> Definition:
+        """Return the formulas, in the log mean."""
+        from raphson.likelihoods.formulas import GLM_BOOK, Convexity, Definition, exponential, positive, real, sympy
+
+        eta, y = real("eta y")
+        mu = positive("mu")
+        return Definition(
+            likelihood=self,
+            outputs=(eta,),
+            targets=(y,),
+            nll=mu - y * eta + sympy.loggamma(y + 1),
+            abbreviations=(exponential(mu, eta),),
+            moments={y: mu},
+            example=((0.4,), 3.0),
+            convexity=Convexity(
+                "Strictly convex everywhere; the Hessian does not depend on y, so observed and expected agree.",
+                sympy.true,
+            ),
+            source=GLM_BOOK + "chapter 6.",
+        )
 
 
 def _value(f: Tensor, y: Tensor, rate: Tensor) -> Tensor:
@@ -184,4 +133,4 @@ def _value(f: Tensor, y: Tensor, rate: Tensor) -> Tensor:
     log_count = count.log()
     d = f - log_count
     value = count * (torch.expm1(d) - d) + (0.5 * log_count + HALF_LOG_TWO_PI + binet(count))
-    return _pairs.total(torch.where(some, value, rate), f)
+    return total(torch.where(some, value, rate), f)

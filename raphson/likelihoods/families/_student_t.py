@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.likelihoods._interleave import block_entries, interleaved
-from raphson.likelihoods._likelihood import Derivatives, Likelihood
-from raphson.likelihoods._pairs import check_columns, check_number, start_rows, total, weighted_mean
+from raphson.likelihoods._closed_form import ClosedForm
+from raphson.likelihoods._command import Command
+from raphson.likelihoods._parameters import block_entries, check_number, interleaved, total
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, log_remainder
 from raphson.likelihoods._special._half_step import FROM, half_step, half_step_derivatives, half_step_excess
 from raphson.likelihoods._special._sampling import log_gamma_variate
-from raphson.likelihoods._targets import like_outputs
+from raphson.likelihoods._targets import like_outputs, start_rows, weighted_mean
 from raphson.linalg import Diagonal, EqualBlocks, EqualBlocksMatrix, LinearOperator, SymmetricOperator
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition, Expr
 
 
 class _Model(NamedTuple):
@@ -26,17 +30,29 @@ class _Model(NamedTuple):
     df: Tensor  # (..., M), or a scalar where it is fixed
 
 
-class _Residual(NamedTuple):
-    """The standardized residual ``r`` and how a weight of ``1 / (1 + r^2 / df)`` splits 1."""
+@dataclass(eq=False)
+class _Parts:
+    """The standardized residual ``r`` and how its weight ``1 / (1 + r^2 / df)`` splits 1."""
 
+    f: Tensor
+    model: _Model
     r: Tensor
     t: Tensor  # r^2 / df
-    kept: Tensor  # 1 / (1 + t), near 1 for a residual of the usual size
-    lost: Tensor  # t / (1 + t), near 1 for an outlier
+    weight: Tensor  # 1 / (1 + t), near 1 for a residual of the usual size
+    rest: Tensor  # t / (1 + t), near 1 for an outlier
+
+    @cached_property
+    def half_step(self) -> tuple[Tensor, Tensor]:
+        """The derivatives of the normalizing constant in the log of the degrees of freedom."""
+        return half_step_derivatives(0.5 * self.model.df)
+
+    @cached_property
+    def by_df(self) -> Tensor:
+        return self.model.df * self.rest.square() * log_remainder(self.rest, self.weight)
 
 
 @dataclass(frozen=True, eq=False)
-class StudentT(Likelihood):
+class StudentT(ClosedForm[_Parts]):
     r"""Independent Student t responses with location, log scale and, unless it is fixed, log degrees of freedom.
 
     With :math:`r = (y - \mu) / \sigma`, :math:`\sigma = e^\omega` and :math:`\nu` degrees of freedom,
@@ -91,75 +107,27 @@ class StudentT(Likelihood):
 
     df: float | None = None
 
+    commands = (Command("student-t"),)
+
     def __post_init__(self) -> None:
         check_number("df", self.df)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return learned and fixed degrees of freedom."""
+        return cls(), cls(4.0)
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """Location and log scale of each response, and the log of the degrees of freedom unless fixed."""
         return ("location", "log_scale", "log_df") if self.df is None else ("location", "log_scale")
 
-    def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood summed over responses, ``(...,)``.
-
-        Args:
-            f: Outputs ``(..., k M)``.
-            y: Responses.
-
-        Returns:
-            One value per row.
-        """
-        model = self._model(f)
-        return total(_value(model, _residual(model, y)), f)
-
-    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient, ``(..., k M)``.
-
-        Args:
-            f: Outputs ``(..., k M)``.
-            y: Responses.
-
-        Returns:
-            The gradient.
-        """
-        model = self._model(f)
-        return self._gradient(model, _residual(model, y))
-
-    def hessian(self, f: Tensor, y: Tensor) -> EqualBlocks:
-        """Return the observed Hessian, one k x k block per response.
-
-        Args:
-            f: Outputs ``(..., k M)``.
-            y: Responses.
-
-        Returns:
-            Batched operator ``(..., k M, k M)``.
-        """
-        model = self._model(f)
-        return self._observed(model, _residual(model, y))
-
     def fisher(self, f: Tensor, y: Tensor | None = None) -> SymmetricOperator:
-        """Return the Fisher information: diagonal with ``df`` fixed, one 3 x 3 block per response otherwise.
-
-        Args:
-            f: Outputs ``(..., k M)``.
-            y: Not used.
-
-        Returns:
-            Batched operator ``(..., k M, k M)``.
-        """
-        return self._expected(self._model(f))
+        """Return the Fisher information: diagonal with ``df`` fixed, one 3 x 3 block per response otherwise."""
+        return self._information(self._model(f))
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> LinearOperator:
-        """Return the lower triangular factor of each block of the Fisher information.
-
-        Args:
-            f: Outputs ``(..., k M)``.
-            y: Not used.
-
-        Returns:
-            Batched operator ``(..., k M, k M)``.
-        """
+        """Return the lower triangular factor of each block of the Fisher information."""
         model = self._model(f)
         location, scale = (x.sqrt() for x in _information(model))
         if self.df is not None:
@@ -170,34 +138,8 @@ class StudentT(Likelihood):
         corner = (log_df - off.square()).clamp_min(0).sqrt()
         return EqualBlocksMatrix(block_entries(((location, zero, zero), (zero, scale, zero), (zero, off, corner))))
 
-    def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one evaluation of the weights.
-
-        Args:
-            f: Outputs ``(..., k M)``.
-            y: Responses.
-            hessian: ``"observed"``, ``"expected"`` or None for no Hessian.
-
-        Returns:
-            The three, each as its own method gives it.
-        """
-        model = self._model(f)
-        residual = _residual(model, y)
-        curvature: SymmetricOperator | None = None
-        if hessian is not None:
-            curvature = self._observed(model, residual) if hessian == "observed" else self._expected(model)
-        return Derivatives(total(_value(model, residual), f), self._gradient(model, residual), curvature)
-
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw responses, ``(..., M)``: a normal variate over the root of a chi-square one.
-
-        Args:
-            f: Outputs ``(..., k M)``.
-            generator: Source of randomness, on the device of ``f``.
-
-        Returns:
-            The responses, finite: beyond the largest number they are that number.
-        """
+        """Draw responses, ``(..., M)``, a normal variate over the root of a chi-square one: never infinite."""
         location, log_scale, df = self._model(f.detach())
         half = (0.5 * df).expand_as(location).contiguous()
         stretch = (0.5 * (half.log() - log_gamma_variate(half, generator)) + log_scale).exp()
@@ -215,28 +157,10 @@ class StudentT(Likelihood):
         finite = (2 * log_scale).exp() * df / (df - 2)
         return torch.where(df > 2, finite, torch.where(df > 1, torch.inf, torch.nan).to(finite))
 
-    def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Responses ``(..., M)``, or ``(...,)`` where ``M = 1``.
-            n_outputs: ``k M``.
-
-        Raises:
-            InputError: A response is not finite, or the shapes do not match.
-        """  # noqa: DOC502
-        check_columns(y, n_outputs, len(self.parameters), self.support)
-
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
         """Return the median, the log of the scaled median absolute deviation, and 4 to 30 degrees of freedom.
 
-        Args:
-            y: Responses ``(N, M)``, or ``(N,)`` where ``M = 1``.
-            n_outputs: ``k M``.
-            weights: ``(N,)`` example weights; None means 1 each.
-
-        Returns:
-            Outputs ``(k M,)``; where more than half of the targets are equal the scale is that of all of them.
+        Where more than half of the targets are equal the scale is that of all of them.
         """
         rows = start_rows(y, n_outputs, len(self.parameters))
         location = _weighted_median(rows, weights)
@@ -257,38 +181,50 @@ class StudentT(Likelihood):
         k = len(self.parameters)
         if f.shape[-1] % k:
             raise InputError(f"The model has {f.shape[-1]} outputs, but {k} are needed per response.")
-        location, log_scale, *rest = f.view(*f.shape[:-1], f.shape[-1] // k, k).unbind(-1)
+        location, log_scale, *log_df = f.view(*f.shape[:-1], f.shape[-1] // k, k).unbind(-1)
         if self.df is not None:
             return _Model(location, log_scale, f.new_full((), self.df))
         # far beyond any difference from the normal distribution, and no square overflows
         limit = 0.45 * math.log(torch.finfo(f.dtype).max)
-        return _Model(location, log_scale, rest[0].clamp(-limit, limit).exp())
+        return _Model(location, log_scale, log_df[0].clamp(-limit, limit).exp())
 
-    def _gradient(self, model: _Model, residual: _Residual) -> Tensor:
-        df, (r, _, kept, lost) = model.df, residual
-        location = -(1 + 1 / df) * kept * r * (-model.log_scale).exp()
-        scale = 1 - (df + 1) * lost
+    def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
+        model = self._model(f)
+        r = (like_outputs(model.location, y) - model.location) * (-model.log_scale).exp()
+        t = r.square() / model.df
+        weight = 1 / (1 + t)
+        return _Parts(f, model, r, t, weight, t * weight)
+
+    def _value(self, p: _Parts) -> Tensor:
+        constant = HALF_LOG_TWO_PI - half_step(0.5 * p.model.df)
+        return total(0.5 * (p.model.df + 1) * p.t.log1p() + p.model.log_scale + constant, p.f)
+
+    def _gradient(self, p: _Parts) -> Tensor:
+        _, log_scale, df = p.model
+        location = -(1 + 1 / df) * p.weight * p.r * (-log_scale).exp()
+        scale = 1 - (df + 1) * p.rest
         if self.df is not None:
             return interleaved(location, scale)
-        rest = 0.5 * (df * lost.square() * log_remainder(lost, kept) - lost)
-        return interleaved(location, scale, rest - half_step_derivatives(0.5 * df)[0])
+        return interleaved(location, scale, 0.5 * (p.by_df - p.rest) - p.half_step[0])
 
-    def _observed(self, model: _Model, residual: _Residual) -> EqualBlocks:
-        df, (r, _, kept, lost) = model.df, residual
-        precision = (-model.log_scale).exp()
-        weight = (1 + 1 / df) * kept
-        a = weight * (kept - lost) * precision.square()
-        b = 2 * weight * kept * r * precision
-        c = 2 * (df + 1) * lost * kept
+    def _observed(self, p: _Parts) -> EqualBlocks:
+        _, log_scale, df = p.model
+        precision = (-log_scale).exp()
+        weight = (1 + 1 / df) * p.weight
+        a = weight * (p.weight - p.rest) * precision.square()
+        b = 2 * weight * p.weight * p.r * precision
+        c = 2 * (df + 1) * p.rest * p.weight
         if self.df is not None:
             return EqualBlocks(block_entries(((a, b), (b, c))))
-        d = -r * precision * kept * (lost - kept / df)
-        e = lost * (kept - df * lost)
-        bend = half_step_derivatives(0.5 * df)[1]
-        g = 0.5 * (df * lost.square() * log_remainder(lost, kept) + e) - bend
+        d = -p.r * precision * p.weight * (p.rest - p.weight / df)
+        e = p.rest * (p.weight - df * p.rest)
+        g = 0.5 * (p.by_df + e) - p.half_step[1]
         return EqualBlocks(block_entries(((a, b, d), (b, c, e), (d, e, g))))
 
-    def _expected(self, model: _Model) -> SymmetricOperator:
+    def _expected(self, p: _Parts) -> SymmetricOperator:
+        return self._information(p.model)
+
+    def _information(self, model: _Model) -> SymmetricOperator:
         location, scale = _information(model)
         if self.df is not None:
             return Diagonal(interleaved(location, scale))
@@ -296,17 +232,71 @@ class StudentT(Likelihood):
         zero = torch.zeros_like(cross)
         return EqualBlocks(block_entries(((location, zero, zero), (zero, scale, cross), (zero, cross, log_df))))
 
+    def definition(self) -> Definition:
+        """Return the formulas, with the degrees of freedom as an output or a constant."""
+        from raphson.likelihoods.formulas import (
+            Abbreviation,
+            Convexity,
+            Definition,
+            exponential,
+            factored,
+            positive,
+            real,
+            sympy,
+        )
 
-def _residual(model: _Model, y: Tensor) -> _Residual:
-    r = (like_outputs(model.location, y) - model.location) * (-model.log_scale).exp()
-    t = r.square() / model.df
-    kept = 1 / (1 + t)
-    return _Residual(r, t, kept, t * kept)
+        mu, y, s, kappa, r = real("mu y s kappa r")
+        sigma, nu = positive("sigma nu")
+        known = self.df is not None
+        residual = Abbreviation(r, (y - mu) / sigma, {mu: -1 / sigma, sigma: -r / sigma})
+        half = (nu + 1) / 2
+        spread = sympy.log(1 + r**2 / nu)
+        width = sympy.Dummy("W", positive=True)
 
+        def arrange(entry: Expr) -> Expr:
+            parts = sympy.collect(sympy.expand(entry), [spread], evaluate=False)
+            gammas = (sympy.digamma, sympy.trigamma, sympy.polygamma)
+            done = sympy.Integer(0)
+            for key, part in parts.items():
+                special = sympy.Add(*(t for t in sympy.Add.make_args(part) if t.has(*gammas)))
+                done += key * factored(part - special) + factored(special)
+            return done if not done.has(sympy.zoo) else entry
 
-def _value(model: _Model, residual: _Residual) -> Tensor:
-    constant = HALF_LOG_TWO_PI - half_step(0.5 * model.df)
-    return 0.5 * (model.df + 1) * residual.t.log1p() + model.log_scale + constant
+        def mean_power(above: int, below: int) -> Expr:
+            # the mean of r^a / (nu + r^2)^b, since r^2 / (nu + r^2) is beta(1/2, nu/2)
+            if above % 2:
+                return sympy.Integer(0)
+            i, rest = above // 2, below - above // 2
+            risen = sympy.rf(sympy.S.Half, i) * sympy.rf(nu / 2, rest) / sympy.rf(half, i + rest)
+            return sympy.expand_func(risen) / nu**rest
+
+        def expect(entry: Expr) -> Expr:
+            total = sympy.Integer(0)
+            log_mean = sympy.digamma(half) - sympy.digamma(nu / 2)
+            for term in sympy.Add.make_args(sympy.expand(entry.subs({spread: log_mean, nu + r**2: width}))):
+                fixed, moving = term.as_independent(r, width, as_Add=False)
+                powers = moving.as_powers_dict()
+                total += fixed * mean_power(int(powers[r]), -int(powers[width]))
+            return total
+
+        return Definition(
+            likelihood=self,
+            outputs=(mu, s) if known else (mu, s, kappa),
+            targets=(y,),
+            nll=s + half * spread + sympy.loggamma(nu / 2) - sympy.loggamma(half) + sympy.log(nu * sympy.pi) / 2,
+            abbreviations=(exponential(sigma, s), *(() if known else (exponential(nu, kappa),)), residual),
+            constants={} if self.df is None else {nu: self.df},
+            example=((0.3, -0.2) if known else (0.3, -0.2, 1.3), 1.5),
+            expect=expect,
+            convexity=Convexity(
+                "Convex in the location where r² ≤ ν, and in s for a fixed location, but not in both: the determinant "
+                "of that block is negative wherever y differs from the location. The Fisher information is positive "
+                "definite everywhere.",
+                sympy.Eq(r, 0) if known else sympy.false,
+            ),
+            source="K. L. Lange, R. J. A. Little and J. M. G. Taylor (1989), JASA 84, 881-896.",
+            arrange=arrange,
+        )
 
 
 def _information(model: _Model) -> tuple[Tensor, Tensor]:
@@ -319,9 +309,9 @@ def _information(model: _Model) -> tuple[Tensor, Tensor]:
 def _information_of_df(df: Tensor) -> tuple[Tensor, Tensor]:
     """Return the information on the log of the degrees of freedom: with the log scale, and its own."""
     product = 2 * (df + 1) * (df + 3)
-    slope, bend = half_step_derivatives(0.5 * df)
-    few = slope - bend + (3 - df) / product
-    # slope - bend starts with 1 / (2 df), which cancels against the other term: taken together in closed form
+    first, second = half_step_derivatives(0.5 * df)
+    few = first - second + (3 - df) / product
+    # first - second starts with 1 / (2 df), which cancels against the other term: taken together in closed form
     many = half_step_excess(0.5 * df) + (7 + 3 / df) / product
     return -2 / (df + 1) * (df / (df + 3)), torch.where(0.5 * df < FROM, few, many)
 

@@ -1,47 +1,63 @@
-r"""Likelihoods made from another one: with links, or times a constant."""
+r"""The formulas of a likelihood with links: the chain rule in symbols."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
-from raphson.explain._algebra import (
+from raphson.likelihoods.formulas import (
+    Abbreviation,
+    Convexity,
+    Definition,
     Expr,
     Matrix,
+    exponential,
     factored,
-    normal_cdf,
-    normal_density,
+    logistic,
     polish,
     positive,
     real,
     sympy,
     tidy,
 )
-from raphson.explain._definition import Abbreviation, Convexity, Definition
-from raphson.likelihoods import Link, Linked, ScaledLikelihood
 
+if TYPE_CHECKING:
+    from raphson.likelihoods._links import Link
+    from raphson.likelihoods.composed._linked import Linked
+
+normal_cdf = sympy.Function("Phi")
+normal_density = sympy.Function("φ")
 _PROBES = 500
 
 
-def linked(likelihood: Linked, base: Definition) -> Definition:
-    """Define a likelihood whose parameters are maps of the outputs: they turn from outputs into abbreviations."""
+def linked_formula(likelihood: Linked, base: Definition) -> Definition:
+    """Return the definition of a likelihood whose parameters are maps of the outputs: they turn into abbreviations.
+
+    Args:
+        likelihood: The likelihood.
+        base: The definition of its base.
+
+    Returns:
+        The definition.
+    """
     member = replace(likelihood, base=base.likelihood)
     maps = [member.maps[i % len(member.maps)] for i in range(len(base.outputs))]
-    outputs, pieces, slopes = [], [], []
+    outputs, pieces, rates = [], [], []
     # links upon links: another letter for each layer
     taken = {symbol.name[:2] for symbol in (*base.outputs, *(piece.symbol for piece in base.abbreviations))}
     letter, helper = (next(x for x in letters if f"{x}_" not in taken) for letters in ("fgh", "quvx"))
     for i, (parameter, link) in enumerate(zip(base.outputs, maps, strict=True)):
         if link.name == "identity":
             outputs.append(parameter)
-            slopes.append(sympy.Integer(1))
+            rates.append(sympy.Integer(1))
             continue
         f = _LINK_DOMAINS.get(link.name, real)(f"{letter}_{i}")
         outputs.append(f)
         parts = _link(link.name, f, parameter, positive(f"{helper}_{i}"))
         pieces += parts
-        slopes.append((parts[-1].rates or {})[f])
+        rates.append((parts[-1].rates or {})[f])
     if not pieces:
         return replace(base, likelihood=member)
     example = _example(member, base, maps)
@@ -53,19 +69,19 @@ def linked(likelihood: Linked, base: Definition) -> Definition:
         example=example,
         convexity=_probed(member, len(outputs), example[1]),
     )
-    return replace(definition, given=_chain_rule(definition, base, slopes))
+    return replace(definition, given=_chain_rule(definition, base, rates))
 
 
-def _chain_rule(definition: Definition, base: Definition, slopes: list[Expr]) -> tuple[Matrix, Matrix, Matrix]:
+def _chain_rule(definition: Definition, base: Definition, rates: list[Expr]) -> tuple[Matrix, Matrix, Matrix]:
     outputs = definition.outputs
-    first = sympy.diag(*slopes)
+    first = sympy.diag(*rates)
     second = sympy.diag(
-        *(definition.derivative(s, f) * g for s, f, g in zip(slopes, outputs, base.gradient, strict=True))
+        *(definition.derivative(s, f) * g for s, f, g in zip(rates, outputs, base.gradient, strict=True))
     )
     gradient = (first * base.gradient).applyfunc(polish)
     congruent = (first * base.hessian * first).applyfunc(polish)
-    bend = second.applyfunc(factored)
-    hessian = sympy.Matrix(*congruent.shape, lambda i, j: _shorter(congruent[i, j] + bend[i, j]))
+    added = second.applyfunc(factored)
+    hessian = sympy.Matrix(*congruent.shape, lambda i, j: _shorter(congruent[i, j] + added[i, j]))
     return gradient, hessian, (first * base.fisher * first).applyfunc(polish)
 
 
@@ -102,8 +118,7 @@ _LINK_DOMAINS = {"log": positive, "inverse": positive}
 def _link(name: str, f: Expr, theta: Expr, q: Expr) -> list[Abbreviation]:
     """Return the parameter as a map of the output, after what its derivative needs."""
     if name == "softplus":
-        up = Abbreviation(q, 1 / (1 + sympy.exp(-f)), {f: q * (1 - q)})
-        return [up, Abbreviation(theta, sympy.log(1 + sympy.exp(f)), {f: q})]
+        return [logistic(q, f), Abbreviation(theta, sympy.log(1 + sympy.exp(f)), {f: q})]
     if name == "normal_cdf":
         density = sympy.exp(-(f**2) / 2) / sympy.sqrt(2 * sympy.pi)
         cdf = sympy.erfc(-f / sympy.sqrt(2)) / 2
@@ -111,31 +126,18 @@ def _link(name: str, f: Expr, theta: Expr, q: Expr) -> list[Abbreviation]:
             Abbreviation(q, density, {f: -f * q}, shown=normal_density(f)),
             Abbreviation(theta, cdf, {f: q}, shown=normal_cdf(f)),
         ]
+    if name == "exp":
+        return [exponential(theta, f)]
+    if name == "sigmoid":
+        return [logistic(theta, f)]
     meaning, rate = _SIMPLE[name](f, theta)
     return [Abbreviation(theta, meaning, {f: rate})]
 
 
 _SIMPLE = {
     "log": lambda f, theta: (sympy.log(f), 1 / f),
-    "exp": lambda f, theta: (sympy.exp(f), theta),
-    "sigmoid": lambda f, theta: (1 / (1 + sympy.exp(-f)), theta * (1 - theta)),
     "logit": lambda f, theta: (sympy.log(f / (1 - f)), 1 / (f * (1 - f))),
     "square": lambda f, theta: (f**2, 2 * f),
     "inverse": lambda f, theta: (1 / f, -(theta**2)),
     "cloglog_inverse": lambda f, theta: (1 - sympy.exp(-sympy.exp(f)), (1 - theta) * sympy.exp(f)),
 }
-
-
-def scaled(likelihood: ScaledLikelihood, base: Definition) -> Definition:
-    """Define a constant multiple, plus a constant."""
-    a, b = positive("a_0"), real("b_0")
-    factor = likelihood.factor / (len(base.outputs) if likelihood.mean_over_outputs else 1)
-    constant = b if likelihood.constant else 0
-    return replace(
-        base,
-        likelihood=replace(likelihood, base=base.likelihood),
-        nll=a * base.nll + constant,
-        constants={**base.constants, a: factor} | ({b: likelihood.constant} if likelihood.constant else {}),
-        target_words=base.target_words or base.likelihood.support.description,
-        notes=(*base.notes, "The base's negative log-likelihood times a₀; sampling and means are those of the base."),
-    )

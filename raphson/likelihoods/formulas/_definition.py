@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from raphson.explain._algebra import Expr, Matrix, Symbol, evaluator, mean_of, sympy, tidy
-from raphson.likelihoods import Likelihood
+from raphson.likelihoods.formulas._algebra import Expr, Matrix, Symbol, evaluator, mean_of, positive, sympy, tidy
+
+if TYPE_CHECKING:
+    from raphson.likelihoods._likelihood import Likelihood
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,36 @@ class Convexity:
 
     sentence: str
     where: Any = None
+
+
+STRICTLY_CONVEX = Convexity("Strictly convex in the output for every target.", sympy.true)
+ONLY_CONVEX = Convexity(
+    "Convex everywhere, not strictly: adding a constant to all outputs changes nothing, so the Hessian has one zero "
+    "eigenvalue, with eigenvector (1, ..., 1).",
+    sympy.true,
+)
+GLM_BOOK = "P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., "
+
+
+def exponential(symbol: Symbol, output: Symbol) -> Abbreviation:
+    """Return the abbreviation of the exponential of an output."""
+    return Abbreviation(symbol, sympy.exp(output), {output: symbol})
+
+
+def logistic(symbol: Symbol, output: Symbol) -> Abbreviation:
+    """Return the abbreviation of the logistic function of an output."""
+    return Abbreviation(symbol, 1 / (1 + sympy.exp(-output)), {output: symbol * (1 - symbol)})
+
+
+def softmax(k: int) -> tuple[tuple[Symbol, ...], tuple[Abbreviation, ...]]:
+    """Return ``k`` outputs, and the abbreviations of the sum of their exponentials and of its shares."""
+    f = sympy.symbols(f"f_:{k}", real=True)
+    z, p = positive("Z"), sympy.symbols(f"p_:{k}", positive=True)
+    total = Abbreviation(z, sympy.Add(*(sympy.exp(x) for x in f)), {f[j]: z * p[j] for j in range(k)})
+    shares = (
+        Abbreviation(p[i], sympy.exp(f[i]) / z, {f[j]: p[i] * (int(i == j) - p[j]) for j in range(k)}) for i in range(k)
+    )
+    return f, (total, *shares)
 
 
 def one_number(y: Tensor) -> tuple[float, ...]:
