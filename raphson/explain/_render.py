@@ -55,8 +55,7 @@ def _text_formula(formula: Formula, width: int) -> list[str]:
     matrix = getattr(formula.expression, "is_Matrix", False)
     label = f"{_INDENT}{_text_label(formula.label)} = "
     block, baseline = text_block(formula.expression)
-    room = width - len(label)
-    if max(map(len, block)) <= room:
+    if max(map(len, block)) <= width - len(label):
         return [(label if i == baseline else " " * len(label)) + line for i, line in enumerate(block)]
     if matrix:
         size = formula.expression.shape[0]

@@ -99,6 +99,7 @@ def sections(definition: Definition, check: Check) -> list[Section]:
     ]
 
 
+# operations beyond which a determinant, or what it is of, no longer fits a line or two
 _LONGEST_MATRIX = 50
 _LONGEST_DETERMINANT = 22
 _LONG = 12

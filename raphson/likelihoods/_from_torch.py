@@ -124,8 +124,8 @@ def as_likelihood(
 def resolve_loss(loss: Loss) -> Resolved:
     """Return the likelihood that a loss stands for and how it combines rows.
 
-    torch averages ``BCEWithLogitsLoss``, ``MSELoss`` and its other elementwise losses over rows and outputs
-    alike, so that with ``"mean"`` the likelihood of a row is the average over its outputs.
+    torch averages ``BCEWithLogitsLoss``, ``MSELoss`` and its other elementwise losses over outputs as well as
+    rows, so that with ``"mean"`` the likelihood of a row is the average over its outputs.
 
     Args:
         loss: A likelihood, a torch loss, a function or a family, as for ``as_likelihood``.

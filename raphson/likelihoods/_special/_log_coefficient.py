@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+# from 64 on the first term left out of the series, n^-7 / 1680, is below 2e-16
 _TABLE = 64
 
 

@@ -190,7 +190,7 @@ class Beta(Likelihood):
         refuse_outside(~self.support.contains(values), values, description)
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return the logit of the mean and the log of ``mean (1 - mean) / variance - 1``, kept between 0.1 and 1e6."""
+        """Return the logit of the mean and the log of ``mean (1 - mean) / variance - 1``, between 0.1 and 1e6."""
         rows = start_rows(y, n_outputs, 2)
         mean = weighted_mean(rows, weights)
         variance = weighted_mean((rows - mean).square(), weights)

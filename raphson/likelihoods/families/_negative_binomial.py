@@ -205,8 +205,8 @@ class NegativeBinomial(ClosedForm[_Parts]):
         low = d.clamp(-bound, bound)
         mean_excess = torch.where(p.some, torch.expm1(low), low.exp())
         z = torch.where(p.some, p.of_count.share, p.log_dispersion.exp()) * mean_excess
-        slope = torch.where(z == 0, 1.0, torch.log1p(z) / torch.where(z == 0, 1.0, z))
-        second = p.y.clamp(min=1.0) * p.of_count.rest * mean_excess * slope + p.size.clamp(max=math.exp(bound)) * (
+        ratio = torch.where(z == 0, 1.0, torch.log1p(z) / torch.where(z == 0, 1.0, z))
+        second = p.y.clamp(min=1.0) * p.of_count.rest * mean_excess * ratio + p.size.clamp(max=math.exp(bound)) * (
             d - bound
         ).clamp(min=0)
         first = p.y * (torch.log1p(p.of_count.rest * torch.expm1(-low)) + (-d - bound).clamp(min=0))

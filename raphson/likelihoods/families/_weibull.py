@@ -63,7 +63,7 @@ class Weibull(ClosedForm[_Parts]):
         I(t) = \int_0^t \nabla \log h \, \nabla \log h^\top \, d\Lambda
              = \Lambda \begin{pmatrix} k^2 & -k z \\ \cdot & 1 + z^2 \end{pmatrix},
 
-    which is positive definite for events and censored times alike, and whose expectation is the Fisher information
+    which is positive definite for events and for censored times, and whose expectation is the Fisher information
     under any independent censoring. Without targets it returns the information without censoring.
 
     With ``shape`` a number the scale is the only output (``shape=1.0`` is the exponential) and :math:`\ell` is

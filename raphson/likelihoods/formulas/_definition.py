@@ -151,7 +151,7 @@ class Definition:
         return self.likelihood.output_names(len(self.outputs))
 
     def derivative(self, expression: Expr, output: Symbol) -> Expr:
-        """Return the total derivative in an output, abbreviations kept."""
+        """Return the total derivative in an output, in terms of abbreviations."""
         parts = [
             sympy.diff(expression, symbol) * self._rate(symbol, output)
             for symbol in sorted(expression.free_symbols, key=str)
