@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from raphson.likelihoods._likelihood import Likelihood
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,6 @@ class Command:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     constraints: str | None = None
 
-    def make(self, kind: type[Any], number: int) -> Any:
+    def make(self, kind: type[Likelihood], number: int) -> Likelihood:
         """Return the likelihood of a class for a number of levels, or of trials."""
         return kind(**self.arguments, **({} if self.count is None else {self.count: number}))

@@ -106,9 +106,9 @@ def _probed(member: Linked, size: int, y: object) -> Convexity:
     hessian = member.hessian(f, member.sample(f, g)).to_dense()
     share = float((torch.linalg.eigvalsh(hessian)[:, 0] >= -1e-12).double().mean()) if len(f) else 0.0
     return Convexity(
-        "A link adds the gradient of the base times the link's second derivative to the observed Hessian, which decides "
-        f"whether it stays convex: of {len(f)} standard normal outputs in the domain, with targets drawn from the "
-        f"model, the observed Hessian is positive semidefinite at {share:.0%}. The Fisher information is always so."
+        "A link adds the gradient of the base times the link's second derivative to the observed Hessian, which "
+        f"decides whether it stays convex: of {len(f)} standard normal outputs in the domain, with targets drawn from "
+        f"the model, the observed Hessian is positive semidefinite at {share:.0%}. The Fisher information is always so."
     )
 
 
