@@ -42,23 +42,19 @@ class Entries(NamedTuple):
     second: Tensor
 
 
+@dataclass(frozen=True, eq=False)
 class Parametrization(abc.ABC):
-    """How two outputs ``(..., M)`` stand for mean and scale, and the derivatives in them."""
+    """How two outputs ``(..., M)`` stand for mean and scale, and the derivatives in them.
 
-    @property
-    @abc.abstractmethod
-    def names(self) -> tuple[str, str]:
-        """Names of the two outputs."""
+    Args:
+        names: Names of the two outputs.
+        domains: Where they must lie.
+        definiteness: What is known about the output Hessians.
+    """
 
-    @property
-    @abc.abstractmethod
-    def domains(self) -> tuple[Support, Support]:
-        """Where they must lie."""
-
-    @property
-    @abc.abstractmethod
-    def definiteness(self) -> Definiteness:
-        """What is known about the output Hessians."""
+    names: tuple[str, str]
+    domains: tuple[Support, Support]
+    definiteness: Definiteness
 
     @abc.abstractmethod
     def moments(self, first: Tensor, second: Tensor) -> Moments:
@@ -115,29 +111,10 @@ class MeanAnd(Parametrization):
         \mathrm{E}\nabla^2\ell = \begin{pmatrix} p^2 & 0 \\ 0 & 2 a'^2 \end{pmatrix}
 
     Args:
-        second_name: Name of the second output.
         scale_map: The function.
-        known: What is known about the Hessians.
     """
 
-    second_name: str
     scale_map: ScaleMap
-    known: Definiteness
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """The mean and the function of the scale."""
-        return ("mean", self.second_name)
-
-    @property
-    def domains(self) -> tuple[Support, Support]:
-        """A real number, and where the second output must lie."""
-        return (REAL, self.scale_map.domain)
-
-    @property
-    def definiteness(self) -> Definiteness:
-        """What is known about the output Hessians."""
-        return self.known
 
     def moments(self, first: Tensor, second: Tensor) -> Moments:
         """Return mean, log scale and inverse scale."""
@@ -173,21 +150,6 @@ class Natural(Parametrization):
 
     Everything is written in central moments, in which nothing cancels.
     """
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """The coefficients of ``y`` and ``y^2``."""
-        return ("eta1", "eta2")
-
-    @property
-    def domains(self) -> tuple[Support, Support]:
-        """A real and a negative number."""
-        return (REAL, NEGATIVE)
-
-    @property
-    def definiteness(self) -> Definiteness:
-        """What is known about the output Hessians."""
-        return _NATURAL
 
     def moments(self, first: Tensor, second: Tensor) -> Moments:
         """Return mean, log scale and inverse scale."""
@@ -292,8 +254,13 @@ _NATURAL = Definiteness(
     ),
 )
 
+
+def _mean_and(second: str, scale_map: ScaleMap, definiteness: Definiteness) -> MeanAnd:
+    return MeanAnd(("mean", second), (REAL, scale_map.domain), definiteness, scale_map)
+
+
 PARAMETRIZATIONS: dict[str, Parametrization] = {
-    "mean_scale": MeanAnd(
+    "mean_scale": _mean_and(
         "scale",
         _power(1.0),
         Definiteness(
@@ -305,7 +272,7 @@ PARAMETRIZATIONS: dict[str, Parametrization] = {
             f"diag(1/s^2, 2/s^2), is positive definite. {_NEVER}",
         ),
     ),
-    "mean_log_scale": MeanAnd(
+    "mean_log_scale": _mean_and(
         "log_scale",
         _log(1.0),
         Definiteness(
@@ -318,7 +285,7 @@ PARAMETRIZATIONS: dict[str, Parametrization] = {
             f"positive definite. {_NEVER}",
         ),
     ),
-    "mean_variance": MeanAnd(
+    "mean_variance": _mean_and(
         "variance",
         _power(0.5),
         Definiteness(
@@ -330,7 +297,7 @@ PARAMETRIZATIONS: dict[str, Parametrization] = {
             f"expected one, diag(1/s^2, 1/(2 s^4)), is positive definite. {_NEVER}",
         ),
     ),
-    "mean_log_variance": MeanAnd(
+    "mean_log_variance": _mean_and(
         "log_variance",
         _log(0.5),
         Definiteness(
@@ -343,7 +310,7 @@ PARAMETRIZATIONS: dict[str, Parametrization] = {
             f"is positive definite. {_NEVER}",
         ),
     ),
-    "mean_precision": MeanAnd(
+    "mean_precision": _mean_and(
         "precision",
         _power(-0.5),
         Definiteness(
@@ -356,7 +323,7 @@ PARAMETRIZATIONS: dict[str, Parametrization] = {
             f"convex in each output by itself; the expected one, diag(1/s^2, s^4/2), is positive definite. {_NEVER}",
         ),
     ),
-    "mean_softplus_scale": MeanAnd(
+    "mean_softplus_scale": _mean_and(
         "softplus_scale",
         _SOFTPLUS,
         Definiteness(
@@ -368,6 +335,6 @@ PARAMETRIZATIONS: dict[str, Parametrization] = {
             f"expected one, diag(1/s^2, 2 (1 - e^-s)^2/s^2), is positive definite. {_NEVER}",
         ),
     ),
-    "natural": Natural(),
+    "natural": Natural(("eta1", "eta2"), (REAL, NEGATIVE), _NATURAL),
 }
 """By name: the first six have the mean as first output."""
