@@ -1,53 +1,19 @@
-"""Which likelihoods ``raphson fit`` knows by name, which one suits a target, and targets as a likelihood takes them."""
+"""A likelihood by its name, which one suits a target, and targets as a likelihood takes them."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import raphson as rp
+from raphson.likelihoods import Command, commands
 
 CATEGORICAL = "categorical"
 MANY_LEVELS = 30
 """Whole numbers with more levels than this are counts or measurements; with fewer, classes."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A likelihood by name.
-
-    Attributes:
-        make: Makes it, given the number of levels of the target, or of trials.
-        target: What the target holds: numbers, ordered levels, two levels, or successes.
-        constraints: How columns act on the parameters unless formulas say it; None for the default.
-    """
-
-    make: Callable[[int], Any]
-    target: Literal["numbers", "ordered", "two", "successes"] = "numbers"
-    constraints: str | None = None
-
-
-LIKELIHOODS: dict[str, Choice] = {
-    "bernoulli": Choice(lambda _: rp.Bernoulli(), "two"),
-    "beta": Choice(lambda _: rp.Beta()),
-    "binomial": Choice(lambda trials: rp.Binomial(trials=trials), "successes"),
-    "gamma": Choice(lambda _: rp.Gamma()),
-    "gaussian": Choice(lambda _: rp.HeteroscedasticGaussian()),
-    "heteroscedastic-gaussian": Choice(lambda _: rp.HeteroscedasticGaussian(), constraints="own"),
-    "inverse-gaussian": Choice(lambda _: rp.InverseGaussian()),
-    "negative-binomial": Choice(lambda _: rp.NegativeBinomial()),
-    "ordinal": Choice(lambda levels: rp.Ordinal(levels), "ordered"),
-    "ordinal-cloglog": Choice(lambda levels: rp.Ordinal(levels, link="cloglog"), "ordered"),
-    "ordinal-probit": Choice(lambda levels: rp.Ordinal(levels, link="probit"), "ordered"),
-    "poisson": Choice(lambda _: rp.Poisson()),
-    "student-t": Choice(lambda _: rp.StudentT()),
-    "weibull": Choice(lambda _: rp.Weibull()),
-}
 
 
 def find_name(asked: str) -> str:
@@ -57,12 +23,12 @@ def find_name(asked: str) -> str:
         asked: What the user wrote.
 
     Returns:
-        ``"categorical"`` or a key of ``LIKELIHOODS``.
+        ``"categorical"`` or a key of ``raphson.likelihoods.commands()``.
 
     Raises:
         InputError: If there is none.
     """
-    known = [CATEGORICAL, *LIKELIHOODS]
+    known = [CATEGORICAL, *commands()]
     name = asked.strip().lower().replace("_", "-").replace(" ", "-")
     if name in known:
         return name
@@ -94,14 +60,13 @@ def suited_name(y: np.ndarray, column: str) -> tuple[str, str | None]:
 
 
 def prepare_target(
-    y: np.ndarray, choice: Choice, name: str, column: str, given: str | None, trials: int | None
+    y: np.ndarray, choice: Command, column: str, given: str | None, trials: int | None
 ) -> tuple[Any, int, str | None]:
     """Return targets as the likelihood takes them.
 
     Args:
         y: Targets ``(N,)``.
-        choice: The likelihood.
-        name: Its name.
+        choice: The likelihood, as the command line knows it.
         column: Name of the target's column.
         given: Levels in order, separated by commas, or None.
         trials: Number of trials that successes are out of, or None.
@@ -113,6 +78,7 @@ def prepare_target(
         InputError: If the levels are text without an order, or other than ``given``, or not two where two are needed,
             or successes without a number of trials.
     """
+    name = choice.name
     if choice.target == "successes" and trials is None:
         raise rp.InputError(
             f"--likelihood {name}: column '{column}' holds successes out of how many? Say it with --trials N; where "

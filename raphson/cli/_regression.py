@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 import raphson as rp
-from raphson.cli._likelihoods import LIKELIHOODS, prepare_target
+from raphson.cli._likelihoods import prepare_target
+from raphson.likelihoods import commands
 from raphson.table import TrainingData
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def fit_regression(
         frame: The table, rows complete in all columns used.
         design: The design of the main formula.
         data: What it makes of the table.
-        name: A key of ``LIKELIHOODS``.
+        name: A key of ``raphson.likelihoods.commands()``.
         named: Formulas by parameter.
         options: What was asked for.
 
@@ -97,11 +98,11 @@ def fit_regression(
     Raises:
         InputError: If the target does not suit the likelihood, or formulas by parameter do not.
     """
-    choice = LIKELIHOODS[name]
+    kind, choice = commands()[name]
     target = design.target or ""
     assert data.y is not None
-    y, number, note = prepare_target(data.y, choice, name, target, options.levels, options.trials)
-    likelihood = choice.make(number)
+    y, number, note = prepare_target(data.y, choice, target, options.levels, options.trials)
+    likelihood = choice.make(kind, number)
     settings: dict[str, Any] = {
         "l2": options.l2,
         "tol": options.tol,

@@ -1,6 +1,6 @@
 """Formulas and shapes for people: what the derivatives of a likelihood are, and how large they get.
 
-`raphson.explain` is this room and, called, the function of the same name: ``rp.explain(likelihood)``.
+`raphson.explain` is this package and, called, the function of the same name: ``rp.explain(likelihood)``.
 """
 
 import sys
@@ -14,10 +14,10 @@ from raphson.explain._shapes import Shapes as Shapes
 from raphson.explain._shapes import shapes as shapes
 
 
-class _Room(ModuleType):
-    # Importing a room binds its name in the package; the function of that name must stay reachable there.
+class _CallableModule(ModuleType):
+    # Importing the package binds its name in `raphson`; the function of that name must stay reachable there.
     def __call__(self, *args: Any, **kwargs: Any) -> Explanation:
         return explain(*args, **kwargs)
 
 
-sys.modules[__name__].__class__ = _Room
+sys.modules[__name__].__class__ = _CallableModule

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.explain._definition import Definition
+from raphson.likelihoods.formulas import Definition
 
 
 class Row(NamedTuple):

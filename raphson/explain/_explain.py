@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raphson.explain._check import Check
-    from raphson.explain._definition import Definition
     from raphson.explain._sections import Section
     from raphson.likelihoods import Likelihood
+    from raphson.likelihoods.formulas import Definition
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +94,8 @@ def explain(likelihood: Likelihood | Any) -> Explanation:
     response of one example; several responses give one such block each.
 
     Args:
-        likelihood: A likelihood of the catalogue, with links or scaled if you like, or a torch loss that
-            `as_likelihood` takes.
+        likelihood: A likelihood with a ``definition``, as all families have, with links or scaled if you like, or a
+            torch loss that `as_likelihood` takes.
 
     Returns:
         The explanation; ``InputError`` if there is no formula for this likelihood.
@@ -110,13 +110,12 @@ def explain(likelihood: Likelihood | Any) -> Explanation:
         >>> e.check.largest < 1e-9
         True
     """
-    from raphson.explain._catalogue import define
     from raphson.explain._check import check
     from raphson.likelihoods import Likelihood as Base
     from raphson.likelihoods import as_likelihood
 
     member = likelihood if isinstance(likelihood, Base) else as_likelihood(likelihood)
-    definition = define(member)
+    definition = member.definition()
     return Explanation(_title(member), definition, check(definition))
 
 
@@ -134,9 +133,10 @@ def explain_name(name: str, **arguments: Any) -> Explanation:
         InputError: There is no such likelihood, or it takes no such argument or value.
     """
     import inspect
+    from dataclasses import replace
 
     from raphson._errors import InputError
-    from raphson.explain._catalogue import class_named, dashed
+    from raphson.explain._names import class_named, dashed
 
     kind = class_named(name)
     takes = inspect.signature(kind).parameters
@@ -146,9 +146,7 @@ def explain_name(name: str, **arguments: Any) -> Explanation:
             raise InputError(
                 f"'{dashed(kind)}' has no option --{key.replace('_', '-')} (given: {value}); it has {has}."
             )
-    if "n_levels" in takes:
-        arguments.setdefault("n_levels", 3)
-    return explain(kind(**arguments))
+    return explain(replace(kind.examples()[0], **arguments))  # type: ignore[type-var]
 
 
 _ARGUMENTS = ("parametrization", "dispersion", "df", "shape", "scale", "link", "trials", "censored")

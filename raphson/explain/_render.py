@@ -6,8 +6,9 @@ import html
 import textwrap
 from collections.abc import Sequence
 
-from raphson.explain._algebra import Expr, sum_terms, text_block, to_latex, to_mathml, to_text
+from raphson.explain._printing import sum_terms, text_block, to_latex, to_mathml, to_text
 from raphson.explain._sections import Formula, Grid, Label, Section
+from raphson.likelihoods.formulas import Expr
 
 _INDENT = "  "
 
@@ -54,8 +55,7 @@ def _text_formula(formula: Formula, width: int) -> list[str]:
     matrix = getattr(formula.expression, "is_Matrix", False)
     label = f"{_INDENT}{_text_label(formula.label)} = "
     block, baseline = text_block(formula.expression)
-    room = width - len(label)
-    if max(map(len, block)) <= room:
+    if max(map(len, block)) <= width - len(label):
         return [(label if i == baseline else " " * len(label)) + line for i, line in enumerate(block)]
     if matrix:
         size = formula.expression.shape[0]

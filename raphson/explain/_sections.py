@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from raphson.explain._algebra import Expr, Symbol, factored, sympy
 from raphson.explain._check import Check
-from raphson.explain._definition import Definition
+from raphson.likelihoods.formulas import Definition, Expr, Symbol, factored, sympy
 
 
 class Label(NamedTuple):
@@ -100,6 +99,7 @@ def sections(definition: Definition, check: Check) -> list[Section]:
     ]
 
 
+# operations beyond which a determinant, or what it is of, no longer fits a line or two
 _LONGEST_MATRIX = 50
 _LONGEST_DETERMINANT = 22
 _LONG = 12

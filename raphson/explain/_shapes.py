@@ -257,7 +257,7 @@ def _rows(s: Sizes) -> tuple[Row, ...]:
             (*t, c, c),
             (*every, c, c),
             (c, c),
-            "kept by its structure: diagonal, one small block per response, or a diagonal minus a rank-one term",
+            "stored by its structure: diagonal, one small block per response, or a diagonal minus a rank-one term",
         ),
         Row("output Fisher", "E[H]", (*t, c, c), (*every, c, c), (c, c), ""),
         Row("gradient", "Jᵀg", (p,), (s.n, p), (p,), ""),

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
-from importlib import import_module
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods._catalogue import catalogue
 from raphson.likelihoods._likelihood import Likelihood
 from raphson.likelihoods._links import LINKS, Link
-
-_ROOM = "raphson.likelihoods"
 
 
 def to_description(likelihood: Likelihood) -> dict[str, Any]:
@@ -29,9 +27,9 @@ def to_description(likelihood: Likelihood) -> dict[str, Any]:
         InputError: If it is made from code (a function, a link or class of your own), which is not written to files.
     """
     kind = type(likelihood)
-    if _member(kind.__name__) is not kind:
+    if catalogue().get(kind.__name__) is not kind:
         raise InputError(f"{kind.__name__} is a likelihood of your own code, which cannot be written to a model file.")
-    values = {field.name: _plain(getattr(likelihood, field.name), kind) for field in fields(kind) if field.init}
+    values = {field.name: _plain(getattr(likelihood, field.name), kind) for field in fields(likelihood) if field.init}  # type: ignore[arg-type]
     return {"class": kind.__name__, "fields": values}
 
 
@@ -48,20 +46,13 @@ def from_description(value: dict[str, Any]) -> Likelihood:
         InputError: If there is no such class, or it has no such fields.
     """
     name = value["class"]
-    kind = _member(name)
+    kind = catalogue().get(str(name))
     if kind is None:
         raise InputError(f"There is no likelihood '{name}'; the model file was changed, or written by a newer raphson.")
     try:
-        made: Likelihood = kind(**{key: _restored(item) for key, item in value["fields"].items()})
+        return kind(**{key: _restored(item) for key, item in value["fields"].items()})
     except TypeError as error:
         raise InputError(f"The likelihood {name} of the model file cannot be made: {error}.") from None
-    return made
-
-
-def _member(name: Any) -> Any:
-    """Return the class of that name in the catalogue, or None."""
-    kind = getattr(import_module(_ROOM), str(name), None)
-    return kind if isinstance(kind, type) and issubclass(kind, Likelihood) and is_dataclass(kind) else None
 
 
 def _plain(value: Any, kind: type) -> Any:

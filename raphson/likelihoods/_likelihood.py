@@ -1,21 +1,28 @@
 r"""The contract between a likelihood and everything else: derivatives in output space.
 
 A likelihood sees outputs ``f`` of shape ``(..., C)`` and targets ``y`` only, never ``X`` or parameters.
-Leading dimensions are examples (and sequence positions); every method treats them alike, with no Python loop
+Leading dimensions are examples (and sequence positions); every method treats them in the same way, with no Python loop
 over them, and works for any strides of ``f``. A likelihood is a frozen dataclass of numbers and tensors.
+
+Arguments and results are documented here, once: the docstring of a member's method says what is particular to it.
 """
 
 from __future__ import annotations
 
 import abc
-from typing import ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods._command import Command
 from raphson.likelihoods._support import REAL, Support
+from raphson.likelihoods._targets import check_columns
 from raphson.linalg import LinearOperator, SymmetricOperator
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
 
 
 class Derivatives(NamedTuple):
@@ -58,6 +65,44 @@ class Likelihood(abc.ABC):
     partition_multiple: float = 1.0
     """``log_partition`` is that function times this number."""
 
+    commands: ClassVar[tuple[Command, ...]] = ()
+    """Names of the family on the command line."""
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return members of the family that differ in more than numbers, the default first.
+
+        ``explain`` starts from the first, the conformance tests try all of them at the outputs and targets of their
+        ``definition``. Empty for a likelihood that is made from another or from code.
+        """
+        return (cls(),)
+
+    def definition(self) -> Definition:
+        """Return the formulas of one response, from which ``explain`` derives the rest; SymPy is imported only here.
+
+        Raises:
+            InputError: The likelihood is made from code, or its class does not give a definition.
+        """
+        raise InputError(
+            f"{type(self).__name__} has no formula: it is made from code, or is a class of your own that does not say "
+            "it in definition(). raphson's families have one."
+        )
+
+    def default_columns(self, n_outputs: int) -> tuple[Tensor, Tensor]:
+        """Return how the intercepts and a column of a table act on the outputs of a linear model by default.
+
+        Every output has an intercept; a column acts on the first parameter of every response, the others (scale,
+        dispersion, precision) being constant, unless a member knows better.
+
+        Args:
+            n_outputs: ``C``.
+
+        Returns:
+            Constraint matrices of the intercepts ``(C, r_0)`` and of a column ``(C, r)``, float64.
+        """
+        eye = torch.eye(n_outputs, dtype=torch.float64)
+        return eye, eye[:, :: len(self.parameters)]
+
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the ``k`` outputs that belong to one response, in their order: ``C = M k``, parameters last."""
@@ -78,7 +123,7 @@ class Likelihood(abc.ABC):
         return tuple(name if m == 1 else f"{name}[{i}]" for i in range(m) for name in self.parameters)
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return outputs ``(C,)`` in the domain, near those that fit all targets alike: where to start a fit.
+        """Return start values of a fit: outputs ``(C,)`` in the domain, near the best ones common to all rows.
 
         Args:
             y: Targets.
@@ -91,7 +136,7 @@ class Likelihood(abc.ABC):
         return torch.zeros(n_outputs, dtype=torch.float64, device=y.device)
 
     def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor | None:
-        """Return the second parameter, alike for all rows, that suits a first one which differs between rows.
+        """Return the second parameter, constant over rows, that suits a first one which differs between rows.
 
         Args:
             first: The first parameter of each response and row, ``(N, M)``.
@@ -133,28 +178,65 @@ class Likelihood(abc.ABC):
 
     @abc.abstractmethod
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood, ``(...,)``, for ``f`` of shape ``(..., C)``."""
+        """Return the negative log-likelihood of each row.
+
+        Args:
+            f: Outputs ``(..., C)``.
+            y: Targets.
+
+        Returns:
+            ``(...,)``; infinite where an output lies outside its domain.
+        """
 
     @abc.abstractmethod
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient of ``nll`` in ``f``, ``(..., C)``."""
+        """Return the gradient of ``nll`` in ``f``.
+
+        Args:
+            f: Outputs ``(..., C)``.
+            y: Targets.
+
+        Returns:
+            ``(..., C)``.
+        """
 
     @abc.abstractmethod
     def hessian(self, f: Tensor, y: Tensor) -> SymmetricOperator:
-        """Return the observed Hessian of ``nll`` in ``f``, a batched operator ``(..., C, C)``."""
+        """Return the observed Hessian of ``nll`` in ``f``.
+
+        Args:
+            f: Outputs ``(..., C)``.
+            y: Targets.
+
+        Returns:
+            A batched operator ``(..., C, C)``.
+        """
 
     @abc.abstractmethod
     def fisher(self, f: Tensor, y: Tensor | None = None) -> SymmetricOperator:
-        """Return the expected Hessian under the model at ``f``, a batched operator ``(..., C, C)``.
+        """Return the expected Hessian under the model at ``f``.
 
-        ``y`` matters only to a likelihood whose weight depends on the target (``class_weight``,
-        ``ignore_index``, ``pos_weight``): given, the information is weighted as the loss at those targets is;
-        left out, the weight is averaged over targets drawn from the model as well.
+        Args:
+            f: Outputs ``(..., C)``.
+            y: Targets; they matter only to a likelihood whose weight depends on them (``class_weight``,
+                ``ignore_index``, ``pos_weight``, a number of trials). Given, the information is weighted as the loss
+                at those targets is; left out, the weight is averaged over targets drawn from the model as well.
+
+        Returns:
+            A batched operator ``(..., C, C)``.
         """
 
     @abc.abstractmethod
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw one target per example from the model at ``f``."""
+        """Draw one target per example from the model.
+
+        Args:
+            f: Outputs ``(..., C)``.
+            generator: Source of randomness, on the device of ``f``.
+
+        Returns:
+            The targets; real-valued ones in the element type of ``f``.
+        """
 
     @abc.abstractmethod
     def mean(self, f: Tensor) -> Tensor:
@@ -164,12 +246,20 @@ class Likelihood(abc.ABC):
     def variance(self, f: Tensor) -> Tensor:
         """Return the variance of the target under the model at ``f``, elementwise, shaped like ``mean``."""
 
-    @abc.abstractmethod
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise ``InputError`` naming the first row whose target lies outside the support."""
+        """Raise for the first row whose target lies outside the support.
+
+        Args:
+            y: Targets.
+            n_outputs: ``C``.
+
+        Raises:
+            InputError: Naming the row, the target and the support; or the shape does not suit the number of outputs.
+        """  # noqa: DOC502
+        check_columns(y, n_outputs, len(self.parameters), self.support)
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> LinearOperator:
-        """Return ``S`` of shape ``(..., C, r)`` with ``S S^T = fisher(f, y)``, in closed form if any."""
+        """Return ``S`` of shape ``(..., C, r)`` with ``S S^T = fisher(f, y)``, in closed form if there is any."""
         return self.fisher(f, y).factor()
 
     def weight(self, y: Tensor) -> Tensor | None:

@@ -78,12 +78,12 @@ class Link:
         def value(x: Tensor) -> Tensor:
             return self.function(x).sum()
 
-        def slope(x: Tensor) -> Tensor:
+        def derivative(x: Tensor) -> Tensor:
             total: Tensor = torch.func.grad(value)(x).sum()
             return total
 
         first: Tensor = torch.func.grad(value)(f)
-        return Mapped(self.function(f), first, torch.func.grad(slope)(f))
+        return Mapped(self.function(f), first, torch.func.grad(derivative)(f))
 
     def parameter_name(self, parameter: str) -> str:
         """Return what the output is called whose map is ``parameter``: ``log_scale`` for ``exp`` and ``scale``."""
@@ -130,18 +130,20 @@ def _log_at(f: Tensor) -> Mapped:
     return Mapped(f.log(), first, -first.square())
 
 
-def _softplus(f: Tensor) -> Tensor:
+def softplus(f: Tensor) -> Tensor:
+    """Return ``log(1 + e^f)``, elementwise."""
     # torch.nn.functional.softplus turns linear at 20, which costs half of the digits of a double
     return torch.logaddexp(f, f.new_zeros(()))
 
 
-def _softplus_inverse(theta: Tensor) -> Tensor:
+def softplus_inverse(theta: Tensor) -> Tensor:
+    """Return ``log(e^theta - 1)``, elementwise."""
     return theta + torch.log(-torch.expm1(-theta))
 
 
 def _softplus_at(f: Tensor) -> Mapped:
     up = torch.sigmoid(f)
-    return Mapped(_softplus(f), up, up * torch.sigmoid(-f))
+    return Mapped(softplus(f), up, up * torch.sigmoid(-f))
 
 
 def _exp_at(f: Tensor) -> Mapped:
@@ -199,7 +201,7 @@ LINKS: dict[str, Link] = {
     for link in (
         IDENTITY,
         Link("log", torch.log, torch.exp, "exp", _log_at, POSITIVE, 1.0),
-        Link("softplus", _softplus, _softplus_inverse, "inverse_softplus", _softplus_at),
+        Link("softplus", softplus, softplus_inverse, "inverse_softplus", _softplus_at),
         Link("exp", torch.exp, torch.log, "log", _exp_at),
         Link("sigmoid", torch.sigmoid, _logit, "logit", _sigmoid_at),
         Link("logit", _logit, torch.sigmoid, "sigmoid", _logit_at, OPEN_UNIT_INTERVAL, 0.5),

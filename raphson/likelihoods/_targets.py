@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods._support import Support
 
 
 def like_outputs(f: Tensor, y: Tensor) -> Tensor:
@@ -31,27 +32,56 @@ def like_outputs(f: Tensor, y: Tensor) -> Tensor:
     return y.to(f.dtype)
 
 
-def output_columns(y: Tensor, n_outputs: int) -> Tensor:
-    """Return real-valued targets with the output axis last, checking its length.
+def columns(y: Tensor, n_outputs: int, n_parameters: int = 1) -> Tensor:
+    """Return real-valued targets with the axis of responses last, checking its length.
 
     Args:
         y: Targets ``(..., M)``, or ``(...,)`` where ``M = 1``.
-        n_outputs: Number of model outputs ``M``.
+        n_outputs: Number of model outputs ``C = M k``.
+        n_parameters: ``k``.
 
     Returns:
         The targets, ``(..., M)``.
 
     Raises:
-        InputError: The last axis does not have one entry per output.
+        InputError: The outputs are no multiple of ``k``, or the last axis does not have one entry per response.
     """
-    if n_outputs == 1 and (y.ndim == 0 or y.shape[-1] != 1):
-        y = y.unsqueeze(-1)
-    if y.ndim == 0 or y.shape[-1] != n_outputs:
+    if n_outputs % n_parameters:
+        raise InputError(f"The model has {n_outputs} outputs, but {n_parameters} are needed per response.")
+    m = n_outputs // n_parameters
+    if m == 1 and (y.ndim == 0 or y.shape[-1] != 1):
+        return y.unsqueeze(-1)
+    if y.ndim == 0 or y.shape[-1] != m:
+        each = "" if n_parameters == 1 else f", {n_parameters} per response"
         raise InputError(
-            f"The targets have shape {tuple(y.shape)} but the model has {n_outputs} outputs: "
-            f"give targets of shape (N, {n_outputs})."
+            f"The targets have shape {tuple(y.shape)} but the model has {n_outputs} outputs{each}: "
+            f"give targets of shape (N, {m})."
         )
     return y
+
+
+def check_columns(y: Tensor, n_outputs: int, n_parameters: int, support: Support) -> None:
+    """Raise ``InputError`` for the first target outside the support, or for a wrong number of outputs."""
+    values = columns(y, n_outputs, n_parameters)
+    refuse_outside(~support.contains(values), values, support.description)
+
+
+def start_rows(y: Tensor, n_outputs: int, n_parameters: int = 1) -> Tensor:
+    """Return targets as rows ``(N, M)`` in float64."""
+    return columns(y, n_outputs, n_parameters).double().reshape(-1, n_outputs // n_parameters)
+
+
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean over rows, ``(M,)``, of values ``(N, M)``."""
+    if weights is None:
+        return values.mean(0)
+    share = weights.to(values) / weights.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    return share @ values
+
+
+def log_mean_count(rows: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the logarithm of the mean over rows ``(N, M)``, as if of half a count where all are zero."""
+    return weighted_mean(rows, weights).clamp(min=0.5 / max(rows.shape[0], 1)).log()
 
 
 def refuse_outside(bad: Tensor, y: Tensor, support: str) -> None:

@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+import torch
 from statsmodels.miscmodels.ordinal_model import OrderedModel
 
+import raphson as rp
 from raphson.cli import main
-from raphson.cli._likelihoods import LIKELIHOODS
+from raphson.likelihoods import commands
 
 
 @pytest.fixture
@@ -156,15 +158,20 @@ def test_successes_out_of_a_number_of_trials(cli, table) -> None:
     assert rows(out, "logit of years")["x"] == pytest.approx([oracle.params.iloc[1], oracle.bse.iloc[1]], rel=1e-3)
 
 
-TARGETS = {"beta": "share", "bernoulli": "passed", "gaussian": "size", "student-t": "size", "poisson": "visits"}
-TARGETS |= {"negative-binomial": "visits", "heteroscedastic-gaussian": "size", "binomial": "years"}
+TARGETS = {"two": "passed", "ordered": "years", "successes": "years"}
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+def within(kind: type[rp.Likelihood], column: pd.Series) -> bool:
+    return bool(kind.support.contains(torch.tensor(column.to_numpy())).all())
+
+
+@pytest.mark.parametrize("name", commands())
 def test_every_name_fits(cli, table, name: str) -> None:
-    path, _ = table
-    target = "years" if name.startswith("ordinal") else TARGETS.get(name, "time")
-    trials = ["--trials", "8"] if name == "binomial" else []
+    path, frame = table
+    kind, command = commands()[name]
+    numbers = (column for column in ("size", "time", "visits", "share") if within(kind, frame[column]))
+    target = TARGETS.get(command.target) or next(numbers)
+    trials = ["--trials", "8"] if command.target == "successes" else []
     code, _, err = cli("fit", path, "--formula", f"{target} ~ x", "--likelihood", name, "--quiet", *trials)
     assert (code, err) == (0, "")
 

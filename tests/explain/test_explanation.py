@@ -146,8 +146,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert code == 2 and "cannot write" in err
 
 
-def test_the_room_is_callable_as_well_as_the_function() -> None:
-    """Importing the room binds its name in the package, where the function of that name is looked for."""
-    room = importlib.import_module("raphson.explain")
-    assert isinstance(room, ModuleType) and callable(room)
-    assert room(rp.Poisson()).title == rp.explain(rp.Poisson()).title == "Poisson()"
+def test_the_package_is_callable_as_well_as_the_function() -> None:
+    """Importing the package binds its name in raphson, where the function of that name is looked for."""
+    package = importlib.import_module("raphson.explain")
+    assert isinstance(package, ModuleType) and callable(package)
+    assert package(rp.Poisson()).title == rp.explain(rp.Poisson()).title == "Poisson()"

@@ -23,9 +23,9 @@ from raphson.likelihoods import (
     NegativeBinomial,
     Poisson,
     StudentT,
-    _automatic,
     as_likelihood,
 )
+from raphson.likelihoods.composed import _automatic
 from raphson.linalg import Diagonal, EqualBlocks
 
 from .family import DTYPE, Family, check_family, check_sampling, normal

@@ -15,8 +15,8 @@ import torch
 
 from raphson import _errors
 from raphson.likelihoods import Gamma, InverseGaussian, NegativeBinomial, Poisson, Weibull
-from raphson.likelihoods._binet import binet, binet_derivatives, log_remainder
-from raphson.likelihoods._negative_binomial_information import dispersion_information
+from raphson.likelihoods._special._binet import binet, binet_derivatives, log_remainder
+from raphson.likelihoods._special._negative_binomial_information import dispersion_information
 from raphson.linalg import Diagonal, EqualBlocks
 
 from .conformance import DTYPE

@@ -9,7 +9,7 @@ import scipy.optimize
 import torch
 
 import raphson as rp
-from raphson.likelihoods._gaussian_parametrizations import PARAMETRIZATIONS
+from raphson.likelihoods.families._gaussian_parametrizations import PARAMETRIZATIONS
 
 DTYPE = torch.float64
 EXACT = [rp.HeteroscedasticGaussian(name) for name in PARAMETRIZATIONS if name != "natural"] + [rp.InverseGaussian()]

@@ -1,0 +1,1 @@
+"""Special functions that no library has, or has with too few digits."""

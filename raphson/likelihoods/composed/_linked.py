@@ -1,0 +1,260 @@
+r"""Any likelihood composed with elementwise maps of its parameters: the chain rule, written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._links import IDENTITY, Link, Mapped, as_link
+from raphson.likelihoods._support import Support
+from raphson.linalg import LinearOperator, SymmetricOperator, congruence, plus_diagonal, scaled_rows
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
+
+
+@dataclass(frozen=True, eq=False)
+class Linked(Likelihood):
+    r"""A likelihood :math:`\ell_0(\theta, y)` whose parameters are maps of the outputs, :math:`\theta_c = h_c(f_c)`.
+
+    .. math::
+        \ell(f, y) = \ell_0(h(f), y), \qquad
+        \nabla\ell = h' \odot \nabla\ell_0, \qquad
+        \nabla^2\ell = \operatorname{diag}(h')\, \nabla^2\ell_0\, \operatorname{diag}(h')
+            + \operatorname{diag}(h'' \odot \nabla\ell_0).
+
+    A link maps the **output to the parameter**: ``Linked(Gaussian(), "exp")`` has the mean :math:`e^f`. The
+    Fisher information is :math:`\operatorname{diag}(h')\, F_0 \operatorname{diag}(h')`: the last term vanishes
+    in expectation because the score :math:`\nabla\ell_0` has mean zero. Where the base weights its targets
+    (``pos_weight``) the weighted score has not, and the same congruence is the information of the score,
+    weighted in the same way: positive semi-definite, without the last term.
+
+    The Hessian keeps the structure of the base's (diagonal, blocks of equal size, diagonal plus low rank). It is
+    concave for certain only where the base is and every link is the identity; ``concave`` says no more.
+    Outputs that no finite parameter belongs to (``exp`` that overflows, the ``log`` of a negative number) have
+    an infinite value.
+
+    Shapes: outputs ``(..., C)`` and targets as the base has them. ``mean``, ``variance`` and ``sample`` are
+    those of the target, and so of the base at :math:`h(f)`.
+
+    Args:
+        base: The likelihood in its own parameters.
+        links: The map of each of ``base.parameters``, in their order and the same for every response, or one for
+            all outputs. Names: ``identity``, ``log``, ``softplus``, ``exp``, ``sigmoid``, ``logit``, ``square``,
+            ``inverse``, ``normal_cdf`` (probit regression), ``cloglog_inverse``; or ``Link`` objects.
+
+    Raises:
+        InputError: A link is not known, or there is not one for each parameter.
+
+    References:
+        P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., section 2.5.
+
+    Examples:
+        At f = log 2 a Gaussian with mean exp(f) and y = 3 has gradient (2 - 3) 2 and Hessian 2 * 2 + (2 - 3) 2.
+
+        >>> import torch
+        >>> from raphson.likelihoods import Gaussian, Linked
+        >>> f, y = torch.tensor([[2.0]], dtype=torch.float64).log(), torch.tensor([[3.0]])
+        >>> lik = Linked(Gaussian(), "exp")
+        >>> lik.gradient(f, y)
+        tensor([[-2.]], dtype=torch.float64)
+        >>> lik.hessian(f, y).to_dense()
+        tensor([[[2.]]], dtype=torch.float64)
+        >>> lik.parameters
+        ('log_mean',)
+    """
+
+    base: Likelihood
+    links: str | Link | Sequence[str | Link]
+
+    def __post_init__(self) -> None:
+        names = self.base.parameters
+        count = 1 if isinstance(self.links, str | Link) else len(self.links)
+        if count not in {1, len(names)}:
+            raise InputError(
+                f"{type(self.base).__name__} has the parameters {', '.join(names)}, but {count} links were given: "
+                "give one for each, in this order, or a single one for all."
+            )
+        object.__setattr__(self, "concave", self.base.concave and self._is_identity)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return none: it is made of another likelihood."""
+        return ()
+
+    def definition(self) -> Definition:
+        """Return the base's formulas with its parameters as maps of the outputs."""
+        from raphson.likelihoods.composed._linked_formula import linked_formula
+
+        return linked_formula(self, self.base.definition())
+
+    def default_columns(self, n_outputs: int) -> tuple[Tensor, Tensor]:
+        """Return what the base wants."""
+        return self.base.default_columns(n_outputs)
+
+    @property
+    def support(self) -> Support:  # type: ignore[override]
+        """The base's."""
+        return self.base.support
+
+    @property
+    def maps(self) -> tuple[Link, ...]:
+        """The links as objects: one for all outputs, or one for each parameter of a response."""
+        given = (self.links,) if isinstance(self.links, str | Link) else tuple(self.links)
+        maps = tuple(as_link(link) for link in given)
+        return maps[:1] if all(link is maps[0] for link in maps) else maps
+
+    @property
+    def _is_identity(self) -> bool:
+        return all(link is IDENTITY for link in self.maps)
+
+    @property
+    def _each(self) -> tuple[Link, ...]:
+        # one for each parameter
+        return self.maps if len(self.maps) > 1 else self.maps * len(self.base.parameters)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """What the outputs are: ``log_scale`` where the link of ``scale`` is ``exp``."""
+        return tuple(link.parameter_name(name) for link, name in zip(self._each, self.base.parameters, strict=True))
+
+    @property
+    def domains(self) -> tuple[Support, ...]:
+        """Where each output must lie: where its map is in the domain of the base."""
+        domains = zip(self._each, self.base.domains, strict=True)
+        return tuple(_preimage(link, domain) for link, domain in domains)
+
+    @property
+    def hessian_bound(self) -> float | None:
+        """The base's if every link is the identity."""
+        return self.base.hessian_bound if self._is_identity else None
+
+    def n_outputs(self, y: Tensor) -> int:
+        """Return what the base asks for."""
+        return self.base.n_outputs(y)
+
+    def output_names(self, n_outputs: int) -> tuple[str, ...]:
+        """Return the base's names, each as ``parameters`` has it."""
+        maps, names = self.maps, self.base.output_names(n_outputs)
+        return tuple(maps[c % len(maps)].parameter_name(name) for c, name in enumerate(names))
+
+    def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
+        """Return the outputs whose maps are the base's start, or a neutral value where there is none."""
+        theta = self.base.start(y, n_outputs, weights)
+        maps = self.maps
+        f = torch.stack([maps[c % len(maps)].inverse(value) for c, value in enumerate(theta.unbind())])
+        neutral = torch.tensor([maps[c % len(maps)].neutral for c in range(n_outputs)]).to(f)
+        return torch.where(torch.isfinite(f) & torch.isfinite(self._theta(f)), f, neutral)
+
+    def check_outputs(self, f: Tensor) -> None:
+        """Raise ``InputError`` for the first output outside its domain, or whose map the base refuses."""
+        Likelihood.check_outputs(self, f)
+        self.base.check_outputs(self._theta(f))
+
+    def nll(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the base's value at the maps of ``f``, ``(...,)``; infinite where a map is not finite."""
+        theta = self._theta(f)
+        return _finite_only(theta, self.base.nll(theta, y))
+
+    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return ``h'`` times the base's gradient, ``(..., C)``."""
+        theta, first, _ = self._at(f)
+        return first * self.base.gradient(theta, y)
+
+    def hessian(self, f: Tensor, y: Tensor) -> SymmetricOperator:
+        """Return the observed Hessian by the chain rule, in the structure of the base's."""
+        mapped = self._at(f)
+        return _chain_rule(mapped, self.base.gradient(mapped.value, y), self.base.hessian(mapped.value, y))
+
+    def fisher(self, f: Tensor, y: Tensor | None = None) -> SymmetricOperator:
+        """Return ``diag(h') F diag(h')`` with the base's information ``F``, in its structure."""
+        theta, first, _ = self._at(f)
+        return congruence(self.base.fisher(theta, y), first)
+
+    def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> LinearOperator:
+        """Return ``diag(h') S`` with the base's factor ``S``."""
+        theta, first, _ = self._at(f)
+        return scaled_rows(self.base.fisher_factor(theta, y), first)
+
+    def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
+        """Return value, gradient and Hessian from one evaluation of the links and of the base."""
+        mapped = self._at(f)
+        value, gradient, curvature = self.base.derivatives(mapped.value, y, hessian)
+        if curvature is not None and hessian == "observed":
+            curvature = _chain_rule(mapped, gradient, curvature)
+        elif curvature is not None:
+            curvature = congruence(curvature, mapped.first)
+        return Derivatives(_finite_only(mapped.value, value), mapped.first * gradient, curvature)
+
+    def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw one target per example from the base at the maps of ``f``."""
+        return self.base.sample(self._theta(f), generator)
+
+    def mean(self, f: Tensor) -> Tensor:
+        """Return the mean of the target."""
+        return self.base.mean(self._theta(f))
+
+    def variance(self, f: Tensor) -> Tensor:
+        """Return the variance of the target."""
+        return self.base.variance(self._theta(f))
+
+    def check(self, y: Tensor, n_outputs: int) -> None:
+        """Raise ``InputError`` as the base does."""
+        self.base.check(y, n_outputs)
+
+    def weight(self, y: Tensor) -> Tensor | None:
+        """Return the base's weights."""
+        return self.base.weight(y)
+
+    def _theta(self, f: Tensor) -> Tensor:
+        return _by_column([link.function for link in self.maps], f)
+
+    def _at(self, f: Tensor) -> Mapped:
+        if len(self.maps) == 1:
+            return self.maps[0].at(f)
+        parts = [link.at(column) for link, column in zip(self.maps, _columns(f, len(self.maps)), strict=True)]
+        return Mapped(*(_join([part[i] for part in parts]) for i in range(3)))
+
+
+def _chain_rule(mapped: Mapped, gradient: Tensor, hessian: SymmetricOperator) -> SymmetricOperator:
+    return plus_diagonal(congruence(hessian, mapped.first), mapped.second * gradient)
+
+
+def _finite_only(theta: Tensor, nll: Tensor) -> Tensor:
+    return torch.where(torch.isfinite(theta).all(-1), nll, torch.inf)
+
+
+def _by_column(functions: list[Callable[[Tensor], Tensor]], f: Tensor) -> Tensor:
+    if len(functions) == 1:
+        return functions[0](f)
+    return _join([function(column) for function, column in zip(functions, _columns(f, len(functions)), strict=True)])
+
+
+def _columns(f: Tensor, k: int) -> tuple[Tensor, ...]:
+    """Return outputs ``(..., M k)`` as ``k`` tensors ``(..., M)``, one for each parameter."""
+    if f.shape[-1] % k:
+        raise InputError(
+            f"The outputs have {f.shape[-1]} columns, but each response has {k} parameters: the number of "
+            "columns must be a multiple of it."
+        )
+    return f.reshape(*f.shape[:-1], f.shape[-1] // k, k).unbind(-1)
+
+
+def _join(columns: list[Tensor]) -> Tensor:
+    # parameters vary slowest, as the transposed outputs of a linear model are laid out
+    return torch.stack(columns).movedim(0, -1).flatten(-2)
+
+
+def _preimage(link: Link, domain: Support) -> Support:
+    if link is IDENTITY:
+        return domain
+    return Support(
+        f"{link.domain.description} whose {link.name.replace('_', ' ')} is {domain.description}",
+        lambda f: link.domain.contains(f) & domain.contains(link.function(f)),
+    )

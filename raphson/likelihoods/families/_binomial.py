@@ -1,0 +1,255 @@
+r"""The binomial likelihood with a logit link: successes and failures per row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from raphson._errors import InputError
+from raphson.likelihoods._command import Command
+from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._parameters import total
+from raphson.likelihoods._special._log_coefficient import log_coefficient
+from raphson.likelihoods._support import COUNT
+from raphson.likelihoods._targets import columns, like_outputs, refuse_outside, start_rows
+from raphson.linalg import Diagonal
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
+
+
+@dataclass(frozen=True, eq=False)
+class Binomial(Likelihood):
+    r"""Successes among independent trials, with the logit of the success probability as output.
+
+    With s successes and u failures in n = s + u trials and :math:`\sigma = 1 / (1 + e^{-f})`,
+
+    .. math::
+        \ell(f, y) = s \log(1 + e^{-f}) + u \log(1 + e^f) - \log\binom{n}{s}, \qquad
+        \ell' = u\,\sigma - s\,(1 - \sigma), \qquad \ell'' = n\,\sigma (1 - \sigma),
+
+    convex in ``f``. The observed Hessian depends on the target through the number of trials only.
+
+    Shapes: without ``trials``, outputs ``(..., 1)`` and targets ``(..., 2)``: successes and failures of each row.
+    With a fixed number of trials, outputs ``(..., M)`` and targets ``(..., M)``, successes, or ``(...,)`` where
+    ``M = 1``.
+
+    ``mean`` is the success probability and ``variance`` that of the observed share of successes. Without
+    ``trials`` the model alone does not say how many there are: ``sample`` draws, and ``variance`` and
+    ``fisher(f)`` describe, a single trial; ``fisher(f, y)`` counts the trials of each row.
+
+    Args:
+        trials: Number of trials of every target, or None if targets have their own.
+
+    Raises:
+        InputError: ``trials`` is not a positive whole number.
+
+    References:
+        P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., chapter 4.
+
+    Examples:
+        At logit 0, three successes of four have probability 4 / 16.
+
+        >>> import torch
+        >>> from raphson.likelihoods import Binomial
+        >>> f, y = torch.zeros(1, 1), torch.tensor([[3, 1]])
+        >>> Binomial().nll(f, y).neg().exp()
+        tensor([0.2500])
+        >>> Binomial().gradient(f, y), Binomial().hessian(f, y).diagonal()
+        (tensor([[-1.]]), tensor([[1.]]))
+        >>> torch.equal(Binomial(trials=4).nll(f, torch.tensor([3])), Binomial().nll(f, y))
+        True
+    """
+
+    trials: int | None = None
+
+    concave = True
+    support = COUNT
+    commands = (Command("binomial", target="successes", count="trials"),)
+
+    def __post_init__(self) -> None:
+        n = self.trials
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+            raise InputError(f"trials is {n!r}, but it must be a positive whole number, or None.")
+        if n is not None:
+            object.__setattr__(self, "partition", "logistic")
+            object.__setattr__(self, "partition_multiple", float(n))
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return trials that are part of the target, and a fixed number of them."""
+        return cls(), cls(7)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The logit of the success probability of each response."""
+        return ("logit",)
+
+    @property
+    def hessian_bound(self) -> float | None:
+        """A quarter of the number of trials where that is fixed."""
+        return None if self.trials is None else 0.25 * self.trials
+
+    def n_outputs(self, y: Tensor) -> int:
+        """Return 1 for rows of successes and failures, the number of columns of successes otherwise."""
+        return 1 if self.trials is None or y.ndim < 2 else y.shape[-1]
+
+    def nll(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the negative log-likelihood summed over responses; infinite where a target is not in the support."""
+        return self._value(f, *self._counts(f, y))
+
+    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the gradient, ``(..., M)``, without cancellation at saturated probabilities."""
+        successes, failures = self._counts(f, y)
+        return failures * torch.sigmoid(f) - successes * torch.sigmoid(-f)
+
+    def hessian(self, f: Tensor, y: Tensor) -> Diagonal:
+        """Return the observed Hessian, a batched diagonal ``(..., M, M)``."""
+        successes, failures = self._counts(f, y)
+        return Diagonal((successes + failures) * (torch.sigmoid(f) * torch.sigmoid(-f)))
+
+    def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
+        """Return a batched diagonal; without ``y``, the information of ``trials`` trials, or of one."""
+        return self.hessian(f, y) if y is not None else Diagonal(self._each() * self._spread(f))
+
+    def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
+        """Return the root of the Fisher information."""
+        return Diagonal(self.fisher(f, y).values.sqrt())
+
+    def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
+        """Return value, gradient and Hessian from one evaluation of the two probabilities."""
+        successes, failures = self._counts(f, y)
+        up, down = torch.sigmoid(f), torch.sigmoid(-f)
+        curvature = None if hessian is None else Diagonal((successes + failures) * (up * down))
+        return Derivatives(self._value(f, successes, failures), failures * up - successes * down, curvature)
+
+    def statistic(self, y: Tensor, n_outputs: int) -> Tensor | None:
+        """Return the successes, ``(..., M)`` in float64, where the number of trials is fixed, or None."""
+        return None if self.trials is None else columns(y, n_outputs).double()
+
+    def log_partition(self, f: Tensor, *, hessian: bool = True) -> Derivatives:
+        r"""Return :math:`n \sum_m \log(1 + e^{f_m})`, :math:`n\sigma` and :math:`n\sigma(1 - \sigma)`.
+
+        Raises:
+            NotImplementedError: The number of trials is not fixed: it is part of the targets.
+        """
+        if self.trials is None:
+            raise NotImplementedError("Binomial without trials is not an exponential family in its outputs alone.")
+        value = -self.trials * logsigmoid(-f).sum(-1)
+        curvature = Diagonal(self.trials * self._spread(f)) if hessian else None
+        return Derivatives(value, self.trials * torch.sigmoid(f), curvature)
+
+    def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw successes ``(..., M)``, or without ``trials`` success and failure of a single one, ``(..., 2)``."""
+        p = torch.sigmoid(f.detach())
+        successes = torch.binomial(torch.full_like(p, self._each()), p, generator=generator)
+        return successes if self.trials is not None else torch.cat((successes, 1 - successes), -1)
+
+    def mean(self, f: Tensor) -> Tensor:
+        """Return the success probability, ``(..., M)``."""
+        return torch.sigmoid(f)
+
+    def variance(self, f: Tensor) -> Tensor:
+        """Return the variance of the share of successes in the fixed number of trials, or in one, ``(..., M)``."""
+        return self._spread(f) / self._each()
+
+    def check(self, y: Tensor, n_outputs: int) -> None:
+        """Raise for the first row outside the support.
+
+        Args:
+            y: Targets.
+            n_outputs: ``M``.
+
+        Raises:
+            InputError: A count is negative, not whole or above the number of trials, or the shapes do not match.
+        """
+        if self.trials is not None:
+            y = columns(y, n_outputs)
+            outside = ~COUNT.contains(y) | (y > self.trials)
+            refuse_outside(outside, y, f"a whole number of successes from 0 to {self.trials}")
+            return
+        if n_outputs != 1 or y.ndim == 0 or y.shape[-1] != 2:
+            raise InputError(
+                f"The targets have shape {tuple(y.shape)} for {n_outputs} outputs, but Binomial without trials has "
+                "one output and targets (N, 2), successes and failures: give those, or Binomial(trials=n)."
+            )
+        refuse_outside(~COUNT.contains(y), y, f"{COUNT.description} (successes in position 0, failures in 1)")
+
+    def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
+        """Return the logit of the share of successes, half a trial of each kind added."""
+        if self.trials is None:
+            rows = y.double().reshape(-1, 2)
+            counts = torch.stack((rows[:, :1], rows[:, 1:]))
+        else:
+            rows = start_rows(y, n_outputs)
+            counts = torch.stack((rows, self.trials - rows))
+        weighted = counts if weights is None else counts * weights.reshape(-1, 1).to(counts)
+        successes, failures = (weighted.sum(1) + 0.5).unbind(0)
+        return successes.log() - failures.log()
+
+    def definition(self) -> Definition:
+        """Return the formulas in the logit, for n trials."""
+        from raphson.likelihoods.formulas import (
+            GLM_BOOK,
+            STRICTLY_CONVEX,
+            Definition,
+            logistic,
+            mean_by_moments,
+            one_number,
+            positive,
+            real,
+            sympy,
+        )
+
+        def successes_of_trials(y: Tensor) -> Sequence[float]:
+            successes, failures = y.tolist()
+            return successes, successes + failures
+
+        eta, y = real("eta y")
+        n, p = positive("n p")
+        fixed, gamma = self.trials, sympy.loggamma
+        log_coefficient = gamma(n + 1) - gamma(y + 1) - gamma(n - y + 1)
+        return Definition(
+            likelihood=self,
+            outputs=(eta,),
+            targets=(y,) if fixed is not None else (y, n),
+            nll=-n * sympy.log(1 - p) - y * eta - log_coefficient,
+            abbreviations=(logistic(p, eta),),
+            expect=lambda entry: mean_by_moments(entry, {y: n * p}, {y}),
+            constants={} if fixed is None else {n: float(fixed)},
+            given_target=True,
+            read=successes_of_trials if fixed is None else one_number,
+            example=((0.4,), [3.0, 2.0] if fixed is None else min(3.0, float(fixed))),
+            convexity=STRICTLY_CONVEX,
+            source=GLM_BOOK + "section 4.4.",
+            target_words="y successes in n trials" + ("; given as (successes, failures)" if fixed is None else ""),
+        )
+
+    def _each(self) -> int:
+        return 1 if self.trials is None else self.trials
+
+    @staticmethod
+    def _spread(f: Tensor) -> Tensor:
+        spread: Tensor = torch.sigmoid(f) * torch.sigmoid(-f)
+        return spread
+
+    def _counts(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if self.trials is not None:
+            successes = like_outputs(f, y)
+            return successes, self.trials - successes
+        if y.shape != (*f.shape[:-1], 2) or f.shape[-1] != 1:
+            raise InputError(
+                f"The targets have shape {tuple(y.shape)} and the outputs {tuple(f.shape)}, but Binomial without "
+                "trials needs one output per row, (..., 1), and its successes and failures, (..., 2)."
+            )
+        return y[..., :1].to(f.dtype), y[..., 1:].to(f.dtype)
+
+    @staticmethod
+    def _value(f: Tensor, successes: Tensor, failures: Tensor) -> Tensor:
+        ways = log_coefficient(torch.stack((successes, failures))).to(f.dtype)
+        return total(-successes * logsigmoid(f) - failures * logsigmoid(-f) - ways, f)

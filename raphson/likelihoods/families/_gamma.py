@@ -1,0 +1,230 @@
+r"""The gamma likelihood with a log link: positive responses of constant coefficient of variation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from raphson.likelihoods import _parameters
+from raphson.likelihoods._closed_form import ClosedForm
+from raphson.likelihoods._command import Command
+from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, binet_derivatives
+from raphson.likelihoods._support import POSITIVE
+from raphson.likelihoods._targets import like_outputs, start_rows, weighted_mean
+from raphson.linalg import Diagonal, SymmetricOperator
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
+
+
+@dataclass(eq=False)
+class _Parts:
+    f: Tensor  # all outputs
+    log_y: Tensor
+    d: Tensor  # log(y / mean)
+    excess: Tensor  # y / mean - 1
+    log_shape: Tensor
+    shape: Tensor
+
+    @cached_property
+    def binet(self) -> tuple[Tensor, Tensor]:
+        """The derivatives of Binet's function at the shape: only a shape that is an output has any use for them."""
+        return binet_derivatives(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Gamma(ClosedForm[_Parts]):
+    r"""Independent gamma responses with the logarithms of the mean and of the shape as outputs.
+
+    With mean :math:`\mu = e^{f_1}` and shape :math:`k = e^{f_2}`, variance :math:`\mu^2 / k`, one response has
+
+    .. math::
+        \ell = k \left(\frac{y}{\mu} - \log\frac{y}{\mu}\right) - k \log k + \log\Gamma(k) + \log y, \qquad
+        \nabla\ell = \begin{pmatrix} -k\,(y/\mu - 1) \\
+            k\,(y/\mu - 1 - \log(y/\mu) - \log k + \psi(k)) \end{pmatrix},
+
+    .. math::
+        I = \begin{pmatrix} k & 0 \\ 0 & k^2 \psi'(k) - k \end{pmatrix}.
+
+    With ``dispersion`` a number :math:`\phi = 1/k` the shape is fixed and the mean is the only output: then
+    :math:`\ell` is convex in ``f``. With both it is not: where ``y`` is far from the mean the observed
+    Hessian is indefinite. Shapes up to 1e8 and beyond keep their digits, by Binet's function.
+
+    Shapes: outputs ``(..., 2 M)``, mean and shape of response 0, then of response 1, or ``(..., M)`` with
+    ``dispersion``; targets ``(..., M)``, or ``(...,)`` where ``M = 1``, in the units of the mean.
+
+    Args:
+        dispersion: ``phi``, the squared coefficient of variation; None makes the shape an output.
+
+    Raises:
+        InputError: ``dispersion`` is not positive and finite.
+
+    References:
+        P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., chapter 8.
+
+    Examples:
+        At ``y`` equal to the mean the gradient in the mean is 0; an exponential response has shape 1.
+
+        >>> import torch
+        >>> from raphson.likelihoods import Gamma
+        >>> f, y = torch.zeros(1, 1), torch.tensor([[3.0]])
+        >>> Gamma(dispersion=1.0).nll(f, y)
+        tensor([3.])
+        >>> Gamma(dispersion=0.5).gradient(f, y)
+        tensor([[-4.]])
+        >>> Gamma().fisher(torch.zeros(1, 2)).diagonal()
+        tensor([[1.0000, 0.6449]])
+    """
+
+    dispersion: float | None = None
+
+    support = POSITIVE
+    commands = (Command("gamma"),)
+
+    def __post_init__(self) -> None:
+        _parameters.check_number("dispersion", self.dispersion)
+        object.__setattr__(self, "concave", self.dispersion is not None)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return a learned and a fixed dispersion."""
+        return cls(), cls(0.3)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The logarithms of the mean and, unless ``dispersion`` is given, of the shape of each response."""
+        return ("log_mean", "log_shape") if self.dispersion is None else ("log_mean",)
+
+    def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
+        r"""Return :math:`k` and :math:`k^2 \psi'(k) - k`, a batched diagonal: mean and shape are orthogonal."""
+        log_mean, log_shape = self._split(f)
+        shape = log_shape.exp()
+        if self.dispersion is not None:
+            return Diagonal(shape.expand_as(log_mean))
+        return _information(log_mean, shape, binet_derivatives(shape)[1])
+
+    def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw responses, ``(..., M)``."""
+        log_mean, log_shape = self._split(f.detach())
+        shape = log_shape.exp().expand_as(log_mean)
+        y = torch._standard_gamma(shape, generator=generator) * (log_mean - log_shape).exp()
+        return y.clamp(min=torch.finfo(f.dtype).tiny)
+
+    def mean(self, f: Tensor) -> Tensor:
+        """Return the means, ``(..., M)``."""
+        return self._split(f)[0].exp()
+
+    def variance(self, f: Tensor) -> Tensor:
+        """Return the variances, mean squared over shape, ``(..., M)``."""
+        log_mean, log_shape = self._split(f)
+        return (2 * log_mean - log_shape).exp()
+
+    def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
+        """Return the logarithms of the mean and of Minka's approximation of the shape's estimate, at most 1e8."""
+        rows = start_rows(y, n_outputs, len(self.parameters))
+        mean = weighted_mean(rows, weights)
+        log_shape = _minka(mean.log() - weighted_mean(rows.log(), weights))
+        return _parameters.join(mean.log(), log_shape, self.dispersion is not None)
+
+    def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the logarithm of Minka's approximation of the shape's estimate, ``(M,)``."""
+        d = like_outputs(first, y).log() - first
+        return _minka(weighted_mean(torch.expm1(d) - d, weights))
+
+    def _split(self, f: Tensor) -> tuple[Tensor, Tensor]:
+        return _parameters.split(f, None if self.dispersion is None else -math.log(self.dispersion))
+
+    def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
+        log_mean, log_shape = self._split(f)
+        if once:
+            log_shape = _parameters.constant(log_shape)
+        log_y = like_outputs(log_mean, y).log()
+        d = log_y - log_mean
+        return _Parts(f, log_y, d, torch.expm1(d), log_shape, log_shape.exp())
+
+    def _value(self, p: _Parts) -> Tensor:
+        of_shape = binet(p.shape) - 0.5 * p.log_shape + HALF_LOG_TWO_PI
+        return _parameters.total(p.shape * (p.excess - p.d) + (p.log_y + of_shape), p.f)
+
+    def _gradient(self, p: _Parts) -> Tensor:
+        mean = -p.shape * p.excess
+        if self.dispersion is not None:
+            return mean
+        return _parameters.interleaved(mean, p.shape * (p.excess - p.d) + (p.binet[0] - 0.5))
+
+    def _observed(self, p: _Parts) -> SymmetricOperator:
+        mean = p.shape * p.d.exp()
+        if self.dispersion is not None:
+            return Diagonal(mean)
+        first, second = p.binet
+        return _parameters.blocks(mean, -p.shape * p.excess, p.shape * (p.excess - p.d) + (first + second))
+
+    def _expected(self, p: _Parts) -> Diagonal:
+        if self.dispersion is not None:
+            return Diagonal(p.shape.expand_as(p.d))
+        return _information(p.d, p.shape, p.binet[1])
+
+    def definition(self) -> Definition:
+        """Return the formulas, with the shape as an output or the dispersion as a constant."""
+        from raphson.likelihoods.formulas import (
+            GLM_BOOK,
+            STRICTLY_CONVEX,
+            Abbreviation,
+            Convexity,
+            Definition,
+            exponential,
+            positive,
+            real,
+            sympy,
+        )
+
+        y, k, m, r, phi = positive("y k mu u phi")
+        eta, kappa = real("eta kappa")
+        ratio = Abbreviation(r, y / m, {eta: -r})
+        nll = sympy.loggamma(k) - k * sympy.log(k) - k * sympy.log(r) + sympy.log(y) + k * r
+        if self.dispersion is not None:
+            return Definition(
+                likelihood=self,
+                outputs=(eta,),
+                targets=(y,),
+                nll=sympy.expand_log(nll.subs(k, 1 / phi), force=True),
+                abbreviations=(exponential(m, eta), ratio),
+                moments={r: sympy.Integer(1)},
+                constants={phi: self.dispersion},
+                example=((0.4,), 2.0),
+                convexity=STRICTLY_CONVEX,
+                source=GLM_BOOK + "chapter 8.",
+                target_words="a positive number with mean μ and variance φ μ²",
+            )
+        log_mean = sympy.digamma(k) - sympy.log(k)
+        return Definition(
+            likelihood=self,
+            outputs=(eta, kappa),
+            targets=(y,),
+            nll=nll,
+            abbreviations=(exponential(m, eta), exponential(k, kappa), ratio),
+            moments={r: sympy.Integer(1), sympy.log(r): log_mean},
+            example=((0.4, 0.3), 2.0),
+            convexity=Convexity(
+                "Strictly convex in the log mean for a fixed shape. In both outputs convex only near the mean: where "
+                "u (ψ(k) - log k + k ψ′(k) - log u) ≥ 1, which holds at u = 1 and fails for small and for large u.",
+                r * (log_mean + k * sympy.trigamma(k) - sympy.log(r)) >= 1,
+            ),
+            source=GLM_BOOK + "chapter 8.",
+            target_words="a positive number with mean μ and variance μ²/k",
+        )
+
+
+def _information(like: Tensor, shape: Tensor, second: Tensor) -> Diagonal:
+    return _parameters.uncorrelated(shape.expand_as(like), (0.5 + second).expand_as(like))
+
+
+def _minka(s: Tensor) -> Tensor:
+    """Return the logarithm of the shape at which its log exceeds its digamma function by about ``s``."""
+    s = s.clamp(min=0.5e-8)
+    return ((3 - s + ((s - 3).square() + 24 * s).sqrt()) / (12 * s)).log()

@@ -1,0 +1,167 @@
+r"""The Gaussian likelihood with a fixed scale: least squares."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.likelihoods._likelihood import Likelihood
+from raphson.likelihoods._targets import check_columns, like_outputs, start_rows
+from raphson.linalg import Diagonal
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian(Likelihood):
+    r"""Independent Gaussian responses with means as outputs and a known scale.
+
+    .. math::
+        \ell(f, y) = \sum_m \tfrac12 \left(\frac{y_m - f_m}{\sigma_m}\right)^2
+        + \log \sigma_m + \tfrac12 \log 2\pi, \qquad
+        \nabla\ell = \frac{f - y}{\sigma^2}, \qquad \nabla^2\ell = \operatorname{diag}(\sigma^{-2}).
+
+    The Hessian depends on neither ``f`` nor ``y``: for a linear model it is ``X^T X / sigma^2``.
+
+    Shapes: outputs ``(..., M)``; targets ``(..., M)``, or ``(...,)`` where ``M = 1``.
+
+    Args:
+        scale: Standard deviation ``sigma``, a number or ``(M,)``, in the units of the response.
+        normalized: Whether ``nll`` includes the constant ``log sigma + log(2 pi) / 2``; a plain sum of
+            squares, with ``scale = sqrt(1/2)``, does not.
+
+    Raises:
+        InputError: ``scale`` is not positive and finite, or has more than one axis.
+
+    References:
+        P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., table 2.1.
+
+    Examples:
+        >>> import torch
+        >>> from raphson.likelihoods import Gaussian
+        >>> f, y = torch.zeros(1, 2), torch.tensor([[2.0, -4.0]])
+        >>> Gaussian(scale=2.0).gradient(f, y)
+        tensor([[-0.5000,  1.0000]])
+        >>> Gaussian(scale=2.0).hessian(f, y).to_dense()
+        tensor([[[0.2500, 0.0000],
+                 [0.0000, 0.2500]]])
+    """
+
+    scale: float | Tensor = 1.0
+    normalized: bool = True
+
+    concave = True
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return a density, and a sum of squares without its constant."""
+        return cls(), cls(0.5**0.5, normalized=False)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The mean of each response."""
+        return ("mean",)
+
+    def __post_init__(self) -> None:
+        scale = torch.as_tensor(self.scale)
+        if scale.ndim > 1 or not bool((torch.isfinite(scale) & (scale > 0)).all()):
+            raise InputError("scale must be a positive finite number, or a vector with one per response.")
+
+    @property
+    def hessian_bound(self) -> float:
+        """The largest ``sigma^-2``."""
+        return float(torch.as_tensor(self.scale).min()) ** -2
+
+    def nll(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the negative log-likelihood summed over responses, ``(...,)``."""
+        scale = self._scale(f)
+        value = 0.5 * ((like_outputs(f, y) - f) / scale).square()
+        if self.normalized:
+            value = value + (scale.log() + 0.5 * math.log(2 * math.pi))
+        return value.sum(-1)
+
+    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return ``(f - y) / sigma^2``, ``(..., M)``."""
+        return (f - like_outputs(f, y)) / self._scale(f).square()
+
+    def hessian(self, f: Tensor, y: Tensor) -> Diagonal:
+        """Return ``diag(sigma^-2)``, a batched diagonal ``(..., M, M)``."""
+        return self.fisher(f)
+
+    def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
+        """Return ``diag(sigma^-2)``, which equals the observed Hessian."""
+        return Diagonal(self._scale(f).square().reciprocal().expand(f.shape))
+
+    def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw responses, ``(..., M)``."""
+        return torch.empty_like(f).normal_(generator=generator).mul_(self._scale(f)).add_(f.detach())
+
+    def mean(self, f: Tensor) -> Tensor:
+        """Return the mean of the response, which is ``f``."""
+        return f
+
+    def variance(self, f: Tensor) -> Tensor:
+        """Return ``sigma^2``, ``(..., M)``."""
+        return self._scale(f).square().expand(f.shape)
+
+    def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
+        """Return the means of the responses, the best outputs common to all rows."""
+        rows = start_rows(y, n_outputs)
+        return rows.mean(0) if weights is None else weights.to(rows) @ rows / weights.double().sum()
+
+    def check(self, y: Tensor, n_outputs: int) -> None:
+        """Raise for the first row outside the support.
+
+        Args:
+            y: Responses ``(..., M)``, or ``(...,)`` where ``M = 1``.
+            n_outputs: Number of responses ``M``.
+
+        Raises:
+            InputError: A response is not finite, or the number of responses or of scales is not ``M``.
+        """
+        entries = torch.as_tensor(self.scale).numel()
+        if entries not in {1, n_outputs}:
+            raise InputError(f"scale has {entries} entries but the model has {n_outputs} outputs.")
+        check_columns(y, n_outputs, 1, self.support)
+
+    def definition(self) -> Definition:
+        """Return the formulas, with the scale of the first response as a constant."""
+        from raphson.likelihoods.formulas import (
+            GLM_BOOK,
+            Abbreviation,
+            Convexity,
+            Definition,
+            first_number,
+            positive,
+            real,
+            sympy,
+        )
+
+        mu, y, r = real("mu y r")
+        sigma = positive("sigma")
+        scale = first_number(self.scale)
+        constant = sympy.log(sigma) + sympy.log(2 * sympy.pi) / 2 if self.normalized else 0
+        return Definition(
+            likelihood=Gaussian(scale, self.normalized),
+            outputs=(mu,),
+            targets=(y,),
+            nll=r**2 / 2 + constant,
+            abbreviations=(Abbreviation(r, (y - mu) / sigma, {mu: -1 / sigma}),),
+            moments={r: sympy.Integer(0), r**2: sympy.Integer(1)},
+            constants={sigma: scale},
+            example=((0.3,), 1.5),
+            convexity=Convexity("Strictly convex everywhere: the Hessian is a positive constant.", sympy.true),
+            source=GLM_BOOK + "chapter 2.",
+        )
+
+    def _scale(self, f: Tensor) -> Tensor:
+        scale = torch.as_tensor(self.scale, dtype=f.dtype, device=f.device)
+        if scale.numel() not in {1, f.shape[-1]}:
+            raise InputError(f"scale has {scale.numel()} entries but the model has {f.shape[-1]} outputs.")
+        return scale

@@ -1,0 +1,217 @@
+r"""The inverse Gaussian likelihood with a log link: positive responses with a heavy right tail."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from raphson.likelihoods import _parameters
+from raphson.likelihoods._closed_form import ClosedForm
+from raphson.likelihoods._command import Command
+from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI
+from raphson.likelihoods._support import POSITIVE
+from raphson.likelihoods._targets import like_outputs, start_rows, weighted_mean
+from raphson.linalg import Diagonal, SymmetricOperator
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
+
+
+class _Parts(NamedTuple):
+    f: Tensor  # all outputs
+    log_y: Tensor
+    excess: Tensor  # y / mean - 1
+    ratio: Tensor  # shape / mean
+    log_shape: Tensor
+    squared: Tensor  # shape (y - mean)^2 / (mean^2 y), a chi-square variable on one degree of freedom
+
+
+@dataclass(frozen=True, eq=False)
+class InverseGaussian(ClosedForm[_Parts]):
+    r"""Independent inverse Gaussian responses with the logarithms of the mean and of the shape as outputs.
+
+    With mean :math:`\mu = e^{f_1}` and shape :math:`\lambda = e^{f_2}`, variance :math:`\mu^3 / \lambda`, and
+    :math:`q = \lambda (y - \mu)^2 / (\mu^2 y)`, one response has
+
+    .. math::
+        \ell = \tfrac12 q + \tfrac12 \log\frac{2 \pi y^3}{\lambda}, \qquad
+        \nabla\ell = \begin{pmatrix} -\frac{\lambda}{\mu} (\frac{y}{\mu} - 1) \\ \frac12 (q - 1) \end{pmatrix},
+
+    .. math::
+        \nabla^2\ell = \begin{pmatrix} \frac{\lambda}{\mu} (2 \frac{y}{\mu} - 1) & -\frac{\lambda}{\mu}
+            (\frac{y}{\mu} - 1) \\ \cdot & \frac12 q \end{pmatrix}, \qquad
+        I = \begin{pmatrix} \lambda / \mu & 0 \\ 0 & \frac12 \end{pmatrix}.
+
+    With ``dispersion`` a number :math:`\phi = 1/\lambda` the shape is fixed and the mean is the only output.
+    Neither is convex in ``f``: the Hessian in the log mean is negative where :math:`y < \mu / 2`.
+
+    Shapes: outputs ``(..., 2 M)``, mean and shape of response 0, then of response 1, or ``(..., M)`` with
+    ``dispersion``; targets ``(..., M)``, or ``(...,)`` where ``M = 1``, in the units of the mean and the shape.
+
+    Args:
+        dispersion: ``phi``, in the inverse of the units of the response; None makes the shape an output.
+
+    Raises:
+        InputError: ``dispersion`` is not positive and finite.
+
+    References:
+        P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., table 2.1.
+        J. R. Michael, W. R. Schucany and R. W. Haas (1976), Generating random variates using transformations with
+        multiple roots, Am. Stat. 30, 88-90 (``sample``).
+
+    Examples:
+        >>> import torch
+        >>> from raphson.likelihoods import InverseGaussian
+        >>> f, y = torch.zeros(1, 2), torch.tensor([[2.0]])
+        >>> InverseGaussian().gradient(f, y)
+        tensor([[-1.0000, -0.2500]])
+        >>> InverseGaussian().hessian(f, y).to_dense()
+        tensor([[[ 3.0000, -1.0000],
+                 [-1.0000,  0.2500]]])
+    """
+
+    dispersion: float | None = None
+
+    support = POSITIVE
+    commands = (Command("inverse-gaussian"),)
+
+    def __post_init__(self) -> None:
+        _parameters.check_number("dispersion", self.dispersion)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return a learned and a fixed dispersion."""
+        return cls(), cls(0.3)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The logarithms of the mean and, unless ``dispersion`` is given, of the shape of each response."""
+        return ("log_mean", "log_shape") if self.dispersion is None else ("log_mean",)
+
+    def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
+        r"""Return :math:`\lambda / \mu` and one half, a batched diagonal: mean and shape are orthogonal."""
+        log_mean, log_shape = self._split(f)
+        return self._information((log_shape - log_mean).exp())
+
+    def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw responses, ``(..., M)``."""
+        log_mean, log_shape = self._split(f.detach())
+        normal = torch.empty_like(log_mean).normal_(generator=generator)
+        a = 0.5 * (log_mean - log_shape).exp() * normal.square()
+        # the smaller root of the chi-square's quadratic, over the mean; the two roots have product 1
+        low = 1 / (1 + a + (a * (a + 2)).sqrt())
+        first = torch.empty_like(low).uniform_(generator=generator) * (1 + low) <= 1
+        return torch.where(first, low, 1 / low) * log_mean.exp()
+
+    def mean(self, f: Tensor) -> Tensor:
+        """Return the means, ``(..., M)``."""
+        return self._split(f)[0].exp()
+
+    def variance(self, f: Tensor) -> Tensor:
+        """Return the variances, mean cubed over shape, ``(..., M)``."""
+        log_mean, log_shape = self._split(f)
+        return (3 * log_mean - log_shape).exp()
+
+    def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
+        r"""Return the logarithms of the estimates, the mean and :math:`1/\lambda = \overline{1/y} - 1/\bar{y}`.
+
+        Constant responses give a shape of 1e8 means.
+        """
+        rows = start_rows(y, n_outputs, len(self.parameters))
+        mean = weighted_mean(rows, weights)
+        spread = (weighted_mean(mean / rows, weights) - 1).clamp(min=1e-8)
+        return _parameters.join(mean.log(), (mean / spread).log(), self.dispersion is not None)
+
+    def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
+        r"""Return the log of the shape's estimate ``(M,)``, :math:`1/\lambda = \overline{(y - \mu)^2 / (\mu^2 y)}`."""
+        y, mean = like_outputs(first, y), first.exp()
+        spread = weighted_mean((y / mean - 1).square() / y, weights)
+        return -spread.clamp(min=1e-8 / float(mean.max())).log()
+
+    def _split(self, f: Tensor) -> tuple[Tensor, Tensor]:
+        return _parameters.split(f, None if self.dispersion is None else -math.log(self.dispersion))
+
+    def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
+        log_mean, log_shape = self._split(f)
+        y = like_outputs(log_mean, y)
+        log_y = y.log()
+        excess = torch.expm1(log_y - log_mean)
+        ratio = (log_shape - log_mean).exp()
+        return _Parts(f, log_y, excess, ratio, log_shape, (log_shape - log_y).exp() * excess.square())
+
+    def _value(self, p: _Parts) -> Tensor:
+        return _parameters.total(0.5 * (p.squared - p.log_shape) + (1.5 * p.log_y + HALF_LOG_TWO_PI), p.f)
+
+    def _gradient(self, p: _Parts) -> Tensor:
+        mean = -p.ratio * p.excess
+        return mean if self.dispersion is not None else _parameters.interleaved(mean, 0.5 * p.squared - 0.5)
+
+    def _observed(self, p: _Parts) -> SymmetricOperator:
+        mean = p.ratio * (2 * p.excess + 1)
+        if self.dispersion is not None:
+            return Diagonal(mean)
+        return _parameters.blocks(mean, -p.ratio * p.excess, 0.5 * p.squared)
+
+    def _expected(self, p: _Parts) -> Diagonal:
+        return self._information(p.ratio)
+
+    def _information(self, ratio: Tensor) -> Diagonal:
+        if self.dispersion is not None:
+            return Diagonal(ratio)
+        return _parameters.uncorrelated(ratio, ratio.new_full((), 0.5))
+
+    def definition(self) -> Definition:
+        """Return the formulas, with the shape as an output or the dispersion as a constant."""
+        from raphson.likelihoods.formulas import (
+            GLM_BOOK,
+            Abbreviation,
+            Convexity,
+            Definition,
+            exponential,
+            factored,
+            positive,
+            real,
+            sympy,
+        )
+
+        y, lam, d, m, phi = positive("y lambda d mu phi")
+        eta, s = real("eta s")
+        rate = 2 * lam * (m - y) / m**2
+        if self.dispersion is not None:
+            deviance = Abbreviation(d, (y - m) ** 2 / (phi * m**2 * y), {eta: rate.subs(lam, 1 / phi)})
+            return Definition(
+                likelihood=self,
+                outputs=(eta,),
+                targets=(y,),
+                nll=d / 2 + sympy.log(2 * sympy.pi * phi * y**3) / 2,
+                abbreviations=(exponential(m, eta), deviance),
+                moments={y: m},
+                constants={phi: self.dispersion},
+                example=((0.4,), 1.3),
+                convexity=Convexity("Convex where 2y ≥ μ. The Fisher information is positive everywhere.", 2 * y >= m),
+                source=GLM_BOOK + "table 2.1.",
+                arrange=factored,
+                target_words="a positive number with mean μ and variance φ μ³",
+            )
+        deviance = Abbreviation(d, lam * (y - m) ** 2 / (m**2 * y), {eta: rate, s: d})
+        return Definition(
+            likelihood=self,
+            outputs=(eta, s),
+            targets=(y,),
+            nll=d / 2 - s / 2 + sympy.log(2 * sympy.pi * y**3) / 2,
+            abbreviations=(exponential(m, eta), exponential(lam, s), deviance),
+            moments={y: m, d: sympy.Integer(1)},
+            example=((0.4, 0.3), 1.3),
+            convexity=Convexity(
+                "Convex in s for a fixed mean, and in the log mean where 2y ≥ μ, but not in both: the determinant is "
+                "negative wherever y differs from the mean. The Fisher information is positive definite everywhere.",
+                sympy.Eq(y, m),
+            ),
+            source="V. Seshadri (1999), The Inverse Gaussian Distribution.",
+            arrange=factored,
+            target_words="a positive number with mean μ and variance μ³/λ",
+        )

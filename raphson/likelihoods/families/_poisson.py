@@ -1,0 +1,136 @@
+r"""The Poisson likelihood with a log link: counts, with exposure as an offset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from raphson.likelihoods._command import Command
+from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._parameters import total
+from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet
+from raphson.likelihoods._support import COUNT
+from raphson.likelihoods._targets import columns, like_outputs, log_mean_count, start_rows
+from raphson.linalg import Diagonal
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition
+
+
+@dataclass(frozen=True, eq=False)
+class Poisson(Likelihood):
+    r"""Independent Poisson counts with the logarithm of the mean as output.
+
+    .. math::
+        \ell(f, y) = \sum_m e^{f_m} - y_m f_m + \log y_m!, \qquad
+        \nabla\ell = e^f - y, \qquad \nabla^2\ell = \operatorname{diag}(e^f),
+
+    convex in ``f``. An exposure (time at risk, population) enters as an offset: its logarithm is added to ``f``.
+    Counts of any size keep their digits: ``nll`` is evaluated as half of the deviance plus a constant of ``y``.
+
+    Shapes: outputs ``(..., M)``; targets ``(..., M)``, or ``(...,)`` where ``M = 1``.
+
+    References:
+        P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., chapter 6.
+        C. Loader (2000), Fast and accurate computation of binomial probabilities (the deviance form).
+
+    Examples:
+        At mean 2 the gradient is 2 - y and the Hessian is 2.
+
+        >>> import math, torch
+        >>> from raphson.likelihoods import Poisson
+        >>> f, y = torch.full((1, 2), math.log(2.0)), torch.tensor([[0.0, 5.0]])
+        >>> Poisson().gradient(f, y)
+        tensor([[ 2., -3.]])
+        >>> Poisson().hessian(f, y).diagonal()
+        tensor([[2., 2.]])
+    """
+
+    concave = True
+    partition = "exponential"
+    support = COUNT
+    commands = (Command("poisson"),)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The logarithm of the mean of each response."""
+        return ("log_mean",)
+
+    def nll(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the negative log-likelihood summed over responses, ``(...,)``."""
+        return _value(f, like_outputs(f, y), f.exp())
+
+    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the mean minus the count, ``(..., M)``."""
+        return f.exp() - like_outputs(f, y)
+
+    def hessian(self, f: Tensor, y: Tensor) -> Diagonal:
+        """Return the means, a batched diagonal ``(..., M, M)``."""
+        return self.fisher(f)
+
+    def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
+        """Return the means, a batched diagonal ``(..., M, M)``, which equals the observed Hessian."""
+        return Diagonal(f.exp())
+
+    def statistic(self, y: Tensor, n_outputs: int) -> Tensor:
+        r"""Return the counts, ``(..., M)`` in float64; :math:`A(f) - t^\top f` is ``nll`` less :math:`\log y!`."""
+        return columns(y, n_outputs).double()
+
+    def log_partition(self, f: Tensor, *, hessian: bool = True) -> Derivatives:
+        r"""Return :math:`\sum_m e^{f_m}`, the means and their diagonal."""
+        rate = f.exp()
+        return Derivatives(rate.sum(-1), rate, Diagonal(rate) if hessian else None)
+
+    def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw counts, ``(..., M)``, in the element type of ``f``."""
+        return torch.poisson(f.detach().exp(), generator=generator)
+
+    def mean(self, f: Tensor) -> Tensor:
+        """Return the means, ``(..., M)``."""
+        return f.exp()
+
+    def variance(self, f: Tensor) -> Tensor:
+        """Return the variances, which are the means."""
+        return f.exp()
+
+    def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
+        """Return the logarithm of the mean count, ``(M,)``; of half a count in all where there is none."""
+        return log_mean_count(start_rows(y, n_outputs), weights)
+
+    def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
+        """Return value, gradient and Hessian from one exponential."""
+        y, rate = like_outputs(f, y), f.exp()
+        return Derivatives(_value(f, y, rate), rate - y, None if hessian is None else Diagonal(rate))
+
+    def definition(self) -> Definition:
+        """Return the formulas, in the log mean."""
+        from raphson.likelihoods.formulas import GLM_BOOK, Convexity, Definition, exponential, positive, real, sympy
+
+        eta, y = real("eta y")
+        mu = positive("mu")
+        return Definition(
+            likelihood=self,
+            outputs=(eta,),
+            targets=(y,),
+            nll=mu - y * eta + sympy.loggamma(y + 1),
+            abbreviations=(exponential(mu, eta),),
+            moments={y: mu},
+            example=((0.4,), 3.0),
+            convexity=Convexity(
+                "Strictly convex everywhere; the Hessian does not depend on y, so observed and expected agree.",
+                sympy.true,
+            ),
+            source=GLM_BOOK + "chapter 6.",
+        )
+
+
+def _value(f: Tensor, y: Tensor, rate: Tensor) -> Tensor:
+    some = y > 0
+    count = torch.where(some, y, 1.0)
+    log_count = count.log()
+    d = f - log_count
+    value = count * (torch.expm1(d) - d) + (0.5 * log_count + HALF_LOG_TWO_PI + binet(count))
+    return total(torch.where(some, value, rate), f)

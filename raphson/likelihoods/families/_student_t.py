@@ -1,0 +1,325 @@
+r"""Student's t likelihood: location, scale and, fixed or learned, the degrees of freedom."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.likelihoods._closed_form import ClosedForm
+from raphson.likelihoods._command import Command
+from raphson.likelihoods._parameters import block_entries, check_number, interleaved, total
+from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, log_remainder
+from raphson.likelihoods._special._half_step import FROM, half_step, half_step_derivatives, half_step_excess
+from raphson.likelihoods._special._sampling import log_gamma_variate
+from raphson.likelihoods._targets import like_outputs, start_rows, weighted_mean
+from raphson.linalg import Diagonal, EqualBlocks, EqualBlocksMatrix, LinearOperator, SymmetricOperator
+
+if TYPE_CHECKING:
+    from raphson.likelihoods.formulas import Definition, Expr
+
+
+class _Model(NamedTuple):
+    location: Tensor
+    log_scale: Tensor
+    df: Tensor  # (..., M), or a scalar where it is fixed
+
+
+@dataclass(eq=False)
+class _Parts:
+    """The standardized residual ``r`` and how its weight ``1 / (1 + r^2 / df)`` splits 1."""
+
+    f: Tensor
+    model: _Model
+    r: Tensor
+    t: Tensor  # r^2 / df
+    weight: Tensor  # 1 / (1 + t), near 1 for a residual of the usual size
+    rest: Tensor  # t / (1 + t), near 1 for an outlier
+
+    @cached_property
+    def half_step(self) -> tuple[Tensor, Tensor]:
+        """The derivatives of the normalizing constant in the log of the degrees of freedom."""
+        return half_step_derivatives(0.5 * self.model.df)
+
+    @cached_property
+    def by_df(self) -> Tensor:
+        return self.model.df * self.rest.square() * log_remainder(self.rest, self.weight)
+
+
+@dataclass(frozen=True, eq=False)
+class StudentT(ClosedForm[_Parts]):
+    r"""Independent Student t responses with location, log scale and, unless it is fixed, log degrees of freedom.
+
+    With :math:`r = (y - \mu) / \sigma`, :math:`\sigma = e^\omega` and :math:`\nu` degrees of freedom,
+
+    .. math::
+        \ell = \omega + \frac{\nu + 1}{2} \log\left(1 + \frac{r^2}{\nu}\right)
+        + \log\Gamma\left(\frac{\nu}{2}\right) - \log\Gamma\left(\frac{\nu + 1}{2}\right)
+        + \tfrac12 \log(\nu\pi).
+
+    An outlier counts by its weight :math:`1 / (1 + r^2 / \nu)`: the gradient in the location stays bounded,
+    and the observed Hessian is negative there where :math:`r^2 > \nu`. Hence the loss is not convex. Scale and
+    degrees of freedom are not the standard deviation, which is :math:`\sigma\sqrt{\nu / (\nu - 2)}` and needs
+    :math:`\nu > 2`.
+
+    The Fisher information per response in :math:`(\mu, \omega, \log\nu)` is
+
+    .. math::
+        \begin{pmatrix}
+        \frac{\nu + 1}{(\nu + 3)\sigma^2} & 0 & 0 \\
+        0 & \frac{2\nu}{\nu + 3} & \frac{-2\nu}{(\nu + 1)(\nu + 3)} \\
+        0 & \frac{-2\nu}{(\nu + 1)(\nu + 3)} & \frac{\nu^2}{4} \left[\psi'\left(\frac{\nu}{2}\right)
+        - \psi'\left(\frac{\nu + 1}{2}\right)\right] - \frac{\nu(\nu + 5)}{2(\nu + 1)(\nu + 3)}
+        \end{pmatrix}.
+
+    Its last element falls like :math:`7 / (2\nu^2)`: data say little about many degrees of freedom.
+
+    Shapes: outputs ``(..., k M)`` with k = 3 parameters of a response side by side, or 2 with ``df`` fixed;
+    targets ``(..., M)``, or ``(...,)`` where ``M = 1``.
+
+    Args:
+        df: Degrees of freedom, a positive number, or None to have them as an output.
+
+    Raises:
+        InputError: ``df`` is not a positive finite number.
+
+    References:
+        K. L. Lange, R. J. A. Little and J. M. G. Taylor (1989), Robust statistical modeling using the t
+        distribution, J. Amer. Statist. Assoc. 84, 881-896, with the information matrix in appendix B.
+
+    Examples:
+        With one degree of freedom it is the Cauchy distribution, of density 1 / pi at its center.
+
+        >>> import math, torch
+        >>> from raphson.likelihoods import StudentT
+        >>> f, y = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([0.0])
+        >>> bool((StudentT(df=1.0).nll(f, y) - math.log(math.pi)).abs() < 1e-14)
+        True
+        >>> StudentT(df=1.0).fisher(f).to_dense()
+        tensor([[[0.5000, 0.0000],
+                 [0.0000, 0.5000]]], dtype=torch.float64)
+    """
+
+    df: float | None = None
+
+    commands = (Command("student-t"),)
+
+    def __post_init__(self) -> None:
+        check_number("df", self.df)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return learned and fixed degrees of freedom."""
+        return cls(), cls(4.0)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Location and log scale of each response, and the log of the degrees of freedom unless fixed."""
+        return ("location", "log_scale", "log_df") if self.df is None else ("location", "log_scale")
+
+    def fisher(self, f: Tensor, y: Tensor | None = None) -> SymmetricOperator:
+        """Return the Fisher information: diagonal with ``df`` fixed, one 3 x 3 block per response otherwise."""
+        return self._information(self._model(f))
+
+    def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> LinearOperator:
+        """Return the lower triangular factor of each block of the Fisher information."""
+        model = self._model(f)
+        location, scale = (x.sqrt() for x in _information(model))
+        if self.df is not None:
+            return Diagonal(interleaved(location, scale))
+        cross, log_df = _information_of_df(model.df)
+        off = cross / scale
+        zero = torch.zeros_like(off)
+        corner = (log_df - off.square()).clamp_min(0).sqrt()
+        return EqualBlocksMatrix(block_entries(((location, zero, zero), (zero, scale, zero), (zero, off, corner))))
+
+    def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw responses, ``(..., M)``, a normal variate over the root of a chi-square one: never infinite."""
+        location, log_scale, df = self._model(f.detach())
+        half = (0.5 * df).expand_as(location).contiguous()
+        stretch = (0.5 * (half.log() - log_gamma_variate(half, generator)) + log_scale).exp()
+        normal = torch.empty_like(half).normal_(generator=generator)
+        return torch.nan_to_num(location + stretch * normal)
+
+    def mean(self, f: Tensor) -> Tensor:
+        """Return the location, ``(..., M)``; infinite up to one degree of freedom, where there is no mean."""
+        model = self._model(f)
+        return torch.where(model.df > 1, model.location, torch.inf)
+
+    def variance(self, f: Tensor) -> Tensor:
+        """Return the variance, ``(..., M)``: infinite up to df = 2, nan up to df = 1, where there is no mean."""
+        _, log_scale, df = self._model(f)
+        finite = (2 * log_scale).exp() * df / (df - 2)
+        return torch.where(df > 2, finite, torch.where(df > 1, torch.inf, torch.nan).to(finite))
+
+    def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
+        """Return the median, the log of the scaled median absolute deviation, and 4 to 30 degrees of freedom.
+
+        Where more than half of the targets are equal the scale is that of all of them.
+        """
+        rows = start_rows(y, n_outputs, len(self.parameters))
+        location = _weighted_median(rows, weights)
+        deviation = rows - location
+        variance = weighted_mean(deviation.square(), weights)
+        # of a normal distribution, the median absolute deviation is 0.6745 standard deviations
+        scale = _weighted_median(deviation.abs(), weights) / 0.6745
+        scale = torch.where(scale > 0, scale, variance.sqrt())
+        scale = torch.where(scale > 0, scale, 1e-3 * location.abs().clamp_min(1.0))
+        if self.df is not None:
+            return interleaved(location, scale.log())
+        # the excess kurtosis of t is 6 / (df - 4)
+        kurtosis = weighted_mean(deviation.pow(4), weights) / variance.square().clamp_min(1e-300) - 3
+        df = (4 + 6 / kurtosis.clamp_min(0.2)).clamp(max=30.0)
+        return interleaved(location, scale.log(), df.log())
+
+    def _model(self, f: Tensor) -> _Model:
+        k = len(self.parameters)
+        if f.shape[-1] % k:
+            raise InputError(f"The model has {f.shape[-1]} outputs, but {k} are needed per response.")
+        location, log_scale, *log_df = f.view(*f.shape[:-1], f.shape[-1] // k, k).unbind(-1)
+        if self.df is not None:
+            return _Model(location, log_scale, f.new_full((), self.df))
+        # far beyond any difference from the normal distribution, and no square overflows
+        limit = 0.45 * math.log(torch.finfo(f.dtype).max)
+        return _Model(location, log_scale, log_df[0].clamp(-limit, limit).exp())
+
+    def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
+        model = self._model(f)
+        r = (like_outputs(model.location, y) - model.location) * (-model.log_scale).exp()
+        t = r.square() / model.df
+        weight = 1 / (1 + t)
+        return _Parts(f, model, r, t, weight, t * weight)
+
+    def _value(self, p: _Parts) -> Tensor:
+        constant = HALF_LOG_TWO_PI - half_step(0.5 * p.model.df)
+        return total(0.5 * (p.model.df + 1) * p.t.log1p() + p.model.log_scale + constant, p.f)
+
+    def _gradient(self, p: _Parts) -> Tensor:
+        _, log_scale, df = p.model
+        location = -(1 + 1 / df) * p.weight * p.r * (-log_scale).exp()
+        scale = 1 - (df + 1) * p.rest
+        if self.df is not None:
+            return interleaved(location, scale)
+        return interleaved(location, scale, 0.5 * (p.by_df - p.rest) - p.half_step[0])
+
+    def _observed(self, p: _Parts) -> EqualBlocks:
+        _, log_scale, df = p.model
+        precision = (-log_scale).exp()
+        weight = (1 + 1 / df) * p.weight
+        a = weight * (p.weight - p.rest) * precision.square()
+        b = 2 * weight * p.weight * p.r * precision
+        c = 2 * (df + 1) * p.rest * p.weight
+        if self.df is not None:
+            return EqualBlocks(block_entries(((a, b), (b, c))))
+        d = -p.r * precision * p.weight * (p.rest - p.weight / df)
+        e = p.rest * (p.weight - df * p.rest)
+        g = 0.5 * (p.by_df + e) - p.half_step[1]
+        return EqualBlocks(block_entries(((a, b, d), (b, c, e), (d, e, g))))
+
+    def _expected(self, p: _Parts) -> SymmetricOperator:
+        return self._information(p.model)
+
+    def _information(self, model: _Model) -> SymmetricOperator:
+        location, scale = _information(model)
+        if self.df is not None:
+            return Diagonal(interleaved(location, scale))
+        cross, log_df = _information_of_df(model.df)
+        zero = torch.zeros_like(cross)
+        return EqualBlocks(block_entries(((location, zero, zero), (zero, scale, cross), (zero, cross, log_df))))
+
+    def definition(self) -> Definition:
+        """Return the formulas, with the degrees of freedom as an output or a constant."""
+        from raphson.likelihoods.formulas import (
+            Abbreviation,
+            Convexity,
+            Definition,
+            exponential,
+            factored,
+            positive,
+            real,
+            sympy,
+        )
+
+        mu, y, s, kappa, r = real("mu y s kappa r")
+        sigma, nu = positive("sigma nu")
+        known = self.df is not None
+        residual = Abbreviation(r, (y - mu) / sigma, {mu: -1 / sigma, sigma: -r / sigma})
+        half = (nu + 1) / 2
+        spread = sympy.log(1 + r**2 / nu)
+        width = sympy.Dummy("W", positive=True)
+
+        def arrange(entry: Expr) -> Expr:
+            parts = sympy.collect(sympy.expand(entry), [spread], evaluate=False)
+            gammas = (sympy.digamma, sympy.trigamma, sympy.polygamma)
+            done = sympy.Integer(0)
+            for key, part in parts.items():
+                special = sympy.Add(*(t for t in sympy.Add.make_args(part) if t.has(*gammas)))
+                done += key * factored(part - special) + factored(special)
+            return done if not done.has(sympy.zoo) else entry
+
+        def mean_power(above: int, below: int) -> Expr:
+            # the mean of r^a / (nu + r^2)^b, since r^2 / (nu + r^2) is beta(1/2, nu/2)
+            if above % 2:
+                return sympy.Integer(0)
+            i, rest = above // 2, below - above // 2
+            risen = sympy.rf(sympy.S.Half, i) * sympy.rf(nu / 2, rest) / sympy.rf(half, i + rest)
+            return sympy.expand_func(risen) / nu**rest
+
+        def expect(entry: Expr) -> Expr:
+            total = sympy.Integer(0)
+            log_mean = sympy.digamma(half) - sympy.digamma(nu / 2)
+            for term in sympy.Add.make_args(sympy.expand(entry.subs({spread: log_mean, nu + r**2: width}))):
+                fixed, moving = term.as_independent(r, width, as_Add=False)
+                powers = moving.as_powers_dict()
+                total += fixed * mean_power(int(powers[r]), -int(powers[width]))
+            return total
+
+        return Definition(
+            likelihood=self,
+            outputs=(mu, s) if known else (mu, s, kappa),
+            targets=(y,),
+            nll=s + half * spread + sympy.loggamma(nu / 2) - sympy.loggamma(half) + sympy.log(nu * sympy.pi) / 2,
+            abbreviations=(exponential(sigma, s), *(() if known else (exponential(nu, kappa),)), residual),
+            constants={} if self.df is None else {nu: self.df},
+            example=((0.3, -0.2) if known else (0.3, -0.2, 1.3), 1.5),
+            expect=expect,
+            convexity=Convexity(
+                "Convex in the location where r² ≤ ν, and in s for a fixed location, but not in both: the determinant "
+                "of that block is negative wherever y differs from the location. The Fisher information is positive "
+                "definite everywhere.",
+                sympy.Eq(r, 0) if known else sympy.false,
+            ),
+            source="K. L. Lange, R. J. A. Little and J. M. G. Taylor (1989), JASA 84, 881-896.",
+            arrange=arrange,
+        )
+
+
+def _information(model: _Model) -> tuple[Tensor, Tensor]:
+    """Return the information on location and log scale, which are uncorrelated, ``(..., M)`` each."""
+    _, log_scale, df = model
+    scale = (2 * df / (df + 3)).expand_as(log_scale)
+    return (df + 1) / (df + 3) * (-2 * log_scale).exp(), scale
+
+
+def _information_of_df(df: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the information on the log of the degrees of freedom: with the log scale, and its own."""
+    product = 2 * (df + 1) * (df + 3)
+    first, second = half_step_derivatives(0.5 * df)
+    few = first - second + (3 - df) / product
+    # first - second starts with 1 / (2 df), which cancels against the other term: taken together in closed form
+    many = half_step_excess(0.5 * df) + (7 + 3 / df) / product
+    return -2 / (df + 1) * (df / (df + 3)), torch.where(0.5 * df < FROM, few, many)
+
+
+def _weighted_median(rows: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the lower median of each column, ``(M,)``."""
+    if weights is None:
+        return rows.median(0).values
+    values, order = rows.sort(0)
+    below = weights.to(rows)[order].cumsum(0)
+    return values.gather(0, (below < 0.5 * below[-1]).sum(0, keepdim=True)).squeeze(0)
