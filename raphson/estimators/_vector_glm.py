@@ -17,7 +17,7 @@ from raphson._errors import InputError
 from raphson.estimators._base import LinearEstimator
 from raphson.estimators.fit._options import Progress
 from raphson.estimators.input._formulas import Formulas
-from raphson.estimators.input._layout import Layout, default_constraints, make_layout, make_parameter_layout
+from raphson.estimators.input._layout import Layout, make_layout, make_parameter_layout
 from raphson.estimators.input._response import check_response, ordered_levels
 from raphson.estimators.input._rows import make_rows
 from raphson.estimators.input._tables import Columns, merge_tables, new_table
@@ -164,7 +164,7 @@ class VectorGLM(LinearEstimator):
         return self
 
     def _null_intercepts(self) -> Tensor:
-        return default_constraints(self._likelihood(), len(self.intercept_))[0]
+        return self._likelihood().default_columns(len(self.intercept_))[0]
 
     def _read(self, X: Any) -> tuple[Any, list[str]]:
         """Return the table of all columns and their names; remembers which parameter has which."""
@@ -250,7 +250,7 @@ class VectorGLM(LinearEstimator):
 
     def _output_offset(self, offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
         if offset is not None and n_outputs > 1 and np.ndim(offset) == 1:
-            slopes = default_constraints(self._likelihood(), n_outputs)[1]
+            slopes = self._likelihood().default_columns(n_outputs)[1]
             if slopes.shape[1] == 1:
                 column = check_offset(offset, n_rows, 1)
                 return None if column is None else column @ slopes.mT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,15 +14,7 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.estimators.separation._collinear import INTERCEPT, listed
 from raphson.infer import label_name
-from raphson.likelihoods import (
-    Categorical,
-    Likelihood,
-    Linked,
-    Multinomial,
-    MultivariateGaussian,
-    Ordinal,
-    ScaledLikelihood,
-)
+from raphson.likelihoods import Likelihood
 from raphson.linear import Group, OutputMap, as_list, is_unit, matrix_rank
 
 SHARED = "shared"
@@ -149,52 +140,6 @@ def _directions(group: Group) -> list[tuple[float, ...]]:
     return [tuple(column) for column in group.matrix.mT.tolist()]
 
 
-@functools.singledispatch
-def default_constraints(likelihood: Likelihood, n_outputs: int) -> tuple[Tensor, Tensor]:
-    """Return the constraint matrices of the intercepts and of a column, where the user says nothing.
-
-    Every output has an intercept. A column acts on the first parameter of every response, the others (scale,
-    dispersion, precision) being constant. A class of likelihoods that wants another arrangement is registered below.
-
-    Args:
-        likelihood: The likelihood.
-        n_outputs: C.
-
-    Returns:
-        ``(C, r_0)`` and ``(C, r)``, float64.
-    """
-    eye = torch.eye(n_outputs, dtype=torch.float64)
-    return eye, eye[:, :: len(likelihood.parameters)]
-
-
-@default_constraints.register
-def _(likelihood: Ordinal, n_outputs: int) -> tuple[Tensor, Tensor]:
-    """Return parallel slopes, ``logit P(Y <= k) = theta_k - x' beta``: a larger coefficient means higher levels."""
-    return torch.eye(n_outputs, dtype=torch.float64), -torch.ones(n_outputs, 1, dtype=torch.float64)
-
-
-@default_constraints.register(Categorical)
-@default_constraints.register(Multinomial)
-def _(likelihood: Likelihood, n_outputs: int) -> tuple[Tensor, Tensor]:
-    """Return outputs relative to the first class, whose coefficients are zero."""
-    relative = torch.eye(n_outputs, dtype=torch.float64)[:, 1:]
-    return relative, relative
-
-
-@default_constraints.register
-def _(likelihood: MultivariateGaussian, n_outputs: int) -> tuple[Tensor, Tensor]:
-    """Return columns that act on the means."""
-    eye = torch.eye(n_outputs, dtype=torch.float64)
-    return eye, eye[:, [name.startswith("mean") for name in likelihood.output_names(n_outputs)]]
-
-
-@default_constraints.register(Linked)
-@default_constraints.register(ScaledLikelihood)
-def _(likelihood: Linked | ScaledLikelihood, n_outputs: int) -> tuple[Tensor, Tensor]:
-    """Return what the likelihood inside wants."""
-    return default_constraints(likelihood.base, n_outputs)
-
-
 def make_layout(
     likelihood: Likelihood, n_outputs: int, columns: Sequence[str], constraints: Any, fit_intercept: bool
 ) -> Layout:
@@ -216,7 +161,7 @@ def make_layout(
         InputError: If a name or matrix does not fit.
     """
     outputs = likelihood.output_names(n_outputs)
-    intercepts, slopes = default_constraints(likelihood, n_outputs)
+    intercepts, slopes = likelihood.default_columns(n_outputs)
     given: dict[str, Any] = {}
     if isinstance(constraints, Mapping):
         given = dict(constraints)
@@ -286,7 +231,7 @@ def constraint_matrix(given: Any, likelihood: Likelihood, n_outputs: int) -> Ten
     if isinstance(given, str) and given == "own":
         return eye
     if isinstance(given, str) and given == "parallel":
-        default = default_constraints(likelihood, n_outputs)[1]
+        default = likelihood.default_columns(n_outputs)[1]
         return default if default.shape[1] == 1 and bool((default != 0).all()) else eye.sum(1, keepdim=True)
     if isinstance(given, str):
         return eye[:, _served(given, likelihood, n_outputs)]

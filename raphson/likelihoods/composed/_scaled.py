@@ -59,6 +59,7 @@ class ScaledLikelihood(Likelihood):
         if not (self.factor > 0 and math.isfinite(self.factor)):
             raise InputError(f"factor is {self.factor:g}, but a likelihood can only be scaled by a positive number.")
         object.__setattr__(self, "concave", self.base.concave)
+        object.__setattr__(self, "differences_only", self.base.differences_only)
         object.__setattr__(self, "support", self.base.support)
 
     @classmethod

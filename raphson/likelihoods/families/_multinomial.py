@@ -58,6 +58,7 @@ class Multinomial(Likelihood):
     """
 
     concave = True
+    differences_only = True
     support = COUNT
 
     def default_columns(self, n_outputs: int) -> tuple[Tensor, Tensor]:
