@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.linalg import _spectral
 from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise
 from raphson.linalg._size import check_dense_size
 
@@ -22,30 +22,13 @@ class BlockDiagonalMatrix(LinearOperator):
         blocks: One or more, ``(*batch, m_i, n_i)`` with the batch in common.
     """
 
+    _part = "blocks"
     blocks: tuple[LinearOperator, ...]
 
-    @property
+    @cached_property
     def shape(self) -> torch.Size:
         """Shape ``(*batch, m_1 + m_2 + ..., n_1 + n_2 + ...)``."""
         return _shape(self.blocks)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.blocks[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.blocks[0].device
-
-    def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
-        return self.mm(v.unsqueeze(-1)).squeeze(-1)
-
-    def rmv(self, v: Tensor) -> Tensor:
-        """Return ``A^T v`` for ``v`` of shape ``(*batch, m)``."""
-        return self.rmm(v.unsqueeze(-1)).squeeze(-1)
 
     def mm(self, v: Tensor) -> Tensor:
         """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
@@ -72,6 +55,7 @@ class BlockDiagonal(SymmetricOperator):
         InputError: If there are none or their batch dimensions differ.
     """
 
+    _part = "blocks"
     blocks: tuple[SymmetricOperator, ...]
 
     def __post_init__(self) -> None:
@@ -82,24 +66,10 @@ class BlockDiagonal(SymmetricOperator):
                 f"{len(self.blocks)} with {sorted(batches)}."
             )
 
-    @property
+    @cached_property
     def shape(self) -> torch.Size:
         """Shape ``(*batch, n, n)``."""
         return _shape(self.blocks)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.blocks[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.blocks[0].device
-
-    def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
-        return self.mm(v.unsqueeze(-1)).squeeze(-1)
 
     def mm(self, v: Tensor) -> Tensor:
         """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
@@ -136,8 +106,6 @@ class BlockDiagonal(SymmetricOperator):
 
     def power_mv(self, v: Tensor, p: float) -> Tensor:
         """Return ``A^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""
-        if float(p).is_integer():
-            return _spectral.power_mv(self, v, p)
         # Block by block, because rounding in a large block says nothing about the zeros of a small one.
         powers = [_power(op, p) for op in self.blocks]
         return columnwise(self, lambda columns: _each(powers, self._sizes(), columns), v)

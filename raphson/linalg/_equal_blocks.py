@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,22 +27,13 @@ class EqualBlocksMatrix(LinearOperator):
         blocks: ``(*batch, M, a, b)``.
     """
 
+    _part = "blocks"
     blocks: Tensor
 
-    @property
+    @cached_property
     def shape(self) -> torch.Size:
         """Shape ``(*batch, M a, M b)``."""
         return _shape(self.blocks)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.blocks.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.blocks.device
 
     def mv(self, v: Tensor) -> Tensor:
         """Return ``A v`` for ``v`` of shape ``(*batch, M b)``."""
@@ -76,6 +68,7 @@ class EqualBlocks(SymmetricOperator):
         InputError: If the last two dimensions differ.
     """
 
+    _part = "blocks"
     blocks: Tensor
 
     def __post_init__(self) -> None:
@@ -85,20 +78,10 @@ class EqualBlocks(SymmetricOperator):
                 f"{tuple(self.blocks.shape)}."
             )
 
-    @property
+    @cached_property
     def shape(self) -> torch.Size:
         """Shape ``(*batch, M k, M k)``."""
         return _shape(self.blocks)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.blocks.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.blocks.device
 
     @property
     def _each(self) -> Dense:

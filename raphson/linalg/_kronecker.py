@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.linalg import _spectral
 from raphson.linalg._basic import Diagonal
 from raphson.linalg._matrix import Matrix, ScaledColumns
 from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
 from raphson.linalg._size import check_dense_size
+from raphson.linalg._spectral import eigenvalue_power, rounding_level
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,30 +30,13 @@ class KroneckerMatrix(LinearOperator):
         factors: Two or more, ``(*batch, m_i, n_i)``.
     """
 
+    _part = "factors"
     factors: tuple[LinearOperator, ...]
 
-    @property
+    @cached_property
     def shape(self) -> torch.Size:
         """Shape ``(*batch, m_1 m_2 ..., n_1 n_2 ...)``."""
         return _shape(self.factors)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.factors[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.factors[0].device
-
-    def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
-        return self.mm(v.unsqueeze(-1)).squeeze(-1)
-
-    def rmv(self, v: Tensor) -> Tensor:
-        """Return ``A^T v`` for ``v`` of shape ``(*batch, m)``."""
-        return self.rmm(v.unsqueeze(-1)).squeeze(-1)
 
     def mm(self, v: Tensor) -> Tensor:
         """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
@@ -86,6 +70,7 @@ class Kronecker(SymmetricOperator):
     tensor([1., 2., 2., 4.])
     """
 
+    _part = "factors"
     factors: tuple[SymmetricOperator, ...]
 
     def __post_init__(self) -> None:
@@ -96,24 +81,10 @@ class Kronecker(SymmetricOperator):
                 f"{len(self.factors)} with {sorted(batches)}."
             )
 
-    @property
+    @cached_property
     def shape(self) -> torch.Size:
         """Shape ``(*batch, n, n)``."""
         return _shape(self.factors)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.factors[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.factors[0].device
-
-    def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
-        return self.mm(v.unsqueeze(-1)).squeeze(-1)
 
     def mm(self, v: Tensor) -> Tensor:
         """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
@@ -162,16 +133,16 @@ class Kronecker(SymmetricOperator):
     def power_mv(self, v: Tensor, p: float) -> Tensor:
         """Return ``A^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""
         if float(p).is_integer():
-            return _spectral.power_mv(self, v, p)
+            return SymmetricOperator.power_mv(self, v, p)
         cleaned = self._cleaned()
-        power = _spectral.eigenvalue_power(cleaned.eigenvalues, p, 0.0).unsqueeze(-1)
+        power = eigenvalue_power(cleaned.eigenvalues, p, 0.0).unsqueeze(-1)
         vectors = cleaned.eigenvectors
         return columnwise(self, lambda columns: vectors.mm(power * vectors.rmm(columns)), v)
 
     def factor(self) -> ScaledColumns:
         """Return ``S`` with ``S S^T = A``; an indefinite operator raises ``IndefiniteError``."""
         cleaned = self._cleaned()
-        root = _spectral.eigenvalue_power(cleaned.eigenvalues, 0.5, 0.0)
+        root = eigenvalue_power(cleaned.eigenvalues, 0.5, 0.0)
         return ScaledColumns(cleaned.eigenvectors, root)
 
     def _sizes(self) -> list[int]:
@@ -184,9 +155,7 @@ class Kronecker(SymmetricOperator):
         rounding of the largest product.
         """
         parts = [op.eigh() for op in self.factors]
-        values = [
-            torch.where(w.abs() <= _spectral.rounding_level(w), 0.0, w) for w in (part.eigenvalues for part in parts)
-        ]
+        values = [torch.where(w.abs() <= rounding_level(w), 0.0, w) for w in (part.eigenvalues for part in parts)]
         vectors = KroneckerMatrix(tuple(part.eigenvectors for part in parts))
         return Eigh(_outer([w.unsqueeze(-1) for w in values]).squeeze(-1), vectors)
 
@@ -208,6 +177,7 @@ class KroneckerEigen(SymmetricOperator):
         InputError: If the shapes disagree.
     """
 
+    _part = "eigenvalues"
     eigenvectors: tuple[LinearOperator, ...]
     eigenvalues: Tensor
 
@@ -219,24 +189,10 @@ class KroneckerEigen(SymmetricOperator):
                 f"eigenvectors, and got {tuple(self.eigenvalues.shape)}."
             )
 
-    @property
+    @cached_property
     def shape(self) -> torch.Size:
         """Shape ``(*batch, n, n)``."""
         return _shape(self.eigenvectors)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.eigenvalues.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.eigenvalues.device
-
-    def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
-        return self.mm(v.unsqueeze(-1)).squeeze(-1)
 
     def mm(self, v: Tensor) -> Tensor:
         """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
@@ -291,8 +247,8 @@ class KroneckerEigen(SymmetricOperator):
 
     def _power(self, p: float) -> Tensor:
         """Return the powers of the eigenvalues; to a positive power, one within rounding counts as zero."""
-        level = 0.0 if p < 0 else _spectral.rounding_level(self._flat)
-        return _spectral.eigenvalue_power(self._flat, p, level)
+        level = 0.0 if p < 0 else rounding_level(self._flat)
+        return eigenvalue_power(self._flat, p, level)
 
     def _with(self, eigenvalues: Tensor, v: Tensor) -> Tensor:
         """Return ``Q diag(lambda) Q^T V`` with other eigenvalues, ``(*batch, n)``."""
