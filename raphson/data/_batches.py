@@ -202,7 +202,7 @@ def _weights(given: Any, n: int, index: int) -> Tensor:
 
 def _like_indices(weight: Tensor) -> bool:
     """Return whether weights are whole numbers without repetition: a range in any order, or many integers."""
-    n, numbers = weight.shape[0], weight.double()
+    n, numbers = weight.shape[0], weight.cpu().double()
     gaps = numbers.sort().values.diff()
     if n < _FEWEST_INDICES or bool((numbers != numbers.round()).any()) or bool((gaps == 0).any()):
         return False
