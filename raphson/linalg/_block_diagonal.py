@@ -14,13 +14,8 @@ from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOpe
 from raphson.linalg._size import check_dense_size
 
 
-@dataclass(frozen=True, eq=False)
-class BlockDiagonalMatrix(LinearOperator):
-    """A block-diagonal operator of rectangular blocks.
-
-    Args:
-        blocks: One or more, ``(*batch, m_i, n_i)`` with the batch in common.
-    """
+class _Blocks(LinearOperator):
+    """What block-diagonal operators have in common, symmetric or not."""
 
     _part = "blocks"
     blocks: tuple[LinearOperator, ...]
@@ -28,23 +23,45 @@ class BlockDiagonalMatrix(LinearOperator):
     @cached_property
     def shape(self) -> torch.Size:
         """Shape ``(*batch, m_1 + m_2 + ..., n_1 + n_2 + ...)``."""
-        return _shape(self.blocks)
+        rows, columns = (sum(op.shape[i] for op in self.blocks) for i in (-2, -1))
+        return torch.Size((*self.blocks[0].shape[:-2], rows, columns))
 
     def mm(self, v: Tensor) -> Tensor:
         """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
-        return _each([op.mm for op in self.blocks], [op.shape[-1] for op in self.blocks], v)
+        return _each([op.mm for op in self.blocks], self._sizes(), v)
+
+    def to_dense(self) -> Tensor:
+        """Return the ``(*batch, m, n)`` tensor."""
+        check_dense_size(self.shape, self.dtype, "its blocks or its products mv and mm")
+        dense = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+        row = column = 0
+        for op in self.blocks:
+            m, n = op.shape[-2:]
+            dense[..., row : row + m, column : column + n] = op.to_dense()
+            row, column = row + m, column + n
+        return dense
+
+    def _sizes(self) -> list[int]:
+        return [op.shape[-1] for op in self.blocks]
+
+
+@dataclass(frozen=True, eq=False)
+class BlockDiagonalMatrix(_Blocks):
+    """A block-diagonal operator of rectangular blocks.
+
+    Args:
+        blocks: One or more, ``(*batch, m_i, n_i)`` with the batch in common.
+    """
+
+    blocks: tuple[LinearOperator, ...]
 
     def rmm(self, v: Tensor) -> Tensor:
         """Return ``A^T V`` for ``V`` of shape ``(*batch, m, k)``."""
         return _each([op.rmm for op in self.blocks], [op.shape[-2] for op in self.blocks], v)
 
-    def to_dense(self) -> Tensor:
-        """Return the ``(*batch, m, n)`` tensor."""
-        return _to_dense(self.blocks)
-
 
 @dataclass(frozen=True, eq=False)
-class BlockDiagonal(SymmetricOperator):
+class BlockDiagonal(_Blocks, SymmetricOperator):
     """A block-diagonal operator of symmetric blocks, each with a structure of its own.
 
     Args:
@@ -55,7 +72,6 @@ class BlockDiagonal(SymmetricOperator):
         InputError: If there are none or their batch dimensions differ.
     """
 
-    _part = "blocks"
     blocks: tuple[SymmetricOperator, ...]
 
     def __post_init__(self) -> None:
@@ -65,19 +81,6 @@ class BlockDiagonal(SymmetricOperator):
                 f"BlockDiagonal needs one or more blocks with the same batch dimensions, and got "
                 f"{len(self.blocks)} with {sorted(batches)}."
             )
-
-    @cached_property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, n, n)``."""
-        return _shape(self.blocks)
-
-    def mm(self, v: Tensor) -> Tensor:
-        """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
-        return _each([op.mm for op in self.blocks], self._sizes(), v)
-
-    def to_dense(self) -> Tensor:
-        """Return the ``(*batch, n, n)`` tensor."""
-        return _to_dense(self.blocks)
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, ``(*batch, n)``."""
@@ -114,33 +117,12 @@ class BlockDiagonal(SymmetricOperator):
         """Return the block-diagonal ``S`` with ``S S^T = A``; an indefinite block raises."""
         return BlockDiagonalMatrix(tuple(op.factor() for op in self.blocks))
 
-    def _sizes(self) -> list[int]:
-        return [op.shape[-1] for op in self.blocks]
-
 
 def _power(operator: SymmetricOperator, p: float) -> Callable[[Tensor], Tensor]:
     return lambda v: operator.power_mv(v, p)
-
-
-def _shape(blocks: Sequence[LinearOperator]) -> torch.Size:
-    rows, columns = (sum(op.shape[i] for op in blocks) for i in (-2, -1))
-    return torch.Size((*blocks[0].shape[:-2], rows, columns))
 
 
 def _each(functions: Sequence[Callable[[Tensor], Tensor]], sizes: list[int], v: Tensor) -> Tensor:
     """Return the functions of the successive slices of ``V``, ``(*batch, n, k)``, one below the other."""
     parts = torch.split(v, sizes, dim=-2)
     return torch.cat([f(part) for f, part in zip(functions, parts, strict=True)], dim=-2)
-
-
-def _to_dense(blocks: Sequence[LinearOperator]) -> Tensor:
-    """Return the ``(*batch, m, n)`` tensor."""
-    shape = _shape(blocks)
-    check_dense_size(shape, blocks[0].dtype, "its blocks or its products mv and mm")
-    dense = torch.zeros(shape, dtype=blocks[0].dtype, device=blocks[0].device)
-    row = column = 0
-    for op in blocks:
-        m, n = op.shape[-2:]
-        dense[..., row : row + m, column : column + n] = op.to_dense()
-        row, column = row + m, column + n
-    return dense

@@ -34,10 +34,6 @@ class DenseForm(SymmetricOperator):
         """Return ``A^-1 b`` by the dense form; ``IndefiniteError`` if singular."""
         return self._dense_form().solve(b)
 
-    def power_mv(self, v: Tensor, p: float) -> Tensor:
-        """Return ``A^p v`` by the dense form."""
-        return self._dense_form().power_mv(v, p)
-
     def factor(self) -> LinearOperator:
         """Return ``S`` with ``S S^T = A`` by the dense form."""
         return self._dense_form().factor()

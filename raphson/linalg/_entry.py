@@ -98,7 +98,7 @@ def _tensor(operator: LinearOperator, v: Any) -> Tensor:
         raise InputError(
             f"{type(operator).__name__} multiplies tensors and NumPy arrays of real numbers, and got {kind}."
         )
-    return torch.as_tensor(v, dtype=operator.dtype, device=operator.device)
+    return torch.tensor(v, dtype=operator.dtype, device=operator.device)
 
 
 def _refusal(operator: LinearOperator, name: str, v: Tensor, length: int) -> InputError:
@@ -108,7 +108,7 @@ def _refusal(operator: LinearOperator, name: str, v: Tensor, length: int) -> Inp
         return InputError(f"{what} has dtype {operator.dtype}, but the vector in {name} has {v.dtype}: {remedy}.")
     if v.device != operator.device:
         return InputError(f"{what} lives on {operator.device}, but the vector in {name} on {v.device}: {remedy}.")
-    columns = name.endswith("mm") or v.ndim >= len(operator.shape)
+    columns = name.endswith("mm") or (name not in _PRODUCTS and v.ndim >= len(operator.shape))
     entries = v.shape[-2 if columns else -1] if v.ndim > columns else "no"
     return InputError(
         f"The vector has {entries} entries, but there are {length} parameters: the right-hand side of {name} has "

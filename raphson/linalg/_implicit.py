@@ -163,10 +163,6 @@ class Implicit(_Functions, DenseForm):
         object.__setattr__(other, "_precision", coarser)
         return other
 
-    def power_mv(self, v: Tensor, p: float) -> Tensor:
-        """Return ``A^p v``: by products for a positive integer ``p``, by the dense form for a fraction."""
-        return SymmetricOperator.power_mv(self, v, p)
-
     def _dense_form(self) -> Dense:
         dense = self.to_dense()
         return Dense((dense + dense.mT) / 2, labels=self.labels)

@@ -22,13 +22,8 @@ from raphson.linalg._size import check_dense_size
 from raphson.linalg._spectral import eigenvalue_power, rounding_level
 
 
-@dataclass(frozen=True, eq=False)
-class KroneckerMatrix(LinearOperator):
-    r"""A Kronecker product of rectangular operators, :math:`A_1 \otimes A_2 \otimes \dots`.
-
-    Args:
-        factors: Two or more, ``(*batch, m_i, n_i)``.
-    """
+class _Product(LinearOperator):
+    """What Kronecker products have in common, symmetric or not."""
 
     _part = "factors"
     factors: tuple[LinearOperator, ...]
@@ -36,24 +31,39 @@ class KroneckerMatrix(LinearOperator):
     @cached_property
     def shape(self) -> torch.Size:
         """Shape ``(*batch, m_1 m_2 ..., n_1 n_2 ...)``."""
-        return _shape(self.factors)
+        rows, columns = (math.prod(op.shape[i] for op in self.factors) for i in (-2, -1))
+        return torch.Size((*self.factors[0].shape[:-2], rows, columns))
 
     def mm(self, v: Tensor) -> Tensor:
         """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
-        return _apply([op.mm for op in self.factors], [op.shape[-1] for op in self.factors], v)
+        return _apply([op.mm for op in self.factors], self._sizes(), v)
+
+    def to_dense(self) -> Tensor:
+        """Return the ``(*batch, m, n)`` tensor."""
+        check_dense_size(self.shape, self.dtype, "its products mv and rmv")
+        return _kron([op.to_dense() for op in self.factors])
+
+    def _sizes(self) -> list[int]:
+        return [op.shape[-1] for op in self.factors]
+
+
+@dataclass(frozen=True, eq=False)
+class KroneckerMatrix(_Product):
+    r"""A Kronecker product of rectangular operators, :math:`A_1 \otimes A_2 \otimes \dots`.
+
+    Args:
+        factors: Two or more, ``(*batch, m_i, n_i)``.
+    """
+
+    factors: tuple[LinearOperator, ...]
 
     def rmm(self, v: Tensor) -> Tensor:
         """Return ``A^T V`` for ``V`` of shape ``(*batch, m, k)``."""
         return _apply([op.rmm for op in self.factors], [op.shape[-2] for op in self.factors], v)
 
-    def to_dense(self) -> Tensor:
-        """Return the ``(*batch, m, n)`` tensor."""
-        check_dense_size(self.shape, self.dtype, "its products mv and rmv")
-        return _outer([op.to_dense() for op in self.factors])
-
 
 @dataclass(frozen=True, eq=False)
-class Kronecker(SymmetricOperator):
+class Kronecker(_Product, SymmetricOperator):
     r"""A Kronecker product of symmetric operators, :math:`A_1 \otimes A_2 \otimes \dots`.
 
     Everything is computed factor by factor (Van Loan 2000, "The ubiquitous Kronecker product").
@@ -70,7 +80,6 @@ class Kronecker(SymmetricOperator):
     tensor([1., 2., 2., 4.])
     """
 
-    _part = "factors"
     factors: tuple[SymmetricOperator, ...]
 
     def __post_init__(self) -> None:
@@ -81,22 +90,9 @@ class Kronecker(SymmetricOperator):
                 f"{len(self.factors)} with {sorted(batches)}."
             )
 
-    @cached_property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, n, n)``."""
-        return _shape(self.factors)
-
-    def mm(self, v: Tensor) -> Tensor:
-        """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
-        return _apply([op.mm for op in self.factors], self._sizes(), v)
-
-    def to_dense(self) -> Tensor:
-        """Return the ``(*batch, n, n)`` tensor."""
-        return KroneckerMatrix(self.factors).to_dense()
-
     def diagonal(self) -> Tensor:
         """Return the diagonal, ``(*batch, n)``."""
-        return _outer([op.diagonal().unsqueeze(-1) for op in self.factors]).squeeze(-1)
+        return _kron([op.diagonal().unsqueeze(-1) for op in self.factors]).squeeze(-1)
 
     def trace(self) -> Tensor:
         """Return the product of the traces, of shape ``batch``."""
@@ -105,7 +101,7 @@ class Kronecker(SymmetricOperator):
     def eigh(self) -> Eigh:
         """Return the eigen-decomposition in Kronecker order."""
         parts = [op.eigh() for op in self.factors]
-        eigenvalues = _outer([part.eigenvalues.unsqueeze(-1) for part in parts]).squeeze(-1)
+        eigenvalues = _kron([part.eigenvalues.unsqueeze(-1) for part in parts]).squeeze(-1)
         return Eigh(eigenvalues, KroneckerMatrix(tuple(part.eigenvectors for part in parts)))
 
     def slogdet(self) -> SlogDet:
@@ -145,9 +141,6 @@ class Kronecker(SymmetricOperator):
         root = eigenvalue_power(cleaned.eigenvalues, 0.5, 0.0)
         return ScaledColumns(cleaned.eigenvectors, root)
 
-    def _sizes(self) -> list[int]:
-        return [op.shape[-1] for op in self.factors]
-
     def _cleaned(self) -> Eigh:
         """Return the eigen-decomposition with zeros for those eigenvalues of a factor that are rounding.
 
@@ -157,7 +150,7 @@ class Kronecker(SymmetricOperator):
         parts = [op.eigh() for op in self.factors]
         values = [torch.where(w.abs() <= rounding_level(w), 0.0, w) for w in (part.eigenvalues for part in parts)]
         vectors = KroneckerMatrix(tuple(part.eigenvectors for part in parts))
-        return Eigh(_outer([w.unsqueeze(-1) for w in values]).squeeze(-1), vectors)
+        return Eigh(_kron([w.unsqueeze(-1) for w in values]).squeeze(-1), vectors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +185,7 @@ class KroneckerEigen(SymmetricOperator):
     @cached_property
     def shape(self) -> torch.Size:
         """Shape ``(*batch, n, n)``."""
-        return _shape(self.eigenvectors)
+        return self._vectors.shape
 
     def mm(self, v: Tensor) -> Tensor:
         """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
@@ -205,8 +198,7 @@ class KroneckerEigen(SymmetricOperator):
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, ``(*batch, n)``: the squared eigenvectors times the eigenvalues."""
-        squares = KroneckerMatrix(tuple(_squared(q) for q in self.eigenvectors))
-        return squares.mv(self._flat)
+        return KroneckerMatrix(tuple(_squared(q) for q in self.eigenvectors)).mv(self._flat)
 
     def trace(self) -> Tensor:
         """Return the sum of the eigenvalues, of shape ``batch``."""
@@ -241,7 +233,7 @@ class KroneckerEigen(SymmetricOperator):
     def _flat(self) -> Tensor:
         return self.eigenvalues.flatten(-len(self.eigenvectors))
 
-    @property
+    @cached_property
     def _vectors(self) -> KroneckerMatrix:
         return KroneckerMatrix(self.eigenvectors)
 
@@ -253,11 +245,6 @@ class KroneckerEigen(SymmetricOperator):
     def _with(self, eigenvalues: Tensor, v: Tensor) -> Tensor:
         """Return ``Q diag(lambda) Q^T V`` with other eigenvalues, ``(*batch, n)``."""
         return self._vectors.mm(eigenvalues.unsqueeze(-1) * self._vectors.rmm(v))
-
-
-def _shape(factors: Sequence[LinearOperator]) -> torch.Size:
-    rows, columns = (math.prod(op.shape[i] for op in factors) for i in (-2, -1))
-    return torch.Size((*factors[0].shape[:-2], rows, columns))
 
 
 def _apply(functions: Sequence[Callable[[Tensor], Tensor]], sizes: list[int], v: Tensor) -> Tensor:
@@ -283,7 +270,7 @@ def _apply(functions: Sequence[Callable[[Tensor], Tensor]], sizes: list[int], v:
     return v
 
 
-def _outer(factors: list[Tensor]) -> Tensor:
+def _kron(factors: list[Tensor]) -> Tensor:
     """Return the Kronecker product of tensors ``(*batch, m_i, n_i)``."""
     product = factors[0]
     for factor in factors[1:]:

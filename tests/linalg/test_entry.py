@@ -61,6 +61,9 @@ def test_a_wrong_right_hand_side_is_refused_in_one_sentence(build):
             call(torch.ones(n, dtype=torch.float64, device="meta"))
         with pytest.raises(InputError, match="and got an array of complex128"):
             call(np.ones(n, dtype=complex))
+    wrong = rf"The vector has 7 entries, .* shape \(3, 7\).*\(\.\.\., n\) with n = {n}"
+    with pytest.raises(InputError, match=wrong):
+        op.mv(torch.ones(3, 7, dtype=torch.float64))
     with pytest.raises(InputError, match="and got a list"):
         op @ [1.0] * n
     with pytest.raises(InputError, match=r"\(\.\.\., n, k\)"):
