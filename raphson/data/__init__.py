@@ -5,10 +5,10 @@ from raphson.data._batches import Batches as Batches
 from raphson.data._batches import Inputs as Inputs
 from raphson.data._batches import take as take
 from raphson.data._batches import tree_map as tree_map
+from raphson.data._dense_design import DenseBlock as DenseBlock
+from raphson.data._dense_design import DenseDesign as DenseDesign
+from raphson.data._dense_design import RawBlock as RawBlock
 from raphson.data._design import Block as Block
-from raphson.data._design import DenseBlock as DenseBlock
-from raphson.data._design import DenseDesign as DenseDesign
 from raphson.data._design import Design as Design
-from raphson.data._design import RawBlock as RawBlock
-from raphson.data._design import SparseBlock as SparseBlock
-from raphson.data._design import SparseDesign as SparseDesign
+from raphson.data._sparse_design import SparseBlock as SparseBlock
+from raphson.data._sparse_design import SparseDesign as SparseDesign

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,13 +11,17 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from raphson._errors import InputError
+from raphson._errors import InputError, RaphsonWarning
 
 Inputs: TypeAlias = Any
 """What goes into a model: a tensor, a tuple of positional arguments or a mapping of named ones."""
 
 _SAMPLE = 4096
 """Entries of a tensor that its checksum reads, evenly spaced: enough to see a shuffle, cheap beside a product."""
+
+_FEWEST_INDICES = 3
+_FEWEST_SCATTERED = 8
+"""Numbers, in a row without gaps or at all, of which counts are hardly ever all different, but indices always."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +91,9 @@ class Batches:
         self._device = device
         self._sums: list[int] = []
         self._complete = False
+        self._weights_seen = False
         if _is_whole(data):
-            self._batches: Iterable[Any] = [_batch(data, 0).to(device)]
+            self._batches: Iterable[Any] = [self._with_warning(_batch(data, 0).to(device))]
             self._checked = False
             return
         if not isinstance(data, Iterable):
@@ -108,7 +114,7 @@ class Batches:
         """Yield batches, refusing those that differ from the first pass."""
         count = -1
         for count, item in enumerate(self._batches):
-            batch = item if isinstance(item, Batch) else _batch(item, count)
+            batch = item if isinstance(item, Batch) else self._with_warning(_batch(item, count))
             if self._checked:
                 self._compare(count, batch)
             yield batch.to(self._device)
@@ -117,6 +123,20 @@ class Batches:
         if self._complete and self._checked and count + 1 != len(self._sums):
             raise InputError(f"data had {len(self._sums)} batches on the first pass and has {count + 1} now: {_REMEDY}")
         self._complete = True
+
+    def _with_warning(self, batch: Batch) -> Batch:
+        """Return the batch, with a warning where the first one has weights that look like indices."""
+        if not self._weights_seen and batch.weight is not None and _like_indices(batch.weight):
+            low, high = int(batch.weight.min()), int(batch.weight.max())
+            warnings.warn(
+                f"The third part of a batch (x, y, weight) holds {len(batch.weight)} different whole numbers from "
+                f"{low} to {high}, which look like indices of examples, by which they are weighted now. If that "
+                "is not meant, let the batches be (x, y).",
+                RaphsonWarning,
+                stacklevel=4,
+            )
+        self._weights_seen = True
+        return batch
 
     def _compare(self, index: int, batch: Batch) -> None:
         value = _checksum(batch)
@@ -178,6 +198,15 @@ def _weights(given: Any, n: int, index: int) -> Tensor:
             "negative. Correct it, or leave the example out."
         )
     return weight
+
+
+def _like_indices(weight: Tensor) -> bool:
+    """Return whether weights are whole numbers without repetition: a range in any order, or many integers."""
+    n, numbers = weight.shape[0], weight.cpu().double()
+    gaps = numbers.sort().values.diff()
+    if n < _FEWEST_INDICES or bool((numbers != numbers.round()).any()) or bool((gaps == 0).any()):
+        return False
+    return bool((gaps == 1).all()) or (n >= _FEWEST_SCATTERED and not weight.is_floating_point())
 
 
 def _tensors(x: Inputs) -> list[Tensor]:

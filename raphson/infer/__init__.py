@@ -6,15 +6,12 @@ from raphson.infer._comparison import aic as aic
 from raphson.infer._comparison import bic as bic
 from raphson.infer._comparison import likelihood_ratio_test as likelihood_ratio_test
 from raphson.infer._comparison import pseudo_r2 as pseudo_r2
-from raphson.infer._covariance import cluster_sums as cluster_sums
 from raphson.infer._covariance import inverse_information as inverse_information
 from raphson.infer._covariance import sandwich as sandwich
 from raphson.infer._covariance import small_sample_factor as small_sample_factor
 from raphson.infer._estimates import Estimates as Estimates
-from raphson.infer._estimates import critical_value as critical_value
 from raphson.infer._estimates import label_name as label_name
 from raphson.infer._margins import MarginsResult as MarginsResult
-from raphson.infer._margins import average_marginal_effects as average_marginal_effects
 from raphson.infer._margins import binary_columns as binary_columns
 from raphson.infer._margins import margins as margins
 from raphson.infer._prediction import MeanInterval as MeanInterval

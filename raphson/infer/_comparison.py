@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from raphson._errors import InputError
 
 _ROUNDING = 1e-8
+"""A log-likelihood that a restricted fit exceeds by this share or less: both are known to a fit's tolerance only."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -11,6 +9,9 @@ from raphson._errors import IndefiniteError, InputError, NotEstimableError
 from raphson.linalg import Dense, SymmetricOperator
 
 _FACTORS = ("HC0", "HC1", "CR0", "CR1", "stata")
+
+_SINGULAR = 10
+"""Pivots of a matrix of unit diagonal below this many times P eps are rounding, not information."""
 
 
 def inverse_information(information: SymmetricOperator) -> SymmetricOperator:
@@ -44,7 +45,7 @@ def inverse_information(information: SymmetricOperator) -> SymmetricOperator:
         )
     scale = diagonal.abs().rsqrt()
     scaled = matrix * scale * scale.unsqueeze(-1)
-    tolerance = 10 * len(scale) * torch.finfo(scale.dtype).eps
+    tolerance = _SINGULAR * len(scale) * torch.finfo(scale.dtype).eps
     factor, failed = torch.linalg.cholesky_ex(scaled)
     if int(failed) and float(torch.linalg.eigvalsh(scaled)[0]) < -tolerance:
         raise IndefiniteError(
@@ -67,15 +68,15 @@ def inverse_information(information: SymmetricOperator) -> SymmetricOperator:
 def sandwich(bread: SymmetricOperator, meat: SymmetricOperator, factor: float = 1.0) -> SymmetricOperator:
     r"""Return the robust covariance :math:`c\, B M B`.
 
-    With :math:`B = I^{-1}` and :math:`M = \sum_n s_n s_n^T` (scores of rows, or their sums over clusters from
-    `cluster_sums`), the estimator is consistent when the likelihood is misspecified, when weights are
-    sampling weights, and, with clusters, when rows of a cluster are dependent.
+    With :math:`B = I^{-1}` and :math:`M = \sum_n s_n s_n^T` (scores of rows, or their sums over clusters), the
+    estimator is consistent when the likelihood is misspecified, when weights are sampling weights, and, with
+    clusters, when rows of a cluster are dependent.
 
     Source: Huber (1967), Proc. 5th Berkeley Symposium 1, 221-233; White (1982), Econometrica 50, 1-25.
 
     Args:
         bread: Inverse information, shape ``(P, P)``.
-        meat: Sum of outer products of scores, shape ``(P, P)``.
+        meat: Sum of the scores' products s s^T, shape ``(P, P)``.
         factor: Small-sample factor ``c``, see `small_sample_factor`.
 
     Returns:
@@ -86,8 +87,8 @@ def sandwich(bread: SymmetricOperator, meat: SymmetricOperator, factor: float = 
     """
     if bread.shape != meat.shape:
         raise InputError(f"bread has shape {tuple(bread.shape)} and meat {tuple(meat.shape)}; they must be equal.")
-    outer = bread.to_dense()
-    return Dense(symmetric_part(factor * (outer @ meat.to_dense() @ outer)), labels=bread.labels)
+    inverse = bread.to_dense()
+    return Dense(symmetric_part(factor * (inverse @ meat.to_dense() @ inverse)), labels=bread.labels)
 
 
 def small_sample_factor(kind: str, n: float, p: int, n_groups: int | None = None) -> float:
@@ -127,32 +128,6 @@ def small_sample_factor(kind: str, n: float, p: int, n_groups: int | None = None
     if kind == "stata":
         return n / (n - 1) if n_groups is None else n_groups / (n_groups - 1)
     return 1.0
-
-
-def cluster_sums(scores: Tensor, groups: Any) -> Tensor:
-    r"""Return the sums of scores over clusters, whose outer products are the meat of a clustered sandwich.
-
-    Args:
-        scores: Score of each row, weights included, shape ``(N, P)``.
-        groups: Cluster of each row: ``(N,)`` tensor, array, series or list of numbers or strings.
-
-    Returns:
-        Sums of shape ``(G, P)``, in order of first appearance of the cluster.
-
-    Raises:
-        InputError: Wrong length, or a row without a cluster.
-    """
-    import pandas as pd
-
-    column = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else groups
-    codes, names = pd.factorize(pd.Series(column))
-    if len(codes) != scores.shape[0]:
-        raise InputError(f"groups has {len(codes)} entries but there are {scores.shape[0]} rows; give one per row.")
-    if (codes < 0).any():
-        row = int((codes < 0).argmax())
-        raise InputError(f"Row {row} of groups is missing; give every row a cluster or drop the row.")
-    index = torch.as_tensor(codes, device=scores.device)
-    return scores.new_zeros(len(names), scores.shape[1]).index_add_(0, index, scores)
 
 
 def symmetric_part(matrix: Tensor) -> Tensor:

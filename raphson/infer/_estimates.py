@@ -21,6 +21,8 @@ Label = tuple[Hashable, Hashable]
 
 _NULL_RTOL = 1e-8
 _NULL_ATOL = 1e-12
+"""Entries of a null direction, and what is left where a contrast cancels one, that count as zero, relative to the
+terms and to the largest entries: directions come from eigenvectors, known to about the root of the rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +153,8 @@ class Estimates:
         """Return the covariance with labels on both axes, ``<NA>`` where not estimable."""
         import pandas as pd
 
-        keep = self.estimable & self.estimable.unsqueeze(-1)
-        matrix = torch.where(keep, self.covariance.to_dense(), torch.nan)
+        determined = self.estimable & self.estimable.unsqueeze(-1)
+        matrix = torch.where(determined, self.covariance.to_dense(), torch.nan)
         frame = pd.DataFrame({i: _nullable(column) for i, column in enumerate(matrix.unbind(-1))}, index=self._index())
         return frame.set_axis(self._index(), axis="columns")
 

@@ -74,7 +74,6 @@ def margins(
     offset: Tensor | None = None,
     binary: Tensor | None = None,
     at: str = "overall",
-    chunk: int | None = None,
 ) -> MarginsResult:
     """Return average marginal effects with standard errors by the delta method.
 
@@ -88,7 +87,6 @@ def margins(
         binary: Features whose effect is the change from 0 to 1, bool ``(D,)``; None for derivatives
             throughout.
         at: ``"overall"`` or ``"mean"``.
-        chunk: Rows at a time; None to choose.
 
     Returns:
         The effects.
@@ -111,7 +109,6 @@ def margins(
         offset=offset,
         binary=mask,
         at=at,
-        chunk=chunk,
     )
     features = [label[1] for label in coefficients.labels[1:width]]
     outputs = [label[0] for label in coefficients.labels[::width]]
@@ -131,7 +128,6 @@ def average_marginal_effects(
     offset: Tensor | None = None,
     binary: Tensor | None = None,
     at: str = "overall",
-    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Return average marginal effects and their Jacobian in the coefficients.
 
@@ -152,7 +148,6 @@ def average_marginal_effects(
         binary: Features whose effect is the change from 0 to 1, bool ``(D,)``; None for derivatives
             throughout.
         at: ``"overall"`` averages over the rows; ``"mean"`` takes the one row of average features.
-        chunk: Rows at a time; None to choose.
 
     Returns:
         Effects ``(M, D)`` and their Jacobian ``(M D, C (D + 1))``, both row-major.
@@ -178,7 +173,7 @@ def average_marginal_effects(
     m = mean(coef[:, 0]).shape[-1]
     effects = x.new_zeros(m, d)
     jacobian = x.new_zeros(m, d, c, d + 1)
-    size = chunk_rows(c * max(m, d), chunk)
+    size = chunk_rows(c * max(m, d))
     pieces = (torch.split(tensor, size) for tensor in (x, share, outputs_offset))
     for rows, w, shift in zip(*pieces, strict=True):
         xhat = with_intercept(rows)

@@ -11,7 +11,8 @@ from raphson.likelihoods import Likelihood
 
 MeanFunction = Callable[[Tensor], Tensor]
 
-_CHUNK_ELEMENTS = 2**22
+CHUNK_ELEMENTS = 2**22
+"""Numbers in the largest work array of a chunk of rows: 32 MB in double precision."""
 
 
 def mean_function(likelihood: Likelihood) -> MeanFunction:
@@ -64,22 +65,14 @@ def row_curvature(function: MeanFunction, f: Tensor, entry: int, directions: Ten
     def total(outputs: Tensor) -> Tensor:
         return function(outputs)[:, entry].sum()
 
-    gradient, pull, *_ = torch.func.vjp(torch.func.grad(total), f)
-    (products,) = torch.func.vmap(pull)(directions.unsqueeze(1).expand(-1, *f.shape))
+    gradient, vjp, *_ = torch.func.vjp(torch.func.grad(total), f)
+    (products,) = torch.func.vmap(vjp)(directions.unsqueeze(1).expand(-1, *f.shape))
     return gradient, products
 
 
-def chunk_rows(elements_per_row: int, chunk: int | None) -> int:
-    """Return how many rows to work on at once: as asked, or so that one work array stays near 32 MB.
-
-    Args:
-        elements_per_row: Size of the largest work array for one row.
-        chunk: Number of rows asked for; None to choose.
-
-    Returns:
-        The number of rows, at least 1.
-    """
-    return max(1, _CHUNK_ELEMENTS // max(1, elements_per_row)) if chunk is None else chunk
+def chunk_rows(elements_per_row: int) -> int:
+    """Return how many rows, at least one, to work on at once, given the size of the largest work array for a row."""
+    return max(1, CHUNK_ELEMENTS // max(1, elements_per_row))
 
 
 def with_intercept(x: Tensor) -> Tensor:

@@ -44,7 +44,6 @@ def mean_interval(
     *,
     scale: str = "identity",
     df_resid: float | None = None,
-    chunk: int | None = None,
 ) -> MeanInterval:
     r"""Return delta-method confidence intervals of the mean :math:`m(f(x))` for given rows.
 
@@ -62,7 +61,6 @@ def mean_interval(
             (variance ``m (1 - m)``); ``"proportion"`` for other means between 0 and 1; ``"simplex"`` for
             probabilities that sum to one over the entries of the mean (these two on the logit scale too).
         df_resid: Residual degrees of freedom of a Student t reference; None for the normal one.
-        chunk: Rows at a time; None to choose.
 
     Returns:
         Means, standard errors and bounds.
@@ -80,7 +78,7 @@ def mean_interval(
     half = critical_value(level, df_resid)
     blocks = covariance.to_dense().reshape(c, width, c, width)
     mean, link = mean_function(likelihood), _link(likelihood, scale)
-    size = chunk_rows(c * c * width, chunk)
+    size = chunk_rows(c * c * width)
     parts: list[tuple[Tensor, ...]] = []
     for outputs, rows in zip(torch.split(f, size), torch.split(x, size), strict=True):
         xhat = with_intercept(rows)

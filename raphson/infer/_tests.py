@@ -16,6 +16,13 @@ from raphson.infer._estimates import Estimates, Label, label_name
 if TYPE_CHECKING:
     import pandas as pd
 
+_DEPENDENT = 1e-11
+"""Eigenvalues of a correlation matrix up to this many times its size are zero: rounding in R V R^T is far above that
+of its own entries when V is ill conditioned."""
+
+_CONTRADICTION = 1e-6
+"""Share of the deviations that may lie along dependent restrictions, by rounding; beyond, these contradict."""
+
 
 @dataclass(frozen=True)
 class WaldResult:
@@ -116,17 +123,16 @@ def _quadratic_form(rows: Estimates) -> tuple[float, int]:
     deviation = rows.standard_errors
     scale = torch.where(deviation > 0, deviation, 1.0).reciprocal()
     values, vectors = torch.linalg.eigh(rows.covariance.to_dense() * scale * scale.unsqueeze(-1))
-    # Rounding in R V R^T is far above that of its own entries when V is ill conditioned.
-    keep = values > len(values) * 1e-11
+    independent = values > len(values) * _DEPENDENT
     scores = vectors.mT @ (rows.values * scale)
-    if bool((scores[~keep].abs() > 1e-6 * scores.norm().clamp(min=1.0)).any()):
+    if bool((scores[~independent].abs() > _CONTRADICTION * scores.norm().clamp(min=1.0)).any()):
         raise InputError(
             "The restrictions contradict one another or a constraint of the model (for example coefficients "
             "that sum to zero): no coefficients satisfy all of them. Check R and q."
         )
-    if not bool(keep.any()):
+    if not bool(independent.any()):
         raise InputError("The restrictions hold for every coefficient of the model; there is nothing to test.")
-    return float((scores[keep].square() / values[keep]).sum()), int(keep.sum())
+    return float((scores[independent].square() / values[independent]).sum()), int(independent.sum())
 
 
 def _restrictions(estimates: Estimates, R: Any) -> tuple[Tensor, tuple[Label, ...]]:

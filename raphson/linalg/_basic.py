@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from raphson._errors import IndefiniteError, InputError
-from raphson.linalg import _spectral
 from raphson.linalg._cholesky import solve_symmetric
-from raphson.linalg._matrix import Matrix, ScaledColumns
+from raphson.linalg._matrix import Matrix, ScaledColumns, spectral_factor
 from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
 from raphson.linalg._size import check_dense_size
+from raphson.linalg._spectral import eigenvalue_power
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,7 @@ class Dense(SymmetricOperator):
         InputError: If the matrix is not square.
     """
 
+    _part = "matrix"
     matrix: Tensor
 
     def __post_init__(self) -> None:
@@ -35,25 +36,6 @@ class Dense(SymmetricOperator):
                 f"Dense needs a square matrix (*batch, n, n), and got shape {tuple(self.matrix.shape)}. "
                 f"Use Matrix for a rectangular one."
             )
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, n, n)``."""
-        return self.matrix.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.matrix.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.matrix.device
-
-    def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
-        return self.mm(v.unsqueeze(-1)).squeeze(-1)
 
     def mm(self, v: Tensor) -> Tensor:
         """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
@@ -86,14 +68,10 @@ class Dense(SymmetricOperator):
         """Return ``A^-1 b``: by Cholesky if definite, by LU if not, ``IndefiniteError`` if singular."""
         return columnwise(self, lambda columns: solve_symmetric(self.matrix, columns, labels=self.labels), b)
 
-    def power_mv(self, v: Tensor, p: float) -> Tensor:
-        """Return ``A^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""
-        return _spectral.power_mv(self, v, p)
-
     def factor(self) -> LinearOperator:
         """Return ``S`` with ``S S^T = A``: the Cholesky factor if definite, by eigenvalues if singular."""
         lower, info = torch.linalg.cholesky_ex(self.matrix)
-        return _spectral.factor(self) if bool(info.any()) else Matrix(lower)
+        return spectral_factor(self) if bool(info.any()) else Matrix(lower)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,22 +83,13 @@ class Diagonal(SymmetricOperator):
         labels: Names of the ``n`` parameters.
     """
 
+    _part = "values"
     values: Tensor
 
     @property
     def shape(self) -> torch.Size:
         """Shape ``(*batch, n, n)``."""
         return torch.Size((*self.values.shape, self.values.shape[-1]))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.values.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.values.device
 
     def mv(self, v: Tensor) -> Tensor:
         """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
@@ -174,12 +143,12 @@ class Diagonal(SymmetricOperator):
 
     def power_mv(self, v: Tensor, p: float) -> Tensor:
         """Return ``A^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""
-        power = _spectral.eigenvalue_power(self.values, p, 0.0).unsqueeze(-1)
+        power = eigenvalue_power(self.values, p, 0.0).unsqueeze(-1)
         return columnwise(self, lambda columns: power * columns, v)
 
     def factor(self) -> Diagonal:
         """Return the diagonal of square roots; a negative entry raises ``IndefiniteError``."""
-        return Diagonal(_spectral.eigenvalue_power(self.values, 0.5, 0.0))
+        return Diagonal(eigenvalue_power(self.values, 0.5, 0.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,23 +161,9 @@ class Scaled(SymmetricOperator):
         labels: Names of the ``n`` parameters.
     """
 
+    _part = "operator"
     operator: SymmetricOperator
     multiplier: float | Tensor
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, n, n)``."""
-        return self.operator.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.operator.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.operator.device
 
     @property
     def _c(self) -> Tensor:
@@ -278,14 +233,10 @@ class Scaled(SymmetricOperator):
             raise IndefiniteError("The operator is singular: its multiplier is zero.")
         return columnwise(self, lambda columns: self.operator.solve(columns / self._c), b)
 
-    def power_mv(self, v: Tensor, p: float) -> Tensor:
-        """Return ``(c A)^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""
-        return _spectral.power_mv(self, v, p)
-
     def factor(self) -> LinearOperator:
         """Return ``S`` with ``S S^T = c A``: the one of ``A`` times the root of ``c`` where ``c >= 0``."""
         if bool((self._c < 0).any()):
-            return _spectral.factor(self)
+            return spectral_factor(self)
         root = self.operator.factor()
         scale = self._c.squeeze(-1).sqrt().expand(*root.shape[:-2], root.shape[-1])
         return ScaledColumns(root, scale)

@@ -4,18 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.linalg import _spectral
 from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise
 from raphson.linalg._size import check_dense_size
 
 
+class _Blocks(LinearOperator):
+    """What block-diagonal operators have in common, symmetric or not."""
+
+    _part = "blocks"
+    blocks: tuple[LinearOperator, ...]
+
+    @cached_property
+    def shape(self) -> torch.Size:
+        """Shape ``(*batch, m_1 + m_2 + ..., n_1 + n_2 + ...)``."""
+        rows, columns = (sum(op.shape[i] for op in self.blocks) for i in (-2, -1))
+        return torch.Size((*self.blocks[0].shape[:-2], rows, columns))
+
+    def mm(self, v: Tensor) -> Tensor:
+        """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
+        return _each([op.mm for op in self.blocks], self._sizes(), v)
+
+    def to_dense(self) -> Tensor:
+        """Return the ``(*batch, m, n)`` tensor."""
+        check_dense_size(self.shape, self.dtype, "its blocks or its products mv and mm")
+        dense = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+        row = column = 0
+        for op in self.blocks:
+            m, n = op.shape[-2:]
+            dense[..., row : row + m, column : column + n] = op.to_dense()
+            row, column = row + m, column + n
+        return dense
+
+    def _sizes(self) -> list[int]:
+        return [op.shape[-1] for op in self.blocks]
+
+
 @dataclass(frozen=True, eq=False)
-class BlockDiagonalMatrix(LinearOperator):
+class BlockDiagonalMatrix(_Blocks):
     """A block-diagonal operator of rectangular blocks.
 
     Args:
@@ -24,44 +55,13 @@ class BlockDiagonalMatrix(LinearOperator):
 
     blocks: tuple[LinearOperator, ...]
 
-    @property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, m_1 + m_2 + ..., n_1 + n_2 + ...)``."""
-        return _shape(self.blocks)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.blocks[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.blocks[0].device
-
-    def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
-        return self.mm(v.unsqueeze(-1)).squeeze(-1)
-
-    def rmv(self, v: Tensor) -> Tensor:
-        """Return ``A^T v`` for ``v`` of shape ``(*batch, m)``."""
-        return self.rmm(v.unsqueeze(-1)).squeeze(-1)
-
-    def mm(self, v: Tensor) -> Tensor:
-        """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
-        return _each([op.mm for op in self.blocks], [op.shape[-1] for op in self.blocks], v)
-
     def rmm(self, v: Tensor) -> Tensor:
         """Return ``A^T V`` for ``V`` of shape ``(*batch, m, k)``."""
         return _each([op.rmm for op in self.blocks], [op.shape[-2] for op in self.blocks], v)
 
-    def to_dense(self) -> Tensor:
-        """Return the ``(*batch, m, n)`` tensor."""
-        return _to_dense(self.blocks)
-
 
 @dataclass(frozen=True, eq=False)
-class BlockDiagonal(SymmetricOperator):
+class BlockDiagonal(_Blocks, SymmetricOperator):
     """A block-diagonal operator of symmetric blocks, each with a structure of its own.
 
     Args:
@@ -81,33 +81,6 @@ class BlockDiagonal(SymmetricOperator):
                 f"BlockDiagonal needs one or more blocks with the same batch dimensions, and got "
                 f"{len(self.blocks)} with {sorted(batches)}."
             )
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, n, n)``."""
-        return _shape(self.blocks)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.blocks[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.blocks[0].device
-
-    def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
-        return self.mm(v.unsqueeze(-1)).squeeze(-1)
-
-    def mm(self, v: Tensor) -> Tensor:
-        """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
-        return _each([op.mm for op in self.blocks], self._sizes(), v)
-
-    def to_dense(self) -> Tensor:
-        """Return the ``(*batch, n, n)`` tensor."""
-        return _to_dense(self.blocks)
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, ``(*batch, n)``."""
@@ -136,8 +109,6 @@ class BlockDiagonal(SymmetricOperator):
 
     def power_mv(self, v: Tensor, p: float) -> Tensor:
         """Return ``A^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""
-        if float(p).is_integer():
-            return _spectral.power_mv(self, v, p)
         # Block by block, because rounding in a large block says nothing about the zeros of a small one.
         powers = [_power(op, p) for op in self.blocks]
         return columnwise(self, lambda columns: _each(powers, self._sizes(), columns), v)
@@ -146,33 +117,12 @@ class BlockDiagonal(SymmetricOperator):
         """Return the block-diagonal ``S`` with ``S S^T = A``; an indefinite block raises."""
         return BlockDiagonalMatrix(tuple(op.factor() for op in self.blocks))
 
-    def _sizes(self) -> list[int]:
-        return [op.shape[-1] for op in self.blocks]
-
 
 def _power(operator: SymmetricOperator, p: float) -> Callable[[Tensor], Tensor]:
     return lambda v: operator.power_mv(v, p)
-
-
-def _shape(blocks: Sequence[LinearOperator]) -> torch.Size:
-    rows, columns = (sum(op.shape[i] for op in blocks) for i in (-2, -1))
-    return torch.Size((*blocks[0].shape[:-2], rows, columns))
 
 
 def _each(functions: Sequence[Callable[[Tensor], Tensor]], sizes: list[int], v: Tensor) -> Tensor:
     """Return the functions of the successive slices of ``V``, ``(*batch, n, k)``, one below the other."""
     parts = torch.split(v, sizes, dim=-2)
     return torch.cat([f(part) for f, part in zip(functions, parts, strict=True)], dim=-2)
-
-
-def _to_dense(blocks: Sequence[LinearOperator]) -> Tensor:
-    """Return the ``(*batch, m, n)`` tensor."""
-    shape = _shape(blocks)
-    check_dense_size(shape, blocks[0].dtype, "its blocks or its products mv and mm")
-    dense = torch.zeros(shape, dtype=blocks[0].dtype, device=blocks[0].device)
-    row = column = 0
-    for op in blocks:
-        m, n = op.shape[-2:]
-        dense[..., row : row + m, column : column + n] = op.to_dense()
-        row, column = row + m, column + n
-    return dense

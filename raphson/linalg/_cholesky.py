@@ -1,4 +1,7 @@
-"""Direct solution of dense symmetric systems: Cholesky if definite, LU if not, an error if singular."""
+"""Direct solution of dense symmetric systems: Cholesky if definite, LU if not, an error if singular.
+
+Half precision, which PyTorch does not decompose, goes through single precision.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import IndefiniteError
+from raphson.linalg._entry import HALF
 
 
 def rounding(n: int, dtype: torch.dtype) -> float:
@@ -29,6 +33,8 @@ def cholesky(matrix: Tensor, *, labels: tuple[str, ...] | None = None) -> Tensor
     Raises:
         IndefiniteError: If a leading minor is not positive; the message names the first one and its pivot.
     """
+    if matrix.dtype in HALF:
+        return cholesky(matrix.float(), labels=labels).to(matrix.dtype)
     lower: Tensor
     lower, info = torch.linalg.cholesky_ex(matrix)
     if not bool(info.any()):
@@ -57,8 +63,10 @@ def _pivot(matrix: Tensor, minor: int) -> float:
 
 def cholesky_solve(lower: Tensor, b: Tensor) -> Tensor:
     """Return ``(L L^T)^-1 B`` for ``B`` of shape ``(*batch, n, k)``, batch dimensions broadcast."""
-    half: Tensor = torch.linalg.solve_triangular(lower, b, upper=False)
-    x: Tensor = torch.linalg.solve_triangular(lower.mT, half, upper=True)
+    if lower.dtype in HALF:
+        return cholesky_solve(lower.float(), b.float()).to(lower.dtype)
+    inner: Tensor = torch.linalg.solve_triangular(lower, b, upper=False)
+    x: Tensor = torch.linalg.solve_triangular(lower.mT, inner, upper=True)
     return x
 
 
@@ -84,6 +92,9 @@ def solve_symmetric(
     Raises:
         IndefiniteError: If an entry of a matrix is NaN or infinite.
     """
+    if matrix.dtype in HALF:
+        terms = None if terms is None else terms.float()
+        return solve_symmetric(matrix.float(), b.float(), labels=labels, terms=terms).to(matrix.dtype)
     if not bool(matrix.isfinite().all()):
         n = matrix.shape[-1]
         raise IndefiniteError(f"The {n} x {n} matrix to solve with holds NaN or infinity.")
@@ -134,7 +145,7 @@ def _refuse_singular(
     labels: tuple[str, ...] | None,
     terms: Tensor | None,
 ) -> None:
-    """Refuse a matrix that is singular to working precision once its parameters are scaled alike.
+    """Refuse a matrix that is singular to working precision once its parameters have one scale.
 
     Three steps of inverse and of direct iteration find the smallest and the largest absolute eigenvalue.
     Pivots would not do: the smallest one can be far above the smallest eigenvalue.

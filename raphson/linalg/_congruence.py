@@ -26,23 +26,9 @@ class ScaledRows(LinearOperator):
         scale: ``s``, ``(*batch, m)``.
     """
 
+    _part = "operator"
     operator: LinearOperator
     scale: Tensor
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, m, n)``."""
-        return self.operator.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.operator.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.operator.device
 
     def mv(self, v: Tensor) -> Tensor:
         """Return ``s A v`` for ``v`` of shape ``(*batch, n)``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,8 +19,35 @@ from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOpe
 from raphson.linalg._size import check_dense_size
 
 
+class _Blocks(LinearOperator):
+    """What block-diagonal operators of one size of block have in common, symmetric or not."""
+
+    _part = "blocks"
+    blocks: Tensor
+
+    @cached_property
+    def shape(self) -> torch.Size:
+        """Shape ``(*batch, M a, M b)``."""
+        *batch, m, a, b = self.blocks.shape
+        return torch.Size((*batch, m * a, m * b))
+
+    def mv(self, v: Tensor) -> Tensor:
+        """Return ``A v`` for ``v`` of shape ``(*batch, M b)``."""
+        return _mv(self.blocks, v)
+
+    def mm(self, v: Tensor) -> Tensor:
+        """Return ``A V`` for ``V`` of shape ``(*batch, M b, k)``."""
+        return _mm(self.blocks, v)
+
+    def to_dense(self) -> Tensor:
+        """Return the ``(*batch, M a, M b)`` tensor."""
+        check_dense_size(self.shape, self.dtype, "its blocks or its products mv and mm")
+        same = torch.eye(self.blocks.shape[-3], dtype=torch.bool, device=self.device)[:, None, :, None]
+        return torch.where(same, self.blocks.unsqueeze(-2), self.blocks.new_zeros(())).reshape(self.shape)
+
+
 @dataclass(frozen=True, eq=False)
-class EqualBlocksMatrix(LinearOperator):
+class EqualBlocksMatrix(_Blocks):
     """A block-diagonal operator of rectangular blocks of one size.
 
     Args:
@@ -28,44 +56,17 @@ class EqualBlocksMatrix(LinearOperator):
 
     blocks: Tensor
 
-    @property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, M a, M b)``."""
-        return _shape(self.blocks)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.blocks.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.blocks.device
-
-    def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, M b)``."""
-        return _mv(self.blocks, v)
-
     def rmv(self, v: Tensor) -> Tensor:
         """Return ``A^T v`` for ``v`` of shape ``(*batch, M a)``."""
         return _mv(self.blocks.mT, v)
-
-    def mm(self, v: Tensor) -> Tensor:
-        """Return ``A V`` for ``V`` of shape ``(*batch, M b, k)``."""
-        return _mm(self.blocks, v)
 
     def rmm(self, v: Tensor) -> Tensor:
         """Return ``A^T V`` for ``V`` of shape ``(*batch, M a, k)``."""
         return _mm(self.blocks.mT, v)
 
-    def to_dense(self) -> Tensor:
-        """Return the ``(*batch, M a, M b)`` tensor."""
-        return _to_dense(self.blocks)
-
 
 @dataclass(frozen=True, eq=False)
-class EqualBlocks(SymmetricOperator):
+class EqualBlocks(_Blocks, SymmetricOperator):
     """A block-diagonal operator of ``M`` symmetric blocks of one size ``k``, stored as one tensor.
 
     Args:
@@ -86,35 +87,8 @@ class EqualBlocks(SymmetricOperator):
             )
 
     @property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, M k, M k)``."""
-        return _shape(self.blocks)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.blocks.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.blocks.device
-
-    @property
     def _each(self) -> Dense:
         return Dense(self.blocks)
-
-    def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, M k)``."""
-        return _mv(self.blocks, v)
-
-    def mm(self, v: Tensor) -> Tensor:
-        """Return ``A V`` for ``V`` of shape ``(*batch, M k, r)``."""
-        return _mm(self.blocks, v)
-
-    def to_dense(self) -> Tensor:
-        """Return the ``(*batch, M k, M k)`` tensor."""
-        return _to_dense(self.blocks)
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, ``(*batch, M k)``."""
@@ -154,11 +128,6 @@ class EqualBlocks(SymmetricOperator):
         return columnwise(self, apply, v)
 
 
-def _shape(blocks: Tensor) -> torch.Size:
-    *batch, m, a, b = blocks.shape
-    return torch.Size((*batch, m * a, m * b))
-
-
 def _split(columns: Tensor, m: int, k: int) -> Tensor:
     """Return ``(*batch, M k, r)`` as ``(*batch, M, k, r)``."""
     return columns.reshape(*columns.shape[:-2], m, k, columns.shape[-1])
@@ -176,10 +145,3 @@ def _mv(blocks: Tensor, v: Tensor) -> Tensor:
 
 def _mm(blocks: Tensor, columns: Tensor) -> Tensor:
     return _joined(blocks @ _split(columns, blocks.shape[-3], blocks.shape[-1]))
-
-
-def _to_dense(blocks: Tensor) -> Tensor:
-    shape = _shape(blocks)
-    check_dense_size(shape, blocks.dtype, "its blocks or its products mv and mm")
-    same = torch.eye(blocks.shape[-3], dtype=torch.bool, device=blocks.device)[:, None, :, None]
-    return torch.where(same, blocks.unsqueeze(-2), blocks.new_zeros(())).reshape(shape)

@@ -2,27 +2,72 @@
 
 from __future__ import annotations
 
+import abc
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from raphson._errors import IndefiniteError, InputError, RaphsonError
-from raphson.linalg import _spectral
 from raphson.linalg._basic import Dense
+from raphson.linalg._dense_form import DenseForm
 from raphson.linalg._krylov import CGStatus, cg
-from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
+from raphson.linalg._operator import LinearOperator, SymmetricOperator, columnwise, per_batch
 from raphson.linalg._size import check_dense_size
 
 _BLOCK = 64
-"""Columns of the identity that go into one product."""
+"""Columns of the identity that go into one product: more take memory, fewer take calls."""
 
 Function = Callable[[Tensor], Tensor]
 
 
+class _Functions(LinearOperator, abc.ABC):
+    """What an operator made of functions cannot do, in one sentence each.
+
+    Its shape, dtype and device are those of ``_like``, a tensor of that shape that takes no memory.
+    """
+
+    _part = "_like"
+    _like: Tensor
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Refuse: a function cannot be saved.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(f"An implicit operator is a function and cannot be saved. Save {self._stored()}.")
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
+        """Refuse to pickle functions that cannot be: what pickle says of them names neither operator nor remedy."""
+        try:
+            pickle.dumps([value for value in vars(self).values() if callable(value)])
+        except Exception as error:
+            raise TypeError(
+                f"An implicit operator is a function of data and cannot be pickled. Pickle {self._stored()} instead."
+            ) from error
+        return object.__reduce_ex__(self, protocol)
+
+    def _stored(self) -> str:
+        kind = "Dense" if isinstance(self, SymmetricOperator) else "Matrix"
+        return f"{kind}(op.to_dense())"
+
+
+def _like(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    return torch.zeros((), dtype=dtype, device=device).expand(torch.Size(shape))
+
+
 @dataclass(frozen=True, eq=False, init=False)
-class Implicit(SymmetricOperator):
+class Implicit(_Functions, DenseForm):
     """A symmetric operator that is known by its products.
 
     Whatever needs the entries (``to_dense``, ``diagonal``, ``eigh``, ``slogdet``) takes one product for each
@@ -42,9 +87,8 @@ class Implicit(SymmetricOperator):
 
     matvec: Function
     matmat: Function | None
-    _shape: torch.Size
-    _dtype: torch.dtype
-    _device: torch.device
+    _like: Tensor
+    _precision: torch.dtype
 
     def __init__(
         self,
@@ -59,24 +103,9 @@ class Implicit(SymmetricOperator):
         size = torch.Size((shape, shape) if isinstance(shape, int) else shape)
         if len(size) < 2 or size[-1] != size[-2]:
             raise InputError(f"Implicit needs a square shape (*batch, n, n), and got {tuple(size)}.")
-        values = dict(matvec=matvec, matmat=matmat, labels=labels, _shape=size, _dtype=dtype)
-        for name, value in (values | {"_device": torch.device(device)}).items():
+        values = dict(matvec=matvec, matmat=matmat, labels=labels, _like=_like(size, dtype, device), _precision=dtype)
+        for name, value in values.items():
             object.__setattr__(self, name, value)
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, n, n)``."""
-        return self._shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self._dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self._device
 
     def mv(self, v: Tensor) -> Tensor:
         """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
@@ -100,22 +129,14 @@ class Implicit(SymmetricOperator):
         ]
         return torch.cat(parts, dim=-1)
 
-    def eigh(self) -> Eigh:
-        """Return the eigen-decomposition of the dense form, eigenvalues ascending."""
-        return self._dense().eigh()
-
-    def slogdet(self) -> SlogDet:
-        """Return the sign and the log absolute value of the determinant of the dense form."""
-        return self._dense().slogdet()
-
     def shift(self, c: float | Tensor) -> Implicit:
         """Return ``A + c I``, for a number or one ``c`` per batch element."""
         shift = per_batch(c, self)
         return Implicit(
             lambda v: self.mv(v) + shift.squeeze(-1) * v,
-            self._shape,
-            self._dtype,
-            self._device,
+            self.shape,
+            self.dtype,
+            self.device,
             matmat=lambda v: self.mm(v) + shift * v,
             labels=self.labels,
         )
@@ -127,45 +148,33 @@ class Implicit(SymmetricOperator):
         """
         return columnwise(self, self._solve_columns, b)
 
-    def power_mv(self, v: Tensor, p: float) -> Tensor:
-        """Return ``A^p v``: by products for a positive integer ``p``, by the dense form for a fraction."""
-        return _spectral.power_mv(self, v, p)
-
-    def factor(self) -> LinearOperator:
-        """Return ``S`` with ``S S^T = A``, from the dense form."""
-        return self._dense().factor()
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Refuse: a function cannot be saved.
-
-        Raises:
-            InputError: Always.
-        """
-        raise InputError("An implicit operator is a function and cannot be saved. Save Dense(op.to_dense()).")
-
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Implicit:
         """Return the operator on vectors of another type or device, which are converted for each product."""
-        return Implicit(
-            lambda v: self.mv(v.to(self._device, self._dtype)).to(v),
-            self._shape,
-            dtype or self._dtype,
-            device or self._device,
-            matmat=lambda v: self.mm(v.to(self._device, self._dtype)).to(v),
+        other = Implicit(
+            lambda v: self.mv(v.to(self.device, self.dtype)).to(v),
+            self.shape,
+            dtype or self.dtype,
+            device or self.device,
+            matmat=lambda v: self.mm(v.to(self.device, self.dtype)).to(v),
             labels=self.labels,
         )
+        # what was once rounded to half precision is not known better afterwards
+        coarser = max(self._precision, other.dtype, key=lambda known: torch.finfo(known).eps)
+        object.__setattr__(other, "_precision", coarser)
+        return other
 
-    def _dense(self) -> Dense:
+    def _dense_form(self) -> Dense:
         dense = self.to_dense()
         return Dense((dense + dense.mT) / 2, labels=self.labels)
 
     def _identity_products(self) -> Iterator[tuple[int, Tensor]]:
         """Yield the first index and the products of blocks of columns of the identity."""
         check_dense_size(self.shape, self.dtype, "products, cg for a solve, or an estimator of trace or diagonal")
-        n = self._shape[-1]
+        n = self.shape[-1]
         for start in range(0, n, _BLOCK):
             width = min(_BLOCK, n - start)
-            columns = torch.zeros((*self._shape[:-1], width), dtype=self._dtype, device=self._device)
-            columns[..., start : start + width, :] = torch.eye(width, dtype=self._dtype, device=self._device)
+            columns = torch.zeros((*self.shape[:-1], width), dtype=self.dtype, device=self.device)
+            columns[..., start : start + width, :] = torch.eye(width, dtype=self.dtype, device=self.device)
             yield start, self.mm(columns)
 
     def _solve_columns(self, b: Tensor) -> Tensor:
@@ -181,13 +190,13 @@ class Implicit(SymmetricOperator):
             IndefiniteError: If a direction of non-positive curvature is met.
             RaphsonError: If the residual does not reach the tolerance.
         """
-        b = b.expand(*self._shape[:-2], *b.shape[-2:])
+        b = b.expand(*self.shape[:-2], *b.shape[-2:])
         first = b.movedim(-2, 0)
 
         def product(v: Tensor) -> Tensor:
             return self.mm(v.reshape(first.shape).movedim(0, -2)).movedim(-2, 0).reshape(v.shape)
 
-        rhs, tol = first.flatten(1), torch.finfo(b.dtype).eps ** (2 / 3)
+        rhs, tol = first.flatten(1), torch.finfo(self._precision).eps ** (2 / 3)
         result = cg(product, rhs, tol=tol)
         if result.status is CGStatus.NEGATIVE_CURVATURE:
             raise IndefiniteError(
@@ -207,7 +216,7 @@ class Implicit(SymmetricOperator):
 
 
 @dataclass(frozen=True, eq=False, init=False)
-class ImplicitRectangular(LinearOperator):
+class ImplicitRectangular(_Functions):
     """A rectangular operator that is known by its products and those of its transpose.
 
     Args:
@@ -220,9 +229,7 @@ class ImplicitRectangular(LinearOperator):
 
     matvec: Function
     rmatvec: Function
-    _shape: torch.Size
-    _dtype: torch.dtype
-    _device: torch.device
+    _like: Tensor
 
     def __init__(
         self,
@@ -232,24 +239,9 @@ class ImplicitRectangular(LinearOperator):
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
     ) -> None:
-        values = dict(matvec=matvec, rmatvec=rmatvec, _shape=torch.Size(shape), _dtype=dtype)
-        for name, value in (values | {"_device": torch.device(device)}).items():
+        values = dict(matvec=matvec, rmatvec=rmatvec, _like=_like(shape, dtype, device))
+        for name, value in values.items():
             object.__setattr__(self, name, value)
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, m, n)``."""
-        return self._shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self._dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self._device
 
     def mv(self, v: Tensor) -> Tensor:
         """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
@@ -261,26 +253,18 @@ class ImplicitRectangular(LinearOperator):
 
     def to_dense(self) -> Tensor:
         """Return the ``(*batch, m, n)`` tensor, by one product for each column or row, the fewer of them."""
-        check_dense_size(self._shape, self._dtype, "its products mv and rmv")
-        m, n = self._shape[-2:]
-        eye = torch.eye(min(m, n), dtype=self._dtype, device=self._device)
-        eye = eye.expand(*self._shape[:-2], *eye.shape)
+        check_dense_size(self.shape, self.dtype, "its products mv and rmv")
+        m, n = self.shape[-2:]
+        eye = torch.eye(min(m, n), dtype=self.dtype, device=self.device)
+        eye = eye.expand(*self.shape[:-2], *eye.shape)
         return self.mm(eye) if n <= m else self.rmm(eye).mT
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Refuse: a function cannot be saved.
-
-        Raises:
-            InputError: Always.
-        """
-        raise InputError("An implicit operator is a function and cannot be saved. Save Matrix(op.to_dense()).")
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> ImplicitRectangular:
         """Return the operator on vectors of another type or device, which are converted for each product."""
         return ImplicitRectangular(
-            lambda v: self.mv(v.to(self._device, self._dtype)).to(v),
-            lambda v: self.rmv(v.to(self._device, self._dtype)).to(v),
-            self._shape,
-            dtype or self._dtype,
-            device or self._device,
+            lambda v: self.mv(v.to(self.device, self.dtype)).to(v),
+            lambda v: self.rmv(v.to(self.device, self.dtype)).to(v),
+            self.shape,
+            dtype or self.dtype,
+            device or self.device,
         )

@@ -9,20 +9,46 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.linalg import _spectral
 from raphson.linalg._basic import Diagonal
 from raphson.linalg._matrix import Matrix, ScaledColumns
 from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
 from raphson.linalg._size import check_dense_size
+from raphson.linalg._spectral import eigenvalue_power, rounding_level
+
+
+class _Product(LinearOperator):
+    """What Kronecker products have in common, symmetric or not."""
+
+    _part = "factors"
+    factors: tuple[LinearOperator, ...]
+
+    @cached_property
+    def shape(self) -> torch.Size:
+        """Shape ``(*batch, m_1 m_2 ..., n_1 n_2 ...)``."""
+        rows, columns = (math.prod(op.shape[i] for op in self.factors) for i in (-2, -1))
+        return torch.Size((*self.factors[0].shape[:-2], rows, columns))
+
+    def mm(self, v: Tensor) -> Tensor:
+        """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
+        return _apply([op.mm for op in self.factors], self._sizes(), v)
+
+    def to_dense(self) -> Tensor:
+        """Return the ``(*batch, m, n)`` tensor."""
+        check_dense_size(self.shape, self.dtype, "its products mv and rmv")
+        return _kron([op.to_dense() for op in self.factors])
+
+    def _sizes(self) -> list[int]:
+        return [op.shape[-1] for op in self.factors]
 
 
 @dataclass(frozen=True, eq=False)
-class KroneckerMatrix(LinearOperator):
+class KroneckerMatrix(_Product):
     r"""A Kronecker product of rectangular operators, :math:`A_1 \otimes A_2 \otimes \dots`.
 
     Args:
@@ -31,45 +57,13 @@ class KroneckerMatrix(LinearOperator):
 
     factors: tuple[LinearOperator, ...]
 
-    @property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, m_1 m_2 ..., n_1 n_2 ...)``."""
-        return _shape(self.factors)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.factors[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.factors[0].device
-
-    def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
-        return self.mm(v.unsqueeze(-1)).squeeze(-1)
-
-    def rmv(self, v: Tensor) -> Tensor:
-        """Return ``A^T v`` for ``v`` of shape ``(*batch, m)``."""
-        return self.rmm(v.unsqueeze(-1)).squeeze(-1)
-
-    def mm(self, v: Tensor) -> Tensor:
-        """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
-        return _apply([op.mm for op in self.factors], [op.shape[-1] for op in self.factors], v)
-
     def rmm(self, v: Tensor) -> Tensor:
         """Return ``A^T V`` for ``V`` of shape ``(*batch, m, k)``."""
         return _apply([op.rmm for op in self.factors], [op.shape[-2] for op in self.factors], v)
 
-    def to_dense(self) -> Tensor:
-        """Return the ``(*batch, m, n)`` tensor."""
-        check_dense_size(self.shape, self.dtype, "its products mv and rmv")
-        return _outer([op.to_dense() for op in self.factors])
-
 
 @dataclass(frozen=True, eq=False)
-class Kronecker(SymmetricOperator):
+class Kronecker(_Product, SymmetricOperator):
     r"""A Kronecker product of symmetric operators, :math:`A_1 \otimes A_2 \otimes \dots`.
 
     Everything is computed factor by factor (Van Loan 2000, "The ubiquitous Kronecker product").
@@ -96,36 +90,9 @@ class Kronecker(SymmetricOperator):
                 f"{len(self.factors)} with {sorted(batches)}."
             )
 
-    @property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, n, n)``."""
-        return _shape(self.factors)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.factors[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.factors[0].device
-
-    def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
-        return self.mm(v.unsqueeze(-1)).squeeze(-1)
-
-    def mm(self, v: Tensor) -> Tensor:
-        """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
-        return _apply([op.mm for op in self.factors], self._sizes(), v)
-
-    def to_dense(self) -> Tensor:
-        """Return the ``(*batch, n, n)`` tensor."""
-        return KroneckerMatrix(self.factors).to_dense()
-
     def diagonal(self) -> Tensor:
         """Return the diagonal, ``(*batch, n)``."""
-        return _outer([op.diagonal().unsqueeze(-1) for op in self.factors]).squeeze(-1)
+        return _kron([op.diagonal().unsqueeze(-1) for op in self.factors]).squeeze(-1)
 
     def trace(self) -> Tensor:
         """Return the product of the traces, of shape ``batch``."""
@@ -134,7 +101,7 @@ class Kronecker(SymmetricOperator):
     def eigh(self) -> Eigh:
         """Return the eigen-decomposition in Kronecker order."""
         parts = [op.eigh() for op in self.factors]
-        eigenvalues = _outer([part.eigenvalues.unsqueeze(-1) for part in parts]).squeeze(-1)
+        eigenvalues = _kron([part.eigenvalues.unsqueeze(-1) for part in parts]).squeeze(-1)
         return Eigh(eigenvalues, KroneckerMatrix(tuple(part.eigenvectors for part in parts)))
 
     def slogdet(self) -> SlogDet:
@@ -162,20 +129,17 @@ class Kronecker(SymmetricOperator):
     def power_mv(self, v: Tensor, p: float) -> Tensor:
         """Return ``A^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""
         if float(p).is_integer():
-            return _spectral.power_mv(self, v, p)
+            return SymmetricOperator.power_mv(self, v, p)
         cleaned = self._cleaned()
-        power = _spectral.eigenvalue_power(cleaned.eigenvalues, p, 0.0).unsqueeze(-1)
+        power = eigenvalue_power(cleaned.eigenvalues, p, 0.0).unsqueeze(-1)
         vectors = cleaned.eigenvectors
         return columnwise(self, lambda columns: vectors.mm(power * vectors.rmm(columns)), v)
 
     def factor(self) -> ScaledColumns:
         """Return ``S`` with ``S S^T = A``; an indefinite operator raises ``IndefiniteError``."""
         cleaned = self._cleaned()
-        root = _spectral.eigenvalue_power(cleaned.eigenvalues, 0.5, 0.0)
+        root = eigenvalue_power(cleaned.eigenvalues, 0.5, 0.0)
         return ScaledColumns(cleaned.eigenvectors, root)
-
-    def _sizes(self) -> list[int]:
-        return [op.shape[-1] for op in self.factors]
 
     def _cleaned(self) -> Eigh:
         """Return the eigen-decomposition with zeros for those eigenvalues of a factor that are rounding.
@@ -184,11 +148,9 @@ class Kronecker(SymmetricOperator):
         rounding of the largest product.
         """
         parts = [op.eigh() for op in self.factors]
-        values = [
-            torch.where(w.abs() <= _spectral.rounding_level(w), 0.0, w) for w in (part.eigenvalues for part in parts)
-        ]
+        values = [torch.where(w.abs() <= rounding_level(w), 0.0, w) for w in (part.eigenvalues for part in parts)]
         vectors = KroneckerMatrix(tuple(part.eigenvectors for part in parts))
-        return Eigh(_outer([w.unsqueeze(-1) for w in values]).squeeze(-1), vectors)
+        return Eigh(_kron([w.unsqueeze(-1) for w in values]).squeeze(-1), vectors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,6 +170,7 @@ class KroneckerEigen(SymmetricOperator):
         InputError: If the shapes disagree.
     """
 
+    _part = "eigenvalues"
     eigenvectors: tuple[LinearOperator, ...]
     eigenvalues: Tensor
 
@@ -219,24 +182,10 @@ class KroneckerEigen(SymmetricOperator):
                 f"eigenvectors, and got {tuple(self.eigenvalues.shape)}."
             )
 
-    @property
+    @cached_property
     def shape(self) -> torch.Size:
         """Shape ``(*batch, n, n)``."""
-        return _shape(self.eigenvectors)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.eigenvalues.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.eigenvalues.device
-
-    def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
-        return self.mm(v.unsqueeze(-1)).squeeze(-1)
+        return self._vectors.shape
 
     def mm(self, v: Tensor) -> Tensor:
         """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
@@ -249,8 +198,7 @@ class KroneckerEigen(SymmetricOperator):
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, ``(*batch, n)``: the squared eigenvectors times the eigenvalues."""
-        squares = KroneckerMatrix(tuple(_squared(q) for q in self.eigenvectors))
-        return squares.mv(self._flat)
+        return KroneckerMatrix(tuple(_squared(q) for q in self.eigenvectors)).mv(self._flat)
 
     def trace(self) -> Tensor:
         """Return the sum of the eigenvalues, of shape ``batch``."""
@@ -285,23 +233,18 @@ class KroneckerEigen(SymmetricOperator):
     def _flat(self) -> Tensor:
         return self.eigenvalues.flatten(-len(self.eigenvectors))
 
-    @property
+    @cached_property
     def _vectors(self) -> KroneckerMatrix:
         return KroneckerMatrix(self.eigenvectors)
 
     def _power(self, p: float) -> Tensor:
         """Return the powers of the eigenvalues; to a positive power, one within rounding counts as zero."""
-        level = 0.0 if p < 0 else _spectral.rounding_level(self._flat)
-        return _spectral.eigenvalue_power(self._flat, p, level)
+        level = 0.0 if p < 0 else rounding_level(self._flat)
+        return eigenvalue_power(self._flat, p, level)
 
     def _with(self, eigenvalues: Tensor, v: Tensor) -> Tensor:
         """Return ``Q diag(lambda) Q^T V`` with other eigenvalues, ``(*batch, n)``."""
         return self._vectors.mm(eigenvalues.unsqueeze(-1) * self._vectors.rmm(v))
-
-
-def _shape(factors: Sequence[LinearOperator]) -> torch.Size:
-    rows, columns = (math.prod(op.shape[i] for op in factors) for i in (-2, -1))
-    return torch.Size((*factors[0].shape[:-2], rows, columns))
 
 
 def _apply(functions: Sequence[Callable[[Tensor], Tensor]], sizes: list[int], v: Tensor) -> Tensor:
@@ -327,7 +270,7 @@ def _apply(functions: Sequence[Callable[[Tensor], Tensor]], sizes: list[int], v:
     return v
 
 
-def _outer(factors: list[Tensor]) -> Tensor:
+def _kron(factors: list[Tensor]) -> Tensor:
     """Return the Kronecker product of tensors ``(*batch, m_i, n_i)``."""
     product = factors[0]
     for factor in factors[1:]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from raphson.linalg._entry import single
 from raphson.linalg._operator import LinearOperator
 
 Product = LinearOperator | Callable[[Tensor], Tensor]
@@ -231,17 +232,23 @@ def extreme_eigenvalues(
     Args:
         operator: ``(n, n)``.
         steps: Number of products at most.
-        generator: Source of the random start.
+        generator: Source of the random start, on any device.
 
     Returns:
         The two Ritz values with their error bounds.
     """
-    v0 = torch.randn(operator.shape[-1], dtype=operator.dtype, device=operator.device, generator=generator)
-    run = lanczos(operator, v0, steps)
+    run = lanczos(operator, random_vector(operator, generator), steps)
     tridiagonal = torch.diag(run.alpha) + torch.diag(run.beta, 1) + torch.diag(run.beta, -1)
-    ritz, vectors = torch.linalg.eigh(tridiagonal)
+    ritz, vectors = torch.linalg.eigh(single(tridiagonal))
     errors = run.residual * vectors[-1].abs()
     return ExtremeEigenvalues(float(ritz[0]), float(ritz[-1]), float(errors[0]), float(errors[-1]))
+
+
+def random_vector(operator: LinearOperator, generator: torch.Generator | None = None) -> Tensor:
+    """Return a standard normal vector ``(n,)`` for an operator, drawn where the generator lives."""
+    device = operator.device if generator is None else generator.device
+    drawn = torch.randn(operator.shape[-1], dtype=operator.dtype, device=device, generator=generator)
+    return drawn.to(operator.device)
 
 
 def _apply(operator: Product, v: Tensor) -> Tensor:

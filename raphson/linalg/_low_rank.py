@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.linalg import _spectral
 from raphson.linalg._basic import Dense, Diagonal
 from raphson.linalg._cholesky import rounding, solve_symmetric
-from raphson.linalg._matrix import Matrix, SideBySide
+from raphson.linalg._matrix import Matrix, SideBySide, spectral_factor
 from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
 from raphson.linalg._size import check_dense_size
 
@@ -39,6 +38,7 @@ class DiagonalPlusLowRank(SymmetricOperator):
     tensor([0., 0., 0.])
     """
 
+    _part = "diag"
     diag: Tensor
     low_rank: Tensor
     sign: int = 1
@@ -56,16 +56,6 @@ class DiagonalPlusLowRank(SymmetricOperator):
     def shape(self) -> torch.Size:
         """Shape ``(*batch, n, n)``."""
         return torch.Size((*self.diag.shape, self.diag.shape[-1]))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.diag.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.diag.device
 
     def mv(self, v: Tensor) -> Tensor:
         """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
@@ -114,15 +104,11 @@ class DiagonalPlusLowRank(SymmetricOperator):
         """Return ``A^-1 b``; ``IndefiniteError`` if singular to working precision."""
         return columnwise(self, self._solve, b)
 
-    def power_mv(self, v: Tensor, p: float) -> Tensor:
-        """Return ``A^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""
-        return _spectral.power_mv(self, v, p)
-
     def factor(self) -> LinearOperator:
         """Return ``S`` with ``S S^T = A``: ``[D^(1/2) U]`` if plus and ``D >= 0``, else by eigenvalues."""
         if self.sign == 1 and bool((self.diag >= 0).all()):
             return SideBySide((Diagonal(self.diag.sqrt()), Matrix(self.low_rank)))
-        return _spectral.factor(self)
+        return spectral_factor(self)
 
     def _capacitance(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``C``, ``D^-1 U`` and, by batch element, whether ``C`` and ``D`` can be inverted.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from raphson.linalg._operator import LinearOperator
+from raphson.linalg._operator import LinearOperator, SymmetricOperator
 from raphson.linalg._size import check_dense_size
+from raphson.linalg._spectral import eigenvalue_power, rounding_level
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,30 +21,8 @@ class Matrix(LinearOperator):
         matrix: ``(*batch, m, n)``.
     """
 
+    _part = "matrix"
     matrix: Tensor
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, m, n)``."""
-        return self.matrix.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.matrix.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.matrix.device
-
-    def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
-        return self.mm(v.unsqueeze(-1)).squeeze(-1)
-
-    def rmv(self, v: Tensor) -> Tensor:
-        """Return ``A^T v`` for ``v`` of shape ``(*batch, m)``."""
-        return self.rmm(v.unsqueeze(-1)).squeeze(-1)
 
     def mm(self, v: Tensor) -> Tensor:
         """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
@@ -66,23 +46,9 @@ class ScaledColumns(LinearOperator):
         scale: ``s``, ``(*batch, n)``.
     """
 
+    _part = "operator"
     operator: LinearOperator
     scale: Tensor
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, m, n)``."""
-        return self.operator.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.operator.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.operator.device
 
     def mv(self, v: Tensor) -> Tensor:
         """Return ``A (s v)`` for ``v`` of shape ``(*batch, n)``."""
@@ -113,30 +79,13 @@ class SideBySide(LinearOperator):
         operators: One or more, ``(*batch, m, n_i)`` with batch and ``m`` in common.
     """
 
+    _part = "operators"
     operators: tuple[LinearOperator, ...]
 
-    @property
+    @cached_property
     def shape(self) -> torch.Size:
         """Shape ``(*batch, m, n_1 + n_2 + ...)``."""
         return torch.Size((*self.operators[0].shape[:-1], sum(self._widths())))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.operators[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.operators[0].device
-
-    def mv(self, v: Tensor) -> Tensor:
-        """Return the product for ``v`` of shape ``(*batch, n)``."""
-        return self.mm(v.unsqueeze(-1)).squeeze(-1)
-
-    def rmv(self, v: Tensor) -> Tensor:
-        """Return the transposed product for ``v`` of shape ``(*batch, m)``."""
-        return self.rmm(v.unsqueeze(-1)).squeeze(-1)
 
     def mm(self, v: Tensor) -> Tensor:
         """Return ``sum_i A_i V_i`` for ``V`` of shape ``(*batch, n, k)``."""
@@ -155,3 +104,9 @@ class SideBySide(LinearOperator):
 
     def _widths(self) -> list[int]:
         return [op.shape[-1] for op in self.operators]
+
+
+def spectral_factor(operator: SymmetricOperator) -> LinearOperator:
+    """Return ``Q diag(lambda^(1/2))``, whose product with its transpose is the operator."""
+    eigenvalues, vectors = operator.eigh()
+    return ScaledColumns(vectors, eigenvalue_power(eigenvalues, 0.5, rounding_level(eigenvalues)))

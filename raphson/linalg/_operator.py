@@ -7,6 +7,10 @@ thing. Symmetric operators may be indefinite; nothing here clamps an eigenvalue.
 
 A right-hand side ``v`` counts as a vector where it has fewer dimensions than the operator, and as a matrix of
 columns otherwise; its batch dimensions broadcast against the operator's.
+
+What every member owes its callers is done around its methods, once, when the class is made (``_entry``): right-hand
+sides of the wrong length or type are refused by name, NumPy arrays are taken and given back, and what PyTorch does
+not decompose in half precision is decomposed in single.
 """
 
 from __future__ import annotations
@@ -14,10 +18,18 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.linalg._entry import as_numpy, guard
+from raphson.linalg._spectral import eigenvalue_power, rounding_level
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator as ScipyOperator
 
 
 class Eigh(NamedTuple):
@@ -41,34 +53,48 @@ class SlogDet(NamedTuple):
 
 
 class LinearOperator(abc.ABC):
-    """A linear map of shape ``(*batch, m, n)`` that is known by its products."""
+    """A linear map of shape ``(*batch, m, n)`` that is known by its products.
+
+    A member defines ``mv`` or ``mm`` and, where it is not symmetric, ``rmv`` or ``rmm``; the other one follows.
+    """
+
+    _part: ClassVar[str]
+    """The field (a tensor, an operator, or a tuple of operators) that has the operator's dtype, device and shape."""
+
+    def __init_subclass__(cls) -> None:
+        guard(cls)
 
     @property
-    @abc.abstractmethod
     def shape(self) -> torch.Size:
         """Shape ``(*batch, m, n)``."""
+        return self._first.shape
 
     @property
-    @abc.abstractmethod
     def dtype(self) -> torch.dtype:
         """Element type of the products."""
+        return self._first.dtype
 
     @property
-    @abc.abstractmethod
     def device(self) -> torch.device:
         """Device on which the operator lives."""
+        return self._first.device
 
-    @abc.abstractmethod
-    def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, n)``, as ``(*batch, m)``."""
-
-    @abc.abstractmethod
-    def rmv(self, v: Tensor) -> Tensor:
-        """Return ``A^T v`` for ``v`` of shape ``(*batch, m)``, as ``(*batch, n)``."""
+    @property
+    def _first(self) -> Tensor | LinearOperator:
+        part: Tensor | LinearOperator | tuple[LinearOperator, ...] = getattr(self, self._part)
+        return part[0] if isinstance(part, tuple) else part
 
     @abc.abstractmethod
     def to_dense(self) -> Tensor:
         """Return the ``(*batch, m, n)`` tensor."""
+
+    def mv(self, v: Tensor) -> Tensor:
+        """Return ``A v`` for ``v`` of shape ``(*batch, n)``, as ``(*batch, m)``."""
+        return self.mm(v.unsqueeze(-1)).squeeze(-1)
+
+    def rmv(self, v: Tensor) -> Tensor:
+        """Return ``A^T v`` for ``v`` of shape ``(*batch, m)``, as ``(*batch, n)``."""
+        return self.rmm(v.unsqueeze(-1)).squeeze(-1)
 
     def mm(self, v: Tensor) -> Tensor:
         """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``, as ``(*batch, m, k)``."""
@@ -90,9 +116,9 @@ class LinearOperator(abc.ABC):
                 prefix = f"{name}.{type(value).__name__}."
                 state |= {prefix + key: tensor for key, tensor in value.state_dict().items()}
             else:
-                state[name] = (
-                    torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else (torch.as_tensor(value))
-                )
+                # a number is kept exactly, whatever the type and the device of the operator
+                number = torch.float64 if isinstance(value, float) else None
+                state[name] = value if isinstance(value, Tensor) else torch.tensor(value, dtype=number, device="cpu")
         return state
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
@@ -107,8 +133,42 @@ class LinearOperator(abc.ABC):
 
         return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var,arg-type]
 
+    def as_scipy(self) -> ScipyOperator:
+        """Return the operator as one of SciPy, for ``eigsh`` and the like; it takes and gives NumPy arrays.
+
+        ``aslinearoperator(op)`` itself cannot work: it makes a NumPy type of ``op.dtype``, which is PyTorch's.
+
+        Raises:
+            InputError: If the operator has batch dimensions.
+
+        >>> from raphson.linalg import Diagonal
+        >>> from scipy.sparse.linalg import eigsh
+        >>> print(eigsh(Diagonal(torch.arange(5.0)).as_scipy(), 1, return_eigenvectors=False).round(4))
+        [4.]
+        """
+        from scipy.sparse.linalg import LinearOperator as ScipyOperator
+
+        if len(self.shape) > 2:
+            raise InputError(f"SciPy has no operators with batch dimensions, and this has shape {tuple(self.shape)}.")
+        element = as_numpy(torch.empty(0, dtype=self.dtype, device="cpu")).dtype
+        # SciPy also hands over columns as (n, 1)
+        return ScipyOperator(
+            tuple(self.shape),
+            matvec=lambda v: self.mv(v.reshape(-1)),
+            rmatvec=lambda v: self.rmv(v.reshape(-1)),
+            matmat=self.mm,
+            rmatmat=self.rmm,
+            dtype=element,
+        )
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        return np.array(as_numpy(self.to_dense()), dtype=dtype, copy=copy)
+
     def __matmul__(self, v: Tensor) -> Tensor:
-        return self.mv(v) if v.ndim < len(self.shape) else self.mm(v)
+        return self.mv(v) if np.ndim(v) < len(self.shape) else self.mm(v)
+
+
+guard(LinearOperator)  # type: ignore[type-abstract]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,9 +201,23 @@ class SymmetricOperator(LinearOperator):
     def solve(self, b: Tensor) -> Tensor:
         """Return ``A^-1 b`` for ``b`` of shape ``(*batch, n)`` or ``(*batch, n, k)``; singular raises."""
 
-    @abc.abstractmethod
     def power_mv(self, v: Tensor, p: float) -> Tensor:
-        """Return ``A^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""
+        """Return ``A^p v``: by products or solves for an integer ``p``, by the eigen-decomposition otherwise.
+
+        Args:
+            v: ``(*batch, n)`` or ``(*batch, n, k)``.
+            p: Exponent; a fractional one of an indefinite operator raises ``IndefiniteError``.
+
+        Returns:
+            The shape of ``v``.
+        """
+        if float(p).is_integer():
+            for _ in range(abs(int(p))):
+                v = self @ v if p > 0 else self.solve(v)
+            return v
+        eigenvalues, vectors = self.eigh()
+        power = eigenvalue_power(eigenvalues, p, rounding_level(eigenvalues)).unsqueeze(-1)
+        return columnwise(self, lambda u: vectors.mm(power * vectors.rmm(u)), v)
 
     @abc.abstractmethod
     def factor(self) -> LinearOperator:

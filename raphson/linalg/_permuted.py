@@ -22,23 +22,9 @@ class PermutedRows(LinearOperator):
         index: ``(m,)`` integers, a permutation of ``0 .. m - 1``.
     """
 
+    _part = "operator"
     operator: LinearOperator
     index: Tensor
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, m, n)``."""
-        return self.operator.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.operator.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.operator.device
 
     def mv(self, v: Tensor) -> Tensor:
         """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
@@ -81,6 +67,7 @@ class Permuted(SymmetricOperator):
     tensor([2., 3., 1.])
     """
 
+    _part = "operator"
     operator: SymmetricOperator
     index: Tensor
 
@@ -92,21 +79,6 @@ class Permuted(SymmetricOperator):
                 f"Permuted needs index to hold each of 0 .. {n - 1} once, and got "
                 f"a tensor of shape {tuple(self.index.shape)} that does not."
             )
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, n, n)``."""
-        return self.operator.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.operator.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.operator.device
 
     def mv(self, v: Tensor) -> Tensor:
         """Return the product for ``v`` of shape ``(*batch, n)``."""

@@ -1,4 +1,4 @@
-"""Powers and square-root factors of symmetric operators through their eigen-decomposition."""
+"""Powers of eigenvalues, some of which are zero up to rounding."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from torch import Tensor
 
 from raphson._errors import IndefiniteError
 from raphson.linalg._cholesky import rounding
-from raphson.linalg._matrix import ScaledColumns
-from raphson.linalg._operator import LinearOperator, SymmetricOperator, columnwise
 
 
 def rounding_level(eigenvalues: Tensor) -> Tensor:
@@ -46,29 +44,3 @@ def eigenvalue_power(eigenvalues: Tensor, p: float, level: Tensor | float) -> Te
             f"approximation, or shift it first."
         )
     return torch.where(zero, 0.0, eigenvalues.clamp_min(0.0) ** p)
-
-
-def power_mv(operator: SymmetricOperator, v: Tensor, p: float) -> Tensor:
-    """Return ``A^p v``: by products or solves for an integer ``p``, by the eigen-decomposition otherwise.
-
-    Args:
-        operator: ``A``, ``(*batch, n, n)``.
-        v: ``(*batch, n)`` or ``(*batch, n, k)``.
-        p: Exponent.
-
-    Returns:
-        The shape of ``v``.
-    """
-    if float(p).is_integer():
-        for _ in range(abs(int(p))):
-            v = operator @ v if p > 0 else operator.solve(v)
-        return v
-    eigenvalues, vectors = operator.eigh()
-    power = eigenvalue_power(eigenvalues, p, rounding_level(eigenvalues)).unsqueeze(-1)
-    return columnwise(operator, lambda u: vectors.mm(power * vectors.rmm(u)), v)
-
-
-def factor(operator: SymmetricOperator) -> LinearOperator:
-    """Return ``Q diag(lambda^(1/2))``, whose product with its transpose is the operator."""
-    eigenvalues, vectors = operator.eigh()
-    return ScaledColumns(vectors, eigenvalue_power(eigenvalues, 0.5, rounding_level(eigenvalues)))

@@ -2,51 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from inspect import isabstract
 from typing import Any
 
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.linalg._basic import Dense, Diagonal, Scaled
-from raphson.linalg._block_diagonal import BlockDiagonal, BlockDiagonalMatrix
-from raphson.linalg._congruence import ScaledRows
-from raphson.linalg._equal_blocks import EqualBlocks, EqualBlocksMatrix
-from raphson.linalg._kronecker import Kronecker, KroneckerEigen, KroneckerMatrix
-from raphson.linalg._low_rank import DiagonalPlusLowRank
-from raphson.linalg._matrix import Matrix, ScaledColumns, SideBySide
 from raphson.linalg._operator import LinearOperator
-from raphson.linalg._permuted import Permuted, PermutedRows
-from raphson.linalg._sum import Sum
-
-_KINDS: dict[str, type[LinearOperator]] = {
-    kind.__name__: kind
-    for kind in (
-        *(
-            Dense,
-            Diagonal,
-            Scaled,
-            Sum,
-            DiagonalPlusLowRank,
-            BlockDiagonal,
-            EqualBlocks,
-            Kronecker,
-            KroneckerEigen,
-            Permuted,
-        ),
-        *(
-            Matrix,
-            ScaledColumns,
-            ScaledRows,
-            SideBySide,
-            BlockDiagonalMatrix,
-            EqualBlocksMatrix,
-            KroneckerMatrix,
-            PermutedRows,
-        ),
-    )
-}
 
 
 def from_state_dict(
@@ -65,10 +29,11 @@ def from_state_dict(
     Raises:
         InputError: If the kind is not one of this package, or a tensor is missing.
     """
-    if kind not in _KINDS:
-        raise InputError(f"There is no operator of kind '{kind}' to load; the kinds are {', '.join(_KINDS)}.")
+    kinds = {found.__name__: found for found in _stored(LinearOperator)}  # type: ignore[type-abstract]
+    if kind not in kinds:
+        raise InputError(f"There is no operator of kind '{kind}' to load; the kinds are {', '.join(sorted(kinds))}.")
     values: dict[str, Any] = {}
-    for f in fields(_KINDS[kind]):  # type: ignore[arg-type]
+    for f in fields(kinds[kind]):  # type: ignore[arg-type]
         if f.name == "labels":
             continue
         part = _below(f.name, tensors)
@@ -78,7 +43,16 @@ def from_state_dict(
         values[f.name] = int(value) if f.type == "int" else value
     if labels is not None:
         values["labels"] = labels
-    return _KINDS[kind](**values)
+    return kinds[kind](**values)
+
+
+def _stored(kind: type[LinearOperator]) -> Iterator[type[LinearOperator]]:
+    """Yield the classes of this package whose fields determine the operator; a file names no others."""
+    for member in kind.__subclasses__():
+        yield from _stored(member)
+        own = member.__module__.startswith("raphson.linalg.") and is_dataclass(member)
+        if own and not isabstract(member) and member.state_dict is LinearOperator.state_dict:
+            yield member
 
 
 def _below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

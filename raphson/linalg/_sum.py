@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from raphson._errors import IndefiniteError, InputError
-from raphson.linalg import _spectral
 from raphson.linalg._basic import Dense, Diagonal
 from raphson.linalg._cholesky import solve_symmetric
 from raphson.linalg._low_rank import DiagonalPlusLowRank
@@ -32,27 +31,13 @@ class Sum(SymmetricOperator):
         InputError: If there are none or the shapes differ.
     """
 
+    _part = "operators"
     operators: tuple[SymmetricOperator, ...]
 
     def __post_init__(self) -> None:
         shapes = {tuple(op.shape) for op in self.operators}
         if len(shapes) != 1:
             raise InputError(f"Sum needs one or more operators of the same shape, and got {sorted(shapes)}.")
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape ``(*batch, n, n)``."""
-        return self.operators[0].shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.operators[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.operators[0].device
 
     def mv(self, v: Tensor) -> Tensor:
         """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
@@ -99,7 +84,7 @@ class Sum(SymmetricOperator):
     def power_mv(self, v: Tensor, p: float) -> Tensor:
         """Return ``A^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""
         if p > 0 and float(p).is_integer():
-            return _spectral.power_mv(self, v, p)
+            return SymmetricOperator.power_mv(self, v, p)
         return self._collapsed().power_mv(v, p)
 
     def factor(self) -> LinearOperator:

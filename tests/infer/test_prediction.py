@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from raphson import InputError
-from raphson.infer import mean_interval
+from raphson.infer import _mean, mean_interval
 from raphson.likelihoods import Bernoulli, Categorical, Gaussian
 from raphson.linalg import Dense
 
@@ -52,9 +52,10 @@ def test_least_squares_against_statsmodels(spector):
     np.testing.assert_allclose(ours.upper[:, 0], theirs["mean_ci_upper"], rtol=1e-8)
 
 
-def test_class_probabilities(anes):
+def test_class_probabilities(anes, monkeypatch):
+    monkeypatch.setattr(_mean, "CHUNK_ELEMENTS", 100 * 7 * 7 * 6)
     f = outputs(anes.full, anes.x, 7)
-    interval = mean_interval(Categorical(), f, anes.x, anes.full.covariance, scale="simplex", chunk=100)
+    interval = mean_interval(Categorical(), f, anes.x, anes.full.covariance, scale="simplex")
     p = torch.softmax(f, -1)
     xhat = torch.tensor(anes.design)
     for n in (0, 17, 943):

@@ -5,10 +5,13 @@ A member of the contract supplies a builder of ``(operator, dense)``; ``check_co
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -264,6 +267,8 @@ def check_contract(op: SymmetricOperator, dense: Tensor, d: Draw) -> None:
     check_powers(op, (w, q), v, columns, (singular, nonnegative))
     check_factor(op, dense, nonnegative)
     check_conversions(op, dense, v)
+    check_copies(op, dense)
+    check_numpy(op, dense, v, columns)
 
 
 def check_products(op: SymmetricOperator, dense: Tensor, v: Tensor, columns: Tensor) -> None:
@@ -375,3 +380,43 @@ def check_conversions(op: SymmetricOperator, dense: Tensor, v: Tensor) -> None:
     assert again.labels == labels
     assert torch.equal(again.to_dense(), op.to_dense())
     assert again.shift(1.0).labels == labels
+
+
+def check_copies(op: SymmetricOperator, dense: Tensor) -> None:
+    """Copies and pickles are the same operator; one that is a function says why it cannot be pickled."""
+    for again in (copy.copy(op), copy.deepcopy(op)):
+        assert type(again) is type(op)
+        close(again.to_dense(), dense)
+    if isinstance(op, Implicit):
+        with pytest.raises(TypeError, match=r"cannot be pickled. Pickle Dense\(op.to_dense\(\)\) instead"):
+            pickle.dumps(op)
+        return
+    again = pickle.loads(pickle.dumps(op))
+    assert type(again) is type(op)
+    assert torch.equal(again.to_dense(), op.to_dense())
+
+
+def check_numpy(op: SymmetricOperator, dense: Tensor, v: Tensor, columns: Tensor) -> None:
+    """NumPy arrays in, NumPy arrays out; an operator without batch dimensions is one of SciPy's."""
+    expected = dense.cpu()
+    v, columns = v.cpu(), columns.cpu()
+    product = (expected @ v.unsqueeze(-1)).squeeze(-1)
+    scale = dense.abs().max() * v.abs().max()
+    close(torch.from_numpy(np.asarray(op)), expected)
+    for result in (op.mv(v.numpy()), op.rmv(v.numpy()), op @ v.numpy()):
+        assert isinstance(result, np.ndarray)
+        close(torch.from_numpy(result), product, scale)
+    for result in (op.mm(columns.numpy()), op @ columns.numpy()):
+        assert isinstance(result, np.ndarray)
+        close(torch.from_numpy(result), expected @ columns, dense.abs().max() * columns.abs().max())
+    if dense.ndim > 2:
+        with pytest.raises(InputError, match="batch dimensions"):
+            op.as_scipy()
+        return
+    scipy = op.as_scipy()
+    assert scipy.shape == tuple(dense.shape)
+    assert scipy.dtype == np.float64
+    for result in (scipy.matvec(v.numpy()), scipy.rmatvec(v.numpy()), scipy.matvec(v.numpy()[:, None]).ravel()):
+        close(torch.from_numpy(result), product, scale)
+    for result in (scipy @ columns.numpy(), scipy.rmatmat(columns.numpy())):
+        close(torch.from_numpy(result), expected @ columns, dense.abs().max() * columns.abs().max())

@@ -245,6 +245,17 @@ def test_wrong_arguments_are_named(build, message):
         build()
 
 
+def test_what_can_be_loaded_is_what_is_stored_as_tensors():
+    expected = (
+        "BlockDiagonal Dense Diagonal DiagonalPlusLowRank EqualBlocks Kronecker KroneckerEigen Permuted Scaled Sum "
+        "BlockDiagonalMatrix EqualBlocksMatrix KroneckerMatrix Matrix PermutedRows ScaledColumns ScaledRows SideBySide"
+    )
+    with pytest.raises(InputError) as refusal:
+        from_state_dict("Implicit", {})
+    kinds = str(refusal.value).partition("the kinds are ")[2].rstrip(".").split(", ")
+    assert kinds == sorted(expected.split())
+
+
 def test_singular_diagonal_names_the_parameter():
     operator = Diagonal(torch.tensor([1.0, 0.0]), labels=("age", "income"))
     with pytest.raises(IndefiniteError, match=r"entry 1 \('income'\) is zero"):

@@ -40,6 +40,14 @@ class Order:
         """Return the numbers, part after part."""
         return torch.cat([part() for part in self._parts])
 
+    def __reduce__(self) -> tuple[Callable[..., Order], tuple[Tensor]]:
+        """Pickle the numbers: the functions hold on to what was differentiated."""
+        return _known, (self.index(),)
+
+
+def _known(index: Tensor) -> Order:
+    return Order([lambda: index])
+
 
 @dataclass(frozen=True)
 class LayerReport:

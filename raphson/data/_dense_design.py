@@ -1,0 +1,250 @@
+"""Dense tables of examples: held as given, standardized block by block or once, where the copy is small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from raphson.data._design import Block, Design
+
+CACHE_BYTES = 2**27
+"""A standardized copy of the table is cached only below this size (128 MiB); larger tables are read in place."""
+
+PRODUCT_BYTES = 2**25
+"""Products of two columns, which every dense Hessian needs, are cached only below this size (32 MiB)."""
+
+_GRAM_COLUMNS = 2000
+_GRAM_ROWS = (1000, 5000)
+"""Rows on which columns are tried for independence, the second number if rare columns need more."""
+
+_CONDITION = 1e-9
+"""Smallest over largest eigenvalue of the Gram matrix above which columns are independent beyond doubt."""
+
+_CENTERING = 1e3
+"""Means up to this many standard deviations may be subtracted from sums instead of from rows: three digits are lost."""
+
+_SAFE_VARIANCE = 1e-6
+"""Share of the mean square above which a variance is the difference of the mean square and the squared mean."""
+
+_CACHED_ROWS = 4096
+"""Rows that pass through several operations while they are in the cache."""
+
+_BLOCK_ELEMENTS = 2**17
+"""Outputs per block: enough to occupy two threads, little enough to stay in the cache."""
+
+
+@dataclass(frozen=True)
+class DenseBlock(Block):
+    """Rows of a dense table as a ``(D', rows)`` tensor.
+
+    Attributes:
+        rows: Which rows of the table these are.
+        x: Their columns.
+        caches_products: Whether the products of columns are cached once they have been made.
+    """
+
+    rows: slice
+    x: Tensor
+    caches_products: bool = False
+
+    @cached_property
+    def _products(self) -> Tensor:
+        i, j = torch.triu_indices(self.x.shape[0], self.x.shape[0])
+        return self.x[i].mul_(self.x[j])
+
+    def products(self) -> Tensor | None:  # noqa: D102
+        return self._products if self.caches_products else None
+
+    def predict(self, coef: Tensor) -> Tensor:  # noqa: D102
+        return coef @ self.x
+
+    def adjoint(self, r: Tensor) -> Tensor:  # noqa: D102
+        return r @ self.x.mT
+
+    def features(self) -> Tensor:  # noqa: D102
+        return self.x
+
+    def squares(self, r: Tensor) -> Tensor:  # noqa: D102
+        return r @ self.x.square().mT
+
+
+@dataclass(frozen=True)
+class RawBlock(Block):
+    """Rows of a large dense table, read in place: standardization is applied to coefficients and sums instead.
+
+    Attributes:
+        rows: Which rows of the table these are.
+        x: ``(rows, D)``, as given, float64.
+        design: The design, for the centers and scales.
+    """
+
+    rows: slice
+    x: Tensor
+    design: DenseDesign
+
+    def predict(self, coef: Tensor) -> Tensor:  # noqa: D102
+        table = self.design.to_table(coef)
+        if not self.design.intercept:
+            return table @ self.x.mT
+        return torch.addmm(table[:, :1], table[:, 1:], self.x.mT)
+
+    def adjoint(self, r: Tensor) -> Tensor:  # noqa: D102
+        product = r @ self.x
+        if not self.design.intercept:
+            return product / self.design.scale
+        total = r.sum(1, keepdim=True)
+        return torch.cat([total, (product - total * self.design.center) / self.design.scale], 1)
+
+    def features(self) -> Tensor:  # noqa: D102
+        return self.design.standardized(self.rows)
+
+    def squares(self, r: Tensor) -> Tensor:  # noqa: D102
+        return r @ self.features().square().mT
+
+
+class DenseDesign(Design):
+    """A dense table ``(N, D)``, held as given; a standardized copy is cached while it is small."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        *,
+        intercept: bool = True,
+        standardize: bool = False,
+        dtype: torch.dtype = torch.float64,
+        moments: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        self.x = x
+        self.n_rows, d = x.shape
+        self.intercept = intercept
+        self.n_columns = d + intercept
+        self.dtype = dtype
+        if moments is not None:
+            self.center, self.scale = moments
+        elif standardize:
+            self.center, self.scale = _moments(x, centered=intercept)
+        else:
+            self.center = torch.zeros(d, dtype=torch.float64)
+            self.scale = torch.ones(d, dtype=torch.float64)
+        self._blocks: dict[int, list[DenseBlock]] = {}
+
+    def blocks(self, n_outputs: int) -> Iterator[Block]:  # noqa: D102
+        size = _rows_per_block(n_outputs)
+        slices = [slice(s, min(s + size, self.n_rows)) for s in range(0, self.n_rows, size)]
+        if not self._is_cached:
+            for rows in slices:
+                yield (
+                    RawBlock(rows, self.x[rows], self)
+                    if self._read_in_place
+                    else DenseBlock(rows, self.standardized(rows))
+                )
+            return
+        if size not in self._blocks:
+            products = self.n_columns * (self.n_columns + 1) // 2 * self.n_rows * self.dtype.itemsize
+            self._blocks = {size: [DenseBlock(r, self._whole[:, r], products <= PRODUCT_BYTES) for r in slices]}
+        yield from self._blocks[size]
+
+    def whole(self) -> Tensor | None:  # noqa: D102
+        return self._whole if self._is_cached and self.dtype == torch.float64 and self.x.device.type == "cpu" else None
+
+    @property
+    def _is_cached(self) -> bool:
+        return self.n_rows * self.n_columns * self.dtype.itemsize <= CACHE_BYTES
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether ``x`` can be read in place: double precision, on the processor, each row contiguous."""
+        return self._is_double and self.x.device.type == "cpu" and self.x.stride(1) == 1
+
+    @property
+    def _is_double(self) -> bool:
+        return self.dtype == torch.float64 and self.x.dtype == torch.float64
+
+    @cached_property
+    def _whole(self) -> Tensor:
+        return self.standardized(slice(0, self.n_rows))
+
+    @cached_property
+    def _read_in_place(self) -> bool:
+        """Whether sums over the raw columns keep their digits when they are centered afterwards."""
+        return self._is_double and bool((self.center.abs() <= _CENTERING * self.scale).all())
+
+    def take(self, index: Tensor) -> DenseDesign:  # noqa: D102
+        return DenseDesign(self.x[index], intercept=self.intercept, dtype=self.dtype, moments=(self.center, self.scale))
+
+    def is_well_conditioned(self) -> bool:  # noqa: D102
+        if self.n_columns > min(self.n_rows, _GRAM_COLUMNS):
+            return False
+        # columns that are independent on some of the rows are so on all of them
+        for rows in _GRAM_ROWS:
+            x = self.standardized(slice(0, self.n_rows, max(1, self.n_rows // max(rows, 20 * self.n_columns))))
+            eigenvalues = torch.linalg.eigvalsh(x @ x.mT)
+            if bool(eigenvalues[0] > _CONDITION * eigenvalues[-1]):
+                return True
+        return False
+
+    def astype(self, dtype: torch.dtype) -> DenseDesign:  # noqa: D102
+        return DenseDesign(self.x, intercept=self.intercept, dtype=dtype, moments=(self.center, self.scale))
+
+    def standardized(self, rows: slice) -> Tensor:
+        """Return standardized rows with the ones, ``(D', rows)``, in the design's element type."""
+        x = self.x[rows].mT.to(torch.float64)
+        out = torch.empty(self.n_columns, x.shape[1], dtype=self.dtype)
+        if self.intercept:
+            out[0] = 1.0
+        body = out[self.intercept :]
+        if self.dtype == torch.float64:
+            for start in range(0, x.shape[1], _CACHED_ROWS):
+                part = slice(start, start + _CACHED_ROWS)
+                torch.sub(x[:, part], self.center[:, None], out=body[:, part]).div_(self.scale[:, None])
+        else:  # centered in double precision first: large means would cost single precision its digits
+            body.copy_((x - self.center[:, None]).div_(self.scale[:, None]))
+        return out
+
+
+def _rows_per_block(n_outputs: int) -> int:
+    fitting = int(_BLOCK_ELEMENTS // max(n_outputs, 1))
+    return max(256, 1 << max(fitting.bit_length() - 1, 0))
+
+
+def _moments_of_sums(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor, bool]:
+    """Return center and scale of the columns from sums of values and squares, and whether these kept their digits."""
+    n, d = x.shape
+    total, squares = torch.zeros(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
+    buffer = torch.empty(min(n, _CACHED_ROWS), d, dtype=torch.float64)
+    for start in range(0, n, _CACHED_ROWS):
+        block = x[start : start + _CACHED_ROWS]
+        total += block.sum(0)
+        squares += torch.mul(block, block, out=buffer[: block.shape[0]]).sum(0)
+    center, square = total / n, squares / n
+    variance = square - center.square() if centered else square
+    safe = (variance > _SAFE_VARIANCE * square) & (square > 1e-200) & (square < 1e200)
+    return center if centered else torch.zeros_like(center), variance.sqrt(), bool(safe.all())
+
+
+def _moments(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor]:
+    """Return center and scale of the columns, safe for entries of 1e24 and 1e-24 and for large means."""
+    n, d = x.shape
+    center, scale, safe = _moments_of_sums(x, centered=centered)
+    if safe:
+        return center, scale
+    size = max(1024, 2**20 // max(d, 1))
+    starts = range(0, n, size)
+    largest = torch.zeros(d, dtype=torch.float64)
+    total = torch.zeros(d, dtype=torch.float64)
+    for s in starts:
+        block = x[s : s + size].to(torch.float64)
+        largest = torch.maximum(largest, block.abs().amax(0))
+        total += block.sum(0)
+    center = total / n if centered else torch.zeros_like(total)
+    largest = torch.where(largest > 0, largest, 1.0)
+    second = torch.zeros(d, dtype=torch.float64)
+    for s in starts:
+        second += ((x[s : s + size].to(torch.float64) - center) / largest).square().sum(0)
+    scale = (second / n).sqrt() * largest
+    # a constant column keeps a scale at which rounding noise is not blown up to look like variation
+    return center, torch.where(scale > 1e-13 * largest, scale, largest)

@@ -1,0 +1,116 @@
+"""What is done around the methods of every operator: right-hand sides are checked, half precision is avoided."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+
+if TYPE_CHECKING:
+    from raphson.linalg._operator import LinearOperator
+
+HALF = frozenset({torch.float16, torch.bfloat16})
+"""Types in which PyTorch multiplies but does not decompose."""
+
+_PRODUCTS = {"mv": (-1, -1), "rmv": (-1, -2), "mm": (-2, -1), "rmm": (-2, -2)}
+"""For each product which axis of its argument has the length of which axis of the operator."""
+
+
+def as_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """Return a tensor as an array on the processor; bfloat16, which NumPy does not have, as float32."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def single(tensor: Tensor) -> Tensor:
+    """Return a tensor of half precision in single precision, any other as it is."""
+    return tensor.float() if tensor.dtype in HALF else tensor
+
+
+def guard(cls: type[LinearOperator]) -> None:
+    """Put around the methods that an operator class defines what they owe their callers."""
+    for name, method in list(vars(cls).items()):
+        if name in _WRAPPERS and not getattr(method, "__isabstractmethod__", False):
+            setattr(cls, name, _WRAPPERS[name](name, method))
+
+
+def _product(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    axis, side = _PRODUCTS[name]
+
+    @functools.wraps(method)
+    def product(self: LinearOperator, v: Any) -> Any:
+        if not isinstance(v, Tensor):
+            return as_numpy(product(self, _tensor(self, v)))
+        length = v.shape[axis] if v.ndim >= -axis else None
+        if length != self.shape[side] or v.dtype is not self.dtype or v.device != self.device:
+            raise _refusal(self, name, v, self.shape[side])
+        return method(self, v)
+
+    return product
+
+
+def _solve(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def solve(self: LinearOperator, b: Any, *args: Any, **options: Any) -> Any:
+        if not isinstance(b, Tensor):
+            return as_numpy(solve(self, _tensor(self, b), *args, **options))
+        n = self.shape[-1]
+        length = b.shape[-1 if b.ndim < len(self.shape) else -2] if b.ndim else None
+        if length != n or b.dtype is not self.dtype or b.device != self.device:
+            raise _refusal(self, name, b, n)
+        if b.dtype in HALF:
+            return getattr(self.to(dtype=torch.float32), name)(b.float(), *args, **options).to(b.dtype)
+        return method(self, b, *args, **options)
+
+    return solve
+
+
+def _decomposition(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def decomposition(self: LinearOperator) -> Any:
+        if self.dtype not in HALF:
+            return method(self)
+        result = getattr(self.to(dtype=torch.float32), name)()
+        if isinstance(result, tuple):
+            return type(result)(*(part.to(dtype=self.dtype) for part in result))
+        return result.to(dtype=self.dtype)
+
+    return decomposition
+
+
+_WRAPPERS = {
+    **dict.fromkeys(_PRODUCTS, _product),
+    **dict.fromkeys(("solve", "power_mv"), _solve),
+    **dict.fromkeys(("eigh", "slogdet", "factor"), _decomposition),
+}
+
+
+def _tensor(operator: LinearOperator, v: Any) -> Tensor:
+    """Return a NumPy array of real numbers in the operator's type, on its device."""
+    if not isinstance(v, np.ndarray) or v.dtype.kind not in "fiub":
+        kind = f"an array of {v.dtype}" if isinstance(v, np.ndarray) else f"a {type(v).__name__}"
+        raise InputError(
+            f"{type(operator).__name__} multiplies tensors and NumPy arrays of real numbers, and got {kind}."
+        )
+    return torch.tensor(v, dtype=operator.dtype, device=operator.device)
+
+
+def _refusal(operator: LinearOperator, name: str, v: Tensor, length: int) -> InputError:
+    what = f"{type(operator).__name__} of shape {tuple(operator.shape)}"
+    remedy = "Convert it by v.to(op.device, op.dtype)"
+    if v.dtype is not operator.dtype:
+        return InputError(f"{what} has dtype {operator.dtype}, but the vector in {name} has {v.dtype}: {remedy}.")
+    if v.device != operator.device:
+        return InputError(f"{what} lives on {operator.device}, but the vector in {name} on {v.device}: {remedy}.")
+    columns = name.endswith("mm") or (name not in _PRODUCTS and v.ndim >= len(operator.shape))
+    entries = v.shape[-2 if columns else -1] if v.ndim > columns else "no"
+    return InputError(
+        f"The vector has {entries} entries, but there are {length} parameters: the right-hand side of {name} has "
+        f"shape {tuple(v.shape)}, and {what} needs {'(..., n, k)' if columns else '(..., n)'} with n = {length}."
+    )
