@@ -11,13 +11,9 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
-from functools import cached_property
 
 import torch
 from torch import Tensor
-
-_MATRIX_COLUMNS = 64
-"""Up to this many columns the map of gradients is one product with its matrix: fewer calls, negligible arithmetic."""
 
 
 class Block(abc.ABC):
@@ -115,27 +111,3 @@ class Design(abc.ABC):
         if not self.intercept:
             return slopes * self.scale
         return torch.cat([coef[:, :1] + slopes @ self.center[:, None], slopes * self.scale], 1)
-
-    def gradient_to_table(self, gradient: Tensor) -> Tensor:
-        """Turn a gradient ``(C, D')`` in standardized coefficients into one in the table's coefficients."""
-        if self._gradient_matrix is not None:
-            return gradient @ self._gradient_matrix
-        factor, shift = self.gradient_map
-        return torch.addcmul(gradient * factor, gradient[:, :1], shift) if self.intercept else gradient * factor
-
-    @cached_property
-    def gradient_map(self) -> tuple[Tensor, Tensor]:
-        """``(D',)`` each: by what an entry of a gradient is multiplied, and what of the intercept's is added to it."""
-        ones = torch.ones(int(self.intercept), dtype=torch.float64)
-        center = self.center if self.intercept else torch.zeros_like(self.center)
-        return torch.cat([ones, self.scale]), torch.cat([0.0 * ones, center])
-
-    @cached_property
-    def _gradient_matrix(self) -> Tensor | None:
-        if self.n_columns > _MATRIX_COLUMNS:
-            return None
-        factor, shift = self.gradient_map
-        matrix = torch.diag(factor)
-        if self.intercept:
-            matrix[0] += shift
-        return matrix

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from raphson.data import Block
-from raphson.linalg import Dense, SymmetricOperator, cg, check_dense_size
+from raphson.linalg import Dense, DenseForm, SymmetricOperator, cg, check_dense_size
 from raphson.linear._compiled import CompiledHessian
-from raphson.linear._dense_form import DenseForm
 from raphson.linear._gram import dense_sum, map_pairs
 from raphson.linear._khatri_rao import GivenPairs, KhatriRaoGram, OutputPairs, output_pairs
 from raphson.linear._output_map import OutputMap

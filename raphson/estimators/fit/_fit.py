@@ -105,14 +105,9 @@ def null_predictors(rows: Rows, likelihood: Likelihood, n_outputs: int, intercep
 
 def _from_table(objective: LinearObjective, coef: Tensor, relative: bool) -> Tensor:
     """Return the parameters nearest to coefficients ``(C, d)`` of the table's columns."""
-    here, design = objective.output_map, objective.design
-    first = int(here.intercept)
-    if relative:
-        coef = coef - coef[[here.left_out]]
-    scaled = torch.cat([coef[:, :first], coef[:, first:] * design.scale], 1)
-    if first:
-        scaled[:, 0] += coef[:, first:] @ design.center
-    return here.collapse(scaled)
+    here = objective.output_map
+    coef = objective.design.from_table(coef)
+    return here.collapse(coef - coef[[here.left_out]] if relative else coef)
 
 
 def _design(rows: Rows, output_map: OutputMap, columns: Tensor) -> Design:
