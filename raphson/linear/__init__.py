@@ -2,7 +2,6 @@
 
 from raphson.linear._block_jacobi import class_block_cost as class_block_cost
 from raphson.linear._block_jacobi import class_block_inverse as class_block_inverse
-from raphson.linear._compiled import NewtonRules as NewtonRules
 from raphson.linear._constrained import ConstrainedObjective as ConstrainedObjective
 from raphson.linear._objective import Evaluation as Evaluation
 from raphson.linear._objective import LinearObjective as LinearObjective

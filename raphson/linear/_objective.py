@@ -28,10 +28,7 @@ from raphson.linalg import DiagonalPlusLowRank, SymmetricOperator
 from raphson.linear._compiled import (
     CompiledFamily,
     CompiledHessian,
-    NewtonRules,
-    NewtonSteps,
     Table,
-    Units,
     adjoint,
     is_compiled,
     without_subnormals,
@@ -484,30 +481,20 @@ class LinearObjective:
         return self.design.gradient_to_table(gradient.view(self.n_free, self.design.n_columns))
 
     @cached_property
-    def units(self) -> Units:
-        """What the tolerance counts in: the table's own units, and no entries that rounding alone explains."""
-        factor, shift = self.design.gradient_map
-        # what rounding makes of the gradient of a column of this size; a column of size 1e24 has 1e8 at the optimum
+    def _norm_floor(self) -> Tensor | None:
+        """What rounding alone makes of the gradient of each column, ``(D',)``; None where that is nothing."""
+        # of a column of this size; one of size 1e24 has 1e8 at the optimum
         size = (self.design.center.square() + self.design.scale.square()).sqrt() * 2.0**-46
         if not bool((size > 1e-12).any()):
-            return Units(factor, shift, None)
-        return Units(factor, shift, torch.cat([torch.zeros(int(self.design.intercept), dtype=torch.float64), size]))
+            return None
+        return torch.cat([torch.zeros(int(self.design.intercept), dtype=torch.float64), size])
 
     def gradient_norm(self, gradient: Tensor) -> float:
         """Return the largest entry of the gradient in the table's own units (infinity norm, mean scale)."""
-        if self._compiled is not None:
-            return self.units.norm(gradient)
         size = self.table_gradient(gradient)
-        if self.units.floor is not None:
-            size = (size.abs() - self.units.floor).clamp_min_(0.0)
+        if self._norm_floor is not None:
+            size = (size.abs() - self._norm_floor).clamp_min_(0.0)
         return float(torch.linalg.vector_norm(size, torch.inf))
-
-    def newton_steps(self, start: Tensor, rules: NewtonRules, *, tol: float, limit: int) -> NewtonSteps | None:
-        """Take Newton steps in one compiled call where the model is compiled; see ``CompiledFamily.newton``."""
-        if self._compiled is None:
-            return None
-        single = self.curvature_dtype == torch.float32
-        return self._compiled.newton(start, self.units, rules, tol=tol, limit=limit, single=single)
 
 
 def _table(design: Design) -> Table | None:

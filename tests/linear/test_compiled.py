@@ -9,21 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from raphson import Bernoulli, Binomial, Categorical, Poisson
+from raphson._native import _module
 from raphson.data import DenseDesign
 from raphson.linear import _compiled
 from raphson.linear._objective import LinearObjective
+from tests.instruction_sets import each_instruction_set as each_instruction_set
 
-kernel = pytest.importorskip("raphson.linear._kernel", reason="the compiled code was not built")
-
-
-@pytest.fixture(params=[128, 256, 512], autouse=True, scope="module")
-def vectors(request):
-    """Run every test with each instruction set that the processor has."""
-    if not kernel.use_vectors(request.param):
-        pytest.skip(f"the processor has no vectors of {request.param} bits")
-    yield
-    for bits in (128, 256, 512):
-        kernel.use_vectors(bits)
+pytestmark = pytest.mark.usefixtures("each_instruction_set")
 
 
 def make(n, d, c, *, weighted=False, reference=True, logistic=False, l2=0.01, seed=0):
@@ -74,10 +66,6 @@ CASES = {
     "many classes": {"c": 9, "n": 700},
     "no penalty": {"c": 5, "l2": 0.0},
 }
-
-
-UNIQUE = {name: case for name, case in CASES.items() if case.get("reference", True)}
-"""Those of which only one point is the optimum."""
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -172,42 +160,6 @@ def test_sums_over_a_table_by_targets(n, d, c, weighted):
         torch.testing.assert_close(_compiled.adjoint(table, w, t), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", UNIQUE.values(), ids=UNIQUE)
-@pytest.mark.parametrize("single", [False, True])
-def test_compiled_newton_steps_end_where_those_of_the_solver_do(case, single):
-    """The same steps as the solver's, from the same start to the same optimum; a limit of steps is kept."""
-    from raphson.estimators.fit._small import small_fit
-    from raphson.solve import cholesky_inverse, quasi_newton
-
-    objective, theta = make(**({"n": 300, "d": 5} | case))
-    objective = objective.with_curvature(torch.float32 if single else torch.float64)
-    theirs = quasi_newton(objective, theta, factorize=cholesky_inverse, factor_cost=0.0, tol=1e-9)
-    seen = []
-    ours = small_fit(objective, theta, tol=1e-9, max_iter=100, callback=seen.append)
-    assert ours.history == tuple(seen) and ours.iterations == len(seen) - 1
-    assert ours.converged and ours.iterations == theirs.iterations
-    torch.testing.assert_close(ours.theta, theirs.theta, rtol=1e-6, atol=1e-7)
-    values = [step.value for step in theirs.history]
-    assert [step.value for step in ours.history] == pytest.approx(values, rel=1e-5 if single else 1e-10)
-    two = small_fit(objective, theta, tol=1e-12, max_iter=2, callback=None)
-    assert not two.converged and two.iterations <= 2
-    assert two.gradient_norm == pytest.approx(objective.gradient_norm(objective.gradient(two.theta)), rel=1e-6)
-
-
-def test_newton_steps_are_halved_where_they_overshoot_and_stop_where_they_cannot_help():
-    """From a point far out the objective still falls at every step; an infinite start is handed back untouched."""
-    from raphson.estimators.fit._small import small_fit
-
-    objective, theta = make(300, 4, 4, l2=1e-3)
-    far = small_fit(objective, 30.0 * theta, tol=1e-9, max_iter=100, callback=None)
-    values = [step.value for step in far.history]
-    assert all(b < a for a, b in zip(values, values[1:], strict=False))
-    broken = theta.clone()
-    broken[2] = math.inf
-    found = small_fit(objective, broken, tol=1e-9, max_iter=100, callback=None)
-    assert not found.converged and found.iterations == 0 and torch.equal(found.theta, broken)
-
-
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 600), st.integers(0, 7), st.integers(2, 7), st.booleans(), st.booleans())
 def test_any_shape_agrees_with_pytorch(n, d, c, weighted, reference):
@@ -281,7 +233,7 @@ def test_weights_and_entries_of_any_size_count(dtype):
     ).with_curvature(dtype)
     rtol = 1e-12 if dtype == torch.float64 else 1e-5
     torch.testing.assert_close(small.hessian(theta).to_dense(), expected, rtol=rtol, atol=rtol / 100)
-    x = objective._compiled.table.x.abs()  # sums that do not cancel
+    x = objective._compiled.table.x.mT.abs().contiguous()  # sums that do not cancel
     a = torch.rand(3, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(1e25 * _compiled.pair_sums(x, a * 1e-25), _compiled.pair_sums(x, a), rtol=1e-12, atol=0)
 
@@ -293,7 +245,7 @@ def test_parts_for_several_threads_add_up(monkeypatch, parts):
     v = torch.linspace(-1, 1, theta.shape[0], dtype=torch.float64)
     one = objective.evaluate(theta)
     whole = [one.gradient, one.hessian.to_dense(), one.hessian.mv(v), one.hessian.blocks()]
-    monkeypatch.setattr(_compiled.CompiledFamily, "model", lambda self, work: (*self._model, parts))
+    monkeypatch.setattr(_module, "threads", lambda multiplications, part: parts)
     several = objective.evaluate(theta)
     assert several.value == pytest.approx(one.value, rel=1e-14)
     again = [several.gradient, several.hessian.to_dense(), several.hessian.mv(v), objective.hessian(theta).blocks()]
@@ -347,15 +299,8 @@ def test_without_a_compiler_the_numbers_are_the_same(monkeypatch):
     objective, _ = make(200, 3, 3)
     x, y = objective.design.x.numpy(), objective.y.numpy()
     compiled = MultinomialLogisticRegression().fit(x, y)
-    monkeypatch.setattr(_compiled, "_kernel", None)
+    monkeypatch.setattr(_module, "kernels", None)
     assert make(200, 3, 3)[0]._compiled is None
     plain_fit = MultinomialLogisticRegression().fit(x, y)
     torch.testing.assert_close(torch.tensor(compiled.coef_), torch.tensor(plain_fit.coef_), rtol=0, atol=1e-9)
     assert compiled.standard_errors().to_numpy() == pytest.approx(plain_fit.standard_errors().to_numpy(), rel=1e-9)
-
-
-def test_arguments_are_counted():
-    """A call with the wrong number of arguments is refused, not read beyond its end."""
-    for function in (kernel.evaluate, kernel.hessian, kernel.product, kernel.adjoint, kernel.norm, kernel.newton):
-        with pytest.raises(TypeError, match="arguments"):
-            function(1, 1, 1, 1, 0, None, None, False, None, 0, 0, 1.0, False, 1)

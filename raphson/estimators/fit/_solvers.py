@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.estimators.fit._small import continued, small_fit
 from raphson.linalg import cg
 from raphson.linear import ConstrainedObjective, LinearObjective, class_block_cost, class_block_inverse
 from raphson.solve import (
@@ -233,13 +232,10 @@ def _held(objective: LinearObjective, start: Tensor, tol: float, max_iter: int, 
     """
     pairs = objective.n_free * (objective.n_free + 1) // 2
     working = objective.with_curvature(torch.float32 if pairs >= _SINGLE_FROM_PAIRS else torch.float64)
-    begun = small_fit(working, start, tol=tol, max_iter=max_iter, callback=callback)
-    if begun is not None and begun.converged:
-        return begun
     inverse = None
     generator = torch.Generator().manual_seed(0)
     # where something is known already, of the data or from an earlier fit, a subset would lead away from it
-    for rows in subset_sizes(working) if begun is None and not bool(start.any()) else ():
+    for rows in () if bool(start.any()) else subset_sizes(working):
         part = working.take(torch.randint(working.n_rows, (rows,), generator=generator))
         start = quasi_newton(
             part,
@@ -252,9 +248,9 @@ def _held(objective: LinearObjective, start: Tensor, tol: float, max_iter: int, 
             inverse=inverse,
         ).theta
         inverse = cholesky_inverse(part.evaluate(start))
-    found = quasi_newton(
+    return quasi_newton(
         working,
-        start if begun is None else begun.theta,
+        start,
         factorize=cholesky_inverse,
         factor_cost=working.dense_cost,
         tol=tol,
@@ -262,7 +258,6 @@ def _held(objective: LinearObjective, start: Tensor, tol: float, max_iter: int, 
         inverse=inverse,
         callback=callback,
     )
-    return found if begun is None else continued(begun, found)
 
 
 def subset_sizes(objective: LinearObjective | ConstrainedObjective) -> list[int]:
