@@ -151,9 +151,9 @@ def test_the_compiled_module_checks_again():
             function(model, 1)
         with pytest.raises(TypeError):
             function(None, 1, 2, 3, 4, 5, 6)
-    for model, coef in ((model, 5), (changed(at4=None), a["theta"]), (model[:12], a["theta"])):
+    for given_model, coef in ((model, 5), (changed(at4=None), a["theta"]), (model[:12], a["theta"])):
         with pytest.raises(TypeError):
-            kernels.evaluate(model, 1, coef, a["theta"], True, a["out"], None)
+            kernels.evaluate(given_model, 1, coef, a["theta"], True, a["out"], None)
 
 
 def sparse(**changes):
