@@ -45,8 +45,9 @@ static inline TARGET NAME(vec) NAME(logarithm)(NAME(vec) x)
     return exponent * 0x1.62e42fee00000p-1 + (exponent * 0x1.a39ef35793c76p-33 + (2.0 * s + 2.0 * s * (square * series)));
 }
 
-/* Replace linear predictors of some rows by probabilities, and put the log-sum-exp of each into logs. */
-static TARGET void NAME(softmax)(size_t length, size_t all, double *f, double *logs)
+/* Replace linear predictors of some rows by probabilities, and put the log-sum-exp of each into logs; not inlined, because GCC
+   then needs four instructions more for an exponential. */
+static TARGET __attribute__((noinline)) void NAME(softmax)(size_t length, size_t all, double *f, double *logs)
 {
     for (size_t t = 0; t < length; t += LANES) {
         NAME(vec) most = *(NAME(vec) *)(f + t), total = {0};
