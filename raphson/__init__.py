@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ._errors import RaphsonWarning as RaphsonWarning
     from ._errors import SeparationWarning as SeparationWarning
     from ._errors import TooLargeError as TooLargeError
+    from ._native import show_config as show_config
     from .estimators import MultinomialLogisticRegression as MultinomialLogisticRegression
     from .estimators import VectorGLM as VectorGLM
     from .explain import Explanation as Explanation
@@ -100,6 +101,7 @@ _ROOMS = {
         "SeparationWarning",
         "TooLargeError",
     ),
+    "_native": ("show_config",),
     "network": (
         "Jacobian",
         "LayerOperator",

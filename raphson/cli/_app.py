@@ -24,14 +24,17 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"raphson {raphson.__version__}")
+        typer.echo(raphson.show_config())
         raise typer.Exit
 
 
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show versions and the compiled code, and exit."
+        ),
     ] = False,
 ) -> None:
     pass

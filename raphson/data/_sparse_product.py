@@ -1,27 +1,17 @@
-"""Products of a sparse matrix with a dense one: compiled code (``_sparse.c``) where that was built, else PyTorch's."""
+"""Products of a sparse matrix with a dense one: compiled code where that is available, else PyTorch's."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-try:
-    from raphson.data import _sparse
-except ImportError:
-    if not TYPE_CHECKING:
-        _sparse = None
-
-_WIDTH = 8
-"""Rows of dense matrices are filled up to a multiple of this many numbers, whole vectors of every instruction set."""
-
-_PART = 2.0**18
-"""Multiplications that are worth a thread of their own: they wait for memory."""
+from raphson import _native
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,32 +70,15 @@ class SparseRows:
         """
         if out is None:
             out = padded(self.shape[0], dense.shape[1], dense)
-        if not is_built():
+        if not _native.is_available(self.values.shape[0] * dense.shape[1]):
             return out.copy_(self._torch @ dense.contiguous())
-        given = arranged(dense)
-        width = given.stride(0)
-        _sparse.product(
-            self.starts.data_ptr(),
-            self.columns.data_ptr(),
-            self.values.data_ptr(),
-            self.shape[0],
-            width,
-            given.data_ptr(),
-            out.data_ptr(),
-            dense.dtype == torch.float32,
-            min(torch.get_num_threads(), 1 + int(self.values.shape[0] * width / _PART)),
-        )
+        _native.sparse_product(self.starts, self.columns, self.values, arranged(dense), out)
         return out
-
-
-def is_built() -> bool:
-    """Return whether the compiled code was built."""
-    return _sparse is not None
 
 
 def padded(n: int, c: int, like: Tensor) -> Tensor:
     """Return new memory for ``(n, c)`` numbers whose rows take whole vectors; what fills them up is zero."""
-    width = -(-c // _WIDTH) * _WIDTH
+    width = -(-c // _native.UNIT) * _native.UNIT
     whole = like.new_empty(n, width)
     if width > c:
         whole[:, c:] = 0.0
@@ -115,6 +88,6 @@ def padded(n: int, c: int, like: Tensor) -> Tensor:
 def arranged(dense: Tensor) -> Tensor:
     """Return a matrix ``(n, c)`` in the memory of ``padded``, copied only if it is not."""
     c = dense.shape[1]
-    if dense.stride() == (-(-c // _WIDTH) * _WIDTH, 1):
+    if dense.stride() == (-(-c // _native.UNIT) * _native.UNIT, 1):
         return dense
     return padded(dense.shape[0], c, dense).copy_(dense)

@@ -1,38 +1,28 @@
 r"""Softmax, logistic and Poisson models in compiled code: value and gradient in one call, the Hessian in another.
 
 Through PyTorch an evaluation is some twenty calls and a dense Hessian another ten, each of two to six microseconds
-whatever it does, and between the calls every intermediate travels through the cache. ``_kernel.c`` makes the same
-numbers 256 examples at a time: linear predictors, probabilities, products of features and entries of the output
+whatever it does, and between the calls every intermediate travels through the cache. ``raphson._native`` makes the
+same numbers 256 examples at a time: linear predictors, probabilities, products of features and entries of the output
 Hessians are made and consumed in the cache, sums are held in registers. Where it was not built (no compiler at
 installation), or the model is not of this kind, everything goes through PyTorch.
 """
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from raphson import _native
 from raphson.data import DenseDesign, Design
-
-try:
-    from raphson.linear import _kernel
-except ImportError:
-    if not TYPE_CHECKING:
-        _kernel = None
 
 _OUTPUTS_AND_COLUMNS = 128
 """Outputs and columns together up to which 256 examples stay in the cache; beyond, matrix products are faster."""
 
 _SMALLEST = 2.0**-60
 """Entries below this are zero in single precision: products of two of them stay normal numbers."""
-
-_PART = 2.0**20
-"""Multiplications that are worth a thread of their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +54,6 @@ class Table:
     def rows(self, rows: slice) -> Table:
         """Return some of the rows."""
         return replace(self, x=self.x[:, rows] if self.factor is None else self.x[rows])
-
-    @property
-    def arguments(self) -> tuple[int, int, int, int, int | None, int | None, bool]:
-        """What compiled functions take of it: N, D', the stride, and the rest."""
-        center = None if self.center is None else self.center.data_ptr()
-        factor = None if self.factor is None else self.factor.data_ptr()
-        return self.n, self.d, self.x.stride(0), self.x.data_ptr(), center, factor, self.intercept
 
     @cached_property
     def single(self) -> Tensor:
@@ -114,20 +97,11 @@ class CompiledFamily:
     exponential: bool
 
     @cached_property
-    def _model(self) -> tuple[Any, ...]:
-        weights = None if self.weights is None else self.weights.data_ptr()
-        outputs, columns = self.penalty_outputs.data_ptr(), self.penalty_columns.data_ptr()
-        n, d, *table = self.table.arguments
-        return n, d, self.linear.shape[0], *table, weights, outputs, columns, self.scale, self.exponential
-
-    def model(self, multiplications: float) -> tuple[Any, ...]:
-        """Return what every compiled function takes first, the number of threads last."""
-        return *self._model, _threads(multiplications)
-
-    @property
-    def multiplications(self) -> float:
-        """Those of an evaluation, an exponential counted as twenty."""
-        return self.table.n * (2.0 * self.table.d * self.linear.shape[0] + 20.0 * (self.linear.shape[0] + 1))
+    def model(self) -> _native.LinearModel:
+        """What every compiled function takes first."""
+        table, penalty = self.table, (self.penalty_outputs, self.penalty_columns)
+        given = table.x, table.center, table.factor, table.intercept, self.weights
+        return _native.LinearModel(*given, *penalty, self.linear.shape[0], self.scale, self.exponential)
 
     def evaluate(self, theta: Tensor, element: torch.dtype | None) -> tuple[float, Tensor, CompiledHessian | None]:
         """Return value, gradient ``(p,)`` and Hessian at the coefficients ``theta`` ``(p,)``.
@@ -140,16 +114,8 @@ class CompiledFamily:
             The three.
         """
         coef = theta.double().contiguous()
-        gradient = torch.empty_like(coef)
-        kept: list[int | None] = [None, None]
-        hessian = None
-        if element is not None:
-            p = torch.empty(self.linear.shape[0] + self.reference, self.table.n, dtype=element)
-            kept[element == torch.float32] = p.data_ptr()
-            hessian = CompiledHessian(self, p)
-        at = coef.data_ptr(), self.linear.data_ptr(), self.reference
-        value = _kernel.evaluate(*self.model(self.multiplications), *at, gradient.data_ptr(), *kept)
-        return value, gradient, hessian
+        value, gradient, p = _native.evaluate(self.model, coef, self.linear, reference=self.reference, kept=element)
+        return value, gradient, None if p is None else CompiledHessian(self, p)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,30 +131,21 @@ class CompiledHessian:
     def to_dense(self, dtype: torch.dtype) -> Tensor:
         """Return the Hessian as ``(C_free D', C_free D')``, class by class."""
         c, d = self.objective.linear.shape
-        return self._sums(_every_pair(c), torch.empty(c * d, c * d, dtype=dtype), blocks=False)
+        return self._sums(_native.every_pair(c), torch.empty(c * d, c * d, dtype=dtype), blocks=False)
 
     def blocks(self, dtype: torch.dtype) -> Tensor:
         """Return the diagonal blocks, one per free output, ``(C_free, D', D')``."""
         c, d = self.objective.linear.shape
-        return self._sums(_own_pairs(c), torch.empty(c, d, d, dtype=dtype), blocks=True)
+        return self._sums(_native.own_pairs(c), torch.empty(c, d, d, dtype=dtype), blocks=True)
 
-    def _sums(self, pairs: _Pairs, out: Tensor, *, blocks: bool) -> Tensor:
-        single = out.dtype == torch.float32
-        n, d = self.objective.table.n, self.objective.table.d
-        model = self.objective.model(n * pairs.number * d * (d + 1) / 2)
-        p = self.p.double()
-        _kernel.hessian(*model, p.data_ptr(), *pairs[1:], blocks, single, out.data_ptr())
-        return out
+    def _sums(self, pairs: _native.Pairs, out: Tensor, *, blocks: bool) -> Tensor:
+        return _native.hessian(self.objective.model, self.p.double(), pairs, out, blocks=blocks)
 
     def mv(self, v: Tensor) -> Tensor:
         """Return the product with ``v``, ``(C_free D',)``, in single or double precision as ``v`` is."""
-        v, out = v.contiguous(), torch.empty_like(v)
         single = v.dtype == torch.float32
-        p = self._single_p if single else self.p.double()
-        x = self.objective.table.single.data_ptr() if single else None
-        model = self.objective.model(self.objective.multiplications)
-        _kernel.product(*model, x, p.data_ptr(), v.data_ptr(), single, out.data_ptr())
-        return out
+        x, p = (self.objective.table.single, self._single_p) if single else (None, self.p.double())
+        return _native.product(self.objective.model, x, p, v)
 
     @cached_property
     def _single_p(self) -> Tensor:
@@ -200,36 +157,9 @@ def without_subnormals(values: Tensor) -> Tensor:
     return torch.nn.functional.hardshrink(values, _SMALLEST)
 
 
-class _Pairs(NamedTuple):
-    """Pairs of outputs ``(2, q)`` with the addresses of their rows and their number."""
-
-    pairs: Tensor
-    first: int
-    second: int
-    number: int
-
-
-def _pairs(pairs: Tensor) -> _Pairs:
-    return _Pairs(pairs, pairs[0].data_ptr(), pairs[1].data_ptr(), pairs.shape[1])
-
-
-@functools.lru_cache(maxsize=32)
-def _every_pair(c: int) -> _Pairs:
-    return _pairs(torch.triu_indices(c, c))
-
-
-@functools.lru_cache(maxsize=32)
-def _own_pairs(c: int) -> _Pairs:
-    return _pairs(torch.arange(c).expand(2, c))
-
-
-def _threads(multiplications: float) -> int:
-    return min(torch.get_num_threads(), 1 + int(multiplications / _PART))
-
-
 def is_built(x: Tensor) -> bool:
-    """Return whether compiled code was built and can read features ``(d, rows)``."""
-    return _kernel is not None and x.dtype == torch.float64 and x.stride(-1) == 1 and x.device.type == "cpu"
+    """Return whether compiled code is available and can read features ``(d, rows)``."""
+    return x.dtype == torch.float64 and x.stride(-1) == 1 and x.is_cpu and _native.is_available()
 
 
 def pair_sums(x: Tensor, entries: Tensor) -> Tensor:
@@ -242,12 +172,10 @@ def pair_sums(x: Tensor, entries: Tensor) -> Tensor:
     Returns:
         ``(q, d, d)``.
     """
-    (d, n), q = x.shape, entries.shape[0]
-    given, out = entries.contiguous(), torch.empty(q, d, d, dtype=torch.float64)
-    threads = _threads(n * q * d * (d + 1) / 2)
-    model = n, d, 1, x.stride(0), x.data_ptr(), None, None, False, None, None, None, 1.0, True, threads
-    _kernel.hessian(*model, given.data_ptr(), *_own_pairs(q)[1:], True, False, out.data_ptr())
-    return out
+    d, q = x.shape[0], entries.shape[0]
+    out = torch.empty(q, d, d, dtype=torch.float64)
+    pairs = _native.own_pairs(q)
+    return _native.hessian(_sums(Table(x), None, 1, True), entries.contiguous(), pairs, out, blocks=True)
 
 
 def adjoint(table: Table, weights: Tensor | None, t: Tensor) -> Tensor:
@@ -261,17 +189,18 @@ def adjoint(table: Table, weights: Tensor | None, t: Tensor) -> Tensor:
     Returns:
         ``(C, D')``.
     """
-    (c, n), (_, d, *rest) = t.shape, table.arguments
-    given, out = t.contiguous(), torch.empty(c, d, dtype=torch.float64)
-    w = None if weights is None else weights.data_ptr()
-    model = n, d, c, *rest, w, None, None, 1.0, True, _threads(n * c * d)
-    _kernel.adjoint(*model, given.data_ptr(), out.data_ptr())
-    return out
+    return _native.adjoint(_sums(table, weights, t.shape[0], False), t.contiguous())
+
+
+def _sums(table: Table, weights: Tensor | None, c: int, exponential: bool) -> _native.LinearModel:
+    """Return what plain sums over examples need: no penalty, a scale of one."""
+    given = table.x, table.center, table.factor, table.intercept, weights
+    return _native.LinearModel(*given, None, None, c, 1.0, exponential)
 
 
 def table_of(design: Design, n_outputs: int) -> Table | None:
     """Return the rows of a design as compiled code reads them, or None where it cannot or is not the faster one."""
-    if _kernel is None or design.n_columns + n_outputs > _OUTPUTS_AND_COLUMNS:
+    if design.n_columns + n_outputs > _OUTPUTS_AND_COLUMNS or not _native.is_available():
         return None
     if isinstance(design, DenseDesign) and design.is_raw and design.x.numel():  # nothing has no address
         factor = design.scale.reciprocal()

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raphson.data import SparseDesign, _sparse_product
+from raphson._native import _module, _sparse
+from raphson.data import SparseDesign
 from raphson.data._sparse_product import SparseRows, arranged, padded
 
 
@@ -23,11 +24,11 @@ def matrix(n, m, density, seed, dtype=np.float64):
 )
 def test_products_of_any_shape(compiled, n, m, c, density, seed):
     """Empty rows, empty matrices and widths that fill no vector agree with SciPy in both precisions."""
-    if compiled and not _sparse_product.is_built():
-        pytest.skip("the compiled code was not built")
+    if compiled and _module.kernels is None:
+        pytest.skip(_module.reason)
     with pytest.MonkeyPatch.context() as patch:
         if not compiled:
-            patch.setattr(_sparse_product, "_sparse", None)
+            patch.setattr(_module, "kernels", None)
         for dtype, rtol in ((np.float64, 1e-12), (np.float32, 1e-4)):
             x = matrix(n, m, density, seed, dtype)
             dense = torch.randn(c, m, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).mT
@@ -50,7 +51,7 @@ def test_bits_do_not_depend_on_threads(monkeypatch, threads):
     dense = torch.randn(400, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     one = SparseRows.of(x).product(dense)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(_sparse_product, "_PART", 1.0)
+    monkeypatch.setattr(_sparse, "_PART", 1.0)
     assert torch.equal(SparseRows.of(x).product(dense), one)
 
 

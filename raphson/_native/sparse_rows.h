@@ -1,9 +1,9 @@
-/* Rows of a sparse product for one instruction set and element type, as _each_instruction_set.h includes it. */
+/* Rows of a sparse product for one instruction set and element type, as instructions.h includes it. */
 
 typedef REAL NAME(vec) __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
 /* `vectors` vectors of one row of the result: `vectors` is a constant wherever this is inlined. */
-static inline __attribute__((always_inline)) void NAME(row)(const struct sparse *s, int64_t start, int64_t end,
+static inline TARGET __attribute__((always_inline)) void NAME(row)(const struct sparse *s, int64_t start, int64_t end,
                                                             size_t from, int vectors, REAL *out)
 {
     const REAL *values = s->values, *dense = (const REAL *)s->dense + from;
@@ -22,11 +22,18 @@ static inline __attribute__((always_inline)) void NAME(row)(const struct sparse 
         *(NAME(vec) *)(out + v * LANES) = sum[v];
 }
 
-static void NAME(part)(const void *data, size_t part, size_t parts)
+static TARGET void NAME(part)(const void *data, size_t part, size_t parts)
 {
     const struct sparse *s = data;
-    const size_t end = first_row(s, part + 1, parts), all = s->width / LANES;
-    for (size_t i = first_row(s, part, parts); i < end; i++)
+    const size_t begin = first_row(s, part, parts), end = first_row(s, part + 1, parts), all = s->width / LANES;
+    uint32_t largest = 0; /* column: a negative one is a large one */
+    for (int64_t k = s->starts[begin]; k < s->starts[end]; k++)
+        largest = (uint32_t)s->columns[k] > largest ? (uint32_t)s->columns[k] : largest;
+    if (s->starts[begin] < s->starts[end] && largest >= s->height) {
+        __atomic_store_n(s->wrong, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    for (size_t i = begin; i < end; i++)
         for (size_t v = 0; v < all; v += VECTORS) {
             REAL *out = (REAL *)s->out + i * s->width + v * LANES;
             switch (all - v) {

@@ -1,33 +1,29 @@
-/* Sums over examples for one instruction set and one element type, as _each_instruction_set.h includes it.
+/* Sums over examples for one instruction set and one element type, as instructions.h includes it.
    Buffers hold ROWS examples a row, APART apart. */
 
 typedef REAL NAME(vec) __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
-typedef INTEGER NAME(index) __attribute__((vector_size(LANES * sizeof(INTEGER))));
+typedef REAL NAME(four) __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+typedef double NAME(quad) __attribute__((vector_size(4 * sizeof(double)), aligned(sizeof(double)), may_alias));
 
 /* Sums of neighbors: those of a in the lower half, those of b in the upper one. */
-static inline NAME(vec) NAME(neighbors)(NAME(vec) a, NAME(vec) b)
+static inline TARGET NAME(four) NAME(neighbors)(NAME(four) a, NAME(four) b)
 {
-    NAME(index) even, odd;
-    for (int i = 0; i < LANES; i++) {
-        even[i] = 2 * i;
-        odd[i] = 2 * i + 1;
-    }
-    return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
 }
 
-/* The sums of all lanes of four vectors, in the first four lanes (LANES is at least four). */
-static inline NAME(vec) NAME(across)(NAME(vec) a, NAME(vec) b, NAME(vec) c, NAME(vec) d)
+/* The sums of every fourth lane. */
+static inline TARGET NAME(four) NAME(folded)(NAME(vec) a)
 {
-    NAME(vec) total = NAME(neighbors)(NAME(neighbors)(a, b), NAME(neighbors)(c, d));
-    for (int left = LANES / 4; left > 1; left /= 2)
-        total = NAME(neighbors)(total, total);
-    return total;
+    NAME(four) sum = *(NAME(four) *)&a;
+    for (int i = 4; i < LANES; i += 4)
+        sum += *(NAME(four) *)((REAL *)&a + i);
+    return sum;
 }
 
 /* Add to TALL by WIDE sums the inner products of rows of a and of b; `length` is a multiple of LANES.
    The accumulators and one column of operands fill the sixteen registers of AVX2. */
-static void NAME(tile)(const REAL *a, const REAL *b, size_t length, REAL *sums, size_t stride)
+static TARGET void NAME(tile)(const REAL *a, const REAL *b, size_t length, REAL *sums, size_t stride)
 {
     NAME(vec) acc[TALL][WIDE] = {{{0}}};
     for (size_t t = 0; t < length; t += LANES) {
@@ -44,69 +40,74 @@ static void NAME(tile)(const REAL *a, const REAL *b, size_t length, REAL *sums, 
         }
     }
     for (int j = 0; j < WIDE; j++) {
-        const NAME(vec) total = NAME(across)(acc[0][j], acc[1][j], acc[2][j], acc[3][j]);
+        const NAME(four) total = NAME(neighbors)(NAME(neighbors)(NAME(folded)(acc[0][j]), NAME(folded)(acc[1][j])),
+                                                 NAME(neighbors)(NAME(folded)(acc[2][j]), NAME(folded)(acc[3][j])));
         for (int i = 0; i < TALL; i++)
             sums[i * stride + j] += total[i];
     }
 }
 
 /* Add to sums (c, width) the inner products of c rows of a and of those of b. */
-static void NAME(tiles)(const REAL *a, size_t c, const REAL *b, size_t width, size_t length, REAL *sums)
+static TARGET void NAME(tiles)(const REAL *a, size_t c, const REAL *b, size_t width, size_t length, REAL *sums)
 {
     for (size_t k = 0; k < c; k += TALL)
         for (size_t j = 0; j < width; j += WIDE)
             NAME(tile)(a + k * APART, b + j * APART, length, sums + k * width + j, width);
 }
 
-/* Memory for the parts, each its sums (height, width) and some more, then its buffers of ROWS examples; all zero. */
-struct NAME(sums) {
-    size_t height, width, count, room, share; /* `room` for the `count` sums, whole cache lines; `share` of a part */
+/* A sum over all examples: what it is of (each kind takes some of these), and its memory. A part has its sums (height,
+   width) and some more, whole cache lines, then buffers of ROWS examples, that begin at a line: vectors that lie across two
+   lines are stored at half the speed. */
+struct NAME(job) {
+    const struct model *s;
+    const struct entries *of;
+    const struct point *at;
+    const REAL *x, *p, *v;
+    size_t height, width, count, room, share; /* `room` for the `count` sums; `share` of a part */
     void *block;
-    REAL *memory;
+    REAL *sums;
 };
 
-static int NAME(make_sums)(struct NAME(sums) *all, size_t parts, size_t height, size_t width, size_t more, size_t buffers)
+/* Sum over the examples: the sums of all parts are in those of the first. Returns whether there was no memory. */
+static TARGET int NAME(sum)(struct NAME(job) *job, void (*body)(const void *, size_t, size_t), size_t more,
+                            size_t buffers)
 {
-    const size_t count = height * width + more, room = padded(count, LINE), share = room + buffers * APART;
-    void *block = calloc(parts * share + LINE, sizeof(REAL));
-    *all = (struct NAME(sums)){height, width, count, room, share, block, aligned(block)};
-    return block ? 0 : -1;
-}
-
-/* Add to the sums of the first part those of the others; returns them. */
-static const REAL *NAME(add_up)(const struct NAME(sums) *all, size_t parts)
-{
+    const size_t parts = job->s->parts;
+    job->count = job->height * job->width + more;
+    job->room = padded(job->count, LINE);
+    job->share = job->room + buffers * APART;
+    if (!(job->block = calloc(parts * job->share + LINE, sizeof(REAL))))
+        return -1;
+    job->sums = (REAL *)(((uintptr_t)job->block + 63) / 64 * 64);
+    run_team(body, job, parts);
     for (size_t part = 1; part < parts; part++)
-        for (size_t i = 0; i < all->count; i++)
-            all->memory[i] += all->memory[part * all->share + i];
-    return all->memory;
+        for (size_t i = 0; i < job->count; i++)
+            job->sums[i] += job->sums[part * job->share + i];
+    return 0;
 }
-
-typedef double NAME(quad) __attribute__((vector_size(4 * sizeof(double)), aligned(sizeof(double)), may_alias));
-typedef REAL NAME(four) __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
 /* Four numbers of each of four rows, standardized and turned into four columns, APART apart. */
-static inline void NAME(turn)(const double *x, size_t stride, const double *center, const double *factor, REAL *to)
+static inline TARGET void NAME(turn)(const double *x, size_t stride, const double *center, const double *factor, REAL *to)
 {
     const NAME(quad) middle = *(const NAME(quad) *)center, times = *(const NAME(quad) *)factor;
     NAME(quad) row[4];
     for (int i = 0; i < 4; i++)
         row[i] = (*(const NAME(quad) *)(x + i * stride) - middle) * times;
-    typedef int64_t places __attribute__((vector_size(4 * sizeof(int64_t))));
-    const places even = {0, 4, 2, 6}, odd = {1, 5, 3, 7}, low = {0, 1, 4, 5}, high = {2, 3, 6, 7};
-    const NAME(quad) a = __builtin_shuffle(row[0], row[1], even), b = __builtin_shuffle(row[0], row[1], odd);
-    const NAME(quad) c = __builtin_shuffle(row[2], row[3], even), e = __builtin_shuffle(row[2], row[3], odd);
-    *(NAME(four) *)to = __builtin_convertvector(__builtin_shuffle(a, c, low), NAME(four));
-    *(NAME(four) *)(to + APART) = __builtin_convertvector(__builtin_shuffle(b, e, low), NAME(four));
-    *(NAME(four) *)(to + 2 * APART) = __builtin_convertvector(__builtin_shuffle(a, c, high), NAME(four));
-    *(NAME(four) *)(to + 3 * APART) = __builtin_convertvector(__builtin_shuffle(b, e, high), NAME(four));
+    const NAME(quad) a = __builtin_shufflevector(row[0], row[1], 0, 4, 2, 6);
+    const NAME(quad) b = __builtin_shufflevector(row[0], row[1], 1, 5, 3, 7);
+    const NAME(quad) c = __builtin_shufflevector(row[2], row[3], 0, 4, 2, 6);
+    const NAME(quad) e = __builtin_shufflevector(row[2], row[3], 1, 5, 3, 7);
+    *(NAME(four) *)to = __builtin_convertvector(__builtin_shufflevector(a, c, 0, 1, 4, 5), NAME(four));
+    *(NAME(four) *)(to + APART) = __builtin_convertvector(__builtin_shufflevector(b, e, 0, 1, 4, 5), NAME(four));
+    *(NAME(four) *)(to + 2 * APART) = __builtin_convertvector(__builtin_shufflevector(a, c, 2, 3, 6, 7), NAME(four));
+    *(NAME(four) *)(to + 3 * APART) = __builtin_convertvector(__builtin_shufflevector(b, e, 2, 3, 6, 7), NAME(four));
 }
 
 /* Some examples of the table as columns, APART apart, standardized, with zeros up to `length`. */
-static void NAME(load_table)(const struct model *s, size_t from, size_t rows, size_t length, REAL *to)
+static TARGET void NAME(load_table)(const struct model *s, size_t from, size_t rows, size_t length, REAL *to)
 {
     const size_t d = s->d;
-    if (!s->factor) {
+    if (!s->by_rows) {
         for (size_t j = 0; j < d; j++)
             for (size_t t = 0; t < rows; t++)
                 to[j * APART + t] = (REAL)s->x[j * s->stride + from + t];
@@ -116,25 +117,22 @@ static void NAME(load_table)(const struct model *s, size_t from, size_t rows, si
         for (size_t t = 0; s->intercept && t < rows; t++)
             to[t] = 1;
         const size_t width = d - s->intercept;
-        size_t t = 0;
-        for (; t + 4 <= rows; t += 4) {
+        for (size_t t = 0; t < rows; t += 4) {
+            const size_t end = t + 4 < rows ? t + 4 : rows;
             size_t j = 0;
-            for (; j + 4 <= width; j += 4)
+            for (; t + 4 == end && j + 4 <= width; j += 4)
                 NAME(turn)(x + t * s->stride + j, s->stride, s->center + j, s->factor + j, columns + j * APART + t);
             for (; j < width; j++)
-                for (size_t u = t; u < t + 4; u++)
+                for (size_t u = t; u < end; u++)
                     columns[j * APART + u] = (REAL)((x[u * s->stride + j] - s->center[j]) * s->factor[j]);
         }
-        for (; t < rows; t++)
-            for (size_t j = 0; j < width; j++)
-                columns[j * APART + t] = (REAL)((x[t * s->stride + j] - s->center[j]) * s->factor[j]);
     }
     for (size_t j = 0; j < d && rows < length; j++)
         memset(to + j * APART + rows, 0, (length - rows) * sizeof(REAL));
 }
 
 /* Copy some examples of `count` rows of an array, n apart, to rows APART apart, with zeros up to `length`. */
-static void NAME(load)(const REAL *from, size_t n, size_t count, size_t rows, size_t length, REAL *to)
+static TARGET void NAME(load)(const REAL *from, size_t n, size_t count, size_t rows, size_t length, REAL *to)
 {
     for (size_t j = 0; j < count; j++) {
         memcpy(to + j * APART, from + j * n, rows * sizeof(REAL));
@@ -143,7 +141,7 @@ static void NAME(load)(const REAL *from, size_t n, size_t count, size_t rows, si
 }
 
 /* Multiply c rows of numbers for some examples by the examples' weights. */
-static void NAME(weigh)(const struct model *s, size_t from, size_t rows, size_t c, REAL *values)
+static TARGET void NAME(weigh)(const struct model *s, size_t from, size_t rows, size_t c, REAL *values)
 {
     for (size_t k = 0; s->weights && k < c; k++)
         for (size_t t = 0; t < rows; t++)
@@ -152,7 +150,7 @@ static void NAME(weigh)(const struct model *s, size_t from, size_t rows, size_t 
 
 /* Linear predictors of some rows: TALL outputs at a time, f (outputs, APART) from coefficients and x (d, APART); two
    vectors at a time, so that each coefficient that is spread over a vector serves twice. */
-static void NAME(predict)(const struct model *s, const REAL *coef, const REAL *x, size_t length, REAL *f)
+static TARGET void NAME(predict)(const struct model *s, const REAL *coef, const REAL *x, size_t length, REAL *f)
 {
     const size_t c = s->c, d = s->d;
     for (size_t k = 0; k < c; k += TALL) {
@@ -178,9 +176,17 @@ static void NAME(predict)(const struct model *s, const REAL *coef, const REAL *x
     }
 }
 
-#include "_kernel_hessian.h"
-#include "_kernel_product.h"
+/* Of the penalty's gradient at coefficients, an entry. */
+static inline TARGET REAL NAME(penalty)(const struct model *s, const REAL *coef, size_t k, size_t j)
+{
+    REAL sum = 0;
+    for (size_t l = 0; l < s->c; l++)
+        sum += (REAL)s->penalty_outputs[k * s->c + l] * coef[l * s->d + j];
+    return sum * (REAL)s->penalty_columns[j];
+}
+
+#include "linear_hessian.h"
+#include "linear_product.h"
 #ifdef DOUBLE
-#include "_kernel_evaluate.h"
-#include "_kernel_newton.h"
+#include "linear_evaluate.h"
 #endif

@@ -1,0 +1,226 @@
+"""Sums over the examples of a linear model, as thin calls: tensors are checked and handed to the compiled module."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from raphson._native import _module
+from raphson._native._module import Memory, memory
+
+_PART = 2.0**20
+"""Multiplications that are worth a thread of their own (measured: starting one takes some ten microseconds)."""
+
+
+@dataclass(frozen=True, eq=False)
+class LinearModel:
+    r"""What sums over examples need: features, weights, penalty. All tensors are in double precision.
+
+    Attributes:
+        x: Standardized columns with the ones, ``(D', N)``; or where there are factors the rows as given, ``(N, D)``
+            without the ones. Each row is contiguous, rows may be apart.
+        center: Subtracted from the columns of rows as given, ``(D,)``, or None.
+        factor: By which they are then multiplied, ``(D,)``, or None.
+        intercept: Whether a column of ones comes before the rows as given.
+        weights: ``(N,)`` or None for 1 each.
+        penalty_outputs: ``(C, C)``, or None without a penalty.
+        penalty_columns: ``(D',)``, or None.
+        n_outputs: C, the outputs with coefficients.
+        scale: Multiplies sums over examples.
+        exponential: Whether the log-partition function is the exponential of one output, not the log-sum-exp.
+    """
+
+    x: Tensor
+    center: Tensor | None
+    factor: Tensor | None
+    intercept: bool
+    weights: Tensor | None
+    penalty_outputs: Tensor | None
+    penalty_columns: Tensor | None
+    n_outputs: int
+    scale: float
+    exponential: bool
+
+    def __post_init__(self) -> None:
+        """Check the table.
+
+        Raises:
+            ValueError: If it has another element type or strides, or centers without factors.
+        """
+        x = self.x
+        if x.ndim != 2 or x.dtype != torch.float64 or not x.is_cpu or (x.shape[1] > 1 and x.stride(1) != 1):
+            raise ValueError(
+                f"'x' is a tensor {tuple(x.shape)} of {x.dtype} with strides {x.stride()} on {x.device}; compiled code "
+                "needs a matrix of torch.float64 on the processor, each row contiguous."
+            )
+        if (self.center is None) != (self.factor is None):
+            raise ValueError("Rows as given are standardized by 'center' and 'factor' together.")
+
+    @cached_property
+    def n(self) -> int:
+        """Number of rows, N."""
+        return self.x.shape[1 if self.factor is None else 0]
+
+    @cached_property
+    def d(self) -> int:
+        """Number of columns, D'."""
+        return self.x.shape[0] if self.factor is None else self.x.shape[1] + self.intercept
+
+    @cached_property
+    def arguments(self) -> tuple[object, ...]:
+        """What compiled functions take first; see ``take_model`` in ``module.c``."""
+        x, c = self.x, self.n_outputs
+        width = x.shape[1 if self.factor is not None else 0]
+        # all that lies from its first element on, so that C can tell whether the rows it reads are there
+        extent = x.untyped_storage().nbytes() // 8 - x.storage_offset() if x.numel() else 0
+
+        def optional(name: str, tensor: Tensor | None, *shape: int) -> Memory | None:
+            return None if tensor is None else memory(name, tensor, *shape)
+
+        return (
+            (x.data_ptr(), extent, "d"),
+            self.n,
+            width,
+            x.stride(0),
+            optional("center", self.center, width),
+            optional("factor", self.factor, width),
+            self.intercept,
+            optional("weights", self.weights, self.n),
+            optional("penalty_outputs", self.penalty_outputs, c, c),
+            optional("penalty_columns", self.penalty_columns, self.d),
+            c,
+            self.scale,
+            self.exponential,
+        )
+
+    @property
+    def evaluation_size(self) -> float:
+        """Multiplications of an evaluation, an exponential counted as twenty."""
+        return self.n * (2.0 * self.d * self.n_outputs + 20.0 * (self.n_outputs + 1))
+
+
+class Pairs(NamedTuple):
+    """Pairs of outputs ``(2, q)``, where their rows lie, and their number."""
+
+    pairs: Tensor
+    first: Memory
+    second: Memory
+    number: int
+
+
+def _pairs(pairs: Tensor) -> Pairs:
+    q = pairs.shape[1]
+    first, second = (memory("pairs", row, q, dtype=torch.int64) for row in pairs.contiguous())
+    return Pairs(pairs, first, second, q)
+
+
+@functools.lru_cache(maxsize=32)
+def every_pair(c: int) -> Pairs:
+    """Return all pairs k <= l of c outputs."""
+    return _pairs(torch.triu_indices(c, c))
+
+
+@functools.lru_cache(maxsize=32)
+def own_pairs(c: int) -> Pairs:
+    """Return each of c outputs with itself."""
+    return _pairs(torch.arange(c).repeat(2, 1))
+
+
+def evaluate(
+    model: LinearModel, coef: Tensor, linear: Tensor, *, reference: bool, kept: torch.dtype | None
+) -> tuple[float, Tensor, Tensor | None]:
+    """Return value and gradient of the penalized objective, and the probabilities or means.
+
+    Args:
+        model: The model, with a penalty.
+        coef: Where, ``(C D',)``.
+        linear: The targets' linear term, ``(C, D')``.
+        reference: Whether one more output, the last one, is zero.
+        kept: Element type of the probabilities; None for none.
+
+    Returns:
+        The value, the gradient ``(C D',)`` and ``(C + reference, N)``, or None.
+    """
+    c, d = model.n_outputs, model.d
+    gradient = torch.empty_like(coef)
+    p = None if kept is None else torch.empty(c + reference, model.n, dtype=kept)
+    value = _module.compiled().evaluate(
+        model.arguments,
+        _module.threads(model.evaluation_size, _PART),
+        memory("coef", coef, c * d),
+        memory("linear", linear, c, d),
+        reference,
+        memory("gradient", gradient, c * d),
+        None if p is None else memory("p", p, *p.shape, dtype=p.dtype),
+    )
+    return value, gradient, p
+
+
+def hessian(model: LinearModel, p: Tensor, pairs: Pairs, out: Tensor, *, blocks: bool) -> Tensor:
+    """Sum entries of output Hessians times products of two features.
+
+    Args:
+        model: The model.
+        p: Probabilities ``(C + reference, N)``, of which the entries are ``diag p - p p^T``, or where the model is
+            exponential the entries themselves; in double precision.
+        pairs: Which entries.
+        out: Where to put the sums, in single or double precision: ``(q, D', D')``, or the Hessian ``(C D', C D')``.
+        blocks: Which of the two.
+
+    Returns:
+        ``out``.
+    """
+    q, d, size = pairs.number, model.d, model.n_outputs * model.d
+    shape = (q, d, d) if blocks else (size, size)
+    _module.compiled().hessian(
+        model.arguments,
+        _module.threads(model.n * q * d * (d + 1) / 2, _PART),
+        memory("p", p, p.shape[0], model.n),
+        pairs.first,
+        pairs.second,
+        blocks,
+        memory("out", out, *shape, dtype=out.dtype),
+    )
+    return out
+
+
+def product(model: LinearModel, x: Tensor | None, p: Tensor, v: Tensor) -> Tensor:
+    """Return the product of the Hessian with a vector; the Hessian is not formed.
+
+    Args:
+        model: The model, with a penalty.
+        x: Standardized columns ``(D', N)`` of the vector's element type; None to read the model's table.
+        p: Probabilities or means ``(C + reference, N)`` of that type.
+        v: ``(C D',)`` in single or double precision.
+
+    Returns:
+        ``(C D',)``.
+    """
+    v, size, dtype = v.contiguous(), model.n_outputs * model.d, v.dtype
+    out = torch.empty_like(v)
+    _module.compiled().product(
+        model.arguments,
+        _module.threads(model.evaluation_size, _PART),
+        None if x is None else memory("x", x, model.d, model.n, dtype=dtype),
+        memory("p", p, p.shape[0], model.n, dtype=dtype),
+        memory("v", v, size, dtype=dtype),
+        memory("out", out, size, dtype=dtype),
+    )
+    return out
+
+
+def adjoint(model: LinearModel, t: Tensor) -> Tensor:
+    r"""Return :math:`s \sum_n w_n\, t_n \otimes \hat x_n`, ``(C, D')``, for numbers t ``(C, N)``."""
+    out = torch.empty(model.n_outputs, model.d, dtype=torch.float64)
+    _module.compiled().adjoint(
+        model.arguments,
+        _module.threads(model.n * model.n_outputs * model.d, _PART),
+        memory("t", t, model.n_outputs, model.n),
+        memory("out", out, *out.shape),
+    )
+    return out

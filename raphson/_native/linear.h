@@ -1,0 +1,77 @@
+/* Linear models in one call each: value and gradient, the dense Hessian, a product with it. The formulas are those of the
+   modules of raphson/linear, which say what they mean. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ROWS 256          /* examples at a time */
+#define CHUNK 96          /* products of features at a time: with that many examples they stay in the second-level cache */
+#define LINE (64 / sizeof(REAL)) /* numbers in a cache line */
+#define APART (ROWS + LINE) /* a cache line more: rows a power of two apart would fight for the same places */
+#define TALL 4
+#define WIDE 3
+#define SMALLEST 0x1p-60  /* in single precision smaller entries would make subnormal numbers of products */
+
+/* n examples of d columns, cut into parts for as many threads, and c outputs with coefficients; sums over examples are
+   multiplied by scale. The table x is (d, n), its rows `stride` apart, or where it is by rows the table as given,
+   (n, d) without the ones: column j is then (x_j - center_j) factor_j, after a column of ones where there is an intercept. */
+struct model {
+    size_t n, d, c, stride, parts;
+    int by_rows, intercept;
+    int exponential; /* whether the log-partition function is e^f, of one output, and not the log-sum-exp */
+    const double *x, *center, *factor, *weights;     /* weights (n,) or NULL */
+    const double *penalty_outputs, *penalty_columns; /* (c, c), (d,); or both NULL */
+    double scale;
+};
+
+/* Where to evaluate: coefficients, the targets' linear term, (c, d) each; whether one more output is zero. Where to put
+   probabilities or means, (c and the reference, n), in double or in single precision, or NULL. */
+struct point {
+    const double *coef, *linear;
+    int reference;
+    double *p;
+    float *single_p;
+};
+
+/* Which q entries k <= l of diag p - p p^T to take, p of at least c rows of n. */
+struct entries {
+    const double *p;
+    const int64_t *k, *l;
+    size_t q;
+};
+
+static size_t padded(size_t length, size_t unit)
+{
+    return (length + unit - 1) / unit * unit;
+}
+
+/* Where a part of the examples begins: a multiple of ROWS. */
+static size_t part_start(size_t n, size_t part, size_t parts)
+{
+    const size_t start = padded(n, ROWS) / ROWS * part / parts * ROWS;
+    return start < n ? start : n;
+}
+
+/* One entry of diag p - p p^T, or for the exponential one row of p itself, for some rows, times their weights; before
+   them, what is below `smallest` is zero. */
+static void fill_entry(const struct model *s, const struct entries *of, size_t e, size_t from, size_t rows,
+                       double smallest, double *entry)
+{
+    const double *left = of->p + (s->exponential ? e : (size_t)of->k[e]) * s->n + from;
+    if (s->exponential) {
+        memcpy(entry, left, rows * sizeof(double));
+    } else {
+        const double *right = of->p + (size_t)of->l[e] * s->n + from, one = of->k[e] == of->l[e];
+        for (size_t t = 0; t < rows; t++)
+            entry[t] = left[t] * (one - right[t]);
+    }
+    for (size_t t = 0; t < rows; t++)
+        entry[t] = fabs(entry[t]) < smallest ? 0.0 : entry[t];
+    for (size_t t = 0; s->weights && t < rows; t++)
+        entry[t] *= s->weights[from + t];
+}
+
+#define TEMPLATE "linear_sums.h"
+#include "instructions.h"

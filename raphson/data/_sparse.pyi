@@ -1,3 +1,0 @@
-"""Compiled sparse products. Addresses are those of contiguous arrays; see ``_sparse_product.py``."""
-
-def product(*starts_columns_values_rows_width_dense_out_single_parts: int) -> None: ...

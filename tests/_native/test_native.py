@@ -1,0 +1,287 @@
+"""The door to compiled code: what it refuses, and what it says is there."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+import raphson
+from raphson import _native
+from raphson._native import _module
+from raphson._native._config import Config
+from raphson._native._module import memory
+
+compiled = pytest.mark.skipif(_module.kernels is None, reason=_module.reason or "built")
+N, D, C = 30, 5, 3
+
+
+def zeros(*shape, dtype=torch.float64):
+    return torch.zeros(shape, dtype=dtype)
+
+
+def given(**changes):
+    """A model of 30 examples with an intercept, four columns by rows and three outputs."""
+    parts = {
+        "x": zeros(N, D - 1),
+        "center": zeros(D - 1),
+        "factor": zeros(D - 1),
+        "intercept": True,
+        "weights": zeros(N),
+        "penalty_outputs": zeros(C, C),
+        "penalty_columns": zeros(D),
+        "n_outputs": C,
+        "scale": 1.0,
+        "exponential": False,
+    }
+    return _native.LinearModel(**parts | changes)
+
+
+WRONG_MODELS = {
+    "no matrix": {"x": zeros(N)},
+    "single precision": {"x": zeros(N, D - 1, dtype=torch.float32)},
+    "columns apart": {"x": zeros(D - 1, N).mT},
+    "whole numbers": {"weights": zeros(N, dtype=torch.int64)},
+    "few weights": {"weights": zeros(N - 1)},
+    "few centers": {"center": zeros(D - 2)},
+    "no centers": {"center": None},
+    "many factors": {"factor": zeros(D)},
+    "few penalties": {"penalty_columns": zeros(D - 1)},
+    "penalties apart": {"penalty_outputs": zeros(C, 2 * C)[:, ::2]},
+    "other penalties": {"penalty_outputs": zeros(C + 1, C + 1)},
+    "elsewhere": {"weights": torch.zeros(N, dtype=torch.float64, device="meta")},
+    "other features": {"x": zeros(N, D)},
+    "no penalty": {"penalty_columns": None, "penalty_outputs": None},
+}
+
+
+@compiled
+@pytest.mark.parametrize("changes", WRONG_MODELS.values(), ids=WRONG_MODELS)
+def test_models_whose_parts_do_not_fit_are_refused(changes):
+    """No wrong shape, element type, stride or device reaches the sums."""
+    with pytest.raises(ValueError):
+        _native.evaluate(given(**changes), zeros(C * D), zeros(C, D), reference=True, kept=None)
+
+
+@compiled
+def test_wrong_vectors_and_results_are_refused():
+    """Coefficients, terms, probabilities, pairs and results are of one model, or nothing is read or written."""
+    model, p, pairs, out = given(), zeros(C + 1, N), _native.every_pair(C), zeros(C * D, C * D)
+    value, gradient, kept = _native.evaluate(model, zeros(C * D), zeros(C, D), reference=True, kept=torch.float32)
+    assert value == 0.0 and gradient.shape == (C * D,) and kept.shape == (C + 1, N)  # weights are zero
+    assert _native.hessian(model, p, pairs, out, blocks=False) is out
+    assert _native.product(model, None, p, zeros(C * D)).shape == (C * D,)
+    assert _native.adjoint(model, zeros(C, N)).shape == (C, D)
+    single = zeros(C * D, dtype=torch.float32)
+    calls = [
+        lambda: _native.evaluate(model, zeros(2), zeros(C, D), reference=True, kept=None),
+        lambda: _native.evaluate(model, zeros(C * D), zeros(C, D - 1), reference=True, kept=None),
+        lambda: _native.evaluate(model, zeros(C * D), zeros(C, D), reference=True, kept=torch.float16),
+        lambda: _native.evaluate(replace(model, exponential=True), zeros(C * D), zeros(C, D), reference=0, kept=None),
+        lambda: _native.hessian(model, p[:, 1:].contiguous(), pairs, out, blocks=False),
+        lambda: _native.hessian(model, p.float(), pairs, out, blocks=False),
+        lambda: _native.hessian(model, p[:1], pairs, out, blocks=False),
+        lambda: _native.hessian(model, p, _native.every_pair(C + 1), out, blocks=False),
+        lambda: _native.hessian(model, p, pairs, out[1:], blocks=False),
+        lambda: _native.hessian(model, p, pairs, zeros(C, D, D), blocks=True),
+        lambda: _native.hessian(model, p, pairs, out.long(), blocks=False),
+        lambda: _native.product(model, None, p[:1], zeros(C * D)),
+        lambda: _native.product(model, None, p, zeros(C * D - 1)),
+        lambda: _native.product(model, zeros(D, N), p.float(), single),
+        lambda: _native.product(model, zeros(D, N - 1, dtype=torch.float32), p.float(), single),
+        lambda: _native.adjoint(model, zeros(C, N + 1)),
+    ]
+    for number, call in enumerate(calls):
+        with pytest.raises(ValueError):
+            call()
+            pytest.fail(f"call {number} went through")
+
+
+@compiled
+def test_the_compiled_module_checks_again():
+    """Whoever calls it past the door: sizes, types and numbers of arguments are refused in C."""
+    whole_model, kernels = given(), _module.kernels
+    model = whole_model.arguments
+    kept = []  # what an address leads to must live
+
+    def at(*shape, dtype=torch.float64):
+        kept.append(zeros(*shape, dtype=dtype))
+        return memory("numbers", kept[-1], *shape, dtype=dtype)
+
+    a = {"theta": at(C * D), "out": at(C * D), "p": at((C + 1) * N)}
+    small, empty, whole = at(2), (0, C * D, "d"), at(C * D, dtype=torch.int64)
+    index = at(2, dtype=torch.int64)
+    kept[-1][1] = C
+
+    def changed(**places):
+        return tuple(places.get(f"at{i}", part) for i, part in enumerate(model))
+
+    for wrong in (small, empty, whole, (a["theta"][0], C * D, "x"), (a["theta"][0], C * D, "?")):
+        with pytest.raises(ValueError):
+            kernels.evaluate(model, 1, wrong, a["theta"], True, a["out"], None)
+        with pytest.raises(ValueError):
+            kernels.evaluate(model, 1, a["theta"], a["theta"], True, wrong, None)
+        with pytest.raises(ValueError):
+            kernels.product(model, 1, None, a["p"], a["theta"], wrong)
+        with pytest.raises(ValueError):
+            kernels.adjoint(model, 1, a["p"], wrong)
+    for wrong in (
+        changed(at0=small),
+        changed(at1=N + 1),
+        changed(at1=2**62),
+        changed(at2=D),
+        changed(at3=D),
+        changed(at3=2**63),
+        changed(at7=small),
+        changed(at8=small),
+        changed(at9=small),
+        changed(at10=C + 1),
+        changed(at10=2**63),
+    ):
+        with pytest.raises(ValueError):
+            kernels.evaluate(wrong, 1, a["theta"], a["theta"], True, a["out"], None)
+    for threads in (0, 1025):
+        with pytest.raises(ValueError):
+            kernels.evaluate(model, threads, a["theta"], a["theta"], True, a["out"], None)
+    with pytest.raises(ValueError):
+        kernels.hessian(model, 1, a["p"], index, index, False, at(225))
+    for function in (kernels.evaluate, kernels.hessian, kernels.product, kernels.adjoint, kernels.sparse):
+        with pytest.raises(TypeError, match="arguments"):
+            function(model, 1)
+        with pytest.raises(TypeError):
+            function(None, 1, 2, 3, 4, 5, 6)
+    for given_model, coef in ((model, 5), (changed(at4=None), a["theta"]), (model[:12], a["theta"])):
+        with pytest.raises(TypeError):
+            kernels.evaluate(given_model, 1, coef, a["theta"], True, a["out"], None)
+
+
+def sparse(**changes):
+    """The arguments of a product of a sparse matrix (3, 4) of 5 nonzeros with a dense one (4, 8)."""
+    return {
+        "starts": torch.tensor([0, 2, 2, 5]),
+        "columns": torch.tensor([0, 3, 1, 2, 3], dtype=torch.int32),
+        "values": torch.ones(5, dtype=torch.float64),
+        "dense": torch.ones(4, 8, dtype=torch.float64),
+        "out": torch.zeros(3, 8, dtype=torch.float64),
+    } | changes
+
+
+WRONG_SPARSE = {
+    "a column too large": {"columns": torch.tensor([0, 3, 1, 2, 4], dtype=torch.int32)},
+    "a negative column": {"columns": torch.tensor([0, 3, 1, 2, -1], dtype=torch.int32)},
+    "wide columns": {"columns": torch.tensor([0, 3, 1, 2, 3])},
+    "few columns": {"columns": torch.tensor([0, 3, 1, 2], dtype=torch.int32)},
+    "starts beyond the end": {"starts": torch.tensor([0, 2, 2, 6])},
+    "negative starts": {"starts": torch.tensor([-1, 2, 2, 5])},
+    "starts that go back": {"starts": torch.tensor([0, 9, 2, 5])},
+    "narrow starts": {"starts": torch.tensor([0, 2, 2, 5], dtype=torch.int32)},
+    "few rows of the dense matrix": {"dense": torch.ones(3, 8, dtype=torch.float64)},
+    "rows that are no whole vectors": {"dense": torch.ones(4, 7, dtype=torch.float64)},
+    "a storage that ends early": {"dense": torch.ones(31, dtype=torch.float64).as_strided((4, 7), (8, 1))},
+    "another type": {"dense": torch.ones(4, 8)},
+    "few rows of the result": {"out": torch.zeros(2, 8, dtype=torch.float64)},
+    "a narrow result": {"out": torch.zeros(3, 7, dtype=torch.float64)},
+    "result of another type": {"out": torch.zeros(3, 8)},
+    "half precision": {"values": torch.ones(5, dtype=torch.float16)},
+}
+
+
+@compiled
+@pytest.mark.parametrize("changes", WRONG_SPARSE.values(), ids=WRONG_SPARSE)
+def test_sparse_products_whose_parts_do_not_fit_are_refused(changes):
+    """Indices out of range and wrong sizes are refused; the product itself goes through."""
+    right = sparse()
+    _native.sparse_product(**right)
+    assert right["out"][:, 0].tolist() == [2.0, 0.0, 3.0]
+    with pytest.raises(ValueError):
+        _native.sparse_product(**sparse(**changes))
+
+
+@compiled
+def test_compiled_sparse_products_check_again():
+    """Sizes past the door are refused in C."""
+    good = sparse()
+    types = {"starts": torch.int64, "columns": torch.int32}
+    starts, columns, values, dense, out = (
+        memory(name, tensor, *tensor.shape, dtype=types.get(name, torch.float64)) for name, tensor in good.items()
+    )
+    _module.kernels.sparse(starts, columns, values, dense, 8, out, 1)
+    for width in (0, 4, 16, 2**63):
+        with pytest.raises(ValueError):
+            _module.kernels.sparse(starts, columns, values, dense, width, out, 1)
+    none = (starts[0], 0, "q")  # not even the first start
+    with pytest.raises(ValueError):
+        _module.kernels.sparse(none, columns, values, dense, 8, out, 1)
+
+
+@compiled
+def test_pytorch_is_preferred_where_it_has_more_threads(monkeypatch):
+    """Without OpenMP compiled code takes what PyTorch would not share out either, or all where that has one thread."""
+    assert _native.is_available() == (_module.runtime() != "" or torch.get_num_threads() == 1)
+    monkeypatch.setattr(_module.kernels, "openmp", "")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert not _native.is_available() and _native.is_available(100.0)
+    assert _module.threads(1e12, 1.0) == 1
+    assert "all but small work goes through PyTorch" in repr(raphson.show_config())
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert _native.is_available()
+
+
+@compiled
+def test_threads_are_those_of_pytorch():
+    """Where PyTorch computes with OpenMP on Linux, its threads are found; one library's, not a second one's."""
+    if sys.platform == "linux" and "OpenMP" in torch.__config__.parallel_info():
+        assert "omp" in _module.runtime()
+        assert _module.threads(1e12, 1.0) == torch.get_num_threads()
+
+
+def test_the_configuration_is_said_in_sentences(monkeypatch):
+    """Versions, whether compiled code was built or why not, its vectors and threads."""
+    config = raphson.show_config()
+    assert isinstance(config, Config)
+    text = repr(config)
+    for part in (raphson.__version__, torch.__version__, "NumPy", "Python", "Compiled code is"):
+        assert part in text
+    assert all(line.endswith(".") for line in text.splitlines())
+    if config.built:
+        assert config.vector_bits in (128, 256, 512) and f"{config.vector_bits} bits" in text and not config.reason
+    monkeypatch.setattr(_module, "kernels", None)
+    monkeypatch.setattr(_module, "reason", "not built")
+    without = raphson.show_config()
+    assert not without.built and without.vector_bits == without.threads == 0
+    assert "Compiled code is not built; everything goes through PyTorch." in repr(without)
+    assert not _native.is_available(1.0)
+
+
+def run(setting: str) -> subprocess.CompletedProcess[str]:
+    code = f"import os; os.environ['RAPHSON_NATIVE'] = '{setting}'; import raphson; print(raphson.show_config())"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_the_environment_variable_decides():
+    """0 leaves compiled code aside, 1 makes its absence an error, anything else is refused."""
+    assert "Compiled code is switched off by RAPHSON_NATIVE=0; everything" in run("0").stdout
+    assert "RAPHSON_NATIVE is 'yes'; it must be 0" in run("yes").stderr
+    required = run("1")
+    assert (required.returncode == 0) == (_module.load("")[0] is not None)
+
+
+def test_a_module_that_is_missing_or_broken_is_told_apart(monkeypatch):
+    """Not built says how to build it; built and not loading says the loader's reason; required is an ImportError."""
+
+    def loading(error):
+        def find(name, *rest):
+            if name == "raphson._native._kernels":
+                raise error
+            return real(name, *rest)
+
+        monkeypatch.setattr("builtins.__import__", find)
+
+    real = __import__
+    loading(ModuleNotFoundError("no such module"))
+    assert _module.load("")[1].startswith("not built (install raphson again")
+    with pytest.raises(ImportError, match="RAPHSON_NATIVE is 1, and the compiled code is not built"):
+        _module.load("1")
+    loading(ImportError("undefined symbol"))
+    assert _module.load("")[1] == "built, but does not load (undefined symbol)"
