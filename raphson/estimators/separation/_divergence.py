@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from raphson.estimators._names import listed
 from raphson.estimators.fit._constrained_fit import ConstrainedFit
 from raphson.estimators.fit._linear_fit import LinearFit
 from raphson.estimators.input._rows import Rows
-from raphson.estimators.separation._collinear import listed
 from raphson.estimators.separation._separation import Separation, find_separation
 from raphson.likelihoods import UNIT_INTERVAL, Likelihood
 

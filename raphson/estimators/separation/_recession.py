@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raphson.estimators.separation._collinear import Standardized, as_numpy, as_rows, standardize
+from raphson.estimators.separation._standardize import Standardized, as_numpy, as_rows, standardize
 
 Array = NDArray[Any]
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raphson.estimators.separation._collinear import listed
+from raphson.estimators._names import listed
 from raphson.estimators.separation._recession import (
     FLAT,
     NUMBERS,
