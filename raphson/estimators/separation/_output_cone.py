@@ -37,10 +37,13 @@ from raphson.likelihoods import (
 
 Array = NDArray[Any]
 
-ABSENT, GAIN, GUARD, EQUAL = range(4)
-"""What a condition asks for: nothing; >= 0, and > 0 is a gain; >= 0, without gain (outputs in order); = 0."""
+ABSENT, GAIN, GUARD, EQUAL, HELD = range(5)
+"""What a condition asks for.
 
-_FREE = 2
+Nothing; >= 0, and > 0 is a gain; >= 0 without gain (outputs in order); = 0; = 0 by choice (a second parameter).
+"""
+
+_FREE, _HELD = 2, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,7 @@ class OutputCone:
     Attributes:
         kinds: ``(N,)`` kind of each row's target.
         matrices: For each kind a sparse ``(m, C)``, one condition a row.
-        roles: ``(n_kinds, m)``: ABSENT, GAIN, GUARD or EQUAL.
+        roles: ``(n_kinds, m)``: ABSENT, GAIN, GUARD, EQUAL or HELD.
         targets: ``(n_kinds, m)``: in words, the target that gains.
         is_ordered: Whether the outputs must increase.
         is_label: Whether each kind is one class, ``kinds`` being its code.
@@ -134,7 +137,7 @@ def _(likelihood: Likelihood, y: Tensor, n_outputs: int) -> OutputCone | None:
         return None
     k = len(likelihood.parameters)
     counts = _columns(y)
-    signs = np.zeros((len(counts), n_outputs), dtype=np.int8)
+    signs = np.full((len(counts), n_outputs), _HELD, dtype=np.int8)
     signs[:, ::k] = np.where(counts == 0, -1, 0)
     return _signed(signs)
 
@@ -210,11 +213,11 @@ def _columns(y: Tensor) -> Array:
 
 
 def _signed(signs: Array, low: str = "0", high: str = "1") -> OutputCone:
-    """Return the cones of outputs each of which may only rise (1), only fall (-1), not move (0), or move (2)."""
+    """Return the cones of outputs each of which may only rise (1), only fall (-1), not move (0), or else."""
     import scipy.sparse
 
     patterns, kinds = np.unique(signs, axis=0, return_inverse=True)
-    role_of = {-1: GAIN, 1: GAIN, 0: EQUAL, _FREE: ABSENT}
+    role_of = {-1: GAIN, 1: GAIN, 0: EQUAL, _FREE: ABSENT, _HELD: HELD}
     roles = np.vectorize(role_of.__getitem__, otypes=[np.int8])(patterns)
     matrices = tuple(scipy.sparse.csr_array(np.diag(np.where(p == -1, -1.0, 1.0))) for p in patterns)
     return OutputCone(kinds.reshape(-1), matrices, roles, np.where(patterns == 1, high, low))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raphson.estimators.separation._output_cone import ABSENT, EQUAL, GAIN, GUARD, OutputCone
+from raphson.estimators.separation._output_cone import ABSENT, EQUAL, GAIN, GUARD, HELD, OutputCone
 from raphson.estimators.separation._standardize import Standardized
 
 Array = NDArray[Any]
@@ -90,6 +90,14 @@ class Problem:
         blocks = [block for _, block in self.blocks()] if len(self.live) else [np.ones((self.n_rows, self.width))]
         return replace(self, z=np.concatenate(blocks))
 
+    def distinct(self) -> tuple[Problem, Array]:
+        """Return the problem with each distinct row once, and which of its rows each row is, ``(N,)``."""
+        assert self.z is not None
+        table = np.column_stack([self.z, self.cone.kinds])
+        keys = np.ascontiguousarray(table).view(np.dtype((np.void, table.itemsize * table.shape[1])))[:, 0]
+        _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+        return replace(self, z=self.z[first], cone=replace(self.cone, kinds=self.cone.kinds[first])), inverse
+
     def coefficients(self, theta: Array, absolute: bool = False) -> Array:
         """Return the coefficients ``(width, C)`` of all outputs, or sums of absolute values of what makes them."""
         parts = self.loading.tocoo()
@@ -156,7 +164,7 @@ def certified(problem: Problem, theta: Array) -> Array | None:
     margin, size = margins(problem, theta)
     strict: Array = (margin > TIE * size) & problem.cone.has_role(GAIN, GUARD)
     negative = (margin < -TIE * size) & problem.cone.has_role(GAIN, GUARD)
-    moved = (np.abs(margin) > TIE * size) & problem.cone.has_role(EQUAL)
+    moved = (np.abs(margin) > TIE * size) & problem.cone.has_role(EQUAL, HELD)
     return strict if strict.any() and not negative.any() and not moved.any() else None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raphson.estimators.separation._cone import Cone, join, polish
-from raphson.estimators.separation._output_cone import EQUAL, GAIN, GUARD
+from raphson.estimators.separation._output_cone import EQUAL, GAIN, GUARD, HELD
 from raphson.estimators.separation._problem import (
     FLAT,
     PROJECTED,
@@ -65,7 +65,7 @@ def _free_directions(problem: Problem) -> Any:
     if problem.is_class_table:
         r = p - problem.width  # the last class can be held
         return scipy.sparse.eye_array(p, r, format="csr") if r <= VARIABLES else None
-    equal = problem.cone.has_role(EQUAL)
+    equal = problem.cone.has_role(EQUAL, HELD)
     if not equal.any():
         return scipy.sparse.eye_array(p, format="csr") if p <= VARIABLES else None
     if p > PROJECTED or problem.z is None:

@@ -43,6 +43,7 @@ from raphson.estimators.separation._problem import (
     flat_space,
 )
 from raphson.estimators.separation._program import linear_program
+from raphson.estimators.separation._remedy import remedy
 
 Array = NDArray[Any]
 
@@ -110,10 +111,13 @@ class Separation:
         found = [text[0].upper() + text[1:] + "." for text in found]
         if len(self.findings) > limit:
             found.append(f"{len(self.findings) - limit} more such statements are not listed.")
-        absent = self.findings and all(not f.columns and "no rows" in f.detail for f in self.findings)
-        remedy = "drop the class" if absent else "add a penalty (l2=1e-3), merge the class or drop the column"
-        found.append(f"The coefficients concerned have no finite maximum likelihood estimate. Remedy: {remedy}.")
+        found.append(f"The coefficients concerned have no finite maximum likelihood estimate. Remedy: {self.remedy()}.")
         return found
+
+    def remedy(self) -> str:
+        """Return what to do about it, as it follows "Remedy: "."""
+        absent = bool(self.findings) and all(not f.columns and "no rows" in f.detail for f in self.findings)
+        return remedy(by_class=True, absent=absent)
 
     def sentence(self) -> str:
         """Return ``sentences()`` as one text."""
