@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raphson.estimators.separation._output_cone import GAIN
-from raphson.estimators.separation._problem import PROJECTED, Problem, certified, flat_space, margins
+from raphson.estimators.separation._problem import NOISE, PROJECTED, Problem, certified, flat_space, margins
 
 Array = NDArray[Any]
 
@@ -40,6 +40,7 @@ def polish(problem: Problem, b: Array) -> Cone | None:
     if problem.is_class_table:
         b = b - b.mean(0)
     b = b / max(float(np.abs(b).max()), np.finfo(np.float64).tiny)
+    b = np.where(np.abs(b) > NOISE, b, 0.0)
     margin, size = margins(problem, b)
     for share in (0.0, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2):
         trial = b

@@ -112,7 +112,8 @@ def find_recession(
         direction = standardized(parameters.from_classes(found.separation.direction.numpy()))
         known = join(problem, sum_cones(problem, []), polish(problem, direction))
         text = found.separation.sentences()[:-1]
-        evidence = _Evidence(known, found.decided, text, found.separation.remedy())
+        certain = found.decided and bool(known.strict.any())
+        evidence = _Evidence(known, certain, text, found.separation.remedy())
     else:
         if problem.z is None:
             return RecessionSearch("undecided", None)

@@ -44,6 +44,7 @@ Nothing; >= 0, and > 0 is a gain; >= 0 without gain (outputs in order); = 0; = 0
 """
 
 _FREE, _HELD = 2, 3
+_DENSE = 32  # conditions on up to so many classes are dense: fewer calls, and no more work than the rows are
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ class OutputCone:
 
     Attributes:
         kinds: ``(N,)`` kind of each row's target.
-        matrices: For each kind a sparse ``(m, C)``, one condition a row.
+        matrices: For each kind ``(m, C)``, one condition a row; sparse where there are many outputs.
         roles: ``(n_kinds, m)``: ABSENT, GAIN, GUARD, EQUAL or HELD.
         targets: ``(n_kinds, m)``: in words, the target that gains.
         is_ordered: Whether the outputs must increase.
@@ -76,6 +77,11 @@ class OutputCone:
         found: Array = np.isin(self.roles, roles)[self.kinds]
         return found
 
+    def condition(self, kind: int, condition: int) -> Array:
+        """Return one condition on the outputs, ``(C,)``."""
+        matrix = self.matrices[kind]
+        return np.asarray(matrix[condition] if isinstance(matrix, np.ndarray) else matrix[[condition]].toarray()[0])
+
     def limit(self, kind: int, strict: Array, far: float) -> Array:
         """Return the outputs ``(C,)`` to which strict gains ``(m,)`` of one kind of target drive a row: far or zero.
 
@@ -89,7 +95,7 @@ class OutputCone:
         Returns:
             ``(C,)``.
         """
-        rows = self.matrices[kind].toarray()[strict & (self.roles[kind] == GAIN)]
+        rows = [self.condition(kind, m) for m in np.flatnonzero(strict & (self.roles[kind] == GAIN)).tolist()]
         c = np.arange(self.n_outputs)
         total = np.zeros(self.n_outputs)
         for row in rows:
@@ -190,8 +196,6 @@ def _(likelihood: Categorical, y: Tensor, n_outputs: int) -> OutputCone | None:
 
 @output_cone.register
 def _(likelihood: Ordinal, y: Tensor, n_outputs: int) -> OutputCone | None:
-    import scipy.sparse
-
     n, levels = n_outputs, n_outputs + 1
     order = np.eye(n)[1:] - np.eye(n)[:-1]
     matrices, roles = [], np.full((levels, n + 1), GUARD, dtype=np.int8)
@@ -202,7 +206,7 @@ def _(likelihood: Ordinal, y: Tensor, n_outputs: int) -> OutputCone | None:
         if level > 0:
             below[0, level - 1] = -1.0
         roles[level, :2] = GAIN if level < n else ABSENT, GAIN if level > 0 else ABSENT
-        matrices.append(scipy.sparse.csr_array(np.concatenate([above, below, order])))
+        matrices.append(np.concatenate([above, below, order]))
     targets = np.broadcast_to(np.arange(levels).astype(str)[:, None], roles.shape)
     return OutputCone(_columns(y)[:, 0].astype(np.int64), tuple(matrices), roles, targets, is_ordered=True)
 
@@ -214,12 +218,10 @@ def _columns(y: Tensor) -> Array:
 
 def _signed(signs: Array, low: str = "0", high: str = "1") -> OutputCone:
     """Return the cones of outputs each of which may only rise (1), only fall (-1), not move (0), or else."""
-    import scipy.sparse
-
     patterns, kinds = np.unique(signs, axis=0, return_inverse=True)
     role_of = {-1: GAIN, 1: GAIN, 0: EQUAL, _FREE: ABSENT, _HELD: HELD}
     roles = np.vectorize(role_of.__getitem__, otypes=[np.int8])(patterns)
-    matrices = tuple(scipy.sparse.csr_array(np.diag(np.where(p == -1, -1.0, 1.0))) for p in patterns)
+    matrices = tuple(np.diag(np.where(p == -1, -1.0, 1.0)) for p in patterns)
     return OutputCone(kinds.reshape(-1), matrices, roles, np.where(patterns == 1, high, low))
 
 
@@ -229,7 +231,7 @@ def _softmax(kinds: Array, patterns: Array, is_label: bool = False) -> OutputCon
 
     n_kinds, k = patterns.shape
     roles = np.full((n_kinds, k), ABSENT, dtype=np.int8)
-    matrices = []
+    matrices: list[Any] = []
     for kind, pattern in enumerate(patterns):
         if not pattern.any():
             matrices.append(scipy.sparse.csr_array((k, k)))
@@ -240,5 +242,7 @@ def _softmax(kinds: Array, patterns: Array, is_label: bool = False) -> OutputCon
         others = np.flatnonzero(np.arange(k) != first)
         rows, columns = np.repeat(others, 2), np.stack([np.full(k - 1, first), others], 1).ravel()
         matrices.append(scipy.sparse.csr_array((np.tile([1.0, -1.0], k - 1), (rows, columns)), shape=(k, k)))
+    if k <= _DENSE:
+        matrices = [matrix.toarray() for matrix in matrices]
     names = np.array([", ".join(map(str, np.flatnonzero(p))) for p in patterns], dtype=object)
     return OutputCone(kinds, tuple(matrices), roles, np.broadcast_to(names[:, None], roles.shape), is_label=is_label)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raphson.estimators.separation._output_cone import OutputCone
-from raphson.estimators.separation._problem import Problem, cleaned
+from raphson.estimators.separation._problem import NOISE, Problem, cleaned
 from raphson.estimators.separation._standardize import Standardized, as_numpy, standardize
 
 Array = NDArray[Any]
@@ -123,7 +123,8 @@ class Parameters:
         for at, h in self.groups:
             solved = np.linalg.lstsq(_with_common(h), table[:, at], rcond=None)[0]
             parts.append(solved[: h.shape[1]].ravel())
-        return np.concatenate(parts)
+        theta = np.concatenate(parts)
+        return np.where(np.abs(theta) > NOISE * np.abs(theta).max(), theta, 0.0)
 
     def problem(self, rows: Any, cone: OutputCone) -> tuple[Problem, Array]:
         """Return the problem of rows ``(N, D)`` and the indices of its parameters: those of columns that vary."""

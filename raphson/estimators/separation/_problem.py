@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ NUMBERS = 20_000_000  # the linear program is tried up to this many entries of t
 VARIABLES = 3000  # and up to this many free coefficients
 PROJECTED = 1200  # coefficients for which the span of the directions is computed by an eigendecomposition
 FLAT = 1e-12  # relative eigenvalue below which a direction leaves margins unchanged
+NOISE = 1e-12  # coefficients below this share of the largest are zero, so that they make no margin of their own
 _ROUNDING = 1e-7  # parts of a direction below this share are rounding
 
 
@@ -100,17 +102,20 @@ class Problem:
 
     def coefficients(self, theta: Array, absolute: bool = False) -> Array:
         """Return the coefficients ``(width, C)`` of all outputs, or sums of absolute values of what makes them."""
+        parameter, _, factor, place = self.entries
+        values = factor * theta.ravel()[parameter]
+        total = np.bincount(place, np.abs(values) if absolute else values, self.width * self.cone.n_outputs)
+        return total.reshape(self.width, self.cone.n_outputs)
+
+    @cached_property
+    def entries(self) -> tuple[Array, Array, Array, Array]:
+        """The entries of ``loading``: parameter, output, value, and place in a table ``(width, C)``."""
         parts = self.loading.tocoo()
-        values = parts.data * theta.ravel()[parts.row]
-        c = self.loading.shape[1]
-        places = self.column[parts.row] * c + parts.col
-        total = np.bincount(places, np.abs(values) if absolute else values, self.width * c)
-        return total.reshape(self.width, c)
+        return parts.row, parts.col, parts.data, self.column[parts.row] * self.cone.n_outputs + parts.col
 
     def pull_back(self, kind: int, condition: int) -> tuple[Array, Array]:
         """Return the parameters that a condition involves, and the factors by which rows of ``z`` enter."""
-        matrix = self.cone.matrices[kind]
-        factor = self.loading @ matrix[[condition]].toarray()[0]
+        factor = self.loading @ self.cone.condition(kind, condition)
         index = np.flatnonzero(factor)
         return index, factor[index]
 

@@ -82,10 +82,8 @@ def _round(problem: Problem, free: Any, remaining: Array, active: Array, deadlin
     assert problem.z is not None
     cone, z = problem.cone, problem.z
     weight = _sum_of_conditions(problem, remaining)
-    parts = problem.loading.tocoo()
-    total = weight.T @ z
-    gain = np.bincount(parts.row, parts.data * total[parts.col, problem.column[parts.row]], problem.n_parameters)
-    gain = free.T @ gain
+    parameter, _, factor, place = problem.entries
+    gain = free.T @ np.bincount(parameter, factor * (z.T @ weight).ravel()[place], problem.n_parameters)
     peak = float(np.abs(gain).max(initial=0.0))
     if peak <= FLAT * float((np.abs(weight).T @ np.abs(z)).max(initial=0.0)):
         return "none", None  # nonnegative margins whose sum is zero for every direction
@@ -96,8 +94,8 @@ def _round(problem: Problem, free: Any, remaining: Array, active: Array, deadlin
         for condition in np.flatnonzero(cone.roles[kind] == GAIN)
         if remaining[cone.kinds == kind, condition].all()
     ]
-    for g, place in enumerate(pending):
-        groups[place] = g
+    for g, (kind, condition) in enumerate(pending):
+        groups[kind, condition] = g
     batch = max(500, problem.n_parameters)
     # a least-squares direction, to guess which conditions matter
     ridge = z.T @ z + 1e-6 * problem.n_rows * np.eye(problem.width)
@@ -152,18 +150,23 @@ def _solve(
     from scipy.optimize import linprog
 
     assert problem.z is not None
-    pieces, least = [], []
+    values, columns, lengths, least = [], [], [], []
     for kind, condition, rows in problem.conditions(active):
         index, factor = problem.pull_back(kind, condition)
-        values = -factor * problem.z[rows][:, problem.column[index]]
-        starts = np.arange(len(rows) + 1) * len(index)
-        shape = (len(rows), problem.n_parameters)
-        pieces.append(scipy.sparse.csr_array((values.ravel(), np.tile(index, len(rows)), starts), shape=shape))
+        values.append((-factor * problem.z[rows][:, problem.column[index]]).ravel())
+        columns.append(np.tile(index, len(rows)))
+        lengths.append(np.full(len(rows), len(index)))
         least.append(np.full(len(rows), groups[kind, condition]))
+    starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
     group = np.concatenate(least)
+    matrix = scipy.sparse.csr_array(
+        (np.concatenate(values), np.concatenate(columns), starts), shape=(len(group), problem.n_parameters)
+    )
     grouped = np.flatnonzero(group >= 0)
-    columns = scipy.sparse.csr_array((np.ones(len(grouped)), (grouped, group[grouped])), shape=(len(group), n_groups))
-    matrix = scipy.sparse.hstack([scipy.sparse.vstack(pieces) @ free, columns], format="csr")
+    minus_least = scipy.sparse.csr_array(
+        (np.ones(len(grouped)), (grouped, group[grouped])), shape=(len(group), n_groups)
+    )
+    matrix = scipy.sparse.hstack([matrix @ free, minus_least], format="csr")
     bounds = np.concatenate([np.tile([-1.0, 1.0], (free.shape[1], 1)), np.tile([0.0, 1.0], (n_groups, 1))])
     result = linprog(
         -np.concatenate([gain, np.full(n_groups, 1.0 / max(n_groups, 1))]),
