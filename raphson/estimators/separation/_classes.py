@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from raphson.estimators.separation._cone import Cone, all_strict
 from raphson.estimators.separation._output_cone import OutputCone, output_cone
-from raphson.estimators.separation._problem import Problem, certified, margins
+from raphson.estimators.separation._problem import ROUNDING, Problem, certified, margins
 from raphson.estimators.separation._standardize import Standardized, as_numpy, as_rows, standardize
 from raphson.likelihoods import Categorical
 
@@ -64,14 +64,14 @@ def standard_direction(problem: Problem, direction: Any) -> Array:
 def original_direction(problem: Problem, b: Array) -> Array:
     """Turn standardized directions ``(K, width)`` into the units of ``X``, rounding set to zero."""
     first = int(problem.has_ones)
-    b = np.where(np.abs(b) > 1e-7 * np.abs(b).max(), b, 0.0)
+    b = np.where(np.abs(b) > ROUNDING * np.abs(b).max(), b, 0.0)
     full = np.zeros((len(problem.std.scale), problem.cone.n_outputs))
     full[problem.live] = b[:, first:].T
     original = problem.std.to_original(full).T
     if first:
         size = np.abs(b[:, 0]) + np.abs(original[:, 0])
         total = original[:, 0] + b[:, 0]
-        original[:, 0] = np.where(np.abs(total) > 1e-7 * size, total, 0.0)
+        original[:, 0] = np.where(np.abs(total) > ROUNDING * size, total, 0.0)
     return original
 
 

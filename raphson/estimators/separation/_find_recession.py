@@ -88,13 +88,24 @@ def find_recession(
 
     Returns:
         The outcome.
+
+    Examples:
+        Where x is 1 all counts are zero: its coefficient is infinite, the intercept is not.
+
+        >>> import torch
+        >>> from raphson.likelihoods import Poisson
+        >>> from raphson.linear import group_columns
+        >>> own = torch.eye(1, dtype=torch.float64)
+        >>> x, y = torch.tensor([[0.0], [0.0], [1.0], [1.0]]), torch.tensor([2, 3, 0, 0])
+        >>> find_recession(x, y, Poisson(), group_columns(own, [own])).recession.names
+        (('log_mean', 'x0'),)
     """
     deadline = time.monotonic() + time_limit
     rows, keep = as_rows(x, weights)
     if not keep.any():
         return RecessionSearch("none", None)
     parameters = Parameters.of(output_map)
-    cone = output_cone(likelihood, y[torch.from_numpy(keep)], parameters.n_outputs)
+    cone = output_cone(likelihood, y[torch.from_numpy(keep).to(y.device)], parameters.n_outputs)
     if cone is None or parameters.loading.size > NUMBERS:
         return RecessionSearch("undecided", None)
     names = tuple(labels) if labels is not None else _default_labels(parameters, likelihood)
@@ -168,7 +179,7 @@ def _search(
     known, decided = linear_program(distinct, Cone(known.direction, known.strict[first]), deadline)
     known = Cone(known.direction, known.strict[row])
     text = statements(problem, known, singles, [names[q] for q in index], target_names)
-    return _Evidence(known, decided, text, remedy())
+    return _Evidence(known, decided, text, remedy("rows"))
 
 
 class _Classes(NamedTuple):

@@ -15,7 +15,7 @@ References:
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ Nothing; >= 0, and > 0 is a gain; >= 0 without gain (outputs in order); = 0; = 0
 """
 
 _FREE, _HELD = 2, 3
+_KINDS = 2000  # with more different patterns of targets than this nothing is decided: each takes calls of its own
 _DENSE = 32  # conditions on up to so many classes are dense: fewer calls, and no more work than the rows are
 
 
@@ -155,8 +156,7 @@ def _(likelihood: Bernoulli, y: Tensor, n_outputs: int) -> OutputCone | None:
     labels = _columns(y)
     signs = ((labels == 1).astype(np.int8) - (labels == 0)).astype(np.int8)
     cone = _signed(signs)
-    is_label = n_outputs == 1 and bool((signs != 0).all())
-    return OutputCone(cone.kinds, cone.matrices, cone.roles, cone.targets, is_label=is_label)
+    return cone and replace(cone, is_label=n_outputs == 1 and bool((signs != 0).all()))
 
 
 @output_cone.register
@@ -173,8 +173,7 @@ def _(likelihood: Binomial, y: Tensor, n_outputs: int) -> OutputCone | None:
 
 @output_cone.register
 def _(likelihood: Multinomial, y: Tensor, n_outputs: int) -> OutputCone | None:
-    patterns, kinds = np.unique(_columns(y) > 0, axis=0, return_inverse=True)
-    return _softmax(kinds.reshape(-1), patterns)
+    return _softmax_of(_columns(y) > 0)
 
 
 @output_cone.register
@@ -185,8 +184,7 @@ def _(likelihood: Categorical, y: Tensor, n_outputs: int) -> OutputCone | None:
     if likelihood.label_smoothing > 0:
         return _softmax(np.zeros(len(y), dtype=np.int64), counted[None])
     if y.is_floating_point():
-        patterns, kinds = np.unique((_columns(y) > 0) & counted, axis=0, return_inverse=True)
-        return _softmax(kinds.reshape(-1), patterns)
+        return _softmax_of((_columns(y) > 0) & counted)
     codes = _columns(y)[:, 0]
     nothing = np.zeros((1, n_outputs), dtype=bool)
     patterns = np.concatenate([np.eye(n_outputs, dtype=bool) & counted, nothing])
@@ -216,13 +214,21 @@ def _columns(y: Tensor) -> Array:
     return values[:, None] if values.ndim == 1 else values
 
 
-def _signed(signs: Array, low: str = "0", high: str = "1") -> OutputCone:
+def _signed(signs: Array, low: str = "0", high: str = "1") -> OutputCone | None:
     """Return the cones of outputs each of which may only rise (1), only fall (-1), not move (0), or else."""
     patterns, kinds = np.unique(signs, axis=0, return_inverse=True)
+    if len(patterns) > _KINDS:
+        return None
     role_of = {-1: GAIN, 1: GAIN, 0: EQUAL, _FREE: ABSENT, _HELD: HELD}
     roles = np.vectorize(role_of.__getitem__, otypes=[np.int8])(patterns)
     matrices = tuple(np.diag(np.where(p == -1, -1.0, 1.0)) for p in patterns)
     return OutputCone(kinds.reshape(-1), matrices, roles, np.where(patterns == 1, high, low))
+
+
+def _softmax_of(positive: Array) -> OutputCone | None:
+    """Return the cones of logits for rows that say which classes have a positive count."""
+    patterns, kinds = np.unique(positive, axis=0, return_inverse=True)
+    return _softmax(kinds.reshape(-1), patterns) if len(patterns) <= _KINDS else None
 
 
 def _softmax(kinds: Array, patterns: Array, is_label: bool = False) -> OutputCone:

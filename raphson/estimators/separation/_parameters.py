@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raphson.estimators.separation._output_cone import OutputCone
-from raphson.estimators.separation._problem import NOISE, Problem, cleaned
+from raphson.estimators.separation._problem import NOISE, ROUNDING, Problem, cleaned
 from raphson.estimators.separation._standardize import Standardized, as_numpy, standardize
 
 Array = NDArray[Any]
@@ -150,7 +150,7 @@ class Parameters:
         total, ones = theta + 0.0, self.of_ones
         total[ones] += self.shares.T @ moved
         size = np.abs(theta[ones]) + np.abs(self.shares.T) @ np.abs(moved)
-        slopes[ones] = np.where(np.abs(total[ones]) > 1e-7 * size, total[ones], 0.0)
+        slopes[ones] = np.where(np.abs(total[ones]) > ROUNDING * size, total[ones], 0.0)
         return slopes
 
     def to_standardized(self, std: Standardized, index: Array, directions: Array) -> Array:

@@ -26,7 +26,7 @@ VARIABLES = 3000  # and up to this many free coefficients
 PROJECTED = 1200  # coefficients for which the span of the directions is computed by an eigendecomposition
 FLAT = 1e-12  # relative eigenvalue below which a direction leaves margins unchanged
 NOISE = 1e-12  # coefficients below this share of the largest are zero, so that they make no margin of their own
-_ROUNDING = 1e-7  # parts of a direction below this share are rounding
+ROUNDING = 1e-7  # parts of a direction below this share are rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,4 +208,4 @@ def null_space(problem: Problem, chosen: Array) -> Array:
 
 def cleaned(basis: Array) -> Array:
     """Return a basis ``(p, r)`` with rounding set to zero."""
-    return np.where(np.abs(basis) > _ROUNDING * np.abs(basis).max(0, initial=1e-300), basis, 0.0)
+    return np.where(np.abs(basis) > ROUNDING * np.abs(basis).max(0, initial=1e-300), basis, 0.0)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson.estimators._names import listed
+from raphson.estimators.separation._problem import ROUNDING
 from raphson.estimators.separation._standardize import as_numpy
 
 Array = NDArray[Any]
@@ -90,7 +91,7 @@ class Recession:
         """
         rows = np.atleast_2d(as_numpy(contrast).astype(np.float64))
         span = self.span.numpy()
-        far = np.abs(rows @ span) > 1e-7 * (np.abs(rows) @ np.abs(span))
+        far = np.abs(rows @ span) > ROUNDING * (np.abs(rows) @ np.abs(span))
         return torch.from_numpy(~far.any(1).reshape(np.shape(contrast)[:-1]))
 
     def sentences(self, limit: int = 5) -> list[str]:

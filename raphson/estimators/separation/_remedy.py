@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Literal
 
-def remedy(*, by_class: bool = False, absent: bool = False) -> str:
-    """Return the remedy, as it follows "Remedy: ".
+_REMEDIES = {
+    "classes": "add a penalty (l2=1e-3), merge the class or drop the column",
+    "rows": "add a penalty (l2=1e-3), merge the groups or drop the column",
+    "absent": "drop the class",
+    "unknown": (
+        "add a penalty (l2=1e-3), drop or merge the column, or choose a likelihood in which that parameter is fixed"
+    ),
+}
+
+
+def remedy(cause: Literal["classes", "rows", "absent", "unknown"]) -> str:
+    """Return the remedy, as it follows "Remedy: ", without a full stop.
 
     Args:
-        by_class: Whether classes are separated, which can be merged.
-        absent: Whether all that is wrong is a class without rows.
+        cause: Classes are separated; or rows with targets at one end; or a class has no rows; or what makes
+            coefficients grow was not found.
 
     Returns:
-        The text, without a full stop.
+        The text.
     """
-    if absent:
-        return "drop the class"
-    return f"add a penalty (l2=1e-3), merge the {'class' if by_class else 'groups'} or drop the column"
+    return _REMEDIES[cause]

@@ -37,6 +37,7 @@ from raphson.estimators.separation._problem import (
     FLAT,
     NUMBERS,
     PROJECTED,
+    ROUNDING,
     VARIABLES,
     Problem,
     certified,
@@ -96,7 +97,7 @@ class Separation:
         if reference is None:
             return self.generic != 0
         base = self.generic[reference]
-        return (self.generic - base).abs() > 1e-7 * (self.generic.abs() + base.abs())
+        return (self.generic - base).abs() > ROUNDING * (self.generic.abs() + base.abs())
 
     def sentences(self, limit: int = 5) -> list[str]:
         """Return one message per finding, the consequence and the remedy in the last.
@@ -117,7 +118,7 @@ class Separation:
     def remedy(self) -> str:
         """Return what to do about it, as it follows "Remedy: "."""
         absent = bool(self.findings) and all(not f.columns and "no rows" in f.detail for f in self.findings)
-        return remedy(by_class=True, absent=absent)
+        return remedy("absent" if absent else "classes")
 
     def sentence(self) -> str:
         """Return ``sentences()`` as one text."""

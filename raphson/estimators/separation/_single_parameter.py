@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from raphson.estimators._names import INTERCEPT, listed
 from raphson.estimators.separation._cone import Cone
 from raphson.estimators.separation._output_cone import EQUAL, GAIN, GUARD, HELD
-from raphson.estimators.separation._problem import Problem, certified
+from raphson.estimators.separation._problem import ROUNDING, TIE, Problem, certified
 
 Array = NDArray[Any]
 
@@ -152,7 +152,7 @@ def statements(
     rest = gains & ~explained
     if rest.any():
         theta = known.direction
-        large = np.abs(theta) > 1e-7 * np.abs(theta).max()
+        large = np.abs(theta) > ROUNDING * np.abs(theta).max()
         columns = list(dict.fromkeys(names[q][1] for q in np.flatnonzero(large).tolist() if names[q][1] != INTERCEPT))
         number = int(rest.any(1).sum())
         found.append(
@@ -174,4 +174,4 @@ def _original(problem: Problem, single: SingleDirection) -> float:
     std = problem.std
     j = problem.live[problem.column[single.parameter] - problem.has_ones]
     value = (single.value + std.shift[j]) * std.scale[j] + std.reference[j]
-    return float(value) if abs(value) > 1e-9 * std.size[j] else 0.0
+    return float(value) if abs(value) > TIE * std.size[j] else 0.0
