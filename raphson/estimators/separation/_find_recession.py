@@ -24,7 +24,7 @@ from raphson.estimators.separation._problem import NUMBERS, Problem, certified
 from raphson.estimators.separation._program import linear_program
 from raphson.estimators.separation._recession import Recession
 from raphson.estimators.separation._remedy import remedy
-from raphson.estimators.separation._separation import Separation, search_separation
+from raphson.estimators.separation._separation import search_separation
 from raphson.estimators.separation._single_parameter import single_directions, statements
 from raphson.estimators.separation._standardize import as_numpy, as_rows
 from raphson.likelihoods import Likelihood
@@ -43,6 +43,22 @@ class RecessionSearch(NamedTuple):
 
     status: Literal["found", "none", "undecided"]
     recession: Recession | None
+
+
+class _Question(NamedTuple):
+    """What ``find_recession`` was asked; ``varying`` are the parameters of columns that vary, which the problem has."""
+
+    problem: Problem
+    parameters: Parameters
+    varying: Array
+    names: tuple[tuple[str, str], ...]
+    target_names: Sequence[str] | None
+    candidate: Array | None
+    deadline: float
+
+    def standardized(self, direction: Array) -> Array:
+        """Return a direction ``(p,)`` of the table's columns as one of the problem."""
+        return self.parameters.to_standardized(self.problem.std, self.varying, direction[:, None])[:, 0]
 
 
 class _Evidence(NamedTuple):
@@ -109,37 +125,22 @@ def find_recession(
     if cone is None or parameters.loading.size > NUMBERS:
         return RecessionSearch("undecided", None)
     names = tuple(labels) if labels is not None else _default_labels(parameters, likelihood)
-    problem, index = parameters.problem(rows, cone)
+    problem, varying = parameters.problem(rows, cone)
     problem = problem.with_design()
     theta = None if candidate is None else as_numpy(candidate).astype(np.float64).reshape(-1)
-
-    def standardized(direction: Array) -> Array:
-        return parameters.to_standardized(problem.std, index, direction[:, None])[:, 0]
-
-    if cone.is_label and parameters.is_class_table:
-        found = _search_classes(problem, parameters, names, target_names, theta, deadline)
-        if found.separation is None:
-            return RecessionSearch("none" if found.decided else "undecided", None)
-        direction = standardized(parameters.from_classes(found.separation.direction.numpy()))
-        known = join(problem, sum_cones(problem, []), polish(problem, direction))
-        text = found.separation.sentences()[:-1]
-        certain = found.decided and bool(known.strict.any())
-        evidence = _Evidence(known, certain, text, found.separation.remedy())
-    else:
-        if problem.z is None:
-            return RecessionSearch("undecided", None)
-        start = None if theta is None else standardized(theta)
-        evidence = _search(problem, parameters, index, names, target_names, start, deadline)
+    question = _Question(problem, parameters, varying, names, target_names, theta, deadline)
+    by_class = cone.is_label and parameters.is_class_table
+    evidence = _search_classes(question) if by_class else _search(question)
     gains = evidence.known.strict & cone.has_role(GAIN)
     if not gains.any():
         return RecessionSearch("none" if evidence.decided else "undecided", None)
     separated = np.zeros(len(keep), dtype=bool)
     separated[keep] = gains.any(1)
     span, flat = recession_span(problem, evidence.known)
-    table = parameters.to_table(problem.std, index, np.column_stack([evidence.known.direction, span]))
+    table = parameters.to_table(problem.std, varying, np.column_stack([evidence.known.direction, span]))
     limit = None
     if flat is not None:
-        unchanged = parameters.to_table(problem.std, index, flat)
+        unchanged = parameters.to_table(problem.std, varying, flat)
         limit = limiting_model(cone, evidence.known, keep, parameters, problem.std, table[:, 1:], unchanged)
     complete = all_strict(problem, evidence.known) and not cone.has_role(EQUAL).any()
     recession = Recession(
@@ -157,50 +158,35 @@ def find_recession(
     return RecessionSearch("found", recession)
 
 
-def _search(
-    problem: Problem,
-    parameters: Parameters,
-    index: Array,
-    names: Sequence[tuple[str, str]],
-    target_names: Sequence[str] | None,
-    candidate: Array | None,
-    deadline: float,
-) -> _Evidence:
+def _search(question: _Question) -> _Evidence:
     """Look along single parameters, then along the candidate, then by the linear program."""
-    of_ones = np.flatnonzero(np.isin(index, parameters.of_ones))
-    shares = None if parameters.shares is None else parameters.shares[index]
+    problem, parameters, varying, names, target_names, candidate, deadline = question
+    known = sum_cones(problem, [])
+    if problem.z is None:
+        return _Evidence(known, False, [], remedy("rows"))
+    of_ones = np.flatnonzero(np.isin(varying, parameters.of_ones))
+    shares = None if parameters.shares is None else parameters.shares[varying]
     singles = [s for s in single_directions(problem, of_ones, shares) if certified(problem, s.direction) is not None]
     known = sum_cones(problem, [s.direction for s in singles])
     if candidate is not None:
-        known = join(problem, known, polish(problem, candidate))
+        known = join(problem, known, polish(problem, question.standardized(candidate)))
     # repeated rows would crowd out others among the most violated conditions
     distinct, row = problem.distinct()
     first = np.unique(row, return_index=True)[1]
     known, decided = linear_program(distinct, Cone(known.direction, known.strict[first]), deadline)
     known = Cone(known.direction, known.strict[row])
-    text = statements(problem, known, singles, [names[q] for q in index], target_names)
+    text = statements(problem, known, singles, [names[q] for q in varying], target_names)
     return _Evidence(known, decided, text, remedy("rows"))
 
 
-class _Classes(NamedTuple):
-    separation: Separation | None
-    decided: bool
-
-
-def _search_classes(
-    problem: Problem,
-    parameters: Parameters,
-    names: Sequence[tuple[str, str]],
-    target_names: Sequence[str] | None,
-    candidate: Array | None,
-    deadline: float,
-) -> _Classes:
+def _search_classes(question: _Question) -> _Evidence:
     """Look for what separates classes, each of which has a coefficient of its own for every column."""
+    problem, parameters, _, names, target_names, candidate, deadline = question
     cone, first = problem.cone, int(parameters.has_ones)
     n_classes = max(parameters.n_outputs, 2)
     codes = cone.kinds if parameters.n_outputs > 1 else (cone.targets[cone.kinds, 0] == "1").astype(np.int64)
     column_names = {int(j): name for j, (_, name) in zip(parameters.column, names, strict=True)}
-    found = search_separation(
+    found, decided = search_separation(
         problem.std.x,
         codes,
         n_classes,
@@ -210,7 +196,15 @@ def _search_classes(
         candidate=None if candidate is None else parameters.to_classes(candidate),
         time_limit=max(0.0, deadline - time.monotonic()),
     )
-    return _Classes(*found)
+    nothing = sum_cones(problem, [])
+    if found is None:
+        return _Evidence(nothing, decided, [], remedy("classes"))
+    direction = parameters.from_classes(found.direction.numpy())
+    known = polish(problem, question.standardized(direction))
+    if known is None:
+        return _Evidence(nothing, False, [], remedy("classes"))
+    pairs = found.pairs.numpy() if parameters.n_outputs > 1 else found.pairs.numpy().any(1, keepdims=True)
+    return _Evidence(Cone(known.direction, known.strict | pairs), decided, found.sentences()[:-1], found.remedy())
 
 
 def _default_labels(parameters: Parameters, likelihood: Likelihood) -> tuple[tuple[str, str], ...]:

@@ -58,7 +58,7 @@ class Separation:
     Attributes:
         kind: ``"complete"`` if every row is strictly on the right side of every comparison, else ``"quasi"``.
         direction: ``(K, D + has_intercept)`` recession direction in units of ``X``, sums zero over classes.
-        rows: ``(N,)`` boolean, the rows with a positive margin against some class.
+        pairs: ``(N, K)`` boolean, the rows and classes with a positive margin between them.
         complete_pairs: ``(K, K)`` boolean, symmetric: every row of either class is separated from the other.
         touched_pairs: ``(K, K)`` boolean and symmetric: some row is.
         findings: What separates which classes, most telling first.
@@ -69,12 +69,17 @@ class Separation:
 
     kind: Literal["complete", "quasi"]
     direction: Tensor
-    rows: Tensor
+    pairs: Tensor
     complete_pairs: Tensor
     touched_pairs: Tensor
     findings: tuple[Finding, ...]
     exact: bool
     generic: Tensor
+
+    @property
+    def rows(self) -> Tensor:
+        """``(N,)`` boolean, the rows with a positive margin against some class."""
+        return self.pairs.any(1)
 
     @property
     def n_rows(self) -> int:
@@ -263,15 +268,15 @@ def _report(problem: Problem, keep: Array, cone: Cone, findings: list[Finding], 
     """Assemble the result in the units and the rows that were given."""
     complete, touched = separated_pairs(problem, cone.strict)
     everything = all_strict(problem, cone)
-    rows = np.zeros(len(keep), dtype=bool)
-    rows[keep] = cone.strict.any(1)
+    pairs = np.zeros((len(keep), problem.cone.n_outputs), dtype=bool)
+    pairs[keep] = cone.strict
     direction = cone.direction - cone.direction.mean(0)
     direction = direction / np.abs(direction).max()
     generic = _generic(problem, cone.strict, direction, everything)
     return Separation(
         kind="complete" if everything else "quasi",
         direction=torch.from_numpy(original_direction(problem, direction)),
-        rows=torch.from_numpy(rows),
+        pairs=torch.from_numpy(pairs),
         complete_pairs=torch.from_numpy(complete),
         touched_pairs=torch.from_numpy(touched),
         findings=tuple(findings),
