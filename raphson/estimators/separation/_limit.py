@@ -62,7 +62,7 @@ def limiting_model(
         parameters: The parameters.
         std: Their columns.
         span: ``(p, r)`` basis of the directions of recession.
-        flat: ``(p, f)`` basis of what changes no output: such parameters are not kept, either.
+        flat: ``(p, f)`` basis of what changes no output: such parameters are not kept either, nor are those of constant columns.
 
     Returns:
         Rows, parameters and offsets.
@@ -78,7 +78,8 @@ def limiting_model(
         which = np.flatnonzero(keep)
         for i in np.flatnonzero(partly):
             offset[which[i]] = cone.limit(int(cone.kinds[i]), found.strict[i], FAR)
-    kept = kept_parameters(np.column_stack([span, flat]), parameters.in_standard_deviations(std), parameters.of_ones)
+    sizes = parameters.in_standard_deviations(std)
+    kept = kept_parameters(np.column_stack([span, flat]), sizes, parameters.of_ones) & (sizes > 0)
     return LimitingModel(
         rows=torch.from_numpy(rows),
         kept=torch.from_numpy(kept),

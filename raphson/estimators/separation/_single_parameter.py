@@ -139,7 +139,9 @@ def statements(
         output, column = names[single.parameter]
         of = f" ({output})" if several else ""
         if np.isnan(single.value):
-            found.append(f"In every row{of} the target is {_targets(problem, strict & gains, target_names)}.")
+            number = int((strict & gains).any(1).sum())
+            every = "every row" if number == problem.n_rows else f"all {number} rows that depend on the intercept"
+            found.append(f"In {every}{of} the target is {_targets(problem, strict & gains, target_names)}.")
             continue
         z = problem.z[:, problem.column[single.parameter]]
         for side, mask in (("below", z < single.value), ("above", z > single.value)):
@@ -155,10 +157,9 @@ def statements(
         large = np.abs(theta) > ROUNDING * np.abs(theta).max()
         columns = list(dict.fromkeys(names[q][1] for q in np.flatnonzero(large).tolist() if names[q][1] != INTERCEPT))
         number = int(rest.any(1).sum())
-        found.append(
-            f"A combination of {listed(columns)} picks out {number} row{'s' * (number != 1)} in which the target is "
-            f"{_targets(problem, rest, target_names)}."
-        )
+        subject = f"A combination of {listed(columns)} picks" if columns else "The intercepts pick"
+        target = _targets(problem, rest, target_names)
+        found.append(f"{subject} out {number} row{'s' * (number != 1)} in which the target is {target}.")
     return found
 
 

@@ -134,7 +134,7 @@ def case(name, d):
 
 
 @pytest.mark.parametrize("name", list(CASES))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(4, 14), d=st.integers(1, 3), levels=st.integers(2, 5))
 def test_what_is_separated_and_diverges_is_what_single_programs_find(name, seed, n, d, levels):
     rng = np.random.default_rng(seed)
@@ -379,6 +379,34 @@ def test_a_candidate_settles_what_the_program_has_no_time_for():
     candidate = torch.tensor([0.0, 1, 1, 1]) + 1e-9
     found = find_recession(*arguments, candidate=candidate, time_limit=0.0).recession
     assert found.kind == "complete" and found.is_exact
+
+
+def test_collinear_and_constant_columns_are_left_out_of_the_limit():
+    rng = np.random.default_rng(0)
+    group = (np.arange(30) % 3 == 0).astype(float)
+    x = np.column_stack([group, group, np.full(30, 2.0), np.zeros(30), rng.normal(size=30)])
+    y = torch.from_numpy(np.where(group == 1, 0, 1 + rng.poisson(2, 30)))
+    _, found = find_recession(x, y, Poisson(), output_map(1, 5))
+    assert [column for _, column in found.names] == ["x0", "x1"] and found.span.shape == (6, 1)
+    assert found.limit.kept.tolist() == [True, False, False, False, False, True]
+
+
+def test_more_columns_than_rows():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 300))
+    labels = torch.from_numpy(rng.integers(0, 2, 40)).double()
+    _, found = find_recession(x, labels, Bernoulli(), output_map(1, 300))
+    assert found.kind == "complete" and not found.limit.kept.any() and "301 coefficients" in found.sentence()
+    counts = torch.from_numpy(rng.poisson(1.0, 40))
+    _, found = find_recession(x, counts, Poisson(), output_map(1, 300))
+    assert found.n_rows == int((counts == 0).sum()) and int(found.limit.kept.sum()) == int((counts > 0).sum())
+
+
+def test_no_columns_at_all():
+    _, found = find_recession(np.zeros((3, 0)), torch.zeros(3), Poisson(), output_map(1, 0))
+    assert "In every row the target is 0. The coefficient of '(intercept)' has no finite" in found.sentence()
+    _, found = find_recession(np.zeros((1, 1)), torch.tensor([0]), *case("ordinal", 1))
+    assert found.sentence().startswith("The intercepts pick out 1 row in which the target is 0.")
 
 
 def test_what_is_not_known_is_undecided():
