@@ -62,7 +62,7 @@ def limiting_model(
         parameters: The parameters.
         std: Their columns.
         span: ``(p, r)`` basis of the directions of recession.
-        flat: ``(p, f)`` basis of what changes no output: such parameters are not kept either, nor are those of constant columns.
+        flat: ``(p, f)`` basis of what changes no output: such parameters are not kept either, nor those of constants.
 
     Returns:
         Rows, parameters and offsets.
