@@ -11,10 +11,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson.estimators._inference import InferenceMixin
+from raphson.estimators._names import INTERCEPT
 from raphson.estimators.fit._covariance import CovarianceKind
 from raphson.estimators.input._rows import dense
 from raphson.estimators.input._validate import check_offset, check_table
-from raphson.estimators.separation._collinear import INTERCEPT
 from raphson.infer import Estimates, MarginsResult, MeanInterval, binary_columns, margins, mean_interval
 from raphson.likelihoods import Likelihood
 from raphson.linalg import check_dense_size

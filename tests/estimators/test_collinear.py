@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raphson.estimators.separation._collinear import find_collinear, listed
+from raphson.estimators._names import listed
+from raphson.estimators.separation._collinear import find_collinear
 
 
 def assert_null(x, found, intercept=True):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.estimators.separation._collinear import INTERCEPT, listed
+from raphson.estimators._names import INTERCEPT, listed
 from raphson.infer import label_name
 from raphson.likelihoods import Likelihood
 from raphson.linear import Group, OutputMap, as_list, is_unit, matrix_rank

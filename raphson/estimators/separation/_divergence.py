@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from raphson.estimators._names import listed
 from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.input._rows import Rows
-from raphson.estimators.separation._collinear import listed
+from raphson.estimators.separation._remedy import remedy
 from raphson.estimators.separation._separation import Separation, find_separation
 from raphson.likelihoods import UNIT_INTERVAL, Likelihood
 
@@ -40,8 +41,7 @@ class Divergence:
             f"There is no finite optimum: at a gradient below the tolerance a Newton step still changes the outputs by "
             f"{self.move:.2g}, and the coefficients of {named} grow without bound. Likely causes: a column separates "
             "the targets (in a group they are all zero, or all at one end), or a parameter runs to the edge of its "
-            "range (no dispersion is left to estimate). Remedy: add a penalty (l2=1e-3), drop or merge the column, or "
-            "choose a likelihood in which that parameter is fixed."
+            f"range (no dispersion is left to estimate). Remedy: {remedy('unknown')}."
         )
 
 

@@ -1,0 +1,124 @@
+"""The limit of a model along its directions of recession: what is left to fit, which has a finite optimum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raphson.estimators.separation._cone import Cone
+from raphson.estimators.separation._null_space import RESIDUAL
+from raphson.estimators.separation._output_cone import ABSENT, EQUAL, GAIN, OutputCone
+from raphson.estimators.separation._parameters import Parameters
+from raphson.estimators.separation._problem import PROJECTED, Problem, null_space
+from raphson.estimators.separation._recession import LimitingModel
+from raphson.estimators.separation._standardize import Standardized
+
+Array = NDArray[Any]
+
+FAR = 1e4
+"""An output so far off is infinite: exp(-1e4) is zero, and finite outputs beside it keep their digits."""
+
+
+def recession_span(problem: Problem, cone: Cone) -> tuple[Array, Array | None]:
+    """Return a basis of the span of all directions of recession, and one of what changes no output.
+
+    At a relative interior point of the cone exactly the conditions that are never strict have margin zero: the span is
+    the space where those margins vanish.
+
+    Args:
+        problem: The problem.
+        cone: Its directions, with every strict condition.
+
+    Returns:
+        ``(p, r)``, orthogonal to the second, ``(p, f)``; of a large problem the one direction, and None.
+    """
+    if problem.z is None or problem.n_parameters > PROJECTED:
+        return cone.direction.reshape(-1, 1), None
+    conditions = ~problem.cone.has_role(ABSENT)
+    everything = null_space(problem, conditions & ~cone.strict)
+    flat = null_space(problem, conditions)
+    left, _, _ = np.linalg.svd(everything - flat @ (flat.T @ everything), full_matrices=False)
+    return left[:, : everything.shape[1] - flat.shape[1]], flat
+
+
+def limiting_model(
+    cone: OutputCone,
+    found: Cone,
+    keep: Array,
+    parameters: Parameters,
+    std: Standardized,
+    span: Array,
+    flat: Array,
+) -> LimitingModel:
+    """Return what is left to fit in the limit of all directions of recession.
+
+    Args:
+        cone: The conditions of the rows that count.
+        found: A direction with every strict condition.
+        keep: ``(N,)`` the rows that count.
+        parameters: The parameters.
+        std: Their columns.
+        span: ``(p, r)`` basis of the directions of recession.
+        flat: ``(p, f)`` basis of what changes no output: such parameters are not kept either, nor those of constants.
+
+    Returns:
+        Rows, parameters and offsets.
+    """
+    gains = cone.has_role(GAIN)
+    open_rows = (gains & ~found.strict).any(1) | cone.has_role(EQUAL).any(1)
+    rows = np.zeros(len(keep), dtype=bool)
+    rows[keep] = open_rows
+    offset = None
+    partly = open_rows & (gains & found.strict).any(1)
+    if partly.any():
+        offset = np.zeros((len(keep), cone.n_outputs))
+        which = np.flatnonzero(keep)
+        for i in np.flatnonzero(partly):
+            offset[which[i]] = cone.limit(int(cone.kinds[i]), found.strict[i], FAR)
+    sizes = parameters.in_standard_deviations(std)
+    kept = kept_parameters(np.column_stack([span, flat]), sizes, parameters.of_ones) & (sizes > 0)
+    return LimitingModel(
+        rows=torch.from_numpy(rows),
+        kept=torch.from_numpy(kept),
+        basis=torch.from_numpy(np.eye(len(kept))[:, kept]),
+        offset=None if offset is None else torch.from_numpy(offset),
+    )
+
+
+def kept_parameters(span: Array, scale: Array, of_ones: Array) -> Array:
+    """Return which parameters to keep so that none of their combinations lies in a span, ``(p,)``.
+
+    Slopes are left out before intercepts are: then the choice is right whether columns are centered or not.
+
+    Args:
+        span: ``(p, r)``, independent columns.
+        scale: ``(p,)`` size of each parameter's column, by which to compare them.
+        of_ones: Parameters of the ones.
+
+    Returns:
+        Boolean, ``p - r`` of them True.
+    """
+    kept = np.ones(len(span), dtype=bool)
+    if not span.shape[1]:
+        return kept
+    scaled = span * scale[:, None]
+    scaled /= np.abs(scaled).max(0)
+    slopes = np.setdiff1d(np.arange(len(span)), of_ones)
+    left, size, right = np.linalg.svd(scaled[slopes], full_matrices=True)
+    rank = int((size > RESIDUAL * max(float(size.max(initial=0.0)), 1.0)).sum())
+    kept[slopes[_independent_rows(left[:, :rank])]] = False
+    kept[of_ones[_independent_rows(scaled[of_ones] @ right[rank:].T)]] = False
+    return kept
+
+
+def _independent_rows(matrix: Array) -> Array:
+    """Return as many independent rows as there are columns, of a matrix of full column rank."""
+    from scipy.linalg import qr
+
+    if not matrix.size:
+        return np.zeros(0, dtype=np.int64)
+    _, pivots = qr(matrix.T, mode="r", pivoting=True)
+    return np.asarray(pivots[: matrix.shape[1]], dtype=np.int64)

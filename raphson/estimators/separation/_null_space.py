@@ -1,0 +1,108 @@
+"""The null space of standardized columns, and a basis of it that names few columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raphson.estimators.separation._standardize import EPS, SNAP, Standardized
+
+Array = NDArray[Any]
+
+RESIDUAL = 1e-9  # a column is dependent when its residual is below this share of its standard deviation
+_PIVOT = 1e-10  # squared residual below which a Gram matrix cannot tell near from exact dependence
+
+
+def null_vectors(std: Standardized, live: Array) -> Array:
+    """Return a basis ``(len(live), q)`` of the null space of the standardized columns.
+
+    Each round factorizes the Gram matrix of combinations ``Z C`` of the columns. What it cannot tell from
+    dependent is orthogonalized against the rest (twice, for full accuracy): a residual at rounding level is a
+    null vector, a larger one goes into the next round at unit size.
+    """
+    from scipy.linalg import solve_triangular
+    from scipy.linalg.lapack import dpstrf
+
+    combos: Array | None = None
+    noise = 8 * EPS * std.size[live] / std.scale[live] if len(live) else np.zeros(0)
+    found = [np.zeros((len(live), 0))]
+    while combos is None or combos.shape[1]:
+        gram = std.gram(live) if combos is None else _product(std, live, combos, combos)
+        if not len(gram):
+            break
+        factor, pivots, rank, _ = dpstrf(gram, tol=_PIVOT, lower=1)
+        if rank == len(gram):
+            break
+        basis = np.eye(len(live)) if combos is None else combos
+        kept, rest = basis[:, pivots[:rank] - 1], basis[:, pivots[rank:] - 1]
+        lower = factor[:rank, :rank]
+        rest = rest - kept @ solve_triangular(lower, factor[rank:, :rank].T, lower=True, trans="T")
+        again = solve_triangular(lower, _product(std, live, kept, rest), lower=True)
+        rest = rest - kept @ solve_triangular(lower, again, lower=True, trans="T")
+        left = np.sqrt(_squares(std, live, rest))
+        null = left <= RESIDUAL * np.abs(rest).max(0) + noise @ np.abs(rest)
+        found.append(rest[:, null])
+        combos = rest[:, ~null] / left[~null]
+    return np.hstack(found)
+
+
+def _product(std: Standardized, live: Array, a: Array, b: Array) -> Array:
+    """Return ``(Z a)^T (Z b) / N``."""
+    total: Array = np.zeros((a.shape[1], b.shape[1]))
+    for _, z in std.blocks(live):
+        total += (z @ a).T @ (z @ b)
+    total /= std.x.shape[0]
+    return total
+
+
+def _squares(std: Standardized, live: Array, a: Array) -> Array:
+    """Return the mean squares of the columns of ``Z a``."""
+    total: Array = np.zeros(a.shape[1])
+    for _, z in std.blocks(live):
+        total += ((z @ a) ** 2).sum(0)
+    total /= std.x.shape[0]
+    return total
+
+
+def readable(vectors: Array) -> Array:
+    """Rewrite a null basis so that each vector expresses one column by few earlier ones.
+
+    Column echelon form from the bottom gives every dependent column in terms of earlier independent ones;
+    then a vector is replaced by its difference with a multiple of another wherever that leaves fewer columns.
+
+    Returns:
+        The new basis, ``(D, q)``, rounding set to zero.
+    """
+    v = vectors / np.abs(vectors).max(0, keepdims=True) if vectors.size else vectors.copy()
+    free = list(range(v.shape[1]))
+    for row in range(v.shape[0] - 1, -1, -1):
+        if not free:
+            break
+        q = max(free, key=lambda c: abs(v[row, c]))
+        if abs(v[row, q]) <= SNAP * np.abs(v[:, q]).max():
+            continue
+        free.remove(q)
+        v[:, q] /= v[row, q]
+        others = np.arange(v.shape[1]) != q
+        v[:, others] -= np.outer(v[:, q], v[row, others])
+        v[row, others] = 0.0
+    v[np.abs(v) <= SNAP * np.abs(v).max(0, initial=0.0)] = 0.0
+    # relations of late columns first: they are the ones to shorten
+    v = v[:, np.argsort([-np.flatnonzero(column)[-1] for column in v.T])] if v.size else v
+    improved = True
+    while improved:
+        improved = False
+        for p in range(v.shape[1]):
+            for q in range(v.shape[1]):
+                if p == q:
+                    continue
+                for shared in np.flatnonzero((v[:, p] != 0) & (v[:, q] != 0)):
+                    trial = v[:, p] - v[shared, p] / v[shared, q] * v[:, q]
+                    trial[np.abs(trial) <= SNAP * np.abs(v[:, p]).max()] = 0.0
+                    if np.count_nonzero(trial) < np.count_nonzero(v[:, p]):
+                        v[:, p] = trial
+                        improved = True
+                        break
+    return v

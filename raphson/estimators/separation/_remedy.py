@@ -1,0 +1,27 @@
+"""What to do about coefficients without a finite estimate: one text for every place that says it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+_REMEDIES = {
+    "classes": "add a penalty (l2=1e-3), merge the class or drop the column",
+    "rows": "add a penalty (l2=1e-3), merge the groups or drop the column",
+    "absent": "drop the class",
+    "unknown": (
+        "add a penalty (l2=1e-3), drop or merge the column, or choose a likelihood in which that parameter is fixed"
+    ),
+}
+
+
+def remedy(cause: Literal["classes", "rows", "absent", "unknown"]) -> str:
+    """Return the remedy, as it follows "Remedy: ", without a full stop.
+
+    Args:
+        cause: Classes are separated; or rows with targets at one end; or a class has no rows; or what makes
+            coefficients grow was not found.
+
+    Returns:
+        The text.
+    """
+    return _REMEDIES[cause]
