@@ -3,11 +3,7 @@
 import pytest
 import torch
 
-from raphson.network.curvature.factors import _gram
 from raphson.network.curvature.factors._gram import Gram
-from tests.instruction_sets import each_way
-
-how = each_way(_gram, "_outer")
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -59,7 +55,7 @@ def test_views_in_any_strides_in_single_precision(threads):
         torch.set_num_threads(before)
 
 
-def test_more_rows_than_are_packed_at_a_time():
+def test_many_rows():
     x = torch.randn(30000, 1, 70, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     gram = Gram(1, 70, x)
     gram.add(x)

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.network.layers._sums import position_sums
 
 
 @dataclass(frozen=True)
@@ -371,13 +370,14 @@ class Affine(Use):
 
     def example_gradients(self, g: Tensor, layout: Layout, rows: slice = slice(None)) -> Gradients:  # noqa: D102
         u = layout.by_example(self.rows(g).movedim(0, 1))[rows].movedim(2, 0)
-        z = None if self.weight is None else layout.by_example(self._z)[rows]
-        if z is None:
-            products, plain = None, self._by_parameter(u).sum(2)
-        else:
-            products, plain = position_sums(self._by_parameter(u), self._by_parameter(z.unsqueeze(0))[0])
-        pairs = (self.weight, products), (self.bias, plain)
-        return [(slot, t.reshape(*u.shape[:2], *slot.size)) for slot, t in pairs if slot is not None and t is not None]
+        g = self._by_parameter(u)
+        found: Gradients = []
+        if self.weight is not None:
+            z = self._by_parameter(layout.by_example(self._z)[rows].unsqueeze(0))
+            found.append((self.weight, (g * z).sum(2).reshape(*u.shape[:2], *self.weight.size)))
+        if self.bias is not None:
+            found.append((self.bias, g.sum(2).reshape(*u.shape[:2], *self.bias.size)))
+        return found
 
     @cached_property
     def _z(self) -> Tensor:
