@@ -38,7 +38,7 @@ class Model:
             if isinstance(params, Mapping):
                 raise InputError("params of a module must be names: give a list of them, or None for all.")
             self.everything = {name: p.detach() for name, p in self.module.named_parameters()}
-            self._slots = _slots(self.module)
+            self._places = _places(self.module)
             trained = {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
             self.space = ParameterSpace(trained) if params is None else chosen(self.everything, params)
         else:
@@ -107,8 +107,8 @@ class Model:
         if self.module is None:
             out = self._function(values, *args, **kwargs)
         else:
-            slots = {slot: values[name] for slot, name in self._slots.items()}
-            out = functional_call(self.module, slots, args, kwargs, tie_weights=False)
+            places = {place: values[name] for place, name in self._places.items()}
+            out = functional_call(self.module, places, args, kwargs, tie_weights=False)
         out = getattr(out, "logits", out)
         if not isinstance(out, Tensor) or out.ndim < 2:
             seen = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
@@ -119,7 +119,7 @@ class Model:
         return out
 
 
-def _slots(module: nn.Module) -> dict[str, str]:
+def _places(module: nn.Module) -> dict[str, str]:
     """Return the name of the parameter in every place that holds one, each place once.
 
     Tied parameters lie in several places. A module that is used twice must not appear twice: torch's ``tie_weights``

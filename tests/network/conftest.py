@@ -13,11 +13,11 @@ def either_way(request, monkeypatch):
     """Run a test with networks as chains, and as if they were none: through automatic differentiation."""
     if request.param == "graph":
         for module in (_columns, _gauss_newton, _hessian):
-            monkeypatch.setattr(module, "find_chain", lambda module: None)
+            monkeypatch.setattr(module, "find_feed_forward", lambda module: None)
 
 
 @pytest.fixture(params=["passes", "kept"])
-def kept_or_not(request, monkeypatch):
+def cached_or_not(request, monkeypatch):
     """Run a test with Gauss-Newton products by passes over the network, and with its Jacobian kept from the start."""
     monkeypatch.setattr(_gauss_newton, "_FROM", 0.0 if request.param == "kept" else float("inf"))
     return request.param

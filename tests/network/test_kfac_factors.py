@@ -142,9 +142,9 @@ def test_sampled_factors_converge_at_the_known_rate(name: str) -> None:
         runs = [rp.kfac(objective, "mc", samples=samples, generator=generator).to_dense() for _ in range(times)]
         return sum(float((run - exact).square().sum()) for run in runs) / times
 
-    few, many = error(4, 120), error(64, 120)
+    few, batched_vjp = error(4, 120), error(64, 120)
     # the squared error falls as 1 / samples: by 16, known here to about a quarter
-    assert 8 < few / many < 32
+    assert 8 < few / batched_vjp < 32
 
 
 def test_samples_come_from_the_generator_alone() -> None:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import raphson as rp
-from raphson.network.curvature._diagonal import layer_diagonal, tap_example_gradients, tap_gradient_norms
-from raphson.network.curvature.factors._output_factor import tapped_batches
+from raphson.network.curvature._layer_diagonal import layer_diagonal, layer_gradient_norms, tap_example_gradients
+from raphson.network.curvature.factors._output_factor import recorded_batches
 
 from .kfac_oracle import block_places, gauss_newton, relative, within_blocks
 
@@ -221,17 +221,17 @@ def test_exact_diagonal(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_example_gradients_and_norms(name: str) -> None:
     objective = objective_of(name)
-    tapped = next(tapped_batches(objective))
-    u = randn(*tapped.taps.output.shape, seed=9)
+    recorded = next(recorded_batches(objective))
+    u = randn(*recorded.record.output.shape, seed=9)
     leaves = objective.model.leaves()
-    f = objective.model.call(leaves, tapped.batch.x)
+    f = objective.model.call(leaves, recorded.batch.x)
     expected = []
     for n in range(len(u)):
         parts = torch.autograd.grad(f[n], list(leaves.values()), u[n], retain_graph=True, materialize_grads=True)
         expected.append(torch.cat([part.reshape(-1) for part in parts]))
-    rows = torch.cat([rows for _, rows in tap_example_gradients(objective, tapped, u)])
+    rows = torch.cat([rows for _, rows in tap_example_gradients(objective, recorded, u)])
     torch.testing.assert_close(rows, torch.stack(expected), rtol=1e-9, atol=1e-12)
-    norms = tap_gradient_norms(objective, tapped, u)
+    norms = layer_gradient_norms(objective, recorded, u)
     torch.testing.assert_close(norms, torch.stack(expected).square().sum(1), rtol=1e-9, atol=1e-12)
 
 

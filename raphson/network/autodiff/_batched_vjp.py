@@ -70,7 +70,7 @@ class _Step(NamedTuple):
     inputs: list[tuple[_Key, tuple[int, ...], torch.dtype] | None]
 
 
-class PullBack:
+class BatchedVJP:
     """The way from an output backward to some edges of its graph.
 
     Args:
@@ -83,7 +83,7 @@ class PullBack:
         self._steps = [self._step(node, edges, wanted) for node, wanted in _order(output.grad_fn, edges)]
 
     @staticmethod
-    def knows(nodes: set[Any]) -> bool:
+    def supports(nodes: set[Any]) -> bool:
         """Whether all nodes of a graph are torch's own, or say how they take many gradients."""
         return all(not isinstance(node, BackwardCFunction) or hasattr(_made_by(node), "many") for node in nodes)
 
@@ -168,7 +168,7 @@ def _rule(node: Any, wanted: list[bool]) -> _Rule:
     """Return the backward pass of a node for many gradients."""
     name = node.name()
     if isinstance(node, BackwardCFunction):
-        return _Rule(lambda g, _: _made_by(node).many(node, wanted, *g))
+        return _Rule(lambda g, _: _made_by(node).batched_vjp(node, wanted, *g))
     if name in _ELEMENTWISE:
         return _elementwise(node)
     found = _RULES[name](node, wanted) if name in _RULES else None

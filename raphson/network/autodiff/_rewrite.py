@@ -77,7 +77,7 @@ class _Product(torch.autograd.Function):
         return None, None, *found, None
 
     @staticmethod
-    def many(ctx: Any, wanted: Sequence[bool], *t: Tensor) -> Any:
+    def batched_vjp(ctx: Any, wanted: Sequence[bool], *t: Tensor) -> Any:
         """Return the derivatives that are wanted for many gradients, ``(k, ...)``: beside a weight they are images."""
         g, roles = t[0], _others(ctx.role)
         found: list[Tensor | None] = [None] * len(wanted)
@@ -132,7 +132,7 @@ class _Ordered(torch.autograd.Function):
         return g[0].contiguous(memory_format=torch.channels_last)
 
     @staticmethod
-    def many(ctx: Any, wanted: Sequence[bool], *g: Tensor) -> Any:
+    def batched_vjp(ctx: Any, wanted: Sequence[bool], *g: Tensor) -> Any:
         """Return many gradients, ``(k, N, ...)``."""
         return [g[0].flatten(0, 1).clone(memory_format=torch.channels_last).view(g[0].shape)]
 

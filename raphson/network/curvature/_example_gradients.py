@@ -14,9 +14,9 @@ from raphson.linalg import check_dense_size
 from raphson.network._objective import Objective
 from raphson.network.autodiff._double_backward import differentiable_kernels
 from raphson.network.autodiff._per_example import parted, select
-from raphson.network.curvature._diagonal import tap_gradient_norms
-from raphson.network.curvature.factors._output import slice_rows
-from raphson.network.curvature.factors._output_factor import tapped_batches
+from raphson.network.curvature._layer_diagonal import layer_gradient_norms
+from raphson.network.curvature.factors._output_curvature import slice_rows
+from raphson.network.curvature.factors._output_factor import recorded_batches
 
 _CHUNK = 2**24
 """Entries of the gradients that are formed at once."""
@@ -80,9 +80,9 @@ def example_gradient_norms(objective: Objective) -> Tensor:
         One norm for each example.
     """
     norms = []
-    for tapped in tapped_batches(objective):
-        g = objective.likelihood.gradient(tapped.taps.output.detach(), tapped.batch.y)
-        norms.append(tap_gradient_norms(objective, tapped, g).sqrt())
+    for recorded in recorded_batches(objective):
+        g = objective.likelihood.gradient(recorded.record.output.detach(), recorded.batch.y)
+        norms.append(layer_gradient_norms(objective, recorded, g).sqrt())
     return torch.cat(norms)
 
 

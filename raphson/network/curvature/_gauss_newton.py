@@ -12,11 +12,11 @@ from raphson.data import Batch
 from raphson.linalg import Implicit
 from raphson.network._objective import Objective
 from raphson.network.autodiff._linearize import Linearization, Parts, map_parts, map_rows
-from raphson.network.curvature._kept_jacobian import keep_jacobian
+from raphson.network.curvature._cached_jacobian import cached_jacobian
 from raphson.network.curvature._products import Local, NetworkProducts
-from raphson.network.curvature.factors._output import OutputCurvature
-from raphson.network.layers._feed_forward import Chain, find_chain
-from raphson.network.layers._feed_forward_products import ChainProducts, in_parts
+from raphson.network.curvature.factors._output_curvature import OutputCurvature
+from raphson.network.layers._feed_forward import FeedForward, find_feed_forward
+from raphson.network.layers._feed_forward_products import FeedForwardProducts, in_parts
 from raphson.network.layers._layer_jacobian import LayerJacobian
 
 _FROM = 0.75
@@ -28,19 +28,19 @@ Function = Callable[[Tensor], Tensor]
 
 def gauss_newton_products(objective: Objective, middle: OutputCurvature) -> Implicit:
     """Return the operator of products with ``J^T M J`` summed over the data."""
-    chain = find_chain(objective.model.module)
+    feed_forward = find_feed_forward(objective.model.module)
 
     def local(of: Objective, batch: Batch, index: int, spare: int) -> Local:
-        passes = _Graph(of, batch) if chain is None else _Closed(of, chain, batch)
+        passes = _Graph(of, batch) if feed_forward is None else _Closed(of, feed_forward, batch)
         f = passes.outputs
         of.check_outputs(f, batch, index)
         function = middle.product(of, f, batch, index)
 
-        def keep() -> _Kept | None:
+        def keep() -> _CachedJacobian | None:
             limit = spare - f.numel() * f.shape[-1] * f.element_size()
             vjp = passes.vjp if isinstance(passes, _Graph) else None
-            jacobian = keep_jacobian(of, batch, index, f, vjp, limit)
-            return None if jacobian is None else _Kept(jacobian, f, function)
+            jacobian = cached_jacobian(of, batch, index, f, vjp, limit)
+            return None if jacobian is None else _CachedJacobian(jacobian, f, function)
 
         return _Local(partial(passes.products, middle=function), passes.nbytes, f[0].numel(), keep)
 
@@ -70,8 +70,8 @@ class _Graph:
 class _Closed:
     """The passes over a feed-forward network in closed form."""
 
-    def __init__(self, objective: Objective, chain: Chain, batch: Batch) -> None:
-        self._network = ChainProducts(chain, objective.space, chain.features(batch.x))
+    def __init__(self, objective: Objective, feed_forward: FeedForward, batch: Batch) -> None:
+        self._network = FeedForwardProducts(feed_forward, objective.space, feed_forward.features(batch.x))
         self.outputs, self.nbytes = self._network.outputs, self._network.nbytes
 
     def products(self, rows: Tensor, middle: Function) -> Tensor:
@@ -81,7 +81,7 @@ class _Closed:
         return in_parts(product, rows, self._network.width)
 
 
-class _Kept:
+class _CachedJacobian:
     """A kept Jacobian with the matrices ``M`` written out."""
 
     def __init__(self, jacobian: LayerJacobian, f: Tensor, middle: Function) -> None:
@@ -106,16 +106,18 @@ class _Local:
     The Jacobian is kept, where it fits, when about as many vectors have been asked for as an example has outputs.
     """
 
-    def __init__(self, products: Function, nbytes: int, outputs: int, keep: Callable[[], _Kept | None]) -> None:
+    def __init__(
+        self, products: Function, nbytes: int, outputs: int, keep: Callable[[], _CachedJacobian | None]
+    ) -> None:
         self.nbytes = nbytes
         self._products, self._asked, self._outputs = products, 0, outputs
-        self._keep: Callable[[], _Kept | None] | None = keep
+        self._keep: Callable[[], _CachedJacobian | None] | None = keep
 
     def products(self, rows: Tensor) -> Tensor:
         self._asked += len(rows)
         # inside a transformation (vmap) nothing is kept
         plain = torch.func.debug_unwrap(rows) is rows
         if self._keep is not None and plain and self._asked >= _FROM * self._outputs:
-            kept, self._keep = self._keep(), None
-            self._products = self._products if kept is None else kept.products
+            cached, self._keep = self._keep(), None
+            self._products = self._products if cached is None else cached.products
         return self._products(rows)

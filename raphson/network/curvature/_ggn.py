@@ -13,7 +13,7 @@ from raphson.linalg import SymmetricOperator
 from raphson.network._objective import Objective
 from raphson.network.curvature._gauss_newton import gauss_newton_products
 from raphson.network.curvature._structures import Blocks, Structure, check_structure, gauss_newton_structure
-from raphson.network.curvature.factors._output import OutputCurvature
+from raphson.network.curvature.factors._output_curvature import OutputCurvature
 
 
 def ggn(

@@ -15,9 +15,9 @@ from raphson.network.autodiff._linearize import GradientGraph, map_parts
 from raphson.network.curvature._preactivation import preactivation_diagonal
 from raphson.network.curvature._products import Local, NetworkProducts
 from raphson.network.curvature._structures import Blocks, Structure, block_diagonal, check_structure
-from raphson.network.curvature.factors._output import OutputCurvature
-from raphson.network.layers._feed_forward import Chain, find_chain
-from raphson.network.layers._feed_forward_products import ChainProducts, in_parts
+from raphson.network.curvature.factors._output_curvature import OutputCurvature
+from raphson.network.layers._feed_forward import FeedForward, find_feed_forward
+from raphson.network.layers._feed_forward_products import FeedForwardProducts, in_parts
 
 _OBSERVED = OutputCurvature("observed")
 
@@ -70,8 +70,8 @@ def hessian(
     objective = objective if params is None else objective.restricted(params)
     if structure == "blocks":
         return block_diagonal(objective, blocks, lambda part: _implicit(part).to_dense())
-    if structure == "diagonal" and (chain := find_chain(objective.model.module)) is not None:
-        return Diagonal(preactivation_diagonal(objective, chain) + objective.l2, labels=objective.space.labels())
+    if structure == "diagonal" and (feed_forward := find_feed_forward(objective.model.module)) is not None:
+        return Diagonal(preactivation_diagonal(objective, feed_forward) + objective.l2, labels=objective.space.labels())
     implicit = _implicit(objective)
     if structure == "dense":
         dense = implicit.to_dense()
@@ -82,10 +82,10 @@ def hessian(
 
 
 def _implicit(objective: Objective) -> Implicit:
-    chain = find_chain(objective.model.module)
+    feed_forward = find_feed_forward(objective.model.module)
 
     def local(of: Objective, batch: Batch, index: int, _: int) -> Local:
-        return _Local(of, batch, index) if chain is None else _ChainLocal(of, chain, batch, index)
+        return _Local(of, batch, index) if feed_forward is None else _ChainLocal(of, feed_forward, batch, index)
 
     return NetworkProducts(objective, local).operator()
 
@@ -107,8 +107,8 @@ class _Local:
 class _ChainLocal:
     """The same of a feed-forward network."""
 
-    def __init__(self, objective: Objective, chain: Chain, batch: Batch, index: int) -> None:
-        self._network = ChainProducts(chain, objective.space, chain.features(batch.x), bends=True)
+    def __init__(self, objective: Objective, feed_forward: FeedForward, batch: Batch, index: int) -> None:
+        self._network = FeedForwardProducts(feed_forward, objective.space, feed_forward.features(batch.x), second=True)
         gradient, self._middle = _derivatives(objective, batch, index, self._network.outputs)
         self._network.set_gradient(gradient)
         self.nbytes = self._network.nbytes

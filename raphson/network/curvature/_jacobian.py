@@ -17,7 +17,7 @@ from raphson.network._parameters import ParameterSpace
 from raphson.network.autodiff._double_backward import differentiable_kernels
 from raphson.network.autodiff._linearize import Linearization, map_parts, map_rows
 from raphson.network.autodiff._per_example import example_jacobian, parted
-from raphson.network.curvature.factors._output import slice_rows
+from raphson.network.curvature.factors._output_curvature import slice_rows
 
 Network = nn.Module | Callable[..., Tensor]
 

@@ -13,7 +13,7 @@ from raphson.network.curvature.factors._kronecker_factors import Sharing
 from raphson.network.curvature.factors._layer_operator import LayerOperator
 from raphson.network.curvature.factors._layer_plan import Bias
 from raphson.network.curvature.factors._layer_sums import LayerSums
-from raphson.network.curvature.factors._output_factor import Sampling, tapped_batches
+from raphson.network.curvature.factors._output_factor import Sampling, recorded_batches
 
 
 def kfac(
@@ -100,9 +100,9 @@ def kfac(
 def layer_sums(objective: Objective, sampling: Sampling, sharing: Sharing, bias: Bias) -> LayerSums:
     """Return the blocks of all batches."""
     sums: LayerSums | None = None
-    for tapped in tapped_batches(objective, sampling):
-        sums = sums or LayerSums(objective, tapped, sharing, bias)
-        sums.add(tapped, sampling)
+    for recorded in recorded_batches(objective, sampling):
+        sums = sums or LayerSums(objective, recorded, sharing, bias)
+        sums.add(recorded, sampling)
     assert sums is not None
     return sums
 

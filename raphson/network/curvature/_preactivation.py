@@ -19,8 +19,8 @@ from torch import Tensor
 
 from raphson.data import Batch
 from raphson.network._objective import Objective
-from raphson.network.curvature.factors._output import slice_rows
-from raphson.network.layers._feed_forward import Chain, Evaluated, Link
+from raphson.network.curvature.factors._output_curvature import slice_rows
+from raphson.network.layers._feed_forward import FeedForward, FeedForwardLayer, LayerValues
 
 _CHUNK = 2**24
 """Entries of the columns that are held at once."""
@@ -47,8 +47,8 @@ class _Columns:
     def below(self, w: Tensor) -> _Columns:
         return _Columns(self.columns @ w, self.core)
 
-    def sloped(self, slope: Tensor) -> _Columns:
-        return _Columns(self.columns * slope.unsqueeze(-2), self.core)
+    def times_derivative(self, derivative: Tensor) -> _Columns:
+        return _Columns(self.columns * derivative.unsqueeze(-2), self.core)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +63,11 @@ class _Pulled:
 
     w: Tensor
     r: Tensor
-    slope: Tensor | None = None
+    derivative: Tensor | None = None
 
     def diagonal(self) -> Tensor:
         values = self.r @ self.w.square()
-        return values if self.slope is None else values * self.slope.square()
+        return values if self.derivative is None else values * self.derivative.square()
 
     def to_dense(self) -> Tensor:
         return self._columns().to_dense()
@@ -75,11 +75,11 @@ class _Pulled:
     def below(self, w: Tensor) -> _Columns:
         return self._columns().below(w)
 
-    def sloped(self, slope: Tensor) -> _Pulled:
-        return _Pulled(self.w, self.r, slope if self.slope is None else self.slope * slope)
+    def times_derivative(self, derivative: Tensor) -> _Pulled:
+        return _Pulled(self.w, self.r, derivative if self.derivative is None else self.derivative * derivative)
 
     def _columns(self) -> _Columns:
-        columns = self.w if self.slope is None else self.w * self.slope.unsqueeze(-2)
+        columns = self.w if self.derivative is None else self.w * self.derivative.unsqueeze(-2)
         return _Columns(columns, lambda c: self.r.unsqueeze(-1) * c)
 
 
@@ -95,7 +95,7 @@ class Preactivation:
         residual: The diagonal part ``D``, ``(n, d)``; None at the top.
     """
 
-    layer: Link
+    layer: FeedForwardLayer
     inputs: Tensor
     weights: Tensor
     parts: list[_Columns | _Pulled]
@@ -112,7 +112,7 @@ class Preactivation:
         return total if self.residual is None else total + torch.diag_embed(self.residual)
 
 
-def preactivation_diagonal(objective: Objective, chain: Chain) -> Tensor:
+def preactivation_diagonal(objective: Objective, feed_forward: FeedForward) -> Tensor:
     """Return the diagonal of the Hessian, ``(P,)``, without the penalty.
 
     Operations: a forward and a backward pass, one backward pass more for each output, and columns of the width of the
@@ -120,7 +120,7 @@ def preactivation_diagonal(objective: Objective, chain: Chain) -> Tensor:
 
     Args:
         objective: Of a feed-forward network.
-        chain: The network.
+        feed_forward: The network.
 
     Returns:
         The diagonal.
@@ -128,7 +128,7 @@ def preactivation_diagonal(objective: Objective, chain: Chain) -> Tensor:
     total = objective.space.vector().zero_()
     slices = objective.space.slices
     for index, batch in enumerate(objective.batches()):
-        for at in preactivations(objective, chain, batch, index):
+        for at in preactivations(objective, feed_forward, batch, index):
             weighted = at.diagonal() * at.weights.unsqueeze(-1)
             weight, bias = slices.get(at.layer.weight), slices.get(at.layer.bias or "")
             if weight is not None:
@@ -138,30 +138,32 @@ def preactivation_diagonal(objective: Objective, chain: Chain) -> Tensor:
     return total
 
 
-def preactivations(objective: Objective, chain: Chain, batch: Batch, index: int) -> Iterator[Preactivation]:
+def preactivations(
+    objective: Objective, feed_forward: FeedForward, batch: Batch, index: int
+) -> Iterator[Preactivation]:
     """Yield the layers of a feed-forward network from the top down, for some positions of a batch at a time.
 
     Args:
         objective: Of a feed-forward network.
-        chain: The network.
+        feed_forward: The network.
         batch: The batch.
         index: Its number.
 
     Yields:
         One for each layer and chunk of positions.
     """
-    x = chain.features(batch.x)
+    x = feed_forward.features(batch.x)
     weights = objective.position_weights(batch)
     weights = x.new_ones(x.shape[:-1]) if weights is None else weights
     rows = x.reshape(-1, x.shape[-1])
     targets = batch.y.reshape(-1, *batch.y.shape[x.ndim - 1 :])
     with torch.no_grad():
         objective.check_outputs(objective.outputs(batch, index), batch, index)
-    widths = [link.linear.out_features for link in chain.links]
+    widths = [layer.linear.out_features for layer in feed_forward.layers]
     width = max(1, _CHUNK // (widths[-1] * max(widths)))
     weights = weights.reshape(-1) * objective.scale
     for part in slice_rows(rows.shape[0], width):
-        layers = list(chain.ascend(rows[part], bends=True))
+        layers = list(feed_forward.forward_pass(rows[part], second=True))
         f, y = layers[-1].outputs, targets[part]
         nll = objective.likelihood.nll(f, y)
         if not bool(torch.isfinite(nll).all()):
@@ -178,19 +180,19 @@ def _top(objective: Objective, f: Tensor, y: Tensor) -> _Columns:
     return _Columns(identity, lambda c: operator.mm(c.expand(f.shape[0], -1, -1)))
 
 
-def _descend(layers: list[Evaluated], gradient: Tensor, top: _Columns, weights: Tensor) -> Iterator[Preactivation]:
+def _descend(layers: list[LayerValues], gradient: Tensor, top: _Columns, weights: Tensor) -> Iterator[Preactivation]:
     """Yield the layers from the top down, given gradient and Hessian in the outputs."""
     parts: list[_Columns | _Pulled] = [top]
     residual: Tensor | None = None
     for number in range(len(layers) - 1, -1, -1):
         layer = layers[number]
-        if layer.slope is not None:
-            parts = [part.sloped(layer.slope) for part in parts]
-        residual = None if layer.bend is None else layer.bend * gradient
-        gradient = gradient if layer.slope is None else gradient * layer.slope
-        yield Preactivation(layer.link, layer.inputs, weights, parts, residual)
+        if layer.derivative is not None:
+            parts = [part.times_derivative(layer.derivative) for part in parts]
+        residual = None if layer.second_derivative is None else layer.second_derivative * gradient
+        gradient = gradient if layer.derivative is None else gradient * layer.derivative
+        yield Preactivation(layer.layer, layer.inputs, weights, parts, residual)
         if number > 0:
-            w = layer.link.w
+            w = layer.layer.w
             fresh = [] if residual is None else [_Pulled(w, residual)]
             parts = [*(part.below(w) for part in parts), *fresh]
             gradient = gradient @ w

@@ -12,7 +12,7 @@ from raphson.data import Batch
 from raphson.linalg import Implicit
 from raphson.network._objective import Objective
 
-KEPT_BYTES = 2**29
+CACHE_BYTES = 2**29
 """What is kept between products takes less than this, in bytes (512 MiB), the graph of a single batch aside."""
 
 _TURNED = 2**16
@@ -49,7 +49,7 @@ class NetworkProducts:
     def __init__(self, objective: Objective, linearize: Linearize) -> None:
         self._objective, self._linearize = objective, linearize
         self._versions = objective.model.versions()
-        self._kept: list[Local] | None = None
+        self._cached: list[Local] | None = None
 
     def operator(self) -> Implicit:
         """Return the symmetric operator ``(P, P)``."""
@@ -77,23 +77,23 @@ class NetworkProducts:
         return total.add_(rows, alpha=objective.l2) if objective.l2 else total
 
     def _locals(self) -> Iterator[Local]:
-        if self._kept is not None:
-            yield from self._kept
+        if self._cached is not None:
+            yield from self._cached
             return
-        objective, kept, size = self._objective, [], 0
+        objective, cached, size = self._objective, [], 0
         single = objective.n_batches == 1
-        keep, spare = single, KEPT_BYTES
+        keep, spare = single, CACHE_BYTES
         for index, batch in enumerate(objective.batches()):
             if index == 0 and not single:
                 size = self._measure(batch)
-                keep = size * objective.n_batches <= KEPT_BYTES
-                spare = KEPT_BYTES // objective.n_batches - size if keep else KEPT_BYTES
+                keep = size * objective.n_batches <= CACHE_BYTES
+                spare = CACHE_BYTES // objective.n_batches - size if keep else CACHE_BYTES
             local = self._linearize(objective, batch, index, spare)
             if keep:
-                kept.append(local)
+                cached.append(local)
             yield local
             del local
-        self._kept = kept or None
+        self._cached = cached or None
 
     def _measure(self, batch: Batch) -> int:
         """Return the bytes that are held for a batch, parameters aside."""

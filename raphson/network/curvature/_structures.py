@@ -14,8 +14,8 @@ from raphson.linalg import BlockDiagonal, Dense, Diagonal, SymmetricOperator, ch
 from raphson.network._objective import Objective
 from raphson.network._parameters import ParameterSpace
 from raphson.network.autodiff._per_example import example_jacobian
-from raphson.network.curvature._diagonal import layer_diagonal
-from raphson.network.curvature.factors._output import OutputCurvature, slice_rows
+from raphson.network.curvature._layer_diagonal import layer_diagonal
+from raphson.network.curvature.factors._output_curvature import OutputCurvature, slice_rows
 from raphson.network.curvature.factors._output_factor import Estimator
 
 Structure = Literal["implicit", "dense", "diagonal", "blocks"]

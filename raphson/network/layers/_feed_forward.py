@@ -29,7 +29,7 @@ _NOTHING = (nn.Identity, nn.Dropout)
 
 
 @dataclass(frozen=True, eq=False)
-class Link:
+class FeedForwardLayer:
     """A linear layer with the activations after it.
 
     Attributes:
@@ -49,29 +49,35 @@ class Link:
         """The weight, ``(out, in)``, without a graph."""
         return self.linear.weight.detach()
 
-    def evaluate(self, x: Tensor, bends: bool = False) -> Evaluated:
+    def evaluate(self, x: Tensor, second: bool = False) -> LayerValues:
         """Return what the link does with inputs ``(..., in)``; ``bends``: with second derivatives."""
         with torch.no_grad():
             z = F.linear(x, self.linear.weight, self.linear.bias)
             if not self.activations:
-                return Evaluated(self, x, z, None, None)
+                return LayerValues(self, x, z, None, None)
             if len(self.activations) == 1 and type(self.activations[0]) is nn.ReLU:
                 a = z.relu_()
-                return Evaluated(self, x, a, a.sign(), None)
+                return LayerValues(self, x, a, a.sign(), None)
         with torch.enable_grad(), PlainCalls():
             z = z.requires_grad_()
             a = z * 1  # an activation may work in place
             for module in self.activations:
                 a = module(a)
-            (slope,) = torch.autograd.grad(a.sum(), z, create_graph=bends)
-            bend = None
-            if bends and slope.requires_grad:
-                (bend,) = torch.autograd.grad(slope.sum(), z, allow_unused=True)
-        return Evaluated(self, x, a.detach(), slope.detach(), bend if bend is not None and bool(bend.any()) else None)
+            (derivative,) = torch.autograd.grad(a.sum(), z, create_graph=second)
+            second_derivative = None
+            if second and derivative.requires_grad:
+                (second_derivative,) = torch.autograd.grad(derivative.sum(), z, allow_unused=True)
+        return LayerValues(
+            self,
+            x,
+            a.detach(),
+            derivative.detach(),
+            second_derivative if second_derivative is not None and bool(second_derivative.any()) else None,
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluated:
+class LayerValues:
     """A link at its inputs.
 
     Attributes:
@@ -82,28 +88,28 @@ class Evaluated:
         bend: ``phi''(z)``; None for zeros, or where it was not asked for.
     """
 
-    link: Link
+    layer: FeedForwardLayer
     inputs: Tensor
     outputs: Tensor
-    slope: Tensor | None
-    bend: Tensor | None
+    derivative: Tensor | None
+    second_derivative: Tensor | None
 
-    def sloped(self, t: Tensor) -> Tensor:
+    def times_derivative(self, t: Tensor) -> Tensor:
         """Return tangents or gradients ``(k, ..., out)`` times the slopes."""
-        return t if self.slope is None else t * self.slope
+        return t if self.derivative is None else t * self.derivative
 
-    def sloped_in_place(self, t: Tensor) -> Tensor:
+    def times_derivative_(self, t: Tensor) -> Tensor:
         """Return the same in the memory of ``t``."""
-        return t if self.slope is None else t.mul_(self.slope)
+        return t if self.derivative is None else t.mul_(self.derivative)
 
     def flat(self) -> Self:
         """Return the same with one axis of positions, ``(M, ...)``."""
-        tensors = (self.inputs, self.outputs, self.slope, self.bend)
-        return type(self)(self.link, *(t if t is None else t.reshape(-1, t.shape[-1]) for t in tensors))  # type: ignore[arg-type]
+        tensors = (self.inputs, self.outputs, self.derivative, self.second_derivative)
+        return type(self)(self.layer, *(t if t is None else t.reshape(-1, t.shape[-1]) for t in tensors))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
+class FeedForward:
     """A ``Sequential`` of linear layers and elementwise activations.
 
     Attributes:
@@ -112,7 +118,7 @@ class Chain:
     """
 
     before: tuple[nn.Module, ...]
-    links: tuple[Link, ...]
+    layers: tuple[FeedForwardLayer, ...]
 
     def features(self, x: Any) -> Tensor:
         """Return the inputs of the first layer, ``(N, ..., in)``, from those of the network."""
@@ -123,15 +129,15 @@ class Chain:
                 found = module(found.clone() if getattr(module, "inplace", False) else found)
         return found  # type: ignore[no-any-return]
 
-    def ascend(self, features: Tensor, bends: bool = False) -> Iterator[Evaluated]:
+    def forward_pass(self, features: Tensor, second: bool = False) -> Iterator[LayerValues]:
         """Yield the links at their inputs, from the bottom up; ``bends``: with second derivatives."""
-        for link in self.links:
-            at = link.evaluate(features, bends)
+        for layer in self.layers:
+            at = layer.evaluate(features, second)
             yield at
             features = at.outputs
 
 
-def descend(layers: list[Evaluated], u: Tensor) -> Iterator[Tensor]:
+def backward_pass(layers: list[LayerValues], u: Tensor) -> Iterator[Tensor]:
     """Yield the gradients in the outputs of linear layers (the ``z``), from the top down.
 
     Args:
@@ -141,14 +147,14 @@ def descend(layers: list[Evaluated], u: Tensor) -> Iterator[Tensor]:
     Yields:
         For each layer ``(k, ..., out)``; one matrix product for each layer but the lowest.
     """
-    g = layers[-1].sloped(u)
+    g = layers[-1].times_derivative(u)
     yield g
     for lower, upper in zip(layers[-2::-1], layers[:0:-1], strict=True):
-        g = lower.sloped_in_place(g @ upper.link.w)
+        g = lower.times_derivative_(g @ upper.layer.w)
         yield g
 
 
-def read_chain(module: nn.Module | None) -> Chain:
+def read_feed_forward(module: nn.Module | None) -> FeedForward:
     """Return a network as a chain.
 
     Args:
@@ -190,13 +196,13 @@ def read_chain(module: nn.Module | None) -> Chain:
     own = [p for linear, _ in layers for p in (linear.weight, linear.bias) if p is not None]
     if len({id(p) for p in own}) < len(own) or any(id(p) not in names for p in own):
         raise InputError("two layers share a weight or bias.")
-    links = [Link(a, names[id(a.weight)], names.get(id(a.bias)), tuple(after)) for a, after in layers]
-    return Chain(tuple(before), tuple(links))
+    found = [FeedForwardLayer(a, names[id(a.weight)], names.get(id(a.bias)), tuple(after)) for a, after in layers]
+    return FeedForward(tuple(before), tuple(found))
 
 
-def find_chain(module: nn.Module | None) -> Chain | None:
+def find_feed_forward(module: nn.Module | None) -> FeedForward | None:
     """Return a network as a chain, or None if it is none."""
     try:
-        return read_chain(module)
+        return read_feed_forward(module)
     except InputError:
         return None

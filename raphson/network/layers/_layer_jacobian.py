@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from raphson.network._parameters import ParameterSpace
-from raphson.network.layers._calls import Layout, Linear, Slot, Use
 from raphson.network.layers._feed_forward_products import vectors_at_once
+from raphson.network.layers._layer_calls import LayerCall, Linear, ParameterView, PositionLayout
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class _Factors:
         gradients: ``(U, E, p out)``.
     """
 
-    use: Linear
+    call: Linear
     inputs: Tensor
     gradients: Tensor
 
@@ -57,25 +57,27 @@ class LayerJacobian:
     def __init__(
         self,
         space: ParameterSpace,
-        uses: Sequence[Use],
-        layouts: Sequence[Layout],
+        calls: Sequence[LayerCall],
+        layouts: Sequence[PositionLayout],
         units: int,
         outputs: int,
-        rest: frozenset[str] = frozenset(),
+        unrecognized: frozenset[str] = frozenset(),
     ) -> None:
-        self._space, self._shape, self._rest = space, (units, outputs), rest
-        self._names = [use.name for use in uses]
+        self._space, self._shape, self._unrecognized = space, (units, outputs), unrecognized
+        self._names = [call.name for call in calls]
         self._lengths = [layout.length for layout in layouts]
         self._factored = {
-            number: use.without_input()
-            for number, (use, p) in enumerate(zip(uses, self._lengths, strict=True))
-            if isinstance(use, Linear)
-            and factors_are_faster(use, p, outputs, space)
-            and not any(_has(use, name) for name in rest)
+            number: call.without_input()
+            for number, (call, p) in enumerate(zip(calls, self._lengths, strict=True))
+            if isinstance(call, Linear)
+            and factors_are_faster(call, p, outputs, space)
+            and not any(_has(call, name) for name in unrecognized)
         }
-        others = [use for number, use in enumerate(uses) if number not in self._factored]
-        self._formed = [name for name in space.names if name in rest or any(_has(use, name) for use in others)]
-        widths = [self._lengths[number] * use.weight_shape[1] for number, use in self._factored.items()]
+        others = [call for number, call in enumerate(calls) if number not in self._factored]
+        self._formed = [
+            name for name in space.names if name in unrecognized or any(_has(call, name) for call in others)
+        ]
+        widths = [self._lengths[number] * call.weight_shape[1] for number, call in self._factored.items()]
         self.width = vectors_at_once(units * max([outputs, *widths]), space.device)
         self._factors: dict[int, _Factors] = {}
         self._blocks: dict[str, Tensor] = {}
@@ -85,8 +87,8 @@ class LayerJacobian:
         """Size of what is kept, in bytes."""
         units, outputs = self._shape
         entries = units * outputs * sum(self._space.tensors[name].numel() for name in self._formed)
-        for number, use in self._factored.items():
-            _, out, inputs = use.weight_shape
+        for number, call in self._factored.items():
+            _, out, inputs = call.weight_shape
             entries += units * self._lengths[number] * (outputs * out + inputs)
         return entries * self._space.dtype.itemsize
 
@@ -101,45 +103,47 @@ class LayerJacobian:
         self._blocks = {
             name: like.new_zeros(units, outputs, self._space.tensors[name].numel()) for name in self._formed
         }
-        for number, use in self._factored.items():
-            (_, out, inputs), p = use.weight_shape, self._lengths[number]
+        for number, call in self._factored.items():
+            (_, out, inputs), p = call.weight_shape, self._lengths[number]
             made = like.new_empty(units, p, inputs), like.new_empty(units, outputs, p * out)
-            self._factors[number] = _Factors(use, *made)
+            self._factors[number] = _Factors(call, *made)
 
-    def suits(self, uses: Sequence[Use], layouts: Sequence[Layout]) -> bool:
+    def suits(self, calls: Sequence[LayerCall], layouts: Sequence[PositionLayout]) -> bool:
         """Whether another part of the units passed through the same layers."""
-        names, lengths = [use.name for use in uses], [layout.length for layout in layouts]
+        names, lengths = [call.name for call in calls], [layout.length for layout in layouts]
         return names == self._names and lengths == self._lengths
 
-    def fill(self, number: int, use: Use, layout: Layout, g: Tensor, units: slice, outputs: slice) -> None:
+    def fill(
+        self, number: int, call: LayerCall, layout: PositionLayout, g: Tensor, units: slice, outputs: slice
+    ) -> None:
         """Keep what one layer adds for some units and outputs.
 
         Args:
             number: The layer's.
-            use: The layer, as these units passed through it.
+            call: The layer, as these units passed through it.
             layout: Which of its positions belong to which unit.
             g: Gradients of the outputs in its own, ``(e, *shape)``.
             units: The units.
             outputs: The outputs.
         """
         if number in self._factored:
-            assert isinstance(use, Linear)
-            kept, rows = self._factors[number], layout.by_example(use.rows(g).movedim(0, 1))
-            kept.gradients[units, outputs] = rows.transpose(1, 2).flatten(2)
+            assert isinstance(call, Linear)
+            cached, rows = self._factors[number], layout.by_example(call.rows(g).movedim(0, 1))
+            cached.gradients[units, outputs] = rows.transpose(1, 2).flatten(2)
             if outputs.start == 0:
-                kept.inputs[units] = layout.by_example(use.input().reshape(-1, use.x.shape[-1]))
+                cached.inputs[units] = layout.by_example(call.input().reshape(-1, call.x.shape[-1]))
             return
-        for slot, values in use.example_gradients(g, layout):
-            if slot.name in self._rest:
+        for view, values in call.example_gradients(g, layout):
+            if view.name in self._unrecognized:
                 continue
-            parameter, added = self._space.tensors[slot.name], values.flatten(2).transpose(0, 1)
-            block = self._blocks[slot.name][units, outputs]
-            if slot.is_whole(parameter):
+            parameter, added = self._space.tensors[view.name], values.flatten(2).transpose(0, 1)
+            block = self._blocks[view.name][units, outputs]
+            if view.is_whole(parameter):
                 block += added
             else:
-                block.index_add_(2, slot.index(parameter).reshape(-1), added)
+                block.index_add_(2, view.index(parameter).reshape(-1), added)
 
-    def fill_rest(self, name: str, gradients: Tensor, units: slice, outputs: slice) -> None:
+    def fill_unrecognized(self, name: str, gradients: Tensor, units: slice, outputs: slice) -> None:
         """Keep gradients ``(e, U, numel)`` of some outputs of some units in a parameter that layers do not explain."""
         self._blocks[name][units, outputs] = gradients.transpose(0, 1)
 
@@ -151,13 +155,13 @@ class LayerJacobian:
         found: list[Tensor] = [
             (parts[name] @ block.flatten(0, 1).mT).view(k, *self._shape) for name, block in self._blocks.items()
         ]
-        for kept in self._factors.values():
-            weight, bias = kept.use.weight, kept.use.bias
+        for cached in self._factors.values():
+            weight, bias = cached.call.weight, cached.call.bias
             assert weight is not None
-            a, v = kept.inputs.flatten(0, 1).expand(k, -1, -1), _seen(parts[weight.name], weight).mT
+            a, v = cached.inputs.flatten(0, 1).expand(k, -1, -1), _seen(parts[weight.name], weight).mT
             z = a @ v if bias is None else torch.baddbmm(_seen(parts[bias.name], bias).unsqueeze(1), a, v)
             z = z.view(k, self._shape[0], -1).permute(1, 2, 0)
-            found.append((kept.gradients @ z).permute(2, 0, 1))
+            found.append((cached.gradients @ z).permute(2, 0, 1))
         total = found.pop()
         for more in found:
             total += more
@@ -168,44 +172,44 @@ class LayerJacobian:
         """Return ``J^T u``, ``(k, P)``, for ``u`` of shape ``(k, U, E)``."""
         k = len(u)
         found = {name: u.flatten(1) @ block.flatten(0, 1) for name, block in self._blocks.items()}
-        for kept in self._factors.values():
-            weight, bias = kept.use.weight, kept.use.bias
+        for cached in self._factors.values():
+            weight, bias = cached.call.weight, cached.call.bias
             assert weight is not None
-            units, p, inputs = kept.inputs.shape
-            g = (u.transpose(0, 1) @ kept.gradients).view(units, k, p, -1).transpose(1, 2)
+            units, p, inputs = cached.inputs.shape
+            g = (u.transpose(0, 1) @ cached.gradients).view(units, k, p, -1).transpose(1, 2)
             rows = g.reshape(units * p, -1)
-            self._add(found, weight, (rows.mT @ kept.inputs.view(-1, inputs)).view(k, -1, inputs))
+            self._add(found, weight, (rows.mT @ cached.inputs.view(-1, inputs)).view(k, -1, inputs))
             if bias is not None:
                 self._add(found, bias, rows.sum(0).view(k, -1))
         missing = (name for name in self._space.names if name not in found)
         found |= {name: u.new_zeros(k, self._space.tensors[name].numel()) for name in missing}
         return torch.cat([found[name] for name in self._space.names], 1)
 
-    def _add(self, found: dict[str, Tensor], slot: Slot, values: Tensor) -> None:
+    def _add(self, found: dict[str, Tensor], view: ParameterView, values: Tensor) -> None:
         """Add products with a view of a parameter to those with the parameter."""
-        parameter = self._space.tensors[slot.name]
-        if slot.name not in found and slot.is_whole(parameter):
-            found[slot.name] = values.flatten(1)
+        parameter = self._space.tensors[view.name]
+        if view.name not in found and view.is_whole(parameter):
+            found[view.name] = values.flatten(1)
             return
-        whole = found.setdefault(slot.name, values.new_zeros(len(values), parameter.numel()))
-        _seen(whole, slot).add_(values)
+        whole = found.setdefault(view.name, values.new_zeros(len(values), parameter.numel()))
+        _seen(whole, view).add_(values)
 
 
-def _seen(rows: Tensor, slot: Slot) -> Tensor:
+def _seen(rows: Tensor, view: ParameterView) -> Tensor:
     """Return rows ``(k, numel)`` that belong to a parameter as its view sees it, ``(k, *size)``."""
-    return rows.as_strided((len(rows), *slot.size), (rows.stride(0), *slot.stride), rows.storage_offset() + slot.offset)
+    return rows.as_strided((len(rows), *view.size), (rows.stride(0), *view.stride), rows.storage_offset() + view.offset)
 
 
-def _has(use: Use, name: str) -> bool:
-    return any(slot is not None and slot.name == name for slot in (use.weight, use.bias))
+def _has(call: LayerCall, name: str) -> bool:
+    return any(view is not None and view.name == name for view in (call.weight, call.bias))
 
 
-def factors_are_faster(use: Linear, p: int, outputs: int, space: ParameterSpace) -> bool:
+def factors_are_faster(call: Linear, p: int, outputs: int, space: ParameterSpace) -> bool:
     """Whether products with the factors of a layer at ``p`` positions a unit are faster than with its block."""
     # a block is read from memory, a few entries each nanosecond; factors are multiplied, four times as fast for eight
     # vectors (measured)
-    slots = [slot for slot in (use.weight, use.bias) if slot is not None]
-    if use.weight is None or not all(space.tensors[slot.name].is_contiguous() for slot in slots):
+    views = [view for view in (call.weight, call.bias) if view is not None]
+    if call.weight is None or not all(space.tensors[view.name].is_contiguous() for view in views):
         return False
-    inputs = use.weight_shape[2]
+    inputs = call.weight_shape[2]
     return outputs * inputs >= p * (inputs / 4 + outputs)

@@ -22,10 +22,10 @@ from raphson.data import Batch
 from raphson.linalg import LinearOperator
 from raphson.network._objective import Objective
 from raphson.network.autodiff._linearize import rewritten
-from raphson.network.curvature.factors._gram import Gram
-from raphson.network.layers._calls import Layout, Matmul
-from raphson.network.layers._feed_forward import Chain, find_chain
-from raphson.network.layers._record import Taps, tap, tap_chain
+from raphson.network.curvature.factors._syrk import Syrk
+from raphson.network.layers._feed_forward import FeedForward, find_feed_forward
+from raphson.network.layers._layer_calls import Matmul, PositionLayout
+from raphson.network.layers._recorder import LayerRecord, record_feed_forward, record_layers
 
 Estimator = Literal["exact", "observed", "mc", "empirical"]
 
@@ -62,7 +62,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, eq=False)
-class Tapped:
+class RecordedBatch:
     """A batch with its forward pass, and how its positions make up the terms of the loss.
 
     Attributes:
@@ -74,37 +74,37 @@ class Tapped:
 
     index: int
     batch: Batch
-    taps: Taps
+    record: LayerRecord
     mixed: bool = False
 
     @cached_property
     def positionwise(self) -> bool:
         """Whether an output at a position depends on that position of every layer only: positions are like examples."""
-        return _positionwise(self.taps)
+        return _positionwise(self.record)
 
     @cached_property
-    def example_layouts(self) -> list[Layout]:
+    def example_layouts(self) -> list[PositionLayout]:
         """Which positions of each use belong to which example."""
-        return self.taps.layouts()
+        return self.record.layouts()
 
     @cached_property
-    def unit_layouts(self) -> list[Layout]:
+    def independent_layouts(self) -> list[PositionLayout]:
         """Which positions of each use belong to which unit: an example, or a position where they are alike."""
         if not self.positionwise:
             return self.example_layouts
-        return [Layout(1, use.positions, 1) for use in self.taps.uses]
+        return [PositionLayout(1, call.positions, 1) for call in self.record.calls]
 
     @property
-    def sum_layouts(self) -> list[Layout]:
+    def sum_layouts(self) -> list[PositionLayout]:
         """Over which positions of each use gradients are summed before they are squared."""
-        return self.example_layouts if self.mixed else self.unit_layouts
+        return self.example_layouts if self.mixed else self.independent_layouts
 
-    def unit_inputs(self, number: int) -> Tensor:
+    def independent_inputs(self, number: int) -> Tensor:
         """Return the inputs of a linear or convolutional use by unit, ``(units, G, I, P)``, kept for all columns."""
         if number not in self._inputs:
-            use = self.taps.uses[number]
-            assert isinstance(use, Matmul)
-            self._inputs[number] = use.example_inputs(self.sum_layouts[number])
+            call = self.record.calls[number]
+            assert isinstance(call, Matmul)
+            self._inputs[number] = call.example_inputs(self.sum_layouts[number])
         return self._inputs[number]
 
     @cached_property
@@ -112,51 +112,53 @@ class Tapped:
         return {}
 
 
-def tapped_batches(objective: Objective, sampling: Sampling | None = None) -> Iterator[Tapped]:
+def recorded_batches(objective: Objective, sampling: Sampling | None = None) -> Iterator[RecordedBatch]:
     """Yield the data with their forward passes: batches, or parts of them where layers have large outputs."""
     step = max(1, _PART_ELEMENTS // objective.traits.entries)
     mixed = sampling is not None and sampling.estimator == "mc"
     for index, batch in enumerate(objective.batches()):
-        for start, tapped in tapped_parts(objective, batch, index, step, mixed):
-            objective.check_losses(tapped.taps.output.detach(), tapped.batch.y, index, start)
-            yield tapped
+        for start, recorded in recorded_parts(objective, batch, index, step, mixed):
+            objective.check_losses(recorded.record.output.detach(), recorded.batch.y, index, start)
+            yield recorded
 
 
-def tapped_parts(
+def recorded_parts(
     objective: Objective, batch: Batch, index: int, step: int, mixed: bool = False
-) -> Iterator[tuple[int, Tapped]]:
+) -> Iterator[tuple[int, RecordedBatch]]:
     """Yield parts of a batch of about ``step`` examples with the first one's row, not checked yet."""
-    chain = find_chain(objective.model.module)
+    feed_forward = find_feed_forward(objective.model.module)
     for start, stop in even_parts(batch.n_examples, step):
         part = batch if stop - start == batch.n_examples else batch.rows(slice(start, stop))
-        yield start, Tapped(index, part, _tap(objective, part, index, chain), mixed)
+        yield start, RecordedBatch(index, part, _recorded(objective, part, index, feed_forward), mixed)
 
 
-def _tap(objective: Objective, batch: Batch, index: int, chain: Chain | None) -> Taps:
-    found = None if chain is None else tap_chain(chain, objective.space, batch.x)
+def _recorded(objective: Objective, batch: Batch, index: int, feed_forward: FeedForward | None) -> LayerRecord:
+    found = None if feed_forward is None else record_feed_forward(feed_forward, objective.space, batch.x)
     if found is not None:
         objective.check_shape(found.output, batch, index)
         return found
     with rewritten(objective.traits, fold=False):
-        return tap(lambda params, _: objective.outputs(batch, index, params), objective.space.tensors, batch.x)
+        return record_layers(
+            lambda params, _: objective.outputs(batch, index, params), objective.space.tensors, batch.x
+        )
 
 
-def columns(objective: Objective, tapped: Tapped, sampling: Sampling) -> Iterator[Tensor]:
+def columns(objective: Objective, recorded: RecordedBatch, sampling: Sampling) -> Iterator[Tensor]:
     """Yield the vectors, some at a time.
 
     Args:
         objective: The objective, whose scale and weights they have.
-        tapped: A batch.
+        recorded: A batch.
         sampling: Which vectors.
 
     Yields:
         ``(k, N, ..., C)``.
     """
-    batch, taps = tapped.batch, tapped.taps
-    f = taps.output.detach()
+    batch, record = recorded.batch, recorded.record
+    f = record.output.detach()
     root = _root(objective, batch, f)
     # making columns takes a few arrays of their size
-    chunk = max(1, _CHUNK_ELEMENTS // max(4 * f.numel(), *(use.shape.numel() for use in taps.uses), 1))
+    chunk = max(1, _CHUNK_ELEMENTS // max(4 * f.numel(), *(call.shape.numel() for call in record.calls), 1))
     lik = objective.likelihood
     factor = None if sampling.estimator == "empirical" else lik.fisher_factor(f, batch.y)
     if sampling.estimator == "observed":
@@ -168,7 +170,7 @@ def columns(objective: Objective, tapped: Tapped, sampling: Sampling) -> Iterato
             draws = [_signs(size, sampling.generator, f) for _ in range(min(chunk, sampling.samples - start))]
             yield torch.stack([factor.mv(z) for z in draws]) * (root / math.sqrt(sampling.samples))
         return
-    apart = f.ndim > 2 and not tapped.positionwise
+    apart = f.ndim > 2 and not recorded.positionwise
     for u in _whole(f, lik.gradient(f, batch.y) if factor is None else factor, chunk):
         u = u * root
         if not apart:
@@ -217,7 +219,7 @@ def average_weights(objective: Objective, batch: Batch, positions: torch.Size) -
     return total.reshape(-1), total.reshape(positions[0], -1).mean(1)
 
 
-def add_output_gram(total: Gram, objective: Objective, batch: Batch, f: Tensor) -> None:
+def add_output_hessians(total: Syrk, objective: Objective, batch: Batch, f: Tensor) -> None:
     """Add the expected output Hessians of a batch, times weight and scale."""
     root = _root(objective, batch, f)
     c = f.shape[-1]
@@ -242,19 +244,23 @@ def _signs(shape: tuple[int, ...], generator: torch.Generator | None, like: Tens
     return bits.reshape(-1)[:n].view(shape).to(dtype=like.dtype, device=like.device).mul_(2).sub_(1)
 
 
-def _positionwise(taps: Taps) -> bool:
+def _positionwise(record: LayerRecord) -> bool:
     """Whether outputs at three positions depend on one position of every layer each, all different."""
-    f = taps.output
+    f = record.output
     n, t = f.shape[0], f.shape[1:-1].numel()
-    if t == 1 or taps.rest:
+    if t == 1 or record.unrecognized:
         return False
-    if not taps.uses or any(use.positions != n * t for use in taps.uses) or any(use.inner > 1 for use in taps.uses):
+    if (
+        not record.calls
+        or any(call.positions != n * t for call in record.calls)
+        or any(call.inner > 1 for call in record.calls)
+    ):
         return False
-    total = [torch.zeros(use.positions, dtype=torch.long, device=f.device) for use in taps.uses]
+    total = [torch.zeros(call.positions, dtype=torch.long, device=f.device) for call in record.calls]
     for place in {0, t // 2, t - 1}:
         weights = f.new_zeros(n, t)
         weights[:, place] = 1
-        for seen, touched in zip(total, taps.touched(weights.reshape(f.shape[:-1])), strict=True):
+        for seen, touched in zip(total, record.touched(weights.reshape(f.shape[:-1])), strict=True):
             seen += touched
             if int(touched.sum()) > n or int(seen.max()) > 1:
                 return False

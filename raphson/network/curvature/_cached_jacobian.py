@@ -11,15 +11,15 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.data import Batch
 from raphson.network._objective import Objective
-from raphson.network.curvature.factors._output_factor import Tapped, even_parts, tapped_parts
-from raphson.network.curvature.factors._rest import RestGradients
+from raphson.network.curvature.factors._output_factor import RecordedBatch, even_parts, recorded_parts
+from raphson.network.curvature.factors._unrecognized_gradients import UnrecognizedGradients
 from raphson.network.layers._layer_jacobian import LayerJacobian
 
 _TOGETHER = 2**25
 """Entries of what the model makes, for all outputs of some examples, that are differentiated at a time."""
 
 
-def keep_jacobian(
+def cached_jacobian(
     objective: Objective,
     batch: Batch,
     index: int,
@@ -57,47 +57,49 @@ def _made(objective: Objective, batch: Batch, index: int, outputs: int, limit: i
     n = batch.n_examples
     most = max(1, _TOGETHER // objective.traits.entries)
     found: LayerJacobian | None = None
-    for start, tapped in tapped_parts(objective, batch, index, max(1, most // outputs)):
-        taps, layouts, examples = tapped.taps, tapped.unit_layouts, tapped.batch.n_examples
+    for start, recorded in recorded_parts(objective, batch, index, max(1, most // outputs)):
+        record, layouts, examples = recorded.record, recorded.independent_layouts, recorded.batch.n_examples
         # positions that are like examples are units of their own
-        each = taps.output.shape[-1] if tapped.positionwise else outputs
-        units = taps.output.numel() // each
+        each = record.output.shape[-1] if recorded.positionwise else outputs
+        units = record.output.numel() // each
         if found is None:
-            found = LayerJacobian(objective.space, taps.uses, layouts, units * n // examples, each, taps.rest)
+            found = LayerJacobian(
+                objective.space, record.calls, layouts, units * n // examples, each, record.unrecognized
+            )
             if found.nbytes > limit:
                 return None
             found.allocate()
-        elif not found.suits(taps.uses, layouts):
+        elif not found.suits(record.calls, layouts):
             return None
         first = start * units // examples
         for columns in even_parts(each, max(1, most // examples)):
-            if not _fill(found, objective, tapped, slice(first, first + units), slice(*columns), each):
+            if not _fill(found, objective, recorded, slice(first, first + units), slice(*columns), each):
                 return None
     return found
 
 
 def _fill(
-    found: LayerJacobian, objective: Objective, tapped: Tapped, units: slice, columns: slice, outputs: int
+    found: LayerJacobian, objective: Objective, recorded: RecordedBatch, units: slice, columns: slice, outputs: int
 ) -> bool:
     """Keep the gradients of some outputs of some units; False where examples would have to go one by one."""
-    f, width = tapped.taps.output, columns.stop - columns.start
+    f, width = recorded.record.output, columns.stop - columns.start
     unit = torch.zeros(width, 1, outputs, dtype=f.dtype, device=f.device)
     unit[:, 0, columns].fill_diagonal_(1.0)
 
     def keep(number: int, gradients: Mapping[int, Tensor]) -> None:
-        use, layout = tapped.taps.uses[number], tapped.unit_layouts[number]
-        found.fill(number, use, layout, gradients[number], units, columns)
+        call, layout = recorded.record.calls[number], recorded.independent_layouts[number]
+        found.fill(number, call, layout, gradients[number], units, columns)
 
-    jobs = [([number], partial(keep, number)) for number in range(len(tapped.taps.uses))]
+    jobs = [([number], partial(keep, number)) for number in range(len(recorded.record.calls))]
     u = unit.expand(width, f.numel() // outputs, outputs).reshape(width, *f.shape)
-    tapped.taps.deliver(u, jobs)
-    names = [name for name in objective.space.names if name in tapped.taps.rest]
+    recorded.record.deliver(u, jobs)
+    names = [name for name in objective.space.names if name in recorded.record.unrecognized]
     try:
-        gradients = RestGradients(objective, tapped, names).together(u) if names else []
+        gradients = UnrecognizedGradients(objective, recorded, names).together(u) if names else []
     except (RuntimeError, NotImplementedError, ValueError):
         return False
     for name, rows in zip(names, gradients, strict=True):
-        found.fill_rest(name, rows, units, columns)
+        found.fill_unrecognized(name, rows, units, columns)
     return True
 
 

@@ -22,14 +22,22 @@ from torch.overrides import TorchFunctionMode
 
 from raphson._errors import InputError
 from raphson.network._parameters import ParameterSpace
-from raphson.network.autodiff._batched_vjp import PullBack, Visit
+from raphson.network.autodiff._batched_vjp import BatchedVJP, Visit
 from raphson.network.autodiff._linearize import graph_nodes
-from raphson.network.layers._calls import Affine, Convolution, Layout, Linear, Lookup, Slot, Use
-from raphson.network.layers._feed_forward import Chain, Evaluated, descend
+from raphson.network.layers._feed_forward import FeedForward, LayerValues, backward_pass
+from raphson.network.layers._layer_calls import (
+    Affine,
+    Convolution,
+    LayerCall,
+    Linear,
+    Lookup,
+    ParameterView,
+    PositionLayout,
+)
 
 
 @dataclass(frozen=True, eq=False)
-class Taps:
+class LayerRecord:
     """What one forward pass of a batch leaves behind.
 
     Attributes:
@@ -41,8 +49,8 @@ class Taps:
     """
 
     output: Tensor
-    uses: tuple[Use, ...]
-    rest: frozenset[str]
+    calls: tuple[LayerCall, ...]
+    unrecognized: frozenset[str]
     backward: Callable[[Tensor, Visit], None]
 
     def gradients(self, u: Tensor) -> list[Tensor]:
@@ -59,9 +67,9 @@ class Taps:
         def keep(number: int, g: Tensor) -> None:
             found[number] = g.clone() if len(u) > 1 else g  # of one gradient nothing is overwritten
 
-        if self.uses:
+        if self.calls:
             self.backward(u, keep)
-        return [found[i] for i in range(len(self.uses))]
+        return [found[i] for i in range(len(self.calls))]
 
     def deliver(self, u: Tensor, jobs: Sequence[tuple[Sequence[int], Callable[[Mapping[int, Tensor]], None]]]) -> None:
         """Give the output gradients of the uses to those who wait for them, as soon as they are there; none is kept.
@@ -83,10 +91,10 @@ class Taps:
                         call(found)
                         found.clear()
 
-        if self.uses:
+        if self.calls:
             self.backward(u, visit)
 
-    def layouts(self) -> list[Layout]:
+    def layouts(self) -> list[PositionLayout]:
         """Return which positions of each use belong to which example.
 
         Where the shape leaves it open (two axes as long as the batch, examples folded into another axis) two backward
@@ -99,15 +107,15 @@ class Taps:
             InputError: A layer's positions cannot be split into examples.
         """
         n = self.output.shape[0]
-        choices = [_candidates(use.lead, n) for use in self.uses]
+        choices = [_candidates(call.lead, n) for call in self.calls]
         found = []
-        for i, (use, candidates) in enumerate(zip(self.uses, choices, strict=True)):
+        for i, (call, candidates) in enumerate(zip(self.calls, choices, strict=True)):
             if len(candidates) > 1:
                 weights, plain, weighted = self._weighted
                 candidates = [c for c in candidates if _weighted_by(c.per_position(weights), plain[i], weighted[i])]
             if not candidates:
                 raise InputError(
-                    f"The layer with parameter '{use.name}' has an output of shape {tuple(use.shape)}, in which the "
+                    f"The layer with parameter '{call.name}' has an output of shape {tuple(call.shape)}, in which the "
                     f"{n} examples of the batch cannot be told apart. Keep the examples on the first axis."
                 )
             found.append(candidates[0])
@@ -131,10 +139,12 @@ class Taps:
         mixed = torch.arange(1, f.numel() + 1, dtype=torch.float64, device=f.device).cos().to(f.dtype).view(f.shape)
         u = mixed * weights.reshape(*weights.shape, *(1,) * (f.ndim - weights.ndim))
         gradients = self.gradients(u.unsqueeze(0))
-        return [use.rows(g)[0].flatten(1) for use, g in zip(self.uses, gradients, strict=True)]
+        return [call.rows(g)[0].flatten(1) for call, g in zip(self.calls, gradients, strict=True)]
 
 
-def tap(call: Callable[[Mapping[str, Tensor], Any], Tensor], params: Mapping[str, Tensor], x: Any) -> Taps:
+def record_layers(
+    call: Callable[[Mapping[str, Tensor], Any], Tensor], params: Mapping[str, Tensor], x: Any
+) -> LayerRecord:
     """Run a model once and record every use of its parameters.
 
     Args:
@@ -146,49 +156,51 @@ def tap(call: Callable[[Mapping[str, Tensor], Any], Tensor], params: Mapping[str
         Output and uses. Nothing is left on the model, and the parameters' own ``grad`` and flags are as before.
     """
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-    mode = _Tapping(leaves)
+    mode = _Recorder(leaves)
     with torch.enable_grad(), mode:
         output = call(leaves, x)
     nodes, reached = graph_nodes(output)
     # an autograd edge is one node and one of its outputs; what the output does not reach has no gradient
-    uses = tuple(use for use in mode.uses if use.edge.node in nodes)
+    calls = tuple(call for call in mode.calls if call.edge.node in nodes)
     names = {id(leaf): name for name, leaf in leaves.items()}
-    rest = frozenset(names[id(leaf)] for leaf in reached if id(leaf) in names)
-    return Taps(output, uses, rest, _GraphBackward(output, [use.edge for use in uses], PullBack.knows(nodes)))
+    unrecognized = frozenset(names[id(leaf)] for leaf in reached if id(leaf) in names)
+    return LayerRecord(
+        output, calls, unrecognized, _GraphBackward(output, [call.edge for call in calls], BatchedVJP.supports(nodes))
+    )
 
 
-def tap_chain(chain: Chain, space: ParameterSpace, x: Any) -> Taps | None:
+def record_feed_forward(feed_forward: FeedForward, space: ParameterSpace, x: Any) -> LayerRecord | None:
     """Return what ``tap`` would of a feed-forward network, from its closed form: nothing is recorded.
 
     Args:
-        chain: The network.
+        feed_forward: The network.
         space: The parameters to watch.
         x: Inputs of a batch.
 
     Returns:
         Output and uses; None where the bias of a layer is watched and its weight is not.
     """
-    watched = [(link.weight in space.tensors, link.bias in space.tensors) for link in chain.links]
+    watched = [(layer.weight in space.tensors, layer.bias in space.tensors) for layer in feed_forward.layers]
     if any(bias and not weight for weight, bias in watched):
         return None
     numbers = [i for i, (weight, _) in enumerate(watched) if weight]
-    layers = list(chain.ascend(chain.features(x)))
+    layers = list(feed_forward.forward_pass(feed_forward.features(x)))
 
-    def slot(name: str | None) -> Slot | None:
+    def view(name: str | None) -> ParameterView | None:
         tensor = space.tensors.get(name or "")
-        return None if name is None or tensor is None else Slot(name, 0, tuple(tensor.shape), tensor.stride())
+        return None if name is None or tensor is None else ParameterView(name, 0, tuple(tensor.shape), tensor.stride())
 
-    def use(at: Evaluated) -> Linear:
-        shape = torch.Size((*at.inputs.shape[:-1], at.link.linear.out_features))
-        return Linear(slot(at.link.weight), slot(at.link.bias), at.inputs, at.inputs._version, None, shape, 1)
+    def call(at: LayerValues) -> Linear:
+        shape = torch.Size((*at.inputs.shape[:-1], at.layer.linear.out_features))
+        return Linear(view(at.layer.weight), view(at.layer.bias), at.inputs, at.inputs._version, None, shape, 1)
 
     def backward(u: Tensor, visit: Visit) -> None:
         with torch.no_grad():
-            for i, g in zip(range(len(layers) - 1, -1, -1), descend(layers[numbers[0] :], u), strict=False):
+            for i, g in zip(range(len(layers) - 1, -1, -1), backward_pass(layers[numbers[0] :], u), strict=False):
                 if i in numbers:
                     visit(numbers.index(i), g)
 
-    return Taps(layers[-1].outputs, tuple(use(layers[i]) for i in numbers), frozenset(), backward)
+    return LayerRecord(layers[-1].outputs, tuple(call(layers[i]) for i in numbers), frozenset(), backward)
 
 
 class _GraphBackward:
@@ -196,12 +208,12 @@ class _GraphBackward:
 
     def __init__(self, output: Tensor, edges: list[Any], known: bool) -> None:
         self._output, self._edges, self._known = output, edges, known
-        self._pull_back: PullBack | None = None
+        self._batched_vjp: BatchedVJP | None = None
 
     def __call__(self, u: Tensor, visit: Visit) -> None:
         if len(u) > 1 and self._known:
-            self._pull_back = self._pull_back or PullBack(self._output, self._edges)
-            self._pull_back(u, visit)
+            self._batched_vjp = self._batched_vjp or BatchedVJP(self._output, self._edges)
+            self._batched_vjp(u, visit)
             return
         columns = [torch.autograd.grad(self._output, self._edges, column, retain_graph=True) for column in u]
         for i, parts in enumerate(zip(*columns, strict=True)):
@@ -221,21 +233,21 @@ class _Begin(torch.autograd.Function):
         return None, None
 
     @staticmethod
-    def many(ctx: Any, wanted: Sequence[bool], *gradients: Tensor) -> Any:
+    def batched_vjp(ctx: Any, wanted: Sequence[bool], *gradients: Tensor) -> Any:
         return [None] * len(wanted)
 
 
 class _Found(NamedTuple):
-    slot: Slot
+    view: ParameterView
     cut: Tensor
 
 
-class _Tapping(TorchFunctionMode):
+class _Recorder(TorchFunctionMode):
     """Records the uses of some leaves while it is active."""
 
     def __init__(self, leaves: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.uses: list[Use] = []
+        self.calls: list[LayerCall] = []
         self._names = {id(leaf): name for name, leaf in leaves.items()}
         first = next(iter(leaves.values()))
         self._root = torch.zeros((), dtype=first.dtype, device=first.device, requires_grad=True)
@@ -260,9 +272,9 @@ class _Tapping(TorchFunctionMode):
             if name is None:
                 return None
             offset = int(t.storage_offset() - base.storage_offset())
-            return _Found(Slot(name, offset, tuple(t.size()), tuple(t.stride())), t.detach())
+            return _Found(ParameterView(name, offset, tuple(t.size()), tuple(t.stride())), t.detach())
 
-    def record(self, use: Use, out: Tensor) -> Tensor:
+    def record(self, call: LayerCall, out: Tensor) -> Tensor:
         """Return the output of a call, which leads to gradients, and keep the use."""
         with torch._C.DisableTorchFunction():
             if out._is_view():
@@ -271,42 +283,44 @@ class _Tapping(TorchFunctionMode):
                 out = torch.ops.aten._unsafe_view(out, out.shape)
             if not out.requires_grad:
                 out = _Begin.apply(out, self._root)  # type: ignore[no-untyped-call]
-            self.uses.append(replace(use, edge=get_gradient_edge(out), shape=out.shape))
+            self.calls.append(replace(call, edge=get_gradient_edge(out), shape=out.shape))
         return out
 
-    def pair(self, weight: Any, bias: Any) -> tuple[_Found | None, Any, Slot | None]:
+    def pair(self, weight: Any, bias: Any) -> tuple[_Found | None, Any, ParameterView | None]:
         """Return the weight if it is watched, the bias to compute with, and the bias's slot if it is watched."""
         found, offset = self.find(weight), self.find(bias)
-        return found, (offset.cut if offset else bias), (offset.slot if offset else None)
+        return found, (offset.cut if offset else bias), (offset.view if offset else None)
 
 
-def _blank(kind: type[Any], weight: Slot | None, bias: Slot | None, x: Tensor, tail: int, **more: Any) -> Any:
+def _blank(
+    kind: type[Any], weight: ParameterView | None, bias: ParameterView | None, x: Tensor, tail: int, **more: Any
+) -> Any:
     return kind(weight, bias, x.detach(), x._version, None, torch.Size(), tail, **more)
 
 
-def _linear(mode: _Tapping, func: Any, input: Tensor, weight: Any, bias: Any = None) -> Any:
-    w, b, slot = mode.pair(weight, bias)
+def _linear(mode: _Recorder, func: Any, input: Tensor, weight: Any, bias: Any = None) -> Any:
+    w, b, view = mode.pair(weight, bias)
     if w is None or mode.find(input) or weight.ndim != 2:
         return func(input, weight, bias)
-    return mode.record(_blank(Linear, w.slot, slot, input, 1), func(input, w.cut, b))
+    return mode.record(_blank(Linear, w.view, view, input, 1), func(input, w.cut, b))
 
 
-def _matmul(mode: _Tapping, func: Any, input: Any, other: Any, **kwargs: Any) -> Any:
+def _matmul(mode: _Recorder, func: Any, input: Any, other: Any, **kwargs: Any) -> Any:
     w = mode.find(other)
     if w is None or mode.find(input) or other.ndim != 2 or input.ndim < 2 or kwargs:
         return func(input, other, **kwargs)
-    return mode.record(_blank(Linear, w.slot.transposed(), None, input, 1), func(input, w.cut))
+    return mode.record(_blank(Linear, w.view.transposed(), None, input, 1), func(input, w.cut))
 
 
-def _addmm(mode: _Tapping, func: Any, bias: Any, input: Any, weight: Any, **kwargs: Any) -> Any:
-    w, b, slot = mode.pair(weight, bias)
-    if w is None or mode.find(input) or kwargs or (slot is not None and slot.size != (weight.shape[1],)):
+def _addmm(mode: _Recorder, func: Any, bias: Any, input: Any, weight: Any, **kwargs: Any) -> Any:
+    w, b, view = mode.pair(weight, bias)
+    if w is None or mode.find(input) or kwargs or (view is not None and view.size != (weight.shape[1],)):
         return func(bias, input, weight, **kwargs)
-    return mode.record(_blank(Linear, w.slot.transposed(), slot, input, 1), func(b, input, w.cut))
+    return mode.record(_blank(Linear, w.view.transposed(), view, input, 1), func(b, input, w.cut))
 
 
 def _convolution(
-    mode: _Tapping,
+    mode: _Recorder,
     func: Any,
     input: Tensor,
     weight: Any,
@@ -316,16 +330,16 @@ def _convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Any:
-    w, b, slot = mode.pair(weight, bias)
+    w, b, view = mode.pair(weight, bias)
     options = {"stride": stride, "padding": padding, "dilation": dilation}
     if w is None or mode.find(input) or input.ndim != weight.ndim:
         return func(input, weight, bias, groups=groups, **options)
-    use = _blank(Convolution, w.slot, slot, input, input.ndim - 1, options=options, groups=groups, transposed=False)
-    return mode.record(use, func(input, w.cut, b, groups=groups, **options))
+    call = _blank(Convolution, w.view, view, input, input.ndim - 1, options=options, groups=groups, transposed=False)
+    return mode.record(call, func(input, w.cut, b, groups=groups, **options))
 
 
 def _transposed(
-    mode: _Tapping,
+    mode: _Recorder,
     func: Any,
     input: Tensor,
     weight: Any,
@@ -336,16 +350,16 @@ def _transposed(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Any:
-    w, b, slot = mode.pair(weight, bias)
+    w, b, view = mode.pair(weight, bias)
     options = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
     if w is None or mode.find(input) or input.ndim != weight.ndim:
         return func(input, weight, bias, groups=groups, **options)
-    use = _blank(Convolution, w.slot, slot, input, input.ndim - 1, options=options, groups=groups, transposed=True)
-    return mode.record(use, func(input, w.cut, b, groups=groups, **options))
+    call = _blank(Convolution, w.view, view, input, input.ndim - 1, options=options, groups=groups, transposed=True)
+    return mode.record(call, func(input, w.cut, b, groups=groups, **options))
 
 
 def _embedding(
-    mode: _Tapping,
+    mode: _Recorder,
     func: Any,
     input: Tensor,
     weight: Any,
@@ -359,13 +373,13 @@ def _embedding(
     if w is None or max_norm is not None or scale_grad_by_freq:
         return func(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
     padding = None if padding_idx is None else padding_idx % weight.shape[0]
-    return mode.record(_blank(Lookup, w.slot, None, input, 1, padding=padding), func(input, w.cut, padding_idx))
+    return mode.record(_blank(Lookup, w.view, None, input, 1, padding=padding), func(input, w.cut, padding_idx))
 
 
 def _norm(names: str, channels: bool) -> Callable[..., Any]:
     """Return the handler of a normalization whose arguments have these names; ``channels``: one scale a channel."""
 
-    def handle(mode: _Tapping, func: Any, *args: Any, **kwargs: Any) -> Any:
+    def handle(mode: _Recorder, func: Any, *args: Any, **kwargs: Any) -> Any:
         given = dict(zip(names.split(), args, strict=False)) | kwargs
         weight, bias = given.get("weight"), given.get("bias")
         w, shift = mode.find(weight), mode.find(bias)
@@ -377,18 +391,18 @@ def _norm(names: str, channels: bool) -> Callable[..., Any]:
         cut = {**given, "weight": w.cut if w else weight}
         if "bias" in names:
             inner["bias"], cut["bias"] = None, shift.cut if shift else bias
-        size = (w or shift).slot.size  # type: ignore[union-attr]
+        size = (w or shift).view.size  # type: ignore[union-attr]
         aligned = size + (1,) * (x.ndim - 2) if channels else size
-        use = _blank(
+        call = _blank(
             Affine,
-            w.slot if w else None,
-            shift.slot if shift else None,
+            w.view if w else None,
+            shift.view if shift else None,
             x,
             len(aligned),
             normalized=lambda: func(**inner),
             aligned=aligned,
         )
-        return mode.record(use, func(**cut))
+        return mode.record(call, func(**cut))
 
     return handle
 
@@ -396,24 +410,24 @@ def _norm(names: str, channels: bool) -> Callable[..., Any]:
 def _elementwise(scale: bool) -> Callable[..., Any]:
     """Return the handler of a product or a sum of a bare parameter and something else."""
 
-    def handle(mode: _Tapping, func: Any, input: Any, other: Any, **kwargs: Any) -> Any:
+    def handle(mode: _Recorder, func: Any, input: Any, other: Any, **kwargs: Any) -> Any:
         pair = [mode.find(input), mode.find(other)]
         parameter = pair[0] or pair[1]
         x = other if pair[0] else input
         if parameter is None or all(pair) or kwargs or not isinstance(x, Tensor):
             return func(input, other, **kwargs)
-        aligned = parameter.slot.size
+        aligned = parameter.view.size
         while aligned and aligned[0] == 1:
             aligned = aligned[1:]
-        if not aligned or len(aligned) >= x.ndim or not x.is_floating_point() or x.ndim < len(parameter.slot.size):
+        if not aligned or len(aligned) >= x.ndim or not x.is_floating_point() or x.ndim < len(parameter.view.size):
             return func(input, other)
         if any(a not in (1, b) for a, b in zip(aligned, x.shape[-len(aligned) :], strict=True)):
             return func(input, other)
         out = func(parameter.cut, x) if pair[0] else func(x, parameter.cut)
-        weight, bias = (parameter.slot, None) if scale else (None, parameter.slot)
+        weight, bias = (parameter.view, None) if scale else (None, parameter.view)
         fixed = x.detach()
-        use = _blank(Affine, weight, bias, x, len(aligned), normalized=lambda: fixed, aligned=aligned)
-        return mode.record(use, out)
+        call = _blank(Affine, weight, bias, x, len(aligned), normalized=lambda: fixed, aligned=aligned)
+        return mode.record(call, out)
 
     return handle
 
@@ -454,15 +468,15 @@ def _weighted_by(weights: Tensor, plain: Tensor, weighted: Tensor) -> bool:
     return bool((gap <= max(1e-3, 10 * torch.finfo(gap.dtype).eps) * (size + 0.01 * size.amax())).all())
 
 
-def _candidates(lead: tuple[int, ...], n: int) -> list[Layout]:
+def _candidates(lead: tuple[int, ...], n: int) -> list[PositionLayout]:
     """Return the ways in which positions may be split into examples, the likely one first."""
     total = torch.Size(lead).numel()
     found = [
-        Layout(torch.Size(lead[:i]).numel(), n, torch.Size(lead[i + 1 :]).numel())
+        PositionLayout(torch.Size(lead[:i]).numel(), n, torch.Size(lead[i + 1 :]).numel())
         for i, length in enumerate(lead)
         if length == n
     ]
     if lead and lead[0] % n == 0 and lead[0] != n:
         # examples folded into the first axis, outside or inside of what is folded with them
-        found += [Layout(1, n, total // n), Layout(lead[0] // n, n, total // lead[0])]
+        found += [PositionLayout(1, n, total // n), PositionLayout(lead[0] // n, n, total // lead[0])]
     return found[:1] if n == 1 or total == n else found

@@ -18,7 +18,7 @@ _ENTRIES = 2**17
 """Entries of the vectors below which it does, too: mirroring costs more than the operations that are saved."""
 
 
-class Gram:
+class Syrk:
     r"""A running sum :math:`\sum x x^T` for each of several groups.
 
     Args:

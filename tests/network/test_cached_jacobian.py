@@ -11,8 +11,8 @@ from torch import nn
 
 import raphson as rp
 from raphson.network.autodiff._per_example import example_jacobian
-from raphson.network.curvature import _gauss_newton, _kept_jacobian, _products
-from raphson.network.curvature._kept_jacobian import keep_jacobian
+from raphson.network.curvature import _cached_jacobian, _gauss_newton, _products
+from raphson.network.curvature._cached_jacobian import cached_jacobian
 from raphson.network.layers._layer_jacobian import LayerJacobian
 
 from .test_kfac_layers import integers, objective_of, randn
@@ -39,29 +39,29 @@ def made(name: str, limit: int = 2**30) -> tuple[rp.Objective, LayerJacobian | N
     def transposed(u: torch.Tensor) -> torch.Tensor:
         return u.flatten(1) @ dense.flatten(0, -2)
 
-    return objective, keep_jacobian(objective, batch, 0, f, transposed, limit), dense
+    return objective, cached_jacobian(objective, batch, 0, f, transposed, limit), dense
 
 
 @pytest.mark.parametrize("name", KEPT)
 @pytest.mark.parametrize("together", [1, 2**25])
 def test_products_of_every_layer(name, together, monkeypatch):
-    monkeypatch.setattr(_kept_jacobian, "_TOGETHER", together)
-    objective, kept, dense = made(name)
-    assert kept is not None
+    monkeypatch.setattr(_cached_jacobian, "_TOGETHER", together)
+    objective, cached, dense = made(name)
+    assert cached is not None
     v = randn(4, objective.n_parameters, seed=1)
     expected = torch.einsum("n...p,kp->kn...", dense, v)
     u = randn(4, *dense.shape[:-1], seed=2)
     for rows in (v, v.mT.contiguous().mT):
-        torch.testing.assert_close(kept.jvp(rows).view(expected.shape), expected, rtol=1e-10, atol=1e-12)
-        torch.testing.assert_close(kept.jvp(rows[:1]).view(expected[:1].shape), expected[:1], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(cached.jvp(rows).view(expected.shape), expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(cached.jvp(rows[:1]).view(expected[:1].shape), expected[:1], rtol=1e-10, atol=1e-12)
     expected = u.flatten(1) @ dense.flatten(0, -2)
-    torch.testing.assert_close(kept.vjp(kept.shaped(u)), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(cached.vjp(cached.shaped(u)), expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", UNEXPLAINED)
 def test_a_parameter_outside_of_layers_is_not_kept(name, monkeypatch):
-    objective, kept, _ = made(name)
-    assert kept is None
+    objective, cached, _ = made(name)
+    assert cached is None
     monkeypatch.setattr(_gauss_newton, "_FROM", 0.0)
     v = randn(objective.n_parameters, 2, seed=1)
     dense = rp.ggn(objective, "dense", kind="expected").to_dense()
@@ -70,23 +70,23 @@ def test_a_parameter_outside_of_layers_is_not_kept(name, monkeypatch):
 
 @pytest.mark.parametrize("name", KEPT)
 def test_memory_is_what_was_announced(name):
-    _, kept, _ = made(name)
-    held = [*kept._blocks.values(), *(t for at in kept._factors.values() for t in (at.inputs, at.gradients))]
-    assert kept.nbytes == sum(t.untyped_storage().nbytes() for t in held) > 0
-    assert made(name, kept.nbytes)[1] is not None
-    assert made(name, kept.nbytes - 1)[1] is None
+    _, cached, _ = made(name)
+    held = [*cached._blocks.values(), *(t for at in cached._factors.values() for t in (at.inputs, at.gradients))]
+    assert cached.nbytes == sum(t.untyped_storage().nbytes() for t in held) > 0
+    assert made(name, cached.nbytes)[1] is not None
+    assert made(name, cached.nbytes - 1)[1] is None
 
 
 @pytest.mark.parametrize("name", ["tied", "images", "sequence", "resnet"])
 def test_what_the_layers_do_not_explain_is_not_kept(name, monkeypatch):
     fill = LayerJacobian.fill
 
-    def spoiled(self, number, use, layout, g, units, outputs):
-        fill(self, number, use, layout, g * (1 + 1e-6 * (outputs.start == 0)), units, outputs)
+    def spoiled(self, number, call, layout, g, units, outputs):
+        fill(self, number, call, layout, g * (1 + 1e-6 * (outputs.start == 0)), units, outputs)
 
     monkeypatch.setattr(LayerJacobian, "fill", spoiled)
-    objective, kept, dense = made(name)
-    assert kept is None
+    objective, cached, dense = made(name)
+    assert cached is None
     monkeypatch.setattr(_gauss_newton, "_FROM", 0.0)
     dense = rp.fisher(objective, structure="dense").to_dense()
     v = randn(objective.n_parameters, 2, seed=1)
@@ -98,11 +98,11 @@ def counted(monkeypatch):
     found = []
 
     def keep(*args):
-        jacobian = keep_jacobian(*args)
+        jacobian = cached_jacobian(*args)
         found.append(jacobian and weakref.ref(jacobian))
         return jacobian
 
-    monkeypatch.setattr(_gauss_newton, "keep_jacobian", keep)
+    monkeypatch.setattr(_gauss_newton, "cached_jacobian", keep)
     return found
 
 
@@ -130,7 +130,7 @@ def test_batches_share_the_memory(monkeypatch):
     v = randn(whole.n_parameters, 2, seed=1)
     expected = rp.ggn(whole, "dense").to_dense() @ v
     for bytes_, times in ((2**29, 3), (0, 6)):
-        monkeypatch.setattr(_products, "KEPT_BYTES", bytes_)
+        monkeypatch.setattr(_products, "CACHE_BYTES", bytes_)
         found = counted(monkeypatch)
         operator = rp.ggn(batches)
         for _ in range(2):

@@ -10,10 +10,10 @@ from torch import Tensor
 from raphson.data import tree_map
 from raphson.network._objective import Objective
 from raphson.network.autodiff._double_backward import differentiable_kernels
-from raphson.network.curvature.factors._output_factor import Tapped
+from raphson.network.curvature.factors._output_factor import RecordedBatch
 
 
-class RestGradients:
+class UnrecognizedGradients:
     """Gradients of each example's outputs in some parameters.
 
     Examples go through ``vmap`` together; a model that cannot (a fused recurrent layer, say) takes them one by one.
@@ -24,8 +24,8 @@ class RestGradients:
         names: The parameters.
     """
 
-    def __init__(self, objective: Objective, tapped: Tapped, names: list[str]) -> None:
-        self._objective, self._tapped, self._names = objective, tapped, names
+    def __init__(self, objective: Objective, recorded: RecordedBatch, names: list[str]) -> None:
+        self._objective, self._tapped, self._names = objective, recorded, names
         self._graphs: list[tuple[Tensor, list[Tensor]]] | None = None
 
     def __call__(self, u: Tensor) -> list[Tensor]:

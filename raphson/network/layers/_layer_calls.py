@@ -22,7 +22,7 @@ from raphson._errors import InputError
 
 
 @dataclass(frozen=True)
-class Slot:
+class ParameterView:
     """A view of a parameter as a layer sees it: all of it, a slice of it, or its transpose.
 
     Attributes:
@@ -37,9 +37,9 @@ class Slot:
     size: tuple[int, ...]
     stride: tuple[int, ...]
 
-    def transposed(self) -> Slot:
+    def transposed(self) -> ParameterView:
         """Return the slot of the transpose."""
-        return Slot(self.name, self.offset, self.size[::-1], self.stride[::-1])
+        return ParameterView(self.name, self.offset, self.size[::-1], self.stride[::-1])
 
     def is_whole(self, parameter: Tensor) -> bool:
         """Whether the view is the parameter as it is."""
@@ -56,7 +56,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PositionLayout:
     """Which of a layer's positions belong to which example: positions are ``(before, n, after)``, row-major."""
 
     before: int
@@ -78,12 +78,12 @@ class Layout:
         return values[None, :, None].expand(self.before, self.n, self.after).reshape(-1)
 
 
-Gradients = list[tuple[Slot, Tensor]]
+Gradients = list[tuple[ParameterView, Tensor]]
 """Per-example gradients ``(k, N, *slot.size)`` of each parameter that a use has."""
 
 
 @dataclass(frozen=True, eq=False)
-class Use(abc.ABC):
+class LayerCall(abc.ABC):
     """One call that is linear in its parameters.
 
     Attributes:
@@ -96,8 +96,8 @@ class Use(abc.ABC):
         tail: Number of last axes of the output that are not positions.
     """
 
-    weight: Slot | None
-    bias: Slot | None
+    weight: ParameterView | None
+    bias: ParameterView | None
     x: Tensor
     version: int
     edge: Any
@@ -107,9 +107,9 @@ class Use(abc.ABC):
     @property
     def name(self) -> str:
         """The parameter that names the layer."""
-        slot = self.weight or self.bias
-        assert slot is not None
-        return slot.name
+        view = self.weight or self.bias
+        assert view is not None
+        return view.name
 
     @property
     def lead(self) -> tuple[int, ...]:
@@ -151,12 +151,12 @@ class Use(abc.ABC):
         return replace(self, x=torch.empty(self.x.shape, device="meta"), edge=None)
 
     @abc.abstractmethod
-    def example_gradients(self, g: Tensor, layout: Layout, rows: slice = slice(None)) -> Gradients:
+    def example_gradients(self, g: Tensor, layout: PositionLayout, rows: slice = slice(None)) -> Gradients:
         """Return the gradients of some examples, for output gradients ``(k, *shape)``."""
 
 
 @dataclass(frozen=True, eq=False)
-class Matmul(Use):
+class Matmul(LayerCall):
     """A use with inputs and outputs that are vectors at positions: linear layers and convolutions.
 
     In ``G`` groups, each with a weight ``(O, I)``; convolutions have patches as inputs.
@@ -180,29 +180,29 @@ class Matmul(Use):
         """Return output gradients ``(k, *shape)`` as ``(k, M, G, O, L)``."""
 
     @abc.abstractmethod
-    def as_slot(self, t: Tensor) -> Tensor:
+    def as_parameter(self, t: Tensor) -> Tensor:
         """Return ``(..., G, O, I)`` in the shape of the slot, ``(..., *size)``."""
 
     def input_chunks(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield the inputs as ``inputs`` does, some positions ``M`` at a time, where they are larger than ``x``."""
         yield slice(None), self.inputs()
 
-    def example_inputs(self, layout: Layout) -> Tensor:
+    def example_inputs(self, layout: PositionLayout) -> Tensor:
         """Return the inputs by example, ``(N, G, I, P)``."""
         return _merge(layout.by_example(self.inputs()))
 
-    def example_outputs(self, g: Tensor, layout: Layout) -> Tensor:
+    def example_outputs(self, g: Tensor, layout: PositionLayout) -> Tensor:
         """Return output gradients ``(k, *shape)`` by example, ``(N, k, G, O, P)``."""
         rows = self.outputs(g).movedim(0, 1)
         return _merge(layout.by_example(rows))
 
-    def example_gradients(self, g: Tensor, layout: Layout, rows: slice = slice(None)) -> Gradients:  # noqa: D102
+    def example_gradients(self, g: Tensor, layout: PositionLayout, rows: slice = slice(None)) -> Gradients:  # noqa: D102
         u = self.example_outputs(g, layout)[rows]
         found: Gradients = []
         if self.weight is not None:
             a = self.example_inputs(layout)[rows]
             products = weight_gradients(u, a).movedim(2, 0)
-            found.append((self.weight, self.as_slot(products)))
+            found.append((self.weight, self.as_parameter(products)))
         if self.bias is not None:
             found.append((self.bias, u.sum(-1).flatten(-2).movedim(0, 1)))
         return found
@@ -226,7 +226,7 @@ class Linear(Matmul):
     def outputs(self, g: Tensor) -> Tensor:  # noqa: D102
         return self.rows(g)[:, :, None, :, None]
 
-    def as_slot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def as_parameter(self, t: Tensor) -> Tensor:  # noqa: D102
         return t.squeeze(-3)
 
 
@@ -286,7 +286,7 @@ class Convolution(Matmul):
         groups, o, _ = self.weight_shape
         return index.reshape(groups, -1, o, math.prod(self.kernel)).movedim(2, 1).reshape(self.weight_shape)
 
-    def as_slot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def as_parameter(self, t: Tensor) -> Tensor:  # noqa: D102
         assert self.weight is not None
         if self.transposed:
             k = math.prod(self.kernel)
@@ -326,7 +326,7 @@ class Convolution(Matmul):
 
 
 @dataclass(frozen=True, eq=False)
-class Lookup(Use):
+class Lookup(LayerCall):
     """Rows of a table ``(V, E)``, as of an embedding; ``x`` holds their numbers.
 
     Attributes:
@@ -344,7 +344,7 @@ class Lookup(Use):
         tokens = self.tokens()
         return torch.ones_like(tokens, dtype=torch.bool) if self.padding is None else tokens != self.padding
 
-    def example_gradients(self, g: Tensor, layout: Layout, rows: slice = slice(None)) -> Gradients:  # noqa: D102
+    def example_gradients(self, g: Tensor, layout: PositionLayout, rows: slice = slice(None)) -> Gradients:  # noqa: D102
         assert self.weight is not None
         v, e = self.weight.size
         mask = self.counted().to(g.dtype)
@@ -357,7 +357,7 @@ class Lookup(Use):
 
 
 @dataclass(frozen=True, eq=False)
-class Affine(Use):
+class Affine(LayerCall):
     r"""``y = w z + b`` elementwise: the scale and shift of a normalization, a bare scale or shift.
 
     Attributes:
@@ -368,7 +368,7 @@ class Affine(Use):
     normalized: Callable[[], Tensor]
     aligned: tuple[int, ...]
 
-    def example_gradients(self, g: Tensor, layout: Layout, rows: slice = slice(None)) -> Gradients:  # noqa: D102
+    def example_gradients(self, g: Tensor, layout: PositionLayout, rows: slice = slice(None)) -> Gradients:  # noqa: D102
         u = layout.by_example(self.rows(g).movedim(0, 1))[rows].movedim(2, 0)
         g = self._by_parameter(u)
         found: Gradients = []

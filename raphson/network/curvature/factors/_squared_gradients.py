@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from raphson.network.layers._calls import Layout, Lookup, weight_gradients
+from raphson.network.layers._layer_calls import Lookup, PositionLayout, weight_gradients
 
 _CHUNK_ELEMENTS = 2**22
 """Entries of per-example gradients that are formed at a time."""
@@ -51,23 +51,23 @@ def _summed_squares(g: Tensor) -> Tensor:
     return total
 
 
-def squared_table(use: Lookup, g: Tensor, layout: Layout) -> Tensor:
+def squared_table(call: Lookup, g: Tensor, layout: PositionLayout) -> Tensor:
     r"""Return the same for an embedding table, ``(V, E)``, without per-example tables.
 
     Positions of an example with the same row add up before they are squared.
 
     Args:
-        use: The use.
+        call: The call.
         g: Output gradients ``(k, *shape)``.
         layout: Which positions belong to which example.
 
     Returns:
         ``(V, E)``.
     """
-    assert use.weight is not None
-    v, e = use.weight.size
-    masked = (use.rows(g) * use.counted()[:, None]).movedim(0, 1)
-    u, tokens = layout.by_example(masked), layout.by_example(use.tokens())
+    assert call.weight is not None
+    v, e = call.weight.size
+    masked = (call.rows(g) * call.counted()[:, None]).movedim(0, 1)
+    u, tokens = layout.by_example(masked), layout.by_example(call.tokens())
     owner = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
     pairs, place = torch.unique(tokens + v * owner, return_inverse=True)
     sums = g.new_zeros(pairs.shape[0], g.shape[0], e)
