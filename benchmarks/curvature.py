@@ -257,10 +257,11 @@ def counts(problem: Problem) -> dict[str, float]:
     convolution go by shifts. A gradient is F + D + W, and of the C columns of a categorical one is 0. A kept
     Jacobian has one multiplication for each of its entries, or as its layer for each vector where it keeps factors.
     """
-    from raphson.network.curvature.factors._output_factor import recorded_batches
     from raphson.network.curvature.factors._patch_syrk import PatchSyrk, n_shifts
+    from raphson.network.curvature.factors._recorded_batches import recorded_batches
+    from raphson.network.layers._convolution import Convolution
     from raphson.network.layers._feed_forward import find_feed_forward
-    from raphson.network.layers._layer_calls import Convolution, Linear, Matmul
+    from raphson.network.layers._layer_calls import Linear, Matmul
     from raphson.network.layers._layer_jacobian import factors_are_faster
 
     objective = rp.Objective(problem.model, rp.Categorical(), (problem.x, problem.y))

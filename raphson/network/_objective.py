@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 from raphson._errors import InputError, RaphsonWarning
 from raphson.data import Batch, Batches
 from raphson.likelihoods import Likelihood, resolve_loss
-from raphson.network._checks import Traits, probe, refuse_training_mode
+from raphson.network._checks import Traits, probe, twice
 from raphson.network._module import Model
+from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
+from raphson.network.layers._feed_forward import FeedForward, find_feed_forward
 
 Reduction = Literal["mean", "sum"]
 
@@ -35,7 +38,8 @@ class Objective:
     :math:`L` as it stands: scale, weights and :math:`\lambda I` included.
 
     The data are read once here (to add up :math:`W`, to check them, and to remember what they were) and once for every
-    quantity; batches must be the same each time. The model must be in evaluation mode, and is left as it is.
+    quantity; batches must be the same each time. The model must be in evaluation mode, and is left as it is. Its layers
+    are looked at once: after a layer was replaced or a hook was registered, make a new objective.
 
     Args:
         model: A module, or a function ``f(params, *x)``; outputs ``(N, ..., C)``, the ``C`` of them last. A compiled
@@ -137,6 +141,11 @@ class Objective:
         """What one evaluation showed about the model."""
         return self._traits
 
+    @cached_property
+    def feed_forward(self) -> FeedForward | None:
+        """The network as linear layers and elementwise activations, which have closed forms; None for any other."""
+        return find_feed_forward(self.model.module)
+
     @property
     def information_is_observed(self) -> bool:
         """Whether the expected information equals the observed Hessian, as it does with canonical links.
@@ -201,12 +210,12 @@ class Objective:
             The outputs; ``InputError`` if they do not fit the targets.
         """
         f = self.model.call(params, batch.x)
-        self.check_shape(f, batch, index)
+        self.check_shape(f, batch.y, index)
         return f
 
     def check_outputs(self, f: Tensor, batch: Batch, index: int) -> None:
         """Raise ``InputError`` unless outputs fit the targets and every loss is finite, naming batch and row."""
-        self.check_shape(f, batch, index)
+        self.check_shape(f, batch.y, index)
         self.check_losses(f, batch.y, index)
 
     def check_losses(self, f: Tensor, y: Tensor, index: int, first: int = 0) -> None:
@@ -228,11 +237,11 @@ class Objective:
             nll = [self.likelihood.nll(rows[part], targets[part]) for part in parts]
         self._check_finite(torch.cat(nll).reshape(f.shape[:-1]), index, first)
 
-    def check_shape(self, f: Tensor, batch: Batch, index: int) -> None:
+    def check_shape(self, f: Tensor, y: Tensor, index: int) -> None:
         """Raise ``InputError`` unless the outputs of a batch fit its targets."""
-        if f.shape[:-1] != batch.y.shape[: f.ndim - 1]:
+        if f.shape[:-1] != y.shape[: f.ndim - 1]:
             raise InputError(
-                f"Batch {index}: the outputs have shape {tuple(f.shape)} and the targets {tuple(batch.y.shape)}, but "
+                f"Batch {index}: the outputs have shape {tuple(f.shape)} and the targets {tuple(y.shape)}, but "
                 "the outputs must have the axes of the targets and then one for the outputs of each, (N, ..., C) "
                 "(torch's cross-entropy has classes on axis 1: move them to the end, as in logits.movedim(1, -1))."
             )
@@ -317,11 +326,9 @@ class Objective:
 
     def _probe(self, batch: Batch) -> None:
         n = batch.n_examples
-        one, other = batch.rows(slice(0, 1)), batch.rows(slice(n - 1, n))
-        both = batch.rows(slice(0, n, max(1, n - 1))) if n > 1 else _twice(one)
-        self._outputs, self._traits = probe(self.model, one.x, other.x, both.x)
-        self.check_shape(self._outputs, both, 0)
-        self._probed_targets = both.y
+        self._outputs, self._traits = probe(self.model, batch.x, n)
+        self._probed_targets = batch.y[:: n - 1] if n > 1 else twice(batch.y)
+        self.check_shape(self._outputs, self._probed_targets, 0)
         notes = []
         if self._traits.fused_attention:
             notes.append(
@@ -336,12 +343,3 @@ class Objective:
         self.notes = tuple(notes)
         for note in notes:
             warnings.warn(note, RaphsonWarning, stacklevel=4)
-
-
-def _twice(batch: Batch) -> Batch:
-    from raphson.data import tree_map
-
-    def double(tensor: Tensor) -> Tensor:
-        return torch.cat([tensor, tensor]) if tensor.ndim and tensor.shape[0] == 1 else tensor
-
-    return Batch(tree_map(double, batch.x), double(batch.y), None)

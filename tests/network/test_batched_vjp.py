@@ -56,6 +56,7 @@ FUNCTIONS = {
     "roots": lambda h: (h.square() + 1).sqrt() + (h**4 + 1).rsqrt(),
     "power": lambda h: h**3,
     "clamp": lambda h: h.clamp(-0.5, 0.7),
+    "clamp between tensors": lambda h: h.clamp(-h.detach().abs() / 2, h * 0.3),
     "threshold": lambda h: F.threshold(h, 0.1, -1.0),
     "softmax": lambda h: h.softmax(-1) * h,
     "norm": lambda h: F.layer_norm(h, (6,)) + F.rms_norm(h, (6,)),

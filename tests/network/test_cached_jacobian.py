@@ -81,8 +81,8 @@ def test_memory_is_what_was_announced(name):
 def test_what_the_layers_do_not_explain_is_not_kept(name, monkeypatch):
     fill = LayerJacobian.fill
 
-    def spoiled(self, number, call, layout, g, units, outputs):
-        fill(self, number, call, layout, g * (1 + 1e-6 * (outputs.start == 0)), units, outputs)
+    def spoiled(self, number, call, layout, g, examples, outputs):
+        fill(self, number, call, layout, g * (1 + 1e-6 * (outputs.start == 0)), examples, outputs)
 
     monkeypatch.setattr(LayerJacobian, "fill", spoiled)
     objective, cached, dense = made(name)
@@ -160,3 +160,51 @@ def test_examples_are_told_apart_where_axes_are_as_long_as_the_batch(monkeypatch
     expected = rp.ggn(objective, "dense").to_dense() @ v
     torch.testing.assert_close(rp.ggn(objective) @ v, expected, rtol=1e-9, atol=1e-12)
     assert len(found) == 1 and found[0] is not None
+
+
+@pytest.mark.parametrize("name", ["mlp", "images", "tied", "transformer", "recurrent"])
+@pytest.mark.parametrize("kind", ["expected", "mc", "empirical"])
+def test_products_do_not_depend_on_what_is_cached(name, kind):
+    objective = objective_of(name)
+    v = randn(objective.n_parameters, 3, seed=1)
+    never, always, auto = (rp.fisher(objective, kind, keep=keep) for keep in (False, True, "auto"))
+    before = auto @ v[:, 0]  # by passes
+    size = (never @ v).norm(dim=0)
+
+    def same(a, b, column=slice(None)):
+        assert float(((a - b).norm(dim=0) / size[column]).max()) < 1e-12
+
+    same(always @ v, never @ v)
+    for _ in range(20):
+        after = auto @ v
+    same(after, never @ v)
+    same(auto @ v[:, 0], before, 0)
+    same(rp.ggn(objective, kind="expected", keep=True) @ v, rp.ggn(objective, kind="expected", keep=False) @ v)
+
+
+def test_keep_decides_when_a_jacobian_is_made(monkeypatch):
+    found = counted(monkeypatch)
+    objective = objective_of("images")
+    v = randn(objective.n_parameters, seed=1)
+    never, always = rp.ggn(objective, keep=False), rp.ggn(objective, keep=True)
+    for _ in range(5):
+        never @ v
+    assert not found
+    always @ v
+    always @ v
+    assert len(found) == 1 and found[0]() is not None
+    with pytest.raises(rp.InputError, match="keep is 'never', but it must be 'auto', True or False"):
+        rp.ggn(objective, keep="never")
+
+
+def test_a_jacobian_that_is_asked_for_is_cached_however_large(monkeypatch):
+    monkeypatch.setattr(_products, "CACHE_BYTES", 0)
+    found = counted(monkeypatch)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+    x, y = randn(12, 4), randn(12, 2)
+    objective = rp.Objective(model, rp.Gaussian(), [(x[i : i + 4], y[i : i + 4]) for i in (0, 4, 8)])
+    operator, v = rp.ggn(objective, keep=True), randn(objective.n_parameters, 2, seed=1)
+    expected = rp.ggn(objective, "dense").to_dense() @ v
+    for _ in range(3):
+        torch.testing.assert_close(operator @ v, expected, rtol=1e-9, atol=1e-12)
+    assert len(found) == 3 and all(jacobian is not None for jacobian in found)

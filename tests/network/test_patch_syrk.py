@@ -6,7 +6,8 @@ from torch import nn
 
 import raphson as rp
 from raphson.network.curvature.factors._patch_syrk import PatchSyrk
-from raphson.network.layers._layer_calls import Convolution, ParameterView
+from raphson.network.layers._convolution import Convolution
+from raphson.network.layers._parameter_view import ParameterView
 
 
 def call_of(x, kernel, padding, dilation):

@@ -86,6 +86,18 @@ class Linearization:
         """Return ``J^T u``, one tensor for each parameter, for ``u`` of shape ``(N, ..., C)``."""
         return torch.autograd.grad(self._f, self._leaves, u, retain_graph=True, materialize_grads=True)
 
+    def jvps(self, rows: Tensor) -> Tensor:
+        """Return ``J v``, ``(k, N, ..., C)``, for ``v`` in rows ``(k, P)``."""
+        return map_rows(self.jvp, rows, self.together)
+
+    def vjps(self, u: Tensor) -> Tensor:
+        """Return ``J^T u``, ``(k, P)``, for ``u`` of shape ``(k, N, ..., C)``."""
+        return map_parts(self.vjp, u, self._space, self.together)
+
+    def gauss_newton_products(self, rows: Tensor, middle: Function) -> Tensor:
+        """Return ``J^T M J v``, ``(k, P)``, for ``v`` in rows ``(k, P)``, with the product ``middle`` of ``M``."""
+        return map_parts(lambda v: self.vjp(middle(self.jvp(v))), rows, self._space, self.together)
+
     def _transpose(self) -> None:
         # one zero seen everywhere: the graph is linear in u and needs no value of it
         self._u = self.outputs.new_zeros(()).expand(self.outputs.shape).requires_grad_()
@@ -136,6 +148,10 @@ class GradientGraph:
         tangents = self._space.split_rows(v)
         along = [tangents[i] for i in self._used]
         return torch.autograd.grad(self._parts, self._leaves, along, retain_graph=True, materialize_grads=True)
+
+    def products(self, rows: Tensor) -> Tensor:
+        """Return the Hessian times ``v`` in rows, both ``(k, P)``."""
+        return map_parts(self.product, rows, self._space, self.together)
 
 
 class _OutputGradient(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The Jacobian of a batch, made from one backward pass for each output and kept for many products."""
+"""The Jacobian of a batch, made from one backward pass for each output and cached for many products."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.data import Batch
 from raphson.network._objective import Objective
-from raphson.network.curvature.factors._output_factor import RecordedBatch, even_parts, recorded_parts
+from raphson.network.curvature.factors._output_curvature import even_parts
+from raphson.network.curvature.factors._recorded_batches import RecordedBatch, recorded_parts
 from raphson.network.curvature.factors._unrecognized_gradients import UnrecognizedGradients
 from raphson.network.layers._layer_jacobian import LayerJacobian
 
@@ -25,9 +26,9 @@ def cached_jacobian(
     index: int,
     f: Tensor,
     transposed: Callable[[Tensor], Tensor] | None,
-    limit: int,
+    limit: float,
 ) -> LayerJacobian | None:
-    r"""Return the Jacobian of a batch, kept by layer.
+    r"""Return the Jacobian of a batch, stored by layer.
 
     Cost in units of a forward pass F, for E outputs of an example: about 2E, as much as E / 2 products with
     :math:`J^\top J`.
@@ -53,53 +54,52 @@ def cached_jacobian(
     return found if certain else None
 
 
-def _made(objective: Objective, batch: Batch, index: int, outputs: int, limit: int) -> LayerJacobian | None:
+def _made(objective: Objective, batch: Batch, index: int, outputs: int, limit: float) -> LayerJacobian | None:
     n = batch.n_examples
     most = max(1, _TOGETHER // objective.traits.entries)
     found: LayerJacobian | None = None
     for start, recorded in recorded_parts(objective, batch, index, max(1, most // outputs)):
-        record, layouts, examples = recorded.record, recorded.independent_layouts, recorded.batch.n_examples
-        # positions that are like examples are units of their own
+        record, layouts, length = recorded.record, recorded.independent_layouts, recorded.batch.n_examples
+        # independent positions count as examples of their own
         each = record.output.shape[-1] if recorded.positionwise else outputs
-        units = record.output.numel() // each
+        count = record.output.numel() // each
         if found is None:
             found = LayerJacobian(
-                objective.space, record.calls, layouts, units * n // examples, each, record.unrecognized
+                objective.space, record.calls, layouts, count * n // length, each, record.unrecognized
             )
             if found.nbytes > limit:
                 return None
             found.allocate()
         elif not found.suits(record.calls, layouts):
             return None
-        first = start * units // examples
-        for columns in even_parts(each, max(1, most // examples)):
-            if not _fill(found, objective, recorded, slice(first, first + units), slice(*columns), each):
+        first = start * count // length
+        for part in even_parts(each, max(1, most // length)):
+            if not _fill(found, objective, recorded, slice(first, first + count), slice(*part), each):
                 return None
     return found
 
 
 def _fill(
-    found: LayerJacobian, objective: Objective, recorded: RecordedBatch, units: slice, columns: slice, outputs: int
+    found: LayerJacobian, objective: Objective, recorded: RecordedBatch, examples: slice, part: slice, outputs: int
 ) -> bool:
-    """Keep the gradients of some outputs of some units; False where examples would have to go one by one."""
-    f, width = recorded.record.output, columns.stop - columns.start
+    """Store the gradients of part of the outputs of some examples; False where these would have to go one by one."""
+    f, width = recorded.record.output, part.stop - part.start
     unit = torch.zeros(width, 1, outputs, dtype=f.dtype, device=f.device)
-    unit[:, 0, columns].fill_diagonal_(1.0)
+    unit[:, 0, part].fill_diagonal_(1.0)
 
-    def keep(number: int, gradients: Mapping[int, Tensor]) -> None:
+    def store(number: int, gradients: Mapping[int, Tensor]) -> None:
         call, layout = recorded.record.calls[number], recorded.independent_layouts[number]
-        found.fill(number, call, layout, gradients[number], units, columns)
+        found.fill(number, call, layout, gradients[number], examples, part)
 
-    jobs = [([number], partial(keep, number)) for number in range(len(recorded.record.calls))]
+    jobs = [([number], partial(store, number)) for number in range(len(recorded.record.calls))]
     u = unit.expand(width, f.numel() // outputs, outputs).reshape(width, *f.shape)
     recorded.record.deliver(u, jobs)
-    names = [name for name in objective.space.names if name in recorded.record.unrecognized]
     try:
-        gradients = UnrecognizedGradients(objective, recorded, names).together(u) if names else []
+        gradients = UnrecognizedGradients(objective, recorded).together(u)
     except (RuntimeError, NotImplementedError, ValueError):
         return False
-    for name, rows in zip(names, gradients, strict=True):
-        found.fill_unrecognized(name, rows, units, columns)
+    for name, rows in gradients.items():
+        found.fill_unrecognized(name, rows, examples, part)
     return True
 
 

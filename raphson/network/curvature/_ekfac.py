@@ -22,7 +22,8 @@ from raphson.network.curvature.factors._kronecker_factors import (
 from raphson.network.curvature.factors._layer_operator import LayerOperator
 from raphson.network.curvature.factors._layer_plan import Bias
 from raphson.network.curvature.factors._layer_sums import LayerSums
-from raphson.network.curvature.factors._output_factor import Estimator, Sampling, columns, recorded_batches
+from raphson.network.curvature.factors._output_factor import Estimator, Sampling, output_factors
+from raphson.network.curvature.factors._recorded_batches import recorded_batches
 from raphson.network.curvature.factors._squared_gradients import squared_gradients, squared_table
 from raphson.network.layers._layer_calls import Lookup, Matmul
 
@@ -80,7 +81,7 @@ def ekfac(
     sampling = Sampling(estimator, samples, generator)
     sums = layer_sums(objective, sampling, sharing, bias)
     bases = [_Basis(next(iter(terms.values()))) if len(terms) == 1 else None for terms in sums.terms]
-    for recorded in recorded_batches(objective, sampling):
+    for recorded in recorded_batches(objective, sampling.mixed):
         work = dict(sums.work(recorded))
         calls = [work[next(iter(terms.values()))] for terms in sums.terms]
         jobs = [
@@ -88,7 +89,7 @@ def ekfac(
             for basis, calls in zip(bases, calls, strict=True)
             if basis is not None
         ]
-        for u in columns(objective, recorded, sampling):
+        for u in output_factors(objective, recorded, sampling):
             recorded.record.deliver(u, jobs)
     return sums.operator([_operator(sums, i, basis) for i, basis in enumerate(bases)])
 
@@ -120,7 +121,7 @@ class _Basis:
         inputs, outputs = [], []
         for one in calls:
             assert isinstance(one.call, Matmul)
-            a = one.recorded.independent_inputs(one.number)
+            a = one.recorded.summed_inputs(one.number)
             a = torch.cat([a, torch.ones_like(a[:, :, :1])], dim=2) if self._joint else a
             inputs.append(self._q_in.mT @ a)
             outputs.append(self._q_out.mT @ one.call.example_outputs(gradients[one.number], one.summed))

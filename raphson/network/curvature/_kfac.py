@@ -13,7 +13,8 @@ from raphson.network.curvature.factors._kronecker_factors import Sharing
 from raphson.network.curvature.factors._layer_operator import LayerOperator
 from raphson.network.curvature.factors._layer_plan import Bias
 from raphson.network.curvature.factors._layer_sums import LayerSums
-from raphson.network.curvature.factors._output_factor import Sampling, recorded_batches
+from raphson.network.curvature.factors._output_factor import Sampling
+from raphson.network.curvature.factors._recorded_batches import recorded_batches
 
 
 def kfac(
@@ -100,7 +101,7 @@ def kfac(
 def layer_sums(objective: Objective, sampling: Sampling, sharing: Sharing, bias: Bias) -> LayerSums:
     """Return the blocks of all batches."""
     sums: LayerSums | None = None
-    for recorded in recorded_batches(objective, sampling):
+    for recorded in recorded_batches(objective, sampling.mixed):
         sums = sums or LayerSums(objective, recorded, sharing, bias)
         sums.add(recorded, sampling)
     assert sums is not None

@@ -1,6 +1,6 @@
 r"""KFRA: the Gauss-Newton matrix of the pre-activations, averaged over the data layer by layer.
 
-With the pre-activations h of a layer, W the weight above it and b = f'(h) the slopes in between,
+With the pre-activations h of a layer, W the weight above it and b = f'(h) the activation's derivatives in between,
 
 .. math:: H_{l} = \bigl(W_{l+1}^T H_{l+1} W_{l+1}\bigr) \odot \overline{b_l b_l^T}
 
@@ -22,22 +22,15 @@ from raphson.network.curvature.factors._kronecker_factors import MatmulTerm
 from raphson.network.curvature.factors._layer_operator import LayerOperator
 from raphson.network.curvature.factors._layer_plan import Bias
 from raphson.network.curvature.factors._layer_sums import ParameterBlock, assemble, joined, whole
-from raphson.network.curvature.factors._output_factor import add_output_hessians, average_weights
+from raphson.network.curvature.factors._output_factor import add_output_hessians
+from raphson.network.curvature.factors._recorded_batches import average_weights
 from raphson.network.curvature.factors._syrk import Syrk
 from raphson.network.layers._feed_forward import FeedForward, FeedForwardLayer, LayerValues, read_feed_forward
 
 
 def kfra(objective: Objective, bias: Bias) -> LayerOperator:
-    """Return the Kronecker factors with the recursive output side.
-
-    Args:
-        objective: Of a ``Sequential`` network of linear layers and elementwise activations.
-        bias: Whether biases share the block of their weight.
-
-    Returns:
-        The block-diagonal operator.
-    """
-    feed_forward = _feed_forward_of(objective.model.module)
+    """Return the Kronecker factors of a feed-forward network with the recursive output side."""
+    feed_forward = objective.feed_forward or _required(objective.model.module)
     layers = [_Layer(layer, objective, bias == "joint") for layer in feed_forward.layers]
     c = feed_forward.layers[-1].linear.out_features
     h = Syrk(1, c, objective.space.empty())
@@ -87,7 +80,7 @@ class _Layer:
         self._derivatives.add(derivative[:, None, :, None])
 
     def mean_derivative_products(self) -> Tensor:
-        """Return the average outer product of the slopes, ``(out, out)``; ones without activation."""
+        """Return the average outer product of the derivatives, ``(out, out)``; ones without activation."""
         total = self._derivatives.total()[0]
         return total / self._weight if self._weight > 0 else torch.ones_like(total)
 
@@ -118,8 +111,8 @@ def _rows(space: ParameterSpace, names: list[str], shape: torch.Size) -> Tensor:
     return places.reshape(-1) if len(names) == 1 else joined(places, whole(space, names[1]))
 
 
-def _feed_forward_of(module: nn.Module | None) -> FeedForward:
-    """Return the network as a chain of layers; ``InputError`` if it is none."""
+def _required(module: nn.Module | None) -> FeedForward:
+    """Return a module as a feed-forward network; ``InputError`` names the part that is something else."""
     try:
         return read_feed_forward(module)
     except InputError as error:

@@ -1,6 +1,6 @@
 r"""Hessians of the loss in the pre-activations of a feed-forward network, example by example, from the top down.
 
-With :math:`z_{l+1} = W \varphi(z_l) + b`, slopes :math:`B = \operatorname{diag}\varphi'(z_l)`, the gradient
+With :math:`z_{l+1} = W \varphi(z_l) + b`, derivatives :math:`B = \operatorname{diag}\varphi'(z_l)`, the gradient
 :math:`\delta` of the loss in :math:`\varphi(z_l)` and :math:`D = \operatorname{diag}(\varphi''(z_l)\,\delta)`,
 
 .. math:: H_l = B W^\top H_{l+1} W B + D,

@@ -1,8 +1,8 @@
-r"""Feed-forward networks as chains of linear layers and elementwise activations, evaluated with their slopes.
+r"""Feed-forward networks: linear layers and elementwise activations, evaluated with the activations' derivatives.
 
-With inputs :math:`a`, a link computes :math:`z = W a + b` and passes on :math:`\varphi(z)`; everything that follows
-needs :math:`a`, the slopes :math:`\varphi'(z)` and, for second derivatives of the network, the bends
-:math:`\varphi''(z)`. A backward pass is then one matrix product per link, for any number of vectors at once.
+With inputs :math:`a`, a layer computes :math:`z = W a + b` and passes on :math:`\varphi(z)`; everything that follows
+needs :math:`a`, :math:`\varphi'(z)` and, for second derivatives of the network, :math:`\varphi''(z)`. A backward pass
+is then one matrix product per layer, for any number of vectors at once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raphson._errors import InputError
+from raphson.network._module_parts import children, is_plain
 from raphson.network.autodiff._double_backward import PlainCalls
 
 _ACTIVATIONS = (
@@ -50,7 +51,7 @@ class FeedForwardLayer:
         return self.linear.weight.detach()
 
     def evaluate(self, x: Tensor, second: bool = False) -> LayerValues:
-        """Return what the link does with inputs ``(..., in)``; ``bends``: with second derivatives."""
+        """Return what the layer does with inputs ``(..., in)``; ``second``: with second derivatives."""
         with torch.no_grad():
             z = F.linear(x, self.linear.weight, self.linear.bias)
             if not self.activations:
@@ -63,29 +64,24 @@ class FeedForwardLayer:
             a = z * 1  # an activation may work in place
             for module in self.activations:
                 a = module(a)
-            (derivative,) = torch.autograd.grad(a.sum(), z, create_graph=second)
-            second_derivative = None
-            if second and derivative.requires_grad:
-                (second_derivative,) = torch.autograd.grad(derivative.sum(), z, allow_unused=True)
-        return LayerValues(
-            self,
-            x,
-            a.detach(),
-            derivative.detach(),
-            second_derivative if second_derivative is not None and bool(second_derivative.any()) else None,
-        )
+            (first,) = torch.autograd.grad(a.sum(), z, create_graph=second)
+            curved = None
+            if second and first.requires_grad:
+                (curved,) = torch.autograd.grad(first.sum(), z, allow_unused=True)
+        curved = curved if curved is not None and bool(curved.any()) else None
+        return LayerValues(self, x, a.detach(), first.detach(), curved)
 
 
 @dataclass(frozen=True, eq=False)
 class LayerValues:
-    """A link at its inputs.
+    """A layer at its inputs.
 
     Attributes:
-        link: The link.
+        layer: The layer.
         inputs: ``a``, ``(..., in)``.
         outputs: ``phi(z)``, ``(..., out)``.
-        slope: ``phi'(z)``, ``(..., out)``; None for ones.
-        bend: ``phi''(z)``; None for zeros, or where it was not asked for.
+        derivative: ``phi'(z)``, ``(..., out)``; None for ones.
+        second_derivative: ``phi''(z)``; None for zeros, or where it was not asked for.
     """
 
     layer: FeedForwardLayer
@@ -95,7 +91,7 @@ class LayerValues:
     second_derivative: Tensor | None
 
     def times_derivative(self, t: Tensor) -> Tensor:
-        """Return tangents or gradients ``(k, ..., out)`` times the slopes."""
+        """Return tangents or gradients ``(k, ..., out)`` times the activation's derivative."""
         return t if self.derivative is None else t * self.derivative
 
     def times_derivative_(self, t: Tensor) -> Tensor:
@@ -114,7 +110,7 @@ class FeedForward:
 
     Attributes:
         before: What comes before the first linear layer.
-        links: The layers, each with the activations after it.
+        layers: The layers, each with the activations after it.
     """
 
     before: tuple[nn.Module, ...]
@@ -130,7 +126,7 @@ class FeedForward:
         return found  # type: ignore[no-any-return]
 
     def forward_pass(self, features: Tensor, second: bool = False) -> Iterator[LayerValues]:
-        """Yield the links at their inputs, from the bottom up; ``bends``: with second derivatives."""
+        """Yield the layers at their inputs, from the bottom up; ``second``: with second derivatives."""
         for layer in self.layers:
             at = layer.evaluate(features, second)
             yield at
@@ -141,7 +137,7 @@ def backward_pass(layers: list[LayerValues], u: Tensor) -> Iterator[Tensor]:
     """Yield the gradients in the outputs of linear layers (the ``z``), from the top down.
 
     Args:
-        layers: A chain, or its upper part.
+        layers: A network, or its upper part.
         u: Gradients in its outputs, ``(k, ..., C)``.
 
     Yields:
@@ -155,16 +151,16 @@ def backward_pass(layers: list[LayerValues], u: Tensor) -> Iterator[Tensor]:
 
 
 def read_feed_forward(module: nn.Module | None) -> FeedForward:
-    """Return a network as a chain.
+    """Return a module as a feed-forward network.
 
     Args:
-        module: The network; None for one that is a function.
+        module: The module; None for a model that is a function.
 
     Returns:
-        The chain.
+        The network.
 
     Raises:
-        InputError: It is none; the message names the module.
+        InputError: It is none; the message names the part that is something else.
     """
     if module is None:
         raise InputError("the model is a function.")
@@ -174,11 +170,10 @@ def read_feed_forward(module: nn.Module | None) -> FeedForward:
 
     def visit(part: nn.Module, name: str) -> None:
         where = f"module '{name}'" if name else "the model"
-        if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
+        if not is_plain(part):
             raise InputError(f"{where} has a forward hook.")
         if type(part) is nn.Sequential:
-            for key, child in part._modules.items():  # named_children() leaves out a module used twice
-                assert child is not None
+            for key, child in children(part):
                 visit(child, f"{name}.{key}" if name else key)
         elif type(part) is nn.Linear:
             layers.append((part, []))
@@ -201,7 +196,7 @@ def read_feed_forward(module: nn.Module | None) -> FeedForward:
 
 
 def find_feed_forward(module: nn.Module | None) -> FeedForward | None:
-    """Return a network as a chain, or None if it is none."""
+    """Return a module as a feed-forward network, or None if it is none."""
     try:
         return read_feed_forward(module)
     except InputError:

@@ -1,11 +1,11 @@
 r"""Products with the Jacobian and the Hessian of a feed-forward network, for many vectors at once, in closed form.
 
-At a link with inputs :math:`a` (tangent :math:`t`), :math:`z = W a + b`, slopes :math:`\varphi'` and bends
-:math:`\varphi''`, a direction :math:`(\dot W, \dot b)` moves
+At a layer with inputs :math:`a` (tangent :math:`t`), :math:`z = W a + b` and derivatives :math:`\varphi'` and
+:math:`\varphi''` of its activation, a direction :math:`(\dot W, \dot b)` moves
 
 .. math:: \dot z = \dot W a + W t + \dot b, \qquad t^+ = \varphi' \odot \dot z ,
 
-and with the gradient :math:`g` in :math:`z`, its tangent :math:`\dot g`, and the link below marked :math:`-`,
+and with the gradient :math:`g` in :math:`z`, its tangent :math:`\dot g`, and the layer below marked :math:`-`,
 
 .. math:: \dot g^- = \varphi'^- \odot (W^T \dot g + \dot W^T g) + \varphi''^- \odot \dot z^- \odot W^T g, \qquad
     \text{Hessian product in } W: \ \dot g\, a^T + g\, t^T
@@ -33,10 +33,10 @@ class FeedForwardProducts:
     """A feed-forward network at one batch, with products for blocks of vectors.
 
     Args:
-        chain: The network.
+        feed_forward: The network.
         space: The parameters that are differentiated.
         features: Inputs of the first layer, ``(N, ..., in)``.
-        bends: Whether Hessian products will be asked for.
+        second: Whether Hessian products will be asked for.
 
     Attributes:
         outputs: ``(N, ..., C)``.
@@ -53,11 +53,8 @@ class FeedForwardProducts:
         # nothing below the first parameter has a derivative
         first = min(i for i, layer in enumerate(feed_forward.layers) if {layer.weight, layer.bias} & set(space.names))
         self._layers = [at.flat() for at in layers[first:]]
-        positions, widths = (
-            self._layers[0].inputs.shape[0],
-            [layer.linear.out_features for layer in feed_forward.layers],
-        )
-        self.width = vectors_at_once(positions * max(widths), features.device)
+        positions, widest = self._layers[0].inputs.shape[0], max(x.linear.out_features for x in feed_forward.layers)
+        self.width = vectors_at_once(positions * widest, features.device)
         held = [t for at in self._layers for t in (at.outputs, at.derivative, at.second_derivative) if t is not None]
         self.nbytes = sum(t.numel() * t.element_size() for t in held)
 
@@ -74,28 +71,24 @@ class FeedForwardProducts:
             pairs = zip(gradients, self._layers, strict=True)
             return self._rows([_outer(g, at.inputs) if self._has(at) else None for g, at in pairs], gradients)
 
+    def gauss_newton_products(self, rows: Tensor, middle: Function) -> Tensor:
+        """Return ``J^T M J v``, ``(k, P)``, for ``v`` in rows ``(k, P)``, with the product ``middle`` of ``M``."""
+        return in_parts(lambda part: self.vjp(map_rows(middle, self.jvp(part), True)), rows, self.width)
+
     def set_gradient(self, gradient: Tensor) -> None:
-        """Keep the gradient of a loss in the outputs, ``(N, ..., C)``, for its Hessian products."""
+        """Store the gradient of a loss in the outputs, ``(N, ..., C)``, for its Hessian products."""
         with torch.no_grad():
             u = gradient.reshape(1, -1, gradient.shape[-1])
             self._gradients = [*backward_pass(self._layers, u)][::-1]
             above = [*(g[0] @ at.layer.w for g, at in zip(self._gradients[1:], self._layers[1:], strict=True)), u[0]]
-            # times the gradients in the outputs of the links
+            # times the gradients in the outputs of the layers
             self._second_terms = [
                 None if at.second_derivative is None else at.second_derivative * g
                 for at, g in zip(self._layers, above, strict=True)
             ]
 
     def hessian_product(self, rows: Tensor, middle: Function) -> Tensor:
-        """Return the Hessian of the loss times vectors.
-
-        Args:
-            rows: The vectors, ``(k, P)``.
-            middle: The product of one array ``(N, ..., C)`` with the Hessian of the loss in the outputs.
-
-        Returns:
-            ``(k, P)``.
-        """
+        """Return the Hessian of the loss times vectors in rows ``(k, P)``; ``middle``: its product in the outputs."""
         with torch.no_grad():
             directions = self._directions(rows)
             moved, tangents, pre = self._tangents(directions)
@@ -138,7 +131,7 @@ class FeedForwardProducts:
             inputs.append(t)
             z = _moved(at, t, weight, bias, k)
             outputs.append(z)
-            # bends need z again
+            # second derivatives need z again
             t = at.times_derivative(z) if at.second_derivative is not None else at.times_derivative_(z)
         assert t is not None
         return t, inputs, outputs

@@ -1,17 +1,15 @@
-r"""Layer inputs and output gradients of a network, from one forward pass, without hooks.
+r"""Layer calls of a network and their output gradients, from one forward pass, without hooks.
 
 While the forward pass runs, a ``TorchFunctionMode`` sees every call. A call that is linear in a parameter (a linear
-layer, a convolution, an embedding, a norm's scale) is recorded as a ``Use`` and made with the parameter *cut* from the
-graph. After the pass, output gradients of all uses come from one backward pass that computes no weight gradient, and a
-parameter that the outputs still reach in the graph has been used in a way that was not recognized: it is in ``rest``.
+layer, a convolution, an embedding, the scale of a norm) becomes a ``LayerCall`` and is made with the parameter *cut*
+from the graph. After the pass, output gradients of all calls come from one backward pass without weight gradients. A
+parameter that the outputs still reach in the graph is used outside recognized layers: it is ``unrecognized``.
 """
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -20,145 +18,35 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from raphson._errors import InputError
 from raphson.network._parameters import ParameterSpace
+from raphson.network._tensor_memory import base_of, in_place_version, no_longer_view, unseen_by_modes
 from raphson.network.autodiff._batched_vjp import BatchedVJP, Visit
 from raphson.network.autodiff._linearize import graph_nodes
+from raphson.network.layers._convolution import Convolution
 from raphson.network.layers._feed_forward import FeedForward, LayerValues, backward_pass
-from raphson.network.layers._layer_calls import (
-    Affine,
-    Convolution,
-    LayerCall,
-    Linear,
-    Lookup,
-    ParameterView,
-    PositionLayout,
-)
-
-
-@dataclass(frozen=True, eq=False)
-class LayerRecord:
-    """What one forward pass of a batch leaves behind.
-
-    Attributes:
-        output: ``f``, ``(N, ..., C)``, with its graph.
-        uses: The recorded calls that lead to the output, in order.
-        rest: Names of parameters used otherwise, at least once.
-        backward: From output gradients ``(k, N, ..., C)`` to those of the uses, ``(k, *shape)``, which it hands over
-            with their numbers; it may write over them afterwards.
-    """
-
-    output: Tensor
-    calls: tuple[LayerCall, ...]
-    unrecognized: frozenset[str]
-    backward: Callable[[Tensor, Visit], None]
-
-    def gradients(self, u: Tensor) -> list[Tensor]:
-        """Return the output gradients of the uses.
-
-        Args:
-            u: Gradients with respect to the output, ``(k, N, ..., C)``.
-
-        Returns:
-            For each use ``(k, *shape)``.
-        """
-        found: dict[int, Tensor] = {}
-
-        def keep(number: int, g: Tensor) -> None:
-            found[number] = g.clone() if len(u) > 1 else g  # of one gradient nothing is overwritten
-
-        if self.calls:
-            self.backward(u, keep)
-        return [found[i] for i in range(len(self.calls))]
-
-    def deliver(self, u: Tensor, jobs: Sequence[tuple[Sequence[int], Callable[[Mapping[int, Tensor]], None]]]) -> None:
-        """Give the output gradients of the uses to those who wait for them, as soon as they are there; none is kept.
-
-        Args:
-            u: Gradients with respect to the output, ``(k, N, ..., C)``.
-            jobs: The numbers of the uses whose gradients each takes, and what takes them, ``(k, *shape)`` by number;
-                it must not change or keep them.
-        """
-        waiting: list[tuple[set[int], dict[int, Tensor], Callable[[Mapping[int, Tensor]], None]]] = [
-            (set(numbers), {}, call) for numbers, call in jobs
-        ]
-
-        def visit(number: int, g: Tensor) -> None:
-            for numbers, found, call in waiting:
-                if number in numbers:
-                    found[number] = g if len(numbers) == 1 else g.clone()
-                    if len(found) == len(numbers):
-                        call(found)
-                        found.clear()
-
-        if self.calls:
-            self.backward(u, visit)
-
-    def layouts(self) -> list[PositionLayout]:
-        """Return which positions of each use belong to which example.
-
-        Where the shape leaves it open (two axes as long as the batch, examples folded into another axis) two backward
-        passes decide: with a weight for each example's outputs, the gradient at each of its positions is multiplied.
-
-        Returns:
-            One for each use.
-
-        Raises:
-            InputError: A layer's positions cannot be split into examples.
-        """
-        n = self.output.shape[0]
-        choices = [_candidates(call.lead, n) for call in self.calls]
-        found = []
-        for i, (call, candidates) in enumerate(zip(self.calls, choices, strict=True)):
-            if len(candidates) > 1:
-                weights, plain, weighted = self._weighted
-                candidates = [c for c in candidates if _weighted_by(c.per_position(weights), plain[i], weighted[i])]
-            if not candidates:
-                raise InputError(
-                    f"The layer with parameter '{call.name}' has an output of shape {tuple(call.shape)}, in which the "
-                    f"{n} examples of the batch cannot be told apart. Keep the examples on the first axis."
-                )
-            found.append(candidates[0])
-        return found
-
-    @cached_property
-    def _weighted(self) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Weights of the examples, and gradients at all positions of each use without and with them."""
-        # from 1 to 2, those of neighbors far apart (the golden ratio's multiples)
-        golden = torch.arange(self.output.shape[0], dtype=torch.float64) * 0.6180339887498949
-        weights = 1 + golden.frac().to(self.output)
-        return weights, self._mixed(torch.ones_like(weights)), self._mixed(weights)
-
-    def touched(self, weights: Tensor) -> list[Tensor]:
-        """Return for each use which positions ``(M,)`` outputs with a weight other than zero depend on."""
-        return [(rows != 0).any(1) for rows in self._mixed(weights)]
-
-    def _mixed(self, weights: Tensor) -> list[Tensor]:
-        """Return the gradients of a mixture of all outputs, with weights, at all positions of each use, ``(M, d)``."""
-        f = self.output
-        mixed = torch.arange(1, f.numel() + 1, dtype=torch.float64, device=f.device).cos().to(f.dtype).view(f.shape)
-        u = mixed * weights.reshape(*weights.shape, *(1,) * (f.ndim - weights.ndim))
-        gradients = self.gradients(u.unsqueeze(0))
-        return [call.rows(g)[0].flatten(1) for call, g in zip(self.calls, gradients, strict=True)]
+from raphson.network.layers._layer_calls import Affine, LayerCall, Linear, Lookup
+from raphson.network.layers._layer_record import LayerRecord
+from raphson.network.layers._open_attention import open_attention
+from raphson.network.layers._parameter_view import ParameterView
 
 
 def record_layers(
-    call: Callable[[Mapping[str, Tensor], Any], Tensor], params: Mapping[str, Tensor], x: Any
+    model: Callable[[Mapping[str, Tensor], Any], Tensor], params: Mapping[str, Tensor], x: Any
 ) -> LayerRecord:
-    """Run a model once and record every use of its parameters.
+    """Run a model once and record every layer call.
 
     Args:
-        call: The model, ``f(params, x)``; parameters that it does not find in ``params`` are constants.
+        model: The model, ``f(params, x)``; parameters that it does not find in ``params`` are constants.
         params: The parameters to watch, by name.
         x: Inputs of a batch.
 
     Returns:
-        Output and uses. Nothing is left on the model, and the parameters' own ``grad`` and flags are as before.
+        Output and calls. Nothing is left on the model, and the parameters' own ``grad`` and flags are as before.
     """
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     mode = _Recorder(leaves)
     with torch.enable_grad(), mode:
-        output = call(leaves, x)
+        output = model(leaves, x)
     nodes, reached = graph_nodes(output)
     # an autograd edge is one node and one of its outputs; what the output does not reach has no gradient
     calls = tuple(call for call in mode.calls if call.edge.node in nodes)
@@ -170,7 +58,7 @@ def record_layers(
 
 
 def record_feed_forward(feed_forward: FeedForward, space: ParameterSpace, x: Any) -> LayerRecord | None:
-    """Return what ``tap`` would of a feed-forward network, from its closed form: nothing is recorded.
+    """Return what ``record_layers`` would of a feed-forward network, from its closed form: nothing is recorded.
 
     Args:
         feed_forward: The network.
@@ -178,7 +66,7 @@ def record_feed_forward(feed_forward: FeedForward, space: ParameterSpace, x: Any
         x: Inputs of a batch.
 
     Returns:
-        Output and uses; None where the bias of a layer is watched and its weight is not.
+        Output and calls; None where the bias of a layer is watched and its weight is not.
     """
     watched = [(layer.weight in space.tensors, layer.bias in space.tensors) for layer in feed_forward.layers]
     if any(bias and not weight for weight, bias in watched):
@@ -192,7 +80,9 @@ def record_feed_forward(feed_forward: FeedForward, space: ParameterSpace, x: Any
 
     def call(at: LayerValues) -> Linear:
         shape = torch.Size((*at.inputs.shape[:-1], at.layer.linear.out_features))
-        return Linear(view(at.layer.weight), view(at.layer.bias), at.inputs, at.inputs._version, None, shape, 1)
+        return Linear(
+            view(at.layer.weight), view(at.layer.bias), at.inputs, in_place_version(at.inputs), None, shape, 1
+        )
 
     def backward(u: Tensor, visit: Visit) -> None:
         with torch.no_grad():
@@ -233,7 +123,7 @@ class _Begin(torch.autograd.Function):
         return None, None
 
     @staticmethod
-    def batched_vjp(ctx: Any, wanted: Sequence[bool], *gradients: Tensor) -> Any:
+    def batched_backward(ctx: Any, wanted: Sequence[bool], *gradients: Tensor) -> Any:
         return [None] * len(wanted)
 
 
@@ -243,7 +133,7 @@ class _Found(NamedTuple):
 
 
 class _Recorder(TorchFunctionMode):
-    """Records the uses of some leaves while it is active."""
+    """Records the calls that are linear in some leaves while it is active."""
 
     def __init__(self, leaves: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -258,7 +148,7 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
             with self:
-                return _opened(func)(*args, **kwargs)
+                return open_attention(*args, **kwargs)
         handler = _HANDLERS.get(func)
         return func(*args, **kwargs) if handler is None else handler(self, func, *args, **kwargs)
 
@@ -266,8 +156,8 @@ class _Recorder(TorchFunctionMode):
         """Return which part of which leaf a tensor is, or None."""
         if not isinstance(t, Tensor):
             return None
-        with torch._C.DisableTorchFunction():  # looking is no call of the model's, which other modes would see
-            base = t if t._base is None else t._base
+        with unseen_by_modes():
+            base = base_of(t)
             name = self._names.get(id(base))
             if name is None:
                 return None
@@ -275,19 +165,17 @@ class _Recorder(TorchFunctionMode):
             return _Found(ParameterView(name, offset, tuple(t.size()), tuple(t.stride())), t.detach())
 
     def record(self, call: LayerCall, out: Tensor) -> Tensor:
-        """Return the output of a call, which leads to gradients, and keep the use."""
-        with torch._C.DisableTorchFunction():
-            if out._is_view():
-                # writing into a view (an activation in place) would take its edge out of the graph; what it is a view
-                # of is nobody else's
-                out = torch.ops.aten._unsafe_view(out, out.shape)
+        """Return the output of a call, which leads to gradients, and record the call."""
+        with unseen_by_modes():
+            # writing into a view (an activation in place) would take its edge out of the graph
+            out = no_longer_view(out)
             if not out.requires_grad:
                 out = _Begin.apply(out, self._root)  # type: ignore[no-untyped-call]
             self.calls.append(replace(call, edge=get_gradient_edge(out), shape=out.shape))
         return out
 
     def pair(self, weight: Any, bias: Any) -> tuple[_Found | None, Any, ParameterView | None]:
-        """Return the weight if it is watched, the bias to compute with, and the bias's slot if it is watched."""
+        """Return the weight if it is watched, the bias to compute with, and the bias's view if it is watched."""
         found, offset = self.find(weight), self.find(bias)
         return found, (offset.cut if offset else bias), (offset.view if offset else None)
 
@@ -295,7 +183,7 @@ class _Recorder(TorchFunctionMode):
 def _blank(
     kind: type[Any], weight: ParameterView | None, bias: ParameterView | None, x: Tensor, tail: int, **more: Any
 ) -> Any:
-    return kind(weight, bias, x.detach(), x._version, None, torch.Size(), tail, **more)
+    return kind(weight, bias, x.detach(), in_place_version(x), None, torch.Size(), tail, **more)
 
 
 def _linear(mode: _Recorder, func: Any, input: Tensor, weight: Any, bias: Any = None) -> Any:
@@ -319,43 +207,22 @@ def _addmm(mode: _Recorder, func: Any, bias: Any, input: Any, weight: Any, **kwa
     return mode.record(_blank(Linear, w.view.transposed(), view, input, 1), func(b, input, w.cut))
 
 
-def _convolution(
-    mode: _Recorder,
-    func: Any,
-    input: Tensor,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Any:
-    w, b, view = mode.pair(weight, bias)
-    options = {"stride": stride, "padding": padding, "dilation": dilation}
-    if w is None or mode.find(input) or input.ndim != weight.ndim:
-        return func(input, weight, bias, groups=groups, **options)
-    call = _blank(Convolution, w.view, view, input, input.ndim - 1, options=options, groups=groups, transposed=False)
-    return mode.record(call, func(input, w.cut, b, groups=groups, **options))
+def _convolution(names: str, transposed: bool) -> Callable[..., Any]:
+    """Return the handler of a convolution whose arguments have these names."""
+    defaults = {"stride": 1, "padding": 0, "dilation": 1, **({"output_padding": 0} if transposed else {})}
 
+    def handle(mode: _Recorder, func: Any, *args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(names.split(), args, strict=False)) | kwargs
+        x, weight, groups = given["input"], given["weight"], given.get("groups", 1)
+        w, b, view = mode.pair(weight, given.get("bias"))
+        if w is None or mode.find(x) or x.ndim != weight.ndim:
+            return func(**given)
+        options = {name: given.get(name, value) for name, value in defaults.items()}
+        more = {"options": options, "groups": groups, "transposed": transposed}
+        call = _blank(Convolution, w.view, view, x, x.ndim - 1, **more)
+        return mode.record(call, func(x, w.cut, b, groups=groups, **options))
 
-def _transposed(
-    mode: _Recorder,
-    func: Any,
-    input: Tensor,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Any:
-    w, b, view = mode.pair(weight, bias)
-    options = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
-    if w is None or mode.find(input) or input.ndim != weight.ndim:
-        return func(input, weight, bias, groups=groups, **options)
-    call = _blank(Convolution, w.view, view, input, input.ndim - 1, options=options, groups=groups, transposed=True)
-    return mode.record(call, func(input, w.cut, b, groups=groups, **options))
+    return handle
 
 
 def _embedding(
@@ -436,8 +303,13 @@ _HANDLERS: dict[Any, Callable[..., Any]] = {
     F.linear: _linear,
     **dict.fromkeys((torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__), _matmul),
     **dict.fromkeys((torch.addmm, Tensor.addmm), _addmm),
-    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution),
-    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), _transposed),
+    **dict.fromkeys(
+        (F.conv1d, F.conv2d, F.conv3d), _convolution("input weight bias stride padding dilation groups", False)
+    ),
+    **dict.fromkeys(
+        (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+        _convolution("input weight bias stride padding output_padding groups dilation", True),
+    ),
     F.embedding: _embedding,
     F.layer_norm: _norm("input normalized_shape weight bias eps", False),
     F.rms_norm: _norm("input normalized_shape weight eps", False),
@@ -447,36 +319,3 @@ _HANDLERS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _elementwise(True)),
     **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__), _elementwise(False)),
 }
-
-
-def _opened(func: Any) -> Any:
-    """Return a function of torch that runs its body at once, so that the calls inside it can be seen."""
-    known = {name: (lambda *_: False) for name in func.__globals__ if name.startswith("has_torch_function")}
-    copy = types.FunctionType(
-        func.__code__, {**func.__globals__, **known}, func.__name__, func.__defaults__, func.__closure__
-    )
-    copy.__kwdefaults__ = func.__kwdefaults__
-    return copy
-
-
-def _weighted_by(weights: Tensor, plain: Tensor, weighted: Tensor) -> bool:
-    """Whether rows ``(M, d)`` are others times weights ``(M,)``, as far as weights of different examples differ."""
-    if not len(plain):
-        return True
-    gap, size = (weighted - weights[:, None] * plain).norm(dim=1), weighted.norm(dim=1)
-    # what rounding leaves of a zero is a multiple of nothing
-    return bool((gap <= max(1e-3, 10 * torch.finfo(gap.dtype).eps) * (size + 0.01 * size.amax())).all())
-
-
-def _candidates(lead: tuple[int, ...], n: int) -> list[PositionLayout]:
-    """Return the ways in which positions may be split into examples, the likely one first."""
-    total = torch.Size(lead).numel()
-    found = [
-        PositionLayout(torch.Size(lead[:i]).numel(), n, torch.Size(lead[i + 1 :]).numel())
-        for i, length in enumerate(lead)
-        if length == n
-    ]
-    if lead and lead[0] % n == 0 and lead[0] != n:
-        # examples folded into the first axis, outside or inside of what is folded with them
-        found += [PositionLayout(1, n, total // n), PositionLayout(lead[0] // n, n, total // lead[0])]
-    return found[:1] if n == 1 or total == n else found

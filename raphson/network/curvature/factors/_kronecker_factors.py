@@ -23,10 +23,12 @@ import torch
 from torch import Tensor
 
 from raphson.linalg import Dense, Diagonal, EqualBlocks, Kronecker, SymmetricOperator
-from raphson.network.curvature.factors._output_factor import RecordedBatch
 from raphson.network.curvature.factors._patch_syrk import PatchSyrk
+from raphson.network.curvature.factors._recorded_batches import RecordedBatch
 from raphson.network.curvature.factors._syrk import Syrk
-from raphson.network.layers._layer_calls import Convolution, LayerCall, Lookup, Matmul, PositionLayout
+from raphson.network.layers._convolution import Convolution
+from raphson.network.layers._layer_calls import LayerCall, Lookup, Matmul
+from raphson.network.layers._parameter_view import PositionLayout
 
 Sharing = Literal["expand", "reduce"]
 

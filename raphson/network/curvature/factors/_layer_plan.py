@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 
 from raphson.network._parameters import ParameterSpace
-from raphson.network.layers._layer_calls import Affine, LayerCall, Linear, Lookup, Matmul, ParameterView
-from raphson.network.layers._recorder import LayerRecord
+from raphson.network.layers._layer_calls import Affine, LayerCall, Linear, Lookup, Matmul
+from raphson.network.layers._layer_record import LayerRecord
+from raphson.network.layers._parameter_view import ParameterView
 
 Bias = Literal["joint", "separate"]
 

@@ -16,17 +16,15 @@ from raphson.network._parameters import ParameterSpace
 from raphson.network.curvature.factors._kronecker_factors import MatmulTerm, RecordedCall, Sharing, TableTerm, Term
 from raphson.network.curvature.factors._layer_operator import LayerOperator, Order
 from raphson.network.curvature.factors._layer_plan import AffinePlan, Bias, KroneckerPlan, make_plan
-from raphson.network.curvature.factors._output_factor import RecordedBatch, Sampling, average_weights, columns
+from raphson.network.curvature.factors._output_factor import Sampling, output_factors
+from raphson.network.curvature.factors._recorded_batches import RecordedBatch, average_weights
 from raphson.network.curvature.factors._syrk import Syrk
 from raphson.network.curvature.factors._unrecognized_gradients import UnrecognizedGradients
-from raphson.network.layers._layer_calls import LayerCall, Matmul, ParameterView
+from raphson.network.layers._layer_calls import LayerCall, Matmul
+from raphson.network.layers._parameter_view import ParameterView
 
 EXACT_BLOCK = 256
 """Number of parameters up to which what has no Kronecker form gets an exact block; beyond, an exact diagonal."""
-
-
-MAX_LABELS = 4096
-"""Number of parameters up to which each gets its label: text is dear."""
 
 
 class ParameterBlock(NamedTuple):
@@ -72,7 +70,7 @@ class LayerSums:
 
     Args:
         objective: The objective.
-        tapped: Its first batch, whose uses decide on the blocks.
+        recorded: Its first batch, whose layer calls decide on the blocks.
         sharing: How positions are combined.
         bias: Whether biases share the block of their weight.
     """
@@ -91,28 +89,26 @@ class LayerSums:
             }
             for plan in self.plan.biases
         ]
-        self.rows = [ExactSums(sum(map(_numel, plan.views)), like) for plan in self.plan.rows]
+        self.rows = [ExactSums(sum(view.numel for view in plan.views), like) for plan in self.plan.rows]
         self.unrecognized = [ExactSums(objective.space.tensors[name].numel(), like) for name in self.plan.unrecognized]
 
     def add(self, recorded: RecordedBatch, sampling: Sampling) -> None:
         """Add a batch."""
         self.check(recorded)
         position, example = average_weights(self.objective, recorded.batch, recorded.record.output.shape[:-1])
-        unit = example if position is None or not recorded.positionwise else position
+        independent = example if position is None or not recorded.positionwise else position
         work = self.work(recorded)
         for term, calls in work:
-            term.add_inputs(calls, unit, example)
-        unrecognized = (
-            UnrecognizedGradients(self.objective, recorded, self.plan.unrecognized) if self.plan.unrecognized else None
-        )
+            term.add_inputs(calls, independent, example)
+        unrecognized = UnrecognizedGradients(self.objective, recorded, self.plan.unrecognized)
         jobs = [([one.number for one in calls], partial(term.add_outputs, calls)) for term, calls in work]
         jobs += [
             (plan.calls, partial(_add_rows, sums, plan, recorded))
             for sums, plan in zip(self.rows, self.plan.rows, strict=True)
         ]
-        for u in columns(self.objective, recorded, sampling):
+        for u in output_factors(self.objective, recorded, sampling):
             recorded.record.deliver(u, jobs)
-            for sums, rows in zip(self.unrecognized, unrecognized(u) if unrecognized else (), strict=True):
+            for sums, rows in zip(self.unrecognized, unrecognized(u).values(), strict=True):
                 sums.add(rows)
 
     def check(self, recorded: RecordedBatch) -> None:
@@ -140,7 +136,7 @@ class LayerSums:
             parameter = space.tensors[plan.weight.name]
             index = first.weight_index(parameter) if isinstance(first, Matmul) else plan.weight.index(parameter)[None]
             index = index + space.slices[plan.weight.name].start
-            return index.reshape(-1) if plan.bias is None else joined(index, _places(plan.bias, space))
+            return index.reshape(-1) if plan.bias is None else joined(index, plan.bias.places(space))
 
         names = ", ".join(_name(view, space) for view in (plan.weight, plan.bias) if view is not None)
         return ParameterBlock(names, _first(plan.weight, space), places, operator)
@@ -151,9 +147,9 @@ class LayerSums:
         for plan, own in zip(self.plan.biases, self.biases, strict=True):
             parts = [own[i].bias_operator() for i in own]
             owners = {id(term): term for i in plan.calls if (term := self._owner(i)) is not None}
-            # uses with a weight have their output factor in the weight's term
+            # calls with a weight have their output factor in the weight's term
             parts += [term.bias_operator() for term in owners.values()]
-            places = partial(_places, plan.bias, space)
+            places = partial(plan.bias.places, space)
             found.append(ParameterBlock(_name(plan.bias, space), _first(plan.bias, space), places, _total(parts)))
         for row, sums in zip(self.plan.rows, self.rows, strict=True):
             names = ", ".join(_name(view, space) for view in row.views)
@@ -171,7 +167,7 @@ class LayerSums:
         return assemble(self.objective, blocks)
 
     def work(self, recorded: RecordedBatch) -> list[tuple[Term, list[RecordedCall]]]:
-        """Return each term with the uses of a batch that belong to it."""
+        """Return each term with the layer calls of a batch that belong to it."""
         work: list[tuple[Term, list[RecordedCall]]] = []
         for plan, terms in zip(self.plan.weights, self.terms, strict=True):
             for flipped, term in terms.items():
@@ -181,14 +177,14 @@ class LayerSums:
         return work
 
     def _owner(self, number: int) -> MatmulTerm | None:
-        """Return the term of a use's weight if all uses in it have the same bias."""
+        """Return the term of a call's weight if all calls in it have the same bias."""
         bias = self._calls[number].bias
         for plan, terms in zip(self.plan.weights, self.terms, strict=True):
             if number in plan.calls:
                 flipped = plan.flipped[plan.calls.index(number)]
-                alike = [i for i, f in zip(plan.calls, plan.flipped, strict=True) if f == flipped]
+                same = [i for i, f in zip(plan.calls, plan.flipped, strict=True) if f == flipped]
                 term = terms[flipped]
-                if isinstance(term, MatmulTerm) and all(self._calls[i].bias == bias for i in alike):
+                if isinstance(term, MatmulTerm) and all(self._calls[i].bias == bias for i in same):
                     return term
         return None
 
@@ -219,7 +215,7 @@ def assemble(objective: Objective, blocks: list[ParameterBlock]) -> LayerOperato
     order = Order([block.places for block in blocks])
     operators = tuple(block.operator for block in blocks)
     names, exact = (tuple(getattr(block, what) for block in blocks) for what in ("names", "exact"))
-    found = LayerOperator(operators, names, exact, order, labels=space.labels() if space.numel <= MAX_LABELS else None)
+    found = LayerOperator(operators, names, exact, order, labels=space.labels())
     return found.shift(objective.l2) if objective.l2 else found
 
 
@@ -235,7 +231,7 @@ def _terms(plan: KroneckerPlan, calls: Sequence[LayerCall], sharing: Sharing, li
 
 
 def _add_rows(sums: ExactSums, plan: AffinePlan, recorded: RecordedBatch, gradients: Mapping[int, Tensor]) -> None:
-    """Add per-unit gradients of scales and shifts, summed over uses, ``(k, units, n)``."""
+    """Add gradients of scales and shifts by example or position, summed over calls, ``(k, N, n)``."""
     total: list[Tensor] | None = None
     for number in plan.calls:
         found = recorded.record.calls[number].example_gradients(gradients[number], recorded.sum_layouts[number])
@@ -251,10 +247,6 @@ def _shape(call: LayerCall) -> tuple[int, int, int]:
     return call.weight_shape
 
 
-def _numel(view: ParameterView) -> int:
-    return torch.Size(view.size).numel()
-
-
 def _name(view: ParameterView, space: ParameterSpace) -> str:
     return view.name if view.is_whole(space.tensors[view.name]) else f"{view.name} (part)"
 
@@ -265,12 +257,7 @@ def _first(view: ParameterView, space: ParameterSpace) -> int:
 
 
 def _all_places(views: Sequence[ParameterView], space: ParameterSpace) -> Tensor:
-    return torch.cat([_places(view, space) for view in views])
-
-
-def _places(view: ParameterView, space: ParameterSpace) -> Tensor:
-    start: int = space.slices[view.name].start
-    return view.index(space.tensors[view.name]).reshape(-1) + start
+    return torch.cat([view.places(space) for view in views])
 
 
 def _total(operators: Sequence[SymmetricOperator]) -> SymmetricOperator:

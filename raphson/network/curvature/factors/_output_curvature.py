@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -18,7 +19,7 @@ from raphson.network._objective import Objective
 Kind = Literal["observed", "expected", "mc", "empirical"]
 
 _CACHED = 2**22
-"""Outputs of a batch up to which their curvature is kept between products; above, it is made anew in chunks."""
+"""Outputs of a batch up to which their curvature is cached between products; above, it is made anew in chunks."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ class OutputCurvature:
             return likelihood.hessian(f, y)
         if self.kind == "expected":
             return likelihood.fisher(f, y)
-        return DiagonalPlusLowRank(torch.zeros_like(f), self.columns(likelihood, f, y, generator))
+        return DiagonalPlusLowRank(torch.zeros_like(f), self.factor(likelihood, f, y, generator))
 
-    def columns(self, likelihood: Likelihood, f: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def factor(self, likelihood: Likelihood, f: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return ``U`` with ``U U^T`` the matrices, for the kinds that have such a factor (all but ``observed``).
 
         Args:
@@ -75,12 +76,12 @@ class OutputCurvature:
         """
         if self.kind == "empirical":
             return likelihood.gradient(f, y).unsqueeze(-1)
-        factor = likelihood.fisher_factor(f, y)
+        root = likelihood.fisher_factor(f, y)
         if self.kind == "expected":
-            return factor.to_dense()
-        shape = (*f.shape[:-1], factor.shape[-1], self.samples)
+            return root.to_dense()
+        shape = (*f.shape[:-1], root.shape[-1], self.samples)
         signs = torch.randint(0, 2, shape, generator=generator, device=f.device, dtype=torch.int8)
-        return factor.mm(signs.to(f.dtype).mul_(2).sub_(1)) / math.sqrt(self.samples)
+        return root.mm(signs.to(f.dtype).mul_(2).sub_(1)) / math.sqrt(self.samples)
 
     def generator(self, device: torch.device, index: int) -> torch.Generator:
         """Return the source of the random signs of a batch, which go position by position."""
@@ -129,13 +130,20 @@ class OutputCurvature:
     ) -> Callable[[Tensor], Tensor]:
         if self.kind in {"observed", "expected"}:
             return self.operator(likelihood, f, y).mv
-        columns = self.columns(likelihood, f, y, generator)
-        return lambda t: (columns * (columns * t.unsqueeze(-1)).sum(-2, keepdim=True)).sum(-1)
+        factor = self.factor(likelihood, f, y, generator)
+        return lambda t: (factor * (factor * t.unsqueeze(-1)).sum(-2, keepdim=True)).sum(-1)
 
 
 def slice_rows(n: int, width: int) -> list[slice]:
     """Return consecutive slices that cover ``n`` rows."""
     return [slice(start, min(start + width, n)) for start in range(0, n, width)]
+
+
+def even_parts(n: int, most: int) -> list[tuple[int, int]]:
+    """Return where parts of ``n`` begin and end that have at most so many each, about equally many."""
+    count = -(-n // most)
+    bounds = [n * i // count for i in range(count + 1)]
+    return list(pairwise(bounds))
 
 
 def _scale_in_place(objective: Objective, values: Tensor, batch: Batch, plain: bool) -> Tensor:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raphson.network.curvature.factors._syrk import Syrk
-from raphson.network.layers._layer_calls import Convolution, windows
+from raphson.network.layers._convolution import Convolution, windows
 
 _CHANNELS = 8
 """Channels from which products of matrices as narrow beat those of whole patches (measured)."""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from raphson.network.layers._layer_calls import Lookup, PositionLayout, weight_gradients
+from raphson.network.layers._layer_calls import Lookup, weight_gradients
+from raphson.network.layers._parameter_view import PositionLayout
 
 _CHUNK_ELEMENTS = 2**22
 """Entries of per-example gradients that are formed at a time."""
