@@ -1,4 +1,4 @@
-"""PyTorch's private account of a tensor's memory: views, changes in place, and looking without being seen.
+"""PyTorch's private account of tensors: views, changes in place, transformations, and looking without being seen.
 
 All private names for this purpose are used here only; ``tests/network/test_private_torch.py`` holds what they must do.
 """
@@ -30,3 +30,8 @@ def no_longer_view(t: Tensor) -> Tensor:
 def unseen_by_modes() -> AbstractContextManager[object]:
     """Return a context in which no function mode sees the calls: looking at a tensor is no call of the model's."""
     return cast(AbstractContextManager[object], torch._C.DisableTorchFunction())
+
+
+def inside_transformation(t: Tensor) -> bool:
+    """Whether a tensor stands for others inside ``vmap`` or another transformation of ``torch.func``."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(t)

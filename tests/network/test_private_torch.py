@@ -77,6 +77,16 @@ def test_calls_are_hidden_from_function_modes():
     assert seen
 
 
+def test_transformed_tensors_are_told_apart():
+    seen = []
+    t = torch.zeros(3)
+    torch.vmap(lambda x: seen.append(_tensor_memory.inside_transformation(x)) or x)(t)
+    torch.func.grad(lambda x: seen.append(_tensor_memory.inside_transformation(x)) or x.sum())(t)
+    assert seen == [True, True] and not _tensor_memory.inside_transformation(t), changed(
+        "_tensor_memory.py", "torch._C._functorch.is_functorch_wrapped_tensor"
+    )
+
+
 def test_parts_of_modules():
     file, shared = "_module_parts.py", nn.Linear(2, 2)
     twice = nn.Sequential(shared, shared)

@@ -13,6 +13,7 @@ from raphson._errors import InputError
 from raphson.data import Batch
 from raphson.linalg import Implicit
 from raphson.network._objective import Objective
+from raphson.network._tensor_memory import inside_transformation
 from raphson.network.autodiff._linearize import Linearization, map_rows
 from raphson.network.curvature._cached_jacobian import cached_jacobian
 from raphson.network.curvature._products import BatchProducts, NetworkProducts
@@ -88,7 +89,7 @@ class _CachingProducts:
     def __call__(self, rows: Tensor) -> Tensor:
         self._asked += len(rows)
         # inside a transformation (vmap) nothing can be cached
-        plain = torch.func.debug_unwrap(rows) is rows
+        plain = not inside_transformation(rows)
         if self._cache is not None and plain and self._asked >= self._start:
             cached, self._cache = self._cache(), None
             self._products = cached or self._products

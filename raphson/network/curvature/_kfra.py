@@ -52,7 +52,7 @@ class _Layer:
     """A linear layer and the activations after it, with averages over the data.
 
     Args:
-        link: The layer.
+        layer: The layer.
         objective: Whose parameters are differentiated.
         joint: Whether the bias shares the block of the weight.
     """

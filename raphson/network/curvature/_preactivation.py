@@ -23,42 +23,39 @@ from raphson.network.curvature.factors._output_curvature import slice_rows
 from raphson.network.layers._feed_forward import FeedForward, FeedForwardLayer, LayerValues
 
 _CHUNK = 2**24
-"""Entries of the columns that are held at once."""
+"""Entries of the factors that are held at once."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Columns:
-    """A part :math:`C^T M C` of the Hessian: columns and the product with the matrix between them.
+class _Factored:
+    """A part :math:`F^T M F` of the Hessian: a factor and the product with the matrix in the middle.
 
     Attributes:
-        columns: ``(n, k, d)``, or ``(1, k, d)`` where all positions have the same.
-        core: The product with ``M``, ``(n, k, d) -> (n, k, d)``.
+        factor: ``(n, k, d)``, or ``(1, k, d)`` where all positions have the same.
+        middle: The product with ``M``, ``(n, k, d) -> (n, k, d)``.
     """
 
-    columns: Tensor
-    core: Callable[[Tensor], Tensor]
+    factor: Tensor
+    middle: Callable[[Tensor], Tensor]
 
     def diagonal(self) -> Tensor:
-        return (self.core(self.columns) * self.columns).sum(-2)
+        return (self.middle(self.factor) * self.factor).sum(-2)
 
-    def to_dense(self) -> Tensor:
-        return self.columns.mT @ self.core(self.columns)
+    def below(self, w: Tensor) -> _Factored:
+        return _Factored(self.factor @ w, self.middle)
 
-    def below(self, w: Tensor) -> _Columns:
-        return _Columns(self.columns @ w, self.core)
-
-    def times_derivative(self, derivative: Tensor) -> _Columns:
-        return _Columns(self.columns * derivative.unsqueeze(-2), self.core)
+    def times_derivative(self, derivative: Tensor) -> _Factored:
+        return _Factored(self.factor * derivative.unsqueeze(-2), self.middle)
 
 
 @dataclass(frozen=True, eq=False)
-class _Pulled:
-    """A diagonal matrix seen through one layer, :math:`B W^T diag(r) W B`, whose diagonal needs no columns.
+class _DiagonalBelow:
+    """A diagonal matrix seen through one layer, :math:`B W^T diag(r) W B`, whose diagonal needs no factor.
 
     Attributes:
         w: ``W``, ``(d', d)``.
         r: ``(n, d')``.
-        slope: ``(n, d)``, or None for ones.
+        derivative: ``(n, d)``, or None for ones.
     """
 
     w: Tensor
@@ -69,18 +66,15 @@ class _Pulled:
         values = self.r @ self.w.square()
         return values if self.derivative is None else values * self.derivative.square()
 
-    def to_dense(self) -> Tensor:
-        return self._columns().to_dense()
+    def factored(self) -> _Factored:
+        factor = self.w if self.derivative is None else self.w * self.derivative.unsqueeze(-2)
+        return _Factored(factor, lambda c: self.r.unsqueeze(-1) * c)
 
-    def below(self, w: Tensor) -> _Columns:
-        return self._columns().below(w)
+    def below(self, w: Tensor) -> _Factored:
+        return self.factored().below(w)
 
-    def times_derivative(self, derivative: Tensor) -> _Pulled:
-        return _Pulled(self.w, self.r, derivative if self.derivative is None else self.derivative * derivative)
-
-    def _columns(self) -> _Columns:
-        columns = self.w if self.derivative is None else self.w * self.derivative.unsqueeze(-2)
-        return _Columns(columns, lambda c: self.r.unsqueeze(-1) * c)
+    def times_derivative(self, derivative: Tensor) -> _DiagonalBelow:
+        return _DiagonalBelow(self.w, self.r, derivative if self.derivative is None else self.derivative * derivative)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +92,7 @@ class Preactivation:
     layer: FeedForwardLayer
     inputs: Tensor
     weights: Tensor
-    parts: list[_Columns | _Pulled]
+    parts: list[_Factored | _DiagonalBelow]
     residual: Tensor | None
 
     def diagonal(self) -> Tensor:
@@ -106,24 +100,12 @@ class Preactivation:
         total = torch.stack([part.diagonal() for part in self.parts]).sum(0)
         return total if self.residual is None else total + self.residual
 
-    def to_dense(self) -> Tensor:
-        """Return the Hessians in the layer's outputs, ``(n, d, d)``, without weights."""
-        total = torch.stack([part.to_dense() for part in self.parts]).sum(0)
-        return total if self.residual is None else total + torch.diag_embed(self.residual)
-
 
 def preactivation_diagonal(objective: Objective, feed_forward: FeedForward) -> Tensor:
     """Return the diagonal of the Hessian, ``(P,)``, without the penalty.
 
-    Operations: a forward and a backward pass, one backward pass more for each output, and columns of the width of the
+    Operations: a forward and a backward pass, one backward pass more for each output, and factors of the width of the
     layers above for each layer but the two lowest whose activations are curved.
-
-    Args:
-        objective: Of a feed-forward network.
-        feed_forward: The network.
-
-    Returns:
-        The diagonal.
     """
     total = objective.space.vector().zero_()
     slices = objective.space.slices
@@ -141,17 +123,7 @@ def preactivation_diagonal(objective: Objective, feed_forward: FeedForward) -> T
 def preactivations(
     objective: Objective, feed_forward: FeedForward, batch: Batch, index: int
 ) -> Iterator[Preactivation]:
-    """Yield the layers of a feed-forward network from the top down, for some positions of a batch at a time.
-
-    Args:
-        objective: Of a feed-forward network.
-        feed_forward: The network.
-        batch: The batch.
-        index: Its number.
-
-    Yields:
-        One for each layer and chunk of positions.
-    """
+    """Yield the layers of a feed-forward network from the top down, for some positions of a batch at a time."""
     x = feed_forward.features(batch.x)
     weights = objective.position_weights(batch)
     weights = x.new_ones(x.shape[:-1]) if weights is None else weights
@@ -171,18 +143,18 @@ def preactivations(
         yield from _descend(layers, objective.likelihood.gradient(f, y), _top(objective, f, y), weights[part])
 
 
-def _top(objective: Objective, f: Tensor, y: Tensor) -> _Columns:
+def _top(objective: Objective, f: Tensor, y: Tensor) -> _Factored:
     """Return the Hessian in the outputs: by the closed-form root where it is the Fisher information's."""
     if objective.information_is_observed:
-        return _Columns(objective.likelihood.fisher_factor(f, y).to_dense().mT, lambda c: c)
+        return _Factored(objective.likelihood.fisher_factor(f, y).to_dense().mT, lambda c: c)
     operator = objective.likelihood.hessian(f, y)
     identity = torch.eye(f.shape[-1], dtype=f.dtype, device=f.device)
-    return _Columns(identity, lambda c: operator.mm(c.expand(f.shape[0], -1, -1)))
+    return _Factored(identity, lambda c: operator.mm(c.expand(f.shape[0], -1, -1)))
 
 
-def _descend(layers: list[LayerValues], gradient: Tensor, top: _Columns, weights: Tensor) -> Iterator[Preactivation]:
+def _descend(layers: list[LayerValues], gradient: Tensor, top: _Factored, weights: Tensor) -> Iterator[Preactivation]:
     """Yield the layers from the top down, given gradient and Hessian in the outputs."""
-    parts: list[_Columns | _Pulled] = [top]
+    parts: list[_Factored | _DiagonalBelow] = [top]
     residual: Tensor | None = None
     for number in range(len(layers) - 1, -1, -1):
         layer = layers[number]
@@ -193,6 +165,6 @@ def _descend(layers: list[LayerValues], gradient: Tensor, top: _Columns, weights
         yield Preactivation(layer.layer, layer.inputs, weights, parts, residual)
         if number > 0:
             w = layer.layer.w
-            fresh = [] if residual is None else [_Pulled(w, residual)]
+            fresh = [] if residual is None else [_DiagonalBelow(w, residual)]
             parts = [*(part.below(w) for part in parts), *fresh]
             gradient = gradient @ w

@@ -1,4 +1,4 @@
-r"""The two factors of a layer's Kronecker-factored curvature, accumulated over the uses of its weight.
+r"""The two factors of a layer's Kronecker-factored curvature, accumulated over the layer calls of its weight.
 
 With inputs :math:`a_i`, output gradients :math:`g_{ic}` (weights and scale inside) and :math:`\omega_i` the weight of
 position i,
@@ -33,21 +33,21 @@ from raphson.network.layers._parameter_view import PositionLayout
 Sharing = Literal["expand", "reduce"]
 
 _DENSE_TABLE = 2048
-"""Rows of a table up to which reduce keeps the covariance of the means; beyond, it counts as in expand."""
+"""Rows of a table up to which reduce stores the covariance of the means; beyond, it counts as in expand."""
 
 _DENSE_GROUP = 256
 """Size of the blocks of a grouped convolution up to which they are stored as dense blocks in one tensor."""
 
 
 class RecordedCall(NamedTuple):
-    """One use in one batch, by its number."""
+    """One layer call in one batch, by its number."""
 
     recorded: RecordedBatch
     number: int
 
     @property
     def call(self) -> LayerCall:
-        """The use."""
+        """The call."""
         return self.recorded.record.calls[self.number]
 
     @property
@@ -56,8 +56,8 @@ class RecordedCall(NamedTuple):
         return self.recorded.example_layouts[self.number]
 
     @property
-    def unit(self) -> PositionLayout:
-        """Which positions belong to which unit."""
+    def independent(self) -> PositionLayout:
+        """The same with each position as an example of its own, where they are independent."""
         return self.recorded.independent_layouts[self.number]
 
     @property
@@ -70,12 +70,12 @@ class Term(abc.ABC):
     """Sums for one Kronecker product: ``left`` belongs to the rows of the weight, ``right`` to its columns."""
 
     @abc.abstractmethod
-    def add_inputs(self, calls: Sequence[RecordedCall], unit: Tensor | None, example: Tensor | None) -> None:
-        """Add the inputs of a batch, with weights per unit and per example."""
+    def add_inputs(self, calls: Sequence[RecordedCall], independent: Tensor | None, example: Tensor | None) -> None:
+        """Add the inputs of a batch, with weights of independent examples or positions, and of examples."""
 
     @abc.abstractmethod
     def add_outputs(self, calls: Sequence[RecordedCall], gradients: Mapping[int, Tensor]) -> None:
-        """Add output gradients ``(k, *shape)`` of the uses."""
+        """Add output gradients ``(k, *shape)`` of the calls."""
 
     @abc.abstractmethod
     def operator(self) -> SymmetricOperator:
@@ -109,13 +109,13 @@ class MatmulTerm(Term):
         self._outputs = Syrk(groups, o, self.like)
         self._count = 0.0
 
-    def add_inputs(self, calls: Sequence[RecordedCall], unit: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
+    def add_inputs(self, calls: Sequence[RecordedCall], independent: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
         if self.sharing == "reduce":
             self.add_rows(_mean_inputs(calls).unsqueeze(-1), example)
             return
         for one in calls:
             assert isinstance(one.call, Matmul)
-            weights = None if unit is None else one.unit.per_position(unit)
+            weights = None if independent is None else one.independent.per_position(independent)
             if isinstance(one.call, Convolution) and PatchSyrk.suits(one.call):
                 self._add_images(one.call, weights)
                 continue
@@ -207,7 +207,7 @@ class TableTerm(Term):
         self._outputs = Syrk(1, e, self.like)
         self._count = 0.0
 
-    def add_inputs(self, calls: Sequence[RecordedCall], unit: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
+    def add_inputs(self, calls: Sequence[RecordedCall], independent: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
         for one in calls:
             assert isinstance(one.call, Lookup)
             counted = one.call.counted().to(self.like.dtype)
@@ -217,7 +217,9 @@ class TableTerm(Term):
                 self._inputs += weighted.mT @ bags
                 self._count += bags.shape[0] if example is None else float(example.sum())
                 continue
-            weights = counted if unit is None else counted * one.unit.per_position(unit).to(counted)
+            weights = counted
+            if independent is not None:
+                weights = counted * one.independent.per_position(independent).to(counted)
             self._inputs.index_add_(0, one.call.tokens(), weights)
             self._count += float(weights.sum())
 
@@ -254,13 +256,13 @@ def grouped(blocks: Sequence[SymmetricOperator]) -> SymmetricOperator:
 
 
 def _mean_inputs(calls: Sequence[RecordedCall]) -> Tensor:
-    """Return the mean inputs over positions and uses, ``(N, G, I)``."""
+    """Return the mean inputs over positions and calls, ``(N, G, I)``."""
     parts = [one.call.example_inputs(one.example) for one in calls if isinstance(one.call, Matmul)]
     return torch.stack([part.sum(-1) for part in parts]).sum(0) / sum(part.shape[-1] for part in parts)
 
 
 def _summed_outputs(one: RecordedCall, g: Tensor) -> Tensor:
-    """Return output gradients summed over the positions of a unit, ``(units, k, G, O)``."""
+    """Return output gradients summed over ``summed`` positions, ``(N, k, G, O)``."""
     assert isinstance(one.call, Matmul)
     return one.call.example_outputs(g, one.summed).sum(-1)
 

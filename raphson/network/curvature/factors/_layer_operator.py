@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,21 +24,6 @@ from raphson.linalg import (
     Sum,
     SymmetricOperator,
 )
-
-
-class Order:
-    """Numbers of parameters that are worked out when they are needed: many uses of curvature never ask.
-
-    Args:
-        parts: Functions that return parts of them.
-    """
-
-    def __init__(self, parts: Sequence[Callable[[], Tensor]]) -> None:
-        self._parts = tuple(parts)
-
-    def index(self) -> Tensor:
-        """Return the numbers, part after part."""
-        return torch.cat([part() for part in self._parts])
 
 
 @dataclass(frozen=True)
@@ -75,19 +60,19 @@ class LayerOperator(SymmetricOperator):
         blocks: The blocks, ``(n_i, n_i)``.
         names: For each block the parameters in it.
         exact: For each block whether it (or its diagonal) is exact by construction.
-        order: The parameter of each row of the blocks, one block after the other.
+        order: Returns the parameter of each row of the blocks, one block after the other: many never ask.
         labels: Names of the ``P`` parameters.
     """
 
     blocks: tuple[SymmetricOperator, ...]
     names: tuple[str, ...]
     exact: tuple[bool, ...]
-    order: Order
+    order: Callable[[], Tensor]
 
     @cached_property
     def index(self) -> Tensor | None:
         """The parameter of each row of the blocks, ``(P,)``; None where they are in order."""
-        index = self.order.index().to(self.device)
+        index = self.order().to(self.device)
         return None if torch.equal(index, torch.arange(index.shape[0], device=self.device)) else index
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Which parameters of a network belong together in a block, and which uses make up the block."""
+"""Which parameters of a network belong together in a block, and which layer calls make up the block."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Bias = Literal["joint", "separate"]
 
 @dataclass(eq=False)
 class KroneckerPlan:
-    """A weight with the uses it has, and the bias that shares its block.
+    """A weight with the layer calls that it has, and the bias that shares its block.
 
     Attributes:
-        weight: The weight, in the orientation of its first use.
-        uses: Numbers of the uses.
-        flipped: For each use whether it sees the transpose.
+        weight: The weight, in the orientation of its first call.
+        calls: Numbers of the calls.
+        flipped: For each call whether it sees the transpose.
         bias: The bias in the block, or None.
     """
 
@@ -34,44 +34,28 @@ class KroneckerPlan:
 
 
 @dataclass(eq=False)
-class BiasPlan:
-    """A bias in a block of its own."""
-
-    bias: ParameterView
-    calls: list[int] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class AffinePlan:
-    """Small parameters whose per-example gradients are formed: scales and shifts."""
-
-    views: tuple[ParameterView, ...]
-    calls: list[int] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class Plan:
+class LayerPlan:
     """The blocks of a network.
 
     Attributes:
         weights: Kronecker blocks.
-        biases: Separate biases.
-        rows: Scales and shifts.
-        rest: Parameters with a use that was not recognized, or with views that overlap.
+        biases: Biases in blocks of their own, with the numbers of their calls.
+        affine: Scales and shifts, whose per-example gradients are formed, with the numbers of their calls.
+        unrecognized: Parameters that are used outside recognized layers, or with views that overlap.
     """
 
     weights: list[KroneckerPlan]
-    biases: list[BiasPlan]
-    rows: list[AffinePlan]
+    biases: dict[ParameterView, list[int]]
+    affine: dict[tuple[ParameterView, ...], list[int]]
     unrecognized: list[str]
 
 
-def make_plan(space: ParameterSpace, record: LayerRecord, bias: Bias) -> Plan:
-    """Return the blocks that the uses of a forward pass ask for."""
+def make_plan(space: ParameterSpace, record: LayerRecord, bias: Bias) -> LayerPlan:
+    """Return the blocks that the layer calls of a forward pass ask for."""
     unrecognized = _conflicts(space, record.calls) | set(record.unrecognized)
     weights: dict[ParameterView, KroneckerPlan] = {}
-    biases: dict[ParameterView, BiasPlan] = {}
-    rows: dict[tuple[ParameterView, ...], AffinePlan] = {}
+    biases: dict[ParameterView, list[int]] = {}
+    affine: dict[tuple[ParameterView, ...], list[int]] = {}
     owners: dict[ParameterView, set[ParameterView | None]] = {}
     for call in record.calls:
         if isinstance(call, Matmul) and call.bias is not None:
@@ -80,11 +64,9 @@ def make_plan(space: ParameterSpace, record: LayerRecord, bias: Bias) -> Plan:
     weights.clear()
     for number, call in enumerate(record.calls):
         if isinstance(call, Affine):
-            views = tuple(
-                view for view in (call.weight, call.bias) if view is not None and view.name not in unrecognized
-            )
+            views = tuple(v for v in (call.weight, call.bias) if v is not None and v.name not in unrecognized)
             if views:
-                rows.setdefault(views, AffinePlan(views)).calls.append(number)
+                affine.setdefault(views, []).append(number)
             continue
         plan = _see_weight(weights, call, unrecognized, number)
         if call.bias is None or call.bias.name in unrecognized:
@@ -92,18 +74,13 @@ def make_plan(space: ParameterSpace, record: LayerRecord, bias: Bias) -> Plan:
         if bias == "joint" and plan is not None and len(owners[call.bias]) == 1:
             plan.bias = call.bias
         else:
-            biases.setdefault(call.bias, BiasPlan(call.bias)).calls.append(number)
+            biases.setdefault(call.bias, []).append(number)
     _part(record.calls, weights, biases)
-    return Plan(
-        list(weights.values()),
-        list(biases.values()),
-        list(rows.values()),
-        [n for n in space.names if n in unrecognized],
-    )
+    return LayerPlan(list(weights.values()), biases, affine, [n for n in space.names if n in unrecognized])
 
 
 def _known(weights: dict[ParameterView, KroneckerPlan], call: LayerCall) -> ParameterView | None:
-    """Return the orientation in which a use's weight was met first."""
+    """Return the orientation in which a call's weight was met first."""
     view = call.weight
     if view is not None and view not in weights and isinstance(call, Linear) and view.transposed() in weights:
         return view.transposed()
@@ -124,14 +101,14 @@ def _see_weight(
 
 
 def _part(
-    calls: Sequence[LayerCall], weights: dict[ParameterView, KroneckerPlan], biases: dict[ParameterView, BiasPlan]
+    calls: Sequence[LayerCall], weights: dict[ParameterView, KroneckerPlan], biases: dict[ParameterView, list[int]]
 ) -> None:
-    """Take a bias out of its weight's block where the weight has uses without it, or from the other side."""
+    """Take a bias out of its weight's block where the weight has calls without it, or from the other side."""
     for plan in weights.values():
-        alike = all(calls[i].bias == plan.bias for i in plan.calls) and not any(plan.flipped)
-        if plan.bias is not None and not alike:
+        in_all = all(calls[i].bias == plan.bias for i in plan.calls) and not any(plan.flipped)
+        if plan.bias is not None and not in_all:
             numbers = [i for i in plan.calls if calls[i].bias == plan.bias]
-            biases.setdefault(plan.bias, BiasPlan(plan.bias)).calls.extend(numbers)
+            biases.setdefault(plan.bias, []).extend(numbers)
             plan.bias = None
 
 

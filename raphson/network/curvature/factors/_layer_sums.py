@@ -14,8 +14,8 @@ from raphson.linalg import Dense, Diagonal, Sum, SymmetricOperator
 from raphson.network._objective import Objective
 from raphson.network._parameters import ParameterSpace
 from raphson.network.curvature.factors._kronecker_factors import MatmulTerm, RecordedCall, Sharing, TableTerm, Term
-from raphson.network.curvature.factors._layer_operator import LayerOperator, Order
-from raphson.network.curvature.factors._layer_plan import AffinePlan, Bias, KroneckerPlan, make_plan
+from raphson.network.curvature.factors._layer_operator import LayerOperator
+from raphson.network.curvature.factors._layer_plan import Bias, KroneckerPlan, make_plan
 from raphson.network.curvature.factors._output_factor import Sampling, output_factors
 from raphson.network.curvature.factors._recorded_batches import RecordedBatch, average_weights
 from raphson.network.curvature.factors._syrk import Syrk
@@ -82,14 +82,10 @@ class LayerSums:
         like = objective.space.empty()
         self.terms = [_terms(plan, self._calls, sharing, like) for plan in self.plan.weights]
         self.biases = [
-            {
-                i: MatmulTerm(_shape(self._calls[i]), sharing, False, False, like)
-                for i in plan.calls
-                if self._owner(i) is None
-            }
-            for plan in self.plan.biases
+            {i: MatmulTerm(_shape(self._calls[i]), sharing, False, False, like) for i in numbers if not self._owner(i)}
+            for numbers in self.plan.biases.values()
         ]
-        self.rows = [ExactSums(sum(view.numel for view in plan.views), like) for plan in self.plan.rows]
+        self.affine = [ExactSums(sum(view.numel for view in views), like) for views in self.plan.affine]
         self.unrecognized = [ExactSums(objective.space.tensors[name].numel(), like) for name in self.plan.unrecognized]
 
     def add(self, recorded: RecordedBatch, sampling: Sampling) -> None:
@@ -102,10 +98,8 @@ class LayerSums:
             term.add_inputs(calls, independent, example)
         unrecognized = UnrecognizedGradients(self.objective, recorded, self.plan.unrecognized)
         jobs = [([one.number for one in calls], partial(term.add_outputs, calls)) for term, calls in work]
-        jobs += [
-            (plan.calls, partial(_add_rows, sums, plan, recorded))
-            for sums, plan in zip(self.rows, self.plan.rows, strict=True)
-        ]
+        affine = zip(self.affine, self.plan.affine.items(), strict=True)
+        jobs += [(numbers, partial(_add_affine, sums, views, numbers, recorded)) for sums, (views, numbers) in affine]
         for u in output_factors(self.objective, recorded, sampling):
             recorded.record.deliver(u, jobs)
             for sums, rows in zip(self.unrecognized, unrecognized(u).values(), strict=True):
@@ -138,23 +132,20 @@ class LayerSums:
             index = index + space.slices[plan.weight.name].start
             return index.reshape(-1) if plan.bias is None else joined(index, plan.bias.places(space))
 
-        names = ", ".join(_name(view, space) for view in (plan.weight, plan.bias) if view is not None)
-        return ParameterBlock(names, _first(plan.weight, space), places, operator)
+        return _block([view for view in (plan.weight, plan.bias) if view is not None], space, places, operator)
 
     def other_blocks(self) -> list[ParameterBlock]:
         """Return the blocks of everything but the weights."""
         space, found = self.objective.space, []
-        for plan, own in zip(self.plan.biases, self.biases, strict=True):
+        for (bias, numbers), own in zip(self.plan.biases.items(), self.biases, strict=True):
             parts = [own[i].bias_operator() for i in own]
-            owners = {id(term): term for i in plan.calls if (term := self._owner(i)) is not None}
+            owners = {id(term): term for i in numbers if (term := self._owner(i)) is not None}
             # calls with a weight have their output factor in the weight's term
             parts += [term.bias_operator() for term in owners.values()]
-            places = partial(plan.bias.places, space)
-            found.append(ParameterBlock(_name(plan.bias, space), _first(plan.bias, space), places, _total(parts)))
-        for row, sums in zip(self.plan.rows, self.rows, strict=True):
-            names = ", ".join(_name(view, space) for view in row.views)
-            places = partial(_all_places, row.views, space)
-            found.append(ParameterBlock(names, _first(row.views[0], space), places, sums.operator(), exact=True))
+            found.append(_block([bias], space, partial(bias.places, space), _total(parts)))
+        for views, sums in zip(self.plan.affine, self.affine, strict=True):
+            places = partial(_all_places, views, space)
+            found.append(_block(views, space, places, sums.operator(), exact=True))
         for name, sums in zip(self.plan.unrecognized, self.unrecognized, strict=True):
             start = space.slices[name].start
             found.append(ParameterBlock(name, start, partial(whole, space, name), sums.operator(), exact=True))
@@ -212,10 +203,12 @@ def assemble(objective: Objective, blocks: list[ParameterBlock]) -> LayerOperato
         unused = everything[~torch.isin(everything, used)]
         zero = Diagonal(space.empty().new_zeros(unused.shape[0]))
         blocks.append(ParameterBlock("not used", int(unused[0]), lambda: unused, zero, exact=True))
-    order = Order([block.places for block in blocks])
+    places = [block.places for block in blocks]
     operators = tuple(block.operator for block in blocks)
     names, exact = (tuple(getattr(block, what) for block in blocks) for what in ("names", "exact"))
-    found = LayerOperator(operators, names, exact, order, labels=space.labels())
+    found = LayerOperator(
+        operators, names, exact, lambda: torch.cat([part() for part in places]), labels=space.labels()
+    )
     return found.shift(objective.l2) if objective.l2 else found
 
 
@@ -230,16 +223,20 @@ def _terms(plan: KroneckerPlan, calls: Sequence[LayerCall], sharing: Sharing, li
     return terms
 
 
-def _add_rows(sums: ExactSums, plan: AffinePlan, recorded: RecordedBatch, gradients: Mapping[int, Tensor]) -> None:
+def _add_affine(
+    sums: ExactSums,
+    views: Sequence[ParameterView],
+    numbers: Sequence[int],
+    recorded: RecordedBatch,
+    gradients: Mapping[int, Tensor],
+) -> None:
     """Add gradients of scales and shifts by example or position, summed over calls, ``(k, N, n)``."""
-    total: list[Tensor] | None = None
-    for number in plan.calls:
-        found = recorded.record.calls[number].example_gradients(gradients[number], recorded.sum_layouts[number])
-        named = dict(found)
-        parts = [named[view].flatten(2) for view in plan.views]
-        total = parts if total is None else [a + b for a, b in zip(total, parts, strict=True)]
-    assert total is not None
-    sums.add(torch.cat(total, dim=-1))
+    total: Tensor | float = 0.0
+    for number in numbers:
+        found = dict(recorded.record.calls[number].example_gradients(gradients[number], recorded.sum_layouts[number]))
+        total = total + torch.cat([found[view].flatten(2) for view in views], dim=-1)
+    assert isinstance(total, Tensor)
+    sums.add(total)
 
 
 def _shape(call: LayerCall) -> tuple[int, int, int]:
@@ -247,13 +244,16 @@ def _shape(call: LayerCall) -> tuple[int, int, int]:
     return call.weight_shape
 
 
-def _name(view: ParameterView, space: ParameterSpace) -> str:
-    return view.name if view.is_whole(space.tensors[view.name]) else f"{view.name} (part)"
-
-
-def _first(view: ParameterView, space: ParameterSpace) -> int:
-    start: int = space.slices[view.name].start
-    return start + view.offset
+def _block(
+    views: Sequence[ParameterView],
+    space: ParameterSpace,
+    places: Callable[[], Tensor],
+    operator: SymmetricOperator,
+    exact: bool = False,
+) -> ParameterBlock:
+    names = [v.name if v.is_whole(space.tensors[v.name]) else f"{v.name} (part)" for v in views]
+    first: int = space.slices[views[0].name].start + views[0].offset
+    return ParameterBlock(", ".join(names), first, places, operator, exact)
 
 
 def _all_places(views: Sequence[ParameterView], space: ParameterSpace) -> Tensor:

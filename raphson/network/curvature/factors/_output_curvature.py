@@ -15,6 +15,7 @@ from raphson.data import Batch
 from raphson.likelihoods import Likelihood
 from raphson.linalg import DiagonalPlusLowRank, SymmetricOperator
 from raphson.network._objective import Objective
+from raphson.network._tensor_memory import inside_transformation
 
 Kind = Literal["observed", "expected", "mc", "empirical"]
 
@@ -111,7 +112,7 @@ class OutputCurvature:
         def in_chunks(t: Tensor) -> Tensor:
             flat, parts = t.reshape(rows.shape), slice_rows(rows.shape[0], width)
             # written in place unless a transformation forbids it
-            plain = torch.func.debug_unwrap(t) is t
+            plain = not inside_transformation(t)
             out = torch.empty_like(flat) if plain else None
             pieces, generator = [], self.generator(f.device, index)
             for part in parts:
