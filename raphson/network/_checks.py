@@ -77,7 +77,7 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
     """
     one, other = take(x, slice(0, 1), n), take(x, slice(n - 1, n), n)
     both = take(x, slice(0, n, n - 1), n) if n > 1 else tree_map(twice, one)
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[model.space.device] if model.space.device.type == "cuda" else []):
         with _Kernels() as kernels:
             together = model.call(model.leaves(), both).detach()
         if together.shape[0] != 2:

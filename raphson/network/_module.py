@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -47,11 +46,6 @@ class Model:
                 raise InputError("A model that is a function f(params, x) needs params={name: tensor, ...}.")
             self.everything = {name: p.detach() for name, p in params.items()}
             self.space = ParameterSpace(self.everything)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return self.space.device
 
     def restricted(self, params: str | Iterable[str]) -> Model:
         """Return the same function, differentiated in some of its parameters only."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from raphson._errors import InputError, RaphsonWarning
 from raphson.data import Batch, Batches
 from raphson.likelihoods import Likelihood, resolve_loss
-from raphson.network._checks import Traits, probe, twice
+from raphson.network._checks import probe, twice
 from raphson.network._module import Model
 from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
@@ -59,6 +59,8 @@ class Objective:
         reduction: ``"mean"`` or ``"sum"``.
         l2: :math:`\lambda`.
         n_examples: Number of examples ``N``.
+        n_batches: Number of batches.
+        traits: What one evaluation showed about the model.
         total_weight: :math:`W`.
         notes: What was done differently than usual, in sentences.
 
@@ -103,7 +105,7 @@ class Objective:
         self.likelihood, self.l2, self.progress = resolved.likelihood, float(l2), progress
         self.reduction: Reduction = resolved.reduction or reduction or "mean"
         refuse_training_mode(self.model.module)
-        self._batches = Batches(data, self.model.device)
+        self._batches = Batches(data, self.model.space.device)
         self._read()
 
     @property
@@ -122,11 +124,6 @@ class Objective:
         return self._outputs.shape[-1]
 
     @property
-    def n_batches(self) -> int:
-        """Number of batches."""
-        return self._n_batches
-
-    @property
     def dtype(self) -> torch.dtype:
         """Element type of the parameters."""
         return self.space.dtype
@@ -135,11 +132,6 @@ class Objective:
     def device(self) -> torch.device:
         """Device of the parameters."""
         return self.space.device
-
-    @property
-    def traits(self) -> Traits:
-        """What one evaluation showed about the model."""
-        return self._traits
 
     @cached_property
     def feed_forward(self) -> FeedForward | None:
@@ -171,7 +163,7 @@ class Objective:
         from rich.console import Console
         from rich.progress import track
 
-        total = self._n_batches or None
+        total = self.n_batches or None
         yield from track(self._batches, "batches", total, transient=True, console=Console(stderr=True))
 
     def restricted(self, params: str | Iterable[str]) -> Objective:
@@ -199,16 +191,7 @@ class Objective:
         return batch.weight.to(self.dtype).reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
 
     def outputs(self, batch: Batch, index: int, params: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Return the outputs ``(N, ..., C)`` of a batch.
-
-        Args:
-            batch: The batch.
-            index: Its number, for messages.
-            params: Values of the parameters; None for the present ones.
-
-        Returns:
-            The outputs; ``InputError`` if they do not fit the targets.
-        """
+        """Return the outputs ``(N, ..., C)`` of batch ``index``; ``InputError`` if they do not fit the targets."""
         f = self.model.call(params, batch.x)
         self.check_shape(f, batch.y, index)
         return f
@@ -221,11 +204,7 @@ class Objective:
     def check_losses(self, f: Tensor, y: Tensor, index: int, first: int = 0) -> None:
         """Raise ``InputError``, naming batch and row, for the first loss that is not finite.
 
-        Args:
-            f: Outputs ``(N, ..., C)``, of a batch or a part of it.
-            y: Their targets.
-            index: Number of the batch.
-            first: The row of the batch with which they begin.
+        Outputs ``(N, ..., C)`` and targets are those of a batch, or of a part of it that begins with row ``first``.
         """
         if self.likelihood.always_finite:
             low, high = torch.aminmax(f.detach())
@@ -301,7 +280,7 @@ class Objective:
 
     def _read(self) -> None:
         """Read the data once: check them, add up the weights and remember the batches."""
-        self.n_examples, self._n_batches, total = 0, 0, 0.0
+        self.n_examples, self.n_batches, total = 0, 0, 0.0
         for index, batch in enumerate(self.batches()):
             if index == 0:
                 self._probe(batch)
@@ -316,7 +295,7 @@ class Objective:
                 weight = weight * batch.weight.double().reshape(-1, *[1] * (len(shape) - 1))
             total += float(weight.expand(shape).sum())
             self.n_examples += batch.n_examples
-            self._n_batches += 1
+            self.n_batches += 1
         self.total_weight = total
         if not total > 0:
             raise InputError(
@@ -326,16 +305,16 @@ class Objective:
 
     def _probe(self, batch: Batch) -> None:
         n = batch.n_examples
-        self._outputs, self._traits = probe(self.model, batch.x, n)
+        self._outputs, self.traits = probe(self.model, batch.x, n)
         self._probed_targets = batch.y[:: n - 1] if n > 1 else twice(batch.y)
         self.check_shape(self._outputs, self._probed_targets, 0)
         notes = []
-        if self._traits.fused_attention:
+        if self.traits.fused_attention:
             notes.append(
                 "The model's attention runs in a fused kernel, which has no second derivative; for curvature it runs "
                 "in plain matrix products instead (more memory: one entry for each pair of positions)."
             )
-        if self._traits.fused_recurrence:
+        if self.traits.fused_recurrence:
             notes.append(
                 "The model's recurrent layers run in a fused kernel, which has no second derivative; for curvature "
                 "they run step by step instead (slower)."

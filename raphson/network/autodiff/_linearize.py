@@ -34,13 +34,8 @@ _SMALL = 2**27
 def rewritten(traits: Traits, *, once: bool = True, fold: bool = True) -> contextlib.AbstractContextManager[object]:
     """Return the context in which calls are replaced by cheaper ones, where the model has such (not for ``vmap``).
 
-    Args:
-        traits: What is known about the model.
-        once: Whether second derivatives of the model itself are not asked for.
-        fold: Whether the graph may leave out a convolution's output that a batch norm makes another convolution of.
-
-    Returns:
-        The context.
+    Once: second derivatives of the model itself are not asked for. Fold: the graph may leave out a convolution's output
+    that a batch norm makes another convolution of.
     """
     return Rewritten(traits.channels_last, once, fold) if traits.rewritten else contextlib.nullcontext()
 
@@ -168,16 +163,10 @@ class _OutputGradient(torch.autograd.Function):
 
 
 def map_rows(function: Callable[[Tensor], Tensor], rows: Tensor, together: bool) -> Tensor:
-    """Return a function of each of ``k`` vectors.
+    """Return a function of each of ``k`` vectors ``(k, ...)``, of any strides.
 
-    Args:
-        function: From one vector to a tensor.
-        rows: ``(k, ...)``, of any strides.
-        together: Whether to evaluate all at once, which large products do not profit from; an operation that cannot
-            be batched is done one by one all the same.
-
-    Returns:
-        ``(k, ...)``.
+    All are evaluated at once if ``together``, which large products do not profit from; an operation that cannot be
+    batched is done one by one all the same.
     """
     if rows.shape[0] == 1:
         return function(rows[0].contiguous()).unsqueeze(0)
@@ -188,17 +177,7 @@ def map_rows(function: Callable[[Tensor], Tensor], rows: Tensor, together: bool)
 
 
 def map_parts(function: Callable[[Tensor], Parts], rows: Tensor, space: ParameterSpace, together: bool) -> Tensor:
-    """Return a function of each of ``k`` vectors that gives one tensor for each parameter.
-
-    Args:
-        function: From one vector to tensors of the parameters' shapes.
-        rows: ``(k, ...)``, of any strides.
-        space: The parameters.
-        together: As for ``map_rows``.
-
-    Returns:
-        ``(k, P)``.
-    """
+    """Return the same, ``(k, P)``, of a function that gives one tensor for each parameter."""
     if together and rows.shape[0] > 1:
         with contextlib.suppress(RuntimeError):
             return torch.cat([part.reshape(len(rows), -1) for part in torch.vmap(function)(rows)], 1)

@@ -28,23 +28,15 @@ def cached_jacobian(
     transposed: Callable[[Tensor], Tensor] | None,
     limit: float,
 ) -> LayerJacobian | None:
-    r"""Return the Jacobian of a batch, stored by layer.
+    r"""Return the Jacobian of a batch with outputs ``f``, stored by layer, in at most ``limit`` bytes.
 
     Cost in units of a forward pass F, for E outputs of an example: about 2E, as much as E / 2 products with
-    :math:`J^\top J`.
-
-    Args:
-        objective: The objective.
-        batch: The batch.
-        index: Its number.
-        f: Its outputs, ``(N, ..., C)``.
-        transposed: From ``u``, ``(1, N, ..., C)``, to ``J^T u``, ``(1, P)``, in another way, to check the result with;
-            None for a feed-forward network, whose layers explain it for certain.
-        limit: Largest size, in bytes.
+    :math:`J^\top J`. The result is checked with ``transposed``, another way from ``u``, ``(1, N, ..., C)``, to
+    ``J^T u``, ``(1, P)``; None for a feed-forward network, whose layers explain it for certain.
 
     Returns:
-        The Jacobian; None where it is larger, where a parameter is used in a way that is no layer's and examples
-        cannot be batched for it, or where all this does not explain how the outputs depend on the parameters.
+        The Jacobian; None where it is larger, where a parameter is used outside recognized layers and examples cannot
+        be batched for it, or where all this does not explain how the outputs depend on the parameters.
     """
     try:
         found = _made(objective, batch, index, f[0].numel(), limit)

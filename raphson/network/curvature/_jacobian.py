@@ -248,5 +248,5 @@ def _prepared(
     if not found or found[0].ndim == 0:
         raise InputError("The inputs hold no tensor with an axis of examples: give a tensor (N, ...).")
     n = found[0].shape[0]
-    x = tree_map(lambda tensor: tensor.to(made.device), x)
+    x = tree_map(lambda tensor: tensor.to(made.space.device), x)
     return made, x, n, probe(made, x, n)[1]

@@ -33,19 +33,10 @@ def layer_diagonal(
     samples: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""Return the diagonal of :math:`\sum_{n,c} (J_n^T u_{nc})(J_n^T u_{nc})^T` for any model, ``(P,)``.
+    r"""Return the diagonal of :math:`\sum_{n,c} (J_n^T u_{nc})(J_n^T u_{nc})^T`, ``(P,)``, for any model.
 
     Cost in units of a forward pass F, without sharing: 1 for the forward pass, 1 less the first layer for each of the
     C vectors of the output factor, and 1 for all squares together. With sharing one more for each vector.
-
-    Args:
-        objective: The objective; scale and weights are included, :math:`\lambda` is not.
-        estimator: The output factor.
-        samples: Number of samples for ``"mc"``.
-        generator: Source of randomness for ``"mc"``.
-
-    Returns:
-        ``(P,)``.
     """
     sampling = Sampling(estimator, samples, generator)
     space = objective.space

@@ -134,14 +134,10 @@ class FeedForward:
 
 
 def backward_pass(layers: list[LayerValues], u: Tensor) -> Iterator[Tensor]:
-    """Yield the gradients in the outputs of linear layers (the ``z``), from the top down.
+    """Yield the gradients in the outputs ``z`` of linear layers, ``(k, ..., out)``, from the top down.
 
-    Args:
-        layers: A network, or its upper part.
-        u: Gradients in its outputs, ``(k, ..., C)``.
-
-    Yields:
-        For each layer ``(k, ..., out)``; one matrix product for each layer but the lowest.
+    The layers are a network or its upper part, ``u`` the gradients in its outputs, ``(k, ..., C)``: one matrix product
+    for each layer but the lowest.
     """
     g = layers[-1].times_derivative(u)
     yield g

@@ -117,15 +117,9 @@ class LayerJacobian:
     def fill(
         self, number: int, call: LayerCall, layout: PositionLayout, g: Tensor, examples: slice, outputs: slice
     ) -> None:
-        """Store what one layer adds for some examples and outputs.
+        """Store what layer ``number`` adds for some examples and outputs.
 
-        Args:
-            number: The layer's.
-            call: The layer, as these examples passed through it.
-            layout: Which of its positions belong to which example.
-            g: Gradients of the outputs in its own, ``(e, *shape)``.
-            examples: The examples.
-            outputs: The outputs.
+        They passed through it as ``call``, with ``layout``; ``g`` are gradients of these outputs, ``(e, *shape)``.
         """
         if number in self._factored:
             assert isinstance(call, Linear)

@@ -33,15 +33,10 @@ from raphson.network.layers._parameter_view import ParameterView
 def record_layers(
     model: Callable[[Mapping[str, Tensor], Any], Tensor], params: Mapping[str, Tensor], x: Any
 ) -> LayerRecord:
-    """Run a model once and record every layer call.
+    """Return every layer call of the given parameters in one run of a model ``f(params, x)`` on a batch.
 
-    Args:
-        model: The model, ``f(params, x)``; parameters that it does not find in ``params`` are constants.
-        params: The parameters to watch, by name.
-        x: Inputs of a batch.
-
-    Returns:
-        Output and calls. Nothing is left on the model, and the parameters' own ``grad`` and flags are as before.
+    Parameters that the model does not find in ``params`` are constants. Nothing is left on it, and the parameters' own
+    ``grad`` and flags are as before.
     """
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     mode = _Recorder(leaves)
@@ -60,13 +55,7 @@ def record_layers(
 def record_feed_forward(feed_forward: FeedForward, space: ParameterSpace, x: Any) -> LayerRecord | None:
     """Return what ``record_layers`` would of a feed-forward network, from its closed form: nothing is recorded.
 
-    Args:
-        feed_forward: The network.
-        space: The parameters to watch.
-        x: Inputs of a batch.
-
-    Returns:
-        Output and calls; None where the bias of a layer is watched and its weight is not.
+    None where the bias of a layer is differentiated and its weight is not.
     """
     watched = [(layer.weight in space.tensors, layer.bias in space.tensors) for layer in feed_forward.layers]
     if any(bias and not weight for weight, bias in watched):

@@ -46,17 +46,7 @@ class OutputCurvature:
     def operator(
         self, likelihood: Likelihood, f: Tensor, y: Tensor, generator: torch.Generator | None = None
     ) -> SymmetricOperator:
-        """Return the matrices of a batch.
-
-        Args:
-            likelihood: The likelihood.
-            f: Outputs ``(N, ..., C)``.
-            y: Targets.
-            generator: Of the random signs, for ``mc``.
-
-        Returns:
-            Batched operator ``(N, ..., C, C)``, without example weights or scale.
-        """
+        """Return the matrices of a batch, ``(N, ..., C, C)``, without example weights or scale."""
         if self.kind == "observed":
             return likelihood.hessian(f, y)
         if self.kind == "expected":
@@ -64,16 +54,9 @@ class OutputCurvature:
         return DiagonalPlusLowRank(torch.zeros_like(f), self.factor(likelihood, f, y, generator))
 
     def factor(self, likelihood: Likelihood, f: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return ``U`` with ``U U^T`` the matrices, for the kinds that have such a factor (all but ``observed``).
+        """Return ``U`` with ``U U^T`` the matrices, ``(N, ..., C, r)``, for all kinds but ``observed``.
 
-        Args:
-            likelihood: The likelihood.
-            f: Outputs ``(N, ..., C)``.
-            y: Targets.
-            generator: Of the random signs, for ``mc``.
-
-        Returns:
-            ``(N, ..., C, r)``: ``r`` is 1 for ``empirical``, ``samples`` for ``mc``.
+        The number of columns ``r`` is 1 for ``empirical``, ``samples`` for ``mc``.
         """
         if self.kind == "empirical":
             return likelihood.gradient(f, y).unsqueeze(-1)
@@ -89,18 +72,9 @@ class OutputCurvature:
         return torch.Generator(device).manual_seed(self.seed + index)
 
     def product(self, objective: Objective, f: Tensor, batch: Batch, index: int) -> Callable[[Tensor], Tensor]:
-        """Return the product with the matrices of a batch, times example weights and scale.
+        """Return the product with the matrices of a batch, times example weights and scale, on ``(N, ..., C)``.
 
         Many outputs are treated some positions at a time: there are never more than a few arrays of their size.
-
-        Args:
-            objective: For likelihood, weights and scale.
-            f: Outputs ``(N, ..., C)``.
-            batch: The batch.
-            index: Its number.
-
-        Returns:
-            A function from and to ``(N, ..., C)``.
         """
         likelihood = objective.likelihood
         if f.numel() <= _CACHED:
