@@ -34,4 +34,4 @@ def unseen_by_modes() -> AbstractContextManager[object]:
 
 def inside_transformation(t: Tensor) -> bool:
     """Whether a tensor stands for others inside ``vmap`` or another transformation of ``torch.func``."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(t)
+    return torch.func.debug_unwrap(t) is not t
