@@ -134,8 +134,8 @@ def raphson_runs(problem: Problem) -> dict[str, Run]:
     ggn, hessian = rp.ggn(objective), rp.hessian(objective)
     generator = torch.Generator().manual_seed(0)
     known = rp.Objective(problem.model, rp.Categorical(), (problem.x, problem.y), params=known_layers(problem.model))
-    if keeps_jacobian(problem):
-        ggn @ torch.randn(p, problem.classes)  # from here on it is kept
+    if caches_jacobian(problem):
+        ggn @ torch.randn(p, problem.classes)  # from here on the Jacobian is cached
     found: dict[str, Run] = {
         "GGN product, 1 vector": lambda: ggn @ v,
         "GGN product, 8 vectors": lambda: ggn @ block,
@@ -156,7 +156,7 @@ def raphson_runs(problem: Problem) -> dict[str, Run]:
     return found
 
 
-def keeps_jacobian(problem: Problem) -> bool:
+def caches_jacobian(problem: Problem) -> bool:
     """Whether products have the Jacobian of the batch to go by: not where an example has many outputs."""
     return problem.y.ndim == 1
 
@@ -254,8 +254,8 @@ def counts(problem: Problem) -> dict[str, float]:
 
     F is a forward pass, W the weight gradients, D the backward pass to layer outputs (everything but the weight
     gradients and the first layer's input), A and B the input and output factors, halved by symmetry; patches of a
-    convolution go by shifts. A gradient is F + D + W, and of the C columns of a categorical one is 0. A kept
-    Jacobian has one multiplication for each of its entries, or as its layer for each vector where it keeps factors.
+    convolution go by shifts. A gradient is F + D + W, and of the C columns of a categorical one is 0. A cached
+    Jacobian has one multiplication for each of its entries, or as its layer for each vector where it stores factors.
     """
     from raphson.network.curvature.factors._patch_syrk import PatchSyrk, n_shifts
     from raphson.network.curvature.factors._recorded_batches import recorded_batches
@@ -282,7 +282,7 @@ def counts(problem: Problem) -> dict[str, float]:
         factors = isinstance(call, Linear) and factors_are_faster(call, each, problem.classes, objective.space)
         cached += positions * o * (i + problem.classes) if factors else n * problem.classes * groups * o * i
     c = problem.classes - 1
-    product = 2 * (cached if keeps_jacobian(problem) else d + w)
+    product = 2 * (cached if caches_jacobian(problem) else d + w)
     # a graph of the backward pass is made where there is no closed form, and convolutions do nothing in it
     start = f if find_feed_forward(problem.model) or objective.traits.convolution else f + d + w
     shared = any(call.positions * call.inner > n_part for call in calls)

@@ -84,7 +84,7 @@ def check(function, shape, k=3, mode=None):
     assert BatchedVJP.supports(graph_nodes(output)[0])
     found: dict[int, Tensor] = {}
     batched_vjp = BatchedVJP(output, edges)
-    for _ in range(2):  # what is kept from the first time must serve the second
+    for _ in range(2):  # what is cached from the first time must serve the second
         batched_vjp(u, lambda number, g: found.__setitem__(number, g.clone()))
         torch.testing.assert_close(found[0], u)
         torch.testing.assert_close(found[1], expected[0])

@@ -1,4 +1,4 @@
-"""Products with a Jacobian that is kept by layer, against the dense matrices, for layers of every kind."""
+"""Products with a Jacobian that is cached by layer, against the dense matrices, for layers of every kind."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from raphson.network.layers._layer_jacobian import LayerJacobian
 
 from .test_kfac_layers import integers, objective_of, randn
 
-KEPT = ["mlp", "sequence", "causal", "resnet", "upsampling", "tied", "bag of words", "images", "transformer"]
-KEPT += [
+EXPLAINED = ["mlp", "sequence", "causal", "resnet", "upsampling", "tied", "bag of words", "images", "transformer"]
+EXPLAINED += [
     "positions first",
     "weight of its own",
     "class token",
@@ -30,7 +30,7 @@ UNEXPLAINED = ["recurrent"]
 
 
 def made(name: str, limit: int = 2**30) -> tuple[rp.Objective, LayerJacobian | None, torch.Tensor]:
-    """Return an objective, the kept Jacobian of its batch, and the dense one, ``(N, ..., C, P)``."""
+    """Return an objective, the cached Jacobian of its batch, and the dense one, ``(N, ..., C, P)``."""
     objective = objective_of(name, weighted=False)
     (batch,) = objective.batches()
     dense = example_jacobian(objective.model, batch.x, batch.n_examples, objective.traits)
@@ -42,7 +42,7 @@ def made(name: str, limit: int = 2**30) -> tuple[rp.Objective, LayerJacobian | N
     return objective, cached_jacobian(objective, batch, 0, f, transposed, limit), dense
 
 
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("name", EXPLAINED)
 @pytest.mark.parametrize("together", [1, 2**25])
 def test_products_of_every_layer(name, together, monkeypatch):
     monkeypatch.setattr(_cached_jacobian, "_TOGETHER", together)
@@ -59,7 +59,7 @@ def test_products_of_every_layer(name, together, monkeypatch):
 
 
 @pytest.mark.parametrize("name", UNEXPLAINED)
-def test_a_parameter_outside_of_layers_is_not_kept(name, monkeypatch):
+def test_a_parameter_outside_of_layers_is_not_cached(name, monkeypatch):
     objective, cached, _ = made(name)
     assert cached is None
     monkeypatch.setattr(_gauss_newton, "_FROM", 0.0)
@@ -68,7 +68,7 @@ def test_a_parameter_outside_of_layers_is_not_kept(name, monkeypatch):
     torch.testing.assert_close(rp.ggn(objective, kind="expected") @ v, dense @ v, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("name", EXPLAINED)
 def test_memory_is_what_was_announced(name):
     _, cached, _ = made(name)
     held = [*cached._blocks.values(), *(t for at in cached._factors.values() for t in (at.inputs, at.gradients))]
@@ -78,7 +78,7 @@ def test_memory_is_what_was_announced(name):
 
 
 @pytest.mark.parametrize("name", ["tied", "images", "sequence", "resnet"])
-def test_what_the_layers_do_not_explain_is_not_kept(name, monkeypatch):
+def test_what_the_layers_do_not_explain_is_not_cached(name, monkeypatch):
     fill = LayerJacobian.fill
 
     def spoiled(self, number, call, layout, g, examples, outputs):
@@ -106,7 +106,7 @@ def counted(monkeypatch):
     return found
 
 
-def test_it_is_kept_after_as_many_vectors_as_outputs(monkeypatch):
+def test_it_is_cached_after_as_many_vectors_as_outputs(monkeypatch):
     found = counted(monkeypatch)
     objective = objective_of("images")
     dense = rp.fisher(objective, structure="dense").to_dense()

@@ -76,7 +76,7 @@ def test_products_are_those_of_torch_func(network):
             torch.testing.assert_close(found, rows @ second, rtol=1e-10, atol=1e-11)
 
 
-def test_nothing_that_is_kept_is_written_into(network):
+def test_nothing_that_is_cached_is_written_into(network):
     x = torch.randn(4, 3, dtype=DTYPE)
     before = x.clone()
     objective = rp.Objective(network, rp.Gaussian(), (x, torch.randn(4, 2, dtype=DTYPE)))
@@ -90,7 +90,7 @@ def test_nothing_that_is_kept_is_written_into(network):
 
 
 @pytest.mark.parametrize("leading", [(4,), (4, 4), (4, 2)])
-def test_taps_are_those_of_the_recorded_pass(network, leading):
+def test_records_are_those_of_the_recorded_pass(network, leading):
     x = torch.randn(*leading, 3, dtype=DTYPE)
     feed_forward = find_feed_forward(network)
     for params in choices(network):
@@ -113,7 +113,7 @@ def test_taps_are_those_of_the_recorded_pass(network, leading):
         assert found.layouts() == recorded.layouts()
 
 
-def test_only_chains_are_taken_for_chains():
+def test_only_feed_forward_networks_are_taken_for_such():
     linear, tanh = nn.Linear(3, 3), nn.Tanh()
     assert find_feed_forward(nn.Sequential(linear, tanh, nn.Linear(3, 2), tanh)) is not None
     assert find_feed_forward(linear) is not None

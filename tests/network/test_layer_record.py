@@ -108,7 +108,7 @@ MODELS = {
 
 
 def check(model: Model, x: Tensor, unrecognized: set[str]) -> None:
-    """Per-example gradients, put together from the uses, equal those of autograd."""
+    """Per-example gradients, put together from the layer calls, equal those of autograd."""
     space = model.space
     expected_output = model.call(None, x)
     record = record_layers(model.call, space.tensors, x)
@@ -134,7 +134,7 @@ def check(model: Model, x: Tensor, unrecognized: set[str]) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_uses_reproduce_per_example_gradients(name: str) -> None:
+def test_layer_calls_reproduce_per_example_gradients(name: str) -> None:
     torch.manual_seed(0)
     module, x = MODELS[name]()
     unrecognized = {n for n, _ in module.named_parameters() if n.startswith("cell.")}
@@ -158,7 +158,7 @@ def test_what_is_not_recognized_is_named() -> None:
     check(Model(function, p), randn(3, 4), {"w", "scale"})
 
 
-def test_unused_and_detached_parameters_are_no_use() -> None:
+def test_unused_and_detached_parameters_are_no_layer_call() -> None:
     def function(p: dict[str, Tensor], x: Tensor) -> Tensor:
         return F.linear(x, p["w"]) + F.linear(x, p["v"]).detach()
 

@@ -126,7 +126,7 @@ def test_every_form_of_data_gives_the_same(form):
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 10**9])
-def test_batches_linearized_anew_or_kept_give_the_same(cache_bytes, monkeypatch):
+def test_batches_linearized_anew_or_cached_give_the_same(cache_bytes, monkeypatch):
     loss = BY_NAME["class_weight"]
     x, y, weight = draw(loss)
     monkeypatch.setattr(_products, "CACHE_BYTES", cache_bytes)
