@@ -150,3 +150,22 @@ def test_curvature_of_a_hooked_network_sees_the_hook():
     expected = torch.kron(torch.eye(2, dtype=DTYPE), 9 * x.mT @ x / 4)
     found = rp.ggn(objective, params=["0.weight"]) @ torch.eye(6, dtype=DTYPE)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_network_is_looked_at_once_per_objective(monkeypatch):
+    from raphson.network import _objective
+
+    looked = []
+    monkeypatch.setattr(
+        _objective, "find_feed_forward", lambda module: looked.append(module) or find_feed_forward(module)
+    )
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).to(DTYPE)
+    objective = rp.Objective(model, rp.Gaussian(), (torch.randn(4, 3, dtype=DTYPE), torch.zeros(4, 2, dtype=DTYPE)))
+    rp.ggn(objective) @ objective.gradient()
+    (
+        rp.hessian(objective, "diagonal"),
+        rp.hessian(objective, "blocks"),
+        rp.kfac(objective),
+        rp.kfac(objective, "recursive"),
+    )
+    assert looked == [model]

@@ -249,16 +249,9 @@ def _norm(names: str, channels: bool) -> Callable[..., Any]:
             inner["bias"], cut["bias"] = None, shift.cut if shift else bias
         size = (w or shift).view.size  # type: ignore[union-attr]
         aligned = size + (1,) * (x.ndim - 2) if channels else size
-        call = _blank(
-            Affine,
-            w.view if w else None,
-            shift.view if shift else None,
-            x,
-            len(aligned),
-            normalized=lambda: func(**inner),
-            aligned=aligned,
-        )
-        return mode.record(call, func(**cut))
+        scale, offset = w.view if w else None, shift.view if shift else None
+        more = {"normalized": lambda: func(**inner), "aligned": aligned}
+        return mode.record(_blank(Affine, scale, offset, x, len(aligned), **more), func(**cut))
 
     return handle
 
@@ -288,17 +281,15 @@ def _elementwise(scale: bool) -> Callable[..., Any]:
     return handle
 
 
+_FORWARD = "input weight bias stride padding dilation groups"
+_TRANSPOSED = "input weight bias stride padding output_padding groups dilation"
+
 _HANDLERS: dict[Any, Callable[..., Any]] = {
     F.linear: _linear,
     **dict.fromkeys((torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__), _matmul),
     **dict.fromkeys((torch.addmm, Tensor.addmm), _addmm),
-    **dict.fromkeys(
-        (F.conv1d, F.conv2d, F.conv3d), _convolution("input weight bias stride padding dilation groups", False)
-    ),
-    **dict.fromkeys(
-        (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
-        _convolution("input weight bias stride padding output_padding groups dilation", True),
-    ),
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution(_FORWARD, False)),
+    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), _convolution(_TRANSPOSED, True)),
     F.embedding: _embedding,
     F.layer_norm: _norm("input normalized_shape weight bias eps", False),
     F.rms_norm: _norm("input normalized_shape weight eps", False),

@@ -124,13 +124,9 @@ def _positionwise(record: LayerRecord) -> bool:
     """Whether outputs at three positions depend on one position of every layer each, all different."""
     f = record.output
     n, t = f.shape[0], f.shape[1:-1].numel()
-    if t == 1 or record.unrecognized:
+    if t == 1 or record.unrecognized or not record.calls:
         return False
-    if (
-        not record.calls
-        or any(call.positions != n * t for call in record.calls)
-        or any(call.inner > 1 for call in record.calls)
-    ):
+    if any(call.positions != n * t or call.inner > 1 for call in record.calls):
         return False
     total = [torch.zeros(call.positions, dtype=torch.long, device=f.device) for call in record.calls]
     for place in {0, t // 2, t - 1}:
