@@ -183,7 +183,8 @@ def map_parts(function: Callable[[Tensor], Parts], rows: Tensor, space: Paramete
             return torch.cat([part.reshape(len(rows), -1) for part in torch.vmap(function)(rows)], 1)
     out = rows.new_empty(rows.shape[0], space.numel)
     for i, row in enumerate(rows):
-        torch.cat([part.reshape(-1) for part in function(row.contiguous())], out=out[i])
+        # old PyTorch lets the zeros of unused parameters require gradients
+        torch.cat([part.detach().reshape(-1) for part in function(row.contiguous())], out=out[i])
     return out
 
 
