@@ -134,8 +134,8 @@ def raphson_runs(problem: Problem) -> dict[str, Run]:
     ggn, hessian = rp.ggn(objective), rp.hessian(objective)
     generator = torch.Generator().manual_seed(0)
     known = rp.Objective(problem.model, rp.Categorical(), (problem.x, problem.y), params=known_layers(problem.model))
-    if keeps_jacobian(problem):
-        ggn @ torch.randn(p, problem.classes)  # from here on it is kept
+    if caches_jacobian(problem):
+        ggn @ torch.randn(p, problem.classes)  # from here on the Jacobian is cached
     found: dict[str, Run] = {
         "GGN product, 1 vector": lambda: ggn @ v,
         "GGN product, 8 vectors": lambda: ggn @ block,
@@ -156,7 +156,7 @@ def raphson_runs(problem: Problem) -> dict[str, Run]:
     return found
 
 
-def keeps_jacobian(problem: Problem) -> bool:
+def caches_jacobian(problem: Problem) -> bool:
     """Whether products have the Jacobian of the batch to go by: not where an example has many outputs."""
     return problem.y.ndim == 1
 
@@ -254,37 +254,38 @@ def counts(problem: Problem) -> dict[str, float]:
 
     F is a forward pass, W the weight gradients, D the backward pass to layer outputs (everything but the weight
     gradients and the first layer's input), A and B the input and output factors, halved by symmetry; patches of a
-    convolution go by shifts. A gradient is F + D + W, and of the C columns of a categorical one is 0. A kept
-    Jacobian has one multiplication for each of its entries, or as its layer for each vector where it keeps factors.
+    convolution go by shifts. A gradient is F + D + W, and of the C columns of a categorical one is 0. A cached
+    Jacobian has one multiplication for each of its entries, or as its layer for each vector where it stores factors.
     """
-    from raphson.network.curvature.factors._output_factor import tapped_batches
-    from raphson.network.curvature.factors._patch_gram import PatchGram, n_shifts
-    from raphson.network.layers._calls import Convolution, Linear, Matmul
-    from raphson.network.layers._feed_forward import find_chain
+    from raphson.network.curvature.factors._patch_syrk import PatchSyrk, n_shifts
+    from raphson.network.curvature.factors._recorded_batches import recorded_batches
+    from raphson.network.layers._convolution import Convolution
+    from raphson.network.layers._feed_forward import find_feed_forward
+    from raphson.network.layers._layer_calls import Linear, Matmul
     from raphson.network.layers._layer_jacobian import factors_are_faster
 
     objective = rp.Objective(problem.model, rp.Categorical(), (problem.x, problem.y))
     n = problem.x.shape[0]
-    tapped = next(tapped_batches(objective))
-    n_part = tapped.taps.output.shape[0]
-    uses = [use for use in tapped.taps.uses if isinstance(use, Matmul)]
-    f = d = a = b = w = kept = 0.0
-    for number, use in enumerate(uses):
-        groups, o, i = use.weight_shape
-        positions = use.positions * use.inner * n / n_part
+    recorded = next(recorded_batches(objective))
+    n_part = recorded.record.output.shape[0]
+    calls = [call for call in recorded.record.calls if isinstance(call, Matmul)]
+    f = d = a = b = w = cached = 0.0
+    for number, call in enumerate(calls):
+        groups, o, i = call.weight_shape
+        positions = call.positions * call.inner * n / n_part
         f, w = f + positions * groups * o * i, w + positions * groups * o * i
         d += positions * groups * o * i if number else 0.0
-        shifts = isinstance(use, Convolution) and PatchGram.suits(use)
-        a += positions * (n_shifts(use.kernel) * use.x.shape[1] ** 2 if shifts else 0.5 * groups * i * i)
+        shifts = isinstance(call, Convolution) and PatchSyrk.suits(call)
+        a += positions * (n_shifts(call.kernel) * call.x.shape[1] ** 2 if shifts else 0.5 * groups * i * i)
         b += 0.5 * positions * groups * o * o
-        each = use.positions // n_part
-        factors = isinstance(use, Linear) and factors_are_faster(use, each, problem.classes, objective.space)
-        kept += positions * o * (i + problem.classes) if factors else n * problem.classes * groups * o * i
+        each = call.positions // n_part
+        factors = isinstance(call, Linear) and factors_are_faster(call, each, problem.classes, objective.space)
+        cached += positions * o * (i + problem.classes) if factors else n * problem.classes * groups * o * i
     c = problem.classes - 1
-    product = 2 * (kept if keeps_jacobian(problem) else d + w)
+    product = 2 * (cached if caches_jacobian(problem) else d + w)
     # a graph of the backward pass is made where there is no closed form, and convolutions do nothing in it
-    start = f if find_chain(problem.model) or objective.traits.convolution else f + d + w
-    shared = any(use.positions * use.inner > n_part for use in uses)
+    start = f if find_feed_forward(problem.model) or objective.traits.convolution else f + d + w
+    shared = any(call.positions * call.inner > n_part for call in calls)
     found = {
         "gradient": f + d + w,
         "GGN product, 1 vector": product,

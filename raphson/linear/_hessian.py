@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from raphson.data import Block
-from raphson.linalg import Dense, DenseForm, SymmetricOperator, cg, check_dense_size
-from raphson.linear._compiled import CompiledHessian
+from raphson.linalg import Dense, DenseForm, DiagonalPlusLowRank, SymmetricOperator, cg, check_dense_size
+from raphson.linear._compiled import CompiledHessian, without_subnormals
 from raphson.linear._gram import dense_sum, map_pairs
 from raphson.linear._khatri_rao import GivenPairs, KhatriRaoGram, OutputPairs, output_pairs
 from raphson.linear._output_map import OutputMap
@@ -155,6 +155,17 @@ class LinearHessian(DenseForm):
             return Dense(self.to_dense()).solve(b)
         except MemoryError:
             return cg(self.mv, b, tol=_SOLVE_TOL).x
+
+
+def narrowed(hessian: SymmetricOperator, dtype: torch.dtype) -> SymmetricOperator:
+    """Return output Hessians in single precision, without numbers whose products are subnormal."""
+    if not isinstance(hessian, DiagonalPlusLowRank):
+        return hessian.to(dtype=dtype)
+    diag = without_subnormals(hessian.diag.to(dtype))
+    shared = hessian.low_rank.data_ptr() == hessian.diag.data_ptr()
+    return DiagonalPlusLowRank(
+        diag, diag.unsqueeze(-1) if shared else without_subnormals(hessian.low_rank.to(dtype)), hessian.sign
+    )
 
 
 @dataclass(frozen=True, eq=False)

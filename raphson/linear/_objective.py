@@ -26,11 +26,10 @@ from torch import Tensor
 
 from raphson.data import Block, Design
 from raphson.likelihoods import Derivatives, Likelihood
-from raphson.linalg import DiagonalPlusLowRank, SymmetricOperator
-from raphson.linear._compiled import CompiledFamily, CompiledHessian, Table, adjoint, table_of, without_subnormals
+from raphson.linear._compiled import CompiledFamily, CompiledHessian, Table, adjoint, table_of
 from raphson.linear._cost import Cost
 from raphson.linear._gram import dense_sum
-from raphson.linear._hessian import LinearHessian, Part
+from raphson.linear._hessian import LinearHessian, Part, narrowed
 from raphson.linear._khatri_rao import score_pairs
 from raphson.linear._output_map import OutputMap
 from raphson.linear._ridge import Ridge
@@ -216,7 +215,7 @@ class LinearObjective:
             if at.hessian is not None:
                 same = block if curvature is None else next(curvature)
                 narrow = self.curvature_dtype != f.dtype
-                parts.append((same, _narrowed(at.hessian, self.curvature_dtype) if narrow else at.hessian, weights))
+                parts.append((same, narrowed(at.hessian, self.curvature_dtype) if narrow else at.hessian, weights))
         assert total is not None
         gradient = self.output_map.from_products(total, sums) / self.total_weight
         value /= self.total_weight
@@ -438,17 +437,6 @@ class LinearObjective:
             _cached_dtype=dtype if products else torch.float64,
             _curvature_design=self.design if dtype == self.design.dtype else self.design.astype(dtype),
         )
-
-
-def _narrowed(hessian: SymmetricOperator, dtype: torch.dtype) -> SymmetricOperator:
-    """Return output Hessians in single precision, without numbers whose products are subnormal."""
-    if not isinstance(hessian, DiagonalPlusLowRank):
-        return hessian.to(dtype=dtype)
-    diag = without_subnormals(hessian.diag.to(dtype))
-    shared = hessian.low_rank.data_ptr() == hessian.diag.data_ptr()
-    return DiagonalPlusLowRank(
-        diag, diag.unsqueeze(-1) if shared else without_subnormals(hessian.low_rank.to(dtype)), hessian.sign
-    )
 
 
 def _block_adjoint(block: Block, weights: Tensor | None, t: Tensor) -> Tensor:

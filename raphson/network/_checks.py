@@ -1,56 +1,24 @@
-"""What a model must be before it is differentiated: the same function each time, one example at a time."""
+"""What a model must be before it is differentiated: the same function each time, one example at a time.
+
+The operations that run are seen by PyTorch's private ``TorchDispatchMode``, here only.
+"""
 
 from __future__ import annotations
 
 import contextlib
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.instancenorm import _InstanceNorm
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raphson._errors import InputError
+from raphson.data import take, tree_map
 from raphson.network._module import Inputs, Model
 from raphson.network.autodiff._rewrite import Rewritten
 
 _ATTENTION = ("flash_attention", "efficient_attention", "cudnn_attention", "fused_attention")
 _ONCE = ("hardsigmoid", "cdist")
 _RECURRENT = ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn")
-
-
-def refuse_training_mode(module: nn.Module | None) -> None:
-    """Raise for the first part of a module that is random, or mixes examples, because it is in training mode.
-
-    Args:
-        module: The module; None passes.
-
-    Raises:
-        InputError: Naming the part, and the remedy.
-    """
-    for name, part in module.named_modules() if module is not None else ():
-        trouble = _training_trouble(part) if part.training else None
-        if trouble is not None:
-            where = f"Module '{name}'" if name else "The model"
-            raise InputError(
-                f"{where} ({type(part).__name__}) is in training mode, where {trouble}: the loss is then no fixed sum "
-                "over examples. Call model.eval() first."
-            )
-
-
-def _training_trouble(part: nn.Module) -> str | None:
-    if isinstance(part, _DropoutNd) and part.p > 0:
-        return f"it drops values at random (p={part.p:g})"
-    if isinstance(part, nn.MultiheadAttention | nn.RNNBase) and part.dropout > 0 and getattr(part, "num_layers", 2) > 1:
-        return f"it drops values at random (dropout={part.dropout:g})"
-    if isinstance(part, nn.RReLU):
-        return "its slopes are random"
-    if isinstance(part, _BatchNorm):
-        return "it normalizes with the statistics of the batch"
-    if isinstance(part, _InstanceNorm) and part.track_running_stats:
-        return "it updates its running statistics"
-    return None
 
 
 class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -93,14 +61,13 @@ class Traits:
         self.channels_last = self.convolution
 
 
-def probe(model: Model, one: Inputs, other: Inputs, both: Inputs) -> tuple[Tensor, Traits]:
-    """Evaluate a model on two examples apart and together, and raise unless the outputs agree.
+def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
+    """Evaluate a model on the first and the last of ``n`` examples, apart and together.
 
     Args:
         model: The model.
-        one: Inputs of one example.
-        other: Inputs of another.
-        both: Inputs of both.
+        x: Inputs of the examples.
+        n: Their number.
 
     Returns:
         The outputs of both, and what the evaluation shows.
@@ -108,7 +75,9 @@ def probe(model: Model, one: Inputs, other: Inputs, both: Inputs) -> tuple[Tenso
     Raises:
         InputError: The output of an example depends on the others, or is random.
     """
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    one, other = take(x, slice(0, 1), n), take(x, slice(n - 1, n), n)
+    both = take(x, slice(0, n, n - 1), n) if n > 1 else tree_map(twice, one)
+    with torch.random.fork_rng(devices=[model.space.device] if model.space.device.type == "cuda" else []):
         with _Kernels() as kernels:
             together = model.call(model.leaves(), both).detach()
         if together.shape[0] != 2:
@@ -128,6 +97,11 @@ def probe(model: Model, one: Inputs, other: Inputs, both: Inputs) -> tuple[Tenso
             "the first, or is random. Use normalization with fixed statistics (model.eval()) and batch_first=True."
         )
     return together, traits
+
+
+def twice(t: Tensor) -> Tensor:
+    """Return the row of a tensor two times; a tensor that has no row for each example stays."""
+    return torch.cat([t, t]) if t.ndim and t.shape[0] == 1 else t
 
 
 def _apart(model: Model, one: Inputs, other: Inputs, traits: Traits) -> Tensor:

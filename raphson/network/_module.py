@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from raphson._errors import InputError, RaphsonError
+from raphson.network._module_parts import parameter_places, unwrapped
 from raphson.network._parameters import ParameterSpace, chosen
+from raphson.network._tensor_memory import in_place_version
 
 Inputs = Any
 
@@ -30,15 +31,14 @@ class Model:
     def __init__(
         self, model: nn.Module | Callable[..., Tensor], params: Mapping[str, Tensor] | str | Iterable[str] | None = None
     ) -> None:
-        # a compiled module has no second derivatives: what it wraps has
-        model = getattr(model, "_orig_mod", model)
+        model = unwrapped(model)
         self.module: nn.Module | None = model if isinstance(model, nn.Module) else None
         self._function: Callable[..., Any] = model
         if self.module is not None:
             if isinstance(params, Mapping):
                 raise InputError("params of a module must be names: give a list of them, or None for all.")
             self.everything = {name: p.detach() for name, p in self.module.named_parameters()}
-            self._slots = _slots(self.module)
+            self._places = parameter_places(self.module)
             trained = {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
             self.space = ParameterSpace(trained) if params is None else chosen(self.everything, params)
         else:
@@ -46,16 +46,6 @@ class Model:
                 raise InputError("A model that is a function f(params, x) needs params={name: tensor, ...}.")
             self.everything = {name: p.detach() for name, p in params.items()}
             self.space = ParameterSpace(self.everything)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the parameters."""
-        return self.space.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return self.space.device
 
     def restricted(self, params: str | Iterable[str]) -> Model:
         """Return the same function, differentiated in some of its parameters only."""
@@ -68,7 +58,7 @@ class Model:
         """Return numbers that change when a parameter or buffer is written into, or replaced."""
         module = self.module
         tensors = self.everything.values() if module is None else [*module.parameters(), *module.buffers()]
-        return tuple(number for tensor in tensors for number in (tensor.data_ptr(), tensor._version))
+        return tuple(number for tensor in tensors for number in (tensor.data_ptr(), in_place_version(tensor)))
 
     def check_unchanged(self, versions: tuple[int, ...]) -> None:
         """Raise unless parameters and buffers are as they were.
@@ -107,8 +97,8 @@ class Model:
         if self.module is None:
             out = self._function(values, *args, **kwargs)
         else:
-            slots = {slot: values[name] for slot, name in self._slots.items()}
-            out = functional_call(self.module, slots, args, kwargs, tie_weights=False)
+            places = {place: values[name] for place, name in self._places.items()}
+            out = functional_call(self.module, places, args, kwargs, tie_weights=False)
         out = getattr(out, "logits", out)
         if not isinstance(out, Tensor) or out.ndim < 2:
             seen = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
@@ -117,18 +107,3 @@ class Model:
                 "last. Wrap the model so that it returns that (a single output needs a last axis of 1)."
             )
         return out
-
-
-def _slots(module: nn.Module) -> dict[str, str]:
-    """Return the name of the parameter in every place that holds one, each place once.
-
-    Tied parameters lie in several places. A module that is used twice must not appear twice: torch's ``tie_weights``
-    would put its parameters back in the wrong order and leave the copies in the module.
-    """
-    names = {id(p): name for name, p in module.named_parameters()}
-    return {
-        f"{prefix}.{name}" if prefix else name: names[id(p)]
-        for prefix, part in module.named_modules()
-        for name, p in part._parameters.items()
-        if p is not None
-    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 from raphson._errors import InputError, RaphsonWarning
 from raphson.data import Batch, Batches
 from raphson.likelihoods import Likelihood, resolve_loss
-from raphson.network._checks import Traits, probe, refuse_training_mode
+from raphson.network._checks import probe, twice
 from raphson.network._module import Model
+from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
+from raphson.network.layers._feed_forward import FeedForward, find_feed_forward
 
 Reduction = Literal["mean", "sum"]
 
@@ -35,7 +38,8 @@ class Objective:
     :math:`L` as it stands: scale, weights and :math:`\lambda I` included.
 
     The data are read once here (to add up :math:`W`, to check them, and to remember what they were) and once for every
-    quantity; batches must be the same each time. The model must be in evaluation mode, and is left as it is.
+    quantity; batches must be the same each time. The model must be in evaluation mode, and is left as it is. Its layers
+    are looked at once: after a layer was replaced or a hook was registered, make a new objective.
 
     Args:
         model: A module, or a function ``f(params, *x)``; outputs ``(N, ..., C)``, the ``C`` of them last. A compiled
@@ -55,6 +59,8 @@ class Objective:
         reduction: ``"mean"`` or ``"sum"``.
         l2: :math:`\lambda`.
         n_examples: Number of examples ``N``.
+        n_batches: Number of batches.
+        traits: What one evaluation showed about the model.
         total_weight: :math:`W`.
         notes: What was done differently than usual, in sentences.
 
@@ -99,7 +105,7 @@ class Objective:
         self.likelihood, self.l2, self.progress = resolved.likelihood, float(l2), progress
         self.reduction: Reduction = resolved.reduction or reduction or "mean"
         refuse_training_mode(self.model.module)
-        self._batches = Batches(data, self.model.device)
+        self._batches = Batches(data, self.model.space.device)
         self._read()
 
     @property
@@ -118,11 +124,6 @@ class Objective:
         return self._outputs.shape[-1]
 
     @property
-    def n_batches(self) -> int:
-        """Number of batches."""
-        return self._n_batches
-
-    @property
     def dtype(self) -> torch.dtype:
         """Element type of the parameters."""
         return self.space.dtype
@@ -132,10 +133,10 @@ class Objective:
         """Device of the parameters."""
         return self.space.device
 
-    @property
-    def traits(self) -> Traits:
-        """What one evaluation showed about the model."""
-        return self._traits
+    @cached_property
+    def feed_forward(self) -> FeedForward | None:
+        """The network as linear layers and elementwise activations, which have closed forms; None for any other."""
+        return find_feed_forward(self.model.module)
 
     @property
     def information_is_observed(self) -> bool:
@@ -162,7 +163,7 @@ class Objective:
         from rich.console import Console
         from rich.progress import track
 
-        total = self._n_batches or None
+        total = self.n_batches or None
         yield from track(self._batches, "batches", total, transient=True, console=Console(stderr=True))
 
     def restricted(self, params: str | Iterable[str]) -> Objective:
@@ -190,33 +191,20 @@ class Objective:
         return batch.weight.to(self.dtype).reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
 
     def outputs(self, batch: Batch, index: int, params: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Return the outputs ``(N, ..., C)`` of a batch.
-
-        Args:
-            batch: The batch.
-            index: Its number, for messages.
-            params: Values of the parameters; None for the present ones.
-
-        Returns:
-            The outputs; ``InputError`` if they do not fit the targets.
-        """
+        """Return the outputs ``(N, ..., C)`` of batch ``index``; ``InputError`` if they do not fit the targets."""
         f = self.model.call(params, batch.x)
-        self.check_shape(f, batch, index)
+        self.check_shape(f, batch.y, index)
         return f
 
     def check_outputs(self, f: Tensor, batch: Batch, index: int) -> None:
         """Raise ``InputError`` unless outputs fit the targets and every loss is finite, naming batch and row."""
-        self.check_shape(f, batch, index)
+        self.check_shape(f, batch.y, index)
         self.check_losses(f, batch.y, index)
 
     def check_losses(self, f: Tensor, y: Tensor, index: int, first: int = 0) -> None:
         """Raise ``InputError``, naming batch and row, for the first loss that is not finite.
 
-        Args:
-            f: Outputs ``(N, ..., C)``, of a batch or a part of it.
-            y: Their targets.
-            index: Number of the batch.
-            first: The row of the batch with which they begin.
+        Outputs ``(N, ..., C)`` and targets are those of a batch, or of a part of it that begins with row ``first``.
         """
         if self.likelihood.always_finite:
             low, high = torch.aminmax(f.detach())
@@ -228,11 +216,11 @@ class Objective:
             nll = [self.likelihood.nll(rows[part], targets[part]) for part in parts]
         self._check_finite(torch.cat(nll).reshape(f.shape[:-1]), index, first)
 
-    def check_shape(self, f: Tensor, batch: Batch, index: int) -> None:
+    def check_shape(self, f: Tensor, y: Tensor, index: int) -> None:
         """Raise ``InputError`` unless the outputs of a batch fit its targets."""
-        if f.shape[:-1] != batch.y.shape[: f.ndim - 1]:
+        if f.shape[:-1] != y.shape[: f.ndim - 1]:
             raise InputError(
-                f"Batch {index}: the outputs have shape {tuple(f.shape)} and the targets {tuple(batch.y.shape)}, but "
+                f"Batch {index}: the outputs have shape {tuple(f.shape)} and the targets {tuple(y.shape)}, but "
                 "the outputs must have the axes of the targets and then one for the outputs of each, (N, ..., C) "
                 "(torch's cross-entropy has classes on axis 1: move them to the end, as in logits.movedim(1, -1))."
             )
@@ -292,7 +280,7 @@ class Objective:
 
     def _read(self) -> None:
         """Read the data once: check them, add up the weights and remember the batches."""
-        self.n_examples, self._n_batches, total = 0, 0, 0.0
+        self.n_examples, self.n_batches, total = 0, 0, 0.0
         for index, batch in enumerate(self.batches()):
             if index == 0:
                 self._probe(batch)
@@ -307,7 +295,7 @@ class Objective:
                 weight = weight * batch.weight.double().reshape(-1, *[1] * (len(shape) - 1))
             total += float(weight.expand(shape).sum())
             self.n_examples += batch.n_examples
-            self._n_batches += 1
+            self.n_batches += 1
         self.total_weight = total
         if not total > 0:
             raise InputError(
@@ -317,18 +305,16 @@ class Objective:
 
     def _probe(self, batch: Batch) -> None:
         n = batch.n_examples
-        one, other = batch.rows(slice(0, 1)), batch.rows(slice(n - 1, n))
-        both = batch.rows(slice(0, n, max(1, n - 1))) if n > 1 else _twice(one)
-        self._outputs, self._traits = probe(self.model, one.x, other.x, both.x)
-        self.check_shape(self._outputs, both, 0)
-        self._probed_targets = both.y
+        self._outputs, self.traits = probe(self.model, batch.x, n)
+        self._probed_targets = batch.y[:: n - 1] if n > 1 else twice(batch.y)
+        self.check_shape(self._outputs, self._probed_targets, 0)
         notes = []
-        if self._traits.fused_attention:
+        if self.traits.fused_attention:
             notes.append(
                 "The model's attention runs in a fused kernel, which has no second derivative; for curvature it runs "
                 "in plain matrix products instead (more memory: one entry for each pair of positions)."
             )
-        if self._traits.fused_recurrence:
+        if self.traits.fused_recurrence:
             notes.append(
                 "The model's recurrent layers run in a fused kernel, which has no second derivative; for curvature "
                 "they run step by step instead (slower)."
@@ -336,12 +322,3 @@ class Objective:
         self.notes = tuple(notes)
         for note in notes:
             warnings.warn(note, RaphsonWarning, stacklevel=4)
-
-
-def _twice(batch: Batch) -> Batch:
-    from raphson.data import tree_map
-
-    def double(tensor: Tensor) -> Tensor:
-        return torch.cat([tensor, tensor]) if tensor.ndim and tensor.shape[0] == 1 else tensor
-
-    return Batch(tree_map(double, batch.x), double(batch.y), None)

@@ -100,14 +100,7 @@ class ParameterSpace:
         return torch.empty(0, dtype=self.dtype, device=self.device)
 
     def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Return named tensors as one vector.
-
-        Args:
-            values: A tensor for every parameter, of its shape, or with one more, last axis ``k`` in common.
-
-        Returns:
-            ``(P,)``, or ``(P, k)``.
-        """
+        """Return named tensors as one vector ``(P,)``, or with one more, last axis ``k`` in common as ``(P, k)``."""
         columns = [values[name].reshape(n, -1) for name, n in zip(self.names, self.sizes, strict=True)]
         whole = torch.cat(columns)
         one = values[self.names[0]].ndim == self.tensors[self.names[0]].ndim
@@ -142,17 +135,6 @@ class ParameterSpace:
                 f"({', '.join(self.names[:3])}{', ...' if len(self.names) > 3 else ''})."
             )
 
-    def subset(self, params: str | Iterable[str]) -> ParameterSpace:
-        """Return the space of some of the parameters.
-
-        Args:
-            params: Names, or prefixes of names up to a dot (``"encoder.0"`` for all parameters of that module).
-
-        Returns:
-            The space, in the order of this one; ``InputError`` if a name matches none.
-        """
-        return chosen(self.tensors, params)
-
     def label(self, index: int) -> str:
         """Return the name of one entry of the vector, such as ``"0.weight[3,2]"``."""
         for name, place in self.slices.items():
@@ -175,14 +157,7 @@ class ParameterSpace:
 
 
 def chosen(tensors: Mapping[str, Tensor], params: str | Iterable[str]) -> ParameterSpace:
-    """Return the space of the tensors that names or prefixes of names stand for.
-
-    Args:
-        tensors: Parameters by name.
-        params: Names, or prefixes of names up to a dot.
-
-    Returns:
-        The space, in the order of ``tensors``.
+    """Return the space of the parameters that names, or prefixes of names up to a dot, stand for, in their order.
 
     Raises:
         InputError: A name matches no parameter.

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from raphson.network.curvature import _gauss_newton, _hessian
-from raphson.network.curvature.factors import _output_factor as _columns
+import raphson as rp
+from raphson.network.curvature import _gauss_newton
 
 
 @pytest.fixture(params=["closed form", "graph"])
 def either_way(request, monkeypatch):
-    """Run a test with networks as chains, and as if they were none: through automatic differentiation."""
+    """Run a test with closed forms of feed-forward networks, and with automatic differentiation for these, too."""
     if request.param == "graph":
-        for module in (_columns, _gauss_newton, _hessian):
-            monkeypatch.setattr(module, "find_chain", lambda module: None)
+        monkeypatch.setattr(rp.Objective, "feed_forward", None)
 
 
-@pytest.fixture(params=["passes", "kept"])
-def kept_or_not(request, monkeypatch):
-    """Run a test with Gauss-Newton products by passes over the network, and with its Jacobian kept from the start."""
-    monkeypatch.setattr(_gauss_newton, "_FROM", 0.0 if request.param == "kept" else float("inf"))
+@pytest.fixture(params=["passes", "cached"])
+def cached_or_not(request, monkeypatch):
+    """Run a test with Gauss-Newton products by passes over the network, and with its Jacobian cached from the start."""
+    monkeypatch.setattr(_gauss_newton, "_FROM", 0.0 if request.param == "cached" else float("inf"))
     return request.param

@@ -11,7 +11,7 @@ from .network_cases import BY_NAME, DTYPE, by_definition, draw, network
 
 
 @pytest.mark.gpu
-@pytest.mark.usefixtures("kept_or_not")
+@pytest.mark.usefixtures("cached_or_not")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_model_on_a_gpu_is_differentiated_there():
     loss = BY_NAME["categorical"]

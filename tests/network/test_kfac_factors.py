@@ -142,9 +142,9 @@ def test_sampled_factors_converge_at_the_known_rate(name: str) -> None:
         runs = [rp.kfac(objective, "mc", samples=samples, generator=generator).to_dense() for _ in range(times)]
         return sum(float((run - exact).square().sum()) for run in runs) / times
 
-    few, many = error(4, 120), error(64, 120)
+    few, batched_vjp = error(4, 120), error(64, 120)
     # the squared error falls as 1 / samples: by 16, known here to about a quarter
-    assert 8 < few / many < 32
+    assert 8 < few / batched_vjp < 32
 
 
 def test_samples_come_from_the_generator_alone() -> None:
@@ -161,11 +161,11 @@ def test_recursive_follows_the_recursion() -> None:
     x, y, w = randn(7, 4), labels(7), torch.rand(7, dtype=torch.float64)
     objective = rp.Objective(module, rp.Categorical(), (x, y, w))
     linears = [m for m in module if isinstance(m, nn.Linear)]
-    inputs, slopes, h = [], [], x
+    inputs, derivatives, h = [], [], x
     for i, m in enumerate(linears):
         inputs.append(torch.cat([h, torch.ones(7, 1)], 1).detach())
         z = (h @ m.weight.T + m.bias).detach()
-        slopes.append(torch.sigmoid(z))
+        derivatives.append(torch.sigmoid(z))
         h = nn.functional.softplus(z) if i < 2 else z
     p = h.softmax(-1)
     top = sum(w[n] * (torch.diag(p[n]) - torch.outer(p[n], p[n])) for n in range(7)) / w.sum()
@@ -174,7 +174,9 @@ def test_recursive_follows_the_recursion() -> None:
         pairs.insert(0, (torch.einsum("n,ni,nj->ij", w / w.sum(), inputs[i], inputs[i]), top))
         if i:
             weight = linears[i].weight.detach()
-            top = (weight.T @ top @ weight) * torch.einsum("n,ni,nj->ij", w / w.sum(), slopes[i - 1], slopes[i - 1])
+            top = (weight.T @ top @ weight) * torch.einsum(
+                "n,ni,nj->ij", w / w.sum(), derivatives[i - 1], derivatives[i - 1]
+            )
     found = rp.kfac(objective, "recursive").to_dense()
     torch.testing.assert_close(found, assembled(pairs, "joint"), rtol=1e-9, atol=1e-12)
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import raphson as rp
-from raphson.network.curvature._diagonal import layer_diagonal, tap_example_gradients, tap_gradient_norms
-from raphson.network.curvature.factors._output_factor import tapped_batches
+from raphson.network.curvature._layer_diagonal import layer_diagonal, layer_gradient_norms
+from raphson.network.curvature.factors._recorded_batches import recorded_batches
 
 from .kfac_oracle import block_places, gauss_newton, relative, within_blocks
 
@@ -221,18 +221,19 @@ def test_exact_diagonal(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_example_gradients_and_norms(name: str) -> None:
     objective = objective_of(name)
-    tapped = next(tapped_batches(objective))
-    u = randn(*tapped.taps.output.shape, seed=9)
+    recorded = next(recorded_batches(objective))
     leaves = objective.model.leaves()
-    f = objective.model.call(leaves, tapped.batch.x)
-    expected = []
-    for n in range(len(u)):
-        parts = torch.autograd.grad(f[n], list(leaves.values()), u[n], retain_graph=True, materialize_grads=True)
-        expected.append(torch.cat([part.reshape(-1) for part in parts]))
-    rows = torch.cat([rows for _, rows in tap_example_gradients(objective, tapped, u)])
-    torch.testing.assert_close(rows, torch.stack(expected), rtol=1e-9, atol=1e-12)
-    norms = tap_gradient_norms(objective, tapped, u)
-    torch.testing.assert_close(norms, torch.stack(expected).square().sum(1), rtol=1e-9, atol=1e-12)
+    f = objective.model.call(leaves, recorded.batch.x)
+    of_loss = objective.likelihood.gradient(f.detach(), recorded.batch.y)
+    for u in (of_loss, randn(*f.shape, seed=9)):
+        expected = []
+        for n in range(len(u)):
+            parts = torch.autograd.grad(f[n], list(leaves.values()), u[n], retain_graph=True, materialize_grads=True)
+            expected.append(torch.cat([part.reshape(-1) for part in parts]))
+        if u is of_loss:
+            torch.testing.assert_close(rp.example_gradients(objective), torch.stack(expected), rtol=1e-9, atol=1e-12)
+        norms = layer_gradient_norms(objective, recorded, u)
+        torch.testing.assert_close(norms, torch.stack(expected).square().sum(1), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(

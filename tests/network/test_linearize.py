@@ -70,7 +70,7 @@ def case(request):
 
 def _probed(network: nn.Module, x: Tensor):
     model = Model(network)
-    return model, probe(model, x[:1], x[1:2], x[:2])[1]
+    return model, probe(model, x[:2], 2)[1]
 
 
 def _flat(parts) -> Tensor:

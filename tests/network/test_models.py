@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import raphson as rp
-from raphson.network.curvature.factors import _output
+from raphson.network.curvature.factors import _output_curvature
 
 from .network_cases import BY_NAME, DTYPE, C, D, N, T, by_definition, draw, network
 
@@ -227,7 +227,7 @@ def test_many_outputs_in_chunks_of_positions_give_the_same(kind, monkeypatch):
     make = lambda: rp.ggn(o) if kind == "observed" else rp.fisher(o, kind)  # noqa: E731
     v = torch.randn(o.n_parameters, 2, dtype=DTYPE)
     expected, curvature = make().mm(v), rp.hessian(o).mm(v)
-    monkeypatch.setattr(_output, "_CACHED", 20)
+    monkeypatch.setattr(_output_curvature, "_CACHED", 20)
     close(make().mm(v), expected)
     close(make().mv(v[:, 0].contiguous()), expected[:, 0])
     close(rp.hessian(o).mm(v), curvature)

@@ -13,7 +13,7 @@ from raphson.network.curvature import _products
 
 from .network_cases import BY_NAME, DTYPE, LOSSES, C, D, N, T, by_definition, draw, network
 
-pytestmark = pytest.mark.usefixtures("either_way", "kept_or_not")
+pytestmark = pytest.mark.usefixtures("either_way", "cached_or_not")
 TOL = {"rtol": 1e-9, "atol": 1e-11}
 
 
@@ -125,11 +125,11 @@ def test_every_form_of_data_gives_the_same(form):
         close(call(o, "diagonal").diagonal(), expected.diagonal())
 
 
-@pytest.mark.parametrize("kept_bytes", [0, 10**9])
-def test_batches_linearized_anew_or_kept_give_the_same(kept_bytes, monkeypatch):
+@pytest.mark.parametrize("cache_bytes", [0, 10**9])
+def test_batches_linearized_anew_or_cached_give_the_same(cache_bytes, monkeypatch):
     loss = BY_NAME["class_weight"]
     x, y, weight = draw(loss)
-    monkeypatch.setattr(_products, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(_products, "CACHE_BYTES", cache_bytes)
     passes = 0
 
     class Counted:
@@ -145,7 +145,7 @@ def test_batches_linearized_anew_or_kept_give_the_same(kept_bytes, monkeypatch):
         before = passes
         for _ in range(3):
             close(op.mv(expected[0]), expected @ expected[0])
-        assert passes - before == (1 if kept_bytes else 3)
+        assert passes - before == (1 if cache_bytes else 3)
 
 
 def test_a_weight_counts_as_rows():

@@ -9,7 +9,7 @@ from torch import nn
 import raphson as rp
 from raphson.network import _parameters as space_module
 from raphson.network._module import Model
-from raphson.network._parameters import ParameterSpace
+from raphson.network._parameters import ParameterSpace, chosen
 
 
 def space():
@@ -48,13 +48,13 @@ def test_every_entry_has_a_name(monkeypatch):
 
 def test_some_parameters_by_name_or_prefix():
     s = space()
-    assert s.subset("a").names == ("a.weight", "a.bias")
-    assert s.subset(["s", "a.bias"]).names == ("a.bias", "s")
+    assert chosen(s.tensors, "a").names == ("a.weight", "a.bias")
+    assert chosen(s.tensors, ["s", "a.bias"]).names == ("a.bias", "s")
     with pytest.raises(rp.InputError, match="Did you mean 'a.bias'"):
-        s.subset(["a.bios"])
+        chosen(s.tensors, ["a.bios"])
     # a prefix ends at a dot
     with pytest.raises(rp.InputError, match="no parameter 'a.w'"):
-        s.subset("a.w")
+        chosen(s.tensors, "a.w")
 
 
 def test_a_model_gives_its_outputs_for_other_parameters():

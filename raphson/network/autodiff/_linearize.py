@@ -34,13 +34,8 @@ _SMALL = 2**27
 def rewritten(traits: Traits, *, once: bool = True, fold: bool = True) -> contextlib.AbstractContextManager[object]:
     """Return the context in which calls are replaced by cheaper ones, where the model has such (not for ``vmap``).
 
-    Args:
-        traits: What is known about the model.
-        once: Whether second derivatives of the model itself are not asked for.
-        fold: Whether the graph may leave out a convolution's output that a batch norm makes another convolution of.
-
-    Returns:
-        The context.
+    Once: second derivatives of the model itself are not asked for. Fold: the graph may leave out a convolution's output
+    that a batch norm makes another convolution of.
     """
     return Rewritten(traits.channels_last, once, fold) if traits.rewritten else contextlib.nullcontext()
 
@@ -85,6 +80,18 @@ class Linearization:
     def vjp(self, u: Tensor) -> Parts:
         """Return ``J^T u``, one tensor for each parameter, for ``u`` of shape ``(N, ..., C)``."""
         return torch.autograd.grad(self._f, self._leaves, u, retain_graph=True, materialize_grads=True)
+
+    def jvps(self, rows: Tensor) -> Tensor:
+        """Return ``J v``, ``(k, N, ..., C)``, for ``v`` in rows ``(k, P)``."""
+        return map_rows(self.jvp, rows, self.together)
+
+    def vjps(self, u: Tensor) -> Tensor:
+        """Return ``J^T u``, ``(k, P)``, for ``u`` of shape ``(k, N, ..., C)``."""
+        return map_parts(self.vjp, u, self._space, self.together)
+
+    def gauss_newton_products(self, rows: Tensor, middle: Function) -> Tensor:
+        """Return ``J^T M J v``, ``(k, P)``, for ``v`` in rows ``(k, P)``, with the product ``middle`` of ``M``."""
+        return map_parts(lambda v: self.vjp(middle(self.jvp(v))), rows, self._space, self.together)
 
     def _transpose(self) -> None:
         # one zero seen everywhere: the graph is linear in u and needs no value of it
@@ -137,6 +144,10 @@ class GradientGraph:
         along = [tangents[i] for i in self._used]
         return torch.autograd.grad(self._parts, self._leaves, along, retain_graph=True, materialize_grads=True)
 
+    def products(self, rows: Tensor) -> Tensor:
+        """Return the Hessian times ``v`` in rows, both ``(k, P)``."""
+        return map_parts(self.product, rows, self._space, self.together)
+
 
 class _OutputGradient(torch.autograd.Function):
     """The gradient of the loss in the outputs, as a function of them whose derivative is known in closed form."""
@@ -152,16 +163,10 @@ class _OutputGradient(torch.autograd.Function):
 
 
 def map_rows(function: Callable[[Tensor], Tensor], rows: Tensor, together: bool) -> Tensor:
-    """Return a function of each of ``k`` vectors.
+    """Return a function of each of ``k`` vectors ``(k, ...)``, of any strides.
 
-    Args:
-        function: From one vector to a tensor.
-        rows: ``(k, ...)``, of any strides.
-        together: Whether to evaluate all at once, which large products do not profit from; an operation that cannot
-            be batched is done one by one all the same.
-
-    Returns:
-        ``(k, ...)``.
+    All are evaluated at once if ``together``, which large products do not profit from; an operation that cannot be
+    batched is done one by one all the same.
     """
     if rows.shape[0] == 1:
         return function(rows[0].contiguous()).unsqueeze(0)
@@ -172,23 +177,14 @@ def map_rows(function: Callable[[Tensor], Tensor], rows: Tensor, together: bool)
 
 
 def map_parts(function: Callable[[Tensor], Parts], rows: Tensor, space: ParameterSpace, together: bool) -> Tensor:
-    """Return a function of each of ``k`` vectors that gives one tensor for each parameter.
-
-    Args:
-        function: From one vector to tensors of the parameters' shapes.
-        rows: ``(k, ...)``, of any strides.
-        space: The parameters.
-        together: As for ``map_rows``.
-
-    Returns:
-        ``(k, P)``.
-    """
+    """Return the same, ``(k, P)``, of a function that gives one tensor for each parameter."""
     if together and rows.shape[0] > 1:
         with contextlib.suppress(RuntimeError):
             return torch.cat([part.reshape(len(rows), -1) for part in torch.vmap(function)(rows)], 1)
     out = rows.new_empty(rows.shape[0], space.numel)
     for i, row in enumerate(rows):
-        torch.cat([part.reshape(-1) for part in function(row.contiguous())], out=out[i])
+        # old PyTorch lets the zeros of unused parameters require gradients
+        torch.cat([part.detach().reshape(-1) for part in function(row.contiguous())], out=out[i])
     return out
 
 

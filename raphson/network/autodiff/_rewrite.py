@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from raphson.network._tensor_memory import in_place_version
+
 _INPUT, _WEIGHT, _OUTPUT = range(3)
 
 
@@ -32,23 +34,23 @@ class _Convolution:
     Attributes:
         shapes: Of input and weight.
         options: Stride, padding, dilation, whether transposed, output padding, groups.
-        layout: Order in memory that all tensors are brought into.
+        order: Order in memory that all tensors are brought into.
         once: Whether gradients are differentiated in the output gradient only, in which they are linear: a graph of
             them is made at an output gradient of zero.
     """
 
     shapes: tuple[torch.Size, torch.Size]
     options: tuple[Any, ...]
-    layout: torch.memory_format
+    order: torch.memory_format
     once: bool
 
     def __call__(self, role: int, a: Tensor, b: Tensor) -> Tensor:
         """Return the linear function of role ``role`` for the other two, in the order of the roles."""
-        a, b = (t.contiguous(memory_format=self.layout) for t in (a, b))
+        a, b = (t.contiguous(memory_format=self.order) for t in (a, b))
         if role == _OUTPUT:
             return torch.ops.aten.convolution(a, b, None, *self.options)  # type: ignore[no-any-return]
         # what is asked for enters by its shape only
-        blank = torch.empty(self.shapes[role], dtype=a.dtype, device=a.device, memory_format=self.layout)
+        blank = torch.empty(self.shapes[role], dtype=a.dtype, device=a.device, memory_format=self.order)
         x, w = (blank, a) if role == _INPUT else (a, blank)
         mask = [role == _INPUT, role == _WEIGHT, False]
         return torch.ops.aten.convolution_backward(b, x, w, None, *self.options, mask)[role]  # type: ignore[no-any-return]
@@ -77,7 +79,7 @@ class _Product(torch.autograd.Function):
         return None, None, *found, None
 
     @staticmethod
-    def many(ctx: Any, wanted: Sequence[bool], *t: Tensor) -> Any:
+    def batched_backward(ctx: Any, wanted: Sequence[bool], *t: Tensor) -> Any:
         """Return the derivatives that are wanted for many gradients, ``(k, ...)``: beside a weight they are images."""
         g, roles = t[0], _others(ctx.role)
         found: list[Tensor | None] = [None] * len(wanted)
@@ -132,7 +134,7 @@ class _Ordered(torch.autograd.Function):
         return g[0].contiguous(memory_format=torch.channels_last)
 
     @staticmethod
-    def many(ctx: Any, wanted: Sequence[bool], *g: Tensor) -> Any:
+    def batched_backward(ctx: Any, wanted: Sequence[bool], *g: Tensor) -> Any:
         """Return many gradients, ``(k, N, ...)``."""
         return [g[0].flatten(0, 1).clone(memory_format=torch.channels_last).view(g[0].shape)]
 
@@ -177,12 +179,12 @@ class Rewritten(TorchFunctionMode):
         if func in _RECTIFIERS:
             input = args[0] if args else kwargs["input"]
             # in place there is no input left to pool
-            self._rectified = None if out is input else _Rectified(out, out._version, input)
+            self._rectified = None if out is input else _Rectified(out, in_place_version(out), input)
         return out
 
     def _max_pool(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         made, self._rectified = self._rectified, None
-        after = made is not None and made.out is input and made.version == input._version
+        after = made is not None and made.out is input and made.version == in_place_version(input)
         out = F.max_pool2d(made.input if after else input, *args, **kwargs)  # type: ignore[union-attr]
         out = F.relu(out) if after else out
         last = self._channels_last and out.ndim == 4 and out.device.type == "cpu"
@@ -203,16 +205,16 @@ class Rewritten(TorchFunctionMode):
         if isinstance(padding, str) or input.ndim != weight.ndim or input.dtype != weight.dtype:
             return func(input, weight, bias, stride, padding, dilation, groups)  # type: ignore[no-any-return]
         last = self._channels_last and n == 2 and input.device.type == "cpu"
-        layout = torch.channels_last if last else torch.contiguous_format
+        order = torch.channels_last if last else torch.contiguous_format
         sizes = (
             [v] * n if isinstance(v, int) else list(v) * (n if len(v) == 1 else 1) for v in (stride, padding, dilation)
         )
-        form = _Convolution((input.shape, weight.shape), (*sizes, False, [0] * n, groups), layout, self._once)
-        images = input.contiguous(memory_format=layout)
+        form = _Convolution((input.shape, weight.shape), (*sizes, False, [0] * n, groups), order, self._once)
+        images = input.contiguous(memory_format=order)
         out: Tensor = _Product.apply(form, _OUTPUT, images, weight)  # type: ignore[no-untyped-call]
         out = out if bias is None else out + bias.view(-1, *[1] * n)
         if self._fold:
-            self._last = _Made(out, out._version, form, images, weight, bias)
+            self._last = _Made(out, in_place_version(out), form, images, weight, bias)
         return out
 
     def _batch_norm(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -222,7 +224,7 @@ class Rewritten(TorchFunctionMode):
         scale, shift = found
         shape = (-1, *[1] * (input.ndim - 2))
         made, self._last = self._last, None
-        if made is None or made.out is not input or made.version != input._version:
+        if made is None or made.out is not input or made.version != in_place_version(input):
             return input * scale.view(shape) + shift.view(shape)
         if made.bias is not None:
             shift = shift + made.bias * scale

@@ -11,13 +11,21 @@ from torch import Tensor
 from raphson.linalg import Diagonal, KroneckerEigen, LinearOperator, Matrix, SymmetricOperator
 from raphson.network._objective import Objective
 from raphson.network.curvature._kfac import check_options, layer_sums
-from raphson.network.curvature.factors._kronecker_factors import MatmulTerm, Seen, Sharing, TableTerm, Term, grouped
+from raphson.network.curvature.factors._kronecker_factors import (
+    MatmulTerm,
+    RecordedCall,
+    Sharing,
+    TableTerm,
+    Term,
+    grouped,
+)
 from raphson.network.curvature.factors._layer_operator import LayerOperator
 from raphson.network.curvature.factors._layer_plan import Bias
 from raphson.network.curvature.factors._layer_sums import LayerSums
-from raphson.network.curvature.factors._output_factor import Estimator, Sampling, columns, tapped_batches
-from raphson.network.curvature.factors._squares import squared_gradients, squared_table
-from raphson.network.layers._calls import Lookup, Matmul
+from raphson.network.curvature.factors._output_factor import Estimator, Sampling, output_factors
+from raphson.network.curvature.factors._recorded_batches import recorded_batches
+from raphson.network.curvature.factors._squared_gradients import squared_gradients, squared_table
+from raphson.network.layers._layer_calls import Lookup, Matmul
 
 
 def ekfac(
@@ -73,16 +81,16 @@ def ekfac(
     sampling = Sampling(estimator, samples, generator)
     sums = layer_sums(objective, sampling, sharing, bias)
     bases = [_Basis(next(iter(terms.values()))) if len(terms) == 1 else None for terms in sums.terms]
-    for tapped in tapped_batches(objective, sampling):
-        work = dict(sums.work(tapped))
-        seen = [work[next(iter(terms.values()))] for terms in sums.terms]
+    for recorded in recorded_batches(objective, sampling.mixed):
+        work = dict(sums.work(recorded))
+        calls = [work[next(iter(terms.values()))] for terms in sums.terms]
         jobs = [
-            ([one.number for one in uses], partial(basis.add, uses))
-            for basis, uses in zip(bases, seen, strict=True)
+            ([one.number for one in calls], partial(basis.add, calls))
+            for basis, calls in zip(bases, calls, strict=True)
             if basis is not None
         ]
-        for u in columns(objective, tapped, sampling):
-            tapped.taps.deliver(u, jobs)
+        for u in output_factors(objective, recorded, sampling):
+            recorded.record.deliver(u, jobs)
     return sums.operator([_operator(sums, i, basis) for i, basis in enumerate(bases)])
 
 
@@ -104,32 +112,32 @@ class _Basis:
             self._q_out = torch.linalg.eigh(term.outputs).eigenvectors[None]
             self.moments = self._q_out.new_zeros(1, *term.shape)
 
-    def add(self, seen: Sequence[Seen], gradients: Mapping[int, Tensor]) -> None:
+    def add(self, calls: Sequence[RecordedCall], gradients: Mapping[int, Tensor]) -> None:
         """Add a batch's squared gradients."""
         if self._table:
-            self._add_table(seen, gradients)
+            self._add_table(calls, gradients)
             return
         assert self._q_in is not None
         inputs, outputs = [], []
-        for one in seen:
-            assert isinstance(one.use, Matmul)
-            a = one.tapped.unit_inputs(one.number)
+        for one in calls:
+            assert isinstance(one.call, Matmul)
+            a = one.recorded.summed_inputs(one.number)
             a = torch.cat([a, torch.ones_like(a[:, :, :1])], dim=2) if self._joint else a
             inputs.append(self._q_in.mT @ a)
-            outputs.append(self._q_out.mT @ one.use.example_outputs(gradients[one.number], one.summed))
+            outputs.append(self._q_out.mT @ one.call.example_outputs(gradients[one.number], one.summed))
         self.moments += squared_gradients(inputs, outputs)
 
-    def _add_table(self, seen: Sequence[Seen], gradients: Mapping[int, Tensor]) -> None:
-        rotated = [gradients[one.number] @ self._q_out[0] for one in seen]
-        first = seen[0].use
+    def _add_table(self, calls: Sequence[RecordedCall], gradients: Mapping[int, Tensor]) -> None:
+        rotated = [gradients[one.number] @ self._q_out[0] for one in calls]
+        first = calls[0].call
         assert isinstance(first, Lookup)
-        if self._q_in is None and len(seen) == 1:
-            self.moments[0] += squared_table(first, rotated[0], seen[0].summed)
+        if self._q_in is None and len(calls) == 1:
+            self.moments[0] += squared_table(first, rotated[0], calls[0].summed)
             return
-        for n in range(seen[0].summed.n):
+        for n in range(calls[0].summed.n):
             rows = [
-                one.use.example_gradients(g, one.summed, slice(n, n + 1))[0][1]
-                for one, g in zip(seen, rotated, strict=True)
+                one.call.example_gradients(g, one.summed, slice(n, n + 1))[0][1]
+                for one, g in zip(calls, rotated, strict=True)
             ]
             total = torch.stack(rows).sum(0)[:, 0]
             total = total if self._q_in is None else self._q_in[0].mT @ total

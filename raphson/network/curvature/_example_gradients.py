@@ -13,10 +13,10 @@ from raphson.data import Batch
 from raphson.linalg import check_dense_size
 from raphson.network._objective import Objective
 from raphson.network.autodiff._double_backward import differentiable_kernels
-from raphson.network.autodiff._per_example import parted, select
-from raphson.network.curvature._diagonal import tap_gradient_norms
-from raphson.network.curvature.factors._output import slice_rows
-from raphson.network.curvature.factors._output_factor import tapped_batches
+from raphson.network.autodiff._per_example import one_example
+from raphson.network.curvature._layer_diagonal import layer_gradient_norms
+from raphson.network.curvature.factors._output_curvature import slice_rows
+from raphson.network.curvature.factors._recorded_batches import recorded_batches
 
 _CHUNK = 2**24
 """Entries of the gradients that are formed at once."""
@@ -80,9 +80,9 @@ def example_gradient_norms(objective: Objective) -> Tensor:
         One norm for each example.
     """
     norms = []
-    for tapped in tapped_batches(objective):
-        g = objective.likelihood.gradient(tapped.taps.output.detach(), tapped.batch.y)
-        norms.append(tap_gradient_norms(objective, tapped, g).sqrt())
+    for recorded in recorded_batches(objective):
+        g = objective.likelihood.gradient(recorded.record.output.detach(), recorded.batch.y)
+        norms.append(layer_gradient_norms(objective, recorded, g).sqrt())
     return torch.cat(norms)
 
 
@@ -91,18 +91,17 @@ def _gradients(objective: Objective, batch: Batch) -> Tensor:
     with contextlib.suppress(RuntimeError):
         return _batched(objective, batch)
     n = batch.n_examples
-    return torch.cat([_single(objective, Batch(select(batch.x, i, n), batch.y[i : i + 1], None)) for i in range(n)])
+    return torch.cat([_single(objective, batch.rows(slice(i, i + 1))) for i in range(n)])
 
 
 def _batched(objective: Objective, batch: Batch) -> Tensor:
-    tensors, rebuild = parted(batch.x, batch.n_examples)
     model, space = objective.model, objective.space
+    tensors, outputs = one_example(model, batch.x, batch.n_examples)
     with torch.no_grad():
         cotangent = objective.likelihood.gradient(model.call(None, batch.x), batch.y)
 
     def weighted(params: dict[str, Tensor], u: Tensor, *parts: Tensor) -> Tensor:
-        f = model.call(params, rebuild([part.unsqueeze(0) for part in parts])).squeeze(0)
-        return (f * u).sum()
+        return (outputs(params, *parts) * u).sum()
 
     each: Callable[..., dict[str, Tensor]] = vmap(grad(weighted), in_dims=(None, 0, *[0] * len(tensors)))
     with differentiable_kernels(objective.traits):

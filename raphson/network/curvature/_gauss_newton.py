@@ -1,88 +1,67 @@
-r"""Products with :math:`J^\top M J`: by passes over the network, or with its Jacobian once that has paid for itself."""
+r"""Products with :math:`J^\top M J`: by passes over the network, or with its Jacobian cached."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from raphson._errors import InputError
 from raphson.data import Batch
 from raphson.linalg import Implicit
 from raphson.network._objective import Objective
-from raphson.network.autodiff._linearize import Linearization, Parts, map_parts, map_rows
-from raphson.network.curvature._kept_jacobian import keep_jacobian
-from raphson.network.curvature._products import Local, NetworkProducts
-from raphson.network.curvature.factors._output import OutputCurvature
-from raphson.network.layers._feed_forward import Chain, find_chain
-from raphson.network.layers._feed_forward_products import ChainProducts, in_parts
+from raphson.network._tensor_memory import inside_transformation
+from raphson.network.autodiff._linearize import Linearization, map_rows
+from raphson.network.curvature._cached_jacobian import cached_jacobian
+from raphson.network.curvature._products import BatchProducts, NetworkProducts
+from raphson.network.curvature.factors._output_curvature import OutputCurvature
+from raphson.network.layers._feed_forward_products import FeedForwardProducts, in_parts
 from raphson.network.layers._layer_jacobian import LayerJacobian
 
+Keep = Literal["auto"] | bool
+
 _FROM = 0.75
-"""Vectors asked for, in units of the outputs of an example, from which on the Jacobian is kept: making it takes as long
-as the products of 0.3 (linear layers) to 0.9 (convolutions) as many vectors (measured)."""
+"""Vectors asked for, in units of the outputs of an example, from which on ``keep="auto"`` caches the Jacobian: making
+it takes as long as the products of 0.3 (linear layers) to 0.9 (convolutions) as many vectors (measured)."""
 
 Function = Callable[[Tensor], Tensor]
 
 
-def gauss_newton_products(objective: Objective, middle: OutputCurvature) -> Implicit:
+def gauss_newton_products(objective: Objective, middle: OutputCurvature, keep: Keep) -> Implicit:
     """Return the operator of products with ``J^T M J`` summed over the data."""
-    chain = find_chain(objective.model.module)
+    if keep not in ("auto", True, False):
+        raise InputError(f"keep is {keep!r}, but it must be 'auto', True or False.")
 
-    def local(of: Objective, batch: Batch, index: int, spare: int) -> Local:
-        passes = _Graph(of, batch) if chain is None else _Closed(of, chain, batch)
+    def linearize(batch: Batch, index: int, spare: float) -> BatchProducts:
+        network = objective.feed_forward
+        passes = (
+            Linearization(objective.model, batch.x, objective.traits)
+            if network is None
+            else FeedForwardProducts(network, objective.space, network.features(batch.x))
+        )
         f = passes.outputs
-        of.check_outputs(f, batch, index)
-        function = middle.product(of, f, batch, index)
+        objective.check_outputs(f, batch, index)
+        function = middle.product(objective, f, batch, index)
+        products: Function = partial(passes.gauss_newton_products, middle=function)
 
-        def keep() -> _Kept | None:
+        def cache() -> Function | None:
             limit = spare - f.numel() * f.shape[-1] * f.element_size()
-            vjp = passes.vjp if isinstance(passes, _Graph) else None
-            jacobian = keep_jacobian(of, batch, index, f, vjp, limit)
-            return None if jacobian is None else _Kept(jacobian, f, function)
+            vjps = passes.vjps if isinstance(passes, Linearization) else None
+            jacobian = cached_jacobian(objective, batch, index, f, vjps, limit)
+            return None if jacobian is None else _CachedProducts(jacobian, f, function)
 
-        return _Local(partial(passes.products, middle=function), passes.nbytes, f[0].numel(), keep)
+        if keep is not False:
+            products = _CachingProducts(products, cache, 0.0 if keep is True else _FROM * f[0].numel())
+        return BatchProducts(products, getattr(passes, "nbytes", 0))
 
-    return NetworkProducts(objective, local).operator()
-
-
-class _Graph:
-    """The passes by automatic differentiation."""
-
-    nbytes = 0
-
-    def __init__(self, objective: Objective, batch: Batch) -> None:
-        self._space = objective.space
-        self._lin = Linearization(objective.model, batch.x, objective.traits)
-        self.outputs = self._lin.outputs
-
-    def products(self, rows: Tensor, middle: Function) -> Tensor:
-        def product(v: Tensor) -> Parts:
-            return self._lin.vjp(middle(self._lin.jvp(v)))
-
-        return map_parts(product, rows, self._space, self._lin.together)
-
-    def vjp(self, u: Tensor) -> Tensor:
-        return map_parts(self._lin.vjp, u, self._space, self._lin.together)
+    return NetworkProducts(objective, linearize, keep_all=keep is True).operator()
 
 
-class _Closed:
-    """The passes over a feed-forward network in closed form."""
-
-    def __init__(self, objective: Objective, chain: Chain, batch: Batch) -> None:
-        self._network = ChainProducts(chain, objective.space, chain.features(batch.x))
-        self.outputs, self.nbytes = self._network.outputs, self._network.nbytes
-
-    def products(self, rows: Tensor, middle: Function) -> Tensor:
-        def product(part: Tensor) -> Tensor:
-            return self._network.vjp(map_rows(middle, self._network.jvp(part), True))
-
-        return in_parts(product, rows, self._network.width)
-
-
-class _Kept:
-    """A kept Jacobian with the matrices ``M`` written out."""
+class _CachedProducts:
+    """Products with a cached Jacobian and the matrices ``M`` written out."""
 
     def __init__(self, jacobian: LayerJacobian, f: Tensor, middle: Function) -> None:
         self._jacobian, c = jacobian, f.shape[-1]
@@ -90,7 +69,7 @@ class _Kept:
         columns = map_rows(middle, unit.expand(c, *f.shape), True)
         self._matrices = columns.reshape(c, -1, c).transpose(0, 1).contiguous()
 
-    def products(self, rows: Tensor) -> Tensor:
+    def __call__(self, rows: Tensor) -> Tensor:
         return in_parts(self._product, rows, self._jacobian.width)
 
     def _product(self, rows: Tensor) -> Tensor:
@@ -100,22 +79,18 @@ class _Kept:
         return self._jacobian.vjp(moved.transpose(0, 1).reshape(u.shape))
 
 
-class _Local:
-    """``J^T M J`` of one batch.
+class _CachingProducts:
+    """Products by passes, until so many vectors were asked for; then with the Jacobian, if it can be cached."""
 
-    The Jacobian is kept, where it fits, when about as many vectors have been asked for as an example has outputs.
-    """
+    def __init__(self, products: Function, cache: Callable[[], Function | None], start: float) -> None:
+        self._products, self._asked, self._start = products, 0, start
+        self._cache: Callable[[], Function | None] | None = cache
 
-    def __init__(self, products: Function, nbytes: int, outputs: int, keep: Callable[[], _Kept | None]) -> None:
-        self.nbytes = nbytes
-        self._products, self._asked, self._outputs = products, 0, outputs
-        self._keep: Callable[[], _Kept | None] | None = keep
-
-    def products(self, rows: Tensor) -> Tensor:
+    def __call__(self, rows: Tensor) -> Tensor:
         self._asked += len(rows)
-        # inside a transformation (vmap) nothing is kept
-        plain = torch.func.debug_unwrap(rows) is rows
-        if self._keep is not None and plain and self._asked >= _FROM * self._outputs:
-            kept, self._keep = self._keep(), None
-            self._products = self._products if kept is None else kept.products
+        # inside a transformation (vmap) nothing can be cached
+        plain = not inside_transformation(rows)
+        if self._cache is not None and plain and self._asked >= self._start:
+            cached, self._cache = self._cache(), None
+            self._products = cached or self._products
         return self._products(rows)

@@ -11,9 +11,9 @@ import torch
 from raphson._errors import InputError, RaphsonWarning
 from raphson.linalg import SymmetricOperator
 from raphson.network._objective import Objective
-from raphson.network.curvature._gauss_newton import gauss_newton_products
+from raphson.network.curvature._gauss_newton import Keep, gauss_newton_products
 from raphson.network.curvature._structures import Blocks, Structure, check_structure, gauss_newton_structure
-from raphson.network.curvature.factors._output import OutputCurvature
+from raphson.network.curvature.factors._output_curvature import OutputCurvature
 
 
 def ggn(
@@ -23,6 +23,7 @@ def ggn(
     kind: Literal["observed", "expected"] | None = None,
     blocks: Blocks = "tensor",
     params: str | Iterable[str] | None = None,
+    keep: Keep = "auto",
 ) -> SymmetricOperator:
     r"""Return the generalized Gauss-Newton matrix of an objective.
 
@@ -34,10 +35,8 @@ def ggn(
     model, positive semi-definite wherever the likelihood is log-concave in its outputs, and equal to the Hessian for a
     model that is piecewise linear in its parameters.
 
-    Products are passes over the network until about as many vectors were asked for as an example has outputs
-    (:math:`C`, times its positions), and from then on products with :math:`J` itself, kept by layer: its factors where
-    a linear layer has few positions, its block elsewhere. What is kept takes less than 512 MiB; where it would take
-    more, products stay passes.
+    Products are passes over the network, or products with :math:`J` itself, cached by layer: its factors where a linear
+    layer has few positions, its block elsewhere. The two differ by rounding only.
 
     Args:
         objective: The objective.
@@ -48,6 +47,11 @@ def ggn(
             one would be indefinite, and ``"expected"`` is taken, with a warning.
         blocks: For ``"blocks"``: one for each parameter (``"tensor"``) or for each module (``"layer"``).
         params: Names or prefixes of parameters: the rows and columns of these only.
+        keep: For ``"implicit"``: whether to cache the Jacobian between products. With E outputs of an example (C, times
+            its positions), making it takes as long as about E / 2 products; it takes ``N (E out + in)`` numbers for
+            each position of a linear layer, ``N E`` for each parameter of another. ``"auto"`` does it when about E
+            vectors have been asked for, and only where all that is cached takes less than 512 MiB; True at the first
+            product, whatever it takes; False never. Where no layers explain the Jacobian, products stay passes.
 
     Returns:
         Symmetric operator ``(P, P)``, in the units of the loss per unit of two parameters, labeled unless very large.
@@ -84,7 +88,7 @@ def ggn(
             stacklevel=2,
         )
         kind = "expected"
-    return gauss_newton(objective, OutputCurvature(kind or "observed"), structure, blocks, params)
+    return gauss_newton(objective, OutputCurvature(kind or "observed"), structure, blocks, params, keep)
 
 
 def fisher(
@@ -96,6 +100,7 @@ def fisher(
     generator: torch.Generator | None = None,
     blocks: Blocks = "tensor",
     params: str | Iterable[str] | None = None,
+    keep: Keep = "auto",
 ) -> SymmetricOperator:
     r"""Return the Fisher information of a network, at the scale and weights of an objective.
 
@@ -105,8 +110,7 @@ def fisher(
     with, for every position :math:`n`, :math:`M_n` the expected Hessian of the loss in the outputs (``expected``), an
     unbiased estimate :math:`\frac1S\sum_s (F_n z_s)(F_n z_s)^\top` of it from random signs :math:`z` and a factor
     :math:`F_n F_n^\top = M_n` (``mc``), or :math:`g_n g_n^\top` with the gradient at the data (``empirical``, which is
-    not an estimate of the others). Class weights, ignored targets and label smoothing count as in the loss. Products
-    are made as those of ``ggn``.
+    not an estimate of the others). Class weights, ignored targets and label smoothing count as in the loss.
 
     Args:
         objective: The objective.
@@ -116,6 +120,7 @@ def fisher(
         generator: Source of randomness for ``"mc"``, from which one number is drawn; None for a fixed one.
         blocks: ``"tensor"`` or ``"layer"``, for ``structure="blocks"``.
         params: Names or prefixes of parameters: the rows and columns of these only.
+        keep: Whether to cache the Jacobian between products, ``"auto"``, True or False, as for ``ggn``.
 
     Returns:
         Symmetric positive semi-definite operator ``(P, P)``.
@@ -144,7 +149,7 @@ def fisher(
     seed = 0
     if generator is not None:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    return gauss_newton(objective, OutputCurvature(kind, samples, seed), structure, blocks, params)
+    return gauss_newton(objective, OutputCurvature(kind, samples, seed), structure, blocks, params, keep)
 
 
 def gauss_newton(
@@ -153,10 +158,11 @@ def gauss_newton(
     structure: Structure,
     blocks: Blocks,
     params: str | Iterable[str] | None,
+    keep: Keep,
 ) -> SymmetricOperator:
     """Return the sum of ``J^T M J`` with the given structure."""
     check_structure(structure, blocks)
     objective = objective if params is None else objective.restricted(params)
     if structure != "implicit":
         return gauss_newton_structure(objective, middle, structure, blocks)
-    return gauss_newton_products(objective, middle)
+    return gauss_newton_products(objective, middle, keep)

@@ -11,13 +11,12 @@ from torch import Tensor
 from raphson.data import Batch
 from raphson.linalg import Dense, Diagonal, Implicit, SymmetricOperator
 from raphson.network._objective import Objective
-from raphson.network.autodiff._linearize import GradientGraph, map_parts
+from raphson.network.autodiff._linearize import GradientGraph
 from raphson.network.curvature._preactivation import preactivation_diagonal
-from raphson.network.curvature._products import Local, NetworkProducts
+from raphson.network.curvature._products import BatchProducts, NetworkProducts
 from raphson.network.curvature._structures import Blocks, Structure, block_diagonal, check_structure
-from raphson.network.curvature.factors._output import OutputCurvature
-from raphson.network.layers._feed_forward import Chain, find_chain
-from raphson.network.layers._feed_forward_products import ChainProducts, in_parts
+from raphson.network.curvature.factors._output_curvature import OutputCurvature
+from raphson.network.layers._feed_forward_products import FeedForwardProducts, in_parts
 
 _OBSERVED = OutputCurvature("observed")
 
@@ -70,8 +69,9 @@ def hessian(
     objective = objective if params is None else objective.restricted(params)
     if structure == "blocks":
         return block_diagonal(objective, blocks, lambda part: _implicit(part).to_dense())
-    if structure == "diagonal" and (chain := find_chain(objective.model.module)) is not None:
-        return Diagonal(preactivation_diagonal(objective, chain) + objective.l2, labels=objective.space.labels())
+    if structure == "diagonal" and objective.feed_forward is not None:
+        diagonal = preactivation_diagonal(objective, objective.feed_forward)
+        return Diagonal(diagonal + objective.l2, labels=objective.space.labels())
     implicit = _implicit(objective)
     if structure == "dense":
         dense = implicit.to_dense()
@@ -82,40 +82,17 @@ def hessian(
 
 
 def _implicit(objective: Objective) -> Implicit:
-    chain = find_chain(objective.model.module)
+    def linearize(batch: Batch, index: int, _: float) -> BatchProducts:
+        derivatives, network = partial(_derivatives, objective, batch, index), objective.feed_forward
+        if network is None:
+            return BatchProducts(GradientGraph(objective.model, batch.x, objective.traits, derivatives).products)
+        closed = FeedForwardProducts(network, objective.space, network.features(batch.x), second=True)
+        gradient, middle = derivatives(closed.outputs)
+        closed.set_gradient(gradient)
+        product = partial(closed.hessian_product, middle=middle)
+        return BatchProducts(partial(in_parts, product, width=closed.width), closed.nbytes)
 
-    def local(of: Objective, batch: Batch, index: int, _: int) -> Local:
-        return _Local(of, batch, index) if chain is None else _ChainLocal(of, chain, batch, index)
-
-    return NetworkProducts(objective, local).operator()
-
-
-class _Local:
-    """The Hessian of one batch's part of the objective."""
-
-    nbytes = 0
-
-    def __init__(self, objective: Objective, batch: Batch, index: int) -> None:
-        self._space = objective.space
-        derivatives = partial(_derivatives, objective, batch, index)
-        self._graph = GradientGraph(objective.model, batch.x, objective.traits, derivatives)
-
-    def products(self, rows: Tensor) -> Tensor:
-        return map_parts(self._graph.product, rows, self._space, self._graph.together)
-
-
-class _ChainLocal:
-    """The same of a feed-forward network."""
-
-    def __init__(self, objective: Objective, chain: Chain, batch: Batch, index: int) -> None:
-        self._network = ChainProducts(chain, objective.space, chain.features(batch.x), bends=True)
-        gradient, self._middle = _derivatives(objective, batch, index, self._network.outputs)
-        self._network.set_gradient(gradient)
-        self.nbytes = self._network.nbytes
-
-    def products(self, rows: Tensor) -> Tensor:
-        product = partial(self._network.hessian_product, middle=self._middle)
-        return in_parts(product, rows, self._network.width)
+    return NetworkProducts(objective, linearize).operator()
 
 
 def _derivatives(

@@ -3,6 +3,7 @@ r"""The Jacobian of a network's outputs in its parameters or inputs, and the sec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +12,14 @@ from torch.func import jacrev, vmap
 from raphson._errors import InputError
 from raphson.data import Inputs, take, tree_map
 from raphson.linalg import ImplicitRectangular, check_dense_size
-from raphson.network._checks import Traits, probe, refuse_training_mode
+from raphson.network._checks import Traits, probe
 from raphson.network._module import Model
+from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
 from raphson.network.autodiff._double_backward import differentiable_kernels
-from raphson.network.autodiff._linearize import Linearization, map_parts, map_rows
-from raphson.network.autodiff._per_example import example_jacobian, parted
-from raphson.network.curvature.factors._output import slice_rows
+from raphson.network.autodiff._linearize import Linearization
+from raphson.network.autodiff._per_example import example_jacobian, one_example, parted
+from raphson.network.curvature.factors._output_curvature import slice_rows
 
 Network = nn.Module | Callable[..., Tensor]
 
@@ -82,7 +84,7 @@ class Jacobian:
         r"""Return :math:`J V`, ``(N, ..., C, k)``, for ``V`` of shape ``(P, k)``."""
         self.space.check_length(v.shape[0])
         self._model.check_unchanged(self._versions)
-        return map_rows(self._lin.jvp, v.mT, self._lin.together).movedim(0, -1)
+        return self._lin.jvps(v.mT).movedim(0, -1)
 
     def rmm(self, u: Tensor) -> Tensor:
         r"""Return :math:`J^\top U`, ``(P, k)``, for ``U`` of shape ``(N, ..., C, k)``."""
@@ -117,7 +119,7 @@ class Jacobian:
 
     def _transposed(self, u: Tensor) -> Tensor:
         self._model.check_unchanged(self._versions)
-        return map_parts(self._lin.vjp, u, self.space, self._lin.together)
+        return self._lin.vjps(u)
 
     def _check_cotangent(self, shape: torch.Size) -> None:
         if shape != self.outputs.shape:
@@ -180,16 +182,12 @@ def input_jacobian(
         tensor([[[5., 5.]]])
     """
     made, x, n, traits = _prepared(model, x, params)
-    tensors, rebuild = parted(x, n)
+    tensors, outputs = one_example(made, x, n)
     places = [i for i, tensor in enumerate(tensors) if tensor.is_floating_point()]
     if not places:
         raise InputError("No input is of a floating-point type: there is nothing to differentiate in.")
-
-    def outputs(*parts: Tensor) -> Tensor:
-        return made.call(None, rebuild([part.unsqueeze(0) for part in parts])).squeeze(0)
-
     with differentiable_kernels(traits):
-        found = vmap(jacrev(outputs, argnums=tuple(places)))(*tensors)
+        found = vmap(jacrev(partial(outputs, None), argnums=tuple(places)))(*tensors)
     if isinstance(x, Tensor):
         only: Tensor = found[0]
         return only
@@ -228,14 +226,14 @@ def second_derivatives(
     with torch.no_grad():
         shape = made.call(None, take(x, slice(0, 1), n)).shape[1:]
     check_dense_size((n, *shape, space.numel, space.numel), space.dtype, "fewer inputs or params, or rp.hessian")
-    tensors, rebuild = parted(x, n)
+    tensors, outputs = one_example(made, x, n)
 
-    def outputs(theta: Tensor, *parts: Tensor) -> Tensor:
-        return made.call(space.unflatten(theta), rebuild([part.unsqueeze(0) for part in parts])).squeeze(0)
+    def at(theta: Tensor, *rows: Tensor) -> Tensor:
+        return outputs(space.unflatten(theta), *rows)
 
     with differentiable_kernels(traits):
         # reverse over reverse: some kernels have no forward mode
-        whole: Tensor = vmap(jacrev(jacrev(outputs)), in_dims=(None, *[0] * len(tensors)))(space.vector(), *tensors)
+        whole: Tensor = vmap(jacrev(jacrev(at)), in_dims=(None, *[0] * len(tensors)))(space.vector(), *tensors)
         return whole
 
 
@@ -250,11 +248,5 @@ def _prepared(
     if not found or found[0].ndim == 0:
         raise InputError("The inputs hold no tensor with an axis of examples: give a tensor (N, ...).")
     n = found[0].shape[0]
-    x = tree_map(lambda tensor: tensor.to(made.device), x)
-    one, other = take(x, slice(0, 1), n), take(x, slice(n - 1, n), n)
-    both = take(x, slice(0, n, max(1, n - 1)), n) if n > 1 else _doubled(one)
-    return made, x, n, probe(made, one, other, both)[1]
-
-
-def _doubled(x: Inputs) -> Inputs:
-    return tree_map(lambda tensor: torch.cat([tensor, tensor]) if tensor.ndim and tensor.shape[0] == 1 else tensor, x)
+    x = tree_map(lambda tensor: tensor.to(made.space.device), x)
+    return made, x, n, probe(made, x, n)[1]

@@ -13,7 +13,8 @@ from raphson.network.curvature.factors._kronecker_factors import Sharing
 from raphson.network.curvature.factors._layer_operator import LayerOperator
 from raphson.network.curvature.factors._layer_plan import Bias
 from raphson.network.curvature.factors._layer_sums import LayerSums
-from raphson.network.curvature.factors._output_factor import Sampling, tapped_batches
+from raphson.network.curvature.factors._output_factor import Sampling
+from raphson.network.curvature.factors._recorded_batches import recorded_batches
 
 
 def kfac(
@@ -33,32 +34,32 @@ def kfac(
     .. math:: \sum_{n,c} g_{nc} g_{nc}^T \otimes a_n a_n^T \approx
         \Bigl(\sum_{n,c} g_{nc} g_{nc}^T\Bigr) \otimes \Bigl(\frac{\sum_n \omega_n a_n a_n^T}{\sum_n \omega_n}\Bigr),
 
-    where the columns :math:`u_{nc}`, from which the :math:`g` come by one backward pass each, satisfy
+    where the output factor :math:`u_{nc}`, from which the :math:`g` come by one backward pass each, satisfies
     :math:`\sum_c u_{nc} u_{nc}^T = s\, w_n F_n`: scale, example weight and the likelihood's expected Hessian (for
     the usual likelihoods with their canonical outputs that is the Hessian itself). Class weights and ignored
     targets are inside, in :math:`\omega_n` too. The block is exact for one example, and for a deep linear network
     with squared error.
 
-    Estimators of the output side: ``"exact"`` takes all C columns (KFLR), ``"mc"`` random combinations of them that
+    Estimators of the output side: ``"exact"`` takes all C vectors (KFLR), ``"mc"`` random combinations of them that
     are right in expectation (K-FAC), ``"empirical"`` the gradient at the data, ``"recursive"`` averages the
-    recursion for the pre-activation Gauss-Newton matrix, which needs no columns (KFRA; ``Sequential`` networks of
+    recursion for the pre-activation Gauss-Newton matrix, which needs none (KFRA; ``Sequential`` networks of
     linear layers and elementwise activations). Weights shared over positions (sequences, images): ``"expand"``
     takes positions as examples, exact for a deep linear network with a loss at every position; ``"reduce"`` takes
     the mean input and summed gradient of an example, exact for a deep linear network that ends in a mean or sum
     over positions. If outputs have positions that depend on other positions of a layer (attention), ``"exact"`` and
-    ``"empirical"`` need a backward pass for every column *at every position*: use ``"mc"``.
+    ``"empirical"`` need a backward pass for every vector *at every position*: use ``"mc"``.
 
     Parameters are arranged as the objective's. Linear layers, convolutions (grouped: a product for each group;
     transposed) and embeddings (diagonal input side) have Kronecker blocks. A weight used several times (tied) has the
-    sum over its uses, products between different uses left out; used as itself and as its transpose (an
+    sum over its calls, products between different calls left out; used as itself and as its transpose (an
     embedding and the output layer) it is a sum of two Kronecker products, for which ``solve`` is dense. Scales and
     shifts of norms, and every parameter that is used in some other way, have an exact block of up to 256
     parameters or an exact diagonal. ``report()`` lists what was stored.
 
     Cost, with F operations of a forward pass, for layers wide against the number of outputs: F forward, half of
     each factor's :math:`2 N d^2` because it is symmetric, and k backward passes of F (less the first layer) for k
-    columns, which go through the network together. Patches of a 3 x 3 convolution that moves by one position cost
-    13 :math:`c^2` for c channels, not 40. No array of N x C x C is formed, columns are taken some at a time.
+    vectors, which go through the network together. Patches of a 3 x 3 convolution that moves by one position cost
+    13 :math:`c^2` for c channels, not 40. No array of N x C x C is formed, vectors are taken some at a time.
 
     Args:
         objective: The objective; its scale, weights and :math:`\lambda I` are included.
@@ -100,9 +101,9 @@ def kfac(
 def layer_sums(objective: Objective, sampling: Sampling, sharing: Sharing, bias: Bias) -> LayerSums:
     """Return the blocks of all batches."""
     sums: LayerSums | None = None
-    for tapped in tapped_batches(objective, sampling):
-        sums = sums or LayerSums(objective, tapped, sharing, bias)
-        sums.add(tapped, sampling)
+    for recorded in recorded_batches(objective, sampling.mixed):
+        sums = sums or LayerSums(objective, recorded, sharing, bias)
+        sums.add(recorded, sampling)
     assert sums is not None
     return sums
 

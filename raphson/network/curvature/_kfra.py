@@ -1,6 +1,6 @@
 r"""KFRA: the Gauss-Newton matrix of the pre-activations, averaged over the data layer by layer.
 
-With the pre-activations h of a layer, W the weight above it and b = f'(h) the slopes in between,
+With the pre-activations h of a layer, W the weight above it and b = f'(h) the activation's derivatives in between,
 
 .. math:: H_{l} = \bigl(W_{l+1}^T H_{l+1} W_{l+1}\bigr) \odot \overline{b_l b_l^T}
 
@@ -18,40 +18,33 @@ from raphson._errors import InputError
 from raphson.linalg import Dense
 from raphson.network._objective import Objective
 from raphson.network._parameters import ParameterSpace
-from raphson.network.curvature.factors._gram import Gram
 from raphson.network.curvature.factors._kronecker_factors import MatmulTerm
 from raphson.network.curvature.factors._layer_operator import LayerOperator
 from raphson.network.curvature.factors._layer_plan import Bias
-from raphson.network.curvature.factors._layer_sums import Block, assemble, joined, whole
-from raphson.network.curvature.factors._output_factor import add_output_gram, average_weights
-from raphson.network.layers._feed_forward import Chain, Evaluated, Link, read_chain
+from raphson.network.curvature.factors._layer_sums import ParameterBlock, assemble, joined, whole
+from raphson.network.curvature.factors._output_factor import add_output_hessians
+from raphson.network.curvature.factors._recorded_batches import average_weights
+from raphson.network.curvature.factors._syrk import Syrk
+from raphson.network.layers._feed_forward import FeedForward, FeedForwardLayer, LayerValues, read_feed_forward
 
 
 def kfra(objective: Objective, bias: Bias) -> LayerOperator:
-    """Return the Kronecker factors with the recursive output side.
-
-    Args:
-        objective: Of a ``Sequential`` network of linear layers and elementwise activations.
-        bias: Whether biases share the block of their weight.
-
-    Returns:
-        The block-diagonal operator.
-    """
-    chain = _chain(objective.model.module)
-    layers = [_Layer(link, objective, bias == "joint") for link in chain.links]
-    c = chain.links[-1].linear.out_features
-    h = Gram(1, c, objective.space.empty())
+    """Return the Kronecker factors of a feed-forward network with the recursive output side."""
+    feed_forward = objective.feed_forward or _required(objective.model.module)
+    layers = [_Layer(layer, objective, bias == "joint") for layer in feed_forward.layers]
+    c = feed_forward.layers[-1].linear.out_features
+    h = Syrk(1, c, objective.space.empty())
     for index, batch in enumerate(objective.batches()):
-        features = chain.features(batch.x)
+        features = feed_forward.features(batch.x)
         weights, _ = average_weights(objective, batch, features.shape[:-1])
         with torch.no_grad():
-            for layer, at in zip(layers, chain.ascend(features), strict=True):
+            for layer, at in zip(layers, feed_forward.forward_pass(features), strict=True):
                 layer.add(at, weights)
             objective.check_losses(at.outputs, batch.y, index)
-            add_output_gram(h, objective, batch, at.outputs)
-    blocks = layers[-1].blocks(h.total()[0] * layers[-1].mean_slopes())
+            add_output_hessians(h, objective, batch, at.outputs)
+    blocks = layers[-1].blocks(h.total()[0] * layers[-1].mean_derivative_products())
     for lower, upper in zip(layers[-2::-1], layers[:0:-1], strict=True):
-        blocks += lower.blocks(upper.pulled_back() * lower.mean_slopes())
+        blocks += lower.blocks(upper.hessian_below() * lower.mean_derivative_products())
     return assemble(objective, blocks)
 
 
@@ -59,56 +52,56 @@ class _Layer:
     """A linear layer and the activations after it, with averages over the data.
 
     Args:
-        link: The layer.
+        layer: The layer.
         objective: Whose parameters are differentiated.
         joint: Whether the bias shares the block of the weight.
     """
 
-    def __init__(self, link: Link, objective: Objective, joint: bool) -> None:
-        self._link, self._objective = link, objective
+    def __init__(self, layer: FeedForwardLayer, objective: Objective, joint: bool) -> None:
+        self._layer, self._objective = layer, objective
         self._weight_name, self._bias_name = (
-            name if name in objective.space.tensors else None for name in (link.weight, link.bias)
+            name if name in objective.space.tensors else None for name in (layer.weight, layer.bias)
         )
         joint = joint and self._weight_name is not None and self._bias_name is not None
-        d, like = link.linear.out_features, objective.space.empty()
-        self._term = MatmulTerm((1, d, link.linear.in_features), "expand", joint, False, like)
-        self._slopes = Gram(1, d, like)
+        d, like = layer.linear.out_features, objective.space.empty()
+        self._term = MatmulTerm((1, d, layer.linear.in_features), "expand", joint, False, like)
+        self._derivatives = Syrk(1, d, like)
         self._weight = 0.0
 
-    def add(self, at: Evaluated, weights: Tensor | None) -> None:
+    def add(self, at: LayerValues, weights: Tensor | None) -> None:
         """Add the layer at a batch, with weights of the positions."""
         at = at.flat()
         if self._weight_name is not None:
             self._term.add_rows(at.inputs[:, None, :, None], weights)
-        if at.slope is None:
+        if at.derivative is None:
             return
-        slope = at.slope if weights is None else at.slope * weights.sqrt()[:, None]
-        self._weight += slope.shape[0] if weights is None else float(weights.sum())
-        self._slopes.add(slope[:, None, :, None])
+        derivative = at.derivative if weights is None else at.derivative * weights.sqrt()[:, None]
+        self._weight += derivative.shape[0] if weights is None else float(weights.sum())
+        self._derivatives.add(derivative[:, None, :, None])
 
-    def mean_slopes(self) -> Tensor:
-        """Return the average outer product of the slopes, ``(out, out)``; ones without activation."""
-        total = self._slopes.total()[0]
+    def mean_derivative_products(self) -> Tensor:
+        """Return the average outer product of the derivatives, ``(out, out)``; ones without activation."""
+        total = self._derivatives.total()[0]
         return total / self._weight if self._weight > 0 else torch.ones_like(total)
 
-    def pulled_back(self) -> Tensor:
+    def hessian_below(self) -> Tensor:
         """Return ``W^T H W``, once ``blocks`` has set H."""
-        w = self._link.w
+        w = self._layer.w
         return w.mT @ self._h @ w
 
-    def blocks(self, h: Tensor) -> list[Block]:
+    def blocks(self, h: Tensor) -> list[ParameterBlock]:
         """Return the blocks of those of weight and bias that are differentiated."""
         self._h = h
         space, weight, bias = self._objective.space, self._weight_name, self._bias_name
-        found: list[Block] = []
+        found: list[ParameterBlock] = []
         if weight is not None:
             both = [weight, bias] if self._term.joint and bias is not None else [weight]
-            places = partial(_rows, space, both, self._link.w.shape)
+            places = partial(_rows, space, both, self._layer.w.shape)
             product = self._term.operator(h.unsqueeze(0))
-            found.append(Block(", ".join(both), space.slices[weight].start, places, product))
+            found.append(ParameterBlock(", ".join(both), space.slices[weight].start, places, product))
             bias = None if self._term.joint else bias
         if bias is not None:
-            found.append(Block(bias, space.slices[bias].start, partial(whole, space, bias), Dense(h)))
+            found.append(ParameterBlock(bias, space.slices[bias].start, partial(whole, space, bias), Dense(h)))
         return found
 
 
@@ -118,10 +111,10 @@ def _rows(space: ParameterSpace, names: list[str], shape: torch.Size) -> Tensor:
     return places.reshape(-1) if len(names) == 1 else joined(places, whole(space, names[1]))
 
 
-def _chain(module: nn.Module | None) -> Chain:
-    """Return the network as a chain of layers; ``InputError`` if it is none."""
+def _required(module: nn.Module | None) -> FeedForward:
+    """Return a module as a feed-forward network; ``InputError`` names the part that is something else."""
     try:
-        return read_chain(module)
+        return read_feed_forward(module)
     except InputError as error:
         raise InputError(
             "estimator='recursive' (KFRA) goes through linear layers and elementwise activations of a "

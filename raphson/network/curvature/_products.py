@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,44 +13,45 @@ from raphson.data import Batch
 from raphson.linalg import Implicit
 from raphson.network._objective import Objective
 
-KEPT_BYTES = 2**29
-"""What is kept between products takes less than this, in bytes (512 MiB), the graph of a single batch aside."""
+CACHE_BYTES = 2**29
+"""What is cached between products takes less than this, in bytes (512 MiB), the graph of a single batch aside."""
 
 _TURNED = 2**16
 """Entries of each vector that are turned from columns into rows at a time, which stay in the cache meanwhile."""
 
 
-class Local(Protocol):
+class BatchProducts(NamedTuple):
     """The curvature of one batch.
 
     Attributes:
+        products: From ``k`` vectors in rows, ``(k, P)``, to the products with them.
         nbytes: Memory that is held between products, graphs aside.
     """
 
-    nbytes: int
-
-    def products(self, rows: Tensor) -> Tensor:
-        """Return the products with ``k`` vectors in rows, ``(k, P)``."""
+    products: Callable[[Tensor], Tensor]
+    nbytes: int = 0
 
 
-Linearize = Callable[[Objective, Batch, int, int], Local]
+Linearize = Callable[[Batch, int, float], BatchProducts]
+"""From a batch, its number and the bytes that it may hold beside its graph to its curvature."""
 
 
 class NetworkProducts:
-    """The sum over batches of local curvatures, plus the penalty.
+    """The sum over batches of their curvatures, plus the penalty.
 
     One batch stays linearized between products, and so do several whose graphs are small enough; otherwise each is
     linearized anew, and all vectors of a block are applied to it.
 
     Args:
         objective: The objective.
-        linearize: From a batch, its number and the bytes that it may keep beside its graph to its curvature.
+        linearize: Gives the curvature of a batch.
+        keep_all: Whether all batches stay linearized, however large they are.
     """
 
-    def __init__(self, objective: Objective, linearize: Linearize) -> None:
-        self._objective, self._linearize = objective, linearize
+    def __init__(self, objective: Objective, linearize: Linearize, *, keep_all: bool = False) -> None:
+        self._objective, self._linearize, self._keep_all = objective, linearize, keep_all
         self._versions = objective.model.versions()
-        self._kept: list[Local] | None = None
+        self._cached: list[BatchProducts] | None = None
 
     def operator(self) -> Implicit:
         """Return the symmetric operator ``(P, P)``."""
@@ -70,30 +72,30 @@ class NetworkProducts:
         objective.space.check_length(rows.shape[-1])
         objective.model.check_unchanged(self._versions)
         total: Tensor | None = None
-        for local in self._locals():
-            part = local.products(rows)
+        for batch in self._batches():
+            part = batch.products(rows)
             total = part if total is None else total.add_(part)
         assert total is not None
         return total.add_(rows, alpha=objective.l2) if objective.l2 else total
 
-    def _locals(self) -> Iterator[Local]:
-        if self._kept is not None:
-            yield from self._kept
+    def _batches(self) -> Iterator[BatchProducts]:
+        if self._cached is not None:
+            yield from self._cached
             return
-        objective, kept, size = self._objective, [], 0
-        single = objective.n_batches == 1
-        keep, spare = single, KEPT_BYTES
+        objective, cached = self._objective, []
+        count, spare = objective.n_batches, float(CACHE_BYTES)
+        keep = count == 1 or self._keep_all
         for index, batch in enumerate(objective.batches()):
-            if index == 0 and not single:
+            if index == 0 and not keep:
                 size = self._measure(batch)
-                keep = size * objective.n_batches <= KEPT_BYTES
-                spare = KEPT_BYTES // objective.n_batches - size if keep else KEPT_BYTES
-            local = self._linearize(objective, batch, index, spare)
+                keep = size * count <= CACHE_BYTES
+                spare = CACHE_BYTES // count - size if keep else spare
+            made = self._linearize(batch, index, math.inf if self._keep_all else spare)
             if keep:
-                kept.append(local)
-            yield local
-            del local
-        self._kept = kept or None
+                cached.append(made)
+            yield made
+            del made
+        self._cached = cached or None
 
     def _measure(self, batch: Batch) -> int:
         """Return the bytes that are held for a batch, parameters aside."""
@@ -107,8 +109,8 @@ class NetworkProducts:
             return tensor.detach()
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            local = self._linearize(self._objective, batch, 0, 0)
-        return local.nbytes + sum(size for pointer, size in seen.items() if pointer not in own)
+            made = self._linearize(batch, 0, 0)
+        return made.nbytes + sum(size for pointer, size in seen.items() if pointer not in own)
 
 
 def as_rows(v: Tensor) -> Tensor:

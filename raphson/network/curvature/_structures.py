@@ -14,8 +14,8 @@ from raphson.linalg import BlockDiagonal, Dense, Diagonal, SymmetricOperator, ch
 from raphson.network._objective import Objective
 from raphson.network._parameters import ParameterSpace
 from raphson.network.autodiff._per_example import example_jacobian
-from raphson.network.curvature._diagonal import layer_diagonal
-from raphson.network.curvature.factors._output import OutputCurvature, slice_rows
+from raphson.network.curvature._layer_diagonal import layer_diagonal
+from raphson.network.curvature.factors._output_curvature import OutputCurvature, slice_rows
 from raphson.network.curvature.factors._output_factor import Estimator
 
 Structure = Literal["implicit", "dense", "diagonal", "blocks"]
@@ -36,22 +36,12 @@ def check_structure(structure: str, blocks: str) -> None:
 def gauss_newton_structure(
     objective: Objective, middle: OutputCurvature, structure: Structure, blocks: Blocks
 ) -> SymmetricOperator:
-    """Return the sum of ``J^T M J`` over the data in a form that is stored.
-
-    Args:
-        objective: The objective.
-        middle: The matrices ``M``.
-        structure: ``"dense"``, ``"diagonal"`` or ``"blocks"``.
-        blocks: The kind of blocks.
-
-    Returns:
-        Dense, Diagonal or BlockDiagonal operator.
-    """
+    """Return the sum of ``J^T M J`` over the data as a dense, diagonal or block-diagonal operator."""
     if structure == "blocks":
         return block_diagonal(
             objective, blocks, lambda part: gauss_newton_structure(part, middle, "dense", blocks).to_dense()
         )
-    estimator = _column_estimator(objective, middle) if structure == "diagonal" else None
+    estimator = _factor_estimator(objective, middle) if structure == "diagonal" else None
     if estimator is not None:
         return _finished(objective, layer_diagonal(objective, estimator))
     space = objective.space
@@ -62,8 +52,8 @@ def gauss_newton_structure(
     return _finished(objective, total)
 
 
-def _column_estimator(objective: Objective, middle: OutputCurvature) -> Estimator | None:
-    """Return which output columns have these matrices as their outer products; None where there are none."""
+def _factor_estimator(objective: Objective, middle: OutputCurvature) -> Estimator | None:
+    """Return which output factor has these matrices as its outer product; None where there is none."""
     if middle.kind == "mc":
         return None  # its signs are drawn otherwise: the diagonal would not be that of the other structures
     if middle.kind == "empirical":
@@ -74,16 +64,7 @@ def _column_estimator(objective: Objective, middle: OutputCurvature) -> Estimato
 
 
 def block_diagonal(objective: Objective, blocks: Blocks, dense: Callable[[Objective], Tensor]) -> BlockDiagonal:
-    """Return one dense block for each parameter or module.
-
-    Args:
-        objective: The objective.
-        blocks: ``"tensor"`` or ``"layer"``.
-        dense: From the objective in some parameters to their block.
-
-    Returns:
-        The blocks in the order of the parameters.
-    """
+    """Return one dense block for each parameter or module, which ``dense`` makes of the objective in these only."""
     made = []
     for names in groups(objective.space, blocks):
         part = objective.restricted(names)

@@ -1,8 +1,8 @@
-r"""Feed-forward networks as chains of linear layers and elementwise activations, evaluated with their slopes.
+r"""Feed-forward networks: linear layers and elementwise activations, evaluated with the activations' derivatives.
 
-With inputs :math:`a`, a link computes :math:`z = W a + b` and passes on :math:`\varphi(z)`; everything that follows
-needs :math:`a`, the slopes :math:`\varphi'(z)` and, for second derivatives of the network, the bends
-:math:`\varphi''(z)`. A backward pass is then one matrix product per link, for any number of vectors at once.
+With inputs :math:`a`, a layer computes :math:`z = W a + b` and passes on :math:`\varphi(z)`; everything that follows
+needs :math:`a`, :math:`\varphi'(z)` and, for second derivatives of the network, :math:`\varphi''(z)`. A backward pass
+is then one matrix product per layer, for any number of vectors at once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raphson._errors import InputError
+from raphson.network._module_parts import children, is_plain
 from raphson.network.autodiff._double_backward import PlainCalls
 
 _ACTIVATIONS = (
@@ -29,7 +30,7 @@ _NOTHING = (nn.Identity, nn.Dropout)
 
 
 @dataclass(frozen=True, eq=False)
-class Link:
+class FeedForwardLayer:
     """A linear layer with the activations after it.
 
     Attributes:
@@ -49,70 +50,71 @@ class Link:
         """The weight, ``(out, in)``, without a graph."""
         return self.linear.weight.detach()
 
-    def evaluate(self, x: Tensor, bends: bool = False) -> Evaluated:
-        """Return what the link does with inputs ``(..., in)``; ``bends``: with second derivatives."""
+    def evaluate(self, x: Tensor, second: bool = False) -> LayerValues:
+        """Return what the layer does with inputs ``(..., in)``; ``second``: with second derivatives."""
         with torch.no_grad():
             z = F.linear(x, self.linear.weight, self.linear.bias)
             if not self.activations:
-                return Evaluated(self, x, z, None, None)
+                return LayerValues(self, x, z, None, None)
             if len(self.activations) == 1 and type(self.activations[0]) is nn.ReLU:
                 a = z.relu_()
-                return Evaluated(self, x, a, a.sign(), None)
+                return LayerValues(self, x, a, a.sign(), None)
         with torch.enable_grad(), PlainCalls():
             z = z.requires_grad_()
             a = z * 1  # an activation may work in place
             for module in self.activations:
                 a = module(a)
-            (slope,) = torch.autograd.grad(a.sum(), z, create_graph=bends)
-            bend = None
-            if bends and slope.requires_grad:
-                (bend,) = torch.autograd.grad(slope.sum(), z, allow_unused=True)
-        return Evaluated(self, x, a.detach(), slope.detach(), bend if bend is not None and bool(bend.any()) else None)
+            (first,) = torch.autograd.grad(a.sum(), z, create_graph=second)
+            curved = None
+            if second and first.requires_grad:
+                (curved,) = torch.autograd.grad(first.sum(), z, allow_unused=True)
+        curved = curved if curved is not None and bool(curved.any()) else None
+        return LayerValues(self, x, a.detach(), first.detach(), curved)
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluated:
-    """A link at its inputs.
+class LayerValues:
+    """A layer at its inputs.
 
     Attributes:
-        link: The link.
+        layer: The layer.
         inputs: ``a``, ``(..., in)``.
         outputs: ``phi(z)``, ``(..., out)``.
-        slope: ``phi'(z)``, ``(..., out)``; None for ones.
-        bend: ``phi''(z)``; None for zeros, or where it was not asked for.
+        derivative: ``phi'(z)``, ``(..., out)``; None for ones.
+        second_derivative: ``phi''(z)``; None for zeros, or where it was not asked for.
     """
 
-    link: Link
+    layer: FeedForwardLayer
     inputs: Tensor
     outputs: Tensor
-    slope: Tensor | None
-    bend: Tensor | None
+    derivative: Tensor | None
+    second_derivative: Tensor | None
 
-    def sloped(self, t: Tensor) -> Tensor:
-        """Return tangents or gradients ``(k, ..., out)`` times the slopes."""
-        return t if self.slope is None else t * self.slope
+    def times_derivative(self, t: Tensor) -> Tensor:
+        """Return tangents or gradients ``(k, ..., out)`` times the activation's derivative."""
+        return t if self.derivative is None else t * self.derivative
 
-    def sloped_in_place(self, t: Tensor) -> Tensor:
+    def times_derivative_(self, t: Tensor) -> Tensor:
         """Return the same in the memory of ``t``."""
-        return t if self.slope is None else t.mul_(self.slope)
+        return t if self.derivative is None else t.mul_(self.derivative)
 
     def flat(self) -> Self:
         """Return the same with one axis of positions, ``(M, ...)``."""
-        tensors = (self.inputs, self.outputs, self.slope, self.bend)
-        return type(self)(self.link, *(t if t is None else t.reshape(-1, t.shape[-1]) for t in tensors))  # type: ignore[arg-type]
+        tensors = (self.inputs, self.outputs, self.derivative, self.second_derivative)
+        return type(self)(self.layer, *(t if t is None else t.reshape(-1, t.shape[-1]) for t in tensors))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
+class FeedForward:
     """A ``Sequential`` of linear layers and elementwise activations.
 
     Attributes:
         before: What comes before the first linear layer.
-        links: The layers, each with the activations after it.
+        layers: The layers, each with the activations after it.
     """
 
     before: tuple[nn.Module, ...]
-    links: tuple[Link, ...]
+    layers: tuple[FeedForwardLayer, ...]
 
     def features(self, x: Any) -> Tensor:
         """Return the inputs of the first layer, ``(N, ..., in)``, from those of the network."""
@@ -123,42 +125,38 @@ class Chain:
                 found = module(found.clone() if getattr(module, "inplace", False) else found)
         return found  # type: ignore[no-any-return]
 
-    def ascend(self, features: Tensor, bends: bool = False) -> Iterator[Evaluated]:
-        """Yield the links at their inputs, from the bottom up; ``bends``: with second derivatives."""
-        for link in self.links:
-            at = link.evaluate(features, bends)
+    def forward_pass(self, features: Tensor, second: bool = False) -> Iterator[LayerValues]:
+        """Yield the layers at their inputs, from the bottom up; ``second``: with second derivatives."""
+        for layer in self.layers:
+            at = layer.evaluate(features, second)
             yield at
             features = at.outputs
 
 
-def descend(layers: list[Evaluated], u: Tensor) -> Iterator[Tensor]:
-    """Yield the gradients in the outputs of linear layers (the ``z``), from the top down.
+def backward_pass(layers: list[LayerValues], u: Tensor) -> Iterator[Tensor]:
+    """Yield the gradients in the outputs ``z`` of linear layers, ``(k, ..., out)``, from the top down.
 
-    Args:
-        layers: A chain, or its upper part.
-        u: Gradients in its outputs, ``(k, ..., C)``.
-
-    Yields:
-        For each layer ``(k, ..., out)``; one matrix product for each layer but the lowest.
+    The layers are a network or its upper part, ``u`` the gradients in its outputs, ``(k, ..., C)``: one matrix product
+    for each layer but the lowest.
     """
-    g = layers[-1].sloped(u)
+    g = layers[-1].times_derivative(u)
     yield g
     for lower, upper in zip(layers[-2::-1], layers[:0:-1], strict=True):
-        g = lower.sloped_in_place(g @ upper.link.w)
+        g = lower.times_derivative_(g @ upper.layer.w)
         yield g
 
 
-def read_chain(module: nn.Module | None) -> Chain:
-    """Return a network as a chain.
+def read_feed_forward(module: nn.Module | None) -> FeedForward:
+    """Return a module as a feed-forward network.
 
     Args:
-        module: The network; None for one that is a function.
+        module: The module; None for a model that is a function.
 
     Returns:
-        The chain.
+        The network.
 
     Raises:
-        InputError: It is none; the message names the module.
+        InputError: It is none; the message names the part that is something else.
     """
     if module is None:
         raise InputError("the model is a function.")
@@ -168,11 +166,10 @@ def read_chain(module: nn.Module | None) -> Chain:
 
     def visit(part: nn.Module, name: str) -> None:
         where = f"module '{name}'" if name else "the model"
-        if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
+        if not is_plain(part):
             raise InputError(f"{where} has a forward hook.")
         if type(part) is nn.Sequential:
-            for key, child in part._modules.items():  # named_children() leaves out a module used twice
-                assert child is not None
+            for key, child in children(part):
                 visit(child, f"{name}.{key}" if name else key)
         elif type(part) is nn.Linear:
             layers.append((part, []))
@@ -190,13 +187,13 @@ def read_chain(module: nn.Module | None) -> Chain:
     own = [p for linear, _ in layers for p in (linear.weight, linear.bias) if p is not None]
     if len({id(p) for p in own}) < len(own) or any(id(p) not in names for p in own):
         raise InputError("two layers share a weight or bias.")
-    links = [Link(a, names[id(a.weight)], names.get(id(a.bias)), tuple(after)) for a, after in layers]
-    return Chain(tuple(before), tuple(links))
+    found = [FeedForwardLayer(a, names[id(a.weight)], names.get(id(a.bias)), tuple(after)) for a, after in layers]
+    return FeedForward(tuple(before), tuple(found))
 
 
-def find_chain(module: nn.Module | None) -> Chain | None:
-    """Return a network as a chain, or None if it is none."""
+def find_feed_forward(module: nn.Module | None) -> FeedForward | None:
+    """Return a module as a feed-forward network, or None if it is none."""
     try:
-        return read_chain(module)
+        return read_feed_forward(module)
     except InputError:
         return None

@@ -1,11 +1,11 @@
 r"""Products with the Jacobian and the Hessian of a feed-forward network, for many vectors at once, in closed form.
 
-At a link with inputs :math:`a` (tangent :math:`t`), :math:`z = W a + b`, slopes :math:`\varphi'` and bends
-:math:`\varphi''`, a direction :math:`(\dot W, \dot b)` moves
+At a layer with inputs :math:`a` (tangent :math:`t`), :math:`z = W a + b` and derivatives :math:`\varphi'` and
+:math:`\varphi''` of its activation, a direction :math:`(\dot W, \dot b)` moves
 
 .. math:: \dot z = \dot W a + W t + \dot b, \qquad t^+ = \varphi' \odot \dot z ,
 
-and with the gradient :math:`g` in :math:`z`, its tangent :math:`\dot g`, and the link below marked :math:`-`,
+and with the gradient :math:`g` in :math:`z`, its tangent :math:`\dot g`, and the layer below marked :math:`-`,
 
 .. math:: \dot g^- = \varphi'^- \odot (W^T \dot g + \dot W^T g) + \varphi''^- \odot \dot z^- \odot W^T g, \qquad
     \text{Hessian product in } W: \ \dot g\, a^T + g\, t^T
@@ -23,20 +23,20 @@ from torch import Tensor
 
 from raphson.network._parameters import ParameterSpace
 from raphson.network.autodiff._linearize import Function, map_rows
-from raphson.network.layers._feed_forward import Chain, Evaluated, descend
+from raphson.network.layers._feed_forward import FeedForward, LayerValues, backward_pass
 
 _TOGETHER = {"cpu": 2**21, "cuda": 2**25}
 """Entries of the widest layer, for all vectors, up to which they go together: more take memory and gain nothing."""
 
 
-class ChainProducts:
+class FeedForwardProducts:
     """A feed-forward network at one batch, with products for blocks of vectors.
 
     Args:
-        chain: The network.
+        feed_forward: The network.
         space: The parameters that are differentiated.
         features: Inputs of the first layer, ``(N, ..., in)``.
-        bends: Whether Hessian products will be asked for.
+        second: Whether Hessian products will be asked for.
 
     Attributes:
         outputs: ``(N, ..., C)``.
@@ -44,16 +44,18 @@ class ChainProducts:
         nbytes: Memory that is held for products.
     """
 
-    def __init__(self, chain: Chain, space: ParameterSpace, features: Tensor, *, bends: bool = False) -> None:
+    def __init__(
+        self, feed_forward: FeedForward, space: ParameterSpace, features: Tensor, *, second: bool = False
+    ) -> None:
         self._space = space
-        layers = list(chain.ascend(features, bends))
+        layers = list(feed_forward.forward_pass(features, second))
         self.outputs = layers[-1].outputs
         # nothing below the first parameter has a derivative
-        first = min(i for i, link in enumerate(chain.links) if {link.weight, link.bias} & set(space.names))
+        first = min(i for i, layer in enumerate(feed_forward.layers) if {layer.weight, layer.bias} & set(space.names))
         self._layers = [at.flat() for at in layers[first:]]
-        positions, widths = self._layers[0].inputs.shape[0], [link.linear.out_features for link in chain.links]
-        self.width = vectors_at_once(positions * max(widths), features.device)
-        held = [t for at in self._layers for t in (at.outputs, at.slope, at.bend) if t is not None]
+        positions, widest = self._layers[0].inputs.shape[0], max(x.linear.out_features for x in feed_forward.layers)
+        self.width = vectors_at_once(positions * widest, features.device)
+        held = [t for at in self._layers for t in (at.outputs, at.derivative, at.second_derivative) if t is not None]
         self.nbytes = sum(t.numel() * t.element_size() for t in held)
 
     def jvp(self, rows: Tensor) -> Tensor:
@@ -65,29 +67,28 @@ class ChainProducts:
     def vjp(self, u: Tensor) -> Tensor:
         """Return ``J^T u``, ``(k, P)``, for ``u`` of shape ``(k, N, ..., C)``."""
         with torch.no_grad():
-            gradients = [*descend(self._layers, u.reshape(u.shape[0], -1, u.shape[-1]))][::-1]
+            gradients = [*backward_pass(self._layers, u.reshape(u.shape[0], -1, u.shape[-1]))][::-1]
             pairs = zip(gradients, self._layers, strict=True)
             return self._rows([_outer(g, at.inputs) if self._has(at) else None for g, at in pairs], gradients)
 
+    def gauss_newton_products(self, rows: Tensor, middle: Function) -> Tensor:
+        """Return ``J^T M J v``, ``(k, P)``, for ``v`` in rows ``(k, P)``, with the product ``middle`` of ``M``."""
+        return in_parts(lambda part: self.vjp(map_rows(middle, self.jvp(part), True)), rows, self.width)
+
     def set_gradient(self, gradient: Tensor) -> None:
-        """Keep the gradient of a loss in the outputs, ``(N, ..., C)``, for its Hessian products."""
+        """Store the gradient of a loss in the outputs, ``(N, ..., C)``, for its Hessian products."""
         with torch.no_grad():
             u = gradient.reshape(1, -1, gradient.shape[-1])
-            self._gradients = [*descend(self._layers, u)][::-1]
-            above = [*(g[0] @ at.link.w for g, at in zip(self._gradients[1:], self._layers[1:], strict=True)), u[0]]
-            # times the gradients in the outputs of the links
-            self._bent = [None if at.bend is None else at.bend * g for at, g in zip(self._layers, above, strict=True)]
+            self._gradients = [*backward_pass(self._layers, u)][::-1]
+            above = [*(g[0] @ at.layer.w for g, at in zip(self._gradients[1:], self._layers[1:], strict=True)), u[0]]
+            # times the gradients in the outputs of the layers
+            self._second_terms = [
+                None if at.second_derivative is None else at.second_derivative * g
+                for at, g in zip(self._layers, above, strict=True)
+            ]
 
     def hessian_product(self, rows: Tensor, middle: Function) -> Tensor:
-        """Return the Hessian of the loss times vectors.
-
-        Args:
-            rows: The vectors, ``(k, P)``.
-            middle: The product of one array ``(N, ..., C)`` with the Hessian of the loss in the outputs.
-
-        Returns:
-            ``(k, P)``.
-        """
+        """Return the Hessian of the loss times vectors in rows ``(k, P)``; ``middle``: its product in the outputs."""
         with torch.no_grad():
             directions = self._directions(rows)
             moved, tangents, pre = self._tangents(directions)
@@ -95,28 +96,28 @@ class ChainProducts:
             weights: list[Tensor | None] = []
             outputs: list[Tensor] = []
             for i in range(len(self._layers) - 1, -1, -1):
-                at, bent, d, t = self._layers[i], self._bent[i], directions[i][0], tangents[i]
+                at, second_term, d, t = self._layers[i], self._second_terms[i], directions[i][0], tangents[i]
                 g = self._gradients[i].expand(len(rows), -1, -1)
                 # in place but for what the likelihood returned
-                moved = at.sloped_in_place(moved) if outputs else at.sloped(moved)
-                if bent is not None:
-                    moved = moved.addcmul_(bent, pre[i])
+                moved = at.times_derivative_(moved) if outputs else at.times_derivative(moved)
+                if second_term is not None:
+                    moved = moved.addcmul_(second_term, pre[i])
                 outputs.append(moved)
                 outer = _outer(moved, at.inputs) if self._has(at) else None
                 weights.append(outer if outer is None or t is None else outer.baddbmm_(g.mT, t))
                 if i:
-                    below = moved @ at.link.w
+                    below = moved @ at.layer.w
                     moved = below if d is None else below.baddbmm_(g, d)
             return self._rows(weights[::-1], outputs[::-1])
 
-    def _has(self, at: Evaluated) -> bool:
+    def _has(self, at: LayerValues) -> bool:
         """Whether the weight of a layer is differentiated."""
-        return at.link.weight in self._space.tensors
+        return at.layer.weight in self._space.tensors
 
     def _directions(self, rows: Tensor) -> list[tuple[Tensor | None, Tensor | None]]:
         """Return the parts of vectors that belong to weights and biases, None where these are constant."""
         parts = dict(zip(self._space.names, self._space.split_rows(rows), strict=True))
-        return [(parts.get(at.link.weight), parts.get(at.link.bias or "")) for at in self._layers]
+        return [(parts.get(at.layer.weight), parts.get(at.layer.bias or "")) for at in self._layers]
 
     def _tangents(
         self, directions: list[tuple[Tensor | None, Tensor | None]]
@@ -130,8 +131,8 @@ class ChainProducts:
             inputs.append(t)
             z = _moved(at, t, weight, bias, k)
             outputs.append(z)
-            # bends need z again
-            t = at.sloped(z) if at.bend is not None else at.sloped_in_place(z)
+            # second derivatives need z again
+            t = at.times_derivative(z) if at.second_derivative is not None else at.times_derivative_(z)
         assert t is not None
         return t, inputs, outputs
 
@@ -140,9 +141,9 @@ class ChainProducts:
         found: dict[str, Tensor] = {}
         for at, weight, g in zip(self._layers, weights, outputs, strict=True):
             if weight is not None:
-                found[at.link.weight] = weight.flatten(1)
-            if at.link.bias in self._space.tensors:
-                found[at.link.bias] = g.sum(1)
+                found[at.layer.weight] = weight.flatten(1)
+            if at.layer.bias in self._space.tensors:
+                found[at.layer.bias] = g.sum(1)
         return torch.cat([found[name] for name in self._space.names], 1)
 
 
@@ -158,9 +159,9 @@ def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, width: int) -> 
     return torch.cat([function(part) for part in rows.split(width)])  # type: ignore[no-untyped-call]
 
 
-def _moved(at: Evaluated, t: Tensor | None, weight: Tensor | None, bias: Tensor | None, k: int) -> Tensor:
+def _moved(at: LayerValues, t: Tensor | None, weight: Tensor | None, bias: Tensor | None, k: int) -> Tensor:
     """Return the tangents of a layer's outputs, ``(k, M, out)``, from those of inputs, weight and bias."""
-    w, m = at.link.w, at.inputs.shape[0]
+    w, m = at.layer.w, at.inputs.shape[0]
     z: Tensor
     if weight is not None:
         a = at.inputs.expand(k, -1, -1)

@@ -1,4 +1,4 @@
-r"""The Jacobian of a network at some examples, kept layer by layer: products with it need no pass over the network.
+r"""The Jacobian of a network at some examples, stored layer by layer: products with it need no pass over the network.
 
 A layer with inputs :math:`a_{np}` at example n and position p, and gradients :math:`g_{ncp}` of the example's output c
 in its own outputs, has the block
@@ -6,9 +6,9 @@ in its own outputs, has the block
 .. math:: J_{nc} = \sum_p g_{ncp}\, a_{np}^\top, \qquad (J V)_{nc} = \sum_p g_{ncp}^\top V a_{np}, \qquad
     J^\top u = \sum_{np} \Big(\sum_c u_{nc}\, g_{ncp}\Big) a_{np}^\top .
 
-A linear layer with few positions keeps the factors :math:`a` and :math:`g`: a product is one matrix product of the size
-of its forward pass, and what links the layers is left to :math:`g`. Everything else keeps the block itself, which is
-the smaller the more positions are summed in it: a product reads it once.
+A linear layer with few positions stores the factors :math:`a` and :math:`g`: a product is one matrix product of the
+size of its forward pass. Everything else stores the block itself, which is the smaller the more positions are summed in
+it: a product reads it once.
 """
 
 from __future__ import annotations
@@ -20,35 +20,36 @@ import torch
 from torch import Tensor
 
 from raphson.network._parameters import ParameterSpace
-from raphson.network.layers._calls import Layout, Linear, Slot, Use
 from raphson.network.layers._feed_forward_products import vectors_at_once
+from raphson.network.layers._layer_calls import LayerCall, Linear
+from raphson.network.layers._parameter_view import ParameterView, PositionLayout
 
 
 @dataclass(frozen=True, eq=False)
 class _Factors:
-    """What a linear layer keeps.
+    """What is stored of a linear layer.
 
     Attributes:
-        use: The layer, without its input.
-        inputs: ``(U, p, in)``.
-        gradients: ``(U, E, p out)``.
+        call: The layer, without its input.
+        inputs: ``(N, p, in)``.
+        gradients: ``(N, E, p out)``.
     """
 
-    use: Linear
+    call: Linear
     inputs: Tensor
     gradients: Tensor
 
 
 class LayerJacobian:
-    """Memory for the Jacobian of ``U`` units (examples, or positions that are like examples) with ``E`` outputs each.
+    """Memory for the Jacobian of ``N`` examples (or positions that are independent) with ``E`` outputs each.
 
     Args:
         space: The parameters.
-        uses: The layers, as a part of the units passed through them.
-        layouts: Which positions of each belong to which unit of that part.
-        units: ``U``.
+        calls: The layers, as a part of the examples passed through them.
+        layouts: Which positions of each belong to which example of that part.
+        examples: ``N``.
         outputs: ``E``.
-        rest: Parameters that layers do not explain: their blocks are filled by themselves.
+        unrecognized: Parameters outside recognized layers: their blocks are filled by themselves.
 
     Attributes:
         width: Number of vectors that should go together.
@@ -57,107 +58,105 @@ class LayerJacobian:
     def __init__(
         self,
         space: ParameterSpace,
-        uses: Sequence[Use],
-        layouts: Sequence[Layout],
-        units: int,
+        calls: Sequence[LayerCall],
+        layouts: Sequence[PositionLayout],
+        examples: int,
         outputs: int,
-        rest: frozenset[str] = frozenset(),
+        unrecognized: frozenset[str] = frozenset(),
     ) -> None:
-        self._space, self._shape, self._rest = space, (units, outputs), rest
-        self._names = [use.name for use in uses]
+        self._space, self._shape, self._unrecognized = space, (examples, outputs), unrecognized
+        self._names = [call.name for call in calls]
         self._lengths = [layout.length for layout in layouts]
         self._factored = {
-            number: use.without_input()
-            for number, (use, p) in enumerate(zip(uses, self._lengths, strict=True))
-            if isinstance(use, Linear)
-            and factors_are_faster(use, p, outputs, space)
-            and not any(_has(use, name) for name in rest)
+            number: call.without_input()
+            for number, (call, p) in enumerate(zip(calls, self._lengths, strict=True))
+            if isinstance(call, Linear)
+            and factors_are_faster(call, p, outputs, space)
+            and not any(_has(call, name) for name in unrecognized)
         }
-        others = [use for number, use in enumerate(uses) if number not in self._factored]
-        self._formed = [name for name in space.names if name in rest or any(_has(use, name) for use in others)]
-        widths = [self._lengths[number] * use.weight_shape[1] for number, use in self._factored.items()]
-        self.width = vectors_at_once(units * max([outputs, *widths]), space.device)
+        others = [call for number, call in enumerate(calls) if number not in self._factored]
+        self._formed = [
+            name for name in space.names if name in unrecognized or any(_has(call, name) for call in others)
+        ]
+        widths = [self._lengths[number] * call.weight_shape[1] for number, call in self._factored.items()]
+        self.width = vectors_at_once(examples * max([outputs, *widths]), space.device)
         self._factors: dict[int, _Factors] = {}
         self._blocks: dict[str, Tensor] = {}
 
     @property
     def nbytes(self) -> int:
-        """Size of what is kept, in bytes."""
-        units, outputs = self._shape
-        entries = units * outputs * sum(self._space.tensors[name].numel() for name in self._formed)
-        for number, use in self._factored.items():
-            _, out, inputs = use.weight_shape
-            entries += units * self._lengths[number] * (outputs * out + inputs)
+        """Size of what is stored, in bytes."""
+        examples, outputs = self._shape
+        entries = examples * outputs * sum(self._space.tensors[name].numel() for name in self._formed)
+        for number, call in self._factored.items():
+            _, out, inputs = call.weight_shape
+            entries += examples * self._lengths[number] * (outputs * out + inputs)
         return entries * self._space.dtype.itemsize
 
     def shaped(self, u: Tensor) -> Tensor:
-        """Return vectors of outputs ``(k, N, ..., C)`` as ``(k, U, E)``."""
+        """Return vectors of outputs ``(k, N, ..., C)`` as ``(k, N, E)``."""
         return u.reshape(len(u), *self._shape)
 
     def allocate(self) -> None:
         """Make the memory, which is zero until it is filled."""
-        units, outputs = self._shape
+        examples, outputs = self._shape
         like = self._space.empty()
         self._blocks = {
-            name: like.new_zeros(units, outputs, self._space.tensors[name].numel()) for name in self._formed
+            name: like.new_zeros(examples, outputs, self._space.tensors[name].numel()) for name in self._formed
         }
-        for number, use in self._factored.items():
-            (_, out, inputs), p = use.weight_shape, self._lengths[number]
-            made = like.new_empty(units, p, inputs), like.new_empty(units, outputs, p * out)
-            self._factors[number] = _Factors(use, *made)
+        for number, call in self._factored.items():
+            (_, out, inputs), p = call.weight_shape, self._lengths[number]
+            made = like.new_empty(examples, p, inputs), like.new_empty(examples, outputs, p * out)
+            self._factors[number] = _Factors(call, *made)
 
-    def suits(self, uses: Sequence[Use], layouts: Sequence[Layout]) -> bool:
-        """Whether another part of the units passed through the same layers."""
-        names, lengths = [use.name for use in uses], [layout.length for layout in layouts]
+    def suits(self, calls: Sequence[LayerCall], layouts: Sequence[PositionLayout]) -> bool:
+        """Whether another part of the examples passed through the same layers."""
+        names, lengths = [call.name for call in calls], [layout.length for layout in layouts]
         return names == self._names and lengths == self._lengths
 
-    def fill(self, number: int, use: Use, layout: Layout, g: Tensor, units: slice, outputs: slice) -> None:
-        """Keep what one layer adds for some units and outputs.
+    def fill(
+        self, number: int, call: LayerCall, layout: PositionLayout, g: Tensor, examples: slice, outputs: slice
+    ) -> None:
+        """Store what layer ``number`` adds for some examples and outputs.
 
-        Args:
-            number: The layer's.
-            use: The layer, as these units passed through it.
-            layout: Which of its positions belong to which unit.
-            g: Gradients of the outputs in its own, ``(e, *shape)``.
-            units: The units.
-            outputs: The outputs.
+        They passed through it as ``call``, with ``layout``; ``g`` are gradients of these outputs, ``(e, *shape)``.
         """
         if number in self._factored:
-            assert isinstance(use, Linear)
-            kept, rows = self._factors[number], layout.by_example(use.rows(g).movedim(0, 1))
-            kept.gradients[units, outputs] = rows.transpose(1, 2).flatten(2)
+            assert isinstance(call, Linear)
+            stored, rows = self._factors[number], layout.by_example(call.rows(g).movedim(0, 1))
+            stored.gradients[examples, outputs] = rows.transpose(1, 2).flatten(2)
             if outputs.start == 0:
-                kept.inputs[units] = layout.by_example(use.input().reshape(-1, use.x.shape[-1]))
+                stored.inputs[examples] = layout.by_example(call.input().reshape(-1, call.x.shape[-1]))
             return
-        for slot, values in use.example_gradients(g, layout):
-            if slot.name in self._rest:
+        for view, values in call.example_gradients(g, layout):
+            if view.name in self._unrecognized:
                 continue
-            parameter, added = self._space.tensors[slot.name], values.flatten(2).transpose(0, 1)
-            block = self._blocks[slot.name][units, outputs]
-            if slot.is_whole(parameter):
+            parameter, added = self._space.tensors[view.name], values.flatten(2).transpose(0, 1)
+            block = self._blocks[view.name][examples, outputs]
+            if view.is_whole(parameter):
                 block += added
             else:
-                block.index_add_(2, slot.index(parameter).reshape(-1), added)
+                block.index_add_(2, view.index(parameter).reshape(-1), added)
 
-    def fill_rest(self, name: str, gradients: Tensor, units: slice, outputs: slice) -> None:
-        """Keep gradients ``(e, U, numel)`` of some outputs of some units in a parameter that layers do not explain."""
-        self._blocks[name][units, outputs] = gradients.transpose(0, 1)
+    def fill_unrecognized(self, name: str, gradients: Tensor, examples: slice, outputs: slice) -> None:
+        """Store gradients ``(e, N, numel)`` of some outputs of some examples in an unrecognized parameter."""
+        self._blocks[name][examples, outputs] = gradients.transpose(0, 1)
 
     @torch.no_grad()
     def jvp(self, rows: Tensor) -> Tensor:
-        """Return ``J v``, ``(k, U, E)``, for ``v`` in rows ``(k, P)``."""
+        """Return ``J v``, ``(k, N, E)``, for ``v`` in rows ``(k, P)``."""
         rows, k = rows.contiguous(), len(rows)
         parts = dict(zip(self._space.names, rows.split(self._space.sizes, 1), strict=True))  # type: ignore[no-untyped-call]
         found: list[Tensor] = [
             (parts[name] @ block.flatten(0, 1).mT).view(k, *self._shape) for name, block in self._blocks.items()
         ]
-        for kept in self._factors.values():
-            weight, bias = kept.use.weight, kept.use.bias
+        for stored in self._factors.values():
+            weight, bias = stored.call.weight, stored.call.bias
             assert weight is not None
-            a, v = kept.inputs.flatten(0, 1).expand(k, -1, -1), _seen(parts[weight.name], weight).mT
+            a, v = stored.inputs.flatten(0, 1).expand(k, -1, -1), _seen(parts[weight.name], weight).mT
             z = a @ v if bias is None else torch.baddbmm(_seen(parts[bias.name], bias).unsqueeze(1), a, v)
             z = z.view(k, self._shape[0], -1).permute(1, 2, 0)
-            found.append((kept.gradients @ z).permute(2, 0, 1))
+            found.append((stored.gradients @ z).permute(2, 0, 1))
         total = found.pop()
         for more in found:
             total += more
@@ -165,47 +164,47 @@ class LayerJacobian:
 
     @torch.no_grad()
     def vjp(self, u: Tensor) -> Tensor:
-        """Return ``J^T u``, ``(k, P)``, for ``u`` of shape ``(k, U, E)``."""
+        """Return ``J^T u``, ``(k, P)``, for ``u`` of shape ``(k, N, E)``."""
         k = len(u)
         found = {name: u.flatten(1) @ block.flatten(0, 1) for name, block in self._blocks.items()}
-        for kept in self._factors.values():
-            weight, bias = kept.use.weight, kept.use.bias
+        for stored in self._factors.values():
+            weight, bias = stored.call.weight, stored.call.bias
             assert weight is not None
-            units, p, inputs = kept.inputs.shape
-            g = (u.transpose(0, 1) @ kept.gradients).view(units, k, p, -1).transpose(1, 2)
-            rows = g.reshape(units * p, -1)
-            self._add(found, weight, (rows.mT @ kept.inputs.view(-1, inputs)).view(k, -1, inputs))
+            examples, p, inputs = stored.inputs.shape
+            g = (u.transpose(0, 1) @ stored.gradients).view(examples, k, p, -1).transpose(1, 2)
+            rows = g.reshape(examples * p, -1)
+            self._add(found, weight, (rows.mT @ stored.inputs.view(-1, inputs)).view(k, -1, inputs))
             if bias is not None:
                 self._add(found, bias, rows.sum(0).view(k, -1))
         missing = (name for name in self._space.names if name not in found)
         found |= {name: u.new_zeros(k, self._space.tensors[name].numel()) for name in missing}
         return torch.cat([found[name] for name in self._space.names], 1)
 
-    def _add(self, found: dict[str, Tensor], slot: Slot, values: Tensor) -> None:
+    def _add(self, found: dict[str, Tensor], view: ParameterView, values: Tensor) -> None:
         """Add products with a view of a parameter to those with the parameter."""
-        parameter = self._space.tensors[slot.name]
-        if slot.name not in found and slot.is_whole(parameter):
-            found[slot.name] = values.flatten(1)
+        parameter = self._space.tensors[view.name]
+        if view.name not in found and view.is_whole(parameter):
+            found[view.name] = values.flatten(1)
             return
-        whole = found.setdefault(slot.name, values.new_zeros(len(values), parameter.numel()))
-        _seen(whole, slot).add_(values)
+        whole = found.setdefault(view.name, values.new_zeros(len(values), parameter.numel()))
+        _seen(whole, view).add_(values)
 
 
-def _seen(rows: Tensor, slot: Slot) -> Tensor:
+def _seen(rows: Tensor, view: ParameterView) -> Tensor:
     """Return rows ``(k, numel)`` that belong to a parameter as its view sees it, ``(k, *size)``."""
-    return rows.as_strided((len(rows), *slot.size), (rows.stride(0), *slot.stride), rows.storage_offset() + slot.offset)
+    return rows.as_strided((len(rows), *view.size), (rows.stride(0), *view.stride), rows.storage_offset() + view.offset)
 
 
-def _has(use: Use, name: str) -> bool:
-    return any(slot is not None and slot.name == name for slot in (use.weight, use.bias))
+def _has(call: LayerCall, name: str) -> bool:
+    return any(view is not None and view.name == name for view in (call.weight, call.bias))
 
 
-def factors_are_faster(use: Linear, p: int, outputs: int, space: ParameterSpace) -> bool:
-    """Whether products with the factors of a layer at ``p`` positions a unit are faster than with its block."""
+def factors_are_faster(call: Linear, p: int, outputs: int, space: ParameterSpace) -> bool:
+    """Whether products with the factors of a layer at ``p`` positions an example are faster than with its block."""
     # a block is read from memory, a few entries each nanosecond; factors are multiplied, four times as fast for eight
     # vectors (measured)
-    slots = [slot for slot in (use.weight, use.bias) if slot is not None]
-    if use.weight is None or not all(space.tensors[slot.name].is_contiguous() for slot in slots):
+    views = [view for view in (call.weight, call.bias) if view is not None]
+    if call.weight is None or not all(space.tensors[view.name].is_contiguous() for view in views):
         return False
-    inputs = use.weight_shape[2]
+    inputs = call.weight_shape[2]
     return outputs * inputs >= p * (inputs / 4 + outputs)

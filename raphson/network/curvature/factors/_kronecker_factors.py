@@ -1,4 +1,4 @@
-r"""The two factors of a layer's Kronecker-factored curvature, accumulated over the uses of its weight.
+r"""The two factors of a layer's Kronecker-factored curvature, accumulated over the layer calls of its weight.
 
 With inputs :math:`a_i`, output gradients :math:`g_{ic}` (weights and scale inside) and :math:`\omega_i` the weight of
 position i,
@@ -23,57 +23,59 @@ import torch
 from torch import Tensor
 
 from raphson.linalg import Dense, Diagonal, EqualBlocks, Kronecker, SymmetricOperator
-from raphson.network.curvature.factors._gram import Gram
-from raphson.network.curvature.factors._output_factor import Tapped
-from raphson.network.curvature.factors._patch_gram import PatchGram
-from raphson.network.layers._calls import Convolution, Layout, Lookup, Matmul, Use
+from raphson.network.curvature.factors._patch_syrk import PatchSyrk
+from raphson.network.curvature.factors._recorded_batches import RecordedBatch
+from raphson.network.curvature.factors._syrk import Syrk
+from raphson.network.layers._convolution import Convolution
+from raphson.network.layers._layer_calls import LayerCall, Lookup, Matmul
+from raphson.network.layers._parameter_view import PositionLayout
 
 Sharing = Literal["expand", "reduce"]
 
 _DENSE_TABLE = 2048
-"""Rows of a table up to which reduce keeps the covariance of the means; beyond, it counts as in expand."""
+"""Rows of a table up to which reduce stores the covariance of the means; beyond, it counts as in expand."""
 
 _DENSE_GROUP = 256
 """Size of the blocks of a grouped convolution up to which they are stored as dense blocks in one tensor."""
 
 
-class Seen(NamedTuple):
-    """One use in one batch, by its number."""
+class RecordedCall(NamedTuple):
+    """One layer call in one batch, by its number."""
 
-    tapped: Tapped
+    recorded: RecordedBatch
     number: int
 
     @property
-    def use(self) -> Use:
-        """The use."""
-        return self.tapped.taps.uses[self.number]
+    def call(self) -> LayerCall:
+        """The call."""
+        return self.recorded.record.calls[self.number]
 
     @property
-    def example(self) -> Layout:
+    def example(self) -> PositionLayout:
         """Which positions belong to which example."""
-        return self.tapped.example_layouts[self.number]
+        return self.recorded.example_layouts[self.number]
 
     @property
-    def unit(self) -> Layout:
-        """Which positions belong to which unit."""
-        return self.tapped.unit_layouts[self.number]
+    def independent(self) -> PositionLayout:
+        """The same with each position as an example of its own, where they are independent."""
+        return self.recorded.independent_layouts[self.number]
 
     @property
-    def summed(self) -> Layout:
+    def summed(self) -> PositionLayout:
         """Over which positions gradients are summed."""
-        return self.tapped.sum_layouts[self.number]
+        return self.recorded.sum_layouts[self.number]
 
 
 class Term(abc.ABC):
     """Sums for one Kronecker product: ``left`` belongs to the rows of the weight, ``right`` to its columns."""
 
     @abc.abstractmethod
-    def add_inputs(self, seen: Sequence[Seen], unit: Tensor | None, example: Tensor | None) -> None:
-        """Add the inputs of a batch, with weights per unit and per example."""
+    def add_inputs(self, calls: Sequence[RecordedCall], independent: Tensor | None, example: Tensor | None) -> None:
+        """Add the inputs of a batch, with weights of independent examples or positions, and of examples."""
 
     @abc.abstractmethod
-    def add_outputs(self, seen: Sequence[Seen], gradients: Mapping[int, Tensor]) -> None:
-        """Add output gradients ``(k, *shape)`` of the uses."""
+    def add_outputs(self, calls: Sequence[RecordedCall], gradients: Mapping[int, Tensor]) -> None:
+        """Add output gradients ``(k, *shape)`` of the calls."""
 
     @abc.abstractmethod
     def operator(self) -> SymmetricOperator:
@@ -101,23 +103,23 @@ class MatmulTerm(Term):
     def __post_init__(self) -> None:
         groups, o, i = self.shape
         # a joint bias is one more input, which is 1
-        self._inputs = Gram(groups, i, self.like, border=int(self.joint))
-        self._patches: PatchGram | None = None
+        self._inputs = Syrk(groups, i, self.like, border=int(self.joint))
+        self._patches: PatchSyrk | None = None
         self._means = self.like.new_zeros(groups, i)
-        self._outputs = Gram(groups, o, self.like)
+        self._outputs = Syrk(groups, o, self.like)
         self._count = 0.0
 
-    def add_inputs(self, seen: Sequence[Seen], unit: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
+    def add_inputs(self, calls: Sequence[RecordedCall], independent: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
         if self.sharing == "reduce":
-            self.add_rows(_mean_inputs(seen).unsqueeze(-1), example)
+            self.add_rows(_mean_inputs(calls).unsqueeze(-1), example)
             return
-        for one in seen:
-            assert isinstance(one.use, Matmul)
-            weights = None if unit is None else one.unit.per_position(unit)
-            if isinstance(one.use, Convolution) and PatchGram.suits(one.use):
-                self._add_images(one.use, weights)
+        for one in calls:
+            assert isinstance(one.call, Matmul)
+            weights = None if independent is None else one.independent.per_position(independent)
+            if isinstance(one.call, Convolution) and PatchSyrk.suits(one.call):
+                self._add_images(one.call, weights)
                 continue
-            for rows, x in one.use.input_chunks():
+            for rows, x in one.call.input_chunks():
                 self.add_rows(x, None if weights is None else weights[rows])
 
     def add_rows(self, x: Tensor, weights: Tensor | None) -> None:
@@ -127,14 +129,14 @@ class MatmulTerm(Term):
             self._means += means.sum((0, 3)) if x.shape[3] > 1 else means.squeeze(3).sum(0)
         self._inputs.add(x)
 
-    def _add_images(self, use: Convolution, weights: Tensor | None) -> None:
+    def _add_images(self, call: Convolution, weights: Tensor | None) -> None:
         """Add the input of a convolution with weights ``(N,)``, by its autocorrelation."""
-        x, means = self._weighted(use.input(), weights, use.inner)
+        x, means = self._weighted(call.input(), weights, call.inner)
         if self.joint:
-            self._means += use.patches(means.sum(0, keepdim=True)).sum((0, 3))
+            self._means += call.patches(means.sum(0, keepdim=True)).sum((0, 3))
         if self._patches is None:
-            self._patches = PatchGram(x.shape[1], use.kernel, self.like)
-        self._patches.add(x, use)
+            self._patches = PatchSyrk(x.shape[1], call.kernel, self.like)
+        self._patches.add(x, call)
 
     def _weighted(self, x: Tensor, weights: Tensor | None, inner: int) -> tuple[Tensor, Tensor]:
         """Count inputs of ``inner`` positions each; return them times root weights, and for a bias times weights."""
@@ -146,14 +148,14 @@ class MatmulTerm(Term):
         rooted = x * root
         return rooted, rooted * root if self.joint else rooted
 
-    def add_outputs(self, seen: Sequence[Seen], gradients: Mapping[int, Tensor]) -> None:  # noqa: D102
+    def add_outputs(self, calls: Sequence[RecordedCall], gradients: Mapping[int, Tensor]) -> None:  # noqa: D102
         if self.sharing == "reduce":
-            total = torch.stack([_summed_outputs(one, gradients[one.number]) for one in seen]).sum(0)
+            total = torch.stack([_summed_outputs(one, gradients[one.number]) for one in calls]).sum(0)
             self._outputs.add(total.flatten(0, 1).unsqueeze(-1))
             return
-        for one in seen:
-            assert isinstance(one.use, Matmul)
-            self._outputs.add(one.use.outputs(gradients[one.number]).flatten(0, 1))
+        for one in calls:
+            assert isinstance(one.call, Matmul)
+            self._outputs.add(one.call.outputs(gradients[one.number]).flatten(0, 1))
 
     @cached_property
     def inputs(self) -> Tensor:
@@ -202,27 +204,29 @@ class TableTerm(Term):
         v, e = self.shape
         self._dense = self.sharing == "reduce" and v <= _DENSE_TABLE
         self._inputs = self.like.new_zeros(v, v) if self._dense else self.like.new_zeros(v)
-        self._outputs = Gram(1, e, self.like)
+        self._outputs = Syrk(1, e, self.like)
         self._count = 0.0
 
-    def add_inputs(self, seen: Sequence[Seen], unit: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
-        for one in seen:
-            assert isinstance(one.use, Lookup)
-            counted = one.use.counted().to(self.like.dtype)
+    def add_inputs(self, calls: Sequence[RecordedCall], independent: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
+        for one in calls:
+            assert isinstance(one.call, Lookup)
+            counted = one.call.counted().to(self.like.dtype)
             if self._dense:
                 bags = _bags(one, self.shape[0], counted)
                 weighted = bags if example is None else bags * example.to(bags)[:, None]
                 self._inputs += weighted.mT @ bags
                 self._count += bags.shape[0] if example is None else float(example.sum())
                 continue
-            weights = counted if unit is None else counted * one.unit.per_position(unit).to(counted)
-            self._inputs.index_add_(0, one.use.tokens(), weights)
+            weights = counted
+            if independent is not None:
+                weights = counted * one.independent.per_position(independent).to(counted)
+            self._inputs.index_add_(0, one.call.tokens(), weights)
             self._count += float(weights.sum())
 
-    def add_outputs(self, seen: Sequence[Seen], gradients: Mapping[int, Tensor]) -> None:  # noqa: D102
-        for one in seen:
-            assert isinstance(one.use, Lookup)
-            g = one.use.rows(gradients[one.number]) * one.use.counted()[:, None]
+    def add_outputs(self, calls: Sequence[RecordedCall], gradients: Mapping[int, Tensor]) -> None:  # noqa: D102
+        for one in calls:
+            assert isinstance(one.call, Lookup)
+            g = one.call.rows(gradients[one.number]) * one.call.counted()[:, None]
             if self._dense:
                 g = one.summed.by_example(g.movedim(0, 1)).sum(1)
             self._outputs.add(g.reshape(-1, 1, self.shape[1], 1))
@@ -251,22 +255,22 @@ def grouped(blocks: Sequence[SymmetricOperator]) -> SymmetricOperator:
     return BlockDiagonal(tuple(blocks))
 
 
-def _mean_inputs(seen: Sequence[Seen]) -> Tensor:
-    """Return the mean inputs over positions and uses, ``(N, G, I)``."""
-    parts = [one.use.example_inputs(one.example) for one in seen if isinstance(one.use, Matmul)]
+def _mean_inputs(calls: Sequence[RecordedCall]) -> Tensor:
+    """Return the mean inputs over positions and calls, ``(N, G, I)``."""
+    parts = [one.call.example_inputs(one.example) for one in calls if isinstance(one.call, Matmul)]
     return torch.stack([part.sum(-1) for part in parts]).sum(0) / sum(part.shape[-1] for part in parts)
 
 
-def _summed_outputs(one: Seen, g: Tensor) -> Tensor:
-    """Return output gradients summed over the positions of a unit, ``(units, k, G, O)``."""
-    assert isinstance(one.use, Matmul)
-    return one.use.example_outputs(g, one.summed).sum(-1)
+def _summed_outputs(one: RecordedCall, g: Tensor) -> Tensor:
+    """Return output gradients summed over ``summed`` positions, ``(N, k, G, O)``."""
+    assert isinstance(one.call, Matmul)
+    return one.call.example_outputs(g, one.summed).sum(-1)
 
 
-def _bags(one: Seen, v: int, counted: Tensor) -> Tensor:
+def _bags(one: RecordedCall, v: int, counted: Tensor) -> Tensor:
     """Return the share of each row of the table among the positions of an example, ``(N, V)``."""
-    assert isinstance(one.use, Lookup)
-    tokens = one.example.by_example(one.use.tokens())
+    assert isinstance(one.call, Lookup)
+    tokens = one.example.by_example(one.call.tokens())
     weights = one.example.by_example(counted)
     bags = counted.new_zeros(tokens.shape[0], v).scatter_add_(1, tokens, weights)
     return bags / weights.sum(1, keepdim=True).clamp_min(1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,27 +26,19 @@ from raphson.linalg import (
 )
 
 
-class Order:
-    """Numbers of parameters that are worked out when they are needed: many uses of curvature never ask.
+@dataclass(frozen=True)
+class KnownOrder:
+    """Numbers of parameters that have been worked out.
 
-    Args:
-        parts: Functions that return parts of them.
+    Attributes:
+        index: The numbers, ``(P,)``.
     """
 
-    def __init__(self, parts: Sequence[Callable[[], Tensor]]) -> None:
-        self._parts = tuple(parts)
+    index: Tensor
 
-    def index(self) -> Tensor:
-        """Return the numbers, part after part."""
-        return torch.cat([part() for part in self._parts])
-
-    def __reduce__(self) -> tuple[Callable[..., Order], tuple[Tensor]]:
-        """Pickle the numbers: the functions hold on to what was differentiated."""
-        return _known, (self.index(),)
-
-
-def _known(index: Tensor) -> Order:
-    return Order([lambda: index])
+    def __call__(self) -> Tensor:
+        """Return them."""
+        return self.index
 
 
 @dataclass(frozen=True)
@@ -83,19 +75,23 @@ class LayerOperator(SymmetricOperator):
         blocks: The blocks, ``(n_i, n_i)``.
         names: For each block the parameters in it.
         exact: For each block whether it (or its diagonal) is exact by construction.
-        order: The parameter of each row of the blocks, one block after the other.
+        order: Returns the parameter of each row of the blocks, one block after the other: many never ask.
         labels: Names of the ``P`` parameters.
     """
 
     blocks: tuple[SymmetricOperator, ...]
     names: tuple[str, ...]
     exact: tuple[bool, ...]
-    order: Order
+    order: Callable[[], Tensor]
+
+    def __getstate__(self) -> dict[str, object]:
+        # the function that works out the order holds on to what was differentiated
+        return {**self.__dict__, "order": KnownOrder(self.order())}
 
     @cached_property
     def index(self) -> Tensor | None:
         """The parameter of each row of the blocks, ``(P,)``; None where they are in order."""
-        index = self.order.index().to(self.device)
+        index = self.order().to(self.device)
         return None if torch.equal(index, torch.arange(index.shape[0], device=self.device)) else index
 
     @cached_property

@@ -13,23 +13,21 @@ from raphson._errors import InputError
 from raphson.linalg import Dense, Diagonal, Sum, SymmetricOperator
 from raphson.network._objective import Objective
 from raphson.network._parameters import ParameterSpace
-from raphson.network.curvature.factors._gram import Gram
-from raphson.network.curvature.factors._kronecker_factors import MatmulTerm, Seen, Sharing, TableTerm, Term
-from raphson.network.curvature.factors._layer_operator import LayerOperator, Order
-from raphson.network.curvature.factors._layer_plan import Bias, KroneckerPlan, RowPlan, make_plan
-from raphson.network.curvature.factors._output_factor import Sampling, Tapped, average_weights, columns
-from raphson.network.curvature.factors._rest import RestGradients
-from raphson.network.layers._calls import Matmul, Slot, Use
+from raphson.network.curvature.factors._kronecker_factors import MatmulTerm, RecordedCall, Sharing, TableTerm, Term
+from raphson.network.curvature.factors._layer_operator import LayerOperator
+from raphson.network.curvature.factors._layer_plan import Bias, KroneckerPlan, make_plan
+from raphson.network.curvature.factors._output_factor import Sampling, output_factors
+from raphson.network.curvature.factors._recorded_batches import RecordedBatch, average_weights
+from raphson.network.curvature.factors._syrk import Syrk
+from raphson.network.curvature.factors._unrecognized_gradients import UnrecognizedGradients
+from raphson.network.layers._layer_calls import LayerCall, Matmul
+from raphson.network.layers._parameter_view import ParameterView
 
 EXACT_BLOCK = 256
 """Number of parameters up to which what has no Kronecker form gets an exact block; beyond, an exact diagonal."""
 
 
-MAX_LABELS = 4096
-"""Number of parameters up to which each gets its label: text is dear."""
-
-
-class Block(NamedTuple):
+class ParameterBlock(NamedTuple):
     """A finished block.
 
     Attributes:
@@ -47,11 +45,11 @@ class Block(NamedTuple):
     exact: bool = False
 
 
-class RowSums:
+class ExactSums:
     """An exact block, or its diagonal, from per-example gradients."""
 
     def __init__(self, n: int, like: Tensor) -> None:
-        self._block = Gram(1, n, like) if n <= EXACT_BLOCK else None
+        self._block = Syrk(1, n, like) if n <= EXACT_BLOCK else None
         self._diagonal = like.new_zeros(n)
 
     def add(self, rows: Tensor) -> None:
@@ -72,56 +70,50 @@ class LayerSums:
 
     Args:
         objective: The objective.
-        tapped: Its first batch, whose uses decide on the blocks.
+        recorded: Its first batch, whose layer calls decide on the blocks.
         sharing: How positions are combined.
         bias: Whether biases share the block of their weight.
     """
 
-    def __init__(self, objective: Objective, tapped: Tapped, sharing: Sharing, bias: Bias) -> None:
+    def __init__(self, objective: Objective, recorded: RecordedBatch, sharing: Sharing, bias: Bias) -> None:
         self.objective = objective
-        self.plan = make_plan(objective.space, tapped.taps, bias)
-        self._uses = tuple(use.without_input() for use in tapped.taps.uses)
+        self.plan = make_plan(objective.space, recorded.record, bias)
+        self._calls = tuple(call.without_input() for call in recorded.record.calls)
         like = objective.space.empty()
-        self.terms = [_terms(plan, self._uses, sharing, like) for plan in self.plan.weights]
+        self.terms = [_terms(plan, self._calls, sharing, like) for plan in self.plan.weights]
         self.biases = [
-            {
-                i: MatmulTerm(_shape(self._uses[i]), sharing, False, False, like)
-                for i in plan.uses
-                if self._owner(i) is None
-            }
-            for plan in self.plan.biases
+            {i: MatmulTerm(_shape(self._calls[i]), sharing, False, False, like) for i in numbers if not self._owner(i)}
+            for numbers in self.plan.biases.values()
         ]
-        self.rows = [RowSums(sum(map(_numel, plan.slots)), like) for plan in self.plan.rows]
-        self.rest = [RowSums(objective.space.tensors[name].numel(), like) for name in self.plan.rest]
+        self.affine = [ExactSums(sum(view.numel for view in views), like) for views in self.plan.affine]
+        self.unrecognized = [ExactSums(objective.space.tensors[name].numel(), like) for name in self.plan.unrecognized]
 
-    def add(self, tapped: Tapped, sampling: Sampling) -> None:
+    def add(self, recorded: RecordedBatch, sampling: Sampling) -> None:
         """Add a batch."""
-        self.check(tapped)
-        position, example = average_weights(self.objective, tapped.batch, tapped.taps.output.shape[:-1])
-        unit = example if position is None or not tapped.positionwise else position
-        work = self.work(tapped)
-        for term, seen in work:
-            term.add_inputs(seen, unit, example)
-        rest = RestGradients(self.objective, tapped, self.plan.rest) if self.plan.rest else None
-        jobs = [([one.number for one in seen], partial(term.add_outputs, seen)) for term, seen in work]
-        jobs += [
-            (plan.uses, partial(_add_rows, sums, plan, tapped))
-            for sums, plan in zip(self.rows, self.plan.rows, strict=True)
-        ]
-        for u in columns(self.objective, tapped, sampling):
-            tapped.taps.deliver(u, jobs)
-            for sums, rows in zip(self.rest, rest(u) if rest else (), strict=True):
+        self.check(recorded)
+        position, example = average_weights(self.objective, recorded.batch, recorded.record.output.shape[:-1])
+        independent = example if position is None or not recorded.positionwise else position
+        work = self.work(recorded)
+        for term, calls in work:
+            term.add_inputs(calls, independent, example)
+        unrecognized = UnrecognizedGradients(self.objective, recorded, self.plan.unrecognized)
+        jobs = [([one.number for one in calls], partial(term.add_outputs, calls)) for term, calls in work]
+        affine = zip(self.affine, self.plan.affine.items(), strict=True)
+        jobs += [(numbers, partial(_add_affine, sums, views, numbers, recorded)) for sums, (views, numbers) in affine]
+        for u in output_factors(self.objective, recorded, sampling):
+            recorded.record.deliver(u, jobs)
+            for sums, rows in zip(self.unrecognized, unrecognized(u).values(), strict=True):
                 sums.add(rows)
 
-    def check(self, tapped: Tapped) -> None:
+    def check(self, recorded: RecordedBatch) -> None:
         """Raise ``InputError`` if a batch goes through other layers than the first one did."""
-        uses = tapped.taps.uses
-        if len(uses) != len(self._uses) or any(
-            (type(a), a.weight, a.bias) != (type(b), b.weight, b.bias) for a, b in zip(uses, self._uses, strict=True)
+        calls = recorded.record.calls
+        if len(calls) != len(self._calls) or any(
+            (type(a), a.weight, a.bias) != (type(b), b.weight, b.bias) for a, b in zip(calls, self._calls, strict=True)
         ):
             raise InputError(
-                f"Batch {tapped.index} goes through other layers than batch 0 ({len(uses)} calls with parameters "
-                f"against {len(self._uses)}), so that there is no one set of layers to factorize. Use batches of one "
+                f"Batch {recorded.index} goes through other layers than batch 0 ({len(calls)} calls with parameters "
+                f"against {len(self._calls)}), so that there is no one set of layers to factorize. Use batches of one "
                 "kind, or curvature that needs no layers (ggn, fisher)."
             )
 
@@ -129,37 +121,34 @@ class LayerSums:
         """Return the Kronecker product of weight ``i``, or the sum of two."""
         return _total([term.operator() for term in self.terms[i].values()])
 
-    def weight_block(self, i: int, operator: SymmetricOperator) -> Block:
+    def weight_block(self, i: int, operator: SymmetricOperator) -> ParameterBlock:
         """Return the block of weight ``i`` with an operator."""
         plan, space = self.plan.weights[i], self.objective.space
-        first = self._uses[plan.uses[0]]
+        first = self._calls[plan.calls[0]]
 
         def places() -> Tensor:
             parameter = space.tensors[plan.weight.name]
             index = first.weight_index(parameter) if isinstance(first, Matmul) else plan.weight.index(parameter)[None]
             index = index + space.slices[plan.weight.name].start
-            return index.reshape(-1) if plan.bias is None else joined(index, _places(plan.bias, space))
+            return index.reshape(-1) if plan.bias is None else joined(index, plan.bias.places(space))
 
-        names = ", ".join(_name(slot, space) for slot in (plan.weight, plan.bias) if slot is not None)
-        return Block(names, _first(plan.weight, space), places, operator)
+        return _block([view for view in (plan.weight, plan.bias) if view is not None], space, places, operator)
 
-    def other_blocks(self) -> list[Block]:
+    def other_blocks(self) -> list[ParameterBlock]:
         """Return the blocks of everything but the weights."""
         space, found = self.objective.space, []
-        for plan, own in zip(self.plan.biases, self.biases, strict=True):
+        for (bias, numbers), own in zip(self.plan.biases.items(), self.biases, strict=True):
             parts = [own[i].bias_operator() for i in own]
-            owners = {id(term): term for i in plan.uses if (term := self._owner(i)) is not None}
-            # uses with a weight have their output factor in the weight's term
+            owners = {id(term): term for i in numbers if (term := self._owner(i)) is not None}
+            # calls with a weight have their output factor in the weight's term
             parts += [term.bias_operator() for term in owners.values()]
-            places = partial(_places, plan.bias, space)
-            found.append(Block(_name(plan.bias, space), _first(plan.bias, space), places, _total(parts)))
-        for row, sums in zip(self.plan.rows, self.rows, strict=True):
-            names = ", ".join(_name(slot, space) for slot in row.slots)
-            places = partial(_all_places, row.slots, space)
-            found.append(Block(names, _first(row.slots[0], space), places, sums.operator(), exact=True))
-        for name, sums in zip(self.plan.rest, self.rest, strict=True):
+            found.append(_block([bias], space, partial(bias.places, space), _total(parts)))
+        for views, sums in zip(self.plan.affine, self.affine, strict=True):
+            places = partial(_all_places, views, space)
+            found.append(_block(views, space, places, sums.operator(), exact=True))
+        for name, sums in zip(self.plan.unrecognized, self.unrecognized, strict=True):
             start = space.slices[name].start
-            found.append(Block(name, start, partial(whole, space, name), sums.operator(), exact=True))
+            found.append(ParameterBlock(name, start, partial(whole, space, name), sums.operator(), exact=True))
         return found
 
     def operator(self, weights: Sequence[SymmetricOperator] | None = None) -> LayerOperator:
@@ -168,25 +157,25 @@ class LayerSums:
         blocks = [self.weight_block(i, op) for i, op in enumerate(given)] + self.other_blocks()
         return assemble(self.objective, blocks)
 
-    def work(self, tapped: Tapped) -> list[tuple[Term, list[Seen]]]:
-        """Return each term with the uses of a batch that belong to it."""
-        work: list[tuple[Term, list[Seen]]] = []
+    def work(self, recorded: RecordedBatch) -> list[tuple[Term, list[RecordedCall]]]:
+        """Return each term with the layer calls of a batch that belong to it."""
+        work: list[tuple[Term, list[RecordedCall]]] = []
         for plan, terms in zip(self.plan.weights, self.terms, strict=True):
             for flipped, term in terms.items():
-                numbers = [i for i, f in zip(plan.uses, plan.flipped, strict=True) if f == flipped]
-                work.append((term, [Seen(tapped, i) for i in numbers]))
-        work += [(term, [Seen(tapped, i)]) for own in self.biases for i, term in own.items()]
+                numbers = [i for i, f in zip(plan.calls, plan.flipped, strict=True) if f == flipped]
+                work.append((term, [RecordedCall(recorded, i) for i in numbers]))
+        work += [(term, [RecordedCall(recorded, i)]) for own in self.biases for i, term in own.items()]
         return work
 
     def _owner(self, number: int) -> MatmulTerm | None:
-        """Return the term of a use's weight if all uses in it have the same bias."""
-        bias = self._uses[number].bias
+        """Return the term of a call's weight if all calls in it have the same bias."""
+        bias = self._calls[number].bias
         for plan, terms in zip(self.plan.weights, self.terms, strict=True):
-            if number in plan.uses:
-                flipped = plan.flipped[plan.uses.index(number)]
-                alike = [i for i, f in zip(plan.uses, plan.flipped, strict=True) if f == flipped]
+            if number in plan.calls:
+                flipped = plan.flipped[plan.calls.index(number)]
+                same = [i for i, f in zip(plan.calls, plan.flipped, strict=True) if f == flipped]
                 term = terms[flipped]
-                if isinstance(term, MatmulTerm) and all(self._uses[i].bias == bias for i in alike):
+                if isinstance(term, MatmulTerm) and all(self._calls[i].bias == bias for i in same):
                     return term
         return None
 
@@ -204,7 +193,7 @@ def joined(weight: Tensor, bias: Tensor) -> Tensor:
     return places.reshape(-1)
 
 
-def assemble(objective: Objective, blocks: list[Block]) -> LayerOperator:
+def assemble(objective: Objective, blocks: list[ParameterBlock]) -> LayerOperator:
     """Return blocks as one operator in the order of the parameters, with zeros for those never used."""
     space = objective.space
     blocks = sorted(blocks, key=lambda block: block.first)
@@ -213,62 +202,62 @@ def assemble(objective: Objective, blocks: list[Block]) -> LayerOperator:
         used = torch.cat([block.places() for block in blocks] + [everything[:0]])
         unused = everything[~torch.isin(everything, used)]
         zero = Diagonal(space.empty().new_zeros(unused.shape[0]))
-        blocks.append(Block("not used", int(unused[0]), lambda: unused, zero, exact=True))
-    order = Order([block.places for block in blocks])
+        blocks.append(ParameterBlock("not used", int(unused[0]), lambda: unused, zero, exact=True))
+    places = [block.places for block in blocks]
     operators = tuple(block.operator for block in blocks)
     names, exact = (tuple(getattr(block, what) for block in blocks) for what in ("names", "exact"))
-    found = LayerOperator(operators, names, exact, order, labels=space.labels() if space.numel <= MAX_LABELS else None)
+    found = LayerOperator(
+        operators, names, exact, lambda: torch.cat([part() for part in places]), labels=space.labels()
+    )
     return found.shift(objective.l2) if objective.l2 else found
 
 
-def _terms(plan: KroneckerPlan, uses: Sequence[Use], sharing: Sharing, like: Tensor) -> dict[bool, Term]:
+def _terms(plan: KroneckerPlan, calls: Sequence[LayerCall], sharing: Sharing, like: Tensor) -> dict[bool, Term]:
     terms: dict[bool, Term] = {}
-    for number, flipped in zip(plan.uses, plan.flipped, strict=True):
-        use = uses[number]
-        if isinstance(use, Matmul):
-            terms[flipped] = MatmulTerm(use.weight_shape, sharing, plan.bias is not None, flipped, like)
+    for number, flipped in zip(plan.calls, plan.flipped, strict=True):
+        call = calls[number]
+        if isinstance(call, Matmul):
+            terms[flipped] = MatmulTerm(call.weight_shape, sharing, plan.bias is not None, flipped, like)
         else:
             terms[flipped] = TableTerm((plan.weight.size[0], plan.weight.size[1]), sharing, like)
     return terms
 
 
-def _add_rows(sums: RowSums, plan: RowPlan, tapped: Tapped, gradients: Mapping[int, Tensor]) -> None:
-    """Add per-unit gradients of scales and shifts, summed over uses, ``(k, units, n)``."""
-    total: list[Tensor] | None = None
-    for number in plan.uses:
-        found = tapped.taps.uses[number].example_gradients(gradients[number], tapped.sum_layouts[number])
-        named = dict(found)
-        parts = [named[slot].flatten(2) for slot in plan.slots]
-        total = parts if total is None else [a + b for a, b in zip(total, parts, strict=True)]
-    assert total is not None
-    sums.add(torch.cat(total, dim=-1))
+def _add_affine(
+    sums: ExactSums,
+    views: Sequence[ParameterView],
+    numbers: Sequence[int],
+    recorded: RecordedBatch,
+    gradients: Mapping[int, Tensor],
+) -> None:
+    """Add gradients of scales and shifts by example or position, summed over calls, ``(k, N, n)``."""
+    total: Tensor | float = 0.0
+    for number in numbers:
+        found = dict(recorded.record.calls[number].example_gradients(gradients[number], recorded.sum_layouts[number]))
+        total = total + torch.cat([found[view].flatten(2) for view in views], dim=-1)
+    assert isinstance(total, Tensor)
+    sums.add(total)
 
 
-def _shape(use: Use) -> tuple[int, int, int]:
-    assert isinstance(use, Matmul)
-    return use.weight_shape
+def _shape(call: LayerCall) -> tuple[int, int, int]:
+    assert isinstance(call, Matmul)
+    return call.weight_shape
 
 
-def _numel(slot: Slot) -> int:
-    return torch.Size(slot.size).numel()
+def _block(
+    views: Sequence[ParameterView],
+    space: ParameterSpace,
+    places: Callable[[], Tensor],
+    operator: SymmetricOperator,
+    exact: bool = False,
+) -> ParameterBlock:
+    names = [v.name if v.is_whole(space.tensors[v.name]) else f"{v.name} (part)" for v in views]
+    first: int = space.slices[views[0].name].start + views[0].offset
+    return ParameterBlock(", ".join(names), first, places, operator, exact)
 
 
-def _name(slot: Slot, space: ParameterSpace) -> str:
-    return slot.name if slot.is_whole(space.tensors[slot.name]) else f"{slot.name} (part)"
-
-
-def _first(slot: Slot, space: ParameterSpace) -> int:
-    start: int = space.slices[slot.name].start
-    return start + slot.offset
-
-
-def _all_places(slots: Sequence[Slot], space: ParameterSpace) -> Tensor:
-    return torch.cat([_places(slot, space) for slot in slots])
-
-
-def _places(slot: Slot, space: ParameterSpace) -> Tensor:
-    start: int = space.slices[slot.name].start
-    return slot.index(space.tensors[slot.name]).reshape(-1) + start
+def _all_places(views: Sequence[ParameterView], space: ParameterSpace) -> Tensor:
+    return torch.cat([view.places(space) for view in views])
 
 
 def _total(operators: Sequence[SymmetricOperator]) -> SymmetricOperator:

@@ -1,4 +1,4 @@
-r"""Sums over examples and columns of squared per-example weight gradients, entry by entry."""
+r"""Sums of squared per-example weight gradients, over examples and output factor, entry by entry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from raphson.network.layers._calls import Layout, Lookup, weight_gradients
+from raphson.network.layers._layer_calls import Lookup, weight_gradients
+from raphson.network.layers._parameter_view import PositionLayout
 
 _CHUNK_ELEMENTS = 2**22
 """Entries of per-example gradients that are formed at a time."""
@@ -16,14 +17,8 @@ _CHUNK_ELEMENTS = 2**22
 def squared_gradients(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
     r"""Return :math:`\sum_{n,c} (\sum_u \sum_p g_{ncp} a_{np}^T)^2`, squared entry by entry.
 
-    Without sharing (one use, one position) the square is a product of squares, and the sum one matrix product.
-
-    Args:
-        inputs: For each use ``(N, G, I, P)``.
-        outputs: For each use ``(N, k, G, O, P)``.
-
-    Returns:
-        ``(G, O, I)``.
+    For each call inputs ``(N, G, I, P)`` and output gradients ``(N, k, G, O, P)``; the result is ``(G, O, I)``. Without
+    sharing (one call, one position) the square is a product of squares, and the sum one matrix product.
     """
     if len(inputs) == 1 and inputs[0].shape[-1] == 1:
         a, g = inputs[0].squeeze(-1).square(), _summed_squares(outputs[0].squeeze(-1))
@@ -46,28 +41,20 @@ def squared_gradients(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Te
 def _summed_squares(g: Tensor) -> Tensor:
     """Return ``(N, k, ...)`` squared and summed over ``k``, without the squares of all."""
     total = torch.zeros_like(g[:, 0])
-    for column in g.unbind(1):
-        total.addcmul_(column, column)
+    for part in g.unbind(1):
+        total.addcmul_(part, part)
     return total
 
 
-def squared_table(use: Lookup, g: Tensor, layout: Layout) -> Tensor:
-    r"""Return the same for an embedding table, ``(V, E)``, without per-example tables.
+def squared_table(call: Lookup, g: Tensor, layout: PositionLayout) -> Tensor:
+    """Return the same for an embedding table, ``(V, E)``, from output gradients ``(k, *shape)``, without such tables.
 
     Positions of an example with the same row add up before they are squared.
-
-    Args:
-        use: The use.
-        g: Output gradients ``(k, *shape)``.
-        layout: Which positions belong to which example.
-
-    Returns:
-        ``(V, E)``.
     """
-    assert use.weight is not None
-    v, e = use.weight.size
-    masked = (use.rows(g) * use.counted()[:, None]).movedim(0, 1)
-    u, tokens = layout.by_example(masked), layout.by_example(use.tokens())
+    assert call.weight is not None
+    v, e = call.weight.size
+    masked = (call.rows(g) * call.counted()[:, None]).movedim(0, 1)
+    u, tokens = layout.by_example(masked), layout.by_example(call.tokens())
     owner = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
     pairs, place = torch.unique(tokens + v * owner, return_inverse=True)
     sums = g.new_zeros(pairs.shape[0], g.shape[0], e)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from raphson._errors import InputError
 from raphson.network._module import Model
-from raphson.network.layers._record import tap
+from raphson.network.layers._recorder import record_layers
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -107,20 +107,20 @@ MODELS = {
 }
 
 
-def check(model: Model, x: Tensor, rest: set[str]) -> None:
-    """Per-example gradients, put together from the uses, equal those of autograd."""
+def check(model: Model, x: Tensor, unrecognized: set[str]) -> None:
+    """Per-example gradients, put together from the layer calls, equal those of autograd."""
     space = model.space
     expected_output = model.call(None, x)
-    taps = tap(model.call, space.tensors, x)
-    torch.testing.assert_close(taps.output, expected_output)
-    assert set(taps.rest) == rest
+    record = record_layers(model.call, space.tensors, x)
+    torch.testing.assert_close(record.output, expected_output)
+    assert set(record.unrecognized) == unrecognized
     n, k = x.shape[0], 2
-    u = randn(k, *taps.output.shape, seed=7)
+    u = randn(k, *record.output.shape, seed=7)
     found = {name: torch.zeros(k, n, t.numel(), dtype=t.dtype) for name, t in space.tensors.items()}
-    for use, g, layout in zip(taps.uses, taps.gradients(u), taps.layouts(), strict=True):
-        for slot, values in use.example_gradients(g, layout):
-            index = slot.index(space.tensors[slot.name]).reshape(-1)
-            found[slot.name].index_add_(2, index, values.flatten(2))
+    for call, g, layout in zip(record.calls, record.gradients(u), record.layouts(), strict=True):
+        for view, values in call.example_gradients(g, layout):
+            index = view.index(space.tensors[view.name]).reshape(-1)
+            found[view.name].index_add_(2, index, values.flatten(2))
     leaves = model.leaves()
     output = model.call(leaves, x)
     for i in range(k):
@@ -129,16 +129,16 @@ def check(model: Model, x: Tensor, rest: set[str]) -> None:
                 output[row], list(leaves.values()), u[i, row], retain_graph=True, materialize_grads=True
             )
             for name, gradient in zip(leaves, expected, strict=True):
-                if name not in rest:
+                if name not in unrecognized:
                     torch.testing.assert_close(found[name][i, row], gradient.flatten(), rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_uses_reproduce_per_example_gradients(name: str) -> None:
+def test_layer_calls_reproduce_per_example_gradients(name: str) -> None:
     torch.manual_seed(0)
     module, x = MODELS[name]()
-    rest = {n for n, _ in module.named_parameters() if n.startswith("cell.")}
-    check(Model(module.double().eval()), x, rest)
+    unrecognized = {n for n, _ in module.named_parameters() if n.startswith("cell.")}
+    check(Model(module.double().eval()), x, unrecognized)
 
 
 def test_functions_of_parameters() -> None:
@@ -158,15 +158,15 @@ def test_what_is_not_recognized_is_named() -> None:
     check(Model(function, p), randn(3, 4), {"w", "scale"})
 
 
-def test_unused_and_detached_parameters_are_no_use() -> None:
+def test_unused_and_detached_parameters_are_no_layer_call() -> None:
     def function(p: dict[str, Tensor], x: Tensor) -> Tensor:
         return F.linear(x, p["w"]) + F.linear(x, p["v"]).detach()
 
-    taps = tap(
+    record = record_layers(
         Model(function, {"w": randn(2, 4), "v": randn(2, 4)}).call, {"w": randn(2, 4), "v": randn(2, 4)}, randn(3, 4)
     )
-    assert [use.name for use in taps.uses] == ["w"]
-    assert not taps.rest
+    assert [call.name for call in record.calls] == ["w"]
+    assert not record.unrecognized
 
 
 def test_a_parameter_in_other_strides_keeps_its_order() -> None:
@@ -183,7 +183,7 @@ def test_nothing_is_left_behind() -> None:
     before = {name: (p.requires_grad, id(p), set(vars(p))) for name, p in module.named_parameters()}
     state = torch.get_rng_state()
     model = Model(module, ["attention", "norm"])
-    tap(model.call, model.space.tensors, TOKENS).gradients(randn(1, 3, 5, 7))
+    record_layers(model.call, model.space.tensors, TOKENS).gradients(randn(1, 3, 5, 7))
     assert torch.equal(state, torch.get_rng_state())
     assert before == {name: (p.requires_grad, id(p), set(vars(p))) for name, p in module.named_parameters()}
     assert all(p.grad is None for p in module.parameters())
@@ -204,9 +204,9 @@ def test_an_input_changed_in_place_is_refused() -> None:
             return out
 
     model = Model(Overwrites().double())
-    taps = tap(model.call, model.space.tensors, randn(3, 4))
+    record = record_layers(model.call, model.space.tensors, randn(3, 4))
     with pytest.raises(InputError, match="'layer.weight' is changed in place after"):
-        taps.uses[0].example_gradients(taps.gradients(randn(1, 3, 2))[0], taps.layouts()[0])
+        record.calls[0].example_gradients(record.gradients(randn(1, 3, 2))[0], record.layouts()[0])
 
 
 def test_no_weight_gradient_is_computed() -> None:
@@ -221,9 +221,9 @@ def test_no_weight_gradient_is_computed() -> None:
             return func(*args, **(kwargs or {}))
 
     model = Model(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)).double())
-    taps = tap(model.call, model.space.tensors, randn(7, 4))
+    record = record_layers(model.call, model.space.tensors, randn(7, 4))
     with Count() as count:
-        taps.gradients(randn(1, 7, 3))
+        record.gradients(randn(1, 7, 3))
     assert count.products == 2
 
 
@@ -243,9 +243,9 @@ def test_patches_times_the_weight_are_the_convolution(n: int, options: dict) -> 
     kernel = (3, 2, 1)[:n]
     convolve = (F.conv1d, F.conv2d, F.conv3d)[n - 1]
     x, w = randn(2, 4, *(7, 6, 5)[:n]), randn(6, 4 // options.get("groups", 1), *kernel, seed=1)
-    taps = tap(lambda params, x: convolve(x, params["w"], **options), {"w": w}, x)
-    (use,) = taps.uses
-    a, (groups, o, i) = use.inputs(), use.weight_shape
+    record = record_layers(lambda params, x: convolve(x, params["w"], **options), {"w": w}, x)
+    (call,) = record.calls
+    a, (groups, o, i) = call.inputs(), call.weight_shape
     found = torch.einsum("goi,ngil->ngol", w.reshape(groups, o, i), a)
     expected = convolve(x, w, **options)
     torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=1e-12, atol=1e-13)
@@ -254,10 +254,10 @@ def test_patches_times_the_weight_are_the_convolution(n: int, options: dict) -> 
 def test_an_activation_in_place_behind_a_layer_over_positions_hides_nothing() -> None:
     module = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 3)).double()
     model, x = Model(module), randn(2, 3, 4)
-    taps = tap(model.call, model.space.tensors, x)
-    assert [use.name for use in taps.uses] == ["0.weight", "1.weight", "3.weight"] and not taps.rest
-    (gradient,) = taps.uses[1].example_gradients(
-        taps.gradients(torch.ones_like(taps.output)[None])[1], taps.layouts()[1]
+    record = record_layers(model.call, model.space.tensors, x)
+    assert [call.name for call in record.calls] == ["0.weight", "1.weight", "3.weight"] and not record.unrecognized
+    (gradient,) = record.calls[1].example_gradients(
+        record.gradients(torch.ones_like(record.output)[None])[1], record.layouts()[1]
     )[:1]
     module(x).sum().backward()
     torch.testing.assert_close(gradient[1].sum((0, 1)), module[1].weight.grad, rtol=1e-12, atol=1e-14)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -14,11 +15,12 @@ from raphson.data import Batch
 from raphson.likelihoods import Likelihood
 from raphson.linalg import DiagonalPlusLowRank, SymmetricOperator
 from raphson.network._objective import Objective
+from raphson.network._tensor_memory import inside_transformation
 
 Kind = Literal["observed", "expected", "mc", "empirical"]
 
 _CACHED = 2**22
-"""Outputs of a batch up to which their curvature is kept between products; above, it is made anew in chunks."""
+"""Outputs of a batch up to which their curvature is cached between products; above, it is made anew in chunks."""
 
 
 @dataclass(frozen=True)
@@ -44,61 +46,35 @@ class OutputCurvature:
     def operator(
         self, likelihood: Likelihood, f: Tensor, y: Tensor, generator: torch.Generator | None = None
     ) -> SymmetricOperator:
-        """Return the matrices of a batch.
-
-        Args:
-            likelihood: The likelihood.
-            f: Outputs ``(N, ..., C)``.
-            y: Targets.
-            generator: Of the random signs, for ``mc``.
-
-        Returns:
-            Batched operator ``(N, ..., C, C)``, without example weights or scale.
-        """
+        """Return the matrices of a batch, ``(N, ..., C, C)``, without example weights or scale."""
         if self.kind == "observed":
             return likelihood.hessian(f, y)
         if self.kind == "expected":
             return likelihood.fisher(f, y)
-        return DiagonalPlusLowRank(torch.zeros_like(f), self.columns(likelihood, f, y, generator))
+        return DiagonalPlusLowRank(torch.zeros_like(f), self.factor(likelihood, f, y, generator))
 
-    def columns(self, likelihood: Likelihood, f: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return ``U`` with ``U U^T`` the matrices, for the kinds that have such a factor (all but ``observed``).
+    def factor(self, likelihood: Likelihood, f: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return ``U`` with ``U U^T`` the matrices, ``(N, ..., C, r)``, for all kinds but ``observed``.
 
-        Args:
-            likelihood: The likelihood.
-            f: Outputs ``(N, ..., C)``.
-            y: Targets.
-            generator: Of the random signs, for ``mc``.
-
-        Returns:
-            ``(N, ..., C, r)``: ``r`` is 1 for ``empirical``, ``samples`` for ``mc``.
+        The number of columns ``r`` is 1 for ``empirical``, ``samples`` for ``mc``.
         """
         if self.kind == "empirical":
             return likelihood.gradient(f, y).unsqueeze(-1)
-        factor = likelihood.fisher_factor(f, y)
+        root = likelihood.fisher_factor(f, y)
         if self.kind == "expected":
-            return factor.to_dense()
-        shape = (*f.shape[:-1], factor.shape[-1], self.samples)
+            return root.to_dense()
+        shape = (*f.shape[:-1], root.shape[-1], self.samples)
         signs = torch.randint(0, 2, shape, generator=generator, device=f.device, dtype=torch.int8)
-        return factor.mm(signs.to(f.dtype).mul_(2).sub_(1)) / math.sqrt(self.samples)
+        return root.mm(signs.to(f.dtype).mul_(2).sub_(1)) / math.sqrt(self.samples)
 
     def generator(self, device: torch.device, index: int) -> torch.Generator:
         """Return the source of the random signs of a batch, which go position by position."""
         return torch.Generator(device).manual_seed(self.seed + index)
 
     def product(self, objective: Objective, f: Tensor, batch: Batch, index: int) -> Callable[[Tensor], Tensor]:
-        """Return the product with the matrices of a batch, times example weights and scale.
+        """Return the product with the matrices of a batch, times example weights and scale, on ``(N, ..., C)``.
 
         Many outputs are treated some positions at a time: there are never more than a few arrays of their size.
-
-        Args:
-            objective: For likelihood, weights and scale.
-            f: Outputs ``(N, ..., C)``.
-            batch: The batch.
-            index: Its number.
-
-        Returns:
-            A function from and to ``(N, ..., C)``.
         """
         likelihood = objective.likelihood
         if f.numel() <= _CACHED:
@@ -110,7 +86,7 @@ class OutputCurvature:
         def in_chunks(t: Tensor) -> Tensor:
             flat, parts = t.reshape(rows.shape), slice_rows(rows.shape[0], width)
             # written in place unless a transformation forbids it
-            plain = torch.func.debug_unwrap(t) is t
+            plain = not inside_transformation(t)
             out = torch.empty_like(flat) if plain else None
             pieces, generator = [], self.generator(f.device, index)
             for part in parts:
@@ -129,13 +105,20 @@ class OutputCurvature:
     ) -> Callable[[Tensor], Tensor]:
         if self.kind in {"observed", "expected"}:
             return self.operator(likelihood, f, y).mv
-        columns = self.columns(likelihood, f, y, generator)
-        return lambda t: (columns * (columns * t.unsqueeze(-1)).sum(-2, keepdim=True)).sum(-1)
+        factor = self.factor(likelihood, f, y, generator)
+        return lambda t: (factor * (factor * t.unsqueeze(-1)).sum(-2, keepdim=True)).sum(-1)
 
 
 def slice_rows(n: int, width: int) -> list[slice]:
     """Return consecutive slices that cover ``n`` rows."""
     return [slice(start, min(start + width, n)) for start in range(0, n, width)]
+
+
+def even_parts(n: int, most: int) -> list[tuple[int, int]]:
+    """Return where parts of ``n`` begin and end that have at most so many each, about equally many."""
+    count = -(-n // most)
+    bounds = [n * i // count for i in range(count + 1)]
+    return list(pairwise(bounds))
 
 
 def _scale_in_place(objective: Objective, values: Tensor, batch: Batch, plain: bool) -> Tensor:

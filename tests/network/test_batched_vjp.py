@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.utils.checkpoint import checkpoint
 
-from raphson.network.autodiff._batched_vjp import PullBack
+from raphson.network.autodiff._batched_vjp import BatchedVJP
 from raphson.network.autodiff._linearize import graph_nodes
 from raphson.network.autodiff._rewrite import Rewritten
 
@@ -56,6 +56,7 @@ FUNCTIONS = {
     "roots": lambda h: (h.square() + 1).sqrt() + (h**4 + 1).rsqrt(),
     "power": lambda h: h**3,
     "clamp": lambda h: h.clamp(-0.5, 0.7),
+    "clamp between tensors": lambda h: h.clamp(-h.detach().abs() / 2, h * 0.3),
     "threshold": lambda h: F.threshold(h, 0.1, -1.0),
     "softmax": lambda h: h.softmax(-1) * h,
     "norm": lambda h: F.layer_norm(h, (6,)) + F.rms_norm(h, (6,)),
@@ -80,11 +81,11 @@ def check(function, shape, k=3, mode=None):
     edges = [get_gradient_edge(output), get_gradient_edge(h)]
     u = torch.randn(k, *output.shape, generator=generator, dtype=output.dtype)
     expected = [torch.stack([torch.autograd.grad(output, h, c, retain_graph=True)[0] for c in u])]
-    assert PullBack.knows(graph_nodes(output)[0])
+    assert BatchedVJP.supports(graph_nodes(output)[0])
     found: dict[int, Tensor] = {}
-    pull_back = PullBack(output, edges)
-    for _ in range(2):  # what is kept from the first time must serve the second
-        pull_back(u, lambda number, g: found.__setitem__(number, g.clone()))
+    batched_vjp = BatchedVJP(output, edges)
+    for _ in range(2):  # what is cached from the first time must serve the second
+        batched_vjp(u, lambda number, g: found.__setitem__(number, g.clone()))
         torch.testing.assert_close(found[0], u)
         torch.testing.assert_close(found[1], expected[0])
 
@@ -129,12 +130,12 @@ def test_gradients_are_whole_when_they_are_seen_and_what_was_given_is_not_change
     b = a.tanh()
     output = b.exp() + b
     u = torch.ones(2, 4, 3, dtype=torch.float64)
-    kept: dict[int, Tensor] = {}
+    cached: dict[int, Tensor] = {}
     edges = [get_gradient_edge(t) for t in (h, a, b, output)]
-    PullBack(output, edges)(u, lambda number, g: kept.__setitem__(number, g.clone()))
+    BatchedVJP(output, edges)(u, lambda number, g: cached.__setitem__(number, g.clone()))
     for number, t in enumerate((h, a, b, output)):
         expected = torch.autograd.grad(output, t, u[0], retain_graph=True)[0]
-        torch.testing.assert_close(kept[number], expected.expand(2, -1, -1))
+        torch.testing.assert_close(cached[number], expected.expand(2, -1, -1))
     assert torch.equal(u, torch.ones_like(u))
 
 
@@ -144,7 +145,7 @@ def test_an_edge_without_gradient_has_zeros():
     a, b = torch.frexp(h)[0], h.unbind(1)
     output = values + a.sum(1) + b[0]
     found: dict[int, Tensor] = {}
-    PullBack(output, [get_gradient_edge(b[1])])(torch.ones(2, 4, dtype=torch.float64), found.__setitem__)
+    BatchedVJP(output, [get_gradient_edge(b[1])])(torch.ones(2, 4, dtype=torch.float64), found.__setitem__)
     assert torch.equal(found[0], torch.zeros(2, 4, dtype=torch.float64))
 
 
@@ -160,5 +161,5 @@ def test_a_function_of_the_models_own_is_left_to_automatic_differentiation():
             return 2 * ctx.saved_tensors[0] * g
 
     x = torch.ones(2, 1, requires_grad=True)
-    assert not PullBack.knows(graph_nodes(Square.apply(x))[0])
-    assert PullBack.knows(graph_nodes(nn.Linear(1, 1)(x))[0])
+    assert not BatchedVJP.supports(graph_nodes(Square.apply(x))[0])
+    assert BatchedVJP.supports(graph_nodes(nn.Linear(1, 1)(x))[0])

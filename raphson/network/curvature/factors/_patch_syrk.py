@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raphson.network.curvature.factors._gram import Gram
-from raphson.network.layers._calls import Convolution, windows
+from raphson.network.curvature.factors._syrk import Syrk
+from raphson.network.layers._convolution import Convolution, windows
 
 _CHANNELS = 8
 """Channels from which products of matrices as narrow beat those of whole patches (measured)."""
@@ -31,7 +31,7 @@ _COST = 3
 """What an operation with half of the shifts costs against one with all pairs of places (measured)."""
 
 
-class PatchGram:
+class PatchSyrk:
     """A running sum of the outer products of patches.
 
     Args:
@@ -45,53 +45,53 @@ class PatchGram:
         self._shifts = _shifts(self._kernel)
         self._sums = like.new_zeros(len(self._shifts), channels, channels)
         # by axis, first place and number of the places under the kernel at which there are lines
-        self._frame: dict[tuple[int, int, int], Gram] = {}
+        self._frame: dict[tuple[int, int, int], Syrk] = {}
 
     @staticmethod
-    def suits(use: Convolution) -> bool:
+    def suits(call: Convolution) -> bool:
         """Whether the patches of a convolution are summed faster here than one by one."""
-        if use.transposed or use.groups > 1 or use.x.shape[1] < _CHANNELS or any(s > 1 for s in use.stride):
+        if call.transposed or call.groups > 1 or call.x.shape[1] < _CHANNELS or any(s > 1 for s in call.stride):
             return False
-        places, shifts = math.prod(use.kernel), n_shifts(use.kernel)
-        reach = _reach(use.kernel, use.dilation)
-        if any(max(pair) > r for pair, r in zip(use.margins, reach, strict=True)):
+        places, shifts = math.prod(call.kernel), n_shifts(call.kernel)
+        reach = _reach(call.kernel, call.dilation)
+        if any(max(pair) > r for pair, r in zip(call.margins, reach, strict=True)):
             return False
-        padded = math.prod(size + r for size, r in zip(use.x.shape[2:], reach, strict=True))
-        return _COST * shifts * padded <= places**2 * use.inner
+        padded = math.prod(size + r for size, r in zip(call.x.shape[2:], reach, strict=True))
+        return _COST * shifts * padded <= places**2 * call.inner
 
-    def add(self, x: Tensor, use: Convolution) -> None:
+    def add(self, x: Tensor, call: Convolution) -> None:
         """Add the patches of images ``(N, I, *size)`` under a convolution."""
         x = x.movedim(1, -1)
-        reach = _reach(self._kernel, use.dilation)
+        reach = _reach(self._kernel, call.dilation)
         # zeros behind each axis: a shift over the edge meets nothing else
         sizes = [size + r for size, r in zip(x.shape[1:-1], reach, strict=True)]
         padded = x.new_zeros(x.shape[0], *sizes, self._channels)
         padded[(slice(None), *map(slice, x.shape[1:-1]))] = x
         rows = padded.view(-1, self._channels)
-        steps = [d * math.prod(sizes[m + 1 :]) for m, d in enumerate(use.dilation)]
+        steps = [d * math.prod(sizes[m + 1 :]) for m, d in enumerate(call.dilation)]
         for total, shift in zip(self._sums, self._shifts, strict=True):
             ahead = sum(s * step for s, step in zip(shift, steps, strict=True))
             total.addmm_(rows[: len(rows) - ahead].mT, rows[ahead:])
-        for axis, (size, r, (before, after)) in enumerate(zip(x.shape[1:-1], reach, use.margins, strict=True)):
+        for axis, (size, r, (before, after)) in enumerate(zip(x.shape[1:-1], reach, call.margins, strict=True)):
             for start in (*range(-r, -before), *range(size + after - r, size)):
-                self._add_frame(x, use, axis, start)
+                self._add_frame(x, call, axis, start)
 
-    def _add_frame(self, x: Tensor, use: Convolution, axis: int, start: int) -> None:
+    def _add_frame(self, x: Tensor, call: Convolution, axis: int, start: int) -> None:
         """Add patches that the convolution leaves out: they begin at ``start`` on an axis, anywhere on those behind."""
-        d = use.dilation[axis]
+        d = call.dilation[axis]
         places = [a for a in range(self._kernel[axis]) if 0 <= start + a * d < x.shape[1 + axis]]
         if not places:
             return
         lines = slice(start + places[0] * d, start + places[-1] * d + 1, d)
         view = x[(slice(None),) * (1 + axis) + (lines,)]
-        kernel, dilation = list(self._kernel), list(use.dilation)
-        margins = [use.margins[m] if m < axis else (r, r) for m, r in enumerate(_reach(self._kernel, dilation))]
+        kernel, dilation = list(self._kernel), list(call.dilation)
+        margins = [call.margins[m] if m < axis else (r, r) for m, r in enumerate(_reach(self._kernel, dilation))]
         kernel[axis], dilation[axis], margins[axis] = len(places), 1, (0, 0)
         view = F.pad(view, [0, 0, *(zeros for pair in reversed(margins) for zeros in pair)])
         patches = windows(view.movedim(-1, 1), kernel, dilation, (1,) * len(kernel))
         key = axis, places[0], len(places)
         if key not in self._frame:
-            self._frame[key] = Gram(1, self._channels * math.prod(kernel), self._like)
+            self._frame[key] = Syrk(1, self._channels * math.prod(kernel), self._like)
         self._frame[key].add(patches.reshape(x.shape[0], 1, self._channels * math.prod(kernel), -1))
 
     def total(self) -> Tensor:

@@ -5,18 +5,19 @@ import torch
 from torch import nn
 
 import raphson as rp
-from raphson.network.curvature.factors._patch_gram import PatchGram
-from raphson.network.layers._calls import Convolution, Slot
+from raphson.network.curvature.factors._patch_syrk import PatchSyrk
+from raphson.network.layers._convolution import Convolution
+from raphson.network.layers._parameter_view import ParameterView
 
 
-def use_of(x, kernel, padding, dilation):
+def call_of(x, kernel, padding, dilation):
     """Return a convolution of images as it would have been recorded."""
     convolution = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[len(kernel) - 1]
     weight = torch.zeros(1, x.shape[1], *kernel, dtype=x.dtype)
     shape = convolution(x, weight, padding=padding, dilation=dilation).shape
     options = {"stride": 1, "padding": padding, "dilation": dilation}
-    slot = Slot("weight", 0, tuple(weight.shape), weight.stride())
-    return Convolution(slot, None, x, 0, None, shape, len(kernel) + 1, options=options, groups=1, transposed=False)
+    view = ParameterView("weight", 0, tuple(weight.shape), weight.stride())
+    return Convolution(view, None, x, 0, None, shape, len(kernel) + 1, options=options, groups=1, transposed=False)
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -27,27 +28,27 @@ def test_any_kernel(kernel, padding, dilation, last):
     n = len(kernel)
     x = torch.randn(5, 2, *(9, 8, 7)[:n], generator=torch.Generator().manual_seed(n), dtype=torch.float64)
     x = x.movedim(1, -1).contiguous().movedim(-1, 1) if last else x
-    use = use_of(x, kernel, padding, dilation)
+    call = call_of(x, kernel, padding, dilation)
     reach = [dilation * (k - 1) for k in kernel]
-    if any(max(pair) > r for pair, r in zip(use.margins, reach, strict=True)):
-        assert not PatchGram.suits(use)
+    if any(max(pair) > r for pair, r in zip(call.margins, reach, strict=True)):
+        assert not PatchSyrk.suits(call)
         return
-    gram = PatchGram(2, kernel, x)
-    gram.add(x[:3], use)
-    gram.add(x[3:], use)
-    patches = use.patches(x)[:, 0]
-    torch.testing.assert_close(gram.total(), torch.einsum("nil,njl->ij", patches, patches), rtol=1e-12, atol=1e-12)
+    syrk = PatchSyrk(2, kernel, x)
+    syrk.add(x[:3], call)
+    syrk.add(x[3:], call)
+    patches = call.patches(x)[:, 0]
+    torch.testing.assert_close(syrk.total(), torch.einsum("nil,njl->ij", patches, patches), rtol=1e-12, atol=1e-12)
 
 
 def test_images_of_several_sizes():
-    gram, expected = PatchGram(2, (3, 2), torch.empty(0, dtype=torch.float64)), 0.0
+    syrk, expected = PatchSyrk(2, (3, 2), torch.empty(0, dtype=torch.float64)), 0.0
     for seed, size in enumerate([(3, 2), (9, 4), (4, 9)]):
         x = torch.randn(3, 2, *size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        use = use_of(x, (3, 2), 1, 1)
-        gram.add(x, use)
-        patches = use.patches(x)[:, 0]
+        call = call_of(x, (3, 2), 1, 1)
+        syrk.add(x, call)
+        patches = call.patches(x)[:, 0]
         expected = expected + torch.einsum("nil,njl->ij", patches, patches)
-    torch.testing.assert_close(gram.total(), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(syrk.total(), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("bias", ["joint", "separate"])
@@ -62,9 +63,9 @@ def test_factors_are_those_of_patches(bias, weighted, monkeypatch):
     weight = torch.tensor([1.0, 2.0, 0.0, 0.5, 1.0, 3.0], dtype=torch.float64) if weighted else None
     objective = rp.Objective(model, rp.Categorical(), (x, y, weight) if weighted else (x, y))
     seen = []
-    suits = PatchGram.suits
-    monkeypatch.setattr(PatchGram, "suits", lambda use: seen.append(suits(use)) or seen[-1])
+    suits = PatchSyrk.suits
+    monkeypatch.setattr(PatchSyrk, "suits", lambda call: seen.append(suits(call)) or seen[-1])
     fast = rp.kfac(objective, bias=bias).to_dense()
     assert seen == [True, True, True]
-    monkeypatch.setattr(PatchGram, "suits", lambda use: False)
+    monkeypatch.setattr(PatchSyrk, "suits", lambda call: False)
     torch.testing.assert_close(fast, rp.kfac(objective, bias=bias).to_dense(), rtol=1e-10, atol=1e-14)

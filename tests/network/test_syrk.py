@@ -3,11 +3,7 @@
 import pytest
 import torch
 
-from raphson.network.curvature.factors import _gram
-from raphson.network.curvature.factors._gram import Gram
-from tests.instruction_sets import each_way
-
-how = each_way(_gram, "_outer")
+from raphson.network.curvature.factors._syrk import Syrk
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -16,23 +12,23 @@ how = each_way(_gram, "_outer")
 @pytest.mark.parametrize("last", [False, True])
 def test_sums_of_any_batches(groups, d, rows, last):
     generator = torch.Generator().manual_seed(d)
-    gram, expected = Gram(groups, d, torch.empty(0, dtype=torch.float64), border=2), 0.0
+    syrk, expected = Syrk(groups, d, torch.empty(0, dtype=torch.float64), border=2), 0.0
     for b, length in rows:
         shape = (b, length, groups, d) if last else (b, groups, d, length)
         x = torch.randn(shape, generator=generator, dtype=torch.float64)
         x = x.permute(0, 2, 3, 1) if last else x
-        gram.add(x)
+        syrk.add(x)
         expected = expected + torch.einsum("bgdl,bgel->gde", x, x)
-    total = gram.total()
+    total = syrk.total()
     assert total.shape == (groups, d + 2, d + 2)
     torch.testing.assert_close(total[:, :d, :d], expected, rtol=1e-12, atol=1e-10)
 
 
 def test_nothing_added_is_zero():
-    assert not Gram(2, 3, torch.empty(0)).total().any()
-    gram = Gram(1, 3, torch.empty(0))
-    gram.add(torch.empty(0, 1, 3, 1))
-    assert not gram.total().any()
+    assert not Syrk(2, 3, torch.empty(0)).total().any()
+    syrk = Syrk(1, 3, torch.empty(0))
+    syrk.add(torch.empty(0, 1, 3, 1))
+    assert not syrk.total().any()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -48,19 +44,19 @@ def test_views_in_any_strides_in_single_precision(threads):
             whole[:1].expand(6, -1, -1, -1),
             whole[:, :, :, :1],
         ):
-            gram = Gram(x.shape[1], x.shape[2], x)
-            gram.add(x)
-            gram.add(x)
+            syrk = Syrk(x.shape[1], x.shape[2], x)
+            syrk.add(x)
+            syrk.add(x)
             expected = 2 * torch.einsum("bgdl,bgel->gde", x.double(), x.double())
             # each sum against the size of its terms
             size = torch.einsum("bgdl,bgel->gde", x.abs(), x.abs())
-            assert float(((gram.total() - expected) / size).abs().max()) < 1e-5
+            assert float(((syrk.total() - expected) / size).abs().max()) < 1e-5
     finally:
         torch.set_num_threads(before)
 
 
-def test_more_rows_than_are_packed_at_a_time():
+def test_many_rows():
     x = torch.randn(30000, 1, 70, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    gram = Gram(1, 70, x)
-    gram.add(x)
-    torch.testing.assert_close(gram.total()[0], x[:, 0, :, 0].mT @ x[:, 0, :, 0], rtol=1e-11, atol=1e-9)
+    syrk = Syrk(1, 70, x)
+    syrk.add(x)
+    torch.testing.assert_close(syrk.total()[0], x[:, 0, :, 0].mT @ x[:, 0, :, 0], rtol=1e-11, atol=1e-9)

@@ -12,9 +12,9 @@ from torch.nn.utils import prune
 
 import raphson as rp
 from raphson.network._module import Model
-from raphson.network.layers._feed_forward import find_chain
-from raphson.network.layers._feed_forward_products import ChainProducts, in_parts
-from raphson.network.layers._record import tap, tap_chain
+from raphson.network.layers._feed_forward import find_feed_forward
+from raphson.network.layers._feed_forward_products import FeedForwardProducts, in_parts
+from raphson.network.layers._recorder import record_feed_forward, record_layers
 
 DTYPE = torch.float64
 
@@ -59,11 +59,11 @@ def test_products_are_those_of_torch_func(network):
         if params == []:
             continue
         model = Model(network, params)
-        chain = find_chain(network)
+        feed_forward = find_feed_forward(network)
         jacobian, second = by_definition(model, x, lambda f: f.exp().sum())
         for k in (1, 3):
             rows = torch.randn(k, model.space.numel, dtype=DTYPE)
-            products = ChainProducts(chain, model.space, chain.features(x), bends=True)
+            products = FeedForwardProducts(feed_forward, model.space, feed_forward.features(x), second=True)
             f = products.outputs.clone()
             torch.testing.assert_close(f, network(x.clone()).detach(), rtol=1e-13, atol=0)
             moved = products.jvp(rows)
@@ -76,36 +76,36 @@ def test_products_are_those_of_torch_func(network):
             torch.testing.assert_close(found, rows @ second, rtol=1e-10, atol=1e-11)
 
 
-def test_nothing_that_is_kept_is_written_into(network):
+def test_nothing_that_is_cached_is_written_into(network):
     x = torch.randn(4, 3, dtype=DTYPE)
     before = x.clone()
     objective = rp.Objective(network, rp.Gaussian(), (x, torch.randn(4, 2, dtype=DTYPE)))
     v = torch.randn(objective.n_parameters, 3, dtype=DTYPE)
-    kept = v.clone()
+    cached = v.clone()
     for operator in (rp.ggn(objective), rp.hessian(objective)):
         first = operator @ v
         assert torch.equal(operator @ v, first)
         torch.testing.assert_close(operator @ v[:, 0], first[:, 0], rtol=1e-12, atol=1e-14)
-    assert torch.equal(x, before) and torch.equal(v, kept)
+    assert torch.equal(x, before) and torch.equal(v, cached)
 
 
 @pytest.mark.parametrize("leading", [(4,), (4, 4), (4, 2)])
-def test_taps_are_those_of_the_recorded_pass(network, leading):
+def test_records_are_those_of_the_recorded_pass(network, leading):
     x = torch.randn(*leading, 3, dtype=DTYPE)
-    chain = find_chain(network)
+    feed_forward = find_feed_forward(network)
     for params in choices(network):
         if params == []:
             continue
         model = Model(network, params)
-        found = tap_chain(chain, model.space, x)
-        recorded = tap(model.call, model.space.tensors, x.clone())
-        if recorded.rest:
+        found = record_feed_forward(feed_forward, model.space, x)
+        recorded = record_layers(model.call, model.space.tensors, x.clone())
+        if recorded.unrecognized:
             assert found is None
             continue
         torch.testing.assert_close(found.output, recorded.output.detach(), rtol=1e-13, atol=0)
         u = torch.randn(2, *found.output.shape, dtype=DTYPE)
-        assert len(found.uses) == len(recorded.uses) and not found.rest
-        for a, b in zip(found.uses, recorded.uses, strict=True):
+        assert len(found.calls) == len(recorded.calls) and not found.unrecognized
+        for a, b in zip(found.calls, recorded.calls, strict=True):
             assert (a.weight, a.bias, a.shape, a.tail) == (b.weight, b.bias, b.shape, b.tail)
             torch.testing.assert_close(a.input(), b.input(), rtol=1e-13, atol=0)
         for a, b in zip(found.gradients(u), recorded.gradients(u), strict=True):
@@ -113,10 +113,10 @@ def test_taps_are_those_of_the_recorded_pass(network, leading):
         assert found.layouts() == recorded.layouts()
 
 
-def test_only_chains_are_taken_for_chains():
+def test_only_feed_forward_networks_are_taken_for_such():
     linear, tanh = nn.Linear(3, 3), nn.Tanh()
-    assert find_chain(nn.Sequential(linear, tanh, nn.Linear(3, 2), tanh)) is not None
-    assert find_chain(linear) is not None
+    assert find_feed_forward(nn.Sequential(linear, tanh, nn.Linear(3, 2), tanh)) is not None
+    assert find_feed_forward(linear) is not None
     hooked = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
     hooked[1].register_forward_hook(lambda module, args, out: 2 * out)
     parametrized = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
@@ -138,7 +138,7 @@ def test_only_chains_are_taken_for_chains():
         nn.Sequential(linear, nn.LayerNorm(3)),
         nn.Sequential(linear, nn.Flatten()),
     ):
-        assert find_chain(network) is None
+        assert find_feed_forward(network) is None
 
 
 def test_curvature_of_a_hooked_network_sees_the_hook():
@@ -150,3 +150,22 @@ def test_curvature_of_a_hooked_network_sees_the_hook():
     expected = torch.kron(torch.eye(2, dtype=DTYPE), 9 * x.mT @ x / 4)
     found = rp.ggn(objective, params=["0.weight"]) @ torch.eye(6, dtype=DTYPE)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_network_is_looked_at_once_per_objective(monkeypatch):
+    from raphson.network import _objective
+
+    looked = []
+    monkeypatch.setattr(
+        _objective, "find_feed_forward", lambda module: looked.append(module) or find_feed_forward(module)
+    )
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).to(DTYPE)
+    objective = rp.Objective(model, rp.Gaussian(), (torch.randn(4, 3, dtype=DTYPE), torch.zeros(4, 2, dtype=DTYPE)))
+    rp.ggn(objective) @ objective.gradient()
+    (
+        rp.hessian(objective, "diagonal"),
+        rp.hessian(objective, "blocks"),
+        rp.kfac(objective),
+        rp.kfac(objective, "recursive"),
+    )
+    assert looked == [model]
