@@ -1,20 +1,16 @@
 r"""The dense Hessian of a linear model: sums of output matrices times products of columns.
 
-For symmetric output matrices :math:`A_n` (C, C) the sum :math:`\sum_n A_n \otimes x_n x_n^T` is wanted in the
-parameters of :math:`f = S K x + a`. With one constraint matrix for all columns that is the Khatri-Rao product of
-:math:`S^T A_n S` and the rows. With several, only :math:`S^T A_n S` (q, q) meets products of two columns, one weighted
-matrix product for each of its entries; all that the intercepts have a part in are entries of
-
-.. math:: V = \sum_n \mathrm{vec}(A_n)\, x_n^T ,
-
-one thin product for all of them. So a constant parameter costs next to nothing.
+For symmetric output matrices :math:`A_n` (C, C) the sum :math:`\sum_n J_n^T A_n J_n` is wanted in the parameters of
+:math:`f = \sum_g H_g \Theta_g x_g`. With one constraint matrix for all columns it is the Khatri-Rao product of
+:math:`H^T A_n H` and the rows. With several, every two groups of columns have a part of their own, in which only
+:math:`H_g^T A_n H_h` meets products of two columns, one weighted matrix product for each of its entries that is not
+zero by structure. So a constant parameter, whose column is the ones, costs next to nothing.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,97 +19,28 @@ from torch import Tensor
 from raphson.data import Block
 from raphson.linalg import SymmetricOperator
 from raphson.linear._khatri_rao import GivenPairs, KhatriRaoGram, OutputPairs, output_pairs
-from raphson.linear._output_map import Columns, OutputMap, positions
+from raphson.linear._output_map import OutputMap
 
 _TILE_ELEMENTS = 2**17
 """Elements of one intermediate: it is made and consumed in the cache."""
 
 
-@dataclass(frozen=True, eq=False)
-class BasisGroup:
-    """Basis vectors of S with the same columns.
+class Part(NamedTuple):
+    """What two groups of columns, g <= h, take of the given entries of output matrices.
 
     Attributes:
-        members: Their positions, ascending.
-        columns: The columns ``(d,)``, slice or indices.
-        n_columns: d.
+        reduce: Takes the given entries to those of :math:`H_g^T A H_h`: a matrix ``(m, Q)``, or indices ``(m,)``.
+        places: Their rows and columns, ``(2, m)``; those of the upper triangle where g is h.
     """
 
-    members: list[int]
-    columns: Columns
-    n_columns: int
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """How the given entries of output matrices are summed; the same for every block and every point.
-
-    Attributes:
-        pairs: ``(2, Q)`` entries that are given, row <= column.
-        basis_groups: Basis vectors by their columns.
-        reduce: Takes the given entries to those of :math:`S^T A S`: a matrix ``(m, Q)``, or indices ``(m,)``.
-        places: For two of these groups, g <= h, which reduced entries are theirs ``(m,)``, and row and column within
-            the two ``(2, m)``.
-        spread: Which given entry each of the (C, C) is, Q for none.
-        order: Which coefficient of K, group by group, each slope in theta is ``(p,)``, or how it makes them up
-            ``(p, m)``.
-    """
-
-    pairs: Tensor
-    basis_groups: list[BasisGroup]
     reduce: Tensor
-    places: dict[tuple[int, int], tuple[Tensor, Tensor]]
-    spread: Tensor
-    order: Tensor
-
-    @classmethod
-    def of(cls, output_map: OutputMap, pairs: Tensor) -> Plan:
-        """Make the plan, or find the one made before.
-
-        Args:
-            output_map: The output_map, which keep it.
-            pairs: The entries that will be given.
-
-        Returns:
-            The plan.
-        """
-        key = tuple(pairs.flatten().tolist())
-        if key not in output_map.plans:
-            output_map.plans[key] = cls._made(output_map, pairs)
-        found: Plan = output_map.plans[key]
-        return found
-
-    @classmethod
-    def _made(cls, output_map: OutputMap, pairs: Tensor) -> Plan:
-        basis_groups = _basis_groups(output_map)
-        reduced, mapping = congruence(output_map.basis, pairs)
-        owner = {i: (g, a) for g, k in enumerate(basis_groups) for a, i in enumerate(k.members)}
-        found: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
-        for position, (i, j) in enumerate(reduced.mT.tolist()):
-            if i in owner and j in owner:
-                (g, a), (h, b) = sorted((owner[i], owner[j]))
-                found.setdefault((g, h), []).append((position, a, b))
-        places = {}
-        for both, entries in found.items():
-            index, rows, columns = torch.tensor(entries).unbind(1)
-            places[both] = index, torch.stack([rows, columns])
-        c = output_map.n_outputs
-        spread = np.full((c, c), pairs.shape[1])
-        spread[tuple(pairs.numpy())] = spread[tuple(pairs.flip(0).numpy())] = np.arange(pairs.shape[1])
-        return cls(
-            pairs,
-            basis_groups,
-            _as_index(mapping),
-            places,
-            torch.from_numpy(spread),
-            _slope_order(output_map, basis_groups),
-        )
+    places: Tensor
 
 
 def dense_sum(
     output_map: OutputMap, parts: Iterable[tuple[Block, OutputPairs, Tensor | None]], element: torch.dtype
 ) -> Tensor:
-    r"""Return :math:`\sum_n w_n\, A_n \otimes x_n x_n^T` in the parameters, ``(P, P)``.
+    r"""Return :math:`\sum_n w_n\, J_n^T A_n J_n` in the parameters, ``(P, P)``.
 
     Args:
         output_map: How the parameters act on the outputs.
@@ -146,12 +73,12 @@ def map_pairs(output_map: OutputMap, hessian: SymmetricOperator) -> OutputPairs:
     if output_map.selected is not None:
         return output_pairs(hessian, None if output_map.is_plain else output_map.selected)
     given = output_pairs(hessian)
-    pairs, mapping = congruence(output_map.basis, given.pairs)
+    pairs, mapping = congruence(output_map.basis, output_map.basis, given.pairs, triangular=True)
     return GivenPairs(pairs, mapping @ given.entries(slice(None), torch.float64, None))
 
 
 class MapGram:
-    r"""Accumulates :math:`\sum_n A_n \otimes x_n x_n^T` for a map that is not uniform.
+    r"""Accumulates :math:`\sum_n J_n^T A_n J_n` for a map that is not uniform.
 
     Args:
         output_map: How the parameters act on the outputs.
@@ -160,120 +87,78 @@ class MapGram:
 
     def __init__(self, output_map: OutputMap, pairs: Tensor) -> None:
         self.output_map = output_map
-        self.plan = Plan.of(output_map, pairs)
-        self._sums: Tensor | None = None
+        self._parts = _parts(output_map, pairs)
         self._own: dict[int, KhatriRaoGram] = {}
         self._cross: dict[tuple[int, int], Tensor] = {}
-        basis_groups = self.plan.basis_groups
-        for (g, h), (index, local) in self.plan.places.items():
-            d, e, r = basis_groups[g].n_columns, basis_groups[h].n_columns, len(basis_groups[g].members)
+        for (g, h), part in self._parts.items():
+            (r, d), (_, e) = output_map.shapes[g], output_map.shapes[h]
             if g == h:
-                self._own[g] = KhatriRaoGram(local, r, d, torch.float64)
+                self._own[g] = KhatriRaoGram(part.places, r, d, torch.float64)
             else:
-                self._cross[g, h] = torch.zeros(index.shape[0], d, e, dtype=torch.float64)
+                self._cross[g, h] = torch.zeros(part.places.shape[1], d, e, dtype=torch.float64)
 
     def add(self, block: Block, entries: Tensor) -> None:
         """Add a block of rows with the given entries of its matrices, weights included, ``(Q, rows)``."""
-        if self.output_map.intercept:
-            sums = block.adjoint(entries)
-            self._sums = sums if self._sums is None else self._sums.add_(sums)
-        if not self.plan.places:
-            return
-        x, reduce = block.features(), self.plan.reduce
-        entries = entries[reduce] if reduce.ndim == 1 else reduce @ entries
-        for (g, h), (index, local) in self.plan.places.items():
-            own = entries if index.shape[0] == entries.shape[0] else entries[index]
-            left, right = x[self.plan.basis_groups[g].columns], x[self.plan.basis_groups[h].columns]
-            if (g, h) in self._cross:
-                _add_rectangles(self._cross[g, h], own, left, right)
+        x, groups = block.features(), self.output_map.groups
+        for (g, h), (reduce, places) in self._parts.items():
+            own = entries[reduce] if reduce.ndim == 1 else reduce @ entries
+            left, right = x[groups[g].columns], x[groups[h].columns]
+            if g == h:
+                self._own[g].add(left, GivenPairs(places, own))
             else:
-                self._own[g].add(left, GivenPairs(local, own))
+                _add_rectangles(self._cross[g, h], own, left, right)
 
     def to_dense(self) -> Tensor:
-        """Return the sum as ``(p, p)``."""
-        slopes = self._slopes()
-        if not self.output_map.intercept:
-            return slopes
-        corner, side = self._with_intercepts()
-        return torch.cat([torch.cat([corner, side], 1), torch.cat([side.mT, slopes], 1)])
-
-    def _slopes(self) -> Tensor:
-        """Return the part of two slopes."""
-        basis_groups, order = self.plan.basis_groups, self.plan.order
-        sizes = [len(k.members) * k.n_columns for k in basis_groups]
+        """Return the sum as ``(P, P)``, group by group."""
+        sizes = [r * d for r, d in self.output_map.shapes]
         out = torch.zeros(sum(sizes), sum(sizes), dtype=torch.float64)
         tiles = [torch.split(row, sizes, 1) for row in torch.split(out, sizes, 0)]
-        for (g, h), (_, local) in self.plan.places.items():
+        for (g, h), part in self._parts.items():
             if g == h:
                 tiles[g][g].copy_(self._own[g].to_dense())
                 continue
-            d, e, r, s = (
-                basis_groups[g].n_columns,
-                basis_groups[h].n_columns,
-                len(basis_groups[g].members),
-                len(basis_groups[h].members),
-            )
-            rectangle = self._cross[g, h]
-            if r * s > 1:
-                rectangle = rectangle.new_zeros(r, d, s, e)
-                rectangle[local[0], :, local[1], :] = self._cross[g, h]
+            (r, d), (s, e) = self.output_map.shapes[g], self.output_map.shapes[h]
+            rectangle = out.new_zeros(r, d, s, e)
+            rectangle[part.places[0], :, part.places[1], :] = self._cross[g, h]
             tiles[g][h].copy_(rectangle.view(r * d, s * e))
             tiles[h][g].copy_(tiles[g][h].mT)
-        return out[order][:, order] if order.ndim == 1 else order @ out @ order.mT
-
-    def _with_intercepts(self) -> tuple[Tensor, Tensor]:
-        """Return the part of two intercepts ``(r_0, r_0)``, and that of intercepts and slopes ``(r_0, p - r_0)``."""
-        assert self._sums is not None
-        c, d = self.output_map.n_outputs, self.output_map.n_columns
-        padded = torch.cat([self._sums, self._sums.new_zeros(1, d)])
-        sums = padded[self.plan.spread.view(-1)].view(c, c, d)
-        left, *slopes = self.output_map.groups
-        rows = (left.matrix.mT @ sums.view(c, -1)).view(-1, c, d)
-        sides = [(g.matrix.mT @ rows[:, :, g.columns]).flatten(1) for g in slopes]
-        side = torch.cat(sides, 1) if sides else rows.new_zeros(rows.shape[0], 0)
-        return rows[:, :, 0] @ left.matrix, side
+        return out
 
 
-def congruence(t: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return the linear map from entries of a symmetric A to those of :math:`T^T A T`.
+def _parts(output_map: OutputMap, pairs: Tensor) -> dict[tuple[int, int], Part]:
+    """Return what every two groups take of the given entries; the map caches it for all blocks and points."""
+    key = tuple(pairs.flatten().tolist())
+    if key not in output_map.plans:
+        found = {}
+        for h, right in enumerate(output_map.groups):
+            for g, left in enumerate(output_map.groups[: h + 1]):
+                places, mapping = congruence(left.matrix, right.matrix, pairs, triangular=g == h)
+                if places.shape[1]:
+                    found[g, h] = Part(_as_index(mapping), places)
+        output_map.plans[key] = found
+    known: dict[tuple[int, int], Part] = output_map.plans[key]
+    return known
+
+
+def congruence(left: Tensor, right: Tensor, pairs: Tensor, *, triangular: bool) -> tuple[Tensor, Tensor]:
+    r"""Return the linear map from entries of a symmetric A to those of :math:`L^T A R`.
 
     Args:
-        t: T, ``(C, R)``.
+        left: L, ``(C, r)``.
+        right: R, ``(C, s)``.
         pairs: ``(2, Q)`` entries of A that are given, row <= column; the others are zero.
+        triangular: Whether only entries with row <= column are wanted, L and R being the same.
 
     Returns:
-        The entries of the product that are not zero by structure, ``(2, m)``, row <= column, and the matrix ``(m, Q)``.
+        The entries of the product that are not zero by structure, ``(2, m)``, and the matrix ``(m, Q)``.
     """
     # NumPy, whose calls on a few numbers cost a third of PyTorch's
     k, l = pairs.numpy()  # noqa: E741
-    i, j = np.triu_indices(t.shape[1])
-    left, right = t.numpy()[k].T, t.numpy()[l].T
-    whole = left[i] * right[j] + np.where(k != l, right[i] * left[j], 0.0)
+    a, b = left.numpy(), right.numpy()
+    i, j = np.triu_indices(a.shape[1]) if triangular else np.indices((a.shape[1], b.shape[1])).reshape(2, -1)
+    whole = a[k].T[i] * b[l].T[j] + np.where(k != l, a[l].T[i] * b[k].T[j], 0.0)
     kept = (whole != 0).any(1)
     return torch.from_numpy(np.stack([i[kept], j[kept]])), torch.from_numpy(whole[kept])
-
-
-def _basis_groups(output_map: OutputMap) -> list[BasisGroup]:
-    uses = torch.zeros(output_map.basis.shape[1], output_map.n_columns, dtype=torch.bool)
-    for columns, loading in output_map.slope_loadings():
-        uses[:, columns] |= (loading != 0).any(1, keepdim=True)
-    members: dict[tuple[bool, ...], list[int]] = {}
-    for i, used in enumerate(uses.tolist()):
-        members.setdefault(tuple(used), []).append(i)
-    found = []
-    for used_columns, which in members.items():
-        own = list(itertools.compress(range(output_map.n_columns), used_columns))
-        if own:
-            found.append(BasisGroup(which, positions(own), len(own)))
-    return found
-
-
-def _slope_order(output_map: OutputMap, basis_groups: list[BasisGroup]) -> Tensor:
-    if not basis_groups:
-        return torch.zeros(0, dtype=torch.long)
-    first = sum(r * d for r, d in output_map.shapes[: int(output_map.intercept)])
-    k = output_map.products_by_group(torch.eye(output_map.n_parameters, dtype=torch.float64)[first:])[0]
-    return _as_index(torch.cat([k[:, i, one.columns] for one in basis_groups for i in one.members], 1))
 
 
 def _as_index(matrix: Tensor) -> Tensor:

@@ -230,10 +230,6 @@ class OutputMap:
         """For each group of slopes the matrix ``(q, r_g)`` with ``S loading = H_g``."""
         return [solve_matrix(self.basis, g.matrix) for g in self._slopes]
 
-    def slope_loadings(self) -> list[tuple[Columns, Tensor]]:
-        """Return the columns of each group of slopes with the matrix ``(q, r_g)`` for which ``S loading = H_g``."""
-        return [(group.columns, loading) for group, loading in zip(self._slopes, self._loadings, strict=True)]
-
     @cached_property
     def _shares(self) -> list[Tensor]:
         """For each group of slopes the matrix ``(r_0, r_g)`` by which intercepts make up for centering its columns."""

@@ -168,7 +168,7 @@ def test_the_smallest_basis_is_used():
             assert output_map.left_out == 0
             continue
         torch.testing.assert_close(
-            output_map.basis @ torch.cat([loading for _, loading in output_map.slope_loadings()], 1),
+            output_map.basis @ torch.cat(output_map._loadings, 1),
             torch.cat([group.matrix for group in output_map.groups[1:]], 1),
         )
 
