@@ -8,3 +8,4 @@ from raphson.table._design import Design as Design
 from raphson.table._design import TrainingData as TrainingData
 from raphson.table._formula import FormulaCoding as FormulaCoding
 from raphson.table._read import read_table as read_table
+from raphson.table._terms import split_formula as split_formula

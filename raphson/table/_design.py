@@ -11,7 +11,8 @@ import numpy as np
 from raphson import _json
 from raphson._errors import InputError
 from raphson.table._columns import Category, Column, Number, learn_column, to_numbers
-from raphson.table._formula import FormulaCoding, expand_dot, learn_formula, split, variables
+from raphson.table._formula import FormulaCoding, learn_formula, variables
+from raphson.table._terms import expand_dot, split_formula
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +102,7 @@ class Design:
         frame, names = _numbered(frame)
         right = None
         if formula is not None:
-            left, right = split(formula)
+            left, right = split_formula(formula)
             if left is not None and target is not None and left != target:
                 raise InputError(f"the formula has target '{left}' and target= says '{target}'; give one of them.")
             target = left if left is not None else target
