@@ -100,7 +100,8 @@ def fit(
     ] = None,
 ) -> None:
     """Fit a model to a table and print its coefficients with standard errors."""
-    from raphson.cli._fit import FitOptions, run_fit
+    from raphson.cli._fit import run_fit
+    from raphson.cli._options import FitOptions
 
     options = FitOptions(
         data=data,

@@ -48,7 +48,7 @@ class Terms:
 
 
 def split_formula(formula: str) -> tuple[str | None, str]:
-    """Return the target column (None without a left side) and the right side of a formula.
+    """Return the target column (None without a left side, or an empty one) and the right side of a formula.
 
     Args:
         formula: The formula.
@@ -75,13 +75,13 @@ def split_formula(formula: str) -> tuple[str | None, str]:
             sides[-1].append(piece)
     if len(sides) == 1:
         right = formula.strip()
-    elif len(sides) > 2 or len(sides[0]) != 1 or sides[0][0].column is None:
+    elif len(sides) > 2 or len(sides[0]) > 1 or any(piece.column is None for piece in sides[0]):
         raise InputError(
             f"formula '{shown(formula)}': the left side must be one column, as in 'party ~ age + C(educ)'."
         )
     if not right:
         raise InputError(f"formula '{shown(formula)}': the right side is empty; write 1 for an intercept alone.")
-    return (sides[0][0].column if len(sides) == 2 else None), right
+    return (sides[0][0].column if len(sides) == 2 and sides[0] else None), right
 
 
 def expand_dot(right: str, names: list[str]) -> str:
