@@ -52,7 +52,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Any]]:
         (by_class.fit(pd.DataFrame(x, columns=list(design.names)), frame["party"]), design),
         (rp.VectorGLM(rp.Ordinal(3)).fit(plain.matrix(frame)[0], frame["grade"]), plain),
         (
-            rp.VectorGLM(rp.Gamma(), formula={"log_mean": "size ~ x * g", "log_dispersion": "~ center(x)"}).fit(frame),
+            rp.VectorGLM(rp.Gamma(), formula={"log_mean": "size ~ x * g", "log_shape": "~ center(x)"}).fit(frame),
             None,
         ),
         (rp.MultinomialLogisticRegression().fit(frame[["x"]], frame["n"] > 4), None),
@@ -117,7 +117,7 @@ def sign(folder: Path, content: dict[str, Any], data: bytes) -> None:
 
 
 def is_statement(path: str) -> bool:
-    """Whether a field is a fact that no other field of the file can contradict (a log-likelihood, a note, a setting)."""
+    """Whether a field is a fact that no other field of the file can contradict (a log-likelihood, a note)."""
     free = (
         "facts solution notes refusal penalty params target weights offset groups l2 names values labels fields levels"
     )

@@ -10,7 +10,7 @@ import pandas as pd
 
 import raphson as rp
 from raphson.cli._options import FitOptions
-from raphson.table import TrainingData
+from raphson.table import LARGEST_WHOLE, TrainingData
 
 _MANY_NUMBERS = 20
 
@@ -30,6 +30,13 @@ def fit_classes(design: rp.Design, data: TrainingData, options: FitOptions) -> t
         InputError: If the target is no class, or the reference or the offsets do not suit the classes.
     """
     assert data.y is not None
+    large = np.abs(data.y) > LARGEST_WHOLE if data.y.dtype.kind == "f" else np.zeros(1, dtype=bool)
+    if large.any():
+        row = int(large.argmax())
+        raise rp.InputError(
+            f"column '{design.target}', data row {int(data.rows[row]) + 1}: {data.y[row]:.17g} is too large to be a "
+            "class, because numbers of that size are not exact; put a letter in front, so that they are texts."
+        )
     if data.y.dtype.kind == "f":
         raise rp.InputError(
             f"the target '{design.target}' holds fractional numbers; a categorical target needs classes."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -35,6 +36,9 @@ def run_fit(options: FitOptions) -> int:
         raise rp.InputError("say what to predict: --target COLUMN, or --formula 'COLUMN ~ ...'.")
     if not 0 < options.level < 1:
         raise rp.InputError(f"--level is a probability between 0 and 1, such as 0.95, not {options.level:g}.")
+    for option, value in (("--l2", options.l2), ("--tol", options.tol)):
+        if not 0 <= value < math.inf:
+            raise rp.InputError(f"{option} is a number of at least 0, not {value:g}.")
     if options.groups is not None and options.covariance not in (None, "sandwich"):
         raise rp.InputError("--groups gives clustered standard errors; use it with --covariance sandwich.")
     if options.l2 > 0 and options.covariance in ("observed", "expected"):
@@ -68,9 +72,10 @@ def run_fit(options: FitOptions) -> int:
         # What the fit warns of is in the notes of its summary, and in the exit code.
         warnings.simplefilter("ignore")
         if name == CATEGORICAL:
-            if named or options.levels or options.trials:
-                what = f"--formula {next(iter(named))}=..." if named else "--levels" if options.levels else "--trials"
-                raise rp.InputError(f"{what} does not go with classes; say with --likelihood what the target is.")
+            given = {"--levels": options.levels, "--trials": options.trials}
+            unfit = [f"--formula {next(iter(named))}=..."] if named else [o for o, v in given.items() if v is not None]
+            if unfit:
+                raise rp.InputError(f"{unfit[0]} does not go with classes; say with --likelihood what the target is.")
             model, more = fit_classes(design, data, options)
         else:
             if options.reference != "first":

@@ -68,6 +68,8 @@ def fit_regression(
     target = design.target or ""
     assert data.y is not None
     y, number, note = prepare_target(data.y, choice, name, target, options.levels, options.trials)
+    if isinstance(y, np.ndarray) and y.dtype.kind == "u":
+        y = y.astype(np.float64)
     likelihood = choice.make(number)
     settings: dict[str, Any] = {
         "l2": options.l2,

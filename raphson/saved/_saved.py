@@ -137,6 +137,9 @@ def check_target(directory: str | Path) -> Path:
     try:
         if target.is_symlink():
             raise InputError(f"{target} is a link; give the directory itself to save the model in.")
+        file = next((parent for parent in target.parents if parent.exists() and not parent.is_dir()), None)
+        if file is not None:
+            raise InputError(f"{target} cannot be made, because {file} is a file.")
         if target.exists() and not target.is_dir():
             raise InputError(f"{target} is a file; give a directory to save the model in.")
         if target.is_dir() and any(target.iterdir()) and not _is_whole(target):

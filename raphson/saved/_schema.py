@@ -122,7 +122,7 @@ SCHEMA: dict[str, tuple[Check, Check]] = {
             "likelihood": _likelihood,
             "layout": _LAYOUT,
             "columns": maybe(map_of(list_of(TEXT, (list, tuple)))),
-            "levels": maybe(_TEXTS),
+            "levels": maybe(list_of(TEXT, (list, tuple))),
             "formulas": maybe(record({"target": maybe(TEXT), "designs": map_of(_design)})),
             **_METADATA,
         }),

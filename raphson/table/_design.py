@@ -10,7 +10,7 @@ import numpy as np
 
 from raphson import _json
 from raphson._errors import InputError
-from raphson.table._columns import Category, Column, Number, learn_column, to_numbers
+from raphson.table._columns import LARGEST_WHOLE, Category, Column, Number, learn_column, to_numbers
 from raphson.table._expression import shown
 from raphson.table._formula import FormulaCoding, learn_formula, variables
 from raphson.table._terms import expand_dot, split_formula
@@ -371,8 +371,8 @@ def _weights(series: pd.Series[Any], name: str) -> np.ndarray:
 
 
 def _plain(series: pd.Series[Any]) -> np.ndarray:
-    """Return a complete column as an array; whole numbers that became floats are integers again."""
+    """Return a complete column as an array; whole numbers that became floats are integers again, if they are exact."""
     values = np.asarray(series.to_numpy())
-    if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.round(values)).all():
+    if values.dtype.kind == "f" and (np.abs(values) <= LARGEST_WHOLE).all() and (values == np.round(values)).all():
         return values.astype(np.int64)
     return values

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from raphson._errors import InputError
+from raphson.table._columns import LARGEST_WHOLE
 from raphson.table._expression import PLAIN, Expression
 
 _MOST_BASIS_COLUMNS = 500
 """Of one polynomial or spline; more is a slip of the pen."""
-_LARGEST_WHOLE = 2**53
-"""Up to here a float64 holds each whole number exactly."""
 
 _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -138,7 +137,7 @@ def _arithmetic(op: ast.operator, left: Any, right: Any) -> Any:
     """Compute in float64, so that nothing wraps around; whole numbers come back as integers where they are exact."""
     whole = all(np.asarray(value).dtype.kind in "iu" for value in (left, right)) and not isinstance(op, ast.Div)
     result = _ARITHMETIC[type(op)](*(np.float64(v) if np.ndim(v) == 0 else v.astype(np.float64) for v in (left, right)))
-    if whole and bool(np.all(np.abs(result) < _LARGEST_WHOLE)) and bool(np.all(result == np.floor(result))):
+    if whole and bool(np.all(np.abs(result) < LARGEST_WHOLE)) and bool(np.all(result == np.floor(result))):
         return int(result) if np.ndim(result) == 0 else result.astype(np.int64)
     return result
 
