@@ -18,6 +18,7 @@ from raphson._errors import InputError
 
 _TAGS = {"$pairs", "$float", "$tuple", "$array"}
 _DTYPE = re.compile(r"object|[<>|=][biuf][1248]|[<>|=]U\d{1,6}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _LARGEST = 1.7976931348623157e308
 """Whole numbers of JSON have no bound; those beyond float64 are no numbers here."""
 
@@ -128,9 +129,13 @@ def instance(expected: str, *types: type, least: float | None = None, most: floa
 
     def check(value: Any, name: str) -> None:
         fine = type(value) in types or (float in types and type(value) is int)
-        if fine and isinstance(value, int | float) and not isinstance(value, bool):
-            fine = (least is None or value >= least) and not (value > most) and abs(value) <= _LARGEST or value != value
-            fine = fine or isinstance(value, float) and least is None
+        if isinstance(value, str):
+            fine = fine and not _SURROGATE.search(value)
+        elif fine and isinstance(value, int | float) and not isinstance(value, bool):
+            if least is not None:
+                fine = least <= value <= most  # NaN is not
+            elif isinstance(value, int):
+                fine = abs(value) <= _LARGEST or float not in types
         if not fine:
             refuse(name, expected, value)
 
@@ -197,6 +202,7 @@ def record(fields: dict[str, Check], optional: bool = False) -> Check:
 
 
 TEXT = instance("a text", str)
+FINITE = instance("a finite number", float, least=-_LARGEST, most=_LARGEST)
 FLAG = instance("true or false", bool)
 WHOLE = instance("a whole number of at least 0", int, least=0, most=2**53)
 NUMBER = instance("a number", float)

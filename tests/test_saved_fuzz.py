@@ -117,11 +117,8 @@ def sign(folder: Path, content: dict[str, Any], data: bytes) -> None:
 
 
 def is_statement(path: str) -> bool:
-    """Whether a field is a fact that no other field of the file can contradict (a log-likelihood, a note)."""
-    free = (
-        "facts solution notes refusal penalty params target weights offset groups l2 names values labels fields levels"
-    )
-    return any(word in path for word in free.split())
+    """Whether a field is a number or name that predictions are made of and no other field can contradict."""
+    return any(word in path for word in ("state", "offset", "names", "values", "labels", "fields", "levels"))
 
 
 def fuzz(models: list[tuple[Path, Any]], folder: Path, cases: int, seed: int) -> None:

@@ -16,7 +16,7 @@ import raphson
 from raphson import _json
 from raphson._errors import InputError
 from raphson.saved import _place
-from raphson.saved._schema import check_content, check_tensors
+from raphson.saved._schema import SCHEMA, check_content, check_tensors, check_width
 from raphson.table import Design
 
 FORMAT = "raphson-model"
@@ -114,7 +114,10 @@ def load(directory: str | Path) -> Saved:
         check_content(kind, params, metadata)
         check_tensors(kind, params, metadata, tensors)
         model = cls.from_state(params, tensors, metadata)
-        return Saved(model, None if content["design"] is None else Design.from_json(content["design"]))
+        design = None if content["design"] is None else Design.from_json(content["design"])
+        if design is not None and kind in SCHEMA and metadata.get("formulas") is None:
+            check_width(design, metadata)
+        return Saved(model, design)
     except RecursionError:
         raise InputError(f"{folder / MODEL_FILE} is nested too deeply; it was changed.") from None
     except (InputError, safetensors.SafetensorError) as error:

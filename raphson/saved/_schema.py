@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson._json import (
+    FINITE,
     FLAG,
     NONNEGATIVE,
     NUMBER,
@@ -31,7 +32,7 @@ from raphson.table import Design
 
 _TEXTS = list_of(TEXT)
 _LABEL = instance("a text, a number or a truth value", str, float, bool)
-_ROWS = list_of(list_of(NUMBER))
+_ROWS = list_of(list_of(FINITE))
 
 
 def _design(value: Any, name: str) -> None:
@@ -194,6 +195,16 @@ def check_tensors(kind: str, params: Any, metadata: Any, tensors: dict[str, Tens
         dtype = torch.bool if name == "estimable" else torch.float64
         if tuple(tensor.shape) != shapes[name] or tensor.dtype != dtype:
             refuse(f"tensors.{name}", f"of shape {shapes[name]} and {dtype}", (tuple(tensor.shape), tensor.dtype))
+
+
+def check_width(design: Design, metadata: Any) -> None:
+    """Check that a design makes as many columns as the model has; another number is an ``InputError``.
+
+    Args:
+        design: The design.
+        metadata: The model's metadata, checked.
+    """
+    _same("design", len(design.names), len(metadata["names"]), "as many columns as the model has")
 
 
 def _same(name: str, value: Any, expected: Any, what: str) -> None:

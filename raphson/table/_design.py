@@ -267,6 +267,8 @@ class Design:
             if set(variables(coding.formula)) != set(coding.variables):
                 raise InputError("the formula of the model reads other columns than it says; the file was changed.")
         else:
+            if not value["coding"]:
+                _json.refuse("design.coding", "one or more columns", [])
             coding = tuple(
                 Category(item["name"], tuple(item["levels"])) if "levels" in item else Number(item["name"])
                 for item in value["coding"]
