@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -102,3 +104,21 @@ def test_python_tables_keep_large_numbers() -> None:
         data = rp.Design.fit(frame, "y", groups="g").training(frame)
         assert data.y is not None and data.groups is not None
         assert data.y.tolist() == values and data.groups.tolist() == values
+
+
+def test_no_header_and_no_signed_model_runs_code(cli, tmp_path: Path) -> None:
+    mark = tmp_path / "P"
+    attack = f"I(z * ('`' < str(__import__('os').system('touch {mark}')) + '`'))"
+    x, z = np.random.default_rng(0).normal(size=(2, 60))
+    frame = pd.DataFrame({"x": x, f"z` + {attack} + `x": z, "y": CLASSES})
+    frame.to_csv(tmp_path / "d.csv", index=False)
+    assert cli("fit", tmp_path / "d.csv", "--formula", "y ~ .", "--save", tmp_path / "m", "-q").code == 0
+    assert cli("predict", tmp_path / "m", tmp_path / "d.csv", "--out", tmp_path / "p.csv").code == 0
+    content = json.loads((tmp_path / "m" / "model.json").read_text())
+    content["design"]["coding"]["formula"] += f" + {attack}"
+    del content["sha256"]
+    content["sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "m" / "model.json").write_text(json.dumps(content))
+    ran = cli("predict", tmp_path / "m", tmp_path / "d.csv", "--out", tmp_path / "q.csv")
+    assert ran.code == 2 and ran.err.count("\n") == 1
+    assert not mark.exists() and not (tmp_path / "q.csv").exists()
