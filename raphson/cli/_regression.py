@@ -13,6 +13,9 @@ from raphson.cli._likelihoods import LIKELIHOODS, prepare_target
 from raphson.cli._options import FitOptions, split_formulas
 from raphson.table import TrainingData, split_formula
 
+_LARGEST_TARGET = 1e150
+"""Squares of larger numbers overflow."""
+
 
 def complete_in_all(
     frame: pd.DataFrame, design: rp.Design, formulas: dict[str, str], options: FitOptions
@@ -68,8 +71,15 @@ def fit_regression(
     target = design.target or ""
     assert data.y is not None
     y, number, note = prepare_target(data.y, choice, name, target, options.levels, options.trials)
-    if isinstance(y, np.ndarray) and y.dtype.kind == "u":
-        y = y.astype(np.float64)
+    if isinstance(y, np.ndarray) and y.dtype.kind in "iuf":
+        y = y.astype(np.float64) if y.dtype.kind == "u" else y
+        large = np.abs(y.astype(np.float64)) > _LARGEST_TARGET
+        if large.any():
+            row = int(large.argmax())
+            raise rp.InputError(
+                f"column '{target}', data row {int(data.rows[row]) + 1}: {y[row]:g} is too large to compute with; "
+                "change the unit of the column."
+            )
     likelihood = choice.make(number)
     settings: dict[str, Any] = {
         "l2": options.l2,

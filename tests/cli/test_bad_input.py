@@ -94,6 +94,9 @@ def test_numbers_beyond_exactness_are_no_classes(cli, tmp_path: Path, values: li
     file = write(tmp_path, ["5", *(values[i % 3] for i in range(59))])
     ran = cli("fit", file, "--target", "y", "--likelihood", "categorical")
     assert ran.code == 2 and "column 'y', data row 2: " in ran.err and "too large to be a class" in ran.err
+    if "1e200" in values:
+        ran = cli("fit", file, "--target", "y")
+        assert ran.code == 2 and "column 'y', data row 2: 1e+200 is too large to compute with" in ran.err
     ran = cli("fit", file, "--target", "y", "--likelihood", "poisson")
     assert "-9223372036854775808" not in ran.out + ran.err and "Traceback" not in ran.err
 
