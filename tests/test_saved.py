@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from raphson import _json, saved
+from raphson import _json
 from raphson._errors import InputError
+from raphson.saved import _saved as saved
 from raphson.table import Design
 
 
@@ -82,7 +83,7 @@ def test_a_failed_save_leaves_the_older_model(tmp_path: Path, monkeypatch: pytes
     def full_disk(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saved.safetensors.torch, "save_file", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(InputError, match="No space left on device"):
         saved.save(Fake(2.0), tmp_path / "m")
     assert saved.load(tmp_path / "m").model.l2 == 1.0
@@ -94,11 +95,11 @@ def test_a_rename_that_fails_brings_the_older_model_back(tmp_path: Path, monkeyp
     rename = os.rename
 
     def refuse_new(old: Path, new: Path) -> None:
-        if Path(old).suffix == ".part":
+        if Path(old).suffix == ".new":
             raise OSError(13, "Permission denied")
         rename(old, new)
 
-    monkeypatch.setattr(saved.os, "rename", refuse_new)
+    monkeypatch.setattr(os, "rename", refuse_new)
     with pytest.raises(InputError, match="Permission denied"):
         saved.save(Fake(2.0), tmp_path / "m")
     assert saved.load(tmp_path / "m").model.l2 == 1.0

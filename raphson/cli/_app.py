@@ -12,6 +12,8 @@ import typer
 import raphson
 
 BAD_INPUT = 2
+_LARGEST = 10**9
+"""Of whole numbers that options take."""
 
 app = typer.Typer(
     name="raphson",
@@ -67,7 +69,7 @@ def fit(
         str | None, typer.Option(help="Levels of an ordinal target that is text, lowest first.", metavar="A,B,...")
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(help="Trials that a binomial target counts the successes of.", min=1)
+        int | None, typer.Option(help="Trials that a binomial target counts the successes of.", min=1, max=_LARGEST)
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Column of weights.", metavar="COLUMN")] = None,
     offset: Annotated[
@@ -93,7 +95,7 @@ def fit(
         str | None, typer.Option(help="Column of clusters for clustered standard errors.", metavar="COLUMN")
     ] = None,
     level: Annotated[float, typer.Option(help="Coverage of the confidence intervals.")] = 0.95,
-    max_iter: Annotated[int, typer.Option(help="Largest number of iterations.", min=1)] = 100,
+    max_iter: Annotated[int, typer.Option(help="Largest number of iterations.", min=1, max=_LARGEST)] = 100,
     tol: Annotated[float, typer.Option(help="Largest gradient of the mean loss at the end.")] = 1e-8,
     save: Annotated[Path | None, typer.Option(help="Directory to save the model in.", metavar="DIR")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.")] = False,
@@ -103,7 +105,8 @@ def fit(
     ] = None,
 ) -> None:
     """Fit a model to a table and print its coefficients with standard errors."""
-    from raphson.cli._fit import FitOptions, run_fit
+    from raphson.cli._fit import run_fit
+    from raphson.cli._options import FitOptions
 
     options = FitOptions(
         data=data,
@@ -150,7 +153,7 @@ def explain(
     dispersion: Annotated[float | None, typer.Option(help="Known dispersion (negative binomial, gamma).")] = None,
     shape: Annotated[float | None, typer.Option(help="Known shape of the Weibull.")] = None,
     df: Annotated[float | None, typer.Option(help="Known degrees of freedom of Student's t.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Number of trials of the binomial.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Number of trials of the binomial.", max=_LARGEST)] = None,
     link: Annotated[str | None, typer.Option(help="Of the ordinal likelihood: logit, probit or cloglog.")] = None,
     censored: Annotated[bool, typer.Option("--censored", help="Right-censored durations.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
@@ -175,17 +178,27 @@ def explain(
 def main() -> None:
     """Run the command line; input that cannot be used is one sentence on standard error and exit code 2."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a full disk shows here at the latest
     except raphson.InputError as error:
         _fail(str(error), BAD_INPUT)
     except raphson.RaphsonError as error:
         _fail(str(error), 1)
-    except BrokenPipeError:
-        # The reader of the pipe left; point stdout elsewhere so that the interpreter's last flush is silent.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of the pipe left
+        _silence()
         sys.exit(1)
+    except OSError as error:
+        _silence()
+        _fail(f"the output cannot be written: {error.strerror or error}.", BAD_INPUT)
     except KeyboardInterrupt:
         _fail("stopped.", 130)
+
+
+def _silence() -> None:
+    """Point stdout elsewhere, so that the interpreter's last flush is silent."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> None:

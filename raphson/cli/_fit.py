@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
+import math
 import warnings
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-import pandas as pd
+from typing import Any
 
 import raphson as rp
+from raphson.cli._classes import fit_classes
 from raphson.cli._likelihoods import CATEGORICAL, find_name, suited_name
-from raphson.cli._regression import complete_in_all, fit_regression, split_formulas
+from raphson.cli._options import FitOptions, split_formulas
+from raphson.cli._regression import complete_in_all, fit_regression
 from raphson.cli._render import render
 from raphson.saved import check_target
-from raphson.table import TrainingData
-
-_MANY_NUMBERS = 20
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """Arguments of ``raphson fit``, by the names of its options."""
-
-    data: Path
-    target: str | None
-    formula: tuple[str, ...]
-    likelihood: str | None
-    levels: str | None
-    trials: int | None
-    weights: str | None
-    offset: tuple[str, ...]
-    drop: tuple[str, ...]
-    missing: str
-    l2: float
-    reference: str
-    covariance: Literal["observed", "expected", "sandwich"] | None
-    groups: str | None
-    level: float
-    max_iter: int
-    tol: float
-    save: Path | None
-    quiet: bool
-    progress: bool
+from raphson.table import split_formula
 
 
 def run_fit(options: FitOptions) -> int:
@@ -61,10 +30,15 @@ def run_fit(options: FitOptions) -> int:
     """
     name = None if options.likelihood is None else find_name(options.likelihood)
     formula, named = split_formulas(options.formula)
-    if options.target is None and not any(_names_target(text) for text in (formula or "", *named.values())):
+    lefts = [split_formula(text)[0] for text in named.values()]
+    target = next((left for left in (options.target, *lefts) if left is not None), None)
+    if target is None and (formula is None or split_formula(formula)[0] is None):
         raise rp.InputError("say what to predict: --target COLUMN, or --formula 'COLUMN ~ ...'.")
     if not 0 < options.level < 1:
         raise rp.InputError(f"--level is a probability between 0 and 1, such as 0.95, not {options.level:g}.")
+    for option, value in (("--l2", options.l2), ("--tol", options.tol)):
+        if not 0 <= value < math.inf:
+            raise rp.InputError(f"{option} is a number of at least 0, not {value:g}.")
     if options.groups is not None and options.covariance not in (None, "sandwich"):
         raise rp.InputError("--groups gives clustered standard errors; use it with --covariance sandwich.")
     if options.l2 > 0 and options.covariance in ("observed", "expected"):
@@ -75,7 +49,6 @@ def run_fit(options: FitOptions) -> int:
     if options.save is not None:
         check_target(options.save)
     frame = rp.read_table(options.data)
-    target = options.target or next((_left(text) for text in named.values() if _names_target(text)), None)
     design = rp.Design.fit(
         frame,
         target,
@@ -99,10 +72,11 @@ def run_fit(options: FitOptions) -> int:
         # What the fit warns of is in the notes of its summary, and in the exit code.
         warnings.simplefilter("ignore")
         if name == CATEGORICAL:
-            if named or options.levels or options.trials:
-                what = f"--formula {next(iter(named))}=..." if named else "--levels" if options.levels else "--trials"
-                raise rp.InputError(f"{what} does not go with classes; say with --likelihood what the target is.")
-            model, more = _fit_classes(design, data, options)
+            given = {"--levels": options.levels, "--trials": options.trials}
+            unfit = [f"--formula {next(iter(named))}=..."] if named else [o for o, v in given.items() if v is not None]
+            if unfit:
+                raise rp.InputError(f"{unfit[0]} does not go with classes; say with --likelihood what the target is.")
+            model, more = fit_classes(design, data, options)
         else:
             if options.reference != "first":
                 raise rp.InputError(f"--reference is a class, and '{name}' has none.")
@@ -122,39 +96,6 @@ def run_fit(options: FitOptions) -> int:
     return 1
 
 
-def _fit_classes(design: rp.Design, data: TrainingData, options: FitOptions) -> tuple[Any, list[str]]:
-    """Return the fitted multinomial model, and sentences on it."""
-    assert data.y is not None
-    if data.y.dtype.kind == "f":
-        raise rp.InputError(
-            f"the target '{design.target}' holds fractional numbers; a categorical target needs classes."
-        )
-    classes = np.unique(data.y)
-    _refuse_classes_without_weight(data, classes, options.weights)
-    notes = []
-    if data.y.dtype.kind in "iu" and len(classes) > _MANY_NUMBERS:
-        notes.append(f"{design.target}: {len(classes)} different whole numbers, each taken as a class of its own")
-    model = rp.MultinomialLogisticRegression(
-        l2=options.l2,
-        fit_intercept=design.fit_intercept,
-        reference=_reference(options.reference, classes),
-        tol=options.tol,
-        max_iter=options.max_iter,
-        progress=options.progress,
-    )
-    x = pd.DataFrame(data.x, columns=list(data.names))
-    model.fit(x, data.y, sample_weight=data.weights, offset=offset_matrix(data.offset, len(classes)))
-    return model, notes
-
-
-def _left(formula: str) -> str:
-    return formula.split("~")[0].strip(" `")
-
-
-def _names_target(formula: str) -> bool:
-    return "~" in formula and _left(formula) != ""
-
-
 def render_problem(sentence: str, notes: Any, quiet: bool) -> None:
     """Say on standard error why the result is not usable.
 
@@ -167,49 +108,3 @@ def render_problem(sentence: str, notes: Any, quiet: bool) -> None:
 
     detail = " ".join(notes) if quiet else ""
     print(f"raphson: this fit is not usable. {sentence} {detail}".rstrip(), file=sys.stderr)
-
-
-def offset_matrix(offset: np.ndarray | None, n_classes: int) -> np.ndarray | None:
-    """Return offsets as ``(N, K)``; a single column for two classes belongs to the second.
-
-    Args:
-        offset: ``(N, M)`` or None.
-        n_classes: K.
-
-    Returns:
-        ``(N, K)`` or None.
-
-    Raises:
-        InputError: If there is another number of columns.
-    """
-    if offset is None or offset.shape[1] == n_classes:
-        return offset
-    if offset.shape[1] == 1 and n_classes == 2:
-        return np.column_stack([np.zeros(len(offset)), offset[:, 0]])
-    raise rp.InputError(
-        f"--offset was given {offset.shape[1]} times for {n_classes} classes; give it once per class, in sorted order."
-    )
-
-
-def _refuse_classes_without_weight(data: TrainingData, classes: np.ndarray, column: str | None) -> None:
-    if data.weights is None or data.y is None:
-        return
-    for label in np.setdiff1d(classes, data.y[data.weights > 0]):
-        row = int(data.rows[np.argmax(data.y == label)]) + 1
-        raise rp.InputError(
-            f"column '{column}': every row of the class '{label}' has weight 0 (the first is data row "
-            f"{row}); give those rows weight, or take them out of the table."
-        )
-
-
-def _reference(asked: str, classes: np.ndarray) -> Any:
-    if asked == "none":
-        return None
-    if asked in ("first", "last"):
-        return asked
-    by_text = {str(label): label for label in classes}
-    if asked in by_text:
-        return by_text[asked]
-    near = difflib.get_close_matches(asked, by_text, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"the classes are {', '.join(list(by_text)[:12])}."
-    raise rp.InputError(f"--reference: there is no class '{asked}'; {hint}")

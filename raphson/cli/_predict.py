@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 import raphson as rp
-from raphson.cli._fit import offset_matrix
+from raphson.cli._classes import offset_matrix
 
 _SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 

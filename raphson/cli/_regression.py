@@ -2,52 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import raphson as rp
 from raphson.cli._likelihoods import prepare_target
+from raphson.cli._options import FitOptions, split_formulas
 from raphson.likelihoods import commands
-from raphson.table import TrainingData
+from raphson.table import TrainingData, split_formula
 
-if TYPE_CHECKING:
-    from raphson.cli._fit import FitOptions
-
-_NAMED = re.compile(r"\s*([\w|]+(?:\[\d+\])?)\s*=\s*([^~]*~.*)", re.DOTALL)
-
-
-def split_formulas(formulas: Sequence[str]) -> tuple[str | None, dict[str, str]]:
-    """Return the formula without a parameter's name, and those with one.
-
-    Args:
-        formulas: Such as ``"y ~ x1"`` and ``"log_scale=~ x1"``.
-
-    Returns:
-        The first kind, or None, and the second by parameter.
-
-    Raises:
-        InputError: If there are two for the same.
-    """
-    main: list[str] = []
-    named: dict[str, str] = {}
-    for text in formulas:
-        found = _NAMED.fullmatch(text)
-        if found is None:
-            main.append(text)
-        elif found[1] in named:
-            raise rp.InputError(f"--formula: the parameter '{found[1]}' has two formulas; give one.")
-        else:
-            named[found[1]] = found[2]
-    if len(main) > 1:
-        raise rp.InputError(
-            f"--formula: '{main[0]}' and '{main[1]}' both name no parameter; write the second as 'log_scale=~ x1', say."
-        )
-    return (main[0] if main else None), named
+_LARGEST_TARGET = 1e150
+"""Squares of larger numbers overflow."""
 
 
 def complete_in_all(
@@ -70,7 +38,9 @@ def complete_in_all(
     rows, notes = [design.training(frame).rows], list[str]()
     for parameter, text in formulas.items():
         try:
-            own = rp.Design.fit(frame, design.target, _right(text), drop=options.drop, missing=options.missing)
+            own = rp.Design.fit(
+                frame, design.target, split_formula(text)[1], drop=options.drop, missing=options.missing
+            )
         except rp.InputError as error:
             raise rp.InputError(f"--formula {parameter}=...: {error}") from None
         rows.append(own.training(frame).rows)
@@ -102,6 +72,15 @@ def fit_regression(
     target = design.target or ""
     assert data.y is not None
     y, number, note = prepare_target(data.y, choice, target, options.levels, options.trials)
+    if isinstance(y, np.ndarray) and y.dtype.kind in "iuf":
+        y = y.astype(np.float64) if y.dtype.kind == "u" else y
+        large = np.abs(y.astype(np.float64)) > _LARGEST_TARGET
+        if large.any():
+            row = int(large.argmax())
+            raise rp.InputError(
+                f"column '{target}', data row {int(data.rows[row]) + 1}: {y[row]:g} is too large to compute with; "
+                "change the unit of the column."
+            )
     likelihood = choice.make(kind, number)
     settings: dict[str, Any] = {
         "l2": options.l2,
@@ -121,14 +100,11 @@ def fit_regression(
         )
     first = likelihood.parameters[0]
     main = split_formulas(options.formula)[0]
-    formulas = ({} if first in named else {first: _right(main or ".")}) | {p: _right(t) for p, t in named.items()}
+    formulas = ({} if first in named else {first: split_formula(main or ".")[1]}) | {
+        p: split_formula(t)[1] for p, t in named.items()
+    }
     # what `.` stands for: all columns without a role
     roles = {role for role in (design.weights, design.groups, *design.offset, target, *options.drop) if role}
     model = rp.VectorGLM(likelihood, formula=formulas, **settings)
     table = frame.drop(columns=list(roles)).reset_index(drop=True)
     return model.fit(table, y, sample_weight=data.weights, offset=offset), notes
-
-
-def _right(formula: str) -> str:
-    """Return the right side; the target has its own place."""
-    return formula.rpartition("~")[2].strip() or formula

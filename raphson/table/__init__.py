@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from raphson.table._columns import LARGEST_WHOLE as LARGEST_WHOLE
 from raphson.table._columns import Category as Category
 from raphson.table._columns import Number as Number
 from raphson.table._design import Design as Design
 from raphson.table._design import TrainingData as TrainingData
 from raphson.table._formula import FormulaCoding as FormulaCoding
 from raphson.table._read import read_table as read_table
+from raphson.table._terms import split_formula as split_formula

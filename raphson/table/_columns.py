@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _ID_LEVELS = 10
+LARGEST_WHOLE = 2**53
+"""Up to here a float64 holds each whole number exactly."""
 
 
 @dataclass(frozen=True)

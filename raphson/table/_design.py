@@ -10,8 +10,10 @@ import numpy as np
 
 from raphson import _json
 from raphson._errors import InputError
-from raphson.table._columns import Category, Column, Number, learn_column, to_numbers
-from raphson.table._formula import FormulaCoding, expand_dot, learn_formula, split, variables
+from raphson.table._columns import LARGEST_WHOLE, Category, Column, Number, learn_column, to_numbers
+from raphson.table._expression import shown
+from raphson.table._formula import FormulaCoding, learn_formula, variables
+from raphson.table._terms import expand_dot, split_formula
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +103,7 @@ class Design:
         frame, names = _numbered(frame)
         right = None
         if formula is not None:
-            left, right = split(formula)
+            left, right = split_formula(formula)
             if left is not None and target is not None and left != target:
                 raise InputError(f"the formula has target '{left}' and target= says '{target}'; give one of them.")
             target = left if left is not None else target
@@ -250,23 +252,58 @@ class Design:
             InputError: If the dictionary does not describe a design.
         """
         try:
-            coding: tuple[Column, ...] | FormulaCoding
-            if isinstance(value["coding"], dict):
-                fields = _json.decode({key: item for key, item in value["coding"].items() if key != "kind"})
-                coding = FormulaCoding(**fields)
-                if set(variables(coding.formula)) != set(coding.variables):
-                    raise InputError("the formula of the model reads other columns than it says; the file was changed.")
-            else:
-                coding = tuple(
-                    Category(item["name"], tuple(item["levels"]))
-                    if item["kind"] == "category"
-                    else Number(item["name"])
-                    for item in value["coding"]
-                )
-            offset, notes = tuple(value["offset"]), tuple(value["notes"])
-            return cls(coding, value["target"], value["weights"], offset, value["groups"], notes)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"the design of the model cannot be read (at {error}); the file was changed.") from None
+            return cls._restored(value)
+        except InputError as error:
+            raise InputError(f"the design of the model cannot be read: {error}") from None
+
+    @classmethod
+    def _restored(cls, value: dict[str, Any]) -> Design:
+        _DESIGN(value, "design")
+        coding: tuple[Column, ...] | FormulaCoding
+        if isinstance(value["coding"], dict):
+            fields = _json.decode({key: item for key, item in value["coding"].items() if key != "kind"})
+            _FORMULA(fields, "design.coding")
+            coding = FormulaCoding(**fields)
+            if set(variables(coding.formula)) != set(coding.variables):
+                raise InputError("the formula of the model reads other columns than it says; the file was changed.")
+        else:
+            if not value["coding"]:
+                _json.refuse("design.coding", "one or more columns", [])
+            coding = tuple(
+                Category(item["name"], tuple(item["levels"])) if "levels" in item else Number(item["name"])
+                for item in value["coding"]
+            )
+        offset, notes = tuple(value["offset"]), tuple(value["notes"])
+        return cls(coding, value["target"], value["weights"], offset, value["groups"], notes)
+
+
+_TEXTS = _json.list_of(_json.TEXT)
+_LEVEL = _json.instance("a text, a number or a truth value", str, float, bool)
+_LEARNED = _json.either(
+    _json.instance("a number, or numbers", float, bool, type(None), np.ndarray),
+    _json.list_of(_json.NUMBER, (list, tuple)),
+    _json.map_of(_json.NUMBER, _json.WHOLE),
+)
+_FORMULA = _json.record({
+    "formula": _json.TEXT,
+    "labels": _json.list_of(_json.TEXT, (tuple,)),
+    "intercept": _json.FLAG,
+    "levels": _json.map_of(_json.maybe(_json.list_of(_LEVEL))),
+    "state": _json.map_of(_json.map_of(_LEARNED)),
+    "variables": _json.map_of(_json.FLAG),
+})
+_COLUMN = _json.either(
+    _json.record({"kind": _json.one_of("number"), "name": _json.TEXT}),
+    _json.record({"kind": _json.one_of("category"), "name": _json.TEXT, "levels": _TEXTS}),
+)
+_DESIGN = _json.record({
+    "coding": _json.either(_json.instance("columns or a formula", dict), _json.list_of(_COLUMN)),
+    "target": _json.maybe(_json.TEXT),
+    "weights": _json.maybe(_json.TEXT),
+    "offset": _TEXTS,
+    "groups": _json.maybe(_json.TEXT),
+    "notes": _TEXTS,
+})
 
 
 def _numbered(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -287,9 +324,9 @@ def _require(name: str, names: Sequence[str]) -> None:
     near = difflib.get_close_matches(name, names, n=1) or [
         other for other in names if other.casefold() == name.casefold()
     ]
-    shown = ", ".join(f"'{other}'" for other in names[:12]) + (", ..." if len(names) > 12 else "")
-    hint = f"did you mean '{near[0]}'?" if near else f"the columns are {shown}."
-    raise InputError(f"there is no column '{name}'; {hint}")
+    known = ", ".join(f"'{other}'" for other in names[:12]) + (", ..." if len(names) > 12 else "")
+    hint = f"did you mean '{near[0]}'?" if near else f"the columns are {known}."
+    raise InputError(f"there is no column '{shown(name)}'; {hint}")
 
 
 def _refuse_missing(frame: pd.DataFrame, needed: Sequence[str]) -> None:
@@ -336,8 +373,8 @@ def _weights(series: pd.Series[Any], name: str) -> np.ndarray:
 
 
 def _plain(series: pd.Series[Any]) -> np.ndarray:
-    """Return a complete column as an array; whole numbers that became floats are integers again."""
+    """Return a complete column as an array; whole numbers that became floats are integers again, if they are exact."""
     values = np.asarray(series.to_numpy())
-    if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.round(values)).all():
+    if values.dtype.kind == "f" and (np.abs(values) <= LARGEST_WHOLE).all() and (values == np.round(values)).all():
         return values.astype(np.int64)
     return values

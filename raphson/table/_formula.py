@@ -1,14 +1,15 @@
-"""Model formulas (``party ~ age + C(educ)``) through formulaic, restorable from JSON.
+"""Model formulas (``party ~ age + C(educ)``), coded through formulaic and restorable from JSON.
 
-A formula holds Python expressions, and a saved model must not be able to run any code when it is loaded. Each
-expression is therefore read first, and only columns, numbers, operators and the functions listed below pass.
+A formula may come from a file, and a saved model must not be able to run any code when it is loaded. Terms and
+expressions are read and computed in raphson (``_terms``, ``_expression``, ``_evaluate``); formulaic is given finished
+columns, and codes and multiplies them.
 """
 
 from __future__ import annotations
 
-import ast
 import re
 import warnings
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,49 +17,12 @@ import numpy as np
 
 from raphson._errors import InputError
 from raphson.table._columns import Number, learn_column, to_numbers, unseen_level
+from raphson.table._evaluate import evaluate
+from raphson.table._expression import Expression, shown
+from raphson.table._terms import INTERCEPT, Terms, read_terms
 
 if TYPE_CHECKING:
     import pandas as pd
-    from formulaic import ModelSpec
-
-_NUMPY = {
-    "log",
-    "log1p",
-    "log2",
-    "log10",
-    "exp",
-    "expm1",
-    "sqrt",
-    "abs",
-    "sign",
-    "sin",
-    "cos",
-    "tanh",
-    "minimum",
-    "maximum",
-}
-_FUNCTIONS = {
-    "C",
-    "I",
-    "log",
-    "log2",
-    "log10",
-    "exp",
-    "center",
-    "scale",
-    "standardize",
-    "poly",
-    "bs",
-    "cs",
-    "cr",
-    "cc",
-}
-_CONTRASTS = {"treatment", "SAS", "sum", "helmert", "diff", "poly"}
-_SYNTAX = (
-    *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Call, ast.Attribute, ast.Name),
-    *(ast.Constant, ast.keyword, ast.List, ast.Tuple),
-    *(ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop),
-)
 
 
 @dataclass(frozen=True)
@@ -93,61 +57,25 @@ class FormulaCoding:
         Raises:
             InputError: If a level was not seen in the fit, or a value cannot be computed.
         """
-        for expression, levels in self.levels.items():
-            if levels is not None:
-                self._check_levels(frame, expression, levels)
-        spec = _spec(self.formula, self.levels, self.state)
-        matrix, labels, _ = _materialize(spec, _numeric(frame, self.variables))
+        terms = read_terms(self.formula)
+        for name, factor in terms.factors.items():
+            column = factor.category if isinstance(factor, Expression) else factor
+            levels = self.levels.get(name)
+            if isinstance(column, str) and levels is not None:
+                unknown = ~frame[column].isin(levels).to_numpy()
+                if unknown.any():
+                    raise InputError(unseen_level(frame[column], int(unknown.argmax()), column, levels))
+        columns, state = _numeric(frame, self.variables), deepcopy(self.state)
+        matrix, labels, _ = _materialize(self.formula, terms, columns, self.levels, state)
         if labels != self.labels:
-            raise InputError(f"the formula '{self.formula}' gives other columns on these data than when it was fitted.")
+            raise InputError(
+                f"the formula '{shown(self.formula)}' gives other columns on these data than when it was fitted."
+            )
         return matrix
-
-    def _check_levels(self, frame: pd.DataFrame, expression: str, levels: list[Any]) -> None:
-        names = _names(expression)
-        if len(names) != 1 or not re.match(r"^(C\(.*\)|[^()]*)$", expression):
-            return
-        column = frame[names[0]]
-        unknown = ~column.isin(levels).to_numpy()
-        if unknown.any():
-            raise InputError(unseen_level(column, int(unknown.argmax()), names[0], levels))
-
-
-def split(formula: str) -> tuple[str | None, str]:
-    """Return the target column (None without a left side) and the right side of a formula.
-
-    Args:
-        formula: The formula.
-
-    Returns:
-        Target name and right side.
-
-    Raises:
-        InputError: If the left side is not one column, or the right side is empty.
-    """
-    left, tilde, right = formula.rpartition("~")
-    target = left.strip().strip("`")
-    if "~" in left or (tilde and not re.fullmatch(r"`[^`]+`|\w+", left.strip())):
-        raise InputError(f"formula '{formula}': the left side must be one column, as in 'party ~ age + C(educ)'.")
-    if not right.strip():
-        raise InputError(f"formula '{formula}': the right side is empty; write 1 for an intercept alone.")
-    return (target if tilde else None), right.strip()
-
-
-def expand_dot(right: str, names: list[str]) -> str:
-    """Return the right side with ``.`` replaced by all of ``names``.
-
-    Args:
-        right: Right side of a formula.
-        names: Columns that ``.`` stands for.
-
-    Returns:
-        The right side, with each name quoted.
-    """
-    return re.sub(r"(?<![\w.`)\]])\.(?![\w`.])", "(" + " + ".join(f"`{name}`" for name in names) + ")", right)
 
 
 def variables(right: str) -> list[str]:
-    """Return the columns that the right side of a formula reads, after checking that it runs no other code.
+    """Return the columns that the right side of a formula reads, after checking that it holds nothing else.
 
     Args:
         right: Right side of a formula.
@@ -155,11 +83,7 @@ def variables(right: str) -> list[str]:
     Returns:
         Column names, in order of appearance.
     """
-    found: dict[str, None] = {}
-    for expression, lookup in _factors(right):
-        for name in [expression] if lookup else _names(expression):
-            found[name] = None
-    return list(found)
+    return list(read_terms(right).columns)
 
 
 def learn_formula(right: str, frame: pd.DataFrame) -> tuple[FormulaCoding, list[str]]:
@@ -173,22 +97,23 @@ def learn_formula(right: str, frame: pd.DataFrame) -> tuple[FormulaCoding, list[
         The coding, and a sentence for each categorical factor.
     """
     notes: list[str] = []
-    uses: dict[str, bool] = {name: False for name in variables(right)}
-    for expression, lookup in _factors(right):
-        if lookup:
-            column, note = learn_column(frame[expression], expression)
-            uses[expression] = isinstance(column, Number)
-            if note and uses[expression]:
+    terms = read_terms(right)
+    uses: dict[str, bool] = {name: False for name in terms.columns}
+    for name in terms.factors.values():
+        if isinstance(name, str):
+            column, note = learn_column(frame[name], name)
+            uses[name] = isinstance(column, Number)
+            if note and uses[name]:
                 notes.append(note)
-    spec = _spec(right, {}, {})
-    _, labels, learned = _materialize(spec, _numeric(frame, uses))
+    state: dict[str, Any] = {}
+    _, labels, learned = _materialize(right, terms, _numeric(frame, uses), {}, state)
     levels = {
-        expression: list(state["categories"]) if "categories" in state else None
-        for expression, (_, state) in learned.encoder_state.items()
+        name: list(found["categories"]) if "categories" in found else None
+        for name, (_, found) in learned.encoder_state.items()
+        if not isinstance(terms.factors[name], float)
     }
-    notes += [_level_note(expression, learned, found) for expression, found in levels.items() if found is not None]
-    intercept = "Intercept" in learned.column_names
-    return FormulaCoding(right, labels, intercept, levels, dict(learned.transform_state), uses), notes
+    notes += [_level_note(name, learned, found) for name, found in levels.items() if found is not None]
+    return FormulaCoding(right, labels, INTERCEPT in terms.terms, levels, state, uses), notes
 
 
 def _level_note(expression: str, spec: Any, levels: list[Any]) -> str:
@@ -203,76 +128,6 @@ def _said(error: Exception) -> str:
     """Return the first line of a parser's error, without its colors, place and period."""
     text = re.sub(r"\x1b\[[0-9;]*m|[⧛⧚]| \(<unknown>, line \d+\)", "", str(error))
     return text.split("\n")[0].rstrip(".")
-
-
-def _factors(right: str) -> list[tuple[str, bool]]:
-    """Return each factor as (expression, whether it is a bare column), checked to be harmless."""
-    from formulaic import Formula
-    from formulaic.errors import FormulaicError
-
-    try:
-        formula = Formula(right)
-        terms = list(formula)
-    except (FormulaicError, SyntaxError, ValueError, TypeError) as error:
-        raise InputError(f"formula '{right}' cannot be read ({_said(error)}).") from None
-    found: dict[tuple[str, bool], None] = {}
-    for term in terms:
-        factors = getattr(term, "factors", None)
-        if factors is None:
-            raise InputError(f"formula '{right}': only one right side is possible, without '|'.")
-        for factor in factors:
-            kind = factor.eval_method.value
-            if kind == "lookup":
-                found[factor.expr, True] = None
-            elif kind == "python":
-                _check_harmless(factor.expr, right)
-                found[factor.expr, False] = None
-    return list(found)
-
-
-def _bare(expression: str) -> tuple[str, dict[str, str]]:
-    """Return an expression with each backquoted name replaced by an identifier, and what each stands for."""
-    quoted: dict[str, str] = {}
-
-    def swap(match: re.Match[str]) -> str:
-        return quoted.setdefault(match[1], f"_quoted_{len(quoted)}")
-
-    return re.sub(r"`([^`]+)`", swap, expression), {alias: name for name, alias in quoted.items()}
-
-
-def _names(expression: str) -> list[str]:
-    if not re.search(r"[(`+*/<>=-]", expression):
-        return [expression]
-    source, quoted = _bare(expression)
-    try:
-        tree = ast.parse(source, mode="eval")
-    except SyntaxError:
-        return [expression]
-    called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
-    called |= {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
-    names = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called]
-    return list(dict.fromkeys(quoted.get(name, name) for name in names))
-
-
-def _check_harmless(expression: str, right: str) -> None:
-    try:
-        tree = ast.parse(_bare(expression)[0], mode="eval")
-    except SyntaxError:
-        raise InputError(f"formula '{right}': '{expression}' cannot be read.") from None
-    for node in ast.walk(tree):
-        fine = isinstance(node, _SYNTAX)
-        if isinstance(node, ast.Call):
-            fine = (isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS) or isinstance(
-                node.func, ast.Attribute
-            )
-        elif isinstance(node, ast.Attribute):
-            owner = node.value.id if isinstance(node.value, ast.Name) else ""
-            fine = (owner == "np" and node.attr in _NUMPY) or (owner == "contr" and node.attr in _CONTRASTS)
-        if not fine:
-            raise InputError(
-                f"formula '{right}': '{ast.unparse(node)}' is not allowed; use columns, numbers, operators, "
-                f"{', '.join(sorted(_FUNCTIONS))}, np.{', np.'.join(sorted(_NUMPY))}, or contr.* inside C()."
-            )
 
 
 def _numeric(frame: pd.DataFrame, uses: dict[str, bool]) -> pd.DataFrame:
@@ -293,41 +148,45 @@ def _numeric(frame: pd.DataFrame, uses: dict[str, bool]) -> pd.DataFrame:
     return pd.DataFrame(columns, index=frame.index)
 
 
-def _spec(right: str, levels: dict[str, list[Any] | None], state: dict[str, Any]) -> ModelSpec:
-    from copy import deepcopy
-
+def _materialize(
+    right: str, terms: Terms, frame: pd.DataFrame, levels: dict[str, list[Any] | None], state: dict[str, Any]
+) -> tuple[np.ndarray, tuple[str, ...], Any]:
+    """Return the matrix without the intercept, its labels, and what was learned; ``state`` is filled where empty."""
+    import pandas as pd
     from formulaic import Formula, ModelSpec
+    from formulaic.errors import DataMismatchWarning
     from formulaic.parser.types import Factor
+    from formulaic.parser.types import Term as FormulaicTerm
 
-    kinds = Factor.Kind
     encoder = {
-        expression: (kinds.NUMERICAL, {}) if known is None else (kinds.CATEGORICAL, {"categories": list(known)})
-        for expression, known in levels.items()
+        name: (Factor.Kind.NUMERICAL, {}) if known is None else (Factor.Kind.CATEGORICAL, {"categories": list(known)})
+        for name, known in levels.items()
     }
-    return ModelSpec(
-        formula=Formula(right),
-        output="numpy",
-        na_action="ignore",
-        encoder_state=encoder,
-        transform_state=deepcopy(state),
-    )
-
-
-def _materialize(spec: ModelSpec, frame: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...], Any]:
-    from formulaic.errors import DataMismatchWarning, FormulaicError
-
+    # formulaic looks finished columns up by their name; it is given no text to evaluate
+    factors = {
+        name: Factor(name, eval_method="literal" if isinstance(factor, float) else "lookup")
+        for name, factor in {INTERCEPT[0]: 1.0, **terms.factors}.items()
+    }
+    formula = Formula([FormulaicTerm([factors[name] for name in term]) for term in terms.terms])
+    spec = ModelSpec(formula=formula, output="numpy", na_action="ignore", encoder_state=encoder)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("error", DataMismatchWarning)
             # The result of a logarithm of zero is named below, by row, rather than warned about.
-            result = spec.get_model_matrix(frame, context={})
-    except (FormulaicError, DataMismatchWarning, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"formula '{spec.formula}' cannot be computed on these data ({_said(error)}).") from None
+            values = {
+                name: frame[factor] if isinstance(factor, str) else evaluate(factor, frame, state)
+                for name, factor in terms.factors.items()
+                if not isinstance(factor, float)
+            }
+            result = spec.get_model_matrix(pd.DataFrame(index=frame.index), context=values)
+            matrix = np.asarray(result, dtype=np.float64)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a function of formulaic, pandas or NumPy says to these data
+        raise InputError(f"formula '{shown(right)}' cannot be computed on these data ({_said(error)}).") from None
     learned = result.model_spec
-    matrix = np.asarray(result, dtype=np.float64)
-    keep = [i for i, name in enumerate(learned.column_names) if name != "Intercept"]
-    labels = tuple(learned.column_names[i] for i in keep)
-    matrix = matrix[:, keep]
+    first = int(INTERCEPT in terms.terms)  # terms without factors come first
+    matrix, labels = matrix[:, first:], tuple(learned.column_names[first:])
     bad = ~np.isfinite(matrix)
     if bad.any():
         row, position = np.argwhere(bad)[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raphson._errors import InputError
+from raphson.table._columns import LARGEST_WHOLE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +39,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
         raise InputError(f"{file} does not exist; check the path.")
     if file.is_dir():
         raise InputError(f"{file} is a directory; give a CSV or Parquet file.")
+    if not file.is_file():
+        raise InputError(f"{file} is no ordinary file; write the table to a file first.")
     try:
         size = file.stat().st_size
         with file.open("rb"):
@@ -54,12 +57,13 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def _read_parquet(file: Path) -> Any:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(file)
-    except (pa.ArrowException, OSError) as error:
+        table = pq.read_table(file)
+        table.validate(full=True)
+        return table
+    except Exception as error:  # a damaged file may show as any of many errors
         raise InputError(
             f"{file} cannot be read as Parquet; it is truncated or not Parquet ({_first_line(error)})."
         ) from None
@@ -67,16 +71,50 @@ def _read_parquet(file: Path) -> Any:
 
 def _read_csv(file: Path) -> Any:
     import pyarrow as pa
-    import pyarrow.csv as csv
 
     try:
         with pa.input_stream(str(file)) as stream:
             sample = stream.read(_SAMPLE_BYTES)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{file} cannot be read ({_first_line(error)}).") from None
+    header = sample.lstrip(b"\r\n").splitlines()[:1] or [b""]
+    try:
+        header[0].decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: the header is not text in UTF-8; save the file in that encoding.") from None
+    if b"\0" in sample:
+        raise InputError(f"{file} holds zero bytes, so it is not text in UTF-8; save the file in that encoding.")
     separator = _separator(sample)
+    point = _decimal_point(sample, separator)
+    table = _parse_csv(file, separator, point, {})
+    large = [
+        name
+        for name, column in zip(table.schema.names, table.columns, strict=True)
+        if pa.types.is_floating(column.type) and _has_large_whole(column)
+    ]
+    # Whole numbers beyond int64 were read as floats, where neighbors are equal; beyond uint64 they stay so.
+    for name in large if len(set(table.schema.names)) == table.num_columns else []:
+        try:
+            table = _parse_csv(file, separator, point, {name: pa.uint64()})
+        except InputError:
+            continue
+    return table
+
+
+def _has_large_whole(column: Any) -> bool:
+    import numpy as np
+
+    values = np.asarray(column.to_pandas())
+    with np.errstate(invalid="ignore"):
+        return bool((np.abs(values) >= LARGEST_WHOLE).any() and (values[np.isfinite(values)] % 1 == 0).all())
+
+
+def _parse_csv(file: Path, separator: str, point: str, types: dict[str, Any]) -> Any:
+    import pyarrow as pa
+    import pyarrow.csv as csv
+
     parse = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
-    convert = csv.ConvertOptions(strings_can_be_null=True, decimal_point=_decimal_point(sample, separator))
+    convert = csv.ConvertOptions(strings_can_be_null=True, decimal_point=point, column_types=types)
     # Row numbers in messages exist only in a single-threaded read, so a failed read is repeated to name it.
     for threads in (True, False):
         try:
@@ -86,7 +124,7 @@ def _read_csv(file: Path) -> Any:
                 parse_options=parse,
                 convert_options=convert,
             )
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             message = _first_line(error)
     raise InputError(_csv_problem(file, message))
 
@@ -125,7 +163,7 @@ def _check_names(file: Path, names: list[str]) -> None:
         if not name.strip():
             raise InputError(
                 f"{file}: column {position} has no name in the header; name it, or remove it "
-                "(pandas writes such a column unless told index=False)."
+                "(pandas writes such a column unless told index=False, R unless told row.names=FALSE)."
             )
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -143,7 +181,16 @@ def _to_frame(file: Path, table: Any) -> pd.DataFrame:
             table = table.set_column(position, name, table.column(name).cast(pa.float64()))
         elif pa.types.is_nested(field.type):
             raise InputError(f"{file}: column '{name}' holds lists or records; a table needs one value a cell.")
-    return table.to_pandas(ignore_metadata=True)
+    try:
+        frame = table.to_pandas(ignore_metadata=True)
+        for name, field in zip(table.schema.names, table.schema, strict=True):
+            # beside missing values, integers become floats, in which neighbors beyond 2^53 are equal
+            if pa.types.is_integer(field.type) and frame[name].dtype.kind == "f" and _has_large_whole(table[name]):
+                unsigned = pa.types.is_unsigned_integer(field.type)
+                frame[name] = table[name].to_pandas(integer_object_nulls=True).astype("UInt64" if unsigned else "Int64")
+    except (pa.ArrowException, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({_first_line(error)}).") from None
+    return frame
 
 
 def _first_line(error: Exception) -> str:

@@ -11,27 +11,8 @@ import pandas as pd
 import pytest
 
 import raphson
-from raphson.cli import main
 
 ANES = Path(__file__).parent.parent.parent / "examples" / "anes96.csv"
-
-
-class Ran:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def call(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["raphson", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        code = stopped.value.code
-        return Ran(0 if code is None else int(code), captured.out, captured.err)
-
-    return call
 
 
 def numbers(line: str) -> list[float]:

@@ -1,26 +1,22 @@
-"""Saved models: a directory with ``model.json`` and ``tensors.safetensors``, and no pickle.
-
-Loading runs no code from the files: classes come from a fixed list, tensors from safetensors, everything else
-from JSON. Both files are checked by their SHA-256 sums, and a truncated or changed one is refused.
-"""
+"""Writing and reading a saved model: its two files, their checksums, and the classes that may be in them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 
 import raphson
 from raphson import _json
 from raphson._errors import InputError
+from raphson.saved import _place
+from raphson.saved._schema import SCHEMA, check_content, check_tensors, check_width
 from raphson.table import Design
 
 FORMAT = "raphson-model"
@@ -28,6 +24,9 @@ FORMAT_VERSION = 1
 MODEL_FILE = "model.json"
 TENSOR_FILE = "tensors.safetensors"
 
+_FIELDS = {
+    *("format", "format_version", "raphson", "class", "params", "metadata", "design", "tensors_sha256"),
+}
 _CLASSES = {"MultinomialLogisticRegression": "raphson.estimators", "VectorGLM": "raphson.estimators"}
 
 
@@ -74,19 +73,19 @@ def save(model: Any, directory: str | Path, design: Design | None = None) -> Non
         "design": None if design is None else design.to_json(),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    part = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
+    data = safetensors.torch.save(tensors)
+    content["tensors_sha256"] = _digest(data)
+    content["sha256"] = _digest(_canonical(content))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.mkdir()
-        safetensors.torch.save_file(tensors, part / TENSOR_FILE)
-        content["tensors_sha256"] = _digest((part / TENSOR_FILE).read_bytes())
-        content["sha256"] = _digest(_canonical(content))
-        (part / MODEL_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-        _put_in_place(part, target)
+        with _place.aside(target) as part:
+            _place.write(part / TENSOR_FILE, data)
+            _place.write(part / MODEL_FILE, json.dumps(content, indent=1, ensure_ascii=False).encode())
+            with _place.locked(target.parent):
+                check_target(target)  # again: others may have been here meanwhile
+                _place.put(part, target)
+                _place.clear(target, _is_ours)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror or error}.") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def load(directory: str | Path) -> Saved:
@@ -101,22 +100,28 @@ def load(directory: str | Path) -> Saved:
     Raises:
         InputError: If it is not a saved model, was changed or truncated, or has an unknown format.
     """
-    folder = Path(directory)
-    content = _read_model_file(folder / MODEL_FILE)
+    place = Path(directory).absolute()
+    with _place.locked(place.parent, shared=place.exists()):
+        folder = _place.recover(place, _is_whole)
+        content, data = _read(folder)
     kind = content["class"]
     if kind not in _CLASSES:
         raise InputError(f"{folder / MODEL_FILE}: the class {kind} is not known to raphson {raphson.__version__}.")
-    tensor_file = folder / TENSOR_FILE
-    try:
-        data = tensor_file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{tensor_file} cannot be read: {error.strerror}; save the model again.") from None
-    if _digest(data) != content["tensors_sha256"]:
-        raise InputError(f"{tensor_file} is not the file that was saved (truncated or changed); save the model again.")
-    tensors = safetensors.torch.load(data)
     cls = getattr(import_module(_CLASSES[kind]), kind)
-    model = cls.from_state(_json.decode(content["params"]), tensors, _json.decode(content["metadata"]))
-    return Saved(model, None if content["design"] is None else Design.from_json(content["design"]))
+    try:
+        tensors = safetensors.torch.load(data)
+        params, metadata = _json.decode(content["params"]), _json.decode(content["metadata"])
+        check_content(kind, params, metadata)
+        check_tensors(kind, params, metadata, tensors)
+        model = cls.from_state(params, tensors, metadata)
+        design = None if content["design"] is None else Design.from_json(content["design"])
+        if design is not None and kind in SCHEMA and metadata.get("formulas") is None:
+            check_width(design, metadata)
+        return Saved(model, design)
+    except RecursionError:
+        raise InputError(f"{folder / MODEL_FILE} is nested too deeply; it was changed.") from None
+    except (InputError, safetensors.SafetensorError) as error:
+        raise InputError(f"{folder} cannot be loaded: {error}") from None
 
 
 def check_target(directory: str | Path) -> Path:
@@ -132,15 +137,49 @@ def check_target(directory: str | Path) -> Path:
         InputError: If a file, or a directory that is neither empty nor a saved model, is there.
     """
     target = Path(directory).absolute()
-    if target.exists() and not target.is_dir():
-        raise InputError(f"{target} is a file; give a directory to save the model in.")
-    if target.is_dir() and any(target.iterdir()) and not _holds_model(target):
-        raise InputError(f"{target} holds files that are not a saved model; give a new directory.")
+    try:
+        if target.is_symlink():
+            raise InputError(f"{target} is a link; give the directory itself to save the model in.")
+        file = next((parent for parent in target.parents if parent.exists() and not parent.is_dir()), None)
+        if file is not None:
+            raise InputError(f"{target} cannot be made, because {file} is a file.")
+        if target.exists() and not target.is_dir():
+            raise InputError(f"{target} is a file; give a directory to save the model in.")
+        if target.is_dir() and any(target.iterdir()) and not _is_whole(target):
+            raise InputError(
+                f"{target} holds files that are not a saved model, or a damaged one; give a new directory."
+            )
+    except OSError as error:
+        raise InputError(f"{target} cannot be used: {error.strerror or error}.") from None
     return target
 
 
-def _holds_model(folder: Path) -> bool:
-    return {path.name for path in folder.iterdir()} <= {MODEL_FILE, TENSOR_FILE}
+def _is_ours(folder: Path) -> bool:
+    """Whether a directory holds no more than the files of a model, whole or not."""
+    files = list(folder.iterdir())
+    names = {path.name for path in files}
+    return names <= {MODEL_FILE, TENSOR_FILE} and all(path.is_file() and not path.is_symlink() for path in files)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a directory holds a model as it was saved, and nothing else."""
+    try:
+        return _is_ours(folder) and bool(_read(folder))
+    except (InputError, OSError):
+        return False
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """Return what ``model.json`` holds, and the bytes of the tensors, after checking both sums."""
+    content = _read_model_file(folder / MODEL_FILE)
+    tensor_file = folder / TENSOR_FILE
+    try:
+        data = tensor_file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{tensor_file} cannot be read: {error.strerror}; save the model again.") from None
+    if _digest(data) != content["tensors_sha256"]:
+        raise InputError(f"{tensor_file} is not the file that was saved (truncated or changed); save the model again.")
+    return content, data
 
 
 def _read_model_file(file: Path) -> dict[str, Any]:
@@ -148,17 +187,21 @@ def _read_model_file(file: Path) -> dict[str, Any]:
         raise InputError(f"{file} does not exist; {file.parent} is not a saved model.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise InputError(f"{file} is truncated or was changed; save the model again.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{file} is not a raphson model file.")
-    if content.get("format_version") != FORMAT_VERSION:
+    if content.get("format_version") != FORMAT_VERSION or isinstance(content["format_version"], bool):
         raise InputError(
             f"{file} has format version {content.get('format_version')}, this raphson reads "
             f"{FORMAT_VERSION}; load it with raphson {content.get('raphson')}."
         )
     claimed = content.pop("sha256", None)
-    if claimed != _digest(_canonical(content)):
+    try:
+        changed = claimed != _digest(_canonical(content))
+    except (RecursionError, UnicodeEncodeError):
+        changed = True
+    if changed or set(content) != _FIELDS or not isinstance(content["class"], str):
         raise InputError(f"{file} was changed after it was saved; save the model again.")
     return content
 
@@ -169,18 +212,3 @@ def _canonical(content: dict[str, Any]) -> bytes:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _put_in_place(part: Path, target: Path) -> None:
-    """Rename ``part`` to ``target``; a model already there moves aside, and back on failure."""
-    if not target.exists():
-        os.rename(part, target)
-        return
-    old = part.with_suffix(".old")
-    os.rename(target, old)
-    try:
-        os.rename(part, target)
-    except OSError:
-        os.rename(old, target)
-        raise
-    shutil.rmtree(old)

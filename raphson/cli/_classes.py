@@ -1,0 +1,105 @@
+"""``raphson fit`` of classes: a ``MultinomialLogisticRegression``."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import raphson as rp
+from raphson.cli._options import FitOptions
+from raphson.table import LARGEST_WHOLE, TrainingData
+
+_MANY_NUMBERS = 20
+
+
+def fit_classes(design: rp.Design, data: TrainingData, options: FitOptions) -> tuple[Any, list[str]]:
+    """Fit a multinomial model.
+
+    Args:
+        design: How the table is coded.
+        data: What it makes of the table.
+        options: What was asked for.
+
+    Returns:
+        The fitted model, and sentences on it.
+
+    Raises:
+        InputError: If the target is no class, or the reference or the offsets do not suit the classes.
+    """
+    assert data.y is not None
+    large = np.abs(data.y) > LARGEST_WHOLE if data.y.dtype.kind == "f" else np.zeros(1, dtype=bool)
+    if large.any():
+        row = int(large.argmax())
+        raise rp.InputError(
+            f"column '{design.target}', data row {int(data.rows[row]) + 1}: {data.y[row]:.17g} is too large to be a "
+            "class, because numbers of that size are not exact; put a letter in front, so that they are texts."
+        )
+    if data.y.dtype.kind == "f":
+        raise rp.InputError(
+            f"the target '{design.target}' holds fractional numbers; a categorical target needs classes."
+        )
+    classes = np.unique(data.y)
+    _refuse_classes_without_weight(data, classes, options.weights)
+    notes = []
+    if data.y.dtype.kind in "iu" and len(classes) > _MANY_NUMBERS:
+        notes.append(f"{design.target}: {len(classes)} different whole numbers, each taken as a class of its own")
+    model = rp.MultinomialLogisticRegression(
+        l2=options.l2,
+        fit_intercept=design.fit_intercept,
+        reference=_reference(options.reference, classes),
+        tol=options.tol,
+        max_iter=options.max_iter,
+        progress=options.progress,
+    )
+    x = pd.DataFrame(data.x, columns=list(data.names))
+    model.fit(x, data.y, sample_weight=data.weights, offset=offset_matrix(data.offset, len(classes)))
+    return model, notes
+
+
+def offset_matrix(offset: np.ndarray | None, n_classes: int) -> np.ndarray | None:
+    """Return offsets as ``(N, K)``; a single column for two classes belongs to the second.
+
+    Args:
+        offset: ``(N, M)`` or None.
+        n_classes: K.
+
+    Returns:
+        ``(N, K)`` or None.
+
+    Raises:
+        InputError: If there is another number of columns.
+    """
+    if offset is None or offset.shape[1] == n_classes:
+        return offset
+    if offset.shape[1] == 1 and n_classes == 2:
+        return np.column_stack([np.zeros(len(offset)), offset[:, 0]])
+    raise rp.InputError(
+        f"--offset was given {offset.shape[1]} times for {n_classes} classes; give it once per class, in sorted order."
+    )
+
+
+def _refuse_classes_without_weight(data: TrainingData, classes: np.ndarray, column: str | None) -> None:
+    if data.weights is None or data.y is None:
+        return
+    for label in np.setdiff1d(classes, data.y[data.weights > 0]):
+        row = int(data.rows[np.argmax(data.y == label)]) + 1
+        raise rp.InputError(
+            f"column '{column}': every row of the class '{label}' has weight 0 (the first is data row "
+            f"{row}); give those rows weight, or take them out of the table."
+        )
+
+
+def _reference(asked: str, classes: np.ndarray) -> Any:
+    if asked == "none":
+        return None
+    if asked in ("first", "last"):
+        return asked
+    by_text = {str(label): label for label in classes}
+    if asked in by_text:
+        return by_text[asked]
+    near = difflib.get_close_matches(asked, by_text, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"the classes are {', '.join(list(by_text)[:12])}."
+    raise rp.InputError(f"--reference: there is no class '{asked}'; {hint}")

@@ -1,0 +1,212 @@
+"""What the fields of a saved model must hold, checked before an estimator is made of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson._json import (
+    FINITE,
+    FLAG,
+    NONNEGATIVE,
+    NUMBER,
+    TEXT,
+    WHOLE,
+    Check,
+    either,
+    instance,
+    list_of,
+    map_of,
+    maybe,
+    one_of,
+    record,
+    refuse,
+)
+from raphson.likelihoods import from_description, to_description
+from raphson.solve import Status
+from raphson.table import Design
+
+_TEXTS = list_of(TEXT)
+_LABEL = instance("a text, a number or a truth value", str, float, bool)
+_ROWS = list_of(list_of(FINITE))
+
+
+def _design(value: Any, name: str) -> None:
+    Design.from_json(value)
+
+
+def _likelihood(value: Any, name: str) -> None:
+    record({"class": TEXT, "fields": instance("a mapping", dict)})(value, name)
+    try:
+        again = to_description(from_description(value))
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        raise InputError(f"the field '{name}' describes no likelihood ({error}); the file was changed.") from None
+    if repr(again) != repr(value):
+        refuse(name, "the description of a likelihood", value)
+
+
+def _classes(value: Any, name: str) -> None:
+    record({"dtype": TEXT, "values": list_of(_LABEL)})(value, name)
+    values, text = value["values"], value["dtype"]
+    try:
+        dtype = np.dtype(object if text.startswith(("object", "str")) else text)
+        fine = str(dtype) == text or dtype.kind == "O"
+        fine = fine and dtype.itemsize <= 1 << 20 and repr(np.array(values, dtype=dtype).tolist()) == repr(values)
+    except (TypeError, ValueError, OverflowError):
+        fine = False
+    if not fine or len(values) < 2 or len(set(map(str, values))) < len(values):
+        refuse(name, "two or more different labels of one type", value)
+
+
+_CONSTRAINT = either(TEXT, _TEXTS, instance("a name, names or a matrix", np.ndarray, list, tuple))
+_SETTINGS: dict[str, Check] = {
+    "l2": NONNEGATIVE,
+    "fit_intercept": FLAG,
+    "solver": one_of("auto", "newton", "newton-cg", "gradient-descent", "sgd"),
+    "tol": NONNEGATIVE,
+    "max_iter": WHOLE,
+    "warm_start": FLAG,
+    "progress": FLAG,
+}
+_METADATA: dict[str, Check] = {
+    "names": _TEXTS,
+    "named": FLAG,
+    "facts": record({
+        **dict.fromkeys(("loglik_", "loglik_null_"), NUMBER),
+        **dict.fromkeys(("df_model_", "df_null_", "n_iter_", "n_features_in_"), WHOLE),
+        "n_obs_": NONNEGATIVE,
+    }),
+    "solution": record({
+        "status": one_of(*Status.__members__),
+        "value": NUMBER,
+        "gradient_norm": NONNEGATIVE,
+        "iterations": WHOLE,
+        "method": TEXT,
+    }),
+    "refusal": maybe(TEXT),
+    "notes": _TEXTS,
+    "penalty": NONNEGATIVE,
+}
+_LAYOUT = record({
+    "outputs": _TEXTS,
+    "columns": _TEXTS,
+    "intercepts": _ROWS,
+    "matrices": list_of(_ROWS),
+    "matrix_of_column": list_of(WHOLE),
+})
+SCHEMA: dict[str, tuple[Check, Check]] = {
+    "MultinomialLogisticRegression": (
+        record(
+            {
+                **_SETTINGS,
+                "reference": maybe(_LABEL),
+                "class_weight": maybe(either(one_of("balanced"), map_of(NONNEGATIVE, _LABEL))),
+            },
+            optional=True,
+        ),
+        record({"classes": _classes, **_METADATA}),
+    ),
+    "VectorGLM": (
+        record(
+            {
+                **_SETTINGS,
+                "formula": maybe(either(TEXT, map_of(TEXT))),
+                "constraints": maybe(either(map_of(_CONSTRAINT), _CONSTRAINT)),
+            },
+            optional=True,
+        ),
+        record({
+            "likelihood": _likelihood,
+            "layout": _LAYOUT,
+            "columns": maybe(map_of(list_of(TEXT, (list, tuple)))),
+            "levels": maybe(list_of(TEXT, (list, tuple))),
+            "formulas": maybe(record({"target": maybe(TEXT), "designs": map_of(_design)})),
+            **_METADATA,
+        }),
+    ),
+}
+"""By class: its constructor's arguments, and its metadata."""
+
+
+def check_content(kind: str, params: Any, metadata: Any) -> None:
+    """Check the arguments and metadata of a model; the first that is not as it must be is an ``InputError``.
+
+    Args:
+        kind: Its class.
+        params: Constructor arguments.
+        metadata: What the estimator's ``metadata`` returned.
+    """
+    if kind not in SCHEMA:
+        return
+    for check, value, name in zip(SCHEMA[kind], (params, metadata), ("params", "metadata"), strict=True):
+        check(value, name)
+    names = metadata["names"]
+    _same("facts.n_features_in_", metadata["facts"]["n_features_in_"], len(names), "the number of names")
+    if kind == "VectorGLM":
+        layout, n_outputs = metadata["layout"], len(metadata["layout"]["outputs"])
+        _same("layout.columns", layout["columns"], names, "the names")
+        _same("layout.matrix_of_column", len(layout["matrix_of_column"]), len(names), "one for each name")
+        if any(kind >= len(layout["matrices"]) for kind in layout["matrix_of_column"]):
+            refuse("layout.matrix_of_column", "positions in layout.matrices", layout["matrix_of_column"])
+        for matrix in (layout["intercepts"], *layout["matrices"]):
+            if len(matrix) != n_outputs or len({len(row) for row in matrix}) > 1:
+                refuse("layout", "matrices with a row for each output", matrix)
+    elif params.get("reference") not in (None, "first", "last", *metadata["classes"]["values"]):
+        refuse("params.reference", "'first', 'last', null or a class", params["reference"])
+
+
+def check_tensors(kind: str, params: Any, metadata: Any, tensors: dict[str, Tensor]) -> None:
+    """Check names, types and shapes of a model's tensors against its metadata; a wrong one is an ``InputError``.
+
+    Args:
+        kind: Its class.
+        params: Constructor arguments, checked.
+        metadata: Its metadata, checked.
+        tensors: By name.
+    """
+    if kind not in SCHEMA:
+        return
+    n_columns = len(metadata["names"])
+    if kind == "VectorGLM":
+        layout = metadata["layout"]
+        n_outputs = len(layout["outputs"])
+        widths = [len(matrix[0]) for matrix in layout["matrices"]]
+        size = len(layout["intercepts"][0]) + sum(widths[i] for i in layout["matrix_of_column"])
+    else:
+        n_outputs = len(metadata["classes"]["values"])
+        size = (n_outputs - (params.get("reference", "first") is not None)) * (
+            n_columns + params.get("fit_intercept", True)
+        )
+    shapes = {
+        "coef": (n_outputs, n_columns),
+        "intercept": (n_outputs,),
+        "covariance": (size, size),
+        "estimable": (size,),
+        "null_space": (size, tensors["null_space"].shape[-1] if "null_space" in tensors else 0),
+    }
+    needed = {"coef", "intercept"} | ({"covariance", "estimable"} if len(tensors) > 2 else set())
+    if not needed <= set(tensors) <= set(shapes):
+        refuse("tensors", f"{', '.join(shapes)}", sorted(tensors))
+    for name, tensor in tensors.items():
+        dtype = torch.bool if name == "estimable" else torch.float64
+        if tuple(tensor.shape) != shapes[name] or tensor.dtype != dtype:
+            refuse(f"tensors.{name}", f"of shape {shapes[name]} and {dtype}", (tuple(tensor.shape), tensor.dtype))
+
+
+def check_width(design: Design, metadata: Any) -> None:
+    """Check that a design makes as many columns as the model has; another number is an ``InputError``.
+
+    Args:
+        design: The design.
+        metadata: The model's metadata, checked.
+    """
+    _same("design", len(design.names), len(metadata["names"]), "as many columns as the model has")
+
+
+def _same(name: str, value: Any, expected: Any, what: str) -> None:
+    if value != expected:
+        refuse(name, f"{what} ({expected!r:.60})", value)
