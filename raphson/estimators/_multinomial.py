@@ -266,7 +266,4 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
 
 def _layout(classes: NDArray[Any], reference: Any, names: list[str], intercept: Any) -> Layout:
     """Return the layout in which every class but the reference has coefficients of its own."""
-    place, eye = find_reference(reference, classes), torch.eye(len(classes), dtype=torch.float64)
-    matrix = eye if place is None else eye[:, torch.arange(len(classes)) != place]
-    ones = matrix if intercept else eye[:, :0]
-    return Layout(tuple(str(c) for c in classes), tuple(names), ones, (matrix,) * len(names))
+    return Layout.of_classes([str(c) for c in classes], names, find_reference(reference, classes), bool(intercept))

@@ -66,22 +66,24 @@ class LinearHessian(DenseForm):
 
     def mv(self, v: Tensor) -> Tensor:
         """Return ``H v`` for ``v`` of shape ``(P,)``, without forming H."""
-        v = v.to(self.element)
         if self.compiled is not None:
             return self.compiled.mv(v)
         products, constants = self.output_map.to_products(v)
-        total, sums = torch.zeros_like(products), None if constants is None else torch.zeros_like(constants[:, 0])
+        total: Tensor | None = None
+        sums = None if constants is None else torch.zeros_like(constants[:, 0])
         for block, output, weights in self.parts():
             products = block.arrange(products)
             change = self.output_map.outputs(block.predict(products), constants)
             change = output.mv(change.mT).mT
             if weights is not None:
                 change = change * weights.to(self.element)
-            total += block.adjoint(self.output_map.reduce(change))
+            part = block.adjoint(self.output_map.reduce(change))
+            total = part if total is None else total.add_(part)
             if sums is not None:
                 sums += change.sum(1)
-        found = self.output_map.from_products(total, sums) / self.total_weight
-        return found if self.ridge is None else found + self.ridge.mv(v)
+        assert total is not None
+        found = self.output_map.from_products(total, sums).div_(self.total_weight)
+        return found if self.ridge is None else self.ridge.add_product(found, v)
 
     def to_dense(self) -> Tensor:
         """Return the ``(P, P)`` tensor; it is made once."""

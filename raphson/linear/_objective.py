@@ -217,7 +217,7 @@ class LinearObjective:
                 narrow = self.curvature_dtype != f.dtype
                 parts.append((same, narrowed(at.hessian, self.curvature_dtype) if narrow else at.hessian, weights))
         assert total is not None
-        gradient = self.output_map.from_products(total, sums) / self.total_weight
+        gradient = self.output_map.from_products(total, sums).div_(self.total_weight)
         value /= self.total_weight
         if linear is not None:
             gradient -= linear[0]
@@ -356,6 +356,8 @@ class LinearObjective:
 
     def to_table(self, theta: Tensor) -> Tensor:
         """Turn parameters ``(..., P)`` into those of the table's columns."""
+        if self.output_map.is_uniform:
+            return self.design.to_table(theta.reshape(-1, self.design.n_columns)).view(theta.shape)
         return self.output_map.to_table(theta, self.design.center, self.design.scale)
 
     def table_gradient(self, gradient: Tensor) -> Tensor:
@@ -376,18 +378,18 @@ class LinearObjective:
     @cached_property
     def _gradient_map(self) -> tuple[np.ndarray[Any, Any] | None, np.ndarray[Any, Any] | None]:
         """The matrix of ``table_gradient``, of one output's where all have the same, and what rounding explains."""
-        one = self.output_map
-        if one.is_uniform:
-            one = OutputMap.own(1, self.design.n_columns, self.design.intercept)
-        matrix, n = None, one.n_parameters
-        if n * n <= _MATRIX_ELEMENTS:
-            eye = torch.eye(n, dtype=torch.float64)
-            matrix = one.gradient_to_table(eye, self.design.center, self.design.scale).numpy()
+        first, uniform = int(self.design.intercept), self.output_map.is_uniform
+        matrix, n = None, self.design.n_columns if uniform else self.n_parameters
+        if uniform and n * n <= _MATRIX_ELEMENTS:
+            matrix = np.diag(np.append(np.ones(first), self.design.scale.numpy()))
+            matrix[:first, first:] += self.design.center.numpy()
+        elif n * n <= _MATRIX_ELEMENTS:
+            matrix = self.table_gradient(torch.eye(n, dtype=torch.float64)).numpy()
         # what rounding makes of the gradient of a column of this size; a column of size 1e24 has 1e8 at the optimum
         size = (self.design.center.square() + self.design.scale.square()).sqrt() * 2.0**-46
         if not bool((size > 1e-12).any()):
             return matrix, None
-        columns = torch.cat([size.new_zeros(int(self.design.intercept)), size])
+        columns = torch.cat([size.new_zeros(first), size])
         return matrix, self.output_map.per_parameter(columns).numpy()
 
     # parts and other forms ---------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ where K (q, D') and a (C) are linear in :math:`\Theta`. Where all columns share 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,11 +78,13 @@ class OutputMap:
         return OutputMap((Group(slice(0, n_columns), matrix),), n_columns, intercept)
 
     @staticmethod
+    @functools.lru_cache(maxsize=32)
     def own(n_outputs: int, n_columns: int, intercept: bool) -> OutputMap:
         """Return the map in which every output has coefficients of its own."""
         return OutputMap.uniform(torch.eye(n_outputs, dtype=torch.float64), n_columns, intercept)
 
     @staticmethod
+    @functools.lru_cache(maxsize=32)
     def relative(n_outputs: int, reference: int, n_columns: int, intercept: bool) -> OutputMap:
         """Return the map whose coefficients are relative to one output's, which are zero."""
         others = torch.arange(n_outputs) != reference
@@ -99,12 +102,13 @@ class OutputMap:
             The map of a design with D or D + 1 columns.
         """
         first = int(intercepts.shape[1] > 0)
-        known: dict[int, tuple[Any, ...]] = {}  # columns mostly share one tensor: it is read once
+        known: dict[int, list[int]] = {}  # columns mostly share one tensor: it is read once
         members: dict[tuple[Any, ...], list[int]] = {}
         for column, matrix in enumerate(matrices):
             if id(matrix) not in known:
-                known[id(matrix)] = (tuple(matrix.shape), tuple(matrix.flatten().tolist()))
-            members.setdefault(known[id(matrix)], []).append(column + first)
+                key = (tuple(matrix.shape), tuple(matrix.flatten().tolist()))
+                known[id(matrix)] = members.setdefault(key, [])
+            known[id(matrix)].append(column + first)
         d = len(matrices) + first
         if len(members) == 1 and (not first or torch.equal(matrices[0], intercepts)):
             return OutputMap.uniform(matrices[0], d, bool(first))

@@ -64,11 +64,30 @@ class Ridge:
 
     def mv(self, theta: Tensor) -> Tensor:
         """Return the gradient at ``theta`` ``(P,)``, which is the product with the matrix of the form."""
+        return self.add_product(torch.zeros_like(theta), theta)
+
+    def add_product(self, total: Tensor, theta: Tensor) -> Tensor:
+        """Add the product with the matrix of the form and ``theta`` to ``total``, both ``(P,)``, in place."""
         if not self.centered:
-            return self.diagonal.to(theta.dtype) * theta
-        parts = zip(self.matrices, self.output_map.groups, self.output_map.split(theta), strict=True)
-        products = [((q.to(part) @ part) * self.columns[g.columns].to(part)).flatten() for q, g, part in parts]
-        return products[0] if len(products) == 1 else torch.cat(products)
+            return total.addcmul_(self._in(theta.dtype)[0][0], theta)
+        start = 0
+        for (q, columns), (r, d) in zip(self._in(theta.dtype), self.output_map.shapes, strict=True):
+            part = slice(start, start + r * d)
+            total[part].view(r, d).addcmul_(q @ theta[part].view(r, d), columns)
+            start += r * d
+        return total
+
+    def _in(self, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+        """Return Q and the penalties of each group in an element type; the diagonal alone where Q is the identity."""
+        if dtype not in self._cast:
+            groups = zip(self.matrices, self.output_map.groups, strict=True)
+            found = [(q.to(dtype), self.columns[g.columns].to(dtype)) for q, g in groups]
+            self._cast[dtype] = found if self.centered else [(self.diagonal.to(dtype), self.columns)]
+        return self._cast[dtype]
+
+    @cached_property
+    def _cast(self) -> dict[torch.dtype, list[tuple[Tensor, Tensor]]]:
+        return {}
 
     def add_to(self, hessian: Tensor) -> None:
         """Add the matrix to a dense Hessian ``(P, P)`` in place."""

@@ -204,7 +204,8 @@ class _Descent:
                 price = max(cost, _SCORING_COST) if expected else cost
                 fresh, slow, factors = True, False, factors + 1
                 pairs.clear()
-            last = Direction.of(_two_loops(at.gradient, pairs, inverse), at.gradient)
+            step = _two_loops(at.gradient, pairs, inverse) if pairs else inverse(at.gradient).neg()
+            last = Direction.of(step, at.gradient)
             if last.decrement_squared < 2.0 * value_tol:
                 return Run(theta, at, norm, Status.CONVERGED, last)
             found = backtrack(problem, theta, at, last, norm, problem.evaluate)

@@ -37,6 +37,19 @@ class Layout:
     intercepts: Tensor
     matrices: tuple[Tensor, ...]
 
+    @classmethod
+    def of_classes(
+        cls, outputs: Sequence[str], columns: Sequence[str], reference: int | None, intercept: bool
+    ) -> Layout:
+        """Return the layout in which every output, or every one but the reference, has coefficients of its own."""
+        c, d = len(outputs), len(columns) + intercept
+        own = OutputMap.own(c, d, intercept) if reference is None else OutputMap.relative(c, reference, d, intercept)
+        found = cls(
+            tuple(outputs), tuple(columns), own.basis[:, : None if intercept else 0], (own.basis,) * len(columns)
+        )
+        found.__dict__["output_map"] = own
+        return found
+
     @cached_property
     def output_map(self) -> OutputMap:
         """How the reported parameters act on the outputs."""
