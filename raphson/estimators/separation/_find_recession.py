@@ -110,10 +110,10 @@ def find_recession(
 
         >>> import torch
         >>> from raphson.likelihoods import Poisson
-        >>> from raphson.linear import group_columns
+        >>> from raphson.linear import OutputMap
         >>> own = torch.eye(1, dtype=torch.float64)
         >>> x, y = torch.tensor([[0.0], [0.0], [1.0], [1.0]]), torch.tensor([2, 3, 0, 0])
-        >>> find_recession(x, y, Poisson(), group_columns(own, [own])).recession.names
+        >>> find_recession(x, y, Poisson(), OutputMap.of_columns(own, [own])).recession.names
         (('log_mean', 'x0'),)
     """
     deadline = time.monotonic() + time_limit
