@@ -186,6 +186,8 @@ def make_layout(
             )
     elif constraints is not None:
         slopes = constraint_matrix(constraints, likelihood, n_outputs)
+        if likelihood.differences_only and slopes.shape[1] == n_outputs:
+            intercepts = slopes  # coefficients of all outputs, which then sum to zero
     if INTERCEPT in given:
         intercepts = constraint_matrix(given[INTERCEPT], likelihood, n_outputs)
     if not fit_intercept:
