@@ -5,8 +5,8 @@ from raphson.linear._block_jacobi import block_jacobi_inverse as block_jacobi_in
 from raphson.linear._bounds import gram_matrix as gram_matrix
 from raphson.linear._bounds import lipschitz_bound as lipschitz_bound
 from raphson.linear._bounds import row_lipschitz_bound as row_lipschitz_bound
+from raphson.linear._hessian import Evaluation as Evaluation
 from raphson.linear._hessian import LinearHessian as LinearHessian
-from raphson.linear._objective import Evaluation as Evaluation
 from raphson.linear._objective import LinearObjective as LinearObjective
 from raphson.linear._output_map import Group as Group
 from raphson.linear._output_map import OutputMap as OutputMap

@@ -159,6 +159,27 @@ class LinearHessian(DenseForm):
             return cg(self.mv, b, tol=_SOLVE_TOL).x
 
 
+class Evaluation:
+    """Objective at one point: value, gradient ``(P,)`` and, if asked for, the Hessian, not formed.
+
+    Making the Hessian takes some microseconds, and every third point of a small fit never needs it: it is made when it
+    is first looked at.
+    """
+
+    __slots__ = ("_made", "_make", "gradient", "value")
+
+    def __init__(self, value: float, gradient: Tensor, make: Callable[[], LinearHessian] | None) -> None:
+        self.value, self.gradient, self._make = value, gradient, make
+        self._made: LinearHessian | None = None
+
+    @property
+    def hessian(self) -> LinearHessian | None:
+        """The Hessian, ``(P, P)``, or None if it was not asked for."""
+        if self._made is None and self._make is not None:
+            self._made = self._make()
+        return self._made
+
+
 def narrowed(hessian: SymmetricOperator, dtype: torch.dtype) -> SymmetricOperator:
     """Return output Hessians in single precision, without numbers whose products are subnormal."""
     if not isinstance(hessian, DiagonalPlusLowRank):

@@ -18,7 +18,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from raphson.likelihoods import Derivatives, Likelihood
 from raphson.linear._compiled import CompiledFamily, CompiledHessian, Table, adjoint, table_of
 from raphson.linear._cost import Cost
 from raphson.linear._gram import dense_sum
-from raphson.linear._hessian import LinearHessian, Part, narrowed
+from raphson.linear._hessian import Evaluation, LinearHessian, Part, narrowed
 from raphson.linear._khatri_rao import score_pairs
 from raphson.linear._output_map import OutputMap
 from raphson.linear._ridge import Ridge
@@ -43,14 +43,6 @@ _CACHED_BYTES = 2**28
 
 _MATRIX_ELEMENTS = 2**15
 """The map of gradients to the table's units is held as a matrix up to this size."""
-
-
-class Evaluation(NamedTuple):
-    """Objective at one point: value, gradient ``(P,)`` and, if asked for, the Hessian, not formed."""
-
-    value: float
-    gradient: Tensor
-    hessian: LinearHessian | None
 
 
 class LinearObjective:
@@ -181,8 +173,10 @@ class LinearObjective:
         """
         if self._compiled is not None:
             value, gradient, compiled = self._compiled.evaluate(theta, self._cached_dtype if hessian else None)
-            made = None if hessian is None else self._hessian(lambda: self._recomputed(theta, hessian), compiled)
-            return Evaluation(value, gradient, made)
+            if hessian is None:
+                return Evaluation(value, gradient, None)
+            again = functools.partial(self._recomputed, theta, hessian)
+            return Evaluation(value, gradient, functools.partial(self._hessian, again, compiled))
         cached = hessian is not None and self._caches_output_hessians()
         value, gradient, parts = self._sums(theta, hessian if cached else None)
         if self.l2:
@@ -190,11 +184,8 @@ class LinearObjective:
             value, gradient = value + 0.5 * float(slope @ theta), gradient + slope
         if hessian is None:
             return Evaluation(value, gradient, None)
-        return Evaluation(
-            value,
-            gradient,
-            self._hessian((lambda: iter(parts)) if cached else lambda: self._recomputed(theta, hessian)),
-        )
+        of_parts = (lambda: iter(parts)) if cached else functools.partial(self._recomputed, theta, hessian)
+        return Evaluation(value, gradient, functools.partial(self._hessian, of_parts))
 
     def _sums(self, theta: Tensor, hessian: Kind | None) -> tuple[float, Tensor, list[Part]]:
         """Return the average loss, its gradient and the output Hessians, without the penalty."""

@@ -8,6 +8,7 @@ summing to zero over classes. The change is linear, so estimates and covariance 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class Fitted:
     null_basis: Tensor
     n_rows: int
 
-    @property
+    @cached_property
     def _outputs(self) -> Tensor | None:
         """From the solver's outputs to those reported, ``(R, q)``, for a uniform map; None where they are the same."""
         solver, report = self.objective.output_map, self.layout.output_map
@@ -68,18 +69,18 @@ class Fitted:
         """
         table = theta if standardized else self.objective.to_table(theta)
         report = self.layout.output_map
-        intercepts = report.is_intercept
         if report.is_uniform:
-            d = report.n_columns
             table = table.view(theta.shape[0], -1, self.objective.design.n_columns)
             if self._outputs is not None:
                 table = self._outputs @ table
-            table, intercepts = table.flatten(0, 1), intercepts[:d]
-        if self.kept.shape[0] < intercepts.shape[0]:
-            wide = table.new_zeros(table.shape[0], intercepts.shape[0])
+            table = table.flatten(0, 1)
+        n = self.null_basis.shape[0]
+        if self.kept.shape[0] < n:
+            wide = table.new_zeros(table.shape[0], n)
             wide[:, self.kept] = table
             table = wide
         if self.null_basis.shape[1] and not standardized:
+            intercepts = report.is_intercept[:n]
             excess = torch.linalg.lstsq(self.null_basis[~intercepts], table[:, ~intercepts].mT).solution
             table = table - (self.null_basis @ excess).mT
         return table.reshape(theta.shape[0], -1)
