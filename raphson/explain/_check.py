@@ -53,14 +53,7 @@ class Check:
 
 
 def check(definition: Definition) -> Check:
-    """Compare at the definition's example.
-
-    Args:
-        definition: The definition.
-
-    Returns:
-        The comparison.
-    """
+    """Compare at the definition's example."""
     likelihood = definition.likelihood
     f = torch.tensor(definition.example[0], dtype=torch.float64)
     whole = isinstance(definition.example[1], int)

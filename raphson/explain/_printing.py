@@ -77,16 +77,7 @@ _MATHML = {"psi": "ψ", "psiprime": "ψ′", "phi": "Φ", "e": "E"}
 
 
 def to_mathml(expression: Expr, left: str = "", bare: bool = False) -> str:
-    """Return presentation MathML, which browsers show without any script.
-
-    Args:
-        expression: The expression.
-        left: MathML to put before it.
-        bare: Leave out the enclosing ``math`` element.
-
-    Returns:
-        A ``math`` element, or what is inside one.
-    """
+    """Return presentation MathML, which browsers show without any script."""
     printer = _printer(MathMLPresentationPrinter)
     text: str = printer._print(as_printed(expression)).toxml()
     for name, sign in _MATHML.items():

@@ -22,16 +22,7 @@ _STYLE = (
 
 
 def text(title: str, sections: Sequence[Section], width: int) -> str:
-    """Return Unicode text.
-
-    Args:
-        title: Heading.
-        sections: What to show.
-        width: Columns.
-
-    Returns:
-        The text, without a line end.
-    """
+    """Return Unicode text."""
     lines = [title, "═" * min(len(title), width)]
     for section in sections:
         lines += ["", section.heading, "─" * len(section.heading)]
@@ -128,15 +119,7 @@ def _latex_label(label: Label) -> str:
 
 
 def latex(title: str, sections: Sequence[Section]) -> str:
-    """Return LaTeX: headings in bold, displayed formulas, tables as text.
-
-    Args:
-        title: Heading.
-        sections: What to show.
-
-    Returns:
-        The body of a document.
-    """
+    """Return LaTeX: headings in bold, displayed formulas, tables as text."""
     parts = [rf"\textbf{{{_escape(title)}}}"]
     for section in sections:
         parts.append(rf"\textbf{{{_escape(section.heading)}}}")
@@ -186,28 +169,12 @@ def _escape(sentence: str) -> str:
 
 
 def fragment(title: str, sections: Sequence[Section]) -> str:
-    """Return HTML whose formulas are LaTeX, for a notebook.
-
-    Args:
-        title: Heading.
-        sections: What to show.
-
-    Returns:
-        A ``div``.
-    """
+    """Return HTML whose formulas are LaTeX, for a notebook."""
     return f"<div>{_html(title, sections, _mathjax_formula, lambda cell: f'${to_latex(cell)}$')}</div>"
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
-    """Return a whole HTML page with MathML.
-
-    Args:
-        title: Heading.
-        sections: What to show.
-
-    Returns:
-        The page.
-    """
+    """Return a whole HTML page with MathML."""
     body = _html(title, sections, _mathml_formula, to_mathml)
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'

@@ -61,15 +61,7 @@ class Section(NamedTuple):
 
 
 def sections(definition: Definition, check: Check) -> list[Section]:
-    """Arrange a definition and its check.
-
-    Args:
-        definition: The definition.
-        check: Its numeric check.
-
-    Returns:
-        The sections.
-    """
+    """Arrange a definition and its check."""
     outputs = definition.outputs
     where = [
         Formula(Label("symbol", (piece.symbol,)), piece.meaning if piece.shown is None else piece.shown)

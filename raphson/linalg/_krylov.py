@@ -114,19 +114,7 @@ def cg(
 def _cg_one(
     operator: Product, preconditioner: Product | None, x: Tensor, r: Tensor, target: float, limit: int
 ) -> CGResult:
-    """Run the recurrence of ``cg`` for one right-hand side, with its scalars as numbers: a third of the calls.
-
-    Args:
-        operator: ``A``.
-        preconditioner: Approximation of its inverse, or None.
-        x: Start, overwritten.
-        r: Residual there, overwritten.
-        target: Residual norm to reach.
-        limit: Limit of iterations.
-
-    Returns:
-        As ``cg``.
-    """
+    """Run the recurrence of ``cg`` for one right-hand side, with its scalars as numbers: a third of the calls."""
     eps = torch.finfo(r.dtype).eps
     d, rz, iterations = r, 0.0, 0
     while True:

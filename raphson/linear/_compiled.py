@@ -104,15 +104,7 @@ class CompiledFamily:
         return _native.LinearModel(*given, *penalty, self.linear.shape[0], self.scale, self.exponential)
 
     def evaluate(self, theta: Tensor, element: torch.dtype | None) -> tuple[float, Tensor, CompiledHessian | None]:
-        """Return value, gradient ``(p,)`` and Hessian at the coefficients ``theta`` ``(p,)``.
-
-        Args:
-            theta: Where, ``(p,)``.
-            element: Element type in which the Hessian keeps probabilities; None for no Hessian.
-
-        Returns:
-            The three.
-        """
+        """Return value, gradient ``(p,)`` and, unless ``element`` is None, the Hessian at ``theta`` ``(p,)``."""
         coef = theta.double().contiguous()
         value, gradient, p = _native.evaluate(self.model, coef, self.linear, reference=self.reference, kept=element)
         return value, gradient, None if p is None else CompiledHessian(self, p)

@@ -37,17 +37,7 @@ class Cost(NamedTuple):
 
     @classmethod
     def of(cls, output_map: OutputMap, n: int, likelihood: Likelihood, element: torch.dtype) -> Cost:
-        """Count for ``n`` rows.
-
-        Args:
-            output_map: How the parameters act on the outputs.
-            n: Number of rows.
-            likelihood: The likelihood.
-            element: Element type of the Hessian.
-
-        Returns:
-            The cost.
-        """
+        """Count for ``n`` rows, with Hessians of that element type."""
         c, d, q, p = output_map.n_outputs, output_map.n_columns, output_map.basis.shape[1], output_map.n_parameters
         each = _SPECIAL if likelihood.partition is None else _EXPONENTIAL
         evaluation = n * (0.7 * d + 0.04 * q * d + each * c) + _CALLS

@@ -30,16 +30,7 @@ IsWhole = Callable[[Path], bool]
 
 @contextlib.contextmanager
 def locked(folder: Path, *, shared: bool = False, wait: bool = True) -> Generator[bool]:
-    """Hold a lock on a directory.
-
-    Args:
-        folder: The directory.
-        shared: Whether others may hold it too, if they read only.
-        wait: Whether to wait for others.
-
-    Yields:
-        Whether the lock is held, or cannot be had on this system at all; False only if ``wait`` is.
-    """
+    """Hold a lock on a directory; yields whether it is held, or cannot be had on this system at all."""
     handle = None
     held = True
     if _locks is not None:
@@ -59,14 +50,7 @@ def locked(folder: Path, *, shared: bool = False, wait: bool = True) -> Generato
 
 @contextlib.contextmanager
 def aside(target: Path) -> Generator[Path]:
-    """Make a directory beside ``target`` to write to, locked so that others do not clear it away.
-
-    Args:
-        target: What it will become.
-
-    Yields:
-        The directory.
-    """
+    """Make a directory beside ``target`` to write to, locked so that others do not clear it away."""
     part = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.new"
     target.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -78,12 +62,7 @@ def aside(target: Path) -> Generator[Path]:
 
 
 def write(file: Path, data: bytes) -> None:
-    """Write a file so that it survives a power failure.
-
-    Args:
-        file: The file.
-        data: What it holds.
-    """
+    """Write a file so that it survives a power failure."""
     with file.open("wb") as stream:
         stream.write(data)
         stream.flush()
@@ -114,15 +93,7 @@ def put(part: Path, target: Path) -> None:
 
 
 def recover(target: Path, is_whole: IsWhole) -> Path:
-    """Return where a directory is: in its place, or, after a crash between two renames, put back there.
-
-    Args:
-        target: Its place.
-        is_whole: Whether a leftover is whole.
-
-    Returns:
-        ``target``, or the leftover itself where it cannot be renamed.
-    """
+    """Return where a directory is: in its place, put back there after a crash between two renames if that can be."""
     if target.exists() or not target.parent.is_dir():
         return target
     for left in _leftovers(target):
@@ -136,12 +107,7 @@ def recover(target: Path, is_whole: IsWhole) -> Path:
 
 
 def clear(target: Path, is_ours: IsWhole) -> None:
-    """Delete what saves that were killed left beside a directory that is in its place.
-
-    Args:
-        target: The directory.
-        is_ours: Whether a leftover holds nothing of others.
-    """
+    """Delete what saves that were killed left beside a directory that is in its place."""
     for left in _leftovers(target) if target.exists() else []:
         with locked(left, wait=False) as free:  # its writer holds the lock while it lives
             if free and is_ours(left):

@@ -133,13 +133,7 @@ SCHEMA: dict[str, tuple[Check, Check]] = {
 
 
 def check_content(kind: str, params: Any, metadata: Any) -> None:
-    """Check the arguments and metadata of a model; the first that is not as it must be is an ``InputError``.
-
-    Args:
-        kind: Its class.
-        params: Constructor arguments.
-        metadata: What the estimator's ``metadata`` returned.
-    """
+    """Check the arguments and metadata of a model; the first that is not as it must be is an ``InputError``."""
     if kind not in SCHEMA:
         return
     for check, value, name in zip(SCHEMA[kind], (params, metadata), ("params", "metadata"), strict=True):
@@ -160,14 +154,7 @@ def check_content(kind: str, params: Any, metadata: Any) -> None:
 
 
 def check_tensors(kind: str, params: Any, metadata: Any, tensors: dict[str, Tensor]) -> None:
-    """Check names, types and shapes of a model's tensors against its metadata; a wrong one is an ``InputError``.
-
-    Args:
-        kind: Its class.
-        params: Constructor arguments, checked.
-        metadata: Its metadata, checked.
-        tensors: By name.
-    """
+    """Check names, types and shapes of a model's tensors against its metadata; a wrong one is an ``InputError``."""
     if kind not in SCHEMA:
         return
     n_columns = len(metadata["names"])
@@ -198,12 +185,7 @@ def check_tensors(kind: str, params: Any, metadata: Any, tensors: dict[str, Tens
 
 
 def check_width(design: Design, metadata: Any) -> None:
-    """Check that a design makes as many columns as the model has; another number is an ``InputError``.
-
-    Args:
-        design: The design.
-        metadata: The model's metadata, checked.
-    """
+    """Check that a design makes as many columns as the model has; another number is an ``InputError``."""
     _same("design", len(design.names), len(metadata["names"]), "as many columns as the model has")
 
 
