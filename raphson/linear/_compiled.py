@@ -155,15 +155,7 @@ def is_built(x: Tensor) -> bool:
 
 
 def pair_sums(x: Tensor, entries: Tensor) -> Tensor:
-    r"""Return :math:`\sum_n a_{en}\, x_n x_n^T` for every row e of the entries of output Hessians.
-
-    Args:
-        x: Features ``(d, rows)`` for which ``is_built``.
-        entries: ``(q, rows)`` in double precision.
-
-    Returns:
-        ``(q, d, d)``.
-    """
+    r"""Return :math:`\sum_n a_{en}\, x_n x_n^T` ``(q, d, d)`` of features ``(d, rows)`` and entries ``(q, rows)``."""
     d, q = x.shape[0], entries.shape[0]
     out = torch.empty(q, d, d, dtype=torch.float64)
     pairs = _native.own_pairs(q)
@@ -171,16 +163,7 @@ def pair_sums(x: Tensor, entries: Tensor) -> Tensor:
 
 
 def adjoint(table: Table, weights: Tensor | None, t: Tensor) -> Tensor:
-    r"""Return :math:`\sum_n w_n\, t_n \otimes \hat x_n`.
-
-    Args:
-        table: Features.
-        weights: ``(N,)`` in double precision, or None for 1 each.
-        t: ``(C, N)`` in double precision.
-
-    Returns:
-        ``(C, D')``.
-    """
+    r"""Return :math:`\sum_n w_n\, t_n \otimes \hat x_n`, ``(C, D')``, for t ``(C, N)``, weights ``(N,)``."""
     return _native.adjoint(_sums(table, weights, t.shape[0], False), t.contiguous())
 
 

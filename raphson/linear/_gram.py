@@ -40,16 +40,7 @@ class Part(NamedTuple):
 def dense_sum(
     output_map: OutputMap, parts: Iterable[tuple[Block, OutputPairs, Tensor | None]], element: torch.dtype
 ) -> Tensor:
-    r"""Return :math:`\sum_n w_n\, J_n^T A_n J_n` in the parameters, ``(P, P)``.
-
-    Args:
-        output_map: How the parameters act on the outputs.
-        parts: Blocks of rows with the entries of what ``map_pairs`` gives, and weights ``(rows,)`` or None.
-        element: Element type of the sums; single precision is for uniform maps.
-
-    Returns:
-        The dense sum.
-    """
+    r"""Return :math:`\sum_n w_n\, J_n^T A_n J_n`, ``(P, P)``, of what ``map_pairs`` gives for blocks."""
     gram: KhatriRaoGram | MapGram | None = None
     for block, pairs, weights in parts:
         if isinstance(gram, KhatriRaoGram) or (gram is None and output_map.is_uniform):
@@ -141,17 +132,7 @@ def _parts(output_map: OutputMap, pairs: Tensor) -> dict[tuple[int, int], Part]:
 
 
 def congruence(left: Tensor, right: Tensor, pairs: Tensor, *, triangular: bool) -> tuple[Tensor, Tensor]:
-    r"""Return the linear map from entries of a symmetric A to those of :math:`L^T A R`.
-
-    Args:
-        left: L, ``(C, r)``.
-        right: R, ``(C, s)``.
-        pairs: ``(2, Q)`` entries of A that are given, row <= column; the others are zero.
-        triangular: Whether only entries with row <= column are wanted, L and R being the same.
-
-    Returns:
-        The entries of the product that are not zero by structure, ``(2, m)``, and the matrix ``(m, Q)``.
-    """
+    """Return the places ``(2, m)`` in :math:`L^T A R` that can differ from zero, and the map ``(m, Q)`` to them."""
     # NumPy, whose calls on a few numbers cost a third of PyTorch's
     k, l = pairs.numpy()  # noqa: E741
     a, b = left.numpy(), right.numpy()

@@ -86,14 +86,7 @@ class KhatriRaoGram:
         weights: Tensor | None = None,
         products: Callable[[], Tensor | None] = lambda: None,
     ) -> None:
-        """Add examples.
-
-        Args:
-            x: Features ``(D', rows)``.
-            output: Their output Hessians.
-            weights: ``(rows,)``; None for 1 each.
-            products: Gives ``half_products(x, x)`` where they are at hand.
-        """
+        """Add features ``(D', rows)`` with their output Hessians; ``products`` gives those of columns at hand."""
         dtype = self._totals[0].dtype
         if is_built(x) and x.dtype == dtype:
             sums = pair_sums(x, output.entries(slice(None), dtype, weights))
@@ -157,18 +150,7 @@ class KhatriRaoGram:
 def half_products(
     left: Tensor, right: Tensor, start: int = 0, stop: int | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """Return ``left_i * right_j`` for entries start .. stop of the upper triangle ``i <= j``, row by row.
-
-    Args:
-        left: ``(d, rows)``.
-        right: ``(d, rows)``.
-        start: First entry.
-        stop: End of the entries; None for all.
-        out: Memory for the result; None for new one.
-
-    Returns:
-        ``(number of entries, rows)``.
-    """
+    """Return ``left_i * right_j``, ``(entries, rows)``, of part of the triangle ``i <= j``, row by row."""
     i, j = triangle(left.shape[0])[:, start:stop]
     return torch.index_select(left, 0, i, out=out).mul_(torch.index_select(right, 0, j))
 
@@ -239,15 +221,7 @@ def _diagonal_index(d: int) -> Tensor:
 
 
 def output_pairs(hessian: SymmetricOperator, keep: slice | Tensor | None = None) -> OutputPairs:
-    """Return the distinct entries of batched output Hessians.
-
-    Args:
-        hessian: Batched operator ``(rows, C, C)``.
-        keep: The outputs wanted, as a slice or indices; None for all.
-
-    Returns:
-        The entries, numbered among the kept outputs; those that the structure makes zero are left out.
-    """
+    """Return the distinct entries of output Hessians ``(rows, C, C)`` among kept outputs, not zero by structure."""
     if keep is None and isinstance(hessian, EqualBlocks) and hessian.blocks.ndim == 4:
         m, k = hessian.blocks.shape[1:3]
         pairs, places = _block_pairs(m, k)

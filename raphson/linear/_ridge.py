@@ -34,17 +34,7 @@ class Ridge:
 
     @staticmethod
     def of(output_map: OutputMap, scale: Tensor, l2: float, centered: bool) -> Ridge:
-        """Return the penalty ``l2`` on the slopes ``b_j / s_j`` of the table's columns.
-
-        Args:
-            output_map: How the parameters act on the outputs.
-            scale: s, ``(D,)``, by which the columns were divided.
-            l2: The penalty of the mean-scale objective.
-            centered: Whether it acts on sum-to-zero coefficients.
-
-        Returns:
-            The penalty in the parameters of standardized columns.
-        """
+        """Return the penalty ``l2`` on the slopes ``b_j / s_j`` of the table's columns, s being ``scale``."""
         slopes = l2 / scale.square() if l2 else torch.zeros_like(scale)
         return Ridge(output_map, torch.cat([slopes.new_zeros(int(output_map.intercept)), slopes]), centered)
 

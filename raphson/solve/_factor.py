@@ -56,15 +56,7 @@ class Cholesky:
 
 
 def inverse_map(hessian: Tensor, factor: Cholesky | None = None) -> Inverse:
-    """Factorize a Hessian by Cholesky, shifted by a multiple of its diagonal until it is positive definite.
-
-    Args:
-        hessian: ``(p, p)``; the factorization runs in its element type.
-        factor: Its Cholesky factor, if that is at hand.
-
-    Returns:
-        The map ``v -> H^-1 v`` for ``v`` of shape ``(p,)``, which keeps the element type of ``v``.
-    """
+    """Return ``v -> H^-1 v`` by Cholesky, of H shifted by its diagonal until it is positive definite."""
     factor = factor or Cholesky(hessian)
     return factor.solve if factor.exists else _shifted_cholesky(hessian)
 

@@ -51,25 +51,12 @@ def backtrack(
     norm: float,
     evaluate: Callable[[Tensor], Evaluation],
 ) -> tuple[Tensor, Evaluation, float] | None:
-    """Halve the step until the objective falls enough; the full step is evaluated with all that comes next.
-
-    Where the predicted decrease is below the rounding of the value, the value can no longer judge: the step is then
-    accepted if it lowers the gradient norm.
-
-    Args:
-        problem: The objective.
-        theta: Current point.
-        at: State there.
-        direction: Search direction.
-        norm: Gradient norm at the current point.
-        evaluate: Evaluates a trial point in full.
-
-    Returns:
-        New point, state there and step length, or None if no step helps.
-    """
+    """Halve a step until the objective falls enough: new point, state there and length, or None if no step helps."""
     slope = -direction.decrement_squared
     if not slope < 0:
         return None
+    # the full step is evaluated with all that comes next; where the decrease is below the value's rounding, the value
+    # can no longer judge, and a step is accepted if it lowers the gradient norm
     rounding = _ROUNDING * max(abs(at.value), 1.0)
     length = 1.0
     for _ in range(_HALVINGS):
@@ -92,22 +79,9 @@ def backtrack(
 def extend(
     evaluate: Callable[[Tensor], Evaluation], theta: Tensor, direction: Direction, reached: Tensor, at: Evaluation
 ) -> tuple[Tensor, Evaluation]:
-    """Go on along a Newton step at whose end the objective still falls steeply, as it does on nearly separated data.
-
-    There the loss is an exponential tail, of which a Newton step takes one unit, a factor e, and a factor costs more
-    than another evaluation. Where the slope has fallen to a share r, a slope like ``(1 - t/T)^2`` vanishes at
-    ``T = 1 / (1 - sqrt(r))``.
-
-    Args:
-        evaluate: Evaluates a point.
-        theta: Where the step began.
-        direction: The step.
-        reached: Its end.
-        at: State there.
-
-    Returns:
-        The best point found and the state there.
-    """
+    """Go on along a Newton step at whose end the objective still falls steeply: the best point and the state there."""
+    # On nearly separated data the loss is an exponential tail, of which a Newton step takes one unit, a factor e, and a
+    # factor costs more than an evaluation. Where the slope fell to a share r, a slope like (1 - t/T)^2 ends at T below.
     length = 1.0
     for _ in range(_EXTENSIONS):
         share = float(torch.dot(at.gradient, direction.step)) / -direction.decrement_squared

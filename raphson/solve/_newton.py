@@ -162,20 +162,7 @@ class _Descent:
         inverse: Inverse | None = None,
         propose: Propose | None = None,
     ) -> Run:
-        """Descend to a stationary point of one objective.
-
-        Args:
-            problem: The objective.
-            start: Starting point ``(p,)``.
-            cost: What a factor costs, in evaluations.
-            history: Where steps are recorded.
-            value_tol: Stop as soon as the predicted distance to the optimal value falls below this.
-            inverse: A map to begin with, say of a subset of the rows; None makes one at the start.
-            propose: Gives a point to try before the first step.
-
-        Returns:
-            Where it ended.
-        """
+        """Descend to a stationary point, or until the predicted distance in value is below ``value_tol``."""
         theta, at = start, problem.evaluate(start)
         last: Direction | None = None
         if not is_finite(at):
@@ -283,7 +270,7 @@ def finish_run(
         settled: Whether Newton steps of ``finish.problem`` led there, so that more of them lead no further.
         tol: Bound on the gradient norm.
         max_iter: Largest number of iterations of what follows.
-        scoring: Whether the expected information serves where the observed is not positive definite.
+        scoring: As in ``newton``.
         method: Name of the solver.
 
     Returns:
