@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from raphson._errors import InputError, RaphsonError
-from raphson.network._module_parts import parameter_places, unwrapped
+from raphson.network._module_parts import ModuleStructure, unwrapped
 from raphson.network._parameters import ParameterSpace, chosen
 from raphson.network._tensor_memory import in_place_version
 
@@ -33,19 +33,21 @@ class Model:
     ) -> None:
         model = unwrapped(model)
         self.module: nn.Module | None = model if isinstance(model, nn.Module) else None
-        self._function: Callable[..., Any] = model
+        self.function: Callable[..., Any] = model
+        self._structure: ModuleStructure | None = None
         if self.module is not None:
             if isinstance(params, Mapping):
                 raise InputError("params of a module must be names: give a list of them, or None for all.")
             self.everything = {name: p.detach() for name, p in self.module.named_parameters()}
-            self._places = parameter_places(self.module)
-            trained = {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
+            self._structure = ModuleStructure(self.module, params is not None)
+            trained = {name: self.everything[name] for name, p in self.module.named_parameters() if p.requires_grad}
             self.space = ParameterSpace(trained) if params is None else chosen(self.everything, params)
         else:
             if not isinstance(params, Mapping):
                 raise InputError("A model that is a function f(params, x) needs params={name: tensor, ...}.")
             self.everything = {name: p.detach() for name, p in params.items()}
-            self.space = ParameterSpace(self.everything)
+            self.space = ParameterSpace(dict(self.everything))
+            self._given = params
 
     def restricted(self, params: str | Iterable[str]) -> Model:
         """Return the same function, differentiated in some of its parameters only."""
@@ -53,6 +55,44 @@ class Model:
         copy.__dict__.update(self.__dict__)
         copy.space = chosen(self.everything, params)
         return copy
+
+    def refresh(self) -> None:
+        """See to it that the model is what it was made of, with the present values of its parameters.
+
+        Values written in place are there by themselves; a tensor in place of another one of the same kind is followed
+        (``p.data = ...``, ``load_state_dict(assign=True)``).
+
+        Raises:
+            InputError: A parameter has another shape, type or device, or the module has other parts.
+        """
+        current = self._given if self._structure is None else self._structure.check()
+        for name, mine in self.everything.items():
+            p = current.get(name)
+            if p is None or (p.shape, p.dtype, p.device) != (mine.shape, mine.dtype, mine.device):
+                now = "is gone" if p is None else f"is now {tuple(p.shape)} of type {p.dtype} on {p.device}"
+                raise InputError(
+                    f"Parameter '{name}' {now}; when the objective was made it was {tuple(mine.shape)} of type "
+                    f"{mine.dtype} on {mine.device}. Make a new Objective."
+                )
+            if p.data_ptr() != mine.data_ptr() or p.stride() != mine.stride():
+                self.everything[name] = p.detach()
+        for name, mine in self.space.tensors.items():
+            if mine is not self.everything[name]:
+                self.space.tensors[name] = self.everything[name]
+
+    def buffer_versions(self) -> dict[str, tuple[Tensor, int]]:
+        """Return the buffers of floating-point type, and how often each has been written into."""
+        buffers = () if self.module is None else self.module.named_buffers()
+        return {name: (b, in_place_version(b)) for name, b in buffers if b.is_floating_point()}
+
+    def check_buffers(self, before: Mapping[str, tuple[Tensor, int]]) -> None:
+        """Raise ``InputError``, naming the buffer, if one has been written into since ``buffer_versions``."""
+        for name, (buffer, version) in before.items():
+            if in_place_version(buffer) != version:
+                raise InputError(
+                    f"The forward pass writes into the buffer '{name}': its result depends on what was evaluated "
+                    "before. Call model.eval(), or keep that buffer fixed."
+                )
 
     def versions(self) -> tuple[int, ...]:
         """Return numbers that change when a parameter or buffer is written into, or replaced."""
@@ -67,8 +107,9 @@ class Model:
             versions: What ``versions`` returned.
 
         Raises:
-            RaphsonError: Something was written into one.
+            RaphsonError: Something was written into one, or the model has other parts (``refresh``).
         """
+        self.refresh()
         if versions != self.versions():
             raise RaphsonError(
                 "The parameters of the model changed after this operator was made, which describes the model where "
@@ -94,10 +135,10 @@ class Model:
         """
         values = {**self.everything, **(params or {})}
         args, kwargs = ((), dict(x)) if isinstance(x, Mapping) else (x if isinstance(x, tuple) else (x,), {})
-        if self.module is None:
-            out = self._function(values, *args, **kwargs)
+        if self.module is None or self._structure is None:
+            out = self.function(values, *args, **kwargs)
         else:
-            places = {place: values[name] for place, name in self._places.items()}
+            places = {place: values[name] for place, name in self._structure.places.items()}
             out = functional_call(self.module, places, args, kwargs, tie_weights=False)
         out = getattr(out, "logits", out)
         if not isinstance(out, Tensor) or out.ndim < 2:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from raphson._errors import InputError, RaphsonWarning
-from raphson.data import Batch, Batches
+from raphson.data import Batch, Batches, take, tree_map
 from raphson.likelihoods import Likelihood, resolve_loss
 from raphson.network._checks import probe, twice
 from raphson.network._module import Model
 from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
+from raphson.network.autodiff._adjoint import check_adjoint
 from raphson.network.layers._feed_forward import FeedForward, find_feed_forward
 
 Reduction = Literal["mean", "sum"]
@@ -38,8 +39,9 @@ class Objective:
     :math:`L` as it stands: scale, weights and :math:`\lambda I` included.
 
     The data are read once here (to add up :math:`W`, to check them, and to remember what they were) and once for every
-    quantity; batches must be the same each time. The model must be in evaluation mode, and is left as it is. Its layers
-    are looked at once: after a layer was replaced or a hook was registered, make a new objective.
+    quantity; batches must be the same each time. The model must be in evaluation mode, and is left as it is. Its parts
+    are looked at once: values of parameters are always the present ones, but after a layer was replaced, a hook
+    registered or a mode changed, every use is refused, and a new objective is needed.
 
     Args:
         model: A module, or a function ``f(params, *x)``; outputs ``(N, ..., C)``, the ``C`` of them last. A compiled
@@ -156,7 +158,14 @@ class Objective:
         return 1.0 / self.total_weight if self.reduction == "mean" else 1.0
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the batches, on the device of the model; ``InputError`` if they are not those of the first pass."""
+        """Return the batches, on the device of the model.
+
+        ``InputError`` if they are not those of the first pass, or the model is not made of what it was.
+        """
+        self.model.refresh()
+        return self._passed()
+
+    def _passed(self) -> Iterator[Batch]:
         if not self.progress:
             yield from self._batches
             return
@@ -225,6 +234,18 @@ class Objective:
                 "(torch's cross-entropy has classes on axis 1: move them to the end, as in logits.movedim(1, -1))."
             )
 
+    def check_products(self, second: bool = False) -> None:
+        """Raise ``InputError`` if products with this model's Jacobian would be wrong.
+
+        Looks at the first batch's first and last example, once for each choice of parameters.
+
+        Args:
+            second: Whether derivatives of the Jacobian are asked for.
+        """
+        if self.feed_forward is None:
+            self.model.refresh()
+            check_adjoint(self.model, self._probed_inputs, self.traits, second)
+
     def value(self) -> Tensor:
         """Return the objective, a number; ``InputError`` names the batch and row where it is not finite."""
         with torch.no_grad():
@@ -237,8 +258,9 @@ class Objective:
 
     def value_and_gradient(self) -> tuple[Tensor, Tensor]:
         """Return the objective and its gradient, ``(P,)``, from one pass over the data."""
+        batches = self.batches()
         total, gradient = self._zero(), self.l2 * self.space.vector()
-        for index, batch in enumerate(self.batches()):
+        for index, batch in enumerate(batches):
             leaves = self.model.leaves()
             f = self.outputs(batch, index, leaves)
             total += self._loss(f.detach(), batch, index)
@@ -306,6 +328,7 @@ class Objective:
     def _probe(self, batch: Batch) -> None:
         n = batch.n_examples
         self._outputs, self.traits = probe(self.model, batch.x, n)
+        self._probed_inputs = tree_map(torch.clone, take(batch.x, slice(0, n, max(1, n - 1)), n))
         self._probed_targets = batch.y[:: n - 1] if n > 1 else twice(batch.y)
         self.check_shape(self._outputs, self._probed_targets, 0)
         notes = []

@@ -24,6 +24,7 @@ ARCHITECTURE = NETWORK.parents[1] / "ARCHITECTURE.md"
 
 HOMES = {
     "_module_parts.py": r"(?<!network)\._parameters\b|\._modules\b|_orig_mod|_forward_hooks|_forward_pre_hooks"
+    r"|_backward_hooks|_backward_pre_hooks"
     r"|\b_BatchNorm\b|\b_DropoutNd\b|\b_InstanceNorm\b",
     "_tensor_memory.py": r"\._version\b|\._base\b|\._is_view\b|_unsafe_view|torch\._C\b",
     "_checks.py": r"_python_dispatch|\._schema\b",
@@ -93,11 +94,17 @@ def test_parts_of_modules():
     assert [name for name, _ in _module_parts.children(twice)] == ["0", "1"], changed(file, "Module._modules")
     tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     tied[1].weight = tied[0].weight
-    assert _module_parts.parameter_places(tied)["1.weight"] == "0.weight", changed(file, "Module._parameters")
+    assert _module_parts.ModuleStructure(tied, True).places["1.weight"] == "0.weight", changed(
+        file, "Module._parameters"
+    )
     assert _module_parts.is_plain(shared)
     for register in (shared.register_forward_hook, shared.register_forward_pre_hook):
         handle = register(lambda *_: None)
         assert not _module_parts.is_plain(shared), changed(file, "Module._forward_hooks and _forward_pre_hooks")
+        handle.remove()
+    for register in (shared.register_full_backward_hook, shared.register_full_backward_pre_hook):
+        handle = register(lambda *_: None)
+        assert len(_module_parts._calls(shared)) == 1, changed(file, "Module._backward_hooks and _backward_pre_hooks")
         handle.remove()
     for part, base in (
         *((nn.BatchNorm1d(2), "_BatchNorm"), (nn.SyncBatchNorm(2), "_BatchNorm")),
@@ -134,6 +141,20 @@ def test_operations_are_seen_as_they_run():
         (lambda: F.batch_norm(images, torch.zeros(3), torch.ones(3)), "batch_norm"),
     ):
         assert any(part in name for name in names_of(call)), changed(file, what.format(part))
+    for call in (
+        lambda: F.dropout(q, 0.001),
+        lambda: torch.randn(2),
+        lambda: torch.randperm(3),
+        lambda: F.rrelu(q, 0, 1, True),
+    ):
+        with _checks._Kernels() as kernels:
+            call()
+        assert "draws random" in str(kernels.trouble), changed(
+            file, "Tag.nondeterministic_seeded, or generator in schemas"
+        )
+    with _checks._Kernels() as kernels:
+        F.scaled_dot_product_attention(q, q, q), F.rrelu(q, 0, 1, False), F.dropout(q, 0.5, False)
+    assert kernels.trouble is None, changed(file, "dropout_p and training in the schemas of operations")
     with _checks._Kernels() as kernels:
         _ = torch.ones(3).add(1).view(3, 1)
     assert kernels.entries == 6, changed(file, "alias_info in the schema of an operation, which tells views apart")

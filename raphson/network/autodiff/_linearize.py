@@ -191,7 +191,7 @@ def map_parts(function: Callable[[Tensor], Parts], rows: Tensor, space: Paramete
 
 
 def check_shapes(found: Mapping[str, Tensor], lead: tuple[int, ...], tensors: Mapping[str, Tensor]) -> None:
-    """Raise ``RuntimeError`` unless what a transformation returned has the shapes that it must have.
+    """Raise unless what a transformation returned has the shapes that it must have.
 
     Under nested ``vmap`` PyTorch's derivative of a PReLU has another shape (torch 2.13), and so other entries: the
     caller then takes the examples one by one.
@@ -200,6 +200,9 @@ def check_shapes(found: Mapping[str, Tensor], lead: tuple[int, ...], tensors: Ma
         found: A tensor for each parameter by name.
         lead: The axes that must come before those of the parameter.
         tensors: The parameters.
+
+    Raises:
+        RuntimeError: One has another shape.
     """
     for name, tensor in tensors.items():
         if found[name].shape != (*lead, *tensor.shape):

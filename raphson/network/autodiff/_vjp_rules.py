@@ -67,6 +67,12 @@ def _function_of(node: Any) -> Any:
     return getattr(type(node), "_forward_cls", None)
 
 
+def custom_functions(nodes: set[Any]) -> list[str]:
+    """Return the names of the functions in a graph that have a backward pass of their own."""
+    found = {_function_of(node) for node in nodes if isinstance(node, BackwardCFunction)}
+    return sorted(getattr(function, "__name__", "?") for function in found)
+
+
 def rule_of(node: Any, wanted: list[bool]) -> Rule:
     """Return the backward pass of a node for many gradients."""
     name = node.name()

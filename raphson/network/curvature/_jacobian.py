@@ -16,6 +16,7 @@ from raphson.network._checks import Traits, probe
 from raphson.network._module import Model
 from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
+from raphson.network.autodiff._adjoint import check_adjoint
 from raphson.network.autodiff._double_backward import differentiable_kernels
 from raphson.network.autodiff._linearize import Linearization
 from raphson.network.autodiff._per_example import example_jacobian, one_example, parted
@@ -45,6 +46,7 @@ class Jacobian:
 
     def __init__(self, model: Model, x: Inputs, n: int, traits: Traits) -> None:
         self._model, self._x, self._n, self._traits = model, x, n, traits
+        check_adjoint(model, take(x, slice(0, n, max(1, n - 1)), n), traits)
         self._lin = Linearization(model, x, traits)
         self._versions = model.versions()
         self.outputs = self._lin.outputs

@@ -49,6 +49,7 @@ class NetworkProducts:
     """
 
     def __init__(self, objective: Objective, linearize: Linearize, *, keep_all: bool = False) -> None:
+        objective.check_products()
         self._objective, self._linearize, self._keep_all = objective, linearize, keep_all
         self._versions = objective.model.versions()
         self._cached: list[BatchProducts] | None = None
