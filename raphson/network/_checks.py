@@ -20,9 +20,10 @@ from raphson.data import take, tree_map
 from raphson.network._call_place import place_of_call
 from raphson.network._module import Inputs, Model
 from raphson.network.autodiff._rewrite import Rewritten
+from raphson.network.autodiff._vjp_rules import custom_functions, graph_nodes
 
 _ATTENTION = ("flash_attention", "efficient_attention", "cudnn_attention", "fused_attention")
-_ONCE = ("hardsigmoid", "cdist")
+_ONCE = ("hardsigmoid", "cdist", "weight_norm")
 _RECURRENT = ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn")
 
 
@@ -101,11 +102,13 @@ class Traits:
         rewritten: Whether it makes calls that ``Rewritten`` replaces.
         channels_last: Whether it runs with images that have their channels last in memory.
         entries: Number of entries, for an example, of what its operations make.
+        batched: Whether products with several vectors at once are those with each.
         adjoint: For which parameters, by name, products with its Jacobian were checked.
     """
 
     def __init__(self, names: set[str], entries: int) -> None:
         self.entries = entries
+        self.batched = True
         self.adjoint: set[tuple[str | bool, ...]] = set()
         self.fused_attention = any(part in name for name in names for part in _ATTENTION)
         self.fused_recurrence = any(part in name for name in names for part in _RECURRENT)
@@ -140,7 +143,9 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
     with torch.random.fork_rng(devices=own, device_type=device.type if own else "cuda"):
         seed = torch.get_rng_state()
         with _Kernels(model.module or model.function) as kernels:
-            together = model.call(model.leaves(), both).detach()
+            together = model.call(model.leaves(), both)
+        _check_backward(together)
+        together = together.detach()
         trouble = kernels.trouble or _drawn_otherwise(seed, *states)
         if trouble is not None:
             raise InputError(trouble)
@@ -162,6 +167,22 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
             "the first, or is random. Use normalization with fixed statistics (model.eval()) and batch_first=True."
         )
     return together, traits
+
+
+def _check_backward(f: Tensor) -> None:
+    """Raise ``InputError`` for functions with a backward pass of their own that cannot be run from here."""
+    nodes, leaves = graph_nodes(f)
+    custom = custom_functions(nodes)
+    if not custom or not leaves:
+        return
+    try:
+        torch.autograd.grad(f, leaves, torch.ones_like(f), allow_unused=True)
+    except RuntimeError as error:
+        raise InputError(
+            f"The function {', '.join(map(repr, custom))} in the model has a backward pass that fails "
+            f"({str(error).split('. ')[0]}). Take it out of the model; of torch.utils.checkpoint, use "
+            "checkpoint(..., use_reentrant=False)."
+        ) from error
 
 
 def _drawn_otherwise(seed: Tensor, python: Any, numpy: dict[str, Any]) -> str | None:

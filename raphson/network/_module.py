@@ -68,14 +68,16 @@ class Model:
         current = self._given if self._structure is None else self._structure.check()
         for name, mine in self.everything.items():
             p = current.get(name)
+            if p is not None and p.data_ptr() == mine.data_ptr() and p.dtype == mine.dtype and p.shape == mine.shape:
+                if p.stride() == mine.stride():
+                    continue
             if p is None or (p.shape, p.dtype, p.device) != (mine.shape, mine.dtype, mine.device):
                 now = "is gone" if p is None else f"is now {tuple(p.shape)} of type {p.dtype} on {p.device}"
                 raise InputError(
                     f"Parameter '{name}' {now}; when the objective was made it was {tuple(mine.shape)} of type "
                     f"{mine.dtype} on {mine.device}. Make a new Objective."
                 )
-            if p.data_ptr() != mine.data_ptr() or p.stride() != mine.stride():
-                self.everything[name] = p.detach()
+            self.everything[name] = p.detach()
         for name, mine in self.space.tensors.items():
             if mine is not self.everything[name]:
                 self.space.tensors[name] = self.everything[name]

@@ -107,8 +107,9 @@ class ModuleStructure:
             if type(part) is not kind or _calls(part) != calls:
                 raise InputError(_changed(f"A hook or another forward was put on, or taken from, {_words(part, name)}"))
             # torch's own layers do the same in both modes, apart from those with a trouble in training mode
-            own = kind.__module__.startswith("torch.nn.modules.") and not (part.training and _training_trouble(part))
-            if part.training is not training and not own:
+            if part.training is not training and (
+                not kind.__module__.startswith("torch.nn.modules.") or (part.training and _training_trouble(part))
+            ):
                 now, before = ("training", "evaluation") if part.training else ("evaluation", "training")
                 raise InputError(
                     _changed(f"{_words(part, name)} is in {now} mode and was in {before} mode", "model.eval()")
@@ -142,9 +143,11 @@ class ModuleStructure:
 
 def _calls(part: nn.Module) -> tuple[Any, ...]:
     """Return what runs when a module is called beside the ``forward`` of its class."""
+    if is_plain(part) and not (part._backward_hooks or part._backward_pre_hooks):
+        return ()
     hooks = part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks
-    found = tuple(hook for some in hooks if some for hook in some.values())
-    return (*found, part.__dict__["forward"]) if "forward" in part.__dict__ else found
+    found = [hook for some in hooks for hook in some.values()]
+    return (*found, part.__dict__.get("forward"))
 
 
 def _words(part: nn.Module, name: str) -> str:

@@ -17,6 +17,7 @@ from raphson.network._checks import probe, twice
 from raphson.network._module import Model
 from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
+from raphson.network._tensor_memory import widest_float
 from raphson.network.autodiff._adjoint import check_adjoint
 from raphson.network.layers._feed_forward import FeedForward, find_feed_forward
 
@@ -302,7 +303,8 @@ class Objective:
 
     def _read(self) -> None:
         """Read the data once: check them, add up the weights and remember the batches."""
-        self.n_examples, self.n_batches, total = 0, 0, 0.0
+        self.n_examples, self.n_batches, wide = 0, 0, widest_float(self.device)
+        total = torch.zeros((), dtype=wide, device=self.device)  # read once, when all batches were seen
         for index, batch in enumerate(self.batches()):
             if index == 0:
                 self._probe(batch)
@@ -312,14 +314,14 @@ class Objective:
                 raise InputError(f"Batch {index}: {error}") from error
             shape = batch.y.shape[: self._outputs.ndim - 1]
             weight = self.likelihood.weight(batch.y)
-            weight = torch.ones((), dtype=torch.float64, device=self.device) if weight is None else weight.double()
+            weight = torch.ones((), dtype=wide, device=self.device) if weight is None else weight.to(wide)
             if batch.weight is not None:
-                weight = weight * batch.weight.double().reshape(-1, *[1] * (len(shape) - 1))
-            total += float(weight.expand(shape).sum())
+                weight = weight * batch.weight.to(wide).reshape(-1, *[1] * (len(shape) - 1))
+            total += weight.expand(shape).sum()
             self.n_examples += batch.n_examples
             self.n_batches += 1
-        self.total_weight = total
-        if not total > 0:
+        self.total_weight = float(total)
+        if not self.total_weight > 0:
             raise InputError(
                 "The weights of all examples add up to 0 (all weights zero, or every target ignored), so that there "
                 "is nothing to average. Give some example a positive weight."

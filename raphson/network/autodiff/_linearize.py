@@ -213,23 +213,7 @@ def vectors_go_together(f: Tensor, model: Model, traits: Traits) -> bool:
     """Return whether products with several vectors are faster at once than in turn."""
     work = f[..., 0].numel() * model.space.numel
     # rewritten calls do not batch, and the work of convolutions is more than their number of weights
-    return not traits.rewritten and (f.is_cuda or work <= _SMALL)
-
-
-def graph_nodes(output: Tensor) -> tuple[set[Any], list[Tensor]]:
-    """Return the nodes of a tensor's graph, and the leaves among them."""
-    nodes: set[Any] = set()
-    leaves: list[Tensor] = []
-    waiting = [output.grad_fn] if output.grad_fn is not None else []
-    while waiting:
-        node = waiting.pop()
-        if node in nodes:
-            continue
-        nodes.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
-        waiting.extend(child for child, _ in node.next_functions if child is not None)
-    return nodes, leaves
+    return traits.batched and not traits.rewritten and (f.is_cuda or work <= _SMALL)
 
 
 def refuse_constant(f: Tensor, names: tuple[str, ...]) -> None:

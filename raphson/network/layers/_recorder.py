@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from raphson.network._parameters import ParameterSpace
 from raphson.network._tensor_memory import base_of, in_place_version, no_longer_view, unseen_by_modes
 from raphson.network.autodiff._batched_vjp import BatchedVJP, Visit
-from raphson.network.autodiff._linearize import graph_nodes
+from raphson.network.autodiff._vjp_rules import graph_nodes
 from raphson.network.layers._convolution import Convolution
 from raphson.network.layers._feed_forward import FeedForward, LayerValues, backward_pass
 from raphson.network.layers._layer_calls import Affine, LayerCall, Linear, Lookup
