@@ -23,7 +23,7 @@ from raphson.network.autodiff._rewrite import Rewritten
 from raphson.network.autodiff._vjp_rules import custom_functions, graph_nodes
 
 _ATTENTION = ("flash_attention", "efficient_attention", "cudnn_attention", "fused_attention")
-_ONCE = ("hardsigmoid", "cdist", "weight_norm")
+_ONCE = ("hardsigmoid", "cdist", "weight_norm", "prelu")
 _RECURRENT = ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn")
 
 

@@ -527,3 +527,20 @@ def test_a_function_follows_its_dictionary() -> None:
     del params["a"]
     with pytest.raises(rp.InputError, match="Parameter 'a' is gone"):
         objective.value()
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_jacobians_of_a_prelu(n: int) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(2, 3), nn.PReLU(3), nn.Linear(3, 2)).to(DTYPE), torch.randn(n, 2, dtype=DTYPE)
+    w, a, out = (p.detach() for p in (model[0].weight, model[1].weight, model[2].weight))
+    z = model[0](x).detach()
+    slope = torch.where(z > 0, torch.ones_like(z), a * torch.ones_like(z))
+    near(rp.input_jacobian(model, x), torch.einsum("ch,nh,hd->ncd", out, slope, w), 1e-10)
+    jacobian = rp.jacobian(model, x).by_parameter()
+    near(jacobian["1.weight"], torch.einsum("ch,nh->nch", out, z.clamp(max=0)), 1e-10)
+    second = rp.second_derivatives(model, x, ["1.weight", "2.weight"])
+    expected = torch.zeros(n, 2, 3, 2, 3, dtype=DTYPE)
+    for c in range(2):
+        expected[:, c, range(3), c, range(3)] = z.clamp(max=0)
+    near(second[:, :, :3, 3:], expected.flatten(3), 1e-10)
