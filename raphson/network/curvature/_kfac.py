@@ -54,7 +54,8 @@ def kfac(
     sum over its calls, products between different calls left out; used as itself and as its transpose (an
     embedding and the output layer) it is a sum of two Kronecker products, for which ``solve`` is dense. Scales and
     shifts of norms, and every parameter that is used in some other way, have an exact block of up to 256
-    parameters or an exact diagonal. ``report()`` lists what was stored.
+    parameters or an exact diagonal. A factor of more than 16,384 rows (the output side of a vocabulary) is kept as its
+    diagonal. ``report()`` lists what was stored.
 
     Cost, with F operations of a forward pass, for layers wide against the number of outputs: F forward, half of
     each factor's :math:`2 N d^2` because it is symmetric, and k backward passes of F (less the first layer) for k
@@ -72,7 +73,8 @@ def kfac(
     Returns:
         A block-diagonal operator ``(P, P)``.
 
-    An argument that is not one of those above, and a module that ``"recursive"`` does not know, raise ``InputError``.
+    An argument that is not one of those above, and a module that ``"recursive"`` does not know, raise ``InputError``;
+    a factor of ``"recursive"`` that is too large raises ``TooLargeError``.
 
     References:
         J. Martens and R. Grosse (2015), Optimizing neural networks with Kronecker-factored approximate curvature.
