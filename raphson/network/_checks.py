@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from raphson._errors import InputError
 from raphson.data import take, tree_map
 from raphson.network._module import Inputs, Model
+from raphson.network._plain_run import checkpoint_around
 from raphson.network.autodiff._rewrite import Rewritten
 
 _ATTENTION = ("flash_attention", "efficient_attention", "cudnn_attention", "fused_attention")
@@ -28,13 +29,18 @@ class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.names: set[str] = set()
         self.entries = 0
+        self.eps = 0.0
+        self.checkpoints: set[str | None] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         self.names.add(func.__name__)
+        self.checkpoints.add(checkpoint_around())
         out = func(*args, **(kwargs or {}))
         for made, result in zip(func._schema.returns, out if isinstance(out, tuple) else (out,), strict=False):
             if isinstance(result, Tensor) and made.alias_info is None:
                 self.entries += result.numel()
+                if result.is_floating_point():
+                    self.eps = max(self.eps, torch.finfo(result.dtype).eps)
         return out
 
 
@@ -79,7 +85,13 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
     both = take(x, slice(0, n, n - 1), n) if n > 1 else tree_map(twice, one)
     with torch.random.fork_rng(devices=[model.space.device] if model.space.device.type == "cuda" else []):
         with _Kernels() as kernels:
-            together = model.call(model.leaves(), both).detach()
+            together = _together(model, both)
+        if kernels.checkpoints & {"forward"}:
+            raise InputError(
+                "The model calls torch.utils.checkpoint with use_reentrant=True, which runs without a graph and writes "
+                "into the gradients of the parameters: call it with use_reentrant=False."
+            )
+        model.checkpointed = bool(kernels.checkpoints - {None})
         if together.shape[0] != 2:
             raise InputError(
                 f"The model returned outputs of shape {tuple(together.shape)} for 2 examples: examples must be on the "
@@ -87,7 +99,8 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
             )
         traits = Traits(kernels.names, max(1, kernels.entries // 2))
         apart = _apart(model, one, other, traits)
-    tol = 10 * torch.finfo(together.dtype).eps ** 0.5
+    # of a model that goes through half precision in between, as under torch.autocast, a few of its digits
+    tol = max(10 * torch.finfo(together.dtype).eps ** 0.5, 16 * kernels.eps)
     gap = (apart - together).abs().amax()
     size = together.abs().amax()
     if bool(torch.isfinite(gap)) and not bool(gap <= tol * size + torch.finfo(together.dtype).tiny):
@@ -97,6 +110,21 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
             "the first, or is random. Use normalization with fixed statistics (model.eval()) and batch_first=True."
         )
     return together, traits
+
+
+def _together(model: Model, x: Inputs) -> Tensor:
+    try:
+        return model.call(model.leaves(), x).detach()
+    except RuntimeError as error:
+        found: list[Tensor] = []
+        tree_map(found.append, x)
+        other = [t.dtype for t in found if t.is_floating_point() and t.dtype != model.space.dtype]
+        if not other or "dtype" not in str(error):
+            raise
+        raise InputError(
+            f"The inputs have type {other[0]} and the parameters {model.space.dtype}: convert one of them, as in "
+            "x.to(dtype) or model.to(dtype)."
+        ) from error
 
 
 def twice(t: Tensor) -> Tensor:

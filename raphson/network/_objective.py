@@ -319,6 +319,11 @@ class Objective:
                 "The model's recurrent layers run in a fused kernel, which has no second derivative; for curvature "
                 "they run step by step instead (slower)."
             )
+        if self.model.checkpointed:
+            notes.append(
+                "The model uses torch.utils.checkpoint, which runs parts of it once more in the backward pass; for "
+                "curvature what these parts make is kept instead (more memory)."
+            )
         self.notes = tuple(notes)
         for note in notes:
             warnings.warn(note, RaphsonWarning, stacklevel=4)
