@@ -22,7 +22,7 @@ from raphson.network.curvature.factors._kronecker_factors import (
 from raphson.network.curvature.factors._layer_operator import LayerOperator
 from raphson.network.curvature.factors._layer_plan import Bias
 from raphson.network.curvature.factors._layer_sums import LayerSums
-from raphson.network.curvature.factors._output_factor import Estimator, Sampling, output_factors
+from raphson.network.curvature.factors._output_factor import Estimator, output_factors, sampling_of
 from raphson.network.curvature.factors._recorded_batches import recorded_batches
 from raphson.network.curvature.factors._squared_gradients import squared_gradients, squared_table
 from raphson.network.layers._layer_calls import Lookup, Matmul
@@ -56,7 +56,7 @@ def ekfac(
         estimator: ``"exact"``, ``"mc"`` or ``"empirical"``, for the factors and for the eigenvalues.
         sharing: How the factors combine positions with a shared weight.
         samples: Number of random combinations for ``"mc"``.
-        generator: Source of randomness for ``"mc"``.
+        generator: Source of randomness for ``"mc"``; None for a fixed one.
         bias: ``"joint"``: a bias is one more column of its weight; ``"separate"``: it has a block of its own.
 
     Returns:
@@ -78,7 +78,7 @@ def ekfac(
         True
     """
     check_options(sharing, bias)
-    sampling = Sampling(estimator, samples, generator)
+    sampling = sampling_of(objective, estimator, samples, generator)
     sums = layer_sums(objective, sampling, sharing, bias)
     bases = [_basis(terms) for terms in sums.terms]
     for recorded in recorded_batches(objective, sampling.mixed):

@@ -13,7 +13,7 @@ from raphson.network.curvature.factors._kronecker_factors import Sharing
 from raphson.network.curvature.factors._layer_operator import LayerOperator
 from raphson.network.curvature.factors._layer_plan import Bias
 from raphson.network.curvature.factors._layer_sums import LayerSums
-from raphson.network.curvature.factors._output_factor import Sampling
+from raphson.network.curvature.factors._output_factor import Sampling, sampling_of
 from raphson.network.curvature.factors._recorded_batches import recorded_batches
 
 
@@ -67,7 +67,7 @@ def kfac(
         estimator: How the output side is estimated.
         sharing: How positions with a shared weight are combined.
         samples: Number of random combinations for ``"mc"``.
-        generator: Source of randomness for ``"mc"``.
+        generator: Source of randomness for ``"mc"``; None for a fixed one.
         bias: ``"joint"``: a bias is one more column of its weight; ``"separate"``: it has a block of its own.
 
     Returns:
@@ -97,7 +97,7 @@ def kfac(
     check_options(sharing, bias)
     if estimator == "recursive":
         return kfra(objective, bias)
-    return layer_sums(objective, Sampling(estimator, samples, generator), sharing, bias).operator()
+    return layer_sums(objective, sampling_of(objective, estimator, samples, generator), sharing, bias).operator()
 
 
 def layer_sums(objective: Objective, sampling: Sampling, sharing: Sharing, bias: Bias) -> LayerSums:

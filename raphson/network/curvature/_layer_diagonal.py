@@ -18,9 +18,9 @@ from raphson.network._parameters import ParameterSpace
 from raphson.network.curvature.factors._output_factor import (
     Estimator,
     OutputDraw,
-    Sampling,
     output_factors,
     sampled_factors,
+    sampling_of,
 )
 from raphson.network.curvature.factors._recorded_batches import RecordedBatch, recorded_batches
 from raphson.network.curvature.factors._squared_gradients import squared_gradients, squared_table
@@ -47,7 +47,7 @@ def layer_diagonal(
     Cost in units of a forward pass F, without sharing: 1 for the forward pass, 1 less the first layer for each of the
     C vectors of the output factor, and 1 for all squares together. With sharing one more for each vector.
     """
-    sampling = Sampling(estimator, samples, generator)
+    sampling = sampling_of(objective, estimator, samples, generator)
     space = objective.space
     total = space.empty().new_zeros(objective.n_parameters)
     for recorded in recorded_batches(objective, sampling.mixed):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -61,6 +61,16 @@ class Sampling:
             )
         if self.samples < 1:
             raise InputError(f"samples is {self.samples}, but at least one sample is needed.")
+
+
+def sampling_of(
+    objective: Objective, estimator: Estimator, samples: int, generator: torch.Generator | None
+) -> Sampling:
+    """Return which output factor to take, with a fixed source of randomness where none is given."""
+    made = Sampling(estimator, samples, generator)
+    if generator is None and made.mixed:
+        return replace(made, generator=torch.Generator(objective.device).manual_seed(0))
+    return made
 
 
 def output_factors(objective: Objective, recorded: RecordedBatch, sampling: Sampling) -> Iterator[Tensor]:
