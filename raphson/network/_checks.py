@@ -86,7 +86,7 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
     with torch.random.fork_rng(devices=[model.space.device] if model.space.device.type == "cuda" else []):
         with _Kernels() as kernels:
             together = _together(model, both)
-        if kernels.checkpoints & {"forward"}:
+        if "reentrant" in kernels.checkpoints:
             raise InputError(
                 "The model calls torch.utils.checkpoint with use_reentrant=True, which runs without a graph and writes "
                 "into the gradients of the parameters: call it with use_reentrant=False."

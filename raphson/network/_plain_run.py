@@ -58,10 +58,13 @@ def _same(t: Tensor) -> Tensor:
 
 
 def checkpoint_around() -> str | None:
-    """Return the name of the function of ``torch.utils.checkpoint`` that is running, None where none is."""
+    """Return which kind of checkpoint is running, ``"reentrant"`` or ``"plain"``; None where none is."""
+    found = None
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_filename == torch.utils.checkpoint.__file__:
-            return frame.f_code.co_name
+            if frame.f_code.co_qualname == "CheckpointFunction.forward":
+                return "reentrant"
+            found = "plain"
         frame = frame.f_back
-    return None
+    return found

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import raphson as rp
 
@@ -71,6 +71,10 @@ CONDITIONS: dict[str, tuple[Callable[[], nn.Module], torch.dtype, float]] = {
     "autocast, float outputs": (lambda: Inside(lambda m, x: autocast(m, x).float()), torch.float32, 5e-2),
     "checkpoint": (
         lambda: Inside(lambda m, x: checkpoint(m, x, use_reentrant=False)).double(),
+        *(torch.float64, 1e-9),
+    ),
+    "checkpoints of a sequence": (
+        lambda: Inside(lambda m, x: checkpoint_sequential(m, 2, x, use_reentrant=False)).double(),
         *(torch.float64, 1e-9),
     ),
     "compiled part": (

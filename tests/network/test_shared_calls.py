@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import raphson as rp
+from raphson.network.curvature.factors import _recorded_batches
 
 from .kfac_oracle import gauss_newton
 
@@ -102,3 +103,10 @@ def test_case_nanogpt_trace_of_the_positions_block() -> None:
     place = shared.space.slices["positions.weight"]
     exact = gauss_newton(shared).diagonal()[place].sum()
     torch.testing.assert_close(rp.ekfac(shared).diagonal()[place].sum(), exact)
+
+
+def test_parts_of_a_batch_of_which_the_first_has_one_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, expanded = pair("positions", "plain", 5, 4)
+    expected = rp.kfac(expanded).to_dense()
+    monkeypatch.setattr(_recorded_batches, "_PART_ELEMENTS", 2 * shared.traits.entries)
+    torch.testing.assert_close(rp.kfac(shared).to_dense(), expected, rtol=1e-9, atol=1e-13)

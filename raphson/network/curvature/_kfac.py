@@ -57,6 +57,9 @@ def kfac(
     parameters or an exact diagonal. A factor of more than 16,384 rows (the output side of a vocabulary) is kept as its
     diagonal. ``report()`` lists what was stored.
 
+    A layer that all examples share, as positions that are looked up once and broadcast, counts as if each example had
+    it by itself; its gradients come from examples one by one, which then takes as many passes as there are examples.
+
     Cost, with F operations of a forward pass, for layers wide against the number of outputs: F forward, half of
     each factor's :math:`2 N d^2` because it is symmetric, and k backward passes of F (less the first layer) for k
     vectors, which go through the network together. Patches of a 3 x 3 convolution that moves by one position cost

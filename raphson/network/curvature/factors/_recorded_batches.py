@@ -90,15 +90,17 @@ def recorded_parts(
     Where examples share a layer call (positions that are looked up once and broadcast, say) the gradient of its output
     is a sum over examples, so that these go one by one.
     """
-    n = batch.n_examples
+    n, known = batch.n_examples, False
     parts = even_parts(n, step)
     while parts:
         start, stop = parts.pop(0)
         part = batch if stop - start == n else batch.rows(slice(start, stop))
         record = _recorded(objective, part, index)
-        if start == 0 and stop > 1 and _is_shared(objective, part, index, record):
-            parts = even_parts(n, 1)
-            continue
+        if stop - start > 1 and not known:
+            known = True
+            if _is_shared(objective, part, index, record):
+                parts = [(row, row + 1) for row in range(start, n)]
+                continue
         yield start, RecordedBatch(index, part, record, mixed)
 
 
