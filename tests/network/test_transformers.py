@@ -122,3 +122,17 @@ def test_models_as_they_come(name: str) -> None:
     for places, block, row in zip(block_places(factors), corrected.blocks, factors.report().rows, strict=True):
         if " + " not in row[2]:
             torch.testing.assert_close(block.trace(), exact.diagonal()[places].sum(), **close)
+
+
+def test_a_batch_with_labels_and_the_remedy_that_its_refusal_names() -> None:
+    """Labels moved by one give the loss that the model itself gives."""
+    torch.manual_seed(0)
+    model, batch = gpt2().double().eval(), tokens()
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    with pytest.raises(rp.InputError, match=r"F.pad\(labels\[:, 1:\], \(0, 1\), value=-100\)"):
+        rp.Objective(model, nn.CrossEntropyLoss(), [{**batch, "labels": labels}])
+    moved = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rp.RaphsonWarning)
+        objective = rp.Objective(model, nn.CrossEntropyLoss(), [(batch, moved)])
+    torch.testing.assert_close(objective.value(), model(**batch, labels=labels).loss.detach().double())
