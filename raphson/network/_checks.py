@@ -19,6 +19,7 @@ from raphson._errors import InputError
 from raphson.data import take, tree_map
 from raphson.network._call_place import place_of_call
 from raphson.network._module import Inputs, Model
+from raphson.network._plain_run import checkpoint_around
 from raphson.network.autodiff._rewrite import Rewritten
 from raphson.network.autodiff._vjp_rules import custom_functions, graph_nodes
 
@@ -42,9 +43,12 @@ class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.names: set[str] = set()
         self.entries = 0
         self.trouble: str | None = None
+        self.eps = 0.0
+        self.checkpoints: set[str | None] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         self.names.add(func.__name__)
+        self.checkpoints.add(checkpoint_around())
         if self.trouble is None:
             given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False))
             trouble = _trouble_of(func, {**given, **(kwargs or {})})
@@ -54,6 +58,8 @@ class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for made, result in zip(func._schema.returns, out if isinstance(out, tuple) else (out,), strict=False):
             if isinstance(result, Tensor) and made.alias_info is None:
                 self.entries += result.numel()
+                if result.is_floating_point():
+                    self.eps = max(self.eps, torch.finfo(result.dtype).eps)
         return out
 
 
@@ -143,7 +149,13 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
     with torch.random.fork_rng(devices=own, device_type=device.type if own else "cuda"):
         seed = torch.get_rng_state()
         with _Kernels(model.module or model.function) as kernels:
-            together = model.call(model.leaves(), both)
+            together = _together(model, both)
+        if "reentrant" in kernels.checkpoints:
+            raise InputError(
+                "The model calls torch.utils.checkpoint with use_reentrant=True, which runs without a graph and writes "
+                "into the gradients of the parameters: call it with use_reentrant=False."
+            )
+        model.checkpointed = bool(kernels.checkpoints - {None})
         _check_backward(together)
         together = together.detach()
         trouble = kernels.trouble or _drawn_otherwise(seed, *states)
@@ -157,7 +169,8 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
             )
         traits = Traits(kernels.names, max(1, kernels.entries // 2))
         apart = _apart(model, one, other, traits)
-    tol = 10 * torch.finfo(together.dtype).eps ** 0.5
+    # of a model that goes through half precision in between, as under torch.autocast, a few of its digits
+    tol = max(10 * torch.finfo(together.dtype).eps ** 0.5, 16 * kernels.eps)
     gap = (apart - together).abs().amax()
     size = together.abs().amax()
     if bool(torch.isfinite(gap)) and not bool(gap <= tol * size + torch.finfo(together.dtype).tiny):
@@ -202,6 +215,21 @@ def _drawn_otherwise(seed: Tensor, python: Any, numpy: dict[str, Any]) -> str | 
         f"The model draws random numbers (from {', '.join(drawn)}): the loss is then no fixed function of the "
         "parameters. Call model.eval(), or take the random part out of the model."
     )
+
+
+def _together(model: Model, x: Inputs) -> Tensor:
+    try:
+        return model.call(model.leaves(), x)
+    except RuntimeError as error:
+        found: list[Tensor] = []
+        tree_map(found.append, x)
+        other = [t.dtype for t in found if t.is_floating_point() and t.dtype != model.space.dtype]
+        if not other or "dtype" not in str(error):
+            raise
+        raise InputError(
+            f"The inputs have type {other[0]} and the parameters {model.space.dtype}: convert one of them, as in "
+            "x.to(dtype) or model.to(dtype)."
+        ) from error
 
 
 def twice(t: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from raphson._errors import InputError, RaphsonError
-from raphson.network._module_parts import ModuleStructure, unwrapped
+from raphson.network._module_parts import ModuleStructure, refuse_without_values, unwrapped
 from raphson.network._parameters import ParameterSpace, chosen
+from raphson.network._plain_run import plain_run
 from raphson.network._tensor_memory import in_place_version
 
 Inputs = Any
@@ -24,8 +25,12 @@ class Model:
         params: For a module: names or prefixes of the parameters to differentiate, which may be frozen ones; None
             for all with ``requires_grad=True``. For a function: the dictionary of tensors.
 
+    Attributes:
+        checkpointed: Whether the model uses checkpoints, as far as is known: its calls then keep what they make.
+
     Raises:
-        InputError: A function comes without its parameters, or a name matches none.
+        InputError: A function comes without its parameters, a name matches none, or the module is one that cannot be
+            differentiated.
     """
 
     def __init__(
@@ -35,7 +40,9 @@ class Model:
         self.module: nn.Module | None = model if isinstance(model, nn.Module) else None
         self.function: Callable[..., Any] = model
         self._structure: ModuleStructure | None = None
+        self.checkpointed = False
         if self.module is not None:
+            refuse_without_values(self.module)
             if isinstance(params, Mapping):
                 raise InputError("params of a module must be names: give a list of them, or None for all.")
             self.everything = {name: p.detach() for name, p in self.module.named_parameters()}
@@ -137,11 +144,12 @@ class Model:
         """
         values = {**self.everything, **(params or {})}
         args, kwargs = ((), dict(x)) if isinstance(x, Mapping) else (x if isinstance(x, tuple) else (x,), {})
-        if self.module is None or self._structure is None:
-            out = self.function(values, *args, **kwargs)
-        else:
-            places = {place: values[name] for place, name in self._structure.places.items()}
-            out = functional_call(self.module, places, args, kwargs, tie_weights=False)
+        with plain_run(self.checkpointed):
+            if self.module is None or self._structure is None:
+                out = self.function(values, *args, **kwargs)
+            else:
+                places = {place: values[name] for place, name in self._structure.places.items()}
+                out = functional_call(self.module, places, args, kwargs, tie_weights=False)
         out = getattr(out, "logits", out)
         if not isinstance(out, Tensor) or out.ndim < 2:
             seen = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
@@ -149,4 +157,5 @@ class Model:
                 f"The model returned {seen}, but outputs must be one tensor (N, ..., C), examples first and outputs "
                 "last. Wrap the model so that it returns that (a single output needs a last axis of 1)."
             )
-        return out
+        # under torch.autocast outputs are of another type than parameters
+        return out.to(self.space.dtype) if out.is_floating_point() else out

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -17,8 +18,35 @@ from raphson._errors import InputError
 
 
 def unwrapped(model: Any) -> Any:
-    """Return the module that a compiled module wraps, which has second derivatives; anything else as it is."""
-    return getattr(model, "_orig_mod", model)
+    """Return the module that a compiled or a parallel one wraps, which has second derivatives; others as they are."""
+    while True:
+        inner = getattr(model, "_orig_mod", model)
+        inner = inner.module if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel) else inner
+        if inner is model:
+            return model
+        model = inner
+
+
+def refuse_without_values(module: nn.Module) -> None:
+    """Raise for a module that is a script, or whose parameters hold no values.
+
+    Args:
+        module: The module.
+
+    Raises:
+        InputError: Naming the remedy.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError(
+            "The model is a torch.jit module, whose parameters cannot be replaced: give the module that it was made "
+            "of, or a function f(params, x)."
+        )
+    for name, p in module.named_parameters():
+        if p.device.type == "meta":
+            raise InputError(
+                f"Parameter '{name}' is on the meta device, where it has a shape but no values: load the model's "
+                "weights first (model.to_empty(device='cpu'), then load_state_dict)."
+            )
 
 
 def children(part: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -108,6 +108,7 @@ class Objective:
         self.likelihood, self.l2, self.progress = resolved.likelihood, float(l2), progress
         self.reduction: Reduction = resolved.reduction or reduction or "mean"
         refuse_training_mode(self.model.module)
+        self._classes_second = isinstance(likelihood, nn.CrossEntropyLoss)
         self._batches = Batches(data, self.model.space.device)
         self._read()
 
@@ -312,6 +313,7 @@ class Objective:
                 self.likelihood.check(batch.y, self.n_outputs)
             except InputError as error:
                 raise InputError(f"Batch {index}: {error}") from error
+            self._check_target_axes(batch.y, index)
             shape = batch.y.shape[: self._outputs.ndim - 1]
             weight = self.likelihood.weight(batch.y)
             weight = torch.ones((), dtype=wide, device=self.device) if weight is None else weight.to(wide)
@@ -327,12 +329,33 @@ class Objective:
                 "is nothing to average. Give some example a positive weight."
             )
 
+    def _check_target_axes(self, y: Tensor, index: int) -> None:
+        """Raise for targets with a last axis of 1 that the likelihood does not take, as one example shows."""
+        f = self._outputs[:1]
+        if y.ndim != f.ndim or y.shape[-1] != 1:
+            return
+        try:
+            shape = self.likelihood.nll(f, y[:1]).shape
+        except (RuntimeError, InputError):
+            shape = None
+        if shape != f.shape[:-1]:
+            raise InputError(
+                f"Batch {index}: the targets have shape {tuple(y.shape)}, but {type(self.likelihood).__name__} takes "
+                f"one for each row of {self.n_outputs} outputs: drop their last axis, as in y.squeeze(-1)."
+            )
+
     def _probe(self, batch: Batch) -> None:
         n = batch.n_examples
         self._outputs, self.traits = probe(self.model, batch.x, n)
         self._probed_inputs = tree_map(torch.clone, take(batch.x, slice(0, n, max(1, n - 1)), n))
         self._probed_targets = batch.y[:: n - 1] if n > 1 else twice(batch.y)
         self.check_shape(self._outputs, self._probed_targets, 0)
+        f = self._outputs
+        if self._classes_second and f.ndim > 2 and batch.y.shape[1:] == f.shape[2:]:
+            raise InputError(
+                f"The outputs have shape {tuple(f.shape)}, where nn.CrossEntropyLoss has the classes on axis 1 and an "
+                "objective on the last: say that they are last by giving rp.Categorical(), which has the same options."
+            )
         notes = []
         if self.traits.fused_attention:
             notes.append(
@@ -343,6 +366,11 @@ class Objective:
             notes.append(
                 "The model's recurrent layers run in a fused kernel, which has no second derivative; for curvature "
                 "they run step by step instead (slower)."
+            )
+        if self.model.checkpointed:
+            notes.append(
+                "The model uses torch.utils.checkpoint, which runs parts of it once more in the backward pass; for "
+                "curvature what these parts make is kept instead (more memory)."
             )
         self.notes = tuple(notes)
         for note in notes:

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
-from raphson.network import _checks, _module_parts, _tensor_memory
+from raphson.network import _checks, _module_parts, _plain_run, _tensor_memory
 from raphson.network.autodiff import _vjp_rules
 from raphson.network.layers import _open_attention
 
@@ -28,6 +29,7 @@ HOMES = {
     r"|\b_BatchNorm\b|\b_DropoutNd\b|\b_InstanceNorm\b",
     "_tensor_memory.py": r"\._version\b|\._base\b|\._is_view\b|_unsafe_view|torch\._C\b",
     "_checks.py": r"_python_dispatch|\._schema\b",
+    "_plain_run.py": r"checkpoint\.__file__|CheckpointFunction",
     "autodiff/_vjp_rules.py": r"Backward0|_saved_|_input_metadata|_forward_cls|BackwardCFunction",
     "layers/_open_attention.py": r"has_torch_function|__globals__",
 }
@@ -86,6 +88,20 @@ def test_transformed_tensors_are_told_apart():
     assert seen == [True, True] and not _tensor_memory.inside_transformation(t), changed(
         "_tensor_memory.py", "torch.func.debug_unwrap"
     )
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")
+def test_checkpoints():
+    seen = []
+
+    def part(x):
+        seen.append(_plain_run.checkpoint_around())
+        return x * 2
+
+    part(torch.ones(1))
+    for reentrant in (False, True):
+        checkpoint(part, torch.ones(1), use_reentrant=reentrant)
+    assert seen == [None, "plain", "reentrant"], changed("_plain_run.py", "CheckpointFunction.forward")
 
 
 def test_parts_of_modules():

@@ -132,6 +132,8 @@ def _weighted_by(weights: Tensor, plain: Tensor, weighted: Tensor) -> bool:
 def _candidates(lead: tuple[int, ...], n: int) -> list[PositionLayout]:
     """Return the ways in which positions may be split into examples, the likely one first."""
     total = torch.Size(lead).numel()
+    if n == 1:
+        return [PositionLayout(1, 1, total)]
     found = [
         PositionLayout(torch.Size(lead[:i]).numel(), n, torch.Size(lead[i + 1 :]).numel())
         for i, length in enumerate(lead)
@@ -140,4 +142,4 @@ def _candidates(lead: tuple[int, ...], n: int) -> list[PositionLayout]:
     if lead and lead[0] % n == 0 and lead[0] != n:
         # examples folded into the first axis, outside or inside of what is folded with them
         found += [PositionLayout(1, n, total // n), PositionLayout(lead[0] // n, n, total // lead[0])]
-    return found[:1] if n == 1 or total == n else found
+    return found[:1] if total == n else found
