@@ -313,7 +313,7 @@ CASES = [
     Case(
         "reentrant checkpoint",
         lambda: Calls(lambda h: checkpoint(torch.tanh, h, use_reentrant=True)),
-        "function 'CheckpointFunction'",
+        "function 'CheckpointFunction'|use_reentrant=True",
         made=False,
         twin=torch.tanh,
     ),
