@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,6 +93,7 @@ class Batches:
         self._sums: list[int] = []
         self._complete = False
         self._weights_seen = False
+        _refuse_form(data)
         if _is_whole(data):
             self._batches: Iterable[Any] = [self._with_warning(_batch(data, 0).to(device))]
             self._checked = False
@@ -161,8 +163,36 @@ def _is_whole(data: Any) -> bool:
     return isinstance(data[0], Tensor | Mapping | tuple | list)
 
 
+def _refuse_form(data: Any) -> None:
+    """Raise for data that are one batch, but not of tensors."""
+    if isinstance(data, Mapping):
+        raise InputError(_mapping("data", data))
+    first = data[0] if isinstance(data, tuple | list) and len(data) in {2, 3} else data
+    if isinstance(first, np.ndarray) or (isinstance(first, Tensor) and not isinstance(data, Tensor)):
+        for what, part in zip(("x", "y"), (first, data[1]), strict=True):
+            # a list of batches has tuples, and is told which of them is wrong
+            if not isinstance(part, Tensor | tuple):
+                raise InputError(
+                    f"{what} is a {type(part).__name__}, but data (x, y) or (x, y, weight) are tensors: convert it by "
+                    "torch.as_tensor."
+                )
+
+
+def _mapping(what: str, batch: Mapping[Any, Any]) -> str:
+    """Return why a dictionary is no batch, and how to make one of it."""
+    start = f"{what} is a dictionary of {', '.join(map(str, batch))}, but a batch must be (x, y) or (x, y, weight)"
+    if "labels" not in batch:
+        return f"{start}: give the model's inputs as x, in a dictionary or not, and the targets as y."
+    return (
+        f"{start}: give ({{name: tensor for all but 'labels'}}, labels), and for a causal language model, whose output "
+        "at a position is about the next token, the labels moved by one, F.pad(labels[:, 1:], (0, 1), value=-100)."
+    )
+
+
 def _batch(item: Any, index: int) -> Batch:
     """Return a batch of ``(x, y)`` or ``(x, y, weight)``, checked."""
+    if isinstance(item, Mapping):
+        raise InputError(_mapping(f"Batch {index}", item))
     if not isinstance(item, tuple | list) or len(item) not in {2, 3}:
         raise InputError(f"Batch {index} is a {type(item).__name__}, but a batch must be (x, y) or (x, y, weight).")
     x, y = item[0], item[1]

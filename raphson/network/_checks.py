@@ -6,36 +6,95 @@ The operations that run are seen by PyTorch's private ``TorchDispatchMode``, her
 from __future__ import annotations
 
 import contextlib
+import random
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raphson._errors import InputError
 from raphson.data import take, tree_map
+from raphson.network._call_place import place_of_call
 from raphson.network._module import Inputs, Model
+from raphson.network._plain_run import checkpoint_around
 from raphson.network.autodiff._rewrite import Rewritten
+from raphson.network.autodiff._vjp_rules import custom_functions, graph_nodes
 
 _ATTENTION = ("flash_attention", "efficient_attention", "cudnn_attention", "fused_attention")
-_ONCE = ("hardsigmoid", "cdist")
+_ONCE = ("hardsigmoid", "cdist", "weight_norm", "prelu")
 _RECURRENT = ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn")
 
 
 class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Collects the names of the operations that run inside it, and counts the entries of what they make."""
+    """Collects the names of the operations that run inside it, and counts the entries of what they make.
 
-    def __init__(self) -> None:
+    Attributes:
+        names: Names of the operations.
+        entries: Number of entries.
+        trouble: A sentence on the first operation that no fixed, differentiable function of an example has, or None.
+    """
+
+    def __init__(self, model: Any = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._model = model
         self.names: set[str] = set()
         self.entries = 0
+        self.trouble: str | None = None
+        self.eps = 0.0
+        self.checkpoints: set[str | None] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         self.names.add(func.__name__)
+        self.checkpoints.add(checkpoint_around())
+        if self.trouble is None:
+            given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False))
+            trouble = _trouble_of(func, {**given, **(kwargs or {})})
+            if trouble is not None:
+                self.trouble = f"{place_of_call(self._model)} {trouble}"
         out = func(*args, **(kwargs or {}))
         for made, result in zip(func._schema.returns, out if isinstance(out, tuple) else (out,), strict=False):
             if isinstance(result, Tensor) and made.alias_info is None:
                 self.entries += result.numel()
+                if result.is_floating_point():
+                    self.eps = max(self.eps, torch.finfo(result.dtype).eps)
         return out
+
+
+def _trouble_of(func: Any, given: Mapping[str, Any]) -> str | None:
+    """Return why an operation with these arguments has no place in a model, as the end of a sentence; None if it has.
+
+    Random operations take a generator or are tagged; that includes some which can be random but are not as called.
+    """
+    name = str(func).removesuffix(".default")
+    defaults = {argument.name: argument.default_value for argument in func._schema.arguments}
+    options = {**defaults, **given}
+    rate = options.get("dropout_p", options.get("dropout"))
+    still = rate == 0 or options.get("training") is False or options.get("train") is False
+    tagged = torch.Tag.nondeterministic_seeded in func.tags or "generator" in options
+    recurrent = any(part in name for part in _RECURRENT) and bool(rate)
+    if (tagged or recurrent) and not still:
+        return (
+            f"draws random numbers ({name}): the loss is then no fixed function of the parameters. Call model.eval(), "
+            "or take the random part out of the model."
+        )
+    if options.get("scale_grad_by_freq") is True:
+        return (
+            "has scale_grad_by_freq=True: its gradients are divided by counts over the batch and belong to no loss. "
+            "Set scale_grad_by_freq=False."
+        )
+    if "embedding" in name and options.get("sparse") is True:
+        return "has sparse=True: sparse gradients have no second derivatives. Set sparse=False."
+    if "embedding_bag" in name:
+        return (
+            "sums rows of a table in a kernel without second derivatives (EmbeddingBag). Use an Embedding, and sum or "
+            "average its output."
+        )
+    if "embedding_renorm" in name:
+        return "has max_norm, which rewrites the weight whenever it is used. Set max_norm=None."
+    return None
 
 
 class Traits:
@@ -49,10 +108,14 @@ class Traits:
         rewritten: Whether it makes calls that ``Rewritten`` replaces.
         channels_last: Whether it runs with images that have their channels last in memory.
         entries: Number of entries, for an example, of what its operations make.
+        batched: Whether products with several vectors at once are those with each.
+        adjoint: For which parameters, by name, products with its Jacobian were checked.
     """
 
     def __init__(self, names: set[str], entries: int) -> None:
         self.entries = entries
+        self.batched = True
+        self.adjoint: set[tuple[str | bool, ...]] = set()
         self.fused_attention = any(part in name for name in names for part in _ATTENTION)
         self.fused_recurrence = any(part in name for name in names for part in _RECURRENT)
         self.once_differentiable = any(part in name for name in names for part in _ONCE)
@@ -73,13 +136,32 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
         The outputs of both, and what the evaluation shows.
 
     Raises:
-        InputError: The output of an example depends on the others, or is random.
+        InputError: The output of an example depends on the others, or the model makes a call that no fixed function of
+            an example makes (a random one, say).
     """
     one, other = take(x, slice(0, 1), n), take(x, slice(n - 1, n), n)
     both = take(x, slice(0, n, n - 1), n) if n > 1 else tree_map(twice, one)
-    with torch.random.fork_rng(devices=[model.space.device] if model.space.device.type == "cuda" else []):
-        with _Kernels() as kernels:
-            together = model.call(model.leaves(), both).detach()
+    device = model.space.device
+    own = [device] if device.type not in {"cpu", "meta"} else []
+    written = model.buffer_versions()
+    states = random.getstate(), np.random.get_state(legacy=False)
+    # what kind of device does not matter where there is none
+    with torch.random.fork_rng(devices=own, device_type=device.type if own else "cuda"):
+        seed = torch.get_rng_state()
+        with _Kernels(model.module or model.function) as kernels:
+            together = _together(model, both)
+        if "reentrant" in kernels.checkpoints:
+            raise InputError(
+                "The model calls torch.utils.checkpoint with use_reentrant=True, which runs without a graph and writes "
+                "into the gradients of the parameters: call it with use_reentrant=False."
+            )
+        model.checkpointed = bool(kernels.checkpoints - {None})
+        _check_backward(together)
+        together = together.detach()
+        trouble = kernels.trouble or _drawn_otherwise(seed, *states)
+        if trouble is not None:
+            raise InputError(trouble)
+        model.check_buffers(written)
         if together.shape[0] != 2:
             raise InputError(
                 f"The model returned outputs of shape {tuple(together.shape)} for 2 examples: examples must be on the "
@@ -87,7 +169,8 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
             )
         traits = Traits(kernels.names, max(1, kernels.entries // 2))
         apart = _apart(model, one, other, traits)
-    tol = 10 * torch.finfo(together.dtype).eps ** 0.5
+    # of a model that goes through half precision in between, as under torch.autocast, a few of its digits
+    tol = max(10 * torch.finfo(together.dtype).eps ** 0.5, 16 * kernels.eps)
     gap = (apart - together).abs().amax()
     size = together.abs().amax()
     if bool(torch.isfinite(gap)) and not bool(gap <= tol * size + torch.finfo(together.dtype).tiny):
@@ -97,6 +180,56 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
             "the first, or is random. Use normalization with fixed statistics (model.eval()) and batch_first=True."
         )
     return together, traits
+
+
+def _check_backward(f: Tensor) -> None:
+    """Raise ``InputError`` for functions with a backward pass of their own that cannot be run from here."""
+    nodes, leaves = graph_nodes(f)
+    custom = custom_functions(nodes)
+    if not custom or not leaves:
+        return
+    try:
+        torch.autograd.grad(f, leaves, torch.ones_like(f), allow_unused=True)
+    except RuntimeError as error:
+        raise InputError(
+            f"The function {', '.join(map(repr, custom))} in the model has a backward pass that fails "
+            f"({str(error).split('. ')[0]}). Take it out of the model; of torch.utils.checkpoint, use "
+            "checkpoint(..., use_reentrant=False)."
+        ) from error
+
+
+def _drawn_otherwise(seed: Tensor, python: Any, numpy: dict[str, Any]) -> str | None:
+    """Return a sentence if random numbers were drawn since generators had these states, and put the states back."""
+    now = np.random.get_state(legacy=False)
+    sources = {
+        "torch's generator": torch.equal(seed, torch.get_rng_state()),
+        "Python's random": python == random.getstate(),
+        "NumPy's generator": str(numpy) == str(now),
+    }
+    random.setstate(python)
+    np.random.set_state(numpy)
+    drawn = [name for name, same in sources.items() if not same]
+    if not drawn:
+        return None
+    return (
+        f"The model draws random numbers (from {', '.join(drawn)}): the loss is then no fixed function of the "
+        "parameters. Call model.eval(), or take the random part out of the model."
+    )
+
+
+def _together(model: Model, x: Inputs) -> Tensor:
+    try:
+        return model.call(model.leaves(), x)
+    except RuntimeError as error:
+        found: list[Tensor] = []
+        tree_map(found.append, x)
+        other = [t.dtype for t in found if t.is_floating_point() and t.dtype != model.space.dtype]
+        if not other or "dtype" not in str(error):
+            raise
+        raise InputError(
+            f"The inputs have type {other[0]} and the parameters {model.space.dtype}: convert one of them, as in "
+            "x.to(dtype) or model.to(dtype)."
+        ) from error
 
 
 def twice(t: Tensor) -> Tensor:

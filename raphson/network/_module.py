@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from raphson._errors import InputError, RaphsonError
-from raphson.network._module_parts import parameter_places, unwrapped
+from raphson.network._module_parts import ModuleStructure, refuse_without_values, unwrapped
 from raphson.network._parameters import ParameterSpace, chosen
+from raphson.network._plain_run import plain_run
 from raphson.network._tensor_memory import in_place_version
 
 Inputs = Any
@@ -24,8 +25,12 @@ class Model:
         params: For a module: names or prefixes of the parameters to differentiate, which may be frozen ones; None
             for all with ``requires_grad=True``. For a function: the dictionary of tensors.
 
+    Attributes:
+        checkpointed: Whether the model uses checkpoints, as far as is known: its calls then keep what they make.
+
     Raises:
-        InputError: A function comes without its parameters, or a name matches none.
+        InputError: A function comes without its parameters, a name matches none, or the module is one that cannot be
+            differentiated.
     """
 
     def __init__(
@@ -33,19 +38,23 @@ class Model:
     ) -> None:
         model = unwrapped(model)
         self.module: nn.Module | None = model if isinstance(model, nn.Module) else None
-        self._function: Callable[..., Any] = model
+        self.function: Callable[..., Any] = model
+        self._structure: ModuleStructure | None = None
+        self.checkpointed = False
         if self.module is not None:
+            refuse_without_values(self.module)
             if isinstance(params, Mapping):
                 raise InputError("params of a module must be names: give a list of them, or None for all.")
             self.everything = {name: p.detach() for name, p in self.module.named_parameters()}
-            self._places = parameter_places(self.module)
-            trained = {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
+            self._structure = ModuleStructure(self.module, params is not None)
+            trained = {name: self.everything[name] for name, p in self.module.named_parameters() if p.requires_grad}
             self.space = ParameterSpace(trained) if params is None else chosen(self.everything, params)
         else:
             if not isinstance(params, Mapping):
                 raise InputError("A model that is a function f(params, x) needs params={name: tensor, ...}.")
             self.everything = {name: p.detach() for name, p in params.items()}
-            self.space = ParameterSpace(self.everything)
+            self.space = ParameterSpace(dict(self.everything))
+            self._given = params
 
     def restricted(self, params: str | Iterable[str]) -> Model:
         """Return the same function, differentiated in some of its parameters only."""
@@ -53,6 +62,46 @@ class Model:
         copy.__dict__.update(self.__dict__)
         copy.space = chosen(self.everything, params)
         return copy
+
+    def refresh(self) -> None:
+        """See to it that the model is what it was made of, with the present values of its parameters.
+
+        Values written in place are there by themselves; a tensor in place of another one of the same kind is followed
+        (``p.data = ...``, ``load_state_dict(assign=True)``).
+
+        Raises:
+            InputError: A parameter has another shape, type or device, or the module has other parts.
+        """
+        current = self._given if self._structure is None else self._structure.check()
+        for name, mine in self.everything.items():
+            p = current.get(name)
+            if p is not None and p.data_ptr() == mine.data_ptr() and p.dtype == mine.dtype and p.shape == mine.shape:
+                if p.stride() == mine.stride():
+                    continue
+            if p is None or (p.shape, p.dtype, p.device) != (mine.shape, mine.dtype, mine.device):
+                now = "is gone" if p is None else f"is now {tuple(p.shape)} of type {p.dtype} on {p.device}"
+                raise InputError(
+                    f"Parameter '{name}' {now}; when the objective was made it was {tuple(mine.shape)} of type "
+                    f"{mine.dtype} on {mine.device}. Make a new Objective."
+                )
+            self.everything[name] = p.detach()
+        for name, mine in self.space.tensors.items():
+            if mine is not self.everything[name]:
+                self.space.tensors[name] = self.everything[name]
+
+    def buffer_versions(self) -> dict[str, tuple[Tensor, int]]:
+        """Return the buffers of floating-point type, and how often each has been written into."""
+        buffers = () if self.module is None else self.module.named_buffers()
+        return {name: (b, in_place_version(b)) for name, b in buffers if b.is_floating_point()}
+
+    def check_buffers(self, before: Mapping[str, tuple[Tensor, int]]) -> None:
+        """Raise ``InputError``, naming the buffer, if one has been written into since ``buffer_versions``."""
+        for name, (buffer, version) in before.items():
+            if in_place_version(buffer) != version:
+                raise InputError(
+                    f"The forward pass writes into the buffer '{name}': its result depends on what was evaluated "
+                    "before. Call model.eval(), or keep that buffer fixed."
+                )
 
     def versions(self) -> tuple[int, ...]:
         """Return numbers that change when a parameter or buffer is written into, or replaced."""
@@ -67,8 +116,9 @@ class Model:
             versions: What ``versions`` returned.
 
         Raises:
-            RaphsonError: Something was written into one.
+            RaphsonError: Something was written into one, or the model has other parts (``refresh``).
         """
+        self.refresh()
         if versions != self.versions():
             raise RaphsonError(
                 "The parameters of the model changed after this operator was made, which describes the model where "
@@ -94,11 +144,12 @@ class Model:
         """
         values = {**self.everything, **(params or {})}
         args, kwargs = ((), dict(x)) if isinstance(x, Mapping) else (x if isinstance(x, tuple) else (x,), {})
-        if self.module is None:
-            out = self._function(values, *args, **kwargs)
-        else:
-            places = {place: values[name] for place, name in self._places.items()}
-            out = functional_call(self.module, places, args, kwargs, tie_weights=False)
+        with plain_run(self.checkpointed):
+            if self.module is None or self._structure is None:
+                out = self.function(values, *args, **kwargs)
+            else:
+                places = {place: values[name] for place, name in self._structure.places.items()}
+                out = functional_call(self.module, places, args, kwargs, tie_weights=False)
         out = getattr(out, "logits", out)
         if not isinstance(out, Tensor) or out.ndim < 2:
             seen = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
@@ -106,4 +157,5 @@ class Model:
                 f"The model returned {seen}, but outputs must be one tensor (N, ..., C), examples first and outputs "
                 "last. Wrap the model so that it returns that (a single output needs a last axis of 1)."
             )
-        return out
+        # under torch.autocast outputs are of another type than parameters
+        return out.to(self.space.dtype) if out.is_floating_point() else out

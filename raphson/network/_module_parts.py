@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -17,23 +18,35 @@ from raphson._errors import InputError
 
 
 def unwrapped(model: Any) -> Any:
-    """Return the module that a compiled module wraps, which has second derivatives; anything else as it is."""
-    return getattr(model, "_orig_mod", model)
+    """Return the module that a compiled or a parallel one wraps, which has second derivatives; others as they are."""
+    while True:
+        inner = getattr(model, "_orig_mod", model)
+        inner = inner.module if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel) else inner
+        if inner is model:
+            return model
+        model = inner
 
 
-def parameter_places(module: nn.Module) -> dict[str, str]:
-    """Return the name of the parameter in every place that holds one, each place once.
+def refuse_without_values(module: nn.Module) -> None:
+    """Raise for a module that is a script, or whose parameters hold no values.
 
-    Tied parameters lie in several places. A module that is used twice must not appear twice: torch's ``tie_weights``
-    would put its parameters back in the wrong order and leave the copies in the module.
+    Args:
+        module: The module.
+
+    Raises:
+        InputError: Naming the remedy.
     """
-    names = {id(p): name for name, p in module.named_parameters()}
-    return {
-        f"{prefix}.{name}" if prefix else name: names[id(p)]
-        for prefix, part in module.named_modules()
-        for name, p in part._parameters.items()
-        if p is not None
-    }
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError(
+            "The model is a torch.jit module, whose parameters cannot be replaced: give the module that it was made "
+            "of, or a function f(params, x)."
+        )
+    for name, p in module.named_parameters():
+        if p.device.type == "meta":
+            raise InputError(
+                f"Parameter '{name}' is on the meta device, where it has a shape but no values: load the model's "
+                "weights first (model.to_empty(device='cpu'), then load_state_dict)."
+            )
 
 
 def children(part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -77,3 +90,100 @@ def _training_trouble(part: nn.Module) -> str | None:
     if isinstance(part, _InstanceNorm) and part.track_running_stats:
         return "it updates its running statistics"
     return None
+
+
+class ModuleStructure:
+    """What a module is made of at one moment: parts, modes, hooks, and in which places which parameters are.
+
+    Objects are remembered, not their addresses, which a copy has others of. ``check`` looks at no value.
+
+    Args:
+        module: The module.
+        chosen: Whether the parameters to differentiate are named, so that ``requires_grad`` does not matter.
+
+    Attributes:
+        places: The name of the parameter in every place that holds one, each place once. Tied parameters lie in several
+            places. A module that is used twice does not appear twice: torch's ``tie_weights`` would put its parameters
+            back in the wrong order and leave the copies in the module.
+    """
+
+    def __init__(self, module: nn.Module, chosen: bool) -> None:
+        named = dict(module.named_parameters())
+        names = {id(p): name for name, p in named.items()}
+        parts = list(module.named_modules())
+        self._parts = [
+            (part, name, type(part), part.training, dict(part._modules.items()), _calls(part)) for name, part in parts
+        ]
+        self._owners = [
+            (part, key, f"{prefix}.{key}" if prefix else key, names[id(p)] if p is not None else None)
+            for prefix, part in parts
+            for key, p in part._parameters.items()
+        ]
+        self._counts = [(part, len(part._parameters), name) for name, part in parts]
+        self.places = {place: name for _, _, place, name in self._owners if name is not None}
+        self._trained = None if chosen else {name: p.requires_grad for name, p in named.items()}
+
+    def check(self) -> dict[str, Tensor]:
+        """Return the parameters by name, as they are now.
+
+        Raises:
+            InputError: A part, its mode, a hook, or which parameters there are has changed; it names the place.
+        """
+        for part, name, kind, training, inside, calls in self._parts:
+            if part._modules != inside:
+                self._refuse_children(part, name, inside)
+            if type(part) is not kind or _calls(part) != calls:
+                raise InputError(_changed(f"A hook or another forward was put on, or taken from, {_words(part, name)}"))
+            # torch's own layers do the same in both modes, apart from those with a trouble in training mode
+            if part.training is not training and (
+                not kind.__module__.startswith("torch.nn.modules.") or (part.training and _training_trouble(part))
+            ):
+                now, before = ("training", "evaluation") if part.training else ("evaluation", "training")
+                raise InputError(
+                    _changed(f"{_words(part, name)} is in {now} mode and was in {before} mode", "model.eval()")
+                )
+        return self._parameters()
+
+    def _refuse_children(self, part: nn.Module, name: str, inside: dict[str, Any]) -> None:
+        now = part._modules
+        key = next((key for key in {**inside, **now} if now.get(key) is not inside.get(key)), "")
+        raise InputError(_changed(f"Module '{f'{name}.{key}' if name else key}' was replaced, added or removed"))
+
+    def _parameters(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for part, count, name in self._counts:
+            if len(part._parameters) != count:
+                raise InputError(_changed(f"{_words(part, name)} has other parameters"))
+        for part, key, place, name in self._owners:
+            p = part._parameters.get(key)
+            if (p is None) is not (name is None):
+                raise InputError(_changed(f"Parameter '{place}' was added or removed"))
+            if p is not None and found.setdefault(str(name), p) is not p:
+                raise InputError(_changed(f"Parameter '{place}' is no longer tied to '{name}'"))
+            if p is not None and self._trained is not None and p.requires_grad is not self._trained[str(name)]:
+                raise InputError(
+                    _changed(f"Parameter '{name}' has requires_grad={p.requires_grad} and had the opposite")
+                )
+        if len({id(p) for p in found.values()}) < len(found):
+            raise InputError(_changed("Parameters were tied"))
+        return found
+
+
+def _calls(part: nn.Module) -> tuple[Any, ...]:
+    """Return what runs when a module is called beside the ``forward`` of its class."""
+    if is_plain(part) and not (part._backward_hooks or part._backward_pre_hooks):
+        return ()
+    hooks = part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks
+    found = [hook for some in hooks for hook in some.values()]
+    return (*found, part.__dict__.get("forward"))
+
+
+def _words(part: nn.Module, name: str) -> str:
+    return f"Module '{name}' ({type(part).__name__})" if name else f"The model ({type(part).__name__})"
+
+
+def _changed(what: str, remedy: str = "") -> str:
+    return (
+        f"{what} since the objective was made, which looks at the parts of a model once. "
+        f"{f'Call {remedy}, or make' if remedy else 'Make'} a new Objective."
+    )

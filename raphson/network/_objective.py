@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from raphson._errors import InputError, RaphsonWarning
-from raphson.data import Batch, Batches
+from raphson.data import Batch, Batches, take, tree_map
 from raphson.likelihoods import Likelihood, resolve_loss
 from raphson.network._checks import probe, twice
 from raphson.network._module import Model
 from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
+from raphson.network._tensor_memory import widest_float
+from raphson.network.autodiff._adjoint import check_adjoint
 from raphson.network.layers._feed_forward import FeedForward, find_feed_forward
 
 Reduction = Literal["mean", "sum"]
@@ -38,8 +40,9 @@ class Objective:
     :math:`L` as it stands: scale, weights and :math:`\lambda I` included.
 
     The data are read once here (to add up :math:`W`, to check them, and to remember what they were) and once for every
-    quantity; batches must be the same each time. The model must be in evaluation mode, and is left as it is. Its layers
-    are looked at once: after a layer was replaced or a hook was registered, make a new objective.
+    quantity; batches must be the same each time. The model must be in evaluation mode, and is left as it is. Its parts
+    are looked at once: values of parameters are always the present ones, but after a layer was replaced, a hook
+    registered or a mode changed, every use is refused, and a new objective is needed.
 
     Args:
         model: A module, or a function ``f(params, *x)``; outputs ``(N, ..., C)``, the ``C`` of them last. A compiled
@@ -105,6 +108,7 @@ class Objective:
         self.likelihood, self.l2, self.progress = resolved.likelihood, float(l2), progress
         self.reduction: Reduction = resolved.reduction or reduction or "mean"
         refuse_training_mode(self.model.module)
+        self._classes_second = isinstance(likelihood, nn.CrossEntropyLoss)
         self._batches = Batches(data, self.model.space.device)
         self._read()
 
@@ -156,7 +160,14 @@ class Objective:
         return 1.0 / self.total_weight if self.reduction == "mean" else 1.0
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the batches, on the device of the model; ``InputError`` if they are not those of the first pass."""
+        """Return the batches, on the device of the model.
+
+        ``InputError`` if they are not those of the first pass, or the model is not made of what it was.
+        """
+        self.model.refresh()
+        return self._passed()
+
+    def _passed(self) -> Iterator[Batch]:
         if not self.progress:
             yield from self._batches
             return
@@ -225,6 +236,18 @@ class Objective:
                 "(torch's cross-entropy has classes on axis 1: move them to the end, as in logits.movedim(1, -1))."
             )
 
+    def check_products(self, second: bool = False) -> None:
+        """Raise ``InputError`` if products with this model's Jacobian would be wrong.
+
+        Looks at the first batch's first and last example, once for each choice of parameters.
+
+        Args:
+            second: Whether derivatives of the Jacobian are asked for.
+        """
+        if self.feed_forward is None:
+            self.model.refresh()
+            check_adjoint(self.model, self._probed_inputs, self.traits, second)
+
     def value(self) -> Tensor:
         """Return the objective, a number; ``InputError`` names the batch and row where it is not finite."""
         with torch.no_grad():
@@ -237,8 +260,9 @@ class Objective:
 
     def value_and_gradient(self) -> tuple[Tensor, Tensor]:
         """Return the objective and its gradient, ``(P,)``, from one pass over the data."""
+        batches = self.batches()
         total, gradient = self._zero(), self.l2 * self.space.vector()
-        for index, batch in enumerate(self.batches()):
+        for index, batch in enumerate(batches):
             leaves = self.model.leaves()
             f = self.outputs(batch, index, leaves)
             total += self._loss(f.detach(), batch, index)
@@ -280,7 +304,8 @@ class Objective:
 
     def _read(self) -> None:
         """Read the data once: check them, add up the weights and remember the batches."""
-        self.n_examples, self.n_batches, total = 0, 0, 0.0
+        self.n_examples, self.n_batches, wide = 0, 0, widest_float(self.device)
+        total = torch.zeros((), dtype=wide, device=self.device)  # read once, when all batches were seen
         for index, batch in enumerate(self.batches()):
             if index == 0:
                 self._probe(batch)
@@ -288,26 +313,49 @@ class Objective:
                 self.likelihood.check(batch.y, self.n_outputs)
             except InputError as error:
                 raise InputError(f"Batch {index}: {error}") from error
+            self._check_target_axes(batch.y, index)
             shape = batch.y.shape[: self._outputs.ndim - 1]
             weight = self.likelihood.weight(batch.y)
-            weight = torch.ones((), dtype=torch.float64, device=self.device) if weight is None else weight.double()
+            weight = torch.ones((), dtype=wide, device=self.device) if weight is None else weight.to(wide)
             if batch.weight is not None:
-                weight = weight * batch.weight.double().reshape(-1, *[1] * (len(shape) - 1))
-            total += float(weight.expand(shape).sum())
+                weight = weight * batch.weight.to(wide).reshape(-1, *[1] * (len(shape) - 1))
+            total += weight.expand(shape).sum()
             self.n_examples += batch.n_examples
             self.n_batches += 1
-        self.total_weight = total
-        if not total > 0:
+        self.total_weight = float(total)
+        if not self.total_weight > 0:
             raise InputError(
                 "The weights of all examples add up to 0 (all weights zero, or every target ignored), so that there "
                 "is nothing to average. Give some example a positive weight."
             )
 
+    def _check_target_axes(self, y: Tensor, index: int) -> None:
+        """Raise for targets with a last axis of 1 that the likelihood does not take, as one example shows."""
+        f = self._outputs[:1]
+        if y.ndim != f.ndim or y.shape[-1] != 1:
+            return
+        try:
+            shape = self.likelihood.nll(f, y[:1]).shape
+        except (RuntimeError, InputError):
+            shape = None
+        if shape != f.shape[:-1]:
+            raise InputError(
+                f"Batch {index}: the targets have shape {tuple(y.shape)}, but {type(self.likelihood).__name__} takes "
+                f"one for each row of {self.n_outputs} outputs: drop their last axis, as in y.squeeze(-1)."
+            )
+
     def _probe(self, batch: Batch) -> None:
         n = batch.n_examples
         self._outputs, self.traits = probe(self.model, batch.x, n)
+        self._probed_inputs = tree_map(torch.clone, take(batch.x, slice(0, n, max(1, n - 1)), n))
         self._probed_targets = batch.y[:: n - 1] if n > 1 else twice(batch.y)
         self.check_shape(self._outputs, self._probed_targets, 0)
+        f = self._outputs
+        if self._classes_second and f.ndim > 2 and batch.y.shape[1:] == f.shape[2:]:
+            raise InputError(
+                f"The outputs have shape {tuple(f.shape)}, where nn.CrossEntropyLoss has the classes on axis 1 and an "
+                "objective on the last: say that they are last by giving rp.Categorical(), which has the same options."
+            )
         notes = []
         if self.traits.fused_attention:
             notes.append(
@@ -318,6 +366,11 @@ class Objective:
             notes.append(
                 "The model's recurrent layers run in a fused kernel, which has no second derivative; for curvature "
                 "they run step by step instead (slower)."
+            )
+        if self.model.checkpointed:
+            notes.append(
+                "The model uses torch.utils.checkpoint, which runs parts of it once more in the backward pass; for "
+                "curvature what these parts make is kept instead (more memory)."
             )
         self.notes = tuple(notes)
         for note in notes:

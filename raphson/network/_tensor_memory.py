@@ -32,6 +32,11 @@ def unseen_by_modes() -> AbstractContextManager[object]:
     return cast(AbstractContextManager[object], torch._C.DisableTorchFunction())
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on a device that has no float64 (Apple's)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def inside_transformation(t: Tensor) -> bool:
     """Whether a tensor stands for others inside ``vmap`` or another transformation of ``torch.func``."""
     return torch.func.debug_unwrap(t) is not t

@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, hessian, jacrev, vmap
 import raphson as rp
 
 DTYPE = torch.float64
-N, T, D, HIDDEN, C = 5, 3, 3, 4, 3
+N, T, D, HIDDEN, C = 5, 2, 3, 4, 3
 
 
 @dataclass(frozen=True)

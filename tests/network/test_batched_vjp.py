@@ -10,8 +10,8 @@ from torch.autograd.graph import get_gradient_edge
 from torch.utils.checkpoint import checkpoint
 
 from raphson.network.autodiff._batched_vjp import BatchedVJP
-from raphson.network.autodiff._linearize import graph_nodes
 from raphson.network.autodiff._rewrite import Rewritten
+from raphson.network.autodiff._vjp_rules import graph_nodes
 
 WEIGHT = torch.randn(6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 KERNEL = torch.randn(3, 3, 2, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)

@@ -51,7 +51,7 @@ LIKELIHOODS = {
     "mean_scale": lambda *s: (rp.HeteroscedasticGaussian(), randn(*s, 2)[..., :1]),
     "torch cross entropy": lambda *s: (nn.CrossEntropyLoss(weight=torch.tensor([0.5, 2.0, 1.0])), labels(*s)),
 }
-SHAPES = {"vectors": ((5,), False), "positions": ((4, 3), False), "mean": ((4, 3), True)}
+SHAPES = {"vectors": ((5,), False), "positions": ((4, 2), False), "mean": ((4, 3), True)}
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import raphson as rp
 from raphson.network.curvature._layer_diagonal import layer_diagonal, layer_gradient_norms
 from raphson.network.curvature.factors._recorded_batches import recorded_batches
+from raphson.network.layers._layer_record import LayerRecord
 
 from .kfac_oracle import block_places, gauss_newton, relative, within_blocks
 
@@ -216,6 +217,23 @@ def test_exact_diagonal(name: str) -> None:
     empirical = gauss_newton(objective, "empirical").diagonal()
     torch.testing.assert_close(layer_diagonal(objective, "empirical"), empirical, rtol=1e-9, atol=1e-13)
     torch.testing.assert_close(layer_diagonal(objective, "observed"), expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sampled_diagonal_is_that_of_the_other_structures(name: str) -> None:
+    objective = objective_of(name)
+    diagonal, dense = (rp.fisher(objective, "mc", structure, samples=2) for structure in ("diagonal", "dense"))
+    torch.testing.assert_close(diagonal.diagonal(), dense.diagonal(), rtol=1e-9, atol=1e-13)
+
+
+def test_sampled_diagonal_costs_as_many_backward_passes_as_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = []
+    deliver = LayerRecord.deliver
+    monkeypatch.setattr(LayerRecord, "deliver", lambda self, u, jobs: (vectors.append(len(u)), deliver(self, u, jobs)))
+    module = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 100)).double()
+    objective = rp.Objective(module, rp.Categorical(), (randn(30, 4), integers(100, 30)))
+    rp.fisher(objective, "mc", "diagonal", samples=3)
+    assert sum(vectors) == 3
 
 
 @pytest.mark.parametrize("name", MODELS)

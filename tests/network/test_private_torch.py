@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
-from raphson.network import _checks, _module_parts, _tensor_memory
+from raphson.network import _checks, _module_parts, _plain_run, _tensor_memory
 from raphson.network.autodiff import _vjp_rules
 from raphson.network.layers import _open_attention
 
@@ -24,9 +25,11 @@ ARCHITECTURE = NETWORK.parents[1] / "ARCHITECTURE.md"
 
 HOMES = {
     "_module_parts.py": r"(?<!network)\._parameters\b|\._modules\b|_orig_mod|_forward_hooks|_forward_pre_hooks"
+    r"|_backward_hooks|_backward_pre_hooks"
     r"|\b_BatchNorm\b|\b_DropoutNd\b|\b_InstanceNorm\b",
     "_tensor_memory.py": r"\._version\b|\._base\b|\._is_view\b|_unsafe_view|torch\._C\b",
     "_checks.py": r"_python_dispatch|\._schema\b",
+    "_plain_run.py": r"checkpoint\.__file__|CheckpointFunction",
     "autodiff/_vjp_rules.py": r"Backward0|_saved_|_input_metadata|_forward_cls|BackwardCFunction",
     "layers/_open_attention.py": r"has_torch_function|__globals__",
 }
@@ -87,17 +90,37 @@ def test_transformed_tensors_are_told_apart():
     )
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs")
+def test_checkpoints():
+    seen = []
+
+    def part(x):
+        seen.append(_plain_run.checkpoint_around())
+        return x * 2
+
+    part(torch.ones(1))
+    for reentrant in (False, True):
+        checkpoint(part, torch.ones(1), use_reentrant=reentrant)
+    assert seen == [None, "plain", "reentrant"], changed("_plain_run.py", "CheckpointFunction.forward")
+
+
 def test_parts_of_modules():
     file, shared = "_module_parts.py", nn.Linear(2, 2)
     twice = nn.Sequential(shared, shared)
     assert [name for name, _ in _module_parts.children(twice)] == ["0", "1"], changed(file, "Module._modules")
     tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     tied[1].weight = tied[0].weight
-    assert _module_parts.parameter_places(tied)["1.weight"] == "0.weight", changed(file, "Module._parameters")
+    assert _module_parts.ModuleStructure(tied, True).places["1.weight"] == "0.weight", changed(
+        file, "Module._parameters"
+    )
     assert _module_parts.is_plain(shared)
     for register in (shared.register_forward_hook, shared.register_forward_pre_hook):
         handle = register(lambda *_: None)
         assert not _module_parts.is_plain(shared), changed(file, "Module._forward_hooks and _forward_pre_hooks")
+        handle.remove()
+    for register in (shared.register_full_backward_hook, shared.register_full_backward_pre_hook):
+        handle = register(lambda *_: None)
+        assert _module_parts._calls(shared), changed(file, "Module._backward_hooks and _backward_pre_hooks")
         handle.remove()
     for part, base in (
         *((nn.BatchNorm1d(2), "_BatchNorm"), (nn.SyncBatchNorm(2), "_BatchNorm")),
@@ -124,7 +147,7 @@ def test_operations_are_seen_as_they_run():
     expected = {
         "_ATTENTION": lambda: F.scaled_dot_product_attention(q, q, q),
         "_RECURRENT": lambda: nn.LSTM(4, 3)(q[0]),
-        "_ONCE": lambda: (F.hardsigmoid(q), torch.cdist(q, q)),
+        "_ONCE": lambda: (F.hardsigmoid(q), torch.cdist(q, q), torch._weight_norm(q[0, 0], q[0, 0, :, :1])),
     }
     for group, call in expected.items():
         parts = getattr(_checks, group)
@@ -134,6 +157,20 @@ def test_operations_are_seen_as_they_run():
         (lambda: F.batch_norm(images, torch.zeros(3), torch.ones(3)), "batch_norm"),
     ):
         assert any(part in name for name in names_of(call)), changed(file, what.format(part))
+    for call in (
+        lambda: F.dropout(q, 0.001),
+        lambda: torch.randn(2),
+        lambda: torch.randperm(3),
+        lambda: F.rrelu(q, 0, 1, True),
+    ):
+        with _checks._Kernels() as kernels:
+            call()
+        assert "draws random" in str(kernels.trouble), changed(
+            file, "Tag.nondeterministic_seeded, or generator in schemas"
+        )
+    with _checks._Kernels() as kernels:
+        F.scaled_dot_product_attention(q, q, q), F.rrelu(q, 0, 1, False), F.dropout(q, 0.5, False)
+    assert kernels.trouble is None, changed(file, "dropout_p and training in the schemas of operations")
     with _checks._Kernels() as kernels:
         _ = torch.ones(3).add(1).view(3, 1)
     assert kernels.entries == 6, changed(file, "alias_info in the schema of an operation, which tells views apart")
@@ -238,7 +275,7 @@ def test_nodes_know_the_shapes_of_their_results_and_the_function_that_made_them(
 
 
 def test_leaves_are_found_in_a_graph():
-    from raphson.network.autodiff._linearize import graph_nodes
+    from raphson.network.autodiff._vjp_rules import graph_nodes
 
     leaf = torch.ones(3, requires_grad=True)
     nodes, leaves = graph_nodes((leaf * 2).exp())

@@ -79,7 +79,7 @@ def test_case_20_a_model_that_mixes_examples_is_refused():
         def forward(self, x):
             return self.layer(x) + torch.randn(x.shape[0], C, dtype=DTYPE)
 
-    refuse("or is random", Noise())
+    refuse(r"\(Noise\) draws random numbers \(aten.randn\)", Noise())
     recurrent = nn.GRU(D, C).to(DTYPE)
 
     class Last(nn.Module):

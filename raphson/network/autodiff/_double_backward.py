@@ -49,4 +49,20 @@ def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = No
     return torch.linalg.vector_norm(difference, p, -1)  # type: ignore[no-any-return]
 
 
-_PLAIN: dict[Any, Callable[..., Any]] = {F.hardsigmoid: _hardsigmoid, torch.cdist: _cdist}
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    # under vmap the second derivative of torch's is wrong (torch 2.13)
+    return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+def _prelu(input: Tensor, weight: Tensor) -> Tensor:
+    # under nested vmap the derivative of torch's has another shape, or fails (torch 2.13)
+    channels = weight if weight.numel() == 1 or input.ndim < 2 else weight.view(-1, *[1] * (input.ndim - 2))
+    return torch.where(input > 0, input, channels * input)
+
+
+_PLAIN: dict[Any, Callable[..., Any]] = {
+    F.hardsigmoid: _hardsigmoid,
+    torch.cdist: _cdist,
+    torch._weight_norm: _weight_norm,
+    torch.prelu: _prelu,
+}

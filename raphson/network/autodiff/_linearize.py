@@ -9,7 +9,7 @@ no gradient of its input, so that it counts half in all of them. The backward pa
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -180,7 +180,9 @@ def map_parts(function: Callable[[Tensor], Parts], rows: Tensor, space: Paramete
     """Return the same, ``(k, P)``, of a function that gives one tensor for each parameter."""
     if together and rows.shape[0] > 1:
         with contextlib.suppress(RuntimeError):
-            return torch.cat([part.reshape(len(rows), -1) for part in torch.vmap(function)(rows)], 1)
+            parts = dict(zip(space.names, torch.vmap(function)(rows), strict=True))
+            check_shapes(parts, (len(rows),), space.tensors)
+            return torch.cat([part.reshape(len(rows), -1) for part in parts.values()], 1)
     out = rows.new_empty(rows.shape[0], space.numel)
     for i, row in enumerate(rows):
         # old PyTorch lets the zeros of unused parameters require gradients
@@ -188,27 +190,30 @@ def map_parts(function: Callable[[Tensor], Parts], rows: Tensor, space: Paramete
     return out
 
 
+def check_shapes(found: Mapping[str, Tensor], lead: tuple[int, ...], tensors: Mapping[str, Tensor]) -> None:
+    """Raise unless what a transformation returned has the shapes that it must have.
+
+    Under nested ``vmap`` PyTorch's derivative of a PReLU has another shape (torch 2.13), and so other entries: the
+    caller then takes the examples one by one.
+
+    Args:
+        found: A tensor for each parameter by name.
+        lead: The axes that must come before those of the parameter.
+        tensors: The parameters.
+
+    Raises:
+        RuntimeError: One has another shape.
+    """
+    for name, tensor in tensors.items():
+        if found[name].shape != (*lead, *tensor.shape):
+            raise RuntimeError(f"derivative of shape {tuple(found[name].shape)} in '{name}' {tuple(tensor.shape)}")
+
+
 def vectors_go_together(f: Tensor, model: Model, traits: Traits) -> bool:
     """Return whether products with several vectors are faster at once than in turn."""
     work = f[..., 0].numel() * model.space.numel
     # rewritten calls do not batch, and the work of convolutions is more than their number of weights
-    return not traits.rewritten and (f.is_cuda or work <= _SMALL)
-
-
-def graph_nodes(output: Tensor) -> tuple[set[Any], list[Tensor]]:
-    """Return the nodes of a tensor's graph, and the leaves among them."""
-    nodes: set[Any] = set()
-    leaves: list[Tensor] = []
-    waiting = [output.grad_fn] if output.grad_fn is not None else []
-    while waiting:
-        node = waiting.pop()
-        if node in nodes:
-            continue
-        nodes.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
-        waiting.extend(child for child, _ in node.next_functions if child is not None)
-    return nodes, leaves
+    return traits.batched and not traits.rewritten and (f.is_cuda or work <= _SMALL)
 
 
 def refuse_constant(f: Tensor, names: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from raphson.data import take
 from raphson.network._checks import Traits
 from raphson.network._module import Inputs, Model
 from raphson.network.autodiff._double_backward import differentiable_kernels
-from raphson.network.autodiff._linearize import Linearization
+from raphson.network.autodiff._linearize import Linearization, check_shapes
 
 
 def example_jacobian(model: Model, x: Inputs, n: int, traits: Traits) -> Tensor:
@@ -44,10 +44,10 @@ def _batched(model: Model, x: Inputs, n: int, traits: Traits) -> Tensor:
     detached = dict(model.space.tensors)
     with differentiable_kernels(traits):
         parts = vmap(jacrev(outputs), in_dims=(None, *[0] * len(tensors)))(detached, *tensors)
-    lead = next(iter(parts.values())).ndim - next(iter(detached.values())).ndim
-    return torch.cat(
-        [parts[name].flatten(lead) if t.ndim else parts[name][..., None] for name, t in detached.items()], -1
-    )
+    first, t = next((parts[name], t) for name, t in detached.items())
+    lead = tuple(first.shape[: first.ndim - t.ndim])
+    check_shapes(parts, (n, *lead[1:]), detached)
+    return torch.cat([parts[name].reshape(*lead, -1) for name in detached], -1)
 
 
 def _single(model: Model, x: Inputs, traits: Traits) -> Tensor:

@@ -67,6 +67,28 @@ def _function_of(node: Any) -> Any:
     return getattr(type(node), "_forward_cls", None)
 
 
+def graph_nodes(output: Tensor) -> tuple[set[Any], list[Tensor]]:
+    """Return the nodes of a tensor's graph, and the leaves among them."""
+    nodes: set[Any] = set()
+    leaves: list[Tensor] = []
+    waiting = [output.grad_fn] if output.grad_fn is not None else []
+    while waiting:
+        node = waiting.pop()
+        if node in nodes:
+            continue
+        nodes.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        waiting.extend(child for child, _ in node.next_functions if child is not None)
+    return nodes, leaves
+
+
+def custom_functions(nodes: set[Any]) -> list[str]:
+    """Return the names of the functions in a graph that have a backward pass of their own."""
+    found = {_function_of(node) for node in nodes if isinstance(node, BackwardCFunction)}
+    return sorted(getattr(function, "__name__", "?") for function in found)
+
+
 def rule_of(node: Any, wanted: list[bool]) -> Rule:
     """Return the backward pass of a node for many gradients."""
     name = node.name()

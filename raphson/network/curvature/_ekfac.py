@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from raphson.linalg import Diagonal, KroneckerEigen, LinearOperator, Matrix, SymmetricOperator
+from raphson.linalg import Dense, Diagonal, KroneckerEigen, LinearOperator, Matrix, SymmetricOperator
 from raphson.network._objective import Objective
 from raphson.network.curvature._kfac import check_options, layer_sums
 from raphson.network.curvature.factors._kronecker_factors import (
@@ -22,7 +22,7 @@ from raphson.network.curvature.factors._kronecker_factors import (
 from raphson.network.curvature.factors._layer_operator import LayerOperator
 from raphson.network.curvature.factors._layer_plan import Bias
 from raphson.network.curvature.factors._layer_sums import LayerSums
-from raphson.network.curvature.factors._output_factor import Estimator, Sampling, output_factors
+from raphson.network.curvature.factors._output_factor import Estimator, output_factors, sampling_of
 from raphson.network.curvature.factors._recorded_batches import recorded_batches
 from raphson.network.curvature.factors._squared_gradients import squared_gradients, squared_table
 from raphson.network.layers._layer_calls import Lookup, Matmul
@@ -56,7 +56,7 @@ def ekfac(
         estimator: ``"exact"``, ``"mc"`` or ``"empirical"``, for the factors and for the eigenvalues.
         sharing: How the factors combine positions with a shared weight.
         samples: Number of random combinations for ``"mc"``.
-        generator: Source of randomness for ``"mc"``.
+        generator: Source of randomness for ``"mc"``; None for a fixed one.
         bias: ``"joint"``: a bias is one more column of its weight; ``"separate"``: it has a block of its own.
 
     Returns:
@@ -78,9 +78,9 @@ def ekfac(
         True
     """
     check_options(sharing, bias)
-    sampling = Sampling(estimator, samples, generator)
+    sampling = sampling_of(objective, estimator, samples, generator)
     sums = layer_sums(objective, sampling, sharing, bias)
-    bases = [_Basis(next(iter(terms.values()))) if len(terms) == 1 else None for terms in sums.terms]
+    bases = [_basis(terms) for terms in sums.terms]
     for recorded in recorded_batches(objective, sampling.mixed):
         work = dict(sums.work(recorded))
         calls = [work[next(iter(terms.values()))] for terms in sums.terms]
@@ -95,40 +95,35 @@ def ekfac(
 
 
 class _Basis:
-    """The eigenbasis of a term and the second moments in it."""
+    """The eigenbasis of a term and the second moments in it; None for a factor that is diagonal."""
 
-    def __init__(self, term: Term) -> None:
+    def __init__(self, term: MatmulTerm | TableTerm) -> None:
         self._table = isinstance(term, TableTerm)
-        if isinstance(term, MatmulTerm):
-            self._joint = term.joint
-            self._q_in: Tensor | None = torch.linalg.eigh(term.inputs).eigenvectors
-            self._q_out = torch.linalg.eigh(term.outputs).eigenvectors
-            i, o = self._q_in.shape[-1], self._q_out.shape[-1]
-            self.moments = self._q_out.new_zeros(self._q_out.shape[0], o, i)
-        else:
-            assert isinstance(term, TableTerm)
-            a = term.inputs
-            self._q_in = torch.linalg.eigh(a).eigenvectors[None] if a.ndim == 2 else None
-            self._q_out = torch.linalg.eigh(term.outputs).eigenvectors[None]
-            self.moments = self._q_out.new_zeros(1, *term.shape)
+        self._joint = isinstance(term, MatmulTerm) and term.joint
+        inputs, outputs = term.inputs, term.outputs
+        if self._table:
+            inputs, outputs = inputs[None], outputs[None]
+        self._q_in, self._q_out = _eigenvectors(inputs), _eigenvectors(outputs)
+        i, o = inputs.shape[1], outputs.shape[1]
+        self.moments = outputs.new_zeros(outputs.shape[0], *((i, o) if self._table else (o, i)))
 
     def add(self, calls: Sequence[RecordedCall], gradients: Mapping[int, Tensor]) -> None:
         """Add a batch's squared gradients."""
         if self._table:
             self._add_table(calls, gradients)
             return
-        assert self._q_in is not None
         inputs, outputs = [], []
         for one in calls:
             assert isinstance(one.call, Matmul)
             a = one.recorded.summed_inputs(one.number)
             a = torch.cat([a, torch.ones_like(a[:, :, :1])], dim=2) if self._joint else a
-            inputs.append(self._q_in.mT @ a)
-            outputs.append(self._q_out.mT @ one.call.example_outputs(gradients[one.number], one.summed))
+            inputs.append(_rotated(self._q_in, a))
+            outputs.append(_rotated(self._q_out, one.call.example_outputs(gradients[one.number], one.summed)))
         self.moments += squared_gradients(inputs, outputs)
 
     def _add_table(self, calls: Sequence[RecordedCall], gradients: Mapping[int, Tensor]) -> None:
-        rotated = [gradients[one.number] @ self._q_out[0] for one in calls]
+        plain = [gradients[one.number] for one in calls]
+        rotated = plain if self._q_out is None else [g @ self._q_out[0] for g in plain]
         first = calls[0].call
         assert isinstance(first, Lookup)
         if self._q_in is None and len(calls) == 1:
@@ -140,20 +135,35 @@ class _Basis:
                 for one, g in zip(calls, rotated, strict=True)
             ]
             total = torch.stack(rows).sum(0)[:, 0]
-            total = total if self._q_in is None else self._q_in[0].mT @ total
-            self.moments[0] += total.square().sum(0)
+            self.moments[0] += _rotated(None if self._q_in is None else self._q_in[0], total).square().sum(0)
 
     def operator(self) -> SymmetricOperator:
         """Return the block."""
+        sizes = self.moments.shape[1:]
+        order = (self._q_in, self._q_out) if self._table else (self._q_out, self._q_in)
         blocks = []
-        for g in range(self.moments.shape[0]):
-            q_out: LinearOperator = Matrix(self._q_out[g])
-            v = self.moments.shape[-2]
-            identity = Diagonal(self.moments.new_ones(v))
-            q_in: LinearOperator = identity if self._q_in is None else Matrix(self._q_in[g])
-            order = (q_in, q_out) if self._table else (q_out, q_in)
-            blocks.append(KroneckerEigen(order, self.moments[g]))
+        for g, moments in enumerate(self.moments):
+            bases: list[LinearOperator] = [
+                Diagonal(moments.new_ones(size)) if q is None else Matrix(q[g])
+                for q, size in zip(order, sizes, strict=True)
+            ]
+            blocks.append(KroneckerEigen(tuple(bases), moments))
         return blocks[0] if len(blocks) == 1 else grouped(blocks)
+
+
+def _eigenvectors(factors: Tensor) -> Tensor | None:
+    """Return eigenvectors of ``(G, d, d)``; None for diagonals ``(G, d)``."""
+    return None if factors.ndim == 2 else Dense(factors).eigh().eigenvectors.to_dense()
+
+
+def _rotated(q: Tensor | None, t: Tensor) -> Tensor:
+    return t if q is None else q.mT @ t
+
+
+def _basis(terms: Mapping[bool, Term]) -> _Basis | None:
+    """Return the basis of a weight; None for one used both ways round, whose two products have none in common."""
+    (term, *more) = terms.values()
+    return _Basis(term) if not more and isinstance(term, MatmulTerm | TableTerm) else None
 
 
 def _operator(sums: LayerSums, i: int, basis: _Basis | None) -> SymmetricOperator:

@@ -13,6 +13,7 @@ from raphson.data import Batch
 from raphson.linalg import check_dense_size
 from raphson.network._objective import Objective
 from raphson.network.autodiff._double_backward import differentiable_kernels
+from raphson.network.autodiff._linearize import check_shapes
 from raphson.network.autodiff._per_example import one_example
 from raphson.network.curvature._layer_diagonal import layer_gradient_norms
 from raphson.network.curvature.factors._output_curvature import slice_rows
@@ -106,6 +107,7 @@ def _batched(objective: Objective, batch: Batch) -> Tensor:
     each: Callable[..., dict[str, Tensor]] = vmap(grad(weighted), in_dims=(None, 0, *[0] * len(tensors)))
     with differentiable_kernels(objective.traits):
         parts = each(dict(space.tensors), cotangent, *tensors)
+    check_shapes(parts, (batch.n_examples,), space.tensors)
     return torch.cat([parts[name].reshape(batch.n_examples, -1) for name in space.names], 1)
 
 

@@ -82,6 +82,8 @@ def hessian(
 
 
 def _implicit(objective: Objective) -> Implicit:
+    objective.check_products(second=True)
+
     def linearize(batch: Batch, index: int, _: float) -> BatchProducts:
         derivatives, network = partial(_derivatives, objective, batch, index), objective.feed_forward
         if network is None:

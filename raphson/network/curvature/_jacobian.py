@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from raphson.network._checks import Traits, probe
 from raphson.network._module import Model
 from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
+from raphson.network.autodiff._adjoint import check_adjoint
 from raphson.network.autodiff._double_backward import differentiable_kernels
 from raphson.network.autodiff._linearize import Linearization
 from raphson.network.autodiff._per_example import example_jacobian, one_example, parted
@@ -45,9 +47,20 @@ class Jacobian:
 
     def __init__(self, model: Model, x: Inputs, n: int, traits: Traits) -> None:
         self._model, self._x, self._n, self._traits = model, x, n, traits
+        check_adjoint(model, take(x, slice(0, n, max(1, n - 1)), n), traits)
         self._lin = Linearization(model, x, traits)
         self._versions = model.versions()
         self.outputs = self._lin.outputs
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
+        """Refuse to pickle: the copy would describe a copy of the model."""
+        raise TypeError("A Jacobian is a function of its model and cannot be pickled. Pickle J.to_dense() instead.")
 
     @property
     def space(self) -> ParameterSpace:
@@ -71,23 +84,27 @@ class Jacobian:
 
     def mv(self, v: Tensor) -> Tensor:
         r"""Return :math:`J v`, ``(N, ..., C)``, for ``v`` of shape ``(P,)``."""
+        self._check_vector(v)
         self.space.check_length(v.shape[-1])
         self._model.check_unchanged(self._versions)
         return self._lin.jvp(v)
 
     def rmv(self, u: Tensor) -> Tensor:
         r"""Return :math:`J^\top u`, ``(P,)``, for ``u`` of shape ``(N, ..., C)``."""
+        self._check_vector(u)
         self._check_cotangent(u.shape)
         return self._transposed(u.unsqueeze(0)).squeeze(0)
 
     def mm(self, v: Tensor) -> Tensor:
         r"""Return :math:`J V`, ``(N, ..., C, k)``, for ``V`` of shape ``(P, k)``."""
+        self._check_vector(v)
         self.space.check_length(v.shape[0])
         self._model.check_unchanged(self._versions)
         return self._lin.jvps(v.mT).movedim(0, -1)
 
     def rmm(self, u: Tensor) -> Tensor:
         r"""Return :math:`J^\top U`, ``(P, k)``, for ``U`` of shape ``(N, ..., C, k)``."""
+        self._check_vector(u)
         self._check_cotangent(u.shape[:-1])
         return self._transposed(u.movedim(-1, 0)).mT
 
@@ -120,6 +137,14 @@ class Jacobian:
     def _transposed(self, u: Tensor) -> Tensor:
         self._model.check_unchanged(self._versions)
         return self._lin.vjps(u)
+
+    def _check_vector(self, v: Any) -> None:
+        if not isinstance(v, Tensor) or v.ndim == 0 or v.dtype != self.dtype or v.device != self.device:
+            what = f"a tensor of {v.dtype} on {v.device}" if isinstance(v, Tensor) else f"a {type(v).__name__}"
+            raise InputError(
+                f"The Jacobian multiplies tensors of {self.dtype} on {self.device} with an axis of entries, and got "
+                f"{what}: convert it by torch.as_tensor(v).to(J.device, J.dtype)."
+            )
 
     def _check_cotangent(self, shape: torch.Size) -> None:
         if shape != self.outputs.shape:

@@ -13,7 +13,7 @@ from raphson.network.curvature.factors._kronecker_factors import Sharing
 from raphson.network.curvature.factors._layer_operator import LayerOperator
 from raphson.network.curvature.factors._layer_plan import Bias
 from raphson.network.curvature.factors._layer_sums import LayerSums
-from raphson.network.curvature.factors._output_factor import Sampling
+from raphson.network.curvature.factors._output_factor import Sampling, sampling_of
 from raphson.network.curvature.factors._recorded_batches import recorded_batches
 
 
@@ -54,7 +54,11 @@ def kfac(
     sum over its calls, products between different calls left out; used as itself and as its transpose (an
     embedding and the output layer) it is a sum of two Kronecker products, for which ``solve`` is dense. Scales and
     shifts of norms, and every parameter that is used in some other way, have an exact block of up to 256
-    parameters or an exact diagonal. ``report()`` lists what was stored.
+    parameters or an exact diagonal. A factor of more than 16,384 rows (the output side of a vocabulary) is kept as its
+    diagonal. ``report()`` lists what was stored.
+
+    A layer that all examples share, as positions that are looked up once and broadcast, counts as if each example had
+    it by itself; its gradients come from examples one by one, which then takes as many passes as there are examples.
 
     Cost, with F operations of a forward pass, for layers wide against the number of outputs: F forward, half of
     each factor's :math:`2 N d^2` because it is symmetric, and k backward passes of F (less the first layer) for k
@@ -66,13 +70,14 @@ def kfac(
         estimator: How the output side is estimated.
         sharing: How positions with a shared weight are combined.
         samples: Number of random combinations for ``"mc"``.
-        generator: Source of randomness for ``"mc"``.
+        generator: Source of randomness for ``"mc"``; None for a fixed one.
         bias: ``"joint"``: a bias is one more column of its weight; ``"separate"``: it has a block of its own.
 
     Returns:
         A block-diagonal operator ``(P, P)``.
 
-    An argument that is not one of those above, and a module that ``"recursive"`` does not know, raise ``InputError``.
+    An argument that is not one of those above, and a module that ``"recursive"`` does not know, raise ``InputError``;
+    a factor of ``"recursive"`` that is too large raises ``TooLargeError``.
 
     References:
         J. Martens and R. Grosse (2015), Optimizing neural networks with Kronecker-factored approximate curvature.
@@ -95,7 +100,7 @@ def kfac(
     check_options(sharing, bias)
     if estimator == "recursive":
         return kfra(objective, bias)
-    return layer_sums(objective, Sampling(estimator, samples, generator), sharing, bias).operator()
+    return layer_sums(objective, sampling_of(objective, estimator, samples, generator), sharing, bias).operator()
 
 
 def layer_sums(objective: Objective, sampling: Sampling, sharing: Sharing, bias: Bias) -> LayerSums:

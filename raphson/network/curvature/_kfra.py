@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from raphson._errors import InputError
-from raphson.linalg import Dense
+from raphson.linalg import Dense, check_dense_size
 from raphson.network._objective import Objective
 from raphson.network._parameters import ParameterSpace
 from raphson.network.curvature.factors._kronecker_factors import MatmulTerm
@@ -31,6 +31,8 @@ from raphson.network.layers._feed_forward import FeedForward, FeedForwardLayer, 
 def kfra(objective: Objective, bias: Bias) -> LayerOperator:
     """Return the Kronecker factors of a feed-forward network with the recursive output side."""
     feed_forward = objective.feed_forward or _required(objective.model.module)
+    widest = max(layer.linear.out_features for layer in feed_forward.layers)
+    check_dense_size((widest, widest), objective.dtype, "estimator='exact' or 'mc', which keep a diagonal there")
     layers = [_Layer(layer, objective, bias == "joint") for layer in feed_forward.layers]
     c = feed_forward.layers[-1].linear.out_features
     h = Syrk(1, c, objective.space.empty())

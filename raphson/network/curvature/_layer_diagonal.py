@@ -15,7 +15,13 @@ from torch import Tensor
 
 from raphson.network._objective import Objective
 from raphson.network._parameters import ParameterSpace
-from raphson.network.curvature.factors._output_factor import Estimator, Sampling, output_factors
+from raphson.network.curvature.factors._output_factor import (
+    Estimator,
+    OutputDraw,
+    output_factors,
+    sampled_factors,
+    sampling_of,
+)
 from raphson.network.curvature.factors._recorded_batches import RecordedBatch, recorded_batches
 from raphson.network.curvature.factors._squared_gradients import squared_gradients, squared_table
 from raphson.network.curvature.factors._unrecognized_gradients import UnrecognizedGradients
@@ -32,13 +38,16 @@ def layer_diagonal(
     *,
     samples: int = 1,
     generator: torch.Generator | None = None,
+    draw: OutputDraw | None = None,
 ) -> Tensor:
     r"""Return the diagonal of :math:`\sum_{n,c} (J_n^T u_{nc})(J_n^T u_{nc})^T`, ``(P,)``, for any model.
+
+    The vectors are those of ``draw`` where it is given, position by position, and of the estimator elsewhere.
 
     Cost in units of a forward pass F, without sharing: 1 for the forward pass, 1 less the first layer for each of the
     C vectors of the output factor, and 1 for all squares together. With sharing one more for each vector.
     """
-    sampling = Sampling(estimator, samples, generator)
+    sampling = sampling_of(objective, estimator, samples, generator)
     space = objective.space
     total = space.empty().new_zeros(objective.n_parameters)
     for recorded in recorded_batches(objective, sampling.mixed):
@@ -52,7 +61,8 @@ def layer_diagonal(
             for views, numbers in groups
             if numbers[0] not in plain or len(numbers) > 1
         ]
-        for u in output_factors(objective, recorded, sampling):
+        factors = sampled_factors(objective, recorded, draw) if draw else output_factors(objective, recorded, sampling)
+        for u in factors:
             recorded.record.deliver(u, jobs)
             for name, rows in unrecognized(u).items():
                 total[space.slices[name]] += rows.square().sum((0, 1))

@@ -49,6 +49,7 @@ class NetworkProducts:
     """
 
     def __init__(self, objective: Objective, linearize: Linearize, *, keep_all: bool = False) -> None:
+        objective.check_products()
         self._objective, self._linearize, self._keep_all = objective, linearize, keep_all
         self._versions = objective.model.versions()
         self._cached: list[BatchProducts] | None = None
@@ -99,6 +100,8 @@ class NetworkProducts:
 
     def _measure(self, batch: Batch) -> int:
         """Return the bytes that are held for a batch, parameters aside."""
+        if self._objective.model.checkpointed:
+            return CACHE_BYTES + 1  # keeps what it makes behind these hooks
         own = {tensor.untyped_storage().data_ptr() for tensor in self._objective.model.everything.values()}
         seen: dict[int, int] = {}
 

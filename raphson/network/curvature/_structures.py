@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.data import Batch
 from raphson.linalg import BlockDiagonal, Dense, Diagonal, SymmetricOperator, check_dense_size
 from raphson.network._objective import Objective
 from raphson.network._parameters import ParameterSpace
 from raphson.network.autodiff._per_example import example_jacobian
 from raphson.network.curvature._layer_diagonal import layer_diagonal
 from raphson.network.curvature.factors._output_curvature import OutputCurvature, slice_rows
-from raphson.network.curvature.factors._output_factor import Estimator
+from raphson.network.curvature.factors._output_factor import Estimator, OutputDraw
 
 Structure = Literal["implicit", "dense", "diagonal", "blocks"]
 Blocks = Literal["tensor", "layer"]
@@ -41,6 +42,8 @@ def gauss_newton_structure(
         return block_diagonal(
             objective, blocks, lambda part: gauss_newton_structure(part, middle, "dense", blocks).to_dense()
         )
+    if structure == "diagonal" and middle.kind == "mc":
+        return _finished(objective, layer_diagonal(objective, draw=_draw(objective, middle)))
     estimator = _factor_estimator(objective, middle) if structure == "diagonal" else None
     if estimator is not None:
         return _finished(objective, layer_diagonal(objective, estimator))
@@ -54,13 +57,23 @@ def gauss_newton_structure(
 
 def _factor_estimator(objective: Objective, middle: OutputCurvature) -> Estimator | None:
     """Return which output factor has these matrices as its outer product; None where there is none."""
-    if middle.kind == "mc":
-        return None  # its signs are drawn otherwise: the diagonal would not be that of the other structures
     if middle.kind == "empirical":
         return "empirical"
     if middle.kind == "expected" or objective.information_is_observed:
         return "exact"
     return "observed" if objective.likelihood.concave else None
+
+
+def _draw(objective: Objective, middle: OutputCurvature) -> OutputDraw:
+    """Return what draws the factors of the batches with the signs that they have in all structures."""
+    generators: dict[int, torch.Generator] = {}
+
+    def draw(f: Tensor, batch: Batch, index: int) -> Tensor:
+        if index not in generators:
+            generators[index] = middle.generator(f.device, index)
+        return middle.factor(objective.likelihood, f, batch.y, generators[index])
+
+    return draw
 
 
 def block_diagonal(objective: Objective, blocks: Blocks, dense: Callable[[Objective], Tensor]) -> BlockDiagonal:

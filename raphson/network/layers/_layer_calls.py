@@ -230,7 +230,7 @@ class Affine(LayerCall):
     @cached_property
     def _z(self) -> Tensor:
         """The input of scale and shift at all positions, ``(M, *tail)``."""
-        return self.normalized().detach().reshape(self.positions, *self.shape[len(self.lead) :])
+        return self.normalized().detach().to(self.x.dtype).reshape(self.positions, *self.shape[len(self.lead) :])
 
     def _by_parameter(self, t: Tensor) -> Tensor:
         """Return ``(k, N, P, *tail)`` with all that a parameter is broadcast along on one axis, ``(k, N, P', C)``."""

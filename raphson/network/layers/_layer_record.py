@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.network._tensor_memory import widest_float
 from raphson.network.autodiff._batched_vjp import Visit
 from raphson.network.layers._layer_calls import LayerCall
 from raphson.network.layers._parameter_view import PositionLayout
@@ -100,8 +101,9 @@ class LayerRecord:
     def _weighted(self) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Weights of the examples, and gradients at all positions of each call without and with them."""
         # from 1 to 2, those of neighbors far apart (the golden ratio's multiples)
-        golden = torch.arange(self.output.shape[0], dtype=torch.float64) * 0.6180339887498949
-        weights = 1 + golden.frac().to(self.output)
+        f = self.output
+        golden = torch.arange(f.shape[0], dtype=widest_float(f.device), device=f.device) * 0.6180339887498949
+        weights = 1 + golden.frac().to(f.dtype)
         return weights, self._mixed(torch.ones_like(weights)), self._mixed(weights)
 
     def touched(self, weights: Tensor) -> list[Tensor]:
@@ -111,7 +113,8 @@ class LayerRecord:
     def _mixed(self, weights: Tensor) -> list[Tensor]:
         """Return the gradients of a mixture of all outputs, with weights, at all positions of each call, ``(M, d)``."""
         f = self.output
-        mixed = torch.arange(1, f.numel() + 1, dtype=torch.float64, device=f.device).cos().to(f.dtype).view(f.shape)
+        count = torch.arange(1, f.numel() + 1, dtype=widest_float(f.device), device=f.device)
+        mixed = count.cos().to(f.dtype).view(f.shape)
         u = mixed * weights.reshape(*weights.shape, *(1,) * (f.ndim - weights.ndim))
         gradients = self.gradients(u.unsqueeze(0))
         return [call.rows(g)[0].flatten(1) for call, g in zip(self.calls, gradients, strict=True)]
@@ -129,6 +132,8 @@ def _weighted_by(weights: Tensor, plain: Tensor, weighted: Tensor) -> bool:
 def _candidates(lead: tuple[int, ...], n: int) -> list[PositionLayout]:
     """Return the ways in which positions may be split into examples, the likely one first."""
     total = torch.Size(lead).numel()
+    if n == 1:
+        return [PositionLayout(1, 1, total)]
     found = [
         PositionLayout(torch.Size(lead[:i]).numel(), n, torch.Size(lead[i + 1 :]).numel())
         for i, length in enumerate(lead)
@@ -137,4 +142,4 @@ def _candidates(lead: tuple[int, ...], n: int) -> list[PositionLayout]:
     if lead and lead[0] % n == 0 and lead[0] != n:
         # examples folded into the first axis, outside or inside of what is folded with them
         found += [PositionLayout(1, n, total // n), PositionLayout(lead[0] // n, n, total // lead[0])]
-    return found[:1] if n == 1 or total == n else found
+    return found[:1] if total == n else found

@@ -21,7 +21,8 @@ from torch.overrides import TorchFunctionMode
 from raphson.network._parameters import ParameterSpace
 from raphson.network._tensor_memory import base_of, in_place_version, no_longer_view, unseen_by_modes
 from raphson.network.autodiff._batched_vjp import BatchedVJP, Visit
-from raphson.network.autodiff._linearize import graph_nodes
+from raphson.network.autodiff._linearize import refuse_constant
+from raphson.network.autodiff._vjp_rules import graph_nodes
 from raphson.network.layers._convolution import Convolution
 from raphson.network.layers._feed_forward import FeedForward, LayerValues, backward_pass
 from raphson.network.layers._layer_calls import Affine, LayerCall, Linear, Lookup
@@ -42,6 +43,7 @@ def record_layers(
     mode = _Recorder(leaves)
     with torch.enable_grad(), mode:
         output = model(leaves, x)
+    refuse_constant(output, tuple(params))
     nodes, reached = graph_nodes(output)
     # an autograd edge is one node and one of its outputs; what the output does not reach has no gradient
     calls = tuple(call for call in mode.calls if call.edge.node in nodes)
@@ -83,7 +85,10 @@ def record_feed_forward(feed_forward: FeedForward, space: ParameterSpace, x: Any
 
 
 class _GraphBackward:
-    """The way backward through a graph: automatic differentiation for one gradient, node by node for many."""
+    """The way backward through a graph: automatic differentiation for one gradient, node by node for many.
+
+    Gradients are in the type of the output, whatever that of their layer is.
+    """
 
     def __init__(self, output: Tensor, edges: list[Any], known: bool) -> None:
         self._output, self._edges, self._known = output, edges, known
@@ -92,11 +97,12 @@ class _GraphBackward:
     def __call__(self, u: Tensor, visit: Visit) -> None:
         if len(u) > 1 and self._known:
             self._batched_vjp = self._batched_vjp or BatchedVJP(self._output, self._edges)
-            self._batched_vjp(u, visit)
+            self._batched_vjp(u, lambda number, g: visit(number, g.to(self._output.dtype)))
             return
         columns = [torch.autograd.grad(self._output, self._edges, column, retain_graph=True) for column in u]
         for i, parts in enumerate(zip(*columns, strict=True)):
-            visit(i, parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts))
+            g = parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
+            visit(i, g.to(self._output.dtype))
 
 
 class _Begin(torch.autograd.Function):
@@ -160,7 +166,11 @@ class _Recorder(TorchFunctionMode):
             out = no_longer_view(out)
             if not out.requires_grad:
                 out = _Begin.apply(out, self._root)  # type: ignore[no-untyped-call]
-            self.calls.append(replace(call, edge=get_gradient_edge(out), shape=out.shape))
+            x, version = call.x, call.version
+            if x.is_floating_point() and x.dtype != self._root.dtype:  # under torch.autocast
+                x = x.to(self._root.dtype)
+                version = in_place_version(x)
+            self.calls.append(replace(call, x=x, version=version, edge=get_gradient_edge(out), shape=out.shape))
         return out
 
     def pair(self, weight: Any, bias: Any) -> tuple[_Found | None, Any, ParameterView | None]:

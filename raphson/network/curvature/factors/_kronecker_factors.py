@@ -25,7 +25,7 @@ from torch import Tensor
 from raphson.linalg import Dense, Diagonal, EqualBlocks, Kronecker, SymmetricOperator
 from raphson.network.curvature.factors._patch_syrk import PatchSyrk
 from raphson.network.curvature.factors._recorded_batches import RecordedBatch
-from raphson.network.curvature.factors._syrk import Syrk
+from raphson.network.curvature.factors._syrk import Syrk, as_operator, syrk_of
 from raphson.network.layers._convolution import Convolution
 from raphson.network.layers._layer_calls import LayerCall, Lookup, Matmul
 from raphson.network.layers._parameter_view import PositionLayout
@@ -103,10 +103,10 @@ class MatmulTerm(Term):
     def __post_init__(self) -> None:
         groups, o, i = self.shape
         # a joint bias is one more input, which is 1
-        self._inputs = Syrk(groups, i, self.like, border=int(self.joint))
+        self._inputs = syrk_of(groups, i, self.like, border=int(self.joint))
         self._patches: PatchSyrk | None = None
         self._means = self.like.new_zeros(groups, i)
-        self._outputs = Syrk(groups, o, self.like)
+        self._outputs = syrk_of(groups, o, self.like)
         self._count = 0.0
 
     def add_inputs(self, calls: Sequence[RecordedCall], independent: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
@@ -116,7 +116,8 @@ class MatmulTerm(Term):
         for one in calls:
             assert isinstance(one.call, Matmul)
             weights = None if independent is None else one.independent.per_position(independent)
-            if isinstance(one.call, Convolution) and PatchSyrk.suits(one.call):
+            whole = isinstance(self._inputs, Syrk)
+            if whole and isinstance(one.call, Convolution) and PatchSyrk.suits(one.call):
                 self._add_images(one.call, weights)
                 continue
             for rows, x in one.call.input_chunks():
@@ -159,30 +160,36 @@ class MatmulTerm(Term):
 
     @cached_property
     def inputs(self) -> Tensor:
-        """The average of input outer products, ``(G, I, I)``, with a last row and column for a joint bias."""
+        """The average of input outer products, ``(G, I, I)``, with a last row and column for a joint bias.
+
+        Of large ones there is the diagonal only, ``(G, I)``.
+        """
         a, i = self._inputs.total(), self.shape[2]
         if self._patches is not None:
             a[0, :i, :i] += self._patches.total()
-        if self.joint:
+        if self.joint and a.ndim == 2:
+            a[:, i] = self._count
+        elif self.joint:
             a[:, i, :i], a[:, :i, i], a[:, i, i] = self._means, self._means, self._count
         return a.div_(self._count) if self._count > 0 else a
 
     @cached_property
     def outputs(self) -> Tensor:
-        """The sum of output gradient outer products, ``(G, O, O)``."""
+        """The sum of output gradient outer products, ``(G, O, O)``; of large ones the diagonal only, ``(G, O)``."""
         return self._outputs.total()
 
     def operator(self, outputs: Tensor | None = None) -> SymmetricOperator:
         """Return the Kronecker product, with another output factor if given."""
         a, b = self.inputs, self.outputs if outputs is None else outputs
         left, right = (a, b) if self.flipped else (b, a)
-        if a.shape[0] == 1:
-            return Kronecker((Dense(left[0]), Dense(right[0])))
-        return grouped([Kronecker((Dense(u), Dense(v))) for u, v in zip(left, right, strict=True)])
+        blocks = [Kronecker((as_operator(u), as_operator(v))) for u, v in zip(left, right, strict=True)]
+        return blocks[0] if len(blocks) == 1 else grouped(blocks)
 
     def bias_operator(self) -> SymmetricOperator:
         """Return the block of a separate bias: its input is 1."""
         b = self.outputs
+        if b.ndim == 2:
+            return Diagonal(b.reshape(-1))
         return Dense(b[0]) if b.shape[0] == 1 else EqualBlocks(b)
 
 
@@ -204,7 +211,7 @@ class TableTerm(Term):
         v, e = self.shape
         self._dense = self.sharing == "reduce" and v <= _DENSE_TABLE
         self._inputs = self.like.new_zeros(v, v) if self._dense else self.like.new_zeros(v)
-        self._outputs = Syrk(1, e, self.like)
+        self._outputs = syrk_of(1, e, self.like)
         self._count = 0.0
 
     def add_inputs(self, calls: Sequence[RecordedCall], independent: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
@@ -238,12 +245,12 @@ class TableTerm(Term):
 
     @cached_property
     def outputs(self) -> Tensor:
-        """The sum of output gradient outer products, ``(E, E)``."""
+        """The sum of output gradient outer products, ``(E, E)``, or its diagonal."""
         return self._outputs.total()[0]
 
     def operator(self) -> SymmetricOperator:  # noqa: D102
         a = self.inputs
-        return Kronecker((Dense(a) if self._dense else Diagonal(a), Dense(self.outputs)))
+        return Kronecker((as_operator(a), as_operator(self.outputs)))
 
 
 def grouped(blocks: Sequence[SymmetricOperator]) -> SymmetricOperator:

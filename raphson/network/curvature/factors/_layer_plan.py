@@ -71,7 +71,8 @@ def make_plan(space: ParameterSpace, record: LayerRecord, bias: Bias) -> LayerPl
         plan = _see_weight(weights, call, unrecognized, number)
         if call.bias is None or call.bias.name in unrecognized:
             continue
-        if bias == "joint" and plan is not None and len(owners[call.bias]) == 1:
+        alone = plan is not None and plan.bias in (None, call.bias)  # a tied weight may come with several biases
+        if bias == "joint" and plan is not None and alone and len(owners[call.bias]) == 1:
             plan.bias = call.bias
         else:
             biases.setdefault(call.bias, []).append(number)

@@ -8,8 +8,8 @@ written as :math:`\sum_c u_{ic} u_{ic}^T`. The Gauss-Newton matrix is then
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -27,6 +27,10 @@ Estimator = Literal["exact", "observed", "mc", "empirical"]
 
 _CHUNK_ELEMENTS = 2**21
 """Entries of the output gradients of a layer that are made at a time: more leave the cache (measured)."""
+
+
+OutputDraw = Callable[[Tensor, Batch, int], Tensor]
+"""From outputs, a batch or the next part of one, and its number to an output factor, ``(N, ..., C, k)``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +63,16 @@ class Sampling:
             raise InputError(f"samples is {self.samples}, but at least one sample is needed.")
 
 
+def sampling_of(
+    objective: Objective, estimator: Estimator, samples: int, generator: torch.Generator | None
+) -> Sampling:
+    """Return which output factor to take, with a fixed source of randomness where none is given."""
+    made = Sampling(estimator, samples, generator)
+    if generator is None and made.mixed:
+        return replace(made, generator=torch.Generator(objective.device).manual_seed(0))
+    return made
+
+
 def output_factors(objective: Objective, recorded: RecordedBatch, sampling: Sampling) -> Iterator[Tensor]:
     """Yield the output factor of a batch, scale and weights included, some vectors at a time, ``(k, N, ..., C)``."""
     batch, record = recorded.batch, recorded.record
@@ -77,17 +91,31 @@ def output_factors(objective: Objective, recorded: RecordedBatch, sampling: Samp
             draws = [_signs(size, sampling.generator, f) for _ in range(min(chunk, sampling.samples - start))]
             yield torch.stack([factor.mv(z) for z in draws]) * (root / math.sqrt(sampling.samples))
         return
-    apart = f.ndim > 2 and not recorded.positionwise
     for u in _whole(f, lik.gradient(f, batch.y) if factor is None else factor, chunk):
-        u = u * root
-        if not apart:
-            yield u
-            continue
-        flat = u.flatten(2, -2)
-        for t in range(flat.shape[2]):
-            alone = torch.zeros_like(flat)
-            alone[:, :, t] = flat[:, :, t]
-            yield alone.view_as(u)
+        yield from _apart(u * root, recorded)
+
+
+def sampled_factors(objective: Objective, recorded: RecordedBatch, draw: OutputDraw) -> Iterator[Tensor]:
+    """Yield the output factor that ``draw`` is for a batch, as ``output_factors`` does."""
+    batch, record = recorded.batch, recorded.record
+    f = record.output.detach()
+    root = _root(objective, batch, f)
+    columns = draw(f, batch, recorded.index).movedim(-1, 0)
+    chunk = max(1, _CHUNK_ELEMENTS // max(f.numel(), *(call.shape.numel() for call in record.calls), 1))
+    for start, stop in even_parts(len(columns), chunk):
+        yield from _apart(columns[start:stop] * root, recorded)
+
+
+def _apart(u: Tensor, recorded: RecordedBatch) -> Iterator[Tensor]:
+    """Yield vectors ``(k, N, ..., C)``, each position by itself where positions of an example have layers in common."""
+    if u.ndim == 3 or recorded.positionwise:
+        yield u
+        return
+    flat = u.flatten(2, -2)
+    for t in range(flat.shape[2]):
+        alone = torch.zeros_like(flat)
+        alone[:, :, t] = flat[:, :, t]
+        yield alone.view_as(u)
 
 
 def _whole(f: Tensor, source: Tensor | LinearOperator, chunk: int) -> Iterator[Tensor]:

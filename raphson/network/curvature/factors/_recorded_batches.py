@@ -85,10 +85,32 @@ def recorded_batches(objective: Objective, mixed: bool = False) -> Iterator[Reco
 def recorded_parts(
     objective: Objective, batch: Batch, index: int, step: int, mixed: bool = False
 ) -> Iterator[tuple[int, RecordedBatch]]:
-    """Yield parts of a batch of about ``step`` examples with the first one's row, not checked yet."""
-    for start, stop in even_parts(batch.n_examples, step):
-        part = batch if stop - start == batch.n_examples else batch.rows(slice(start, stop))
-        yield start, RecordedBatch(index, part, _recorded(objective, part, index), mixed)
+    """Yield parts of a batch of about ``step`` examples with the first one's row, not checked yet.
+
+    Where examples share a layer call (positions that are looked up once and broadcast, say) the gradient of its output
+    is a sum over examples, so that these go one by one.
+    """
+    n, known = batch.n_examples, False
+    parts = even_parts(n, step)
+    while parts:
+        start, stop = parts.pop(0)
+        part = batch if stop - start == n else batch.rows(slice(start, stop))
+        record = _recorded(objective, part, index)
+        if stop - start > 1 and not known:
+            known = True
+            if _is_shared(objective, part, index, record):
+                parts = [(row, row + 1) for row in range(start, n)]
+                continue
+        yield start, RecordedBatch(index, part, record, mixed)
+
+
+def _is_shared(objective: Objective, batch: Batch, index: int, record: LayerRecord) -> bool:
+    """Whether examples of a batch have a layer call in common: one example alone makes it with as many positions."""
+    if objective.feed_forward is not None or not record.calls:
+        return False
+    one = _recorded(objective, batch.rows(slice(0, 1)), index).calls
+    seen, alone = ([(call.name, call.positions * call.inner) for call in calls] for calls in (record.calls, one))
+    return seen != [(name, batch.n_examples * positions) for name, positions in alone]
 
 
 def _recorded(objective: Objective, batch: Batch, index: int) -> LayerRecord:

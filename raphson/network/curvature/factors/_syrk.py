@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from raphson.linalg import MAX_DENSE_ELEMENTS, Dense, Diagonal, SymmetricOperator
+
 _PARTS = 4
 """Tiles of a large sum: of four, symmetry leaves 5/8 of a whole product."""
 
@@ -80,3 +82,30 @@ class Syrk:
         size = -(-d // _PARTS) * (2 if d < 2 * _SMALL or d * rows < 2 * _ENTRIES else 1)
         self._mirrored = min(self._mirrored, size)
         return [(start, min(start + size, d)) for start in range(0, d, size)]
+
+
+class DiagonalSyrk:
+    """The diagonal of such sums, with the same arguments: where vectors are so long that the rest has no room."""
+
+    def __init__(self, groups: int, d: int, like: Tensor, border: int = 0) -> None:
+        self._whole = like.new_zeros(groups, d + border)
+        self._sum = self._whole[:, :d]
+
+    def add(self, x: Tensor) -> None:
+        """Add the squares of ``x``, ``(B, G, d, L)``, summed over ``B`` and ``L``."""
+        self._sum += x.square().sum((0, 3))
+
+    def total(self) -> Tensor:
+        """Return the sums, ``(G, d)`` and the border."""
+        return self._whole
+
+
+def syrk_of(groups: int, d: int, like: Tensor, border: int = 0) -> Syrk | DiagonalSyrk:
+    """Return a running sum of outer products, or of its diagonal where it is larger than ``MAX_DENSE_ELEMENTS``."""
+    fits = groups * (d + border) ** 2 <= MAX_DENSE_ELEMENTS
+    return (Syrk if fits else DiagonalSyrk)(groups, d, like, border)
+
+
+def as_operator(factor: Tensor) -> SymmetricOperator:
+    """Return a sum of one group, ``(d, d)`` or its diagonal ``(d,)``, as an operator."""
+    return Dense(factor) if factor.ndim == 2 else Diagonal(factor)

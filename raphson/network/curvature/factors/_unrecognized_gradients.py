@@ -7,6 +7,7 @@ from torch import Tensor
 
 from raphson.network._objective import Objective
 from raphson.network.autodiff._double_backward import differentiable_kernels
+from raphson.network.autodiff._linearize import check_shapes
 from raphson.network.autodiff._per_example import one_example
 from raphson.network.curvature.factors._recorded_batches import RecordedBatch
 
@@ -63,6 +64,7 @@ class UnrecognizedGradients:
 
         with differentiable_kernels(objective.traits):
             found = torch.func.vmap(one, in_dims=(1, *[0] * len(tensors)), out_dims=1)(u, *tensors)
+        check_shapes(found, tuple(u.shape[:2]), values)
         return {name: found[name].reshape(*u.shape[:2], -1).detach() for name in self._names}
 
     def _separate_graphs(self) -> list[tuple[Tensor, list[Tensor]]]:

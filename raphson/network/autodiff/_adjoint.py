@@ -1,0 +1,116 @@
+r"""Whether a model's products are derivatives: its Jacobian against its transpose, and second derivatives.
+
+A function with a backward pass of its own (``torch.autograd.Function``) may have one that is no function of the output
+gradient in the eyes of autograd. The derivative of its graph then leaves it out without a word: :math:`J v` is wrong
+where :math:`J^\top u`, a plain backward pass, is right.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.network._checks import Traits
+from raphson.network._module import Inputs, Model
+from raphson.network.autodiff._linearize import Function, GradientGraph, Linearization, map_rows
+from raphson.network.autodiff._vjp_rules import custom_functions, graph_nodes
+
+_BATCHED = 2**18
+"""Entries up to which products with two vectors at once are looked at: they take the memory of two."""
+
+_STEP = 0.33
+"""The step of a difference in units of digits: the cube root of the precision is best for a central one."""
+
+
+def check_adjoint(model: Model, x: Inputs, traits: Traits, second: bool = False) -> None:
+    r"""Raise unless :math:`\langle u, J v \rangle = \langle J^\top u, v \rangle`, once for each choice of parameters.
+
+    With :math:`v = J^\top u` nothing cancels: both are a sum of squares. For the second derivatives of a model with
+    functions of its own, the derivative of :math:`J^\top u` is compared with its differences, too.
+
+    Args:
+        model: The model.
+        x: Inputs of a few examples.
+        traits: What is known about the model; remembers that it was checked.
+        second: Whether derivatives of the Jacobian are asked for.
+
+    Raises:
+        InputError: It is not; the message names the functions with a backward pass of their own.
+    """
+    key: tuple[str | bool, ...] = (*model.space.names, second)
+    if key in traits.adjoint:
+        return
+    with torch.enable_grad():
+        custom = custom_functions(graph_nodes(model.call(model.leaves(), x))[0])
+    try:
+        good = _curved_right(model, x, traits, bool(custom)) if second else _agrees(model, x, traits)
+    except RuntimeError as error:
+        raise InputError(_refusal(custom, str(error).split(". ")[0])) from error
+    if not good:
+        raise InputError(_refusal(custom, "its second derivative is missing or wrong"))
+    traits.adjoint.add(key)
+
+
+def _refusal(custom: list[str], why: str) -> str:
+    function = f"The function {', '.join(map(repr, custom))} in the model" if custom else "The model"
+    return (
+        f"{function} cannot be differentiated twice ({why.strip()}), which products with curvature need. Give its "
+        "backward pass as differentiable operations, or use rp.kfac or a dense or diagonal structure, which do not "
+        "need that."
+    )
+
+
+def _agrees(model: Model, x: Inputs, traits: Traits) -> bool:
+    lin = Linearization(model, x, traits)
+    u = _mixture(lin.outputs)
+    found = torch.cat(_rows(lin.vjp(u)))
+    size = found.norm()
+    if not bool(torch.isfinite(size) & (size > 0)):
+        return True  # nothing to see here: the loss names what is not finite
+    v = found / size
+    if lin.together and u.numel() <= _BATCHED:
+        traits.batched &= _same_in_turn(lin.jvp, v) and _same_in_turn(lambda u: torch.cat(_rows(lin.vjp(u))), u)
+    return bool(((lin.jvp(v) * u).sum() - size).abs() <= min(0.1, 10 * torch.finfo(found.dtype).eps ** 0.5) * size)
+
+
+def _same_in_turn(function: Function, row: Tensor) -> bool:
+    """Whether a function of two vectors at once is that of each: not all of torch's derivatives are under ``vmap``."""
+    pair = torch.stack([row, _mixture(row) * row.norm()])
+    at_once, in_turn = map_rows(function, pair, True), map_rows(function, pair, False)
+    tol = min(0.1, 10 * torch.finfo(row.dtype).eps ** 0.5)
+    return at_once.shape == in_turn.shape and bool((at_once - in_turn).norm() <= tol * in_turn.norm())
+
+
+def _rows(parts: tuple[Tensor, ...]) -> list[Tensor]:
+    return [part.reshape(-1) for part in parts]
+
+
+def _curved_right(model: Model, x: Inputs, traits: Traits, differences: bool) -> bool:
+    """Whether the derivative of ``J^T u`` in the parameters is what differences of it say, for a fixed ``u``."""
+    theta = model.space.vector()
+    w = _mixture(theta)
+    step = torch.finfo(theta.dtype).eps ** _STEP * max(1.0, float(theta.norm())) / float(w.norm())
+
+    def gradient(at: Tensor) -> Tensor:
+        leaves = {name: p.detach().requires_grad_() for name, p in model.space.unflatten(at).items()}
+        with torch.enable_grad():
+            f = model.call(leaves, x)
+        parts = torch.autograd.grad(f, list(leaves.values()), _mixture(f.detach()), materialize_grads=True)
+        return torch.cat(_rows(parts))
+
+    graph = GradientGraph(model, x, traits, lambda f: (_mixture(f), torch.zeros_like))
+    if graph.together and len(theta) <= _BATCHED:
+        traits.batched &= _same_in_turn(lambda w: torch.cat(_rows(graph.product(w))), w)
+    if not differences:
+        return True
+    found = torch.cat(_rows(graph.product(w)))
+    expected = (gradient(theta + step * w) - gradient(theta - step * w)) / (2 * step)
+    rounding = torch.finfo(theta.dtype).eps * graph.gradient.norm() / step
+    return bool((found - expected).norm() <= 0.02 * expected.norm() + 100 * rounding)
+
+
+def _mixture(like: Tensor) -> Tensor:
+    """Return numbers between -1 and 1 in no order, without a generator."""
+    count = torch.arange(1, like.numel() + 1, dtype=torch.float32, device=like.device)
+    return count.cos().to(like.dtype).view(like.shape)

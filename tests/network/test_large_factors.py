@@ -1,0 +1,87 @@
+"""Layers so wide that a factor has no room: its diagonal is kept, and nothing of the size of the factor is made."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import raphson as rp
+from raphson.network.curvature.factors import _syrk
+
+from .kfac_oracle import block_places, gauss_newton
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the largest tensor that an operation makes."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.size = max(self.size, out.numel())
+        return out
+
+
+class Tied(nn.Module):
+    def __init__(self, v: int) -> None:
+        super().__init__()
+        self.table, self.mix = nn.Embedding(v, 3), nn.Linear(3, 3)
+
+    def forward(self, i: Tensor) -> Tensor:
+        return torch.tanh(self.mix(self.table(i).mean(1))) @ self.table.weight.mT
+
+
+def objective(layer: str = "last") -> rp.Objective:
+    torch.manual_seed(0)
+    wide = {
+        "last": nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 9)),
+        "first": nn.Sequential(nn.Linear(9, 3), nn.Tanh(), nn.Linear(3, 4)),
+        "convolution": nn.Sequential(nn.Conv1d(3, 2, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(6, 4)),
+        "table": nn.Sequential(nn.Embedding(5, 8), nn.Tanh(), nn.Flatten(), nn.Linear(16, 4)),
+    }
+    shape, outputs = (
+        {"last": (3,), "first": (9,), "convolution": (3, 3), "table": (2,)}[layer],
+        9 if layer == "last" else 4,
+    )
+    x = torch.randint(5, (6, *shape)) if layer == "table" else torch.randn(6, *shape, dtype=torch.float64)
+    return rp.Objective(wide[layer].double(), rp.Categorical(), (x, torch.randint(outputs, (6,))))
+
+
+@pytest.mark.parametrize("bias", ["joint", "separate"])
+@pytest.mark.parametrize("layer", ["last", "first", "convolution", "table"])
+def test_a_large_factor_is_its_diagonal(layer: str, bias: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    o = objective(layer)
+    plain, exact = rp.kfac(o, bias=bias).to_dense(), gauss_newton(o)
+    monkeypatch.setattr(_syrk, "MAX_DENSE_ELEMENTS", 50)
+    for make in (rp.kfac, rp.ekfac):
+        cut = make(o, bias=bias)
+        assert any("(diagonal)" in row[2] for row in cut.report().rows)
+        if make is rp.kfac:
+            torch.testing.assert_close(cut.diagonal(), plain.diagonal())
+            gone = cut.to_dense() == 0
+            torch.testing.assert_close(cut.to_dense()[~gone], plain[~gone])
+        for places, block in zip(block_places(cut), cut.blocks, strict=True):
+            if make is rp.ekfac and bias == "joint":  # a bias of its own has the factor of kfac
+                torch.testing.assert_close(block.trace(), exact.diagonal()[places].sum())
+        b = torch.ones(o.n_parameters, dtype=torch.float64)
+        shifted = cut.shift(0.1)
+        torch.testing.assert_close(shifted @ shifted.solve(b), b)
+    with pytest.raises(rp.TooLargeError, match="estimator='exact' or 'mc'"):
+        monkeypatch.setattr("raphson.linalg._size.MAX_DENSE_ELEMENTS", 50)
+        rp.kfac(objective("last"), "recursive")
+
+
+@pytest.mark.parametrize("make", [rp.kfac, rp.ekfac])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_vocabulary_takes_no_array_of_its_square(make, tied: bool) -> None:
+    v = 20_000
+    module = Tied(v) if tied else nn.Sequential(nn.Embedding(v, 3), nn.Flatten(), nn.Linear(6, v))
+    o = rp.Objective(module, rp.Categorical(), (torch.randint(v, (3, 2)), torch.randint(v, (3,))))
+    with Largest() as largest:
+        operator = make(o, "mc", generator=torch.Generator().manual_seed(0))
+    assert largest.size < 50 * v
+    assert any(f"{v} (diagonal)" in row[2] for row in operator.report().rows)
+    assert bool(torch.isfinite(operator @ torch.ones(o.n_parameters)).all())

@@ -1,0 +1,235 @@
+"""Conditions that a model or data come in: right against the plain model in double precision, or refused by name."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse.linalg import eigsh
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+
+import raphson as rp
+
+N, D, C = 6, 4, 3
+X = torch.randn(N, D, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(N) % C
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(D, 5), nn.Tanh(), nn.Linear(5, C))
+
+
+class Inside(nn.Module):
+    """A network whose forward pass goes through a function of it."""
+
+    def __init__(self, run: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.inner, self.run = network(), run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self.inner, x)
+
+
+def autocast(module: nn.Module, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return module(x)
+
+
+def ones(o: rp.Objective) -> Tensor:
+    return torch.ones(o.n_parameters, dtype=o.dtype)
+
+
+QUANTITIES: dict[str, Callable[[rp.Objective], Tensor]] = {
+    "gradient": lambda o: o.gradient(),
+    "ggn": lambda o: rp.ggn(o) @ ones(o),
+    "cached": lambda o: rp.ggn(o, keep=True) @ ones(o),
+    "hessian": lambda o: rp.hessian(o) @ ones(o),
+    "dense": lambda o: rp.ggn(o, "dense").shift(0.1).solve(ones(o)),
+    "blocks": lambda o: rp.ggn(o, "blocks").diagonal(),
+    "diagonal": lambda o: rp.ggn(o, "diagonal").diagonal(),
+    "sampled": lambda o: rp.fisher(o, "mc", "diagonal").diagonal(),
+    "kfac": lambda o: rp.kfac(o).shift(0.1).solve(ones(o)),
+    "ekfac": lambda o: rp.ekfac(o).shift(0.1).solve(ones(o)),
+    "kfac mc": lambda o: rp.kfac(o, "mc").diagonal(),
+    "gradients": rp.example_gradients,
+    "norms": rp.example_gradient_norms,
+    "some parameters": lambda o: rp.ggn(o, "diagonal", params=[o.space.names[-1]]).diagonal(),
+}
+
+CONDITIONS: dict[str, tuple[Callable[[], nn.Module], torch.dtype, float]] = {
+    "bfloat16": (lambda: network().bfloat16(), torch.bfloat16, 5e-2),
+    "float16": (lambda: network().half(), torch.float16, 1e-2),
+    "bfloat16, recorded": (lambda: Inside(lambda m, x: m(x)).bfloat16(), torch.bfloat16, 5e-2),
+    "autocast": (lambda: Inside(autocast), torch.float32, 5e-2),
+    "autocast, float outputs": (lambda: Inside(lambda m, x: autocast(m, x).float()), torch.float32, 5e-2),
+    "checkpoint": (
+        lambda: Inside(lambda m, x: checkpoint(m, x, use_reentrant=False)).double(),
+        *(torch.float64, 1e-9),
+    ),
+    "checkpoints of a sequence": (
+        lambda: Inside(lambda m, x: checkpoint_sequential(m, 2, x, use_reentrant=False)).double(),
+        *(torch.float64, 1e-9),
+    ),
+    "compiled part": (
+        lambda: Inside(lambda m, x: torch.compile(m, backend="aot_eager")(x)).double(),
+        torch.float64,
+        1e-9,
+    ),
+    "compiled": (lambda: torch.compile(network().double(), backend="aot_eager"), torch.float64, 1e-9),
+    "data parallel": (lambda: nn.DataParallel(network().double()), torch.float64, 1e-9),
+}
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.filterwarnings("ignore::raphson.RaphsonWarning")
+def test_a_condition_changes_nothing_but_rounding(condition: str, quantity: str) -> None:
+    make, dtype, tol = CONDITIONS[condition]
+    ours = QUANTITIES[quantity](rp.Objective(make(), rp.Categorical(), (X.to(dtype), Y))).double()
+    expected = QUANTITIES[quantity](rp.Objective(network().double(), rp.Categorical(), (X.double(), Y)))
+    assert float((ours - expected).norm() / expected.norm()) < tol
+
+
+def test_checkpoints_are_pointed_out() -> None:
+    model = Inside(lambda m, x: checkpoint(m, x, use_reentrant=False))
+    with pytest.warns(rp.RaphsonWarning, match="kept instead"):
+        rp.Objective(model, rp.Categorical(), (X, Y))
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("all_padded", [True, False], ids=["a position that all leave out", "all lengths"])
+def test_an_encoder_with_a_padding_mask(nested: bool, all_padded: bool) -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(D, 2, 5, dropout=0.0, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=nested)
+            self.head = nn.Linear(D, C)
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return self.head(self.encoder(x, src_key_padding_mask=mask))
+
+    torch.manual_seed(0)
+    model = Encoder().double().eval()
+    x, mask = torch.randn(N, 5, D, dtype=torch.float64), torch.zeros(N, 5, dtype=torch.bool)
+    mask[1, 3:], mask[2, 4:] = True, True
+    mask[:, 4] |= all_padded
+    y = torch.arange(N * 5).view(N, 5) % C
+    y[mask] = -100
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rp.RaphsonWarning)
+        objective = rp.Objective(model, nn.CrossEntropyLoss(), ((x, mask), y))
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    named = dict(model.named_parameters())
+
+    def loss(theta: Tensor) -> Tensor:
+        values = objective.space.unflatten(theta)
+        f = torch.func.functional_call(model, values, (x, mask))
+        return nn.functional.cross_entropy(f.movedim(-1, 1), y)
+
+    theta = torch.cat([p.detach().reshape(-1) for p in named.values()]).requires_grad_()
+    torch.testing.assert_close(objective.value(), loss(theta).detach())
+    (gradient,) = torch.autograd.grad(loss(theta), theta)
+    torch.testing.assert_close(objective.gradient(), gradient)
+    dense = rp.ggn(objective, "dense").to_dense()
+    torch.testing.assert_close(rp.ggn(objective) @ ones(objective), dense @ ones(objective))
+    torch.testing.assert_close(rp.ggn(objective, "diagonal").diagonal(), dense.diagonal())
+    rows = rp.example_gradients(objective)
+    torch.testing.assert_close(rp.example_gradient_norms(objective), rows.norm(dim=1))
+
+
+REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
+    "meta": (
+        r"'0.weight' is on the meta device.*to_empty",
+        lambda: rp.Objective(network().to("meta"), rp.Categorical(), (X, Y)),
+    ),
+    "script": ("torch.jit module", lambda: rp.Objective(torch.jit.script(network()), rp.Categorical(), (X, Y))),
+    "trace": ("torch.jit module", lambda: rp.jacobian(torch.jit.trace(network(), X), X)),
+    "reentrant": (
+        "use_reentrant=False",
+        lambda: rp.Objective(Inside(lambda m, x: checkpoint(m, x, use_reentrant=True)), rp.Categorical(), (X, Y)),
+    ),
+    "targets (N, 1)": (
+        r"Batch 0: the targets have shape \(6, 1\).*y.squeeze\(-1\)",
+        lambda: rp.Objective(network(), rp.Categorical(), (X, Y[:, None])),
+    ),
+    "inputs of another type": (
+        "inputs have type torch.float64 and the parameters torch.float32",
+        lambda: rp.Objective(network(), rp.Categorical(), (X.double(), Y)),
+    ),
+    "arrays": ("x is a ndarray.*as_tensor", lambda: rp.Objective(network(), rp.Categorical(), (X.numpy(), Y.numpy()))),
+    "array of targets": ("y is a ndarray", lambda: rp.Objective(network(), rp.Categorical(), (X, Y.numpy()))),
+    "list of targets": ("y is a list", lambda: rp.Objective(network(), rp.Categorical(), (X, Y.tolist()))),
+    "dictionary": ("data is a dictionary of x, y", lambda: rp.Objective(network(), rp.Categorical(), {"x": X, "y": Y})),
+    "batch with labels": (
+        r"Batch 0 is a dictionary of input_ids, labels.*causal.*F.pad\(labels",
+        lambda: rp.Objective(network(), rp.Categorical(), [{"input_ids": X, "labels": Y}]),
+    ),
+    "classes on one of two equal axes": (
+        r"nn.CrossEntropyLoss has the classes on axis 1.*rp.Categorical\(\)",
+        lambda: rp.Objective(network(), nn.CrossEntropyLoss(), (X.expand(2, N, D)[:, :C], Y[:C].expand(2, C))),
+    ),
+    "vector of another type": (
+        "has dtype torch.float32, but the vector in mv has torch.float64",
+        lambda: rp.ggn(rp.Objective(network(), rp.Categorical(), (X, Y))) @ torch.ones(43, dtype=torch.float64),
+    ),
+    "Jacobian, vector of another type": (
+        "got a tensor of torch.float64.*J.dtype",
+        lambda: rp.jacobian(network(), X).mv(torch.ones(43, dtype=torch.float64)),
+    ),
+    "Jacobian, array": ("got a ndarray", lambda: rp.jacobian(network(), X).rmv(np.ones((N, C)))),
+}
+
+
+@pytest.mark.parametrize("condition", REFUSED)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_refused_in_one_sentence(condition: str) -> None:
+    match, call = REFUSED[condition]
+    with pytest.raises(rp.InputError, match=match):
+        call()
+
+
+def test_the_loss_says_where_classes_are() -> None:
+    """With as many positions as classes a likelihood, whose classes are last, is taken at its word."""
+    x, y = X.expand(2, N, D)[:, :C], Y[:C].expand(2, C)
+    objective = rp.Objective(network(), rp.Categorical(), (x, y))
+    expected = nn.functional.cross_entropy(network()(x).movedim(-1, 1), y)
+    torch.testing.assert_close(objective.value(), expected.detach())
+    longer = rp.Objective(network(), nn.CrossEntropyLoss(), (X.expand(2, N, D)[:, :5], Y[:5].expand(2, 5)))
+    assert longer.n_outputs == C
+
+
+def test_no_curvature_moves_the_global_source_of_randomness() -> None:
+    objective = rp.Objective(network(), rp.Categorical(), (X, Y))
+    before = torch.get_rng_state()
+    first = rp.kfac(objective, "mc").to_dense()
+    rp.ekfac(objective, "mc"), rp.fisher(objective, "mc", "diagonal"), rp.fisher(objective, "mc") @ ones(objective)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(rp.kfac(objective, "mc").to_dense(), first)
+
+
+def test_copies_of_a_jacobian() -> None:
+    jacobian = rp.jacobian(network(), X)
+    v = torch.ones(43)
+    assert torch.equal(copy.deepcopy(jacobian).mv(v), jacobian.mv(v))
+    for operator in (jacobian, jacobian.matrix()):
+        with pytest.raises(TypeError, match=r"cannot be pickled. Pickle .*to_dense\(\)"):
+            pickle.dumps(operator)
+
+
+def test_scipy_takes_products() -> None:
+    operator = rp.ggn(rp.Objective(network().double(), rp.Categorical(), (X.double(), Y)))
+    dense = np.asarray(operator)
+    np.testing.assert_allclose(dense, operator.to_dense().numpy())
+    found = eigsh(operator.as_scipy(), 2, return_eigenvectors=False, v0=np.ones(len(dense)))
+    np.testing.assert_allclose(np.sort(found), np.linalg.eigvalsh(dense)[-2:])
+    array = np.ones(len(dense), dtype=np.float32)
+    np.testing.assert_allclose(operator @ array, dense @ array)
