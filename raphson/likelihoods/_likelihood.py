@@ -65,6 +65,9 @@ class Likelihood(abc.ABC):
     partition_multiple: float = 1.0
     """``log_partition`` is that function times this number."""
 
+    link_names: ClassVar[tuple[str, ...]] = ()
+    """Names that the argument ``link`` may have, the default first; none where there is no such argument."""
+
     commands: ClassVar[tuple[Command, ...]] = ()
     """Names of the family on the command line."""
 
