@@ -56,6 +56,9 @@ class Likelihood(abc.ABC):
     always_finite: bool = False
     """Whether ``nll`` is finite for every target wherever outputs are smaller than the root of the largest number."""
 
+    has_units: ClassVar[bool] = False
+    """Whether outputs are in the units of the targets, so that a gradient in them depends on the units as well."""
+
     support: ClassVar[Support] = REAL
     """Where each target must lie."""
 

@@ -41,6 +41,9 @@ _ADJOINT_ROWS = 2**17
 _CACHED_BYTES = 2**28
 """Output Hessians are cached between products while their diagonals take less than this; else they are made anew."""
 
+_UNIT_ROWS = 4096
+"""Rows from which the units of the outputs are taken."""
+
 _MATRIX_ELEMENTS = 2**15
 """The map of gradients to the table's units is held as a matrix up to this size."""
 
@@ -138,10 +141,36 @@ class LinearObjective:
         return torch.cat([f for _, f in self._predictions(theta)], 1)
 
     def largest_move(self, step: Tensor) -> float:
-        """Return the largest change that a step in the parameters makes to an output."""
+        """Return the largest change that a step in the parameters makes to an output, in the units of the output."""
         still = copy.copy(self)
         still.offset = None
-        return max(float(f.abs().max()) for _, f in still._predictions(step))
+        units = torch.ones(self.n_outputs, dtype=torch.float64) if self._output_units is None else self._output_units
+        return max(float((f / units[:, None]).abs().max()) for _, f in still._predictions(step))
+
+    @cached_property
+    def _output_units(self) -> Tensor | None:
+        r"""What one is in each output ``(C,)``, where outputs have the units of the targets; else None.
+
+        One standard deviation of the most precise estimate from one row, :math:`I_{cc}^{-1/2}` at the start values: so
+        that what is small does not depend on the unit in which somebody measured.
+        """
+        if not self.likelihood.has_units:
+            return None
+        some = slice(0, _UNIT_ROWS)
+        weights = None if self.weights is None else self.weights[some]
+        start = self.likelihood.start(self.y[some], self.n_outputs, weights)
+        units = self.likelihood.fisher(start).diagonal().rsqrt()
+        return torch.where(torch.isfinite(units) & (units > 0), units, 1.0)
+
+    @cached_property
+    def _parameter_units(self) -> Tensor | None:
+        """The units of the outputs for each parameter ``(P,)``: the smallest of those that it acts on."""
+        units = self._output_units
+        if units is None:
+            return None
+        own = [(group.matrix.abs() / units[:, None]).amax(0).reciprocal() for group in self.output_map.groups]
+        parts = [unit[:, None].expand(r, d) for unit, (r, d) in zip(own, self.output_map.shapes, strict=True)]
+        return torch.cat([part.flatten() for part in parts])
 
     def has_constant_outputs(self, theta: Tensor) -> bool:
         """Return whether all rows have the same outputs, by intercepts alone."""
@@ -262,6 +291,7 @@ class LinearObjective:
             t = self.likelihood.statistic(self.y[rows], self.n_outputs)
             if t is None:
                 return None
+            t = t.reshape(-1, self.n_outputs)  # a block of one row
             total += adjoint_of(self.output_map.reduce(t.mT))
             if sums is not None or self.offset is not None:
                 weighted = t if self.weights is None else t * self.weights[rows, None]
@@ -364,9 +394,14 @@ class LinearObjective:
         return self.output_map.gradient_to_table(gradient, self.design.center, self.design.scale)
 
     def gradient_norm(self, gradient: Tensor) -> float:
-        """Return the largest entry of the gradient in the table's own units, less what rounding alone explains."""
+        """Return the largest entry of the gradient in the table's own units, less what rounding alone explains.
+
+        Where outputs have units (the mean of a Gaussian), the gradient is per standard deviation of the targets.
+        """
         matrix, floor = self._gradient_map
         size = self.table_gradient(gradient) if matrix is None else gradient.view(-1, matrix.shape[0]) @ matrix
+        if self._parameter_units is not None:
+            size = size.reshape(-1) * self._parameter_units
         if floor is not None:
             size = (size.abs().view(-1) - floor).clamp_min_(0.0)
         return float(torch.linalg.vector_norm(size, torch.inf))
@@ -415,7 +450,9 @@ class LinearObjective:
     def with_map(self, output_map: OutputMap) -> LinearObjective:
         """Return the same objective in the parameters of another map."""
         ridge = Ridge(output_map, self.ridge.columns, self.ridge.centered)
-        return self._changed(("_linear_term", "_compiled", "_gradient_map"), output_map=output_map, ridge=ridge)
+        return self._changed(
+            ("_linear_term", "_compiled", "_gradient_map", "_parameter_units"), output_map=output_map, ridge=ridge
+        )
 
     def with_curvature(self, dtype: torch.dtype, *, products: bool = False) -> LinearObjective:
         """Return the same objective with Hessians of another element type; only those of uniform maps can have it.

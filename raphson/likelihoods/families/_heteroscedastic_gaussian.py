@@ -98,6 +98,7 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
     parametrization: str = "mean_log_scale"
     link: str = "identity"
 
+    has_units = True
     link_names = ("identity", "log", "inverse")
     commands = (Command("gaussian"), Command("heteroscedastic-gaussian", constraints="own"))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from raphson.likelihoods import _parameters
 from raphson.likelihoods._closed_form import ClosedForm
 from raphson.likelihoods._command import Command
+from raphson.likelihoods._links import softplus
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, log_remainder
 from raphson.likelihoods._special._binet_together import binet_together
 from raphson.likelihoods._special._negative_binomial_information import dispersion_information
@@ -213,17 +214,28 @@ class NegativeBinomial(ClosedForm[_Parts]):
 
     def _value(self, p: _Parts) -> Tensor:
         # Half of the deviance is y log(1 + rest (y / mean - 1)) + r log(1 + share (mean / y - 1)): no large terms
-        # cancel, whatever the dispersion. Beyond exp's range both logarithms are linear.
-        bound = 0.4 * math.log(torch.finfo(p.f.dtype).max)
+        # cancel, whatever the dispersion. Far from 1 the arguments are sums of two positive terms, each by its log.
+        bound = math.log(torch.finfo(p.f.dtype).max) - 0.1
         d = torch.where(p.some, p.log_mean - p.of_count.log_y, p.log_mean)
         low = d.clamp(-bound, bound)
-        mean_excess = torch.where(p.some, torch.expm1(low), low.exp())
-        z = torch.where(p.some, p.of_count.share, p.log_dispersion.exp()) * mean_excess
+        x = p.of_count.log_y + p.log_dispersion
+        log_share, log_rest = -softplus(-x), -softplus(x)
+
+        change = p.of_count.rest * torch.expm1(-low)
+        far = (change < -0.5) | (change > 1)
+        near = torch.log1p(torch.where(far, 0.0, change))
+        first = p.y * torch.where(far, torch.logaddexp(log_share, log_rest - d), near)
+
+        excess = torch.where(p.some, torch.expm1(low), low.exp())
+        log_z = torch.where(p.some, log_share, p.log_dispersion) + d
+        z = torch.where(p.some, p.of_count.share, p.log_dispersion.exp()) * excess
+        far = (z < -0.5) | (log_z > 0)
+        z = torch.where(far, 0.0, z)
         ratio = torch.where(z == 0, 1.0, torch.log1p(z) / torch.where(z == 0, 1.0, z))
-        second = p.y.clamp(min=1.0) * p.of_count.rest * mean_excess * ratio + p.size.clamp(max=math.exp(bound)) * (
-            d - bound
-        ).clamp(min=0)
-        first = p.y * (torch.log1p(p.of_count.rest * torch.expm1(-low)) + (-d - bound).clamp(min=0))
+        near = p.y.clamp(min=1.0) * p.of_count.rest * torch.where(d > bound, math.inf, excess) * ratio
+        second = torch.where(
+            far, p.size * torch.where(p.some, torch.logaddexp(log_share + d, log_rest), softplus(log_z)), near
+        )
         return _parameters.total(second + torch.where(p.some, first + p.of_count.stirling, 0.0), p.f)
 
     def _gradient(self, p: _Parts) -> Tensor:
