@@ -140,12 +140,21 @@ class LinearObjective:
         """Return the outputs of all rows, ``(C, N)``, offset included."""
         return torch.cat([f for _, f in self._predictions(theta)], 1)
 
-    def largest_move(self, step: Tensor) -> float:
-        """Return the largest change that a step in the parameters makes to an output, in the units of the output."""
+    def largest_move(self, step: Tensor, *, in_units: bool = False) -> float:
+        """Return the largest change that a step in the parameters makes to an output.
+
+        Args:
+            step: In the parameters, ``(P,)``.
+            in_units: Whether it is counted in the units of the output, where outputs have units.
+
+        Returns:
+            The change.
+        """
         still = copy.copy(self)
         still.offset = None
-        units = torch.ones(self.n_outputs, dtype=torch.float64) if self._output_units is None else self._output_units
-        return max(float((f / units[:, None]).abs().max()) for _, f in still._predictions(step))
+        units = self._output_units if in_units else None
+        size = 1.0 if units is None else units[:, None]
+        return max(float((f / size).abs().max()) for _, f in still._predictions(step))
 
     @cached_property
     def _output_units(self) -> Tensor | None:

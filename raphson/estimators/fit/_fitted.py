@@ -121,8 +121,8 @@ class Fitted:
         return torch.kron(torch.eye(q, dtype=torch.float64), basis)
 
     def largest_move(self, step: Tensor) -> float:
-        """Return the largest change that a step in the solver's parameters makes to an output."""
-        return self.objective.largest_move(step)
+        """Return the largest change that a step in the solver's parameters makes to an output, in its units."""
+        return self.objective.largest_move(step, in_units=True)
 
     def standardized(self, step: Tensor) -> Tensor:
         """Return a step in the solver's parameters as reported ones of standardized columns, ``(P,)``."""

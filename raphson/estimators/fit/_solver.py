@@ -62,6 +62,9 @@ _MISSING = 1e-2
 _TIGHTENINGS, _TIGHTER = 6, 1e-3
 """How often a fit goes on for that, each time to this share of the tolerance: down to the rounding of a double."""
 
+_MOVED = 1e-5
+"""Standard errors that the last step may move some combination of coefficients for the Hessian before it to be kept."""
+
 _ROUNDED = 2.0**-40
 """Share of the objective by which rounding may make the result seem worse than the start."""
 
@@ -133,6 +136,8 @@ def _certified(
         steps = enumerate(more.history[1:], start=len(solution.history))
         history = (*solution.history, *(step._replace(iteration=i) for i, step in steps))
         solution = replace(more, history=history, iterations=len(history) - 1)
+    if math.sqrt(objective.total_weight) * solution.newton_decrement > _MOVED:
+        solution = replace(solution, hessian=None)
     first = solution.history[0].value
     if solution.converged and solution.value > first + _ROUNDED * max(1.0, abs(first)):
         return replace(solution, status=Status.STALLED)
