@@ -33,9 +33,28 @@ class _Parts:
     shape: Tensor
 
     @cached_property
+    def scaled(self) -> Tensor:
+        """``shape * excess``, of which one factor may be zero and the other infinite."""
+        small, large = self._sides
+        above = (self.log_shape + large).exp() * -torch.expm1(-large)
+        return torch.where(self.d == 0, 0.0, torch.where(self.d > 1, above, self.shape * torch.expm1(small)))
+
+    @cached_property
+    def scaled_rest(self) -> Tensor:
+        """``shape * (excess - d)``."""
+        small, large = self._sides
+        above = (self.log_shape + large).exp() * (1 - (1 + large) * (-large).exp())
+        near = self.shape * (torch.expm1(small) - small)
+        return torch.where(self.d == 0, 0.0, torch.where(self.d > 1, above, near))
+
+    @property
+    def _sides(self) -> tuple[Tensor, Tensor]:
+        return self.d.clamp(max=1.0), self.d.clamp(min=1.0)
+
+    @cached_property
     def binet(self) -> tuple[Tensor, Tensor]:
         """The derivatives of Binet's function at the shape: only a shape that is an output has any use for them."""
-        return binet_derivatives(self.shape)
+        return binet_derivatives(self.shape.clamp_min(torch.finfo(self.shape.dtype).tiny ** 0.4))
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,21 +183,23 @@ class Gamma(ClosedForm[_Parts]):
         return _Parts(f, log_y, d, torch.expm1(d), log_shape, log_shape.exp())
 
     def _value(self, p: _Parts) -> Tensor:
-        of_shape = binet(p.shape) - 0.5 * p.log_shape + HALF_LOG_TWO_PI
-        return _parameters.total(p.shape * (p.excess - p.d) + (p.log_y + of_shape), p.f)
+        # Binet's function of a shape that underflows is half of its logarithm
+        tiny = torch.finfo(p.shape.dtype).tiny ** 0.4
+        below = (math.log(tiny) - p.log_shape).clamp(min=0)
+        of_shape = binet(p.shape.clamp_min(tiny)) + 0.5 * (below - p.log_shape) + HALF_LOG_TWO_PI
+        return _parameters.total(p.scaled_rest + (p.log_y + of_shape), p.f)
 
     def _gradient(self, p: _Parts) -> Tensor:
-        mean = -p.shape * p.excess
         if self.dispersion is not None:
-            return mean
-        return _parameters.interleaved(mean, p.shape * (p.excess - p.d) + (p.binet[0] - 0.5))
+            return -p.scaled
+        return _parameters.interleaved(-p.scaled, p.scaled_rest + (p.binet[0] - 0.5))
 
     def _observed(self, p: _Parts) -> SymmetricOperator:
-        mean = p.shape * p.d.exp()
+        mean = (p.log_shape + p.d).exp()
         if self.dispersion is not None:
             return Diagonal(mean)
         first, second = p.binet
-        return _parameters.blocks(mean, -p.shape * p.excess, p.shape * (p.excess - p.d) + (first + second))
+        return _parameters.blocks(mean, -p.scaled, p.scaled_rest + (first + second))
 
     def _expected(self, p: _Parts) -> Diagonal:
         if self.dispersion is not None:
