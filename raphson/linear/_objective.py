@@ -32,6 +32,7 @@ from raphson.linear._hessian import LinearHessian, Part, narrowed
 from raphson.linear._khatri_rao import score_pairs
 from raphson.linear._output_map import OutputMap
 from raphson.linear._ridge import Ridge
+from raphson.linear._units import gradient_map, output_units, parameter_units
 
 Kind = Literal["observed", "expected"]
 
@@ -40,12 +41,6 @@ _ADJOINT_ROWS = 2**17
 
 _CACHED_BYTES = 2**28
 """Output Hessians are cached between products while their diagonals take less than this; else they are made anew."""
-
-_UNIT_ROWS = 4096
-"""Rows from which the units of the outputs are taken."""
-
-_MATRIX_ELEMENTS = 2**15
-"""The map of gradients to the table's units is held as a matrix up to this size."""
 
 
 class Evaluation(NamedTuple):
@@ -141,15 +136,7 @@ class LinearObjective:
         return torch.cat([f for _, f in self._predictions(theta)], 1)
 
     def largest_move(self, step: Tensor, *, in_units: bool = False) -> float:
-        """Return the largest change that a step in the parameters makes to an output.
-
-        Args:
-            step: In the parameters, ``(P,)``.
-            in_units: Whether it is counted in the units of the output, where outputs have units.
-
-        Returns:
-            The change.
-        """
+        """Return the largest change that a step in the parameters makes to an output, in its units if asked."""
         still = copy.copy(self)
         still.offset = None
         units = self._output_units if in_units else None
@@ -158,28 +145,11 @@ class LinearObjective:
 
     @cached_property
     def _output_units(self) -> Tensor | None:
-        r"""What one is in each output ``(C,)``, where outputs have the units of the targets; else None.
-
-        One standard deviation of the most precise estimate from one row, :math:`I_{cc}^{-1/2}` at the start values: so
-        that what is small does not depend on the unit in which somebody measured.
-        """
-        if not self.likelihood.has_units:
-            return None
-        some = slice(0, _UNIT_ROWS)
-        weights = None if self.weights is None else self.weights[some]
-        start = self.likelihood.start(self.y[some], self.n_outputs, weights)
-        units = self.likelihood.fisher(start).diagonal().rsqrt()
-        return torch.where(torch.isfinite(units) & (units > 0), units, 1.0)
+        return output_units(self.likelihood, self.y, self.weights, self.n_outputs)
 
     @cached_property
     def _parameter_units(self) -> Tensor | None:
-        """The units of the outputs for each parameter ``(P,)``: the smallest of those that it acts on."""
-        units = self._output_units
-        if units is None:
-            return None
-        own = [(group.matrix.abs() / units[:, None]).amax(0).reciprocal() for group in self.output_map.groups]
-        parts = [unit[:, None].expand(r, d) for unit, (r, d) in zip(own, self.output_map.shapes, strict=True)]
-        return torch.cat([part.flatten() for part in parts])
+        return None if self._output_units is None else parameter_units(self._output_units, self.output_map)
 
     def has_constant_outputs(self, theta: Tensor) -> bool:
         """Return whether all rows have the same outputs, by intercepts alone."""
@@ -403,10 +373,7 @@ class LinearObjective:
         return self.output_map.gradient_to_table(gradient, self.design.center, self.design.scale)
 
     def gradient_norm(self, gradient: Tensor) -> float:
-        """Return the largest entry of the gradient in the table's own units, less what rounding alone explains.
-
-        Where outputs have units (the mean of a Gaussian), the gradient is per standard deviation of the targets.
-        """
+        """Return the largest entry of the gradient in the units of table and outputs, less what rounding explains."""
         matrix, floor = self._gradient_map
         size = self.table_gradient(gradient) if matrix is None else gradient.view(-1, matrix.shape[0]) @ matrix
         if self._parameter_units is not None:
@@ -417,20 +384,7 @@ class LinearObjective:
 
     @cached_property
     def _gradient_map(self) -> tuple[Tensor | None, Tensor | None]:
-        """The matrix of ``table_gradient``, of one output's where all have the same, and what rounding explains."""
-        first, uniform = int(self.design.intercept), self.output_map.is_uniform
-        matrix, n = None, self.design.n_columns if uniform else self.n_parameters
-        if uniform and n * n <= _MATRIX_ELEMENTS:
-            matrix = torch.diag(torch.cat([self.design.scale.new_ones(first), self.design.scale]))
-            matrix[:first, first:] += self.design.center
-        elif n * n <= _MATRIX_ELEMENTS:
-            matrix = self.table_gradient(torch.eye(n, dtype=torch.float64))
-        # what rounding makes of the gradient of a column of this size; a column of size 1e24 has 1e8 at the optimum
-        size = (self.design.center.square() + self.design.scale.square()).sqrt() * 2.0**-46
-        if not bool((size > 1e-12).any()):
-            return matrix, None
-        columns = torch.cat([size.new_zeros(first), size])
-        return matrix, self.output_map.per_parameter(columns)
+        return gradient_map(self.design, self.output_map)
 
     # parts and other forms ---------------------------------------------------------------------------------------
 
