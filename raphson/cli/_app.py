@@ -71,6 +71,10 @@ def fit(
     trials: Annotated[
         int | None, typer.Option(help="Trials that a binomial target counts the successes of.", min=1, max=_LARGEST)
     ] = None,
+    link: Annotated[
+        str | None,
+        typer.Option(help="Such as probit or cloglog (bernoulli), inverse (gamma), log.", metavar="NAME"),
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="Column of weights.", metavar="COLUMN")] = None,
     offset: Annotated[
         list[str] | None,
@@ -115,6 +119,7 @@ def fit(
         likelihood=likelihood,
         levels=levels,
         trials=trials,
+        link=link,
         weights=weights,
         offset=tuple(offset or ()),
         drop=tuple(drop or ()),
@@ -154,7 +159,7 @@ def explain(
     shape: Annotated[float | None, typer.Option(help="Known shape of the Weibull.")] = None,
     df: Annotated[float | None, typer.Option(help="Known degrees of freedom of Student's t.")] = None,
     trials: Annotated[int | None, typer.Option(help="Number of trials of the binomial.", max=_LARGEST)] = None,
-    link: Annotated[str | None, typer.Option(help="Of the ordinal likelihood: logit, probit or cloglog.")] = None,
+    link: Annotated[str | None, typer.Option(help="Such as probit (bernoulli, ordinal) or inverse (gamma).")] = None,
     censored: Annotated[bool, typer.Option("--censored", help="Right-censored durations.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write an HTML page.", metavar="FILE")] = None,

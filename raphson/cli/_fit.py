@@ -72,7 +72,7 @@ def run_fit(options: FitOptions) -> int:
         # What the fit warns of is in the notes of its summary, and in the exit code.
         warnings.simplefilter("ignore")
         if name == CATEGORICAL:
-            given = {"--levels": options.levels, "--trials": options.trials}
+            given = {"--levels": options.levels, "--trials": options.trials, "--link": options.link}
             unfit = [f"--formula {next(iter(named))}=..."] if named else [o for o, v in given.items() if v is not None]
             if unfit:
                 raise rp.InputError(f"{unfit[0]} does not go with classes; say with --likelihood what the target is.")

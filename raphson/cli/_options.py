@@ -23,6 +23,7 @@ class FitOptions:
     likelihood: str | None
     levels: str | None
     trials: int | None
+    link: str | None
     weights: str | None
     offset: tuple[str, ...]
     drop: tuple[str, ...]

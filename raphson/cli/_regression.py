@@ -81,7 +81,7 @@ def fit_regression(
                 f"column '{target}', data row {int(data.rows[row]) + 1}: {y[row]:g} is too large to compute with; "
                 "change the unit of the column."
             )
-    likelihood = choice.make(kind, number)
+    likelihood = choice.make(kind, number, options.link)
     settings: dict[str, Any] = {
         "l2": options.l2,
         "tol": options.tol,

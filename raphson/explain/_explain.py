@@ -161,6 +161,8 @@ def _title(likelihood: Likelihood) -> str:
     for field in fields(likelihood):  # type: ignore[arg-type]
         value = getattr(likelihood, field.name)
         default = field.default
+        if field.name == "link" and value in likelihood.link_names[:1]:
+            continue
         if isinstance(value, Tensor):
             value = value.tolist()
         elif hasattr(value, "nll"):

@@ -19,6 +19,7 @@ from raphson.likelihoods._support import COUNT as COUNT
 from raphson.likelihoods._support import NONNEGATIVE as NONNEGATIVE
 from raphson.likelihoods._support import OPEN_UNIT_INTERVAL as OPEN_UNIT_INTERVAL
 from raphson.likelihoods._support import POSITIVE as POSITIVE
+from raphson.likelihoods._support import REAL as REAL
 from raphson.likelihoods._support import UNIT_INTERVAL as UNIT_INTERVAL
 from raphson.likelihoods.composed._automatic import AutomaticLikelihood as AutomaticLikelihood
 from raphson.likelihoods.composed._function import FunctionOptions as FunctionOptions

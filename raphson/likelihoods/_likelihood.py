@@ -56,6 +56,9 @@ class Likelihood(abc.ABC):
     always_finite: bool = False
     """Whether ``nll`` is finite for every target wherever outputs are smaller than the root of the largest number."""
 
+    has_units: ClassVar[bool] = False
+    """Whether outputs are in the units of the targets, so that a gradient in them depends on the units as well."""
+
     support: ClassVar[Support] = REAL
     """Where each target must lie."""
 
@@ -64,6 +67,9 @@ class Likelihood(abc.ABC):
 
     partition_multiple: float = 1.0
     """``log_partition`` is that function times this number."""
+
+    link_names: ClassVar[tuple[str, ...]] = ()
+    """Names that the argument ``link`` may have, the default first; none where there is no such argument."""
 
     commands: ClassVar[tuple[Command, ...]] = ()
     """Names of the family on the command line."""

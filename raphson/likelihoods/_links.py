@@ -111,7 +111,8 @@ def as_link(link: str | Link) -> Link:
         other = next((known.name for known in LINKS.values() if known.inverse_name == link), None)
         hint = f"'{link}' is the inverse of '{other}': did you mean '{other}'? " if other else ""
         raise InputError(
-            f"There is no link '{link}'. {hint}A link maps the model's output to the parameter; known are "
+            f"There is no link '{link}'. {hint}Links by the name of a model are arguments of the families, "
+            "Bernoulli(link='probit'). Here a link maps the model's output to the parameter; known are "
             f"{', '.join(LINKS)}, and a Link object for another."
         )
     return LINKS[link]

@@ -32,6 +32,7 @@ from raphson.linear._hessian import Evaluation, LinearHessian, Part, narrowed
 from raphson.linear._khatri_rao import score_pairs
 from raphson.linear._output_map import OutputMap
 from raphson.linear._ridge import Ridge
+from raphson.linear._units import gradient_map, output_units, parameter_units
 
 Kind = Literal["observed", "expected"]
 
@@ -40,9 +41,6 @@ _ADJOINT_ROWS = 2**17
 
 _CACHED_BYTES = 2**28
 """Output Hessians are cached between products while their diagonals take less than this; else they are made anew."""
-
-_MATRIX_ELEMENTS = 2**15
-"""The map of gradients to the table's units is held as a matrix up to this size."""
 
 
 class LinearObjective:
@@ -129,11 +127,21 @@ class LinearObjective:
         """Return the outputs of all rows, ``(C, N)``, offset included."""
         return torch.cat([f for _, f in self._predictions(theta)], 1)
 
-    def largest_move(self, step: Tensor) -> float:
-        """Return the largest change that a step in the parameters makes to an output."""
+    def largest_move(self, step: Tensor, *, in_units: bool = False) -> float:
+        """Return the largest change that a step in the parameters makes to an output, in its units if asked."""
         still = copy.copy(self)
         still.offset = None
-        return max(float(f.abs().max()) for _, f in still._predictions(step))
+        units = self._output_units if in_units else None
+        size = 1.0 if units is None else units[:, None]
+        return max(float((f / size).abs().max()) for _, f in still._predictions(step))
+
+    @cached_property
+    def _output_units(self) -> Tensor | None:
+        return output_units(self.likelihood, self.y, self.weights, self.n_outputs)
+
+    @cached_property
+    def _parameter_units(self) -> Tensor | None:
+        return None if self._output_units is None else parameter_units(self._output_units, self.output_map)
 
     def has_constant_outputs(self, theta: Tensor) -> bool:
         """Return whether all rows have the same outputs, by intercepts alone."""
@@ -253,6 +261,7 @@ class LinearObjective:
             t = self.likelihood.statistic(self.y[rows], self.n_outputs)
             if t is None:
                 return None
+            t = t.reshape(-1, self.n_outputs)  # a block of one row
             total += adjoint_of(self.output_map.reduce(t.mT))
             if sums is not None or self.offset is not None:
                 weighted = t if self.weights is None else t * self.weights[rows, None]
@@ -355,29 +364,18 @@ class LinearObjective:
         return self.output_map.gradient_to_table(gradient, self.design.center, self.design.scale)
 
     def gradient_norm(self, gradient: Tensor) -> float:
-        """Return the largest entry of the gradient in the table's own units, less what rounding alone explains."""
+        """Return the largest entry of the gradient in the units of table and outputs, less what rounding explains."""
         matrix, floor = self._gradient_map
         size = self.table_gradient(gradient) if matrix is None else gradient.view(-1, matrix.shape[0]) @ matrix
+        if self._parameter_units is not None:
+            size = size.reshape(-1) * self._parameter_units
         if floor is not None:
             size = (size.abs().view(-1) - floor).clamp_min_(0.0)
         return float(torch.linalg.vector_norm(size, torch.inf))
 
     @cached_property
     def _gradient_map(self) -> tuple[Tensor | None, Tensor | None]:
-        """The matrix of ``table_gradient``, of one output's where all have the same, and what rounding explains."""
-        first, uniform = int(self.design.intercept), self.output_map.is_uniform
-        matrix, n = None, self.design.n_columns if uniform else self.n_parameters
-        if uniform and n * n <= _MATRIX_ELEMENTS:
-            matrix = torch.diag(torch.cat([self.design.scale.new_ones(first), self.design.scale]))
-            matrix[:first, first:] += self.design.center
-        elif n * n <= _MATRIX_ELEMENTS:
-            matrix = self.table_gradient(torch.eye(n, dtype=torch.float64))
-        # what rounding makes of the gradient of a column of this size; a column of size 1e24 has 1e8 at the optimum
-        size = (self.design.center.square() + self.design.scale.square()).sqrt() * 2.0**-46
-        if not bool((size > 1e-12).any()):
-            return matrix, None
-        columns = torch.cat([size.new_zeros(first), size])
-        return matrix, self.output_map.per_parameter(columns)
+        return gradient_map(self.design, self.output_map)
 
     # parts and other forms ---------------------------------------------------------------------------------------
 
@@ -406,7 +404,9 @@ class LinearObjective:
     def with_map(self, output_map: OutputMap) -> LinearObjective:
         """Return the same objective in the parameters of another map."""
         ridge = Ridge(output_map, self.ridge.columns, self.ridge.centered)
-        return self._changed(("_linear_term", "_compiled", "_gradient_map"), output_map=output_map, ridge=ridge)
+        return self._changed(
+            ("_linear_term", "_compiled", "_gradient_map", "_parameter_units"), output_map=output_map, ridge=ridge
+        )
 
     def with_curvature(self, dtype: torch.dtype, *, products: bool = False) -> LinearObjective:
         """Return the same objective with Hessians of another element type; only those of uniform maps can have it.

@@ -43,6 +43,9 @@ _SHORT = 1e-6
 _STILL = 1e-8
 """Newton decrement up to which a Hessian before the last step is as good as the one after it."""
 
+_ROUNDED = 2.0**-46
+"""Share of the value by which the last step may seem to raise it: rounding."""
+
 Propose = Callable[[Problem, Tensor, Evaluation], Tensor | None]
 """Turns objective, starting point and state there into a point that is likely better, or None."""
 
@@ -297,7 +300,8 @@ def finish_run(
             there = theta + last.step
             new_value, gradient = problem.value_and_gradient(there)
             new_norm = problem.gradient_norm(gradient)
-            if new_norm <= norm:  # else rounding has the last word
+            # else rounding has the last word: the gradient of a mean is small where rows of little weight are far off
+            if new_norm <= norm and new_value <= value + _ROUNDED * max(abs(value), 1.0):
                 theta, value, norm = there, new_value, new_norm
         else:
             theta = theta + last.step

@@ -189,3 +189,26 @@ def test_every_name_fits(cli, table, name: str) -> None:
 def test_what_cannot_be_is_one_sentence(cli, table, arguments: list[str], message: str) -> None:
     code, out, err = cli("fit", table[0], *arguments)
     assert code == 2 and out == "" and err.count("\n") == 1 and message in err, err
+
+
+def test_links_by_name(cli, table, tmp_path: Path) -> None:
+    path, frame = table
+    code, out, err = cli("fit", path, "--formula", "passed ~ x + g", "--likelihood", "bernoulli", "--link", "probit")
+    assert (code, err) == (0, "")
+    binomial = sm.families.Binomial(sm.families.links.Probit())
+    oracle = sm.GLM(frame["passed"] == "yes", exog(frame), family=binomial).fit(tol=1e-12)
+    found = np.array(list(rows(out, "probit of passed").values()))
+    np.testing.assert_allclose(found[:, 0], oracle.params, rtol=1e-3)
+
+    options = ("--likelihood", "gamma", "--link", "inverse", "--save", tmp_path / "m")
+    assert cli("fit", path, "--formula", "time ~ g", *options).code == 0
+    assert cli("predict", tmp_path / "m", path, "--out", tmp_path / "p.csv").code == 0
+    means = pd.read_csv(tmp_path / "p.csv").iloc[:, 0].groupby(frame["g"]).first()
+    np.testing.assert_allclose(means, frame.groupby("g")["time"].mean(), rtol=1e-4)
+
+    code, _, err = cli("fit", path, "--formula", "visits ~ x", "--likelihood", "poisson", "--link", "probit")
+    assert code == 2 and "'poisson' has no link 'probit'; choose one of log, identity, sqrt" in err
+    code, _, err = cli("fit", path, "--formula", "years ~ x", "--link", "log", "--likelihood", "student-t")
+    assert code == 2 and "it takes none" in err
+    code, out, err = cli("explain", "bernoulli", "--link", "probit")
+    assert (code, err) == (0, "") and out.startswith("Bernoulli(link='probit')") and "p = Φ(η)" in out

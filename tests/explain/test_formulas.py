@@ -17,6 +17,7 @@ from torch import Tensor
 import raphson as rp
 from raphson import likelihoods as lk
 from raphson.explain._check import evaluate
+from raphson.likelihoods._special._binary_links import BINARY_LINKS
 from raphson.likelihoods.formulas import Definition
 
 PARAMETRIZATIONS = (
@@ -31,6 +32,22 @@ PARAMETRIZATIONS = (
 WEIGHTS = torch.tensor([0.5, 2.0, 1.25], dtype=torch.float64)
 MEMBERS: dict[str, Callable[[], lk.Likelihood]] = {
     "gaussian": lambda: lk.Gaussian(0.7),
+    **{f"gaussian_{link}": (lambda link=link: lk.Gaussian(0.7, link=link)) for link in ("log", "inverse")},
+    **{
+        f"gaussian_scale_{link}": (lambda link=link: lk.HeteroscedasticGaussian(link=link))
+        for link in ("log", "inverse")
+    },
+    **{f"bernoulli_{link}": (lambda link=link: lk.Bernoulli(link=link)) for link in BINARY_LINKS},
+    **{f"binomial_{link}": (lambda link=link: lk.Binomial(5, link)) for link in BINARY_LINKS},
+    **{f"poisson_{link}": (lambda link=link: lk.Poisson(link)) for link in ("identity", "sqrt")},
+    **{
+        f"{kind.__name__}_{link}_{phi}": (lambda kind=kind, link=link, phi=phi: kind(phi, link))
+        for kind in (lk.Gamma, lk.InverseGaussian, lk.NegativeBinomial)
+        for link in ("identity", "inverse", "inverse_squared", "sqrt")
+        if link in kind.link_names
+        for phi in (None, 0.6)
+        if phi or kind is not lk.InverseGaussian
+    },
     "squares": lambda: lk.Gaussian(0.5**0.5, normalized=False),
     **{name: (lambda name=name: lk.HeteroscedasticGaussian(name)) for name in PARAMETRIZATIONS},
     "multivariate": lambda: lk.MultivariateGaussian(2),

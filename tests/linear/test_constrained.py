@@ -179,7 +179,7 @@ def test_without_small_matrices_the_same(layout, monkeypatch):
     objective, _, _, theta = make(layout, weights=True, l2=0.1)
     at, norm = objective.evaluate(theta), objective.gradient_norm(objective.evaluate(theta).gradient)
     monkeypatch.setattr("raphson.linear._output_map._MATRIX_ELEMENTS", 0)
-    monkeypatch.setattr("raphson.linear._objective._MATRIX_ELEMENTS", 0)
+    monkeypatch.setattr("raphson.linear._units._MATRIX_ELEMENTS", 0)
     other, _, _, _ = make(layout, weights=True, l2=0.1)
     again = other.evaluate(theta)
     assert again.value == pytest.approx(at.value, rel=1e-14)

@@ -7,13 +7,15 @@ singular along a shift of all classes, which no reported contrast sees.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from raphson._errors import InputError, NotEstimableError, TooLargeError
+from raphson._errors import InputError, NotEstimableError, RaphsonWarning, TooLargeError
 from raphson.estimators.fit._fitted import Fitted
 from raphson.infer import Estimates, inverse_information, sandwich, small_sample_factor
 from raphson.linalg import CGStatus, Dense, cg
@@ -57,7 +59,7 @@ def estimates(
             "standard_errors(columns=['x1', 'x2']), which forms only their part of the inverse."
         )
     free, name = _free_covariance(fitted, kind, groups, correction, weights)
-    return Estimates(
+    made = Estimates(
         values=fitted.reported(fitted.solution.theta[None])[0],
         covariance=Dense(fitted.covariance(free)),
         labels=fitted.layout.labels,
@@ -65,6 +67,25 @@ def estimates(
         estimable=fitted.estimable,  # type: ignore[arg-type]
         null_space=fitted.null_space,
     )
+    return _representable(made)
+
+
+def _representable(found: Estimates) -> Estimates:
+    """Return estimates without those whose variance has no number: columns near 1e300 or 1e-300."""
+    matrix = found.covariance.to_dense()
+    variances = matrix.diagonal()
+    lost = found.estimable & ~(torch.isfinite(variances) & (variances > torch.finfo(torch.float64).tiny))
+    if not bool(lost.any()):
+        return found
+    names = ", ".join(f"'{' of '.join(reversed(found.labels[i]))}'" for i in lost.nonzero()[:5, 0].tolist())
+    warnings.warn(
+        f"The variance of the coefficient {names} is beyond the range of double precision: no standard error is given. "
+        "Change the unit of the column.",
+        RaphsonWarning,
+        stacklevel=4,
+    )
+    matrix = torch.where(lost[:, None] | lost, 0.0, matrix)
+    return replace(found, covariance=Dense(matrix), estimable=found.estimable & ~lost)
 
 
 def _free_covariance(

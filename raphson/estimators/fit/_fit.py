@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from raphson._errors import CollinearityWarning, RaphsonWarning
+from raphson._errors import CollinearityWarning, InputError, RaphsonWarning
 from raphson.data import DenseDesign, Design, SparseDesign
 from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.fit._options import FitOptions
@@ -16,8 +17,9 @@ from raphson.estimators.fit._start import guess, start_coefficients
 from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._collinear import Collinearity, find_collinear
-from raphson.likelihoods import Likelihood
+from raphson.likelihoods import REAL, Likelihood
 from raphson.linear import LinearObjective, OutputMap
+from raphson.solve import Status
 
 _WORKING_VECTORS = 12
 """Arrays of the size of the coefficients that a fit without a dense Hessian holds at once, in float64."""
@@ -43,6 +45,9 @@ def fit(
 
     Returns:
         The fit, and what is collinear, or None where nothing is or it was not looked for.
+
+    Raises:
+        InputError: If there is nothing to fit.
     """
     report = layout.output_map
     uniform, first = report.is_uniform, int(report.intercept)
@@ -71,6 +76,11 @@ def fit(
     objective = LinearObjective(
         design, likelihood, rows.y, solver_map, weights=rows.weights, offset=rows.offset, l2=options.l2
     )
+    if not objective.n_parameters:
+        raise InputError(
+            "There is no coefficient to fit: all targets are in one class, or no column varies and there is no "
+            "intercept. Give targets of two classes or more, or a column."
+        )
     _announce(objective)
     theta = torch.zeros(objective.n_parameters, dtype=torch.float64)
     if start is not None or not relative:
@@ -78,7 +88,26 @@ def fit(
         theta = _from_table(objective, coef[:, columns], relative)
     with options.shown_progress() as callback:
         solution = solve(objective, theta, options, callback, warm=start is not None)
-    return Fitted(objective, solution, layout, kept, null, rows.y.shape[0]), collinearity
+    made = Fitted(objective, solution, layout, kept, null, rows.y.shape[0])
+    bounded = any(domain is not REAL for domain in likelihood.domains)
+    if solution.converged and (bounded or not likelihood.concave):
+        made = _inside(made, rows)
+    return made, collinearity
+
+
+def _inside(fitted: Fitted, rows: Rows) -> Fitted:
+    """Return a fit marked as stalled where the log-likelihood at its coefficients is no number.
+
+    On the edge of the domain of an output (a mean of zero) and where a log-likelihood has no bound (a scale of zero in
+    some row), rounding alone decides whether it is one: that is no maximum.
+    """
+    coef, ones = fitted.coefficients(), int(fitted.layout.output_map.intercept)
+    f = torch.as_tensor(rows.x @ (coef[:, ones:].mT if isinstance(rows.x, Tensor) else coef[:, ones:].mT.numpy()))
+    f = f + coef[:, 0] if ones else f
+    nll = fitted.objective.likelihood.nll(f if rows.offset is None else f + rows.offset, rows.y)
+    if bool(torch.isfinite(nll).all()):
+        return fitted
+    return replace(fitted, solution=replace(fitted.solution, status=Status.STALLED))
 
 
 def null_predictors(rows: Rows, likelihood: Likelihood, n_outputs: int, intercepts: Tensor) -> Tensor:

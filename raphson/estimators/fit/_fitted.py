@@ -117,11 +117,13 @@ class Fitted:
         q = report.basis.shape[1]
         if q * q * d * r > _NULL_SPACE_ELEMENTS:
             return None
-        return torch.kron(torch.eye(q, dtype=torch.float64), self.null_basis.contiguous())
+        # kron does not take a single column with the stride that qr gives it, which contiguous() leaves as it is
+        basis = self.null_basis.clone(memory_format=torch.contiguous_format)
+        return torch.kron(torch.eye(q, dtype=torch.float64), basis)
 
     def largest_move(self, step: Tensor) -> float:
-        """Return the largest change that a step in the solver's parameters makes to an output."""
-        return self.objective.largest_move(step)
+        """Return the largest change that a step in the solver's parameters makes to an output, in its units."""
+        return self.objective.largest_move(step, in_units=True)
 
     def standardized(self, step: Tensor) -> Tensor:
         """Return a step in the solver's parameters as reported ones of standardized columns, ``(P,)``."""

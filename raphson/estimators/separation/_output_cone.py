@@ -47,6 +47,8 @@ _FREE, _HELD = 2, 3
 _KINDS = 2000  # with more different patterns of targets than this nothing is decided: each takes calls of its own
 _DENSE = 32  # conditions on up to so many classes are dense: fewer calls, and no more work than the rows are
 
+_BOUNDED = ("log", "identity")  # links of a probability whose outputs cannot run off in both directions
+
 
 @dataclass(frozen=True, eq=False)
 class OutputCone:
@@ -151,7 +153,9 @@ def _(likelihood: Likelihood, y: Tensor, n_outputs: int) -> OutputCone | None:
 
 @output_cone.register
 def _(likelihood: Bernoulli, y: Tensor, n_outputs: int) -> OutputCone | None:
-    if any(w is not None and not bool((w > 0).all()) for w in (likelihood.pos_weight, likelihood.label_weight)):
+    if likelihood.link in _BOUNDED or any(
+        w is not None and not bool((w > 0).all()) for w in (likelihood.pos_weight, likelihood.label_weight)
+    ):
         return None
     labels = _columns(y)
     signs = ((labels == 1).astype(np.int8) - (labels == 0)).astype(np.int8)
@@ -161,6 +165,8 @@ def _(likelihood: Bernoulli, y: Tensor, n_outputs: int) -> OutputCone | None:
 
 @output_cone.register
 def _(likelihood: Binomial, y: Tensor, n_outputs: int) -> OutputCone | None:
+    if likelihood.link in _BOUNDED:
+        return None
     values = _columns(y)
     if likelihood.trials is None:
         successes, failures = values[:, :1], values[:, 1:]

@@ -29,7 +29,9 @@ class Linked(Likelihood):
         \nabla^2\ell = \operatorname{diag}(h')\, \nabla^2\ell_0\, \operatorname{diag}(h')
             + \operatorname{diag}(h'' \odot \nabla\ell_0).
 
-    A link maps the **output to the parameter**: ``Linked(Gaussian(), "exp")`` has the mean :math:`e^f`. The
+    A link maps the **output to the parameter**: ``Linked(Gaussian(), "exp")`` has the mean :math:`e^f`. The parameter
+    is the base's own: that of ``Bernoulli()`` is a logit, not a probability. The links of generalized linear models
+    are arguments of the families: ``Bernoulli(link="probit")``, ``Gamma(link="inverse")``. The
     Fisher information is :math:`\operatorname{diag}(h')\, F_0 \operatorname{diag}(h')`: the last term vanishes
     in expectation because the score :math:`\nabla\ell_0` has mean zero. Where the base weights its targets
     (``pos_weight``) the weighted score has not, and the same congruence is the information of the score,
@@ -47,7 +49,7 @@ class Linked(Likelihood):
         base: The likelihood in its own parameters.
         links: The map of each of ``base.parameters``, in their order and the same for every response, or one for
             all outputs. Names: ``identity``, ``log``, ``softplus``, ``exp``, ``sigmoid``, ``logit``, ``square``,
-            ``inverse``, ``normal_cdf`` (probit regression), ``cloglog_inverse``; or ``Link`` objects.
+            ``inverse``, ``normal_cdf``, ``cloglog_inverse``; or ``Link`` objects.
 
     Raises:
         InputError: A link is not known, or there is not one for each parameter.

@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from raphson.likelihoods.formulas import (
-    Abbreviation,
     Convexity,
     Definition,
     Expr,
     Matrix,
-    exponential,
+    as_function,
     factored,
-    logistic,
+    output_symbol,
     polish,
     positive,
-    real,
     sympy,
     tidy,
 )
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
     from raphson.likelihoods._links import Link
     from raphson.likelihoods.composed._linked import Linked
 
-normal_cdf = sympy.Function("Phi")
-normal_density = sympy.Function("φ")
 _PROBES = 500
 
 
@@ -53,9 +49,9 @@ def linked_formula(likelihood: Linked, base: Definition) -> Definition:
             outputs.append(parameter)
             rates.append(sympy.Integer(1))
             continue
-        f = _LINK_DOMAINS.get(link.name, real)(f"{letter}_{i}")
+        f = output_symbol(link.name, f"{letter}_{i}")
         outputs.append(f)
-        parts = _link(link.name, f, parameter, positive(f"{helper}_{i}"))
+        parts = as_function(link.name, f, parameter, positive(f"{helper}_{i}"))
         pieces += parts
         rates.append((parts[-1].rates or {})[f])
     if not pieces:
@@ -110,34 +106,3 @@ def _probed(member: Linked, size: int, y: object) -> Convexity:
         f"decides whether it stays convex: of {len(f)} standard normal outputs in the domain, with targets drawn from "
         f"the model, the observed Hessian is positive semidefinite at {share:.0%}. The Fisher information is always so."
     )
-
-
-_LINK_DOMAINS = {"log": positive, "inverse": positive}
-
-
-def _link(name: str, f: Expr, theta: Expr, q: Expr) -> list[Abbreviation]:
-    """Return the parameter as a map of the output, after what its derivative needs."""
-    if name == "softplus":
-        return [logistic(q, f), Abbreviation(theta, sympy.log(1 + sympy.exp(f)), {f: q})]
-    if name == "normal_cdf":
-        density = sympy.exp(-(f**2) / 2) / sympy.sqrt(2 * sympy.pi)
-        cdf = sympy.erfc(-f / sympy.sqrt(2)) / 2
-        return [
-            Abbreviation(q, density, {f: -f * q}, shown=normal_density(f)),
-            Abbreviation(theta, cdf, {f: q}, shown=normal_cdf(f)),
-        ]
-    if name == "exp":
-        return [exponential(theta, f)]
-    if name == "sigmoid":
-        return [logistic(theta, f)]
-    meaning, rate = _SIMPLE[name](f, theta)
-    return [Abbreviation(theta, meaning, {f: rate})]
-
-
-_SIMPLE = {
-    "log": lambda f, theta: (sympy.log(f), 1 / f),
-    "logit": lambda f, theta: (sympy.log(f / (1 - f)), 1 / (f * (1 - f))),
-    "square": lambda f, theta: (f**2, 2 * f),
-    "inverse": lambda f, theta: (1 / f, -(theta**2)),
-    "cloglog_inverse": lambda f, theta: (1 - sympy.exp(-sympy.exp(f)), (1 - theta) * sympy.exp(f)),
-}

@@ -1,4 +1,4 @@
-r"""The Bernoulli likelihood with a logit link: one or many yes-or-no labels per row."""
+r"""The Bernoulli likelihood: one or many yes-or-no labels per row, by the logit or another link."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from raphson._errors import InputError
 from raphson.likelihoods._command import Command
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._links import softplus
-from raphson.likelihoods._support import UNIT_INTERVAL
+from raphson.likelihoods._parameters import total
+from raphson.likelihoods._special._binary_links import BINARY_LINKS, BinaryLink, Tails, binary_link
+from raphson.likelihoods._support import UNIT_INTERVAL, Support
 from raphson.likelihoods._targets import check_columns, columns, like_outputs, start_rows
 from raphson.linalg import Diagonal
 
@@ -32,14 +34,22 @@ class Bernoulli(Likelihood):
     :math:`v_m (w_m y_m + 1 - y_m)\,\sigma_m (1 - \sigma_m)`: the definition of
     ``torch.nn.BCEWithLogitsLoss``, summed over the labels of a row. Soft labels between 0 and 1 are allowed.
 
+    With another link the output is another function of the probability p of a positive label: its ``probit`` (p is
+    the normal distribution function of ``f``), ``cloglog`` (:math:`1 - e^{-e^f}`), ``loglog`` (:math:`e^{-e^{-f}}`),
+    ``cauchit``, ``log`` (relative risks; f must be negative) or ``identity`` (risk differences; f between 0 and 1).
+    Then :math:`\ell = -y \log p - (1 - y) \log(1 - p)`, with both tails and their derivatives in closed forms that
+    stay exact where a probability underflows.
+
     Shapes: outputs ``(..., M)``; targets ``(..., M)``, or ``(...,)`` where ``M = 1``.
 
     Args:
         pos_weight: ``w``, a scalar or ``(M,)``, the weight of positive labels; None means 1 each.
         label_weight: ``v``, a scalar or ``(M,)``, the weight of each label; None means 1 each.
+        link: One of the names above, or ``"logit"``.
 
     Raises:
-        InputError: A weight is negative or not finite, or has more than one axis.
+        InputError: A weight is negative or not finite, or has more than one axis; there is no such link, or it comes
+            with ``pos_weight``.
 
     References:
         P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., section 4.4.
@@ -59,7 +69,9 @@ class Bernoulli(Likelihood):
 
     pos_weight: Tensor | None = None
     label_weight: Tensor | None = None
+    link: str = "logit"
 
+    link_names = tuple(BINARY_LINKS)
     concave = True
     always_finite = True
     partition = "logistic"
@@ -68,47 +80,67 @@ class Bernoulli(Likelihood):
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
-        """Return plain and weighted labels."""
-        return cls(), cls(torch.tensor([3.0], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64))
+        """Return plain and weighted labels, and each other link."""
+        half = torch.tensor([0.5], dtype=torch.float64)
+        others = (cls(link=link) for link in cls.link_names[1:])
+        return cls(), cls(torch.tensor([3.0], dtype=torch.float64), half), *others, cls(None, half, "probit")
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The logit of each response."""
-        return ("logit",)
+        """The logit of each response, or what the link makes of its probability."""
+        return (self._link.output,)
+
+    @property
+    def domains(self) -> tuple[Support, ...]:
+        """Where the link is defined."""
+        return (self._link.domain,)
+
+    @property
+    def _link(self) -> BinaryLink:
+        return binary_link(self.link)
 
     def __post_init__(self) -> None:
+        if self._link is not BINARY_LINKS["logit"]:
+            if self.pos_weight is not None:
+                raise InputError("pos_weight goes with the logit link only; give weights to rows instead.")
+            for name, value in (("partition", None), ("always_finite", False), ("concave", self._link.concave)):
+                object.__setattr__(self, name, value)
         for name, w in (("pos_weight", self.pos_weight), ("label_weight", self.label_weight)):
             if w is not None and (w.ndim > 1 or not bool(torch.isfinite(w).all() & (w >= 0).all())):
                 raise InputError(f"{name} must be a finite non-negative number, or a vector with one per label.")
 
     @property
-    def hessian_bound(self) -> float:
-        """A quarter, times the largest ``label_weight``, times the largest ``pos_weight`` above 1."""
+    def hessian_bound(self) -> float | None:
+        """A quarter, times the largest ``label_weight``, times the largest ``pos_weight`` above 1; of logits only."""
+        if self.link != "logit":
+            return None
         positive = 1.0 if self.pos_weight is None else max(1.0, float(self.pos_weight.max()))
         return 0.25 * positive * (1.0 if self.label_weight is None else float(self.label_weight.max()))
 
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
         """Return the negative log-likelihood summed over labels, ``(...,)``."""
-        positive, negative = self._parts(f, like_outputs(f, y))
-        return (positive * softplus(-f) + negative * softplus(f)).sum(-1)
+        return total(self._link.tails(f).value(*self._parts(f, like_outputs(f, y))), f)
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
         """Return the gradient, ``(..., M)``, without cancellation at saturated labels."""
-        positive, negative = self._parts(f, like_outputs(f, y))
-        return negative * torch.sigmoid(f) - positive * torch.sigmoid(-f)
+        return self._link.tails(f).gradient(*self._parts(f, like_outputs(f, y)))
 
     def hessian(self, f: Tensor, y: Tensor) -> Diagonal:
         """Return the observed Hessian, a batched diagonal ``(..., M, M)``."""
-        positive, negative = self._parts(f, like_outputs(f, y))
-        return Diagonal((positive + negative) * self.variance(f))
+        return Diagonal(self._link.tails(f).hessian(*self._parts(f, like_outputs(f, y))))
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
-        r"""Return a diagonal; without ``y``, the mean :math:`v (w \sigma + 1 - \sigma)\,\sigma (1 - \sigma)`."""
-        return self.hessian(f, torch.sigmoid(f) if y is None else y)
+        r"""Return a diagonal; of logits, without ``y``, :math:`v (w\sigma + 1 - \sigma)\,\sigma (1 - \sigma)`."""
+        tails = self._link.tails(f)
+        return self._information(f, tails.log_p.exp() if y is None else like_outputs(f, y), tails)
+
+    def _information(self, f: Tensor, y: Tensor, tails: Tails) -> Diagonal:
+        positive, negative = self._parts(f, y)
+        return Diagonal((positive + negative) * tails.information)
 
     def statistic(self, y: Tensor, n_outputs: int) -> Tensor | None:
-        """Return the labels, ``(..., M)`` in float64; None with ``pos_weight`` or ``label_weight``."""
-        if self.pos_weight is not None or self.label_weight is not None:
+        """Return the labels, ``(..., M)`` in float64; None with a weight of labels or another link than the logit."""
+        if self.pos_weight is not None or self.label_weight is not None or self.link != "logit":
             return None
         return columns(y, n_outputs).double()
 
@@ -119,23 +151,27 @@ class Bernoulli(Likelihood):
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw labels 0 or 1, ``(..., M)``, in the element type of ``f``."""
-        return torch.bernoulli(torch.sigmoid(f), generator=generator)
+        return torch.bernoulli(self.mean(f), generator=generator)
 
     def mean(self, f: Tensor) -> Tensor:
         """Return the probabilities of a positive label, ``(..., M)``."""
-        return torch.sigmoid(f)
+        return self._link.tails(f).log_p.exp()
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variances of the labels, ``(..., M)``."""
-        return torch.sigmoid(f) * torch.sigmoid(-f)
+        tails = self._link.tails(f)
+        return (tails.log_p + tails.log_q).exp()
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return the logits of the shares of positive labels, of at least half a row of each kind; weights count."""
+        """Return the outputs of the shares of positive labels, of at least half a row of each kind; weights count."""
         labels = start_rows(y, n_outputs)
         w = torch.ones_like(labels[:, :1]) if weights is None else weights.to(labels).reshape(-1, 1)
         positive, negative = ((w * part).sum(0) for part in self._parts(labels, labels))
         least = (0.5 * (positive + negative) / max(len(labels), 1)).clamp_min(torch.finfo(torch.float64).tiny)
-        return torch.maximum(positive, least).log() - torch.maximum(negative, least).log()
+        positive, negative = torch.maximum(positive, least), torch.maximum(negative, least)
+        if self.link == "logit":
+            return positive.log() - negative.log()
+        return self._link.quantile(positive / (positive + negative))
 
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise for the first row outside the support.
@@ -153,28 +189,30 @@ class Bernoulli(Likelihood):
         check_columns(y, n_outputs, 1, self.support)
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one evaluation of the two sigmoids."""
-        positive, negative = self._parts(f, like_outputs(f, y))
-        up, down = torch.sigmoid(f), torch.sigmoid(-f)
-        nll = (positive * softplus(-f) + negative * softplus(f)).sum(-1)
-        curvature = None if hessian is None else Diagonal((positive + negative) * (up * down))
-        return Derivatives(nll, negative * up - positive * down, curvature)
+        """Return value, gradient and Hessian from one evaluation of the two tails."""
+        y = like_outputs(f, y)
+        parts, tails = self._parts(f, y), self._link.tails(f)
+        curvature = None
+        if hessian is not None:
+            curvature = Diagonal(tails.hessian(*parts)) if hessian == "observed" else self._information(f, y, tails)
+        return Derivatives(total(tails.value(*parts), f), tails.gradient(*parts), curvature)
 
     def definition(self) -> Definition:
-        """Return the formulas in the logit, with the weights of the first label if there are any."""
+        """Return the formulas in the output, with the weights of the first label if there are any."""
         from raphson.likelihoods.formulas import (
             GLM_BOOK,
             STRICTLY_CONVEX,
             Abbreviation,
+            Convexity,
             Definition,
-            logistic,
             positive,
             real,
             sympy,
         )
 
-        eta, y = real("eta y")
-        p, w, v, q = positive("p w v q")
+        y = real("y")
+        p, w, v, q, d = positive("p w v q d")
+        link = self._link
         first: dict[str, Any] = {}
         constants = {}
         for name, symbol in (("pos_weight", w), ("label_weight", v)):
@@ -183,15 +221,15 @@ class Bernoulli(Likelihood):
                 first[name] = weight.reshape(-1)[0]
                 constants[symbol] = float(first[name])
         one = sympy.Integer(1)
-        pieces: tuple[Abbreviation, ...] = (logistic(p, eta),)
-        if first:
+        eta, pieces = link.formula(p, d)
+        if first and self.link == "logit":
             # 1 - p as a symbol of its own keeps the weighted sums short
             pieces = (Abbreviation(p, pieces[0].meaning, {eta: p * q}), Abbreviation(q, 1 - p, {eta: -p * q}))
         else:
             q = one - p
         w, v = (symbol if symbol in constants else one for symbol in (w, v))
         averaged = "Without targets, the Fisher information averages the weight over labels drawn from the model."
-        return Definition(
+        made = Definition(
             likelihood=replace(self, **first),
             outputs=(eta,),
             targets=(y,),
@@ -199,11 +237,12 @@ class Bernoulli(Likelihood):
             abbreviations=pieces,
             moments={y: p},
             constants=constants,
-            example=((0.4,), 1.0),
-            convexity=STRICTLY_CONVEX,
+            example=((float(link.quantile(torch.tensor(0.6))),), 1.0),
+            convexity=Convexity("Convex in the output.", sympy.true) if self.link == "log" else STRICTLY_CONVEX,
             source=GLM_BOOK + "section 4.4.",
             notes=() if w == 1 else (averaged,),
         )
+        return made if link.concave else replace(made, convexity=made.convex_where())
 
     def _parts(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         # The weights v w y of the positive and v (1 - y) of the negative answer.

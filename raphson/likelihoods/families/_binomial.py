@@ -1,21 +1,22 @@
-r"""The binomial likelihood with a logit link: successes and failures per row."""
+r"""The binomial likelihood: successes and failures per row, by the logit or another link."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from raphson._errors import InputError
 from raphson.likelihoods._command import Command
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._links import softplus
 from raphson.likelihoods._parameters import total
+from raphson.likelihoods._special._binary_links import BINARY_LINKS, BinaryLink, Tails, binary_link
 from raphson.likelihoods._special._log_coefficient import log_coefficient
-from raphson.likelihoods._support import COUNT
+from raphson.likelihoods._support import COUNT, Support
 from raphson.likelihoods._targets import columns, like_outputs, refuse_outside, start_rows
 from raphson.linalg import Diagonal
 
@@ -33,7 +34,8 @@ class Binomial(Likelihood):
         \ell(f, y) = s \log(1 + e^{-f}) + u \log(1 + e^f) - \log\binom{n}{s}, \qquad
         \ell' = u\,\sigma - s\,(1 - \sigma), \qquad \ell'' = n\,\sigma (1 - \sigma),
 
-    convex in ``f``. The observed Hessian depends on the target through the number of trials only.
+    convex in ``f``. The observed Hessian depends on the target through the number of trials only. Other links are
+    those of ``Bernoulli``: ``probit``, ``cloglog``, ``loglog``, ``cauchit``, ``log``, ``identity``.
 
     Shapes: without ``trials``, outputs ``(..., 1)`` and targets ``(..., 2)``: successes and failures of each row.
     With a fixed number of trials, outputs ``(..., M)`` and targets ``(..., M)``, successes, or ``(...,)`` where
@@ -45,9 +47,10 @@ class Binomial(Likelihood):
 
     Args:
         trials: Number of trials of every target, or None if targets have their own.
+        link: What the output is of the success probability.
 
     Raises:
-        InputError: ``trials`` is not a positive whole number.
+        InputError: ``trials`` is not a positive whole number, or there is no such link.
 
     References:
         P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., chapter 4.
@@ -67,7 +70,9 @@ class Binomial(Likelihood):
     """
 
     trials: int | None = None
+    link: str = "logit"
 
+    link_names = tuple(BINARY_LINKS)
     concave = True
     support = COUNT
     commands = (Command("binomial", target="successes", count="trials"),)
@@ -76,24 +81,35 @@ class Binomial(Likelihood):
         n = self.trials
         if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
             raise InputError(f"trials is {n!r}, but it must be a positive whole number, or None.")
-        if n is not None:
+        object.__setattr__(self, "concave", self._link.concave)
+        if n is not None and self.link == "logit":
             object.__setattr__(self, "partition", "logistic")
             object.__setattr__(self, "partition_multiple", float(n))
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
-        """Return trials that are part of the target, and a fixed number of them."""
-        return cls(), cls(7)
+        """Return trials that are part of the target, a fixed number of them, and each other link."""
+        others = cls.link_names[1:]
+        return cls(), cls(7), *(cls(link=link) for link in others), cls(7, others[0])
+
+    @property
+    def _link(self) -> BinaryLink:
+        return binary_link(self.link)
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The logit of the success probability of each response."""
-        return ("logit",)
+        """The logit of the success probability of each response, or what the link makes of it."""
+        return (self._link.output,)
+
+    @property
+    def domains(self) -> tuple[Support, ...]:
+        """Where the link is defined."""
+        return (self._link.domain,)
 
     @property
     def hessian_bound(self) -> float | None:
-        """A quarter of the number of trials where that is fixed."""
-        return None if self.trials is None else 0.25 * self.trials
+        """A quarter of the number of trials where that is fixed, of logits."""
+        return None if self.trials is None or self.link != "logit" else 0.25 * self.trials
 
     def n_outputs(self, y: Tensor) -> int:
         """Return 1 for rows of successes and failures, the number of columns of successes otherwise."""
@@ -101,36 +117,39 @@ class Binomial(Likelihood):
 
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
         """Return the negative log-likelihood summed over responses; infinite where a target is not in the support."""
-        return self._value(f, *self._counts(f, y))
+        successes, failures = self._counts(f, y)
+        return self._value(f, self._link.tails(f), successes, failures)
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
         """Return the gradient, ``(..., M)``, without cancellation at saturated probabilities."""
-        successes, failures = self._counts(f, y)
-        return failures * torch.sigmoid(f) - successes * torch.sigmoid(-f)
+        return self._link.tails(f).gradient(*self._counts(f, y))
 
     def hessian(self, f: Tensor, y: Tensor) -> Diagonal:
         """Return the observed Hessian, a batched diagonal ``(..., M, M)``."""
-        successes, failures = self._counts(f, y)
-        return Diagonal((successes + failures) * (torch.sigmoid(f) * torch.sigmoid(-f)))
+        return Diagonal(self._link.tails(f).hessian(*self._counts(f, y)))
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
         """Return a batched diagonal; without ``y``, the information of ``trials`` trials, or of one."""
-        return self.hessian(f, y) if y is not None else Diagonal(self._each() * self._spread(f))
+        n = self._each() if y is None else sum(self._counts(f, y))
+        return Diagonal(n * self._link.tails(f).information)
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
         """Return the root of the Fisher information."""
         return Diagonal(self.fisher(f, y).values.sqrt())
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one evaluation of the two probabilities."""
-        successes, failures = self._counts(f, y)
-        up, down = torch.sigmoid(f), torch.sigmoid(-f)
-        curvature = None if hessian is None else Diagonal((successes + failures) * (up * down))
-        return Derivatives(self._value(f, successes, failures), failures * up - successes * down, curvature)
+        """Return value, gradient and Hessian from one evaluation of the two tails."""
+        counts, tails = self._counts(f, y), self._link.tails(f)
+        curvature = None
+        if hessian is not None:
+            curvature = tails.hessian(*counts) if hessian == "observed" else sum(counts) * tails.information
+        return Derivatives(
+            self._value(f, tails, *counts), tails.gradient(*counts), None if curvature is None else Diagonal(curvature)
+        )
 
     def statistic(self, y: Tensor, n_outputs: int) -> Tensor | None:
-        """Return the successes, ``(..., M)`` in float64, where the number of trials is fixed, or None."""
-        return None if self.trials is None else columns(y, n_outputs).double()
+        """Return the successes, ``(..., M)`` in float64, of logits with a fixed number of trials, or None."""
+        return None if self.trials is None or self.link != "logit" else columns(y, n_outputs).double()
 
     def log_partition(self, f: Tensor, *, hessian: bool = True) -> Derivatives:
         r"""Return :math:`n \sum_m \log(1 + e^{f_m})`, :math:`n\sigma` and :math:`n\sigma(1 - \sigma)`.
@@ -140,23 +159,24 @@ class Binomial(Likelihood):
         """
         if self.trials is None:
             raise NotImplementedError("Binomial without trials is not an exponential family in its outputs alone.")
-        value = -self.trials * logsigmoid(-f).sum(-1)
-        curvature = Diagonal(self.trials * self._spread(f)) if hessian else None
-        return Derivatives(value, self.trials * torch.sigmoid(f), curvature)
+        p, n = torch.sigmoid(f), self.trials
+        curvature = Diagonal(n * (p * torch.sigmoid(-f))) if hessian else None
+        return Derivatives(n * softplus(f).sum(-1), n * p, curvature)
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw successes ``(..., M)``, or without ``trials`` success and failure of a single one, ``(..., 2)``."""
-        p = torch.sigmoid(f.detach())
+        p = self.mean(f.detach())
         successes = torch.binomial(torch.full_like(p, self._each()), p, generator=generator)
         return successes if self.trials is not None else torch.cat((successes, 1 - successes), -1)
 
     def mean(self, f: Tensor) -> Tensor:
         """Return the success probability, ``(..., M)``."""
-        return torch.sigmoid(f)
+        return self._link.tails(f).log_p.exp()
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variance of the share of successes in the fixed number of trials, or in one, ``(..., M)``."""
-        return self._spread(f) / self._each()
+        tails = self._link.tails(f)
+        return (tails.log_p + tails.log_q).exp() / self._each()
 
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise for the first row outside the support.
@@ -181,7 +201,7 @@ class Binomial(Likelihood):
         refuse_outside(~COUNT.contains(y), y, f"{COUNT.description} (successes in position 0, failures in 1)")
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return the logit of the share of successes, half a trial of each kind added."""
+        """Return the output of the share of successes, half a trial of each kind added."""
         if self.trials is None:
             rows = y.double().reshape(-1, 2)
             counts = torch.stack((rows[:, :1], rows[:, 1:]))
@@ -190,15 +210,17 @@ class Binomial(Likelihood):
             counts = torch.stack((rows, self.trials - rows))
         weighted = counts if weights is None else counts * weights.reshape(-1, 1).to(counts)
         successes, failures = (weighted.sum(1) + 0.5).unbind(0)
-        return successes.log() - failures.log()
+        if self.link == "logit":
+            return successes.log() - failures.log()
+        return self._link.quantile(successes / (successes + failures))
 
     def definition(self) -> Definition:
-        """Return the formulas in the logit, for n trials."""
+        """Return the formulas in the output, for n trials."""
         from raphson.likelihoods.formulas import (
             GLM_BOOK,
             STRICTLY_CONVEX,
+            Convexity,
             Definition,
-            logistic,
             mean_by_moments,
             one_number,
             positive,
@@ -210,33 +232,36 @@ class Binomial(Likelihood):
             successes, failures = y.tolist()
             return successes, successes + failures
 
-        eta, y = real("eta y")
-        n, p = positive("n p")
+        y = real("y")
+        n, p, d = positive("n p d")
+        eta, pieces = self._link.formula(p, d)
+        given = -y * eta - n * sympy.log(1 - p)
+        if self.link != "logit":
+            given = -y * sympy.log(p) - (n - y) * sympy.log(1 - p)
         fixed, gamma = self.trials, sympy.loggamma
         log_coefficient = gamma(n + 1) - gamma(y + 1) - gamma(n - y + 1)
-        return Definition(
+        made = Definition(
             likelihood=self,
             outputs=(eta,),
             targets=(y,) if fixed is not None else (y, n),
-            nll=-n * sympy.log(1 - p) - y * eta - log_coefficient,
-            abbreviations=(logistic(p, eta),),
+            nll=given - log_coefficient,
+            abbreviations=pieces,
             expect=lambda entry: mean_by_moments(entry, {y: n * p}, {y}),
             constants={} if fixed is None else {n: float(fixed)},
             given_target=True,
             read=successes_of_trials if fixed is None else one_number,
-            example=((0.4,), [3.0, 2.0] if fixed is None else min(3.0, float(fixed))),
-            convexity=STRICTLY_CONVEX,
+            example=(
+                (float(self._link.quantile(torch.tensor(0.6))),),
+                [3.0, 2.0] if fixed is None else min(3.0, float(fixed)),
+            ),
+            convexity=Convexity("Convex in the output.", sympy.true) if self.link == "log" else STRICTLY_CONVEX,
             source=GLM_BOOK + "section 4.4.",
             target_words="y successes in n trials" + ("; given as (successes, failures)" if fixed is None else ""),
         )
+        return made if self._link.concave else replace(made, convexity=made.convex_where())
 
     def _each(self) -> int:
         return 1 if self.trials is None else self.trials
-
-    @staticmethod
-    def _spread(f: Tensor) -> Tensor:
-        spread: Tensor = torch.sigmoid(f) * torch.sigmoid(-f)
-        return spread
 
     def _counts(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         if self.trials is not None:
@@ -250,6 +275,6 @@ class Binomial(Likelihood):
         return y[..., :1].to(f.dtype), y[..., 1:].to(f.dtype)
 
     @staticmethod
-    def _value(f: Tensor, successes: Tensor, failures: Tensor) -> Tensor:
+    def _value(f: Tensor, tails: Tails, successes: Tensor, failures: Tensor) -> Tensor:
         ways = log_coefficient(torch.stack((successes, failures))).to(f.dtype)
-        return total(-successes * logsigmoid(f) - failures * logsigmoid(-f) - ways, f)
+        return total(tails.value(successes, failures) - ways, f)

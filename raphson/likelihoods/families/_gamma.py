@@ -1,9 +1,9 @@
-r"""The gamma likelihood with a log link: positive responses of constant coefficient of variation."""
+r"""The gamma likelihood, by the log or another link: positive responses of constant coefficient of variation."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
@@ -14,8 +14,9 @@ from raphson.likelihoods import _parameters
 from raphson.likelihoods._closed_form import ClosedForm
 from raphson.likelihoods._command import Command
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, binet_derivatives
-from raphson.likelihoods._support import POSITIVE
+from raphson.likelihoods._support import POSITIVE, REAL, Support
 from raphson.likelihoods._targets import like_outputs, start_rows, weighted_mean
+from raphson.likelihoods.composed import _mean_link
 from raphson.linalg import Diagonal, SymmetricOperator
 
 if TYPE_CHECKING:
@@ -32,9 +33,28 @@ class _Parts:
     shape: Tensor
 
     @cached_property
+    def scaled(self) -> Tensor:
+        """``shape * excess``, of which one factor may be zero and the other infinite."""
+        small, large = self._sides
+        above = (self.log_shape + large).exp() * -torch.expm1(-large)
+        return torch.where(self.d == 0, 0.0, torch.where(self.d > 1, above, self.shape * torch.expm1(small)))
+
+    @cached_property
+    def scaled_rest(self) -> Tensor:
+        """``shape * (excess - d)``."""
+        small, large = self._sides
+        above = (self.log_shape + large).exp() * (1 - (1 + large) * (-large).exp())
+        near = self.shape * (torch.expm1(small) - small)
+        return torch.where(self.d == 0, 0.0, torch.where(self.d > 1, above, near))
+
+    @property
+    def _sides(self) -> tuple[Tensor, Tensor]:
+        return self.d.clamp(max=1.0), self.d.clamp(min=1.0)
+
+    @cached_property
     def binet(self) -> tuple[Tensor, Tensor]:
         """The derivatives of Binet's function at the shape: only a shape that is an output has any use for them."""
-        return binet_derivatives(self.shape)
+        return binet_derivatives(self.shape.clamp_min(torch.finfo(self.shape.dtype).tiny ** 0.4))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +81,10 @@ class Gamma(ClosedForm[_Parts]):
     Args:
         dispersion: ``phi``, the squared coefficient of variation; None makes the shape an output.
 
+        link: ``"log"``, ``"inverse"`` or ``"identity"``: what the first output is of the mean.
+
     Raises:
-        InputError: ``dispersion`` is not positive and finite.
+        InputError: ``dispersion`` is not positive and finite, or there is no such link.
 
     References:
         P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., chapter 8.
@@ -82,23 +104,36 @@ class Gamma(ClosedForm[_Parts]):
     """
 
     dispersion: float | None = None
+    link: str = "log"
 
+    link_names = ("log", "inverse", "identity")
     support = POSITIVE
     commands = (Command("gamma"),)
 
     def __post_init__(self) -> None:
         _parameters.check_number("dispersion", self.dispersion)
         object.__setattr__(self, "concave", self.dispersion is not None)
+        _mean_link.check_link(self)
+        if self.link != "log":
+            _mean_link.use_link(
+                self, replace(self, link="log"), concave=self.dispersion is not None and self.link == "inverse"
+            )
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
-        """Return a learned and a fixed dispersion."""
-        return cls(), cls(0.3)
+        """Return a learned and a fixed dispersion, and each other link."""
+        return cls(), cls(0.3), *(cls(phi, link) for link in cls.link_names[1:] for phi in (None, 0.3))
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The logarithms of the mean and, unless ``dispersion`` is given, of the shape of each response."""
-        return ("log_mean", "log_shape") if self.dispersion is None else ("log_mean",)
+        """The log mean, or what the link makes of it, and unless ``dispersion`` is given the log shape."""
+        mean = _mean_link.mean_name(self.link)
+        return (mean, "log_shape") if self.dispersion is None else (mean,)
+
+    @property
+    def domains(self) -> tuple[Support, ...]:
+        """Where the outputs must lie."""
+        return (_mean_link.mean_domain(self), *(REAL for _ in self.parameters[1:]))
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
         r"""Return :math:`k` and :math:`k^2 \psi'(k) - k`, a batched diagonal: mean and shape are orthogonal."""
@@ -148,21 +183,23 @@ class Gamma(ClosedForm[_Parts]):
         return _Parts(f, log_y, d, torch.expm1(d), log_shape, log_shape.exp())
 
     def _value(self, p: _Parts) -> Tensor:
-        of_shape = binet(p.shape) - 0.5 * p.log_shape + HALF_LOG_TWO_PI
-        return _parameters.total(p.shape * (p.excess - p.d) + (p.log_y + of_shape), p.f)
+        # Binet's function of a shape that underflows is half of its logarithm
+        tiny = torch.finfo(p.shape.dtype).tiny ** 0.4
+        below = (math.log(tiny) - p.log_shape).clamp(min=0)
+        of_shape = binet(p.shape.clamp_min(tiny)) + 0.5 * (below - p.log_shape) + HALF_LOG_TWO_PI
+        return _parameters.total(p.scaled_rest + (p.log_y + of_shape), p.f)
 
     def _gradient(self, p: _Parts) -> Tensor:
-        mean = -p.shape * p.excess
         if self.dispersion is not None:
-            return mean
-        return _parameters.interleaved(mean, p.shape * (p.excess - p.d) + (p.binet[0] - 0.5))
+            return -p.scaled
+        return _parameters.interleaved(-p.scaled, p.scaled_rest + (p.binet[0] - 0.5))
 
     def _observed(self, p: _Parts) -> SymmetricOperator:
-        mean = p.shape * p.d.exp()
+        mean = (p.log_shape + p.d).exp()
         if self.dispersion is not None:
             return Diagonal(mean)
         first, second = p.binet
-        return _parameters.blocks(mean, -p.shape * p.excess, p.shape * (p.excess - p.d) + (first + second))
+        return _parameters.blocks(mean, -p.scaled, p.scaled_rest + (first + second))
 
     def _expected(self, p: _Parts) -> Diagonal:
         if self.dispersion is not None:
@@ -184,16 +221,17 @@ class Gamma(ClosedForm[_Parts]):
         )
 
         y, k, m, r, phi = positive("y k mu u phi")
-        eta, kappa = real("eta kappa")
-        ratio = Abbreviation(r, y / m, {eta: -r})
+        kappa = real("kappa")
+        eta, mean = _mean_link.mean_formula(self.link, m)
+        ratio = Abbreviation(r, y / m, {m: -r / m})
         nll = sympy.loggamma(k) - k * sympy.log(k) - k * sympy.log(r) + sympy.log(y) + k * r
         if self.dispersion is not None:
-            return Definition(
+            made = Definition(
                 likelihood=self,
                 outputs=(eta,),
                 targets=(y,),
                 nll=sympy.expand_log(nll.subs(k, 1 / phi), force=True),
-                abbreviations=(exponential(m, eta), ratio),
+                abbreviations=(mean, ratio),
                 moments={r: sympy.Integer(1)},
                 constants={phi: self.dispersion},
                 example=((0.4,), 2.0),
@@ -201,13 +239,14 @@ class Gamma(ClosedForm[_Parts]):
                 source=GLM_BOOK + "chapter 8.",
                 target_words="a positive number with mean μ and variance φ μ²",
             )
+            return made if self.link == "log" else replace(made, convexity=_mean_link.linked_convexity(made))
         log_mean = sympy.digamma(k) - sympy.log(k)
-        return Definition(
+        made = Definition(
             likelihood=self,
             outputs=(eta, kappa),
             targets=(y,),
             nll=nll,
-            abbreviations=(exponential(m, eta), exponential(k, kappa), ratio),
+            abbreviations=(mean, exponential(k, kappa), ratio),
             moments={r: sympy.Integer(1), sympy.log(r): log_mean},
             example=((0.4, 0.3), 2.0),
             convexity=Convexity(
@@ -218,6 +257,7 @@ class Gamma(ClosedForm[_Parts]):
             source=GLM_BOOK + "chapter 8.",
             target_words="a positive number with mean μ and variance μ²/k",
         )
+        return made if self.link == "log" else replace(made, convexity=_mean_link.linked_convexity(made))
 
 
 def _information(like: Tensor, shape: Tensor, second: Tensor) -> Diagonal:

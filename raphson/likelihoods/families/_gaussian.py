@@ -1,9 +1,9 @@
-r"""The Gaussian likelihood with a fixed scale: least squares."""
+r"""The Gaussian likelihood with a fixed scale: least squares, linear or through a link."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._likelihood import Likelihood
+from raphson.likelihoods._support import Support
 from raphson.likelihoods._targets import check_columns, like_outputs, start_rows
+from raphson.likelihoods.composed import _mean_link
 from raphson.linalg import Diagonal
 
 if TYPE_CHECKING:
@@ -35,9 +37,10 @@ class Gaussian(Likelihood):
         scale: Standard deviation ``sigma``, a number or ``(M,)``, in the units of the response.
         normalized: Whether ``nll`` includes the constant ``log sigma + log(2 pi) / 2``; a plain sum of
             squares, with ``scale = sqrt(1/2)``, does not.
+        link: What the output is of the mean: ``"identity"``, ``"log"`` or ``"inverse"``. Convex is the identity only.
 
     Raises:
-        InputError: ``scale`` is not positive and finite, or has more than one axis.
+        InputError: ``scale`` is not positive and finite, or has more than one axis, or there is no such link.
 
     References:
         P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., table 2.1.
@@ -55,28 +58,38 @@ class Gaussian(Likelihood):
 
     scale: float | Tensor = 1.0
     normalized: bool = True
+    link: str = "identity"
 
+    link_names = ("identity", "log", "inverse")
     concave = True
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
-        """Return a density, and a sum of squares without its constant."""
-        return cls(), cls(0.5**0.5, normalized=False)
+        """Return a density, a sum of squares without its constant, and each other link."""
+        return cls(), cls(0.5**0.5, normalized=False), *(cls(0.8, link=link) for link in cls.link_names[1:])
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The mean of each response."""
-        return ("mean",)
+        """The mean of each response, or what the link makes of it."""
+        return (_mean_link.mean_name(self.link),)
+
+    @property
+    def domains(self) -> tuple[Support, ...]:
+        """Where the link is defined."""
+        return (_mean_link.mean_domain(self),)
 
     def __post_init__(self) -> None:
         scale = torch.as_tensor(self.scale)
         if scale.ndim > 1 or not bool((torch.isfinite(scale) & (scale > 0)).all()):
             raise InputError("scale must be a positive finite number, or a vector with one per response.")
+        _mean_link.check_link(self)
+        if self.link != "identity":
+            _mean_link.use_link(self, replace(self, link="identity"))
 
     @property
-    def hessian_bound(self) -> float:
-        """The largest ``sigma^-2``."""
-        return float(torch.as_tensor(self.scale).min()) ** -2
+    def hessian_bound(self) -> float | None:
+        """The largest ``sigma^-2``, by the identity."""
+        return None if self.link != "identity" else float(torch.as_tensor(self.scale).min()) ** -2
 
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
         """Return the negative log-likelihood summed over responses, ``(...,)``."""
@@ -144,21 +157,27 @@ class Gaussian(Likelihood):
         )
 
         mu, y, r = real("mu y r")
+        plain = self.link == "identity"
+        eta, pieces = mu, tuple[Abbreviation, ...]()
+        if not plain:
+            eta, mean = _mean_link.mean_formula(self.link, mu)
+            pieces = (mean,)
         sigma = positive("sigma")
         scale = first_number(self.scale)
         constant = sympy.log(sigma) + sympy.log(2 * sympy.pi) / 2 if self.normalized else 0
-        return Definition(
-            likelihood=Gaussian(scale, self.normalized),
-            outputs=(mu,),
+        made = Definition(
+            likelihood=Gaussian(scale, self.normalized, self.link),
+            outputs=(eta,),
             targets=(y,),
             nll=r**2 / 2 + constant,
-            abbreviations=(Abbreviation(r, (y - mu) / sigma, {mu: -1 / sigma}),),
+            abbreviations=(*pieces, Abbreviation(r, (y - mu) / sigma, {mu: -1 / sigma})),
             moments={r: sympy.Integer(0), r**2: sympy.Integer(1)},
             constants={sigma: scale},
             example=((0.3,), 1.5),
             convexity=Convexity("Strictly convex everywhere: the Hessian is a positive constant.", sympy.true),
             source=GLM_BOOK + "chapter 2.",
         )
+        return made if plain else replace(made, convexity=_mean_link.linked_convexity(made))
 
     def _scale(self, f: Tensor) -> Tensor:
         scale = torch.as_tensor(self.scale, dtype=f.dtype, device=f.device)

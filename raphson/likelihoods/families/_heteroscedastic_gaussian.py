@@ -3,7 +3,7 @@ r"""The Gaussian likelihood with mean and scale as outputs."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
@@ -18,6 +18,7 @@ from raphson.likelihoods._parameters import blocks, interleaved, lower_blocks
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI
 from raphson.likelihoods._support import Support
 from raphson.likelihoods._targets import columns, like_outputs, start_rows, weighted_mean
+from raphson.likelihoods.composed import _mean_link
 from raphson.likelihoods.families._gaussian_parametrizations import PARAMETRIZATIONS, Entries, Moments, Parametrization
 from raphson.linalg import Diagonal, EqualBlocks, LinearOperator, SymmetricOperator
 
@@ -68,9 +69,10 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
 
     Args:
         parametrization: One of the names above.
+        link: What the first output is of the mean: ``"identity"``, ``"log"`` or ``"inverse"``.
 
     Raises:
-        InputError: The parametrization is none of them.
+        InputError: The parametrization or the link is none of them, or there is a link with natural parameters.
 
     References:
         D. A. Nix and A. S. Weigend (1994), Estimating the mean and variance of the target probability distribution.
@@ -94,7 +96,10 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
     """
 
     parametrization: str = "mean_log_scale"
+    link: str = "identity"
 
+    has_units = True
+    link_names = ("identity", "log", "inverse")
     commands = (Command("gaussian"), Command("heteroscedastic-gaussian", constraints="own"))
 
     def __post_init__(self) -> None:
@@ -103,11 +108,19 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
                 f"parametrization is {self.parametrization!r}, but it must be one of {', '.join(PARAMETRIZATIONS)}."
             )
         object.__setattr__(self, "concave", self.definiteness.observed == "positive definite")
+        _mean_link.check_link(self)
+        if self.link != "identity":
+            if self.parametrization == "natural":
+                raise InputError(
+                    "A link is of the mean, which natural parameters are not made of; leave one of the two."
+                )
+            _mean_link.use_link(self, replace(self, link="identity"))
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
-        """Return every parametrization."""
-        return cls(), *(cls(name) for name in PARAMETRIZATIONS if name != cls().parametrization)
+        """Return every parametrization, and each other link."""
+        names = [name for name in PARAMETRIZATIONS if name != cls().parametrization]
+        return cls(), *map(cls, names), *(cls(link=link) for link in cls.link_names[1:])
 
     @property
     def _form(self) -> Parametrization:
@@ -116,12 +129,14 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
     @property
     def parameters(self) -> tuple[str, ...]:
         """The two outputs of a response."""
-        return self._form.names
+        return self._form.names if self.link == "identity" else (_mean_link.mean_name(self.link), self._form.names[1])
 
     @property
     def domains(self) -> tuple[Support, ...]:
         """Where the two outputs must lie."""
-        return self._form.domains
+        if self.link == "identity":
+            return self._form.domains
+        return _mean_link.mean_domain(self), self._form.domains[1]
 
     @property
     def definiteness(self) -> Definiteness:
@@ -289,18 +304,23 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
         true, false = sympy.true, sympy.false
         where = {"mean_log_scale": sympy.Eq(r, 0), "mean_log_variance": sympy.Eq(r, 0), "natural": true}
         where["mean_precision"] = tau * e**2 <= sympy.Rational(1, 2)
-        return Definition(
+        first, mean = eta if name == "natural" else mu, tuple[Abbreviation, ...]()
+        if self.link != "identity":
+            first, piece = _mean_link.mean_formula(self.link, mu)
+            mean = (piece,)
+        made = Definition(
             likelihood=self,
-            outputs=(eta if name == "natural" else mu, second),
+            outputs=(first, second),
             targets=(y,),
             nll=value + half_log_2pi,
-            abbreviations=pieces,
+            abbreviations=(*mean, *pieces),
             moments={y: mu, y**2: mu**2 + v} if name == "natural" else moments,
             example=((0.4 if name == "natural" else 0.3, example), target),
             convexity=Convexity(_CONVEXITY[name], where.get(name, false)),
             source=_BROWN if name == "natural" else _COX_REID,
             **({"arrange": arrange[name]} if name in arrange else {}),
         )
+        return made if not mean else replace(made, convexity=_mean_link.linked_convexity(made))
 
 
 _COX_REID = "D. R. Cox and N. Reid (1987), J. R. Statist. Soc. B 49, 1-39: mean and scale are orthogonal parameters."

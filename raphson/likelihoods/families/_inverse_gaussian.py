@@ -1,9 +1,9 @@
-r"""The inverse Gaussian likelihood with a log link: positive responses with a heavy right tail."""
+r"""The inverse Gaussian likelihood by the log or another link: positive responses with a heavy right tail."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
@@ -13,8 +13,9 @@ from raphson.likelihoods import _parameters
 from raphson.likelihoods._closed_form import ClosedForm
 from raphson.likelihoods._command import Command
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI
-from raphson.likelihoods._support import POSITIVE
+from raphson.likelihoods._support import POSITIVE, REAL, Support
 from raphson.likelihoods._targets import like_outputs, start_rows, weighted_mean
+from raphson.likelihoods.composed import _mean_link
 from raphson.linalg import Diagonal, SymmetricOperator
 
 if TYPE_CHECKING:
@@ -55,8 +56,10 @@ class InverseGaussian(ClosedForm[_Parts]):
     Args:
         dispersion: ``phi``, in the inverse of the units of the response; None makes the shape an output.
 
+        link: ``"log"``, ``"inverse_squared"``, ``"inverse"`` or ``"identity"``: what the first output is of the mean.
+
     Raises:
-        InputError: ``dispersion`` is not positive and finite.
+        InputError: ``dispersion`` is not positive and finite, or there is no such link.
 
     References:
         P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., table 2.1.
@@ -75,22 +78,37 @@ class InverseGaussian(ClosedForm[_Parts]):
     """
 
     dispersion: float | None = None
+    link: str = "log"
 
+    link_names = ("log", "inverse_squared", "inverse", "identity")
     support = POSITIVE
     commands = (Command("inverse-gaussian"),)
 
     def __post_init__(self) -> None:
         _parameters.check_number("dispersion", self.dispersion)
+        _mean_link.check_link(self)
+        if self.link != "log":
+            _mean_link.use_link(
+                self,
+                replace(self, link="log"),
+                concave=self.dispersion is not None and self.link in ("inverse_squared", "inverse"),
+            )
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
-        """Return a learned and a fixed dispersion."""
-        return cls(), cls(0.3)
+        """Return a learned and a fixed dispersion, and each other link."""
+        return cls(), cls(0.3), *(cls(phi, link) for link in cls.link_names[1:] for phi in (None, 0.3))
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The logarithms of the mean and, unless ``dispersion`` is given, of the shape of each response."""
-        return ("log_mean", "log_shape") if self.dispersion is None else ("log_mean",)
+        """The log mean, or what the link makes of it, and unless ``dispersion`` is given the log shape."""
+        mean = _mean_link.mean_name(self.link)
+        return (mean, "log_shape") if self.dispersion is None else (mean,)
+
+    @property
+    def domains(self) -> tuple[Support, ...]:
+        """Where the outputs must lie."""
+        return (_mean_link.mean_domain(self), *(REAL for _ in self.parameters[1:]))
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
         r"""Return :math:`\lambda / \mu` and one half, a batched diagonal: mean and shape are orthogonal."""
@@ -179,16 +197,17 @@ class InverseGaussian(ClosedForm[_Parts]):
         )
 
         y, lam, d, m, phi = positive("y lambda d mu phi")
-        eta, s = real("eta s")
-        rate = 2 * lam * (m - y) / m**2
+        s = real("s")
+        eta, mean = _mean_link.mean_formula(self.link, m)
+        rate = 2 * lam * (m - y) / m**3
         if self.dispersion is not None:
-            deviance = Abbreviation(d, (y - m) ** 2 / (phi * m**2 * y), {eta: rate.subs(lam, 1 / phi)})
-            return Definition(
+            deviance = Abbreviation(d, (y - m) ** 2 / (phi * m**2 * y), {m: rate.subs(lam, 1 / phi)})
+            made = Definition(
                 likelihood=self,
                 outputs=(eta,),
                 targets=(y,),
                 nll=d / 2 + sympy.log(2 * sympy.pi * phi * y**3) / 2,
-                abbreviations=(exponential(m, eta), deviance),
+                abbreviations=(mean, deviance),
                 moments={y: m},
                 constants={phi: self.dispersion},
                 example=((0.4,), 1.3),
@@ -197,13 +216,14 @@ class InverseGaussian(ClosedForm[_Parts]):
                 arrange=factored,
                 target_words="a positive number with mean μ and variance φ μ³",
             )
-        deviance = Abbreviation(d, lam * (y - m) ** 2 / (m**2 * y), {eta: rate, s: d})
-        return Definition(
+            return made if self.link == "log" else replace(made, convexity=_mean_link.linked_convexity(made))
+        deviance = Abbreviation(d, lam * (y - m) ** 2 / (m**2 * y), {m: rate, s: d})
+        made = Definition(
             likelihood=self,
             outputs=(eta, s),
             targets=(y,),
             nll=d / 2 - s / 2 + sympy.log(2 * sympy.pi * y**3) / 2,
-            abbreviations=(exponential(m, eta), exponential(lam, s), deviance),
+            abbreviations=(mean, exponential(lam, s), deviance),
             moments={y: m, d: sympy.Integer(1)},
             example=((0.4, 0.3), 1.3),
             convexity=Convexity(
@@ -215,3 +235,4 @@ class InverseGaussian(ClosedForm[_Parts]):
             arrange=factored,
             target_words="a positive number with mean μ and variance μ³/λ",
         )
+        return made if self.link == "log" else replace(made, convexity=_mean_link.linked_convexity(made))

@@ -90,6 +90,8 @@ class MultivariateGaussian(ClosedForm[_Parts]):
 
     n_responses: int | None = None
 
+    has_units = True
+
     def __post_init__(self) -> None:
         if self.n_responses is not None and (self.n_responses < 1 or self.n_responses != int(self.n_responses)):
             raise InputError(f"n_responses is {self.n_responses}, but it must be a whole number, 1 or more.")

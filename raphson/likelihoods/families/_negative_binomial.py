@@ -1,9 +1,9 @@
-r"""The negative binomial likelihood with a log link (NB2): counts that vary more than Poisson ones."""
+r"""The negative binomial likelihood (NB2), by the log or another link: counts that vary more than Poisson ones."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -13,11 +13,13 @@ from torch import Tensor
 from raphson.likelihoods import _parameters
 from raphson.likelihoods._closed_form import ClosedForm
 from raphson.likelihoods._command import Command
+from raphson.likelihoods._links import softplus
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, log_remainder
 from raphson.likelihoods._special._binet_together import binet_together
 from raphson.likelihoods._special._negative_binomial_information import dispersion_information
-from raphson.likelihoods._support import COUNT
+from raphson.likelihoods._support import COUNT, REAL, Support
 from raphson.likelihoods._targets import like_outputs, log_mean_count, start_rows, weighted_mean
+from raphson.likelihoods.composed import _mean_link
 from raphson.linalg import Diagonal, SymmetricOperator
 
 if TYPE_CHECKING:
@@ -103,8 +105,10 @@ class NegativeBinomial(ClosedForm[_Parts]):
     Args:
         dispersion: ``alpha``; None makes it an output.
 
+        link: ``"log"``, ``"identity"`` or ``"sqrt"``: what the first output is of the mean.
+
     Raises:
-        InputError: ``dispersion`` is not positive and finite (0 is ``Poisson``).
+        InputError: ``dispersion`` is not positive and finite (0 is ``Poisson``), or there is no such link.
 
     References:
         J. F. Lawless (1987), Negative binomial and mixed Poisson regression, Can. J. Stat. 15, 209-225.
@@ -124,23 +128,34 @@ class NegativeBinomial(ClosedForm[_Parts]):
     """
 
     dispersion: float | None = None
+    link: str = "log"
 
+    link_names = ("log", "identity", "sqrt")
     support = COUNT
     commands = (Command("negative-binomial"),)
 
     def __post_init__(self) -> None:
         _parameters.check_number("dispersion", self.dispersion)
         object.__setattr__(self, "concave", self.dispersion is not None)
+        _mean_link.check_link(self)
+        if self.link != "log":
+            _mean_link.use_link(self, replace(self, link="log"))
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
-        """Return a learned and a fixed dispersion."""
-        return cls(), cls(0.7)
+        """Return a learned and a fixed dispersion, and each other link."""
+        return cls(), cls(0.7), *(cls(phi, link) for link in cls.link_names[1:] for phi in (None, 0.7))
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The logarithms of the mean and, unless ``dispersion`` is given, of the dispersion of each response."""
-        return ("log_mean", "log_dispersion") if self.dispersion is None else ("log_mean",)
+        """The log mean, or what the link makes of it, and unless ``dispersion`` is given the log dispersion."""
+        mean = _mean_link.mean_name(self.link)
+        return (mean, "log_dispersion") if self.dispersion is None else (mean,)
+
+    @property
+    def domains(self) -> tuple[Support, ...]:
+        """Where the outputs must lie."""
+        return (_mean_link.mean_domain(self), *(REAL for _ in self.parameters[1:]))
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
         """Return a batched diagonal: mean and dispersion are orthogonal. The class says how exact it is."""
@@ -199,17 +214,28 @@ class NegativeBinomial(ClosedForm[_Parts]):
 
     def _value(self, p: _Parts) -> Tensor:
         # Half of the deviance is y log(1 + rest (y / mean - 1)) + r log(1 + share (mean / y - 1)): no large terms
-        # cancel, whatever the dispersion. Beyond exp's range both logarithms are linear.
-        bound = 0.4 * math.log(torch.finfo(p.f.dtype).max)
+        # cancel, whatever the dispersion. Far from 1 the arguments are sums of two positive terms, each by its log.
+        bound = math.log(torch.finfo(p.f.dtype).max) - 0.1
         d = torch.where(p.some, p.log_mean - p.of_count.log_y, p.log_mean)
         low = d.clamp(-bound, bound)
-        mean_excess = torch.where(p.some, torch.expm1(low), low.exp())
-        z = torch.where(p.some, p.of_count.share, p.log_dispersion.exp()) * mean_excess
+        x = p.of_count.log_y + p.log_dispersion
+        log_share, log_rest = -softplus(-x), -softplus(x)
+
+        change = p.of_count.rest * torch.expm1(-low)
+        far = (change < -0.5) | (change > 1)
+        near = torch.log1p(torch.where(far, 0.0, change))
+        first = p.y * torch.where(far, torch.logaddexp(log_share, log_rest - d), near)
+
+        excess = torch.where(p.some, torch.expm1(low), low.exp())
+        log_z = torch.where(p.some, log_share, p.log_dispersion) + d
+        z = torch.where(p.some, p.of_count.share, p.log_dispersion.exp()) * excess
+        far = (z < -0.5) | (log_z > 0)
+        z = torch.where(far, 0.0, z)
         ratio = torch.where(z == 0, 1.0, torch.log1p(z) / torch.where(z == 0, 1.0, z))
-        second = p.y.clamp(min=1.0) * p.of_count.rest * mean_excess * ratio + p.size.clamp(max=math.exp(bound)) * (
-            d - bound
-        ).clamp(min=0)
-        first = p.y * (torch.log1p(p.of_count.rest * torch.expm1(-low)) + (-d - bound).clamp(min=0))
+        near = p.y.clamp(min=1.0) * p.of_count.rest * torch.where(d > bound, math.inf, excess) * ratio
+        second = torch.where(
+            far, p.size * torch.where(p.some, torch.logaddexp(log_share + d, log_rest), softplus(log_z)), near
+        )
         return _parameters.total(second + torch.where(p.some, first + p.of_count.stirling, 0.0), p.f)
 
     def _gradient(self, p: _Parts) -> Tensor:
@@ -234,7 +260,6 @@ class NegativeBinomial(ClosedForm[_Parts]):
             Abbreviation,
             Convexity,
             Definition,
-            exponential,
             factored,
             grouped,
             mean_of,
@@ -243,18 +268,19 @@ class NegativeBinomial(ClosedForm[_Parts]):
             sympy,
         )
 
-        y, eta, log_alpha, a, b = real("y eta a A B")
+        y, log_alpha, a, b = real("y a A B")
         m, k, alpha = positive("mu k alpha")
         gamma, source = sympy.loggamma, "J. F. Lawless (1987), Can. J. Stat. 15, 209-225 (NB2)."
-        mean = exponential(m, eta)
+        eta, mean = _mean_link.mean_formula(self.link, m)
+        log_mean = eta if self.link == "log" else sympy.log(m)
         if self.dispersion is not None:
             inverse = 1 / alpha
-            return Definition(
+            made = Definition(
                 likelihood=self,
                 outputs=(eta,),
                 targets=(y,),
                 nll=(y + inverse) * sympy.log(1 + alpha * m)
-                - y * (eta + sympy.log(alpha))
+                - y * (log_mean + sympy.log(alpha))
                 - gamma(y + inverse)
                 + gamma(inverse)
                 + gamma(y + 1),
@@ -267,9 +293,10 @@ class NegativeBinomial(ClosedForm[_Parts]):
                 source=source,
                 target_words="a count with mean μ and variance μ + α μ²",
             )
+            return made if self.link == "log" else replace(made, convexity=_mean_link.linked_convexity(made))
         # A is the score of k in a form with mean zero, B its derivative: differences that belong together.
         ratio = sympy.log(1 + m / k)
-        score = Abbreviation(a, sympy.digamma(y + k) - sympy.digamma(k) - ratio, {k: b, eta: -m / (k + m)})
+        score = Abbreviation(a, sympy.digamma(y + k) - sympy.digamma(k) - ratio, {k: b, m: -1 / (k + m)})
         rest_of_b = -sympy.trigamma(k) + m / (k * (k + m))
 
         def rewrite(entry: Expr) -> Expr:
@@ -277,11 +304,11 @@ class NegativeBinomial(ClosedForm[_Parts]):
             return entry.subs(sympy.trigamma(y + k), b - rest_of_b)
 
         mean_trigamma = mean_of(sympy.trigamma(y + k))
-        return Definition(
+        made = Definition(
             likelihood=self,
             outputs=(eta, log_alpha),
             targets=(y,),
-            nll=(y + k) * ratio - y * (eta + log_alpha) - gamma(y + k) + gamma(k) + gamma(y + 1),
+            nll=(y + k) * ratio - y * (log_mean + log_alpha) - gamma(y + k) + gamma(k) + gamma(y + 1),
             abbreviations=(
                 mean,
                 Abbreviation(k, sympy.exp(-log_alpha), {log_alpha: -k}),
@@ -301,6 +328,7 @@ class NegativeBinomial(ClosedForm[_Parts]):
             rewrite=rewrite,
             arrange=lambda entry: grouped(entry, [a, b, sympy.trigamma(k), mean_trigamma]),
         )
+        return made if self.link == "log" else replace(made, convexity=_mean_link.linked_convexity(made))
 
 
 def _of_count(y: Tensor, log_dispersion: Tensor, curved: bool) -> _OfCount:

@@ -77,6 +77,8 @@ class Ordinal(ClosedForm[_Parts]):
     n_levels: int
     link: str = "logit"
 
+    link_names = tuple(LINKS)
+
     concave = True
     commands = tuple(
         Command(name, target="ordered", count="n_levels", arguments={"link": link})

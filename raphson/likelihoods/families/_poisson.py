@@ -1,9 +1,9 @@
-r"""The Poisson likelihood with a log link: counts, with exposure as an offset."""
+r"""The Poisson likelihood, by the log or another link: counts, with exposure as an offset."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -12,8 +12,9 @@ from raphson.likelihoods._command import Command
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._parameters import total
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet
-from raphson.likelihoods._support import COUNT
+from raphson.likelihoods._support import COUNT, Support
 from raphson.likelihoods._targets import columns, like_outputs, log_mean_count, start_rows
+from raphson.likelihoods.composed import _mean_link
 from raphson.linalg import Diagonal
 
 if TYPE_CHECKING:
@@ -31,7 +32,15 @@ class Poisson(Likelihood):
     convex in ``f``. An exposure (time at risk, population) enters as an offset: its logarithm is added to ``f``.
     Counts of any size keep their digits: ``nll`` is evaluated as half of the deviance plus a constant of ``y``.
 
+    With another link the output is the mean (``identity``) or its root (``sqrt``), a positive number.
+
     Shapes: outputs ``(..., M)``; targets ``(..., M)``, or ``(...,)`` where ``M = 1``.
+
+    Args:
+        link: ``"log"``, ``"identity"`` or ``"sqrt"``: what the output is of the mean.
+
+    Raises:
+        InputError: The link is none of them.
 
     References:
         P. McCullagh and J. A. Nelder (1989), Generalized Linear Models, 2nd ed., chapter 6.
@@ -49,15 +58,33 @@ class Poisson(Likelihood):
         tensor([[2., 2.]])
     """
 
+    link: str = "log"
+
+    link_names = ("log", "identity", "sqrt")
     concave = True
     partition = "exponential"
     support = COUNT
     commands = (Command("poisson"),)
 
+    def __post_init__(self) -> None:
+        _mean_link.check_link(self)
+        if self.link != "log":
+            _mean_link.use_link(self, Poisson(), concave=True)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return each link."""
+        return tuple(cls(link) for link in cls.link_names)
+
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The logarithm of the mean of each response."""
-        return ("log_mean",)
+        """The logarithm of the mean of each response, or what the link makes of it."""
+        return (_mean_link.mean_name(self.link),)
+
+    @property
+    def domains(self) -> tuple[Support, ...]:
+        """Where the outputs must lie."""
+        return (_mean_link.mean_domain(self),)
 
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
         """Return the negative log-likelihood summed over responses, ``(...,)``."""
@@ -106,17 +133,18 @@ class Poisson(Likelihood):
         return Derivatives(_value(f, y, rate), rate - y, None if hessian is None else Diagonal(rate))
 
     def definition(self) -> Definition:
-        """Return the formulas, in the log mean."""
-        from raphson.likelihoods.formulas import GLM_BOOK, Convexity, Definition, exponential, positive, real, sympy
+        """Return the formulas in the output."""
+        from raphson.likelihoods.formulas import GLM_BOOK, Convexity, Definition, positive, real, sympy
 
-        eta, y = real("eta y")
+        y = real("y")
         mu = positive("mu")
-        return Definition(
+        eta, mean = _mean_link.mean_formula(self.link, mu)
+        made = Definition(
             likelihood=self,
             outputs=(eta,),
             targets=(y,),
-            nll=mu - y * eta + sympy.loggamma(y + 1),
-            abbreviations=(exponential(mu, eta),),
+            nll=mu - y * (eta if self.link == "log" else sympy.log(mu)) + sympy.loggamma(y + 1),
+            abbreviations=(mean,),
             moments={y: mu},
             example=((0.4,), 3.0),
             convexity=Convexity(
@@ -125,6 +153,7 @@ class Poisson(Likelihood):
             ),
             source=GLM_BOOK + "chapter 6.",
         )
+        return made if self.link == "log" else replace(made, convexity=_mean_link.linked_convexity(made))
 
 
 def _value(f: Tensor, y: Tensor, rate: Tensor) -> Tensor:

@@ -107,6 +107,7 @@ class StudentT(ClosedForm[_Parts]):
 
     df: float | None = None
 
+    has_units = True
     commands = (Command("student-t"),)
 
     def __post_init__(self) -> None:

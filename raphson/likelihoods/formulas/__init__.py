@@ -23,3 +23,5 @@ from raphson.likelihoods.formulas._definition import logistic as logistic
 from raphson.likelihoods.formulas._definition import mean_by_moments as mean_by_moments
 from raphson.likelihoods.formulas._definition import one_number as one_number
 from raphson.likelihoods.formulas._definition import softmax as softmax
+from raphson.likelihoods.formulas._links import as_function as as_function
+from raphson.likelihoods.formulas._links import output_symbol as output_symbol

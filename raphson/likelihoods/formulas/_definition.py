@@ -150,6 +150,13 @@ class Definition:
         """What the likelihood calls each of ``outputs``."""
         return self.likelihood.output_names(len(self.outputs))
 
+    def convex_where(self) -> Convexity:
+        """Return the condition of a definition with one output: the observed Hessian itself."""
+        entry = self.hessian[0, 0]
+        if entry.is_positive or entry.is_nonnegative:
+            return STRICTLY_CONVEX
+        return Convexity("Convex exactly where the observed Hessian is not negative.", entry >= 0)
+
     def derivative(self, expression: Expr, output: Symbol) -> Expr:
         """Return the total derivative in an output, in terms of abbreviations."""
         parts = [
