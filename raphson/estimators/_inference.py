@@ -247,7 +247,7 @@ class InferenceMixin(ProfileMixin):
             >>> x, y = np.repeat([0.0, 1.0], 20)[:, None], np.repeat([1, 0, 1, 0], [2, 18, 10, 10])
             >>> model = rp.MultinomialLogisticRegression().fit(x, y)
             >>> model.confint(method="profile").round(3).to_numpy(dtype=float)[0].tolist()
-            [-4.026, -0.941]
+            [-4.036, -0.955]
         """
         if method == "profile":
             if kind is not None or groups is not None or options.keys() - {"columns"}:

@@ -105,6 +105,45 @@ def test_multinomial_estimates_are_those_published():
     np.testing.assert_allclose(errors, [0.524144573, 0.396226704, 0.647690532, 0.659413419, 0.600356896], atol=1e-8)
 
 
+# Schoener (1970): grahami, opalinus, height >= 5 ft, diameter > 2 in, shady, time of day
+LIZARDS = [
+    [20, 2, 0, 0, 0, 0],
+    [8, 1, 0, 0, 0, 1],
+    [4, 4, 0, 0, 0, 2],
+    [13, 0, 1, 0, 0, 0],
+    [8, 0, 1, 0, 0, 1],
+    [12, 0, 1, 0, 0, 2],
+    [8, 3, 0, 1, 0, 0],
+    [4, 1, 0, 1, 0, 1],
+    [5, 3, 0, 1, 0, 2],
+    [6, 0, 1, 1, 0, 0],
+    [1, 1, 1, 1, 0, 2],
+    [34, 11, 0, 0, 1, 0],
+    [69, 20, 0, 0, 1, 1],
+    [18, 10, 0, 0, 1, 2],
+    [31, 5, 1, 0, 1, 0],
+    [55, 4, 1, 0, 1, 1],
+    [13, 3, 1, 0, 1, 2],
+    [17, 15, 0, 1, 1, 0],
+    [60, 32, 0, 1, 1, 1],
+    [8, 8, 0, 1, 1, 2],
+    [12, 1, 1, 1, 1, 0],
+    [21, 5, 1, 1, 1, 1],
+    [4, 4, 1, 1, 1, 2],
+]
+
+
+def test_binomial_estimates_are_those_published():
+    table = np.array(LIZARDS, dtype=float)
+    x = np.column_stack([table[:, 2:5], table[:, 5:] == np.array([1, 2])])
+    model = rp.VectorGLM(Binomial(), penalty="jeffreys").fit(x, table[:, :2])
+    found = model.estimates().to_frame().to_numpy(float)
+    expected = [1.9018330897, 1.1064262819, -0.7536292103, -0.8176592818, 0.2279603850, -0.7273111108]
+    np.testing.assert_allclose(found[:, 0], expected, atol=2e-8)
+    errors = [0.3373533542, 0.2544032839, 0.2102715217, 0.3186057462, 0.2488410804, 0.2974581603]
+    np.testing.assert_allclose(found[:, 1], errors, atol=1e-8)
+
+
 @pytest.mark.parametrize(("likelihood", "y"), FAMILIES, ids=IDS)
 def test_the_gradient_is_that_of_the_value(likelihood, y):
     weights = np.random.default_rng(1).uniform(0.5, 2.0, 40)
@@ -167,3 +206,17 @@ def test_a_saved_penalized_model_keeps_its_errors(tmp_path):
     model = rp.MultinomialLogisticRegression(penalty="jeffreys").fit(GROUPS, YES)
     rp.save(model, tmp_path / "m")
     assert rp.load(tmp_path / "m").model.standard_errors().equals(model.standard_errors())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_finite_coefficients_beside_a_copy_of_a_column_and_without_a_reference():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 300)
+    table = pd.DataFrame({"a": rng.normal(size=300), "d": ((y == 1) & (rng.random(300) < 0.3)).astype(float)})
+    plain = rp.MultinomialLogisticRegression().fit(table, y).standard_errors()
+    assert plain.isna().tolist() == [False, False, True] * 2
+    copied = rp.MultinomialLogisticRegression().fit(table.assign(copy=table["a"]), y).standard_errors()
+    assert copied.isna().tolist() == [False, True, True, True] * 2
+    assert float(copied.iloc[0]) == pytest.approx(float(plain.iloc[0]), rel=1e-6)
+    with pytest.raises(rp.NotEstimableError, match="separated"):
+        rp.MultinomialLogisticRegression(reference=None).fit(table, y).standard_errors()

@@ -138,7 +138,7 @@ class Fitted:
         q = report.basis.shape[1]
         if q * q * d * r > _NULL_SPACE_ELEMENTS:
             return None
-        return torch.kron(torch.eye(q, dtype=torch.float64), self.null_basis.contiguous())
+        return self.open_parameters
 
     @property
     def open_parameters(self) -> Tensor:
@@ -146,7 +146,9 @@ class Fitted:
         if not self._by_columns:
             return self.null_basis
         q = self.layout.output_map.basis.shape[1]
-        return torch.kron(torch.eye(q, dtype=torch.float64), self.null_basis.contiguous())
+        # kron does not take a single column with the stride that a factorization gives it
+        basis = self.null_basis.clone(memory_format=torch.contiguous_format)
+        return torch.kron(torch.eye(q, dtype=torch.float64), basis)
 
     def largest_move(self, step: Tensor) -> float:
         """Return the largest change that a step in the solver's parameters makes to an output."""

@@ -35,6 +35,8 @@ def fit_limit(fitted: Fitted, rows: Rows, recession: Recession, options: FitOpti
     limit, report = recession.limit, fitted.layout.output_map
     if limit is None or bool(recession.diverging.all()) or not bool(limit.rows.any()):
         return None
+    if report.is_plain and report.n_outputs > 1 and fitted.objective.likelihood.differences_only:
+        return None  # what is kept there is relative to one output, what is reported sums to zero over all
     if report.intercept and not bool(limit.kept[report.is_intercept].any()):
         return None
     part, columns, places = report.restrict(limit.kept)
