@@ -48,11 +48,13 @@ class LinearEstimator(PredictionMixin, BaseEstimator):
             start: Coefficients ``(C, D')`` of an earlier fit to start from, or None.
         """
         self._layout = layout
-        fitted, collinearity = fit(rows, likelihood, layout, FitOptions.of(self), start)
-        fitted, self.separation_, self._refusal = examine(fitted, rows)
+        options = FitOptions.of(self)
+        fitted, collinearity = fit(rows, likelihood, layout, options, start)
+        fitted, self.separation_, self._refusal = examine(fitted, rows, options)
         self.collinearity_ = collinearity
         self._fitted, self._training = fitted, rows
         self._estimates_cache: dict[Any, Estimates] = {}
+        self._only_penalized = None
         self._saved_notes: list[str] = []
         self._logliks: dict[str, float] = {}
         objective, solution = fitted.objective, fitted.solution
@@ -204,11 +206,12 @@ class LinearEstimator(PredictionMixin, BaseEstimator):
         self._fitted = self._training = None
         self._estimates_cache = {}
         if "covariance" in tensors:
-            self._estimates_cache["observed", None, "sampling"] = Estimates(
+            kind = self._classical_kind()
+            self._estimates_cache[kind, None, "sampling"] = Estimates(
                 values=self._reported(),
                 covariance=Dense(tensors["covariance"]),
                 labels=layout.labels,
-                kind="observed information",
+                kind=f"{kind} information",
                 estimable=tensors["estimable"],
                 null_space=tensors.get("null_space"),
                 axis_names=self._axis_names,

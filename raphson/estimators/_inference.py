@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from raphson import infer
 from raphson._errors import IndefiniteError, InputError, NotEstimableError, TooLargeError
+from raphson.estimators._profiles import ProfileMixin
 from raphson.estimators.fit._covariance import (
     DENSE_COVARIANCE,
     CovarianceKind,
@@ -23,6 +24,7 @@ from raphson.estimators.fit._covariance import (
     estimates,
     selected_estimates,
 )
+from raphson.estimators.fit._examine import only_penalized
 from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import Rows
@@ -42,7 +44,7 @@ _NO_ROWS = (
 )
 
 
-class InferenceMixin:
+class InferenceMixin(ProfileMixin):
     """Inference for an estimator that sets the attributes below when it is fitted."""
 
     _fitted: Fitted | None
@@ -51,6 +53,8 @@ class InferenceMixin:
     _estimates_cache: dict[Any, Estimates]
     _refusal: str | None
     _penalty: float
+    _only_penalized: tuple[torch.Tensor | None, str | None] | None = None
+    penalty: str
     solution_: Solution
     loglik_: float
     loglik_null_: float
@@ -81,7 +85,7 @@ class InferenceMixin:
 
     def estimates(
         self,
-        kind: CovarianceKind = "observed",
+        kind: CovarianceKind | None = None,
         groups: Any = None,
         *,
         correction: str | None = None,
@@ -92,7 +96,8 @@ class InferenceMixin:
 
         Args:
             kind: ``"observed"`` (inverse Hessian at the data), ``"expected"`` (inverse Fisher information) or
-                ``"sandwich"`` (robust: Huber 1967, White 1982).
+                ``"sandwich"`` (robust: Huber 1967, White 1982). None is ``"observed"``, and ``"expected"`` with
+                Jeffreys' penalty, which is made of that.
             groups: ``(N,)`` cluster labels; makes the sandwich a clustered one (Liang and Zeger 1986).
             correction: Small-sample factor of the sandwich: ``"HC0"``, ``"HC1"``, ``"CR0"``, ``"CR1"`` or
                 ``"stata"`` (the default: ``n / (n - 1)``, or ``G / (G - 1)`` with clusters).
@@ -110,6 +115,7 @@ class InferenceMixin:
                 ``InputError``, a covariance too large to form a ``TooLargeError``.
         """
         check_is_fitted(self)
+        kind = kind or self._classical_kind()
         key = (kind, correction, weights) if groups is None else None
         if columns is None and key in self._estimates_cache:
             return self._estimates_cache[key]
@@ -120,9 +126,24 @@ class InferenceMixin:
             return self._selected(fitted, columns, kind, groups, correction, weights)
         codes = None if groups is None else self._group_codes(groups)
         made = replace(estimates(fitted, kind, codes, correction, weights), axis_names=self._axis_names)
+        if self._penalty > 0:
+            made = self._without_separated(made)
         if key is not None:
             self._estimates_cache[key] = made
         return made
+
+    def _classical_kind(self) -> CovarianceKind:
+        return "expected" if self.penalty == "jeffreys" else "observed"
+
+    def _without_separated(self, found: Estimates) -> Estimates:
+        """Leave out what only a ridge penalty keeps finite; the warning says what that is."""
+        if self._only_penalized is None:
+            self._only_penalized = only_penalized(self._require_fit(), self._training_rows())
+        span, sentence = self._only_penalized
+        if span is None or sentence is None:
+            return found
+        null = span if found.null_space is None else torch.cat([found.null_space, span], 1)
+        return replace(found, estimable=found.estimable & (span == 0).all(1), null_space=null)
 
     def _selected(
         self,
@@ -166,7 +187,7 @@ class InferenceMixin:
             raise NotEstimableError(_NO_ROWS)
         return self._fitted
 
-    def covariance(self, kind: CovarianceKind = "observed", groups: Any = None, **options: Any) -> pd.DataFrame:
+    def covariance(self, kind: CovarianceKind | None = None, groups: Any = None, **options: Any) -> pd.DataFrame:
         """Return the covariance matrix of the coefficients, labeled (class, feature) on both axes.
 
         Args:
@@ -179,7 +200,7 @@ class InferenceMixin:
         """
         return self.estimates(kind, groups, **options).covariance_frame()
 
-    def standard_errors(self, kind: CovarianceKind = "observed", groups: Any = None, **options: Any) -> pd.Series:
+    def standard_errors(self, kind: CovarianceKind | None = None, groups: Any = None, **options: Any) -> pd.Series:
         """Return the standard errors of the coefficients as a series over (class, feature).
 
         Args:
@@ -193,25 +214,53 @@ class InferenceMixin:
         return self.estimates(kind, groups, **options).standard_errors_series()
 
     def confint(
-        self, level: float = 0.95, kind: CovarianceKind = "observed", groups: Any = None, **options: Any
+        self,
+        level: float = 0.95,
+        kind: CovarianceKind | None = None,
+        groups: Any = None,
+        *,
+        method: str = "wald",
+        **options: Any,
     ) -> pd.DataFrame:
-        """Return normal confidence intervals of the coefficients, columns ``lower`` and ``upper``.
+        """Return confidence intervals of the coefficients, columns ``lower`` and ``upper``.
 
         Args:
             level: Confidence level in (0, 1).
+            method: ``"wald"``: estimate and standard error; ``"profile"``: all values of a coefficient that a test by
+                the profile likelihood, penalized by Jeffreys' prior where the fit is, does not reject (Venzon and
+                Moolgavkar 1988). A profile takes some refits for each bound; kind and groups do not go with it.
             kind: As in ``estimates``.
             groups: As in ``estimates``.
             **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
 
         Returns:
-            A ``(p, 2)`` frame.
+            A ``(p, 2)`` frame; a bound that the likelihood never reaches is infinite.
+
+        Raises:
+            InputError: If the method is unknown, or is given what it does not take.
+
+        Examples:
+            Two of 20 successes: the profile interval of the log odds is not symmetric.
+
+            >>> import numpy as np
+            >>> import raphson as rp
+            >>> x, y = np.repeat([0.0, 1.0], 20)[:, None], np.repeat([1, 0, 1, 0], [2, 18, 10, 10])
+            >>> model = rp.MultinomialLogisticRegression().fit(x, y)
+            >>> model.confint(method="profile").round(3).to_numpy(dtype=float)[0].tolist()
+            [-4.036, -0.955]
         """
+        if method == "profile":
+            if kind is not None or groups is not None or options.keys() - {"columns"}:
+                raise InputError("method='profile' goes by the likelihood: leave out kind, groups and corrections.")
+            return self._profile_intervals(level, **options)
+        if method != "wald":
+            raise InputError(f"Unknown method {method!r} of intervals; choose 'wald' or 'profile'.")
         return self.estimates(kind, groups, **options).to_frame(level)[["lower", "upper"]]
 
     # tests and fit statistics -------------------------------------------------------------------------------
 
     def wald_test(
-        self, R: Any, q: Any = None, *, kind: CovarianceKind = "observed", groups: Any = None, **options: Any
+        self, R: Any, q: Any = None, *, kind: CovarianceKind | None = None, groups: Any = None, **options: Any
     ) -> infer.WaldResult:
         """Test ``R beta = q`` for coefficients in the order of ``estimates``.
 
@@ -256,6 +305,11 @@ class InferenceMixin:
         for model in (self, restricted):
             if model is not None and model._penalty > 0:
                 raise InputError("A likelihood-ratio test needs unpenalized fits; set l2=0.")
+            if model is not None and model.penalty == "jeffreys":
+                raise InputError(
+                    "Twice the difference of log-likelihoods at estimates of penalty='jeffreys' has no known "
+                    "distribution; use profile_test()."
+                )
         return infer.likelihood_ratio_test(self.loglik_, self.df_model_, loglik, df)
 
     @property
@@ -282,7 +336,8 @@ class InferenceMixin:
 
         Args:
             kind: As in ``estimates``; None means ``"observed"`` (``"expected"`` where the observed information is
-                not positive definite), or for a penalized fit ``"sandwich"``, and the table says which it is.
+                not positive definite, and with Jeffreys' penalty), or for a ridge penalty ``"sandwich"``, and the table
+                says which it is.
             level: Confidence level of the intervals.
             groups: As in ``estimates``.
             **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
@@ -297,7 +352,7 @@ class InferenceMixin:
         notes = list(self._notes())
         fallback = kind is None
         if kind is None:
-            kind = "sandwich" if groups is not None or self._penalty > 0 else "observed"
+            kind = "sandwich" if groups is not None or self._penalty > 0 else self._classical_kind()
         try:
             try:
                 found = self.estimates(kind, groups, **options)
@@ -310,6 +365,13 @@ class InferenceMixin:
             found = self._without_errors()
             if str(refused) not in notes:
                 notes.append(str(refused))
+        if self._only_penalized is not None and self._only_penalized[1] is not None:
+            notes.append(f"Only the penalty keeps some coefficients finite. {self._only_penalized[1]}")
+        if self.penalty == "jeffreys":
+            notes.append(
+                "The p-values and intervals are Wald's; profile_test() and confint(method='profile') go by the "
+                "penalized likelihood, which is better where estimates are far from zero."
+            )
         return Summary(
             title=self._title(),
             facts=tuple(self._facts(found.kind)),
@@ -345,6 +407,8 @@ class InferenceMixin:
         ]
         if self._penalty > 0:
             facts.append(("Penalty l2", f"{self._penalty:g}"))
+        elif self.penalty == "jeffreys":
+            facts.append(("Penalty", "Jeffreys-penalized (Firth)"))
         else:
             if self._has_probabilities():
                 facts.append(("Pseudo-R2 (McFadden)", f"{self.pseudo_r2_.mcfadden:.6f}"))

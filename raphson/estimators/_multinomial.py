@@ -51,6 +51,8 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
             so that predictions do not depend on the reference. scikit-learn's ``C`` is ``1 / (l2 * N)`` for
             three classes and more, and ``2 / (l2 * N)`` for two, where it penalizes the difference of the
             two.
+        penalty: ``"ridge"``, of size ``l2``; or ``"jeffreys"``: the likelihood times the root of the determinant of
+            the expected information, whose maximum is finite under separation and less biased (Firth 1993).
         fit_intercept: Whether each class has an intercept.
         reference: Class whose coefficients are zero: ``"first"``, ``"last"`` or a label; None makes
             coefficients sum to zero over classes.
@@ -98,6 +100,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         self,
         *,
         l2: float = 0.0,
+        penalty: str = "ridge",
         fit_intercept: bool = True,
         reference: Any = "first",
         solver: str = "auto",
@@ -108,6 +111,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         progress: Progress = False,
     ) -> None:
         self.l2 = l2
+        self.penalty = penalty
         self.fit_intercept = fit_intercept
         self.reference = reference
         self.solver = solver
@@ -152,6 +156,8 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         return eye[:, 1:] if self._layout.output_map.intercept else eye[:, :0]
 
     def _loglik_at_fit(self) -> float:
+        if self.penalty == "jeffreys":
+            return super()._loglik_at_fit()
         # the value is the log-likelihood, because that of labels has no constant
         objective, solution = self._require_fit().objective, self.solution_
         return -(solution.value - objective.penalty(solution.theta)) * objective.total_weight

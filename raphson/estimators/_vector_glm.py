@@ -65,6 +65,8 @@ class VectorGLM(LinearEstimator):
         constraints: How columns act on the outputs, as above; None for the default.
         l2: Penalty :math:`\lambda` of the mean-scale objective, on slopes only: scikit-learn's ``alpha`` for its
             Poisson regression.
+        penalty: ``"ridge"``, of size ``l2``; or ``"jeffreys"``: the likelihood times the root of the determinant of
+            the expected information, whose maximum is finite under separation and less biased (Firth 1993).
         fit_intercept: False leaves out the intercept of the parameters that columns act on; constants stay.
         solver: ``"auto"``, ``"newton"`` (dense Hessian) or ``"newton-cg"`` (Hessian products); for a concave likelihood
             without constraints also ``"gradient-descent"`` or ``"sgd"``.
@@ -112,6 +114,7 @@ class VectorGLM(LinearEstimator):
         formula: Any = None,
         constraints: Any = None,
         l2: float = 0.0,
+        penalty: str = "ridge",
         fit_intercept: bool = True,
         solver: str = "auto",
         tol: float = 1e-8,
@@ -123,6 +126,7 @@ class VectorGLM(LinearEstimator):
         self.formula = formula
         self.constraints = constraints
         self.l2 = l2
+        self.penalty = penalty
         self.fit_intercept = fit_intercept
         self.solver = solver
         self.tol = tol

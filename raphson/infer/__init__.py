@@ -10,6 +10,7 @@ from raphson.infer._covariance import inverse_information as inverse_information
 from raphson.infer._covariance import sandwich as sandwich
 from raphson.infer._covariance import small_sample_factor as small_sample_factor
 from raphson.infer._estimates import Estimates as Estimates
+from raphson.infer._estimates import critical_value as critical_value
 from raphson.infer._estimates import label_name as label_name
 from raphson.infer._margins import MarginsResult as MarginsResult
 from raphson.infer._margins import binary_columns as binary_columns

@@ -65,6 +65,7 @@ def _classes(value: Any, name: str) -> None:
 _CONSTRAINT = either(TEXT, _TEXTS, instance("a name, names or a matrix", np.ndarray, list, tuple))
 _SETTINGS: dict[str, Check] = {
     "l2": NONNEGATIVE,
+    "penalty": one_of("ridge", "jeffreys"),
     "fit_intercept": FLAG,
     "solver": one_of("auto", "newton", "newton-cg", "gradient-descent", "sgd"),
     "tol": NONNEGATIVE,

@@ -308,14 +308,25 @@ def test_collinear_columns_leave_predictions_and_estimable_contrasts():
     ],
     ids=["poisson", "ordinal"],
 )
-def test_infinite_estimates_are_refused(likelihood, y, named):
+def test_infinite_estimates_are_refused_and_the_others_kept(likelihood, y, named):
     table = X.assign(empty=(X["a"] > 1).astype(float))[["b", "c", "empty"]]
-    with pytest.warns(SeparationWarning, match="no finite optimum") as caught:
+    with pytest.warns(SeparationWarning, match="no finite maximum likelihood estimate") as caught:
         model = VectorGLM(likelihood).fit(table, y)
     assert named in str(caught[0].message)
     assert model.solution_.status.name == "DIVERGING"
-    with pytest.raises(NotEstimableError, match=named):
-        model.standard_errors()
+    # in the limit the other coefficients are those of the rows that are not separated
+    rest = table["empty"] == 0
+    found, alone = model.estimates().to_frame(), VectorGLM(likelihood).fit(table.loc[rest, ["b", "c"]], y[rest])
+    assert found[found["coef"].isna()].index.get_level_values(1).tolist() == [named]
+    expected = alone.estimates().to_frame()
+    kept = found.dropna(subset=["coef"]).loc[expected.index]
+    np.testing.assert_allclose(kept.to_numpy(float), expected.to_numpy(float), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        model.confint(method="profile").loc[expected.index].to_numpy(float),
+        alone.confint(method="profile").to_numpy(float),
+        rtol=1e-6,
+        atol=1e-9,
+    )
     assert np.isfinite(model.predict(table)).all()
     assert VectorGLM(likelihood, l2=1e-2).fit(table, y).solution_.converged
 

@@ -52,13 +52,15 @@ def estimates(
     Raises:
         TooLargeError: If there are more than ``DENSE_COVARIANCE`` free parameters; the message gives the size.
     """
+    if fitted.limit is not None:
+        fitted = fitted.limit
     p = fitted.objective.n_parameters
     if p > DENSE_COVARIANCE:
         raise TooLargeError(
             f"The covariance of {p} coefficients would take {8 * p * p / 1e9:.1f} GB; ask for some columns, as in "
             "standard_errors(columns=['x1', 'x2']), which forms only their part of the inverse."
         )
-    free, name = _free_covariance(fitted, kind, groups, correction, weights)
+    free, name = free_covariance(fitted, kind, groups, correction, weights)
     made = Estimates(
         values=fitted.reported(fitted.solution.theta[None])[0],
         covariance=Dense(fitted.covariance(free)),
@@ -88,10 +90,29 @@ def _representable(found: Estimates) -> Estimates:
     return replace(found, covariance=Dense(matrix), estimable=found.estimable & ~lost)
 
 
-def _free_covariance(
-    fitted: Fitted, kind: CovarianceKind, groups: Tensor | None, correction: str | None, weights: WeightMeaning
+def free_covariance(
+    fitted: Fitted,
+    kind: CovarianceKind,
+    groups: Tensor | None = None,
+    correction: str | None = None,
+    weights: WeightMeaning = "sampling",
 ) -> tuple[Tensor, str]:
-    """Return the covariance of the solver's parameters ``(p, p)``, and its name."""
+    """Return the covariance of the solver's parameters, and its name.
+
+    Args:
+        fitted: The fit.
+        kind: As in ``estimates``.
+        groups: As in ``estimates``.
+        correction: As in ``estimates``.
+        weights: As in ``estimates``.
+
+    Returns:
+        ``(p, p)`` and the name.
+
+    Raises:
+        InputError: If the kind is unknown, or not one for groups.
+        NotEstimableError: If a penalty biases the coefficients.
+    """
     if kind not in ("observed", "expected", "sandwich"):
         raise InputError(f"Unknown covariance kind '{kind}'; choose 'observed', 'expected' or 'sandwich'.")
     objective, solution = fitted.objective, fitted.solution
@@ -106,7 +127,7 @@ def _free_covariance(
                 "l2=0 for classical standard errors."
             )
     theta, total, p = solution.theta, objective.total_weight, objective.n_parameters
-    found = solution.hessian if kind != "expected" else None
+    found = solution.hessian if kind != "expected" and not fitted.jeffreys else None
     if found is None:
         found = objective.hessian(theta, "expected" if kind == "expected" else "observed")
     inverse = inverse_information(Dense(found.to_dense() * total, labels=fitted.parameter_names))
@@ -119,11 +140,12 @@ def _free_covariance(
         factor, name = small_sample_factor(correction, n, p), f"sandwich ({correction})"
     else:
         n_groups = int(groups.max()) + 1
-        scores = objective.group_scores(theta, groups, n_groups)
+        own = groups if fitted.rows is None else groups[fitted.rows]
+        scores = objective.group_scores(theta, own, n_groups)
         meat = scores.mT @ scores
         factor = small_sample_factor(correction, n, p, n_groups)
         name = f"sandwich clustered in {n_groups} groups ({correction})"
-    if objective.l2 > 0:
+    if objective.l2 > 0 or fitted.jeffreys:
         name += " of the penalized estimates"
     return sandwich(inverse, Dense(meat), factor).to_dense(), name
 

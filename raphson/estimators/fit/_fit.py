@@ -53,7 +53,7 @@ def fit(
     uniform, first = report.is_uniform, int(report.intercept)
     solver_map, columns = report, torch.arange(report.n_columns)
     kept = columns if uniform else torch.arange(report.n_parameters)
-    design = _design(rows, report, columns)
+    design = standardized_design(rows, report, columns)
     null, collinearity = torch.zeros(kept.shape[0], 0, dtype=torch.float64), None
     if options.l2 == 0 and not design.is_well_conditioned():
         collinearity = find_collinear(rows.x, rows.weights, layout.columns, report.intercept)
@@ -68,7 +68,7 @@ def fit(
             solver_map = OutputMap.uniform(report.basis, len(kept), report.intercept)
         else:
             solver_map, columns, kept = report.restrict(fitted)
-        design = _design(rows, solver_map, columns)
+        design = standardized_design(rows, solver_map, columns)
         warnings.warn(" ".join(collinearity.sentences()), CollinearityWarning, stacklevel=4)
     relative = likelihood.differences_only and layout.is_relative
     if relative:
@@ -88,7 +88,7 @@ def fit(
         theta = _from_table(objective, coef[:, columns], relative)
     with options.shown_progress() as callback:
         solution = solve(objective, theta, options, callback, warm=start is not None)
-    made = Fitted(objective, solution, layout, kept, null, rows.y.shape[0])
+    made = Fitted(objective, solution, layout, kept, null, rows.y.shape[0], options.jeffreys)
     bounded = any(domain is not REAL for domain in likelihood.domains)
     if solution.converged and (bounded or not likelihood.concave):
         made = _inside(made, rows)
@@ -139,7 +139,7 @@ def _from_table(objective: LinearObjective, coef: Tensor, relative: bool) -> Ten
     return here.collapse(coef - coef[[here.left_out]] if relative else coef)
 
 
-def _design(rows: Rows, output_map: OutputMap, columns: Tensor) -> Design:
+def standardized_design(rows: Rows, output_map: OutputMap, columns: Tensor) -> Design:
     """Return the standardized design of some columns; a shift that no intercept can make up for is left out."""
     first = int(output_map.intercept)
     design = rows.design(columns[first:] - first, output_map.intercept)

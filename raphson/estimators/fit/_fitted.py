@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from raphson.estimators.fit._jeffreys import JeffreysObjective
 from raphson.estimators.input._layout import Layout
 from raphson.linear import LinearObjective
 from raphson.solve import Solution
@@ -34,6 +35,11 @@ class Fitted:
         null_basis: Combinations that the data leave open: of columns ``(D', r)`` where the reported map is uniform,
             else of parameters ``(P, r)``; r is 0 if there are none.
         n_rows: Rows with positive weight.
+        jeffreys: Whether the likelihood is penalized by Jeffreys' prior.
+        limit: The fit of the limiting model, where some coefficients are infinite and others are not.
+        rows: Of such a limit: its rows among all, bool ``(N,)``.
+        diverging: Of such a limit: parameters without a finite estimate, bool ``(P,)``. ``kept`` and ``null_basis`` are
+            then those of a map that is not uniform.
     """
 
     objective: LinearObjective
@@ -42,6 +48,20 @@ class Fitted:
     kept: Tensor
     null_basis: Tensor
     n_rows: int
+    jeffreys: bool = False
+    limit: Fitted | None = None
+    rows: Tensor | None = None
+    diverging: Tensor | None = None
+
+    @property
+    def problem(self) -> LinearObjective | JeffreysObjective:
+        """What is minimized, with its penalty."""
+        return JeffreysObjective(self.objective) if self.jeffreys else self.objective
+
+    @property
+    def _by_columns(self) -> bool:
+        """Whether ``kept`` and ``null_basis`` speak of columns, not of parameters."""
+        return self.layout.output_map.is_uniform and self.diverging is None
 
     @cached_property
     def _outputs(self) -> Tensor | None:
@@ -69,7 +89,7 @@ class Fitted:
         """
         table = theta if standardized else self.objective.to_table(theta)
         report = self.layout.output_map
-        if report.is_uniform:
+        if self._by_columns:
             table = table.view(theta.shape[0], -1, self.objective.design.n_columns)
             if self._outputs is not None:
                 table = self._outputs @ table
@@ -101,7 +121,9 @@ class Fitted:
     @property
     def estimable(self) -> Tensor | None:
         """Which reported parameters the data determine, bool ``(P,)``; None for all, or as ``null_space`` says."""
-        if self.null_basis.shape[1] == 0 or not self.layout.output_map.is_uniform:
+        if self.diverging is not None:
+            return ~self.diverging[self.layout.order]
+        if self.null_basis.shape[1] == 0 or not self._by_columns:
             return None
         size = self.null_basis.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
         return ((self.null_basis / size).abs() < 1e-9).all(1).repeat(self.layout.output_map.basis.shape[1])
@@ -112,12 +134,20 @@ class Fitted:
         (d, r), report = self.null_basis.shape, self.layout.output_map
         if r == 0:
             return None
-        if not report.is_uniform:
+        if not self._by_columns:
             return self.null_basis[self.layout.order]
         q = report.basis.shape[1]
         if q * q * d * r > _NULL_SPACE_ELEMENTS:
             return None
-        # kron does not take a single column with the stride that qr gives it, which contiguous() leaves as it is
+        return self.open_parameters
+
+    @property
+    def open_parameters(self) -> Tensor:
+        """Combinations of the parameters of the layout's map that the data leave open, ``(P, r)``."""
+        if not self._by_columns:
+            return self.null_basis
+        q = self.layout.output_map.basis.shape[1]
+        # kron does not take a single column with the stride that a factorization gives it
         basis = self.null_basis.clone(memory_format=torch.contiguous_format)
         return torch.kron(torch.eye(q, dtype=torch.float64), basis)
 
@@ -133,7 +163,7 @@ class Fitted:
     def parameter_names(self) -> tuple[str, ...] | None:
         """Names of the solver's parameters where they are among those reported; None elsewhere."""
         names = self.layout.parameter_names
-        if not self.layout.output_map.is_uniform:
+        if not self._by_columns:
             return tuple(names[i] for i in self.kept.tolist())
         if self._outputs is not None:
             return None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from raphson._errors import InputError
+from raphson.estimators.fit._jeffreys import check_penalty
 from raphson.report import progress_line
 from raphson.solve import Callback, Step
 
@@ -29,6 +30,7 @@ class FitOptions:
         tol: Bound on the gradient norm.
         max_iter: Largest number of iterations.
         progress: True for a line on the terminal, or a function called with every ``Step``.
+        jeffreys: Whether the likelihood is penalized by Jeffreys' prior.
     """
 
     l2: float
@@ -36,6 +38,7 @@ class FitOptions:
     tol: float
     max_iter: int
     progress: Progress
+    jeffreys: bool = False
 
     @classmethod
     def of(cls, estimator: Any) -> FitOptions:
@@ -59,7 +62,8 @@ class FitOptions:
             raise InputError(f"tol must be a positive number, got {tol!r}.")
         if not (isinstance(max_iter, int | np.integer) and max_iter >= 0):
             raise InputError(f"max_iter must be a whole number that is not negative, got {max_iter!r}.")
-        return cls(float(l2), estimator.solver, float(tol), int(max_iter), estimator.progress)
+        jeffreys = check_penalty(estimator.penalty, float(l2))
+        return cls(float(l2), estimator.solver, float(tol), int(max_iter), estimator.progress, jeffreys)
 
     @contextlib.contextmanager
     def shown_progress(self) -> Generator[Callback | None]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.estimators.fit._jeffreys import JeffreysObjective
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._start import scoring_step
 from raphson.linalg import cg
@@ -148,6 +149,8 @@ def _solve(
     objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None, *, warm: bool
 ) -> Solution:
     objective = _one_output(objective) or objective
+    if options.jeffreys:
+        return _jeffreys(objective, start, options, callback)
     solver, tol, max_iter = options.solver, options.tol, options.max_iter
     concave = objective.likelihood.concave
     if solver in ("gradient-descent", "sgd"):
@@ -180,6 +183,14 @@ def _solve(
         coarse=coarse,
         callback=callback,
     )
+
+
+def _jeffreys(objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None) -> Solution:
+    """Fit with Jeffreys' prior: steps by the expected information, kept and corrected as a dear Hessian is."""
+    if options.solver not in ("auto", "newton"):
+        raise InputError(f"penalty='jeffreys' is fitted by Newton steps, not by solver '{options.solver}'.")
+    problem = JeffreysObjective(objective)
+    return newton(problem, start, tol=options.tol, max_iter=options.max_iter, factor_cost=1.0, callback=callback)
 
 
 def is_dense(objective: LinearObjective) -> bool:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
 
 from raphson.estimators._names import listed
 from raphson.estimators.fit._fitted import Fitted
-from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._remedy import remedy
-from raphson.estimators.separation._separation import Separation, find_separation
-from raphson.likelihoods import UNIT_INTERVAL, Likelihood
+from raphson.likelihoods import Beta, Likelihood, NegativeBinomial, StudentT
 
 _FAR = 10.0
 """So many more of its last steps a fit must be able to take without loss, for its optimum to be called infinite."""
 
 _SHARE = 0.1
 """Coefficients that move by this share of the one that moves most are named."""
+
+
+_EDGES: tuple[tuple[type[Likelihood], str, str], ...] = (
+    (NegativeBinomial, "log_dispersion", "the counts show no overdispersion: use Poisson"),
+    (StudentT, "log_df", "the tails are no heavier than a Gaussian's: use HeteroscedasticGaussian"),
+    (Beta, "log_precision", "the targets show no spread about their means"),
+)
+"""Parameters whose edge is a simpler model, by the beginning of their output's name, with what to say there."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,18 @@ class Divergence:
     Attributes:
         names: ``(output, column)`` of those that grow, the fastest first.
         move: By how much the last step changed an output, at a gradient below the tolerance.
+        edge: What it means that one of them is at the edge of its range; empty where it is not known to.
     """
 
     names: tuple[tuple[str, str], ...]
     move: float
+    edge: str = ""
 
     def sentence(self) -> str:
         """Return what was seen, the likely cause and the remedy."""
         named = listed([f"{column} of {output}" for output, column in self.names])
+        if self.edge:
+            return f"There is no finite optimum: {self.edge}. The coefficients of {named} grow without bound."
         return (
             f"There is no finite optimum: at a gradient below the tolerance a Newton step still changes the outputs by "
             f"{self.move:.2g}, and the coefficients of {named} grow without bound. Likely causes: a column separates "
@@ -45,12 +51,11 @@ class Divergence:
         )
 
 
-def find_divergence(fitted: Fitted, labels: Sequence[tuple[str, str]]) -> Divergence | None:
+def find_divergence(fitted: Fitted) -> Divergence | None:
     """Return the coefficients that grow without bound, where the value keeps falling along the last step.
 
     Args:
         fitted: A fit whose last step still moves the outputs.
-        labels: Names of its coefficients.
 
     Returns:
         What diverges, or None if the optimum is finite.
@@ -64,29 +69,9 @@ def find_divergence(fitted: Fitted, labels: Sequence[tuple[str, str]]) -> Diverg
         return None
     size = fitted.standardized(step).abs()
     order = size.argsort(descending=True)
-    names = tuple(labels[i] for i in order.tolist() if size[i] >= _SHARE * size.max())
-    return Divergence(names, fitted.largest_move(step))
-
-
-def separates(
-    rows: Rows, likelihood: Likelihood, names: Sequence[str], intercept: bool, direction: Any
-) -> tuple[bool, Separation | None]:
-    """Look for what separates answers of yes and no, where the target is one.
-
-    Args:
-        rows: The rows.
-        likelihood: The likelihood, of one output to which every column contributes.
-        names: Names of the columns.
-        intercept: Whether there is an intercept.
-        direction: ``(1, D')`` along which the fit may diverge, or None.
-
-    Returns:
-        Whether the target is of that kind, and the separation.
-    """
-    y = rows.y.reshape(-1)
-    if likelihood.support is not UNIT_INTERVAL or not bool(((y == 0) | (y == 1)).all()):
-        return False, None
-    candidate = None if direction is None else torch.cat([torch.zeros_like(direction), direction])
-    texts = ["0", "1"]
-    found = find_separation(rows.x, y.long(), 2, rows.weights, names, texts, intercept, candidate=candidate)
-    return True, found
+    names = tuple(fitted.layout.labels[i] for i in order.tolist() if size[i] >= _SHARE * size.max())
+    edge = ""
+    for family, parameter, meaning in _EDGES:
+        if isinstance(objective.likelihood, family) and any(output.startswith(parameter) for output, _ in names):
+            edge = meaning
+    return Divergence(names, fitted.largest_move(step), edge)

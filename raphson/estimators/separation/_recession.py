@@ -113,9 +113,19 @@ class Recession:
         many = len(names) != 1
         found.append(
             f"The coefficient{'s' * many} of {listed(names)} {'have' if many else 'has'} no finite maximum likelihood "
-            f"estimate{rest}. Remedy: {self.remedy}."
+            f"estimate{self._ways(names)}{rest}. Remedy: {self.remedy}."
         )
         return found
+
+    def _ways(self, names: list[str]) -> str:
+        """Return in brackets where the coefficients of these names go as the likelihood rises."""
+        steps = self.direction[self.diverging].tolist()
+        up = [name for name, step in zip(names, steps, strict=True) if step > 0]
+        down = [name for name, step in zip(names, steps, strict=True) if step < 0]
+        if len(names) == 1:
+            return " (it goes to +inf)" if up else " (it goes to -inf)" if down else ""
+        parts = [f"to {end}inf: {listed(part)}" for end, part in (("+", up), ("-", down)) if part]
+        return f" ({'; '.join(parts)})" if parts else ""
 
     def sentence(self) -> str:
         """Return ``sentences()`` as one text."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+_PENALTY = "penalty='jeffreys' for estimates with standard errors, l2=1e-3 for predictions alone"
+
 _REMEDIES = {
-    "classes": "add a penalty (l2=1e-3), merge the class or drop the column",
-    "rows": "add a penalty (l2=1e-3), merge the groups or drop the column",
+    "classes": f"{_PENALTY}, merge the class or drop the column",
+    "rows": f"{_PENALTY}, merge the groups or drop the column",
     "absent": "drop the class",
-    "unknown": (
-        "add a penalty (l2=1e-3), drop or merge the column, or choose a likelihood in which that parameter is fixed"
-    ),
+    "unknown": (f"{_PENALTY}, drop or merge the column, or choose a likelihood in which that parameter is fixed"),
 }
 
 

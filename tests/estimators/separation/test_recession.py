@@ -239,7 +239,8 @@ def test_poisson_names_the_group_of_zeros_and_not_the_intercept():
     status, found = find_recession(x, y, Poisson(), output_map(1, 3), labels=labels)
     assert found.sentence() == (
         "In all 20 rows where 'c' is above 0 the target is 0. The coefficient of 'c' has no finite maximum likelihood "
-        "estimate; the other 3 are finite. Remedy: add a penalty (l2=1e-3), merge the groups or drop the column."
+        "estimate (it goes to -inf); the other 3 are finite. Remedy: penalty='jeffreys' for estimates with standard "
+        "errors, l2=1e-3 for predictions alone, merge the groups or drop the column."
     )
     assert found.limit.rows.tolist() == (group != 2).tolist() and found.limit.kept.tolist() == [True, True, False, True]
     theta, _ = fit_limit(Poisson(), x, y, output_map(1, 3), found, exposure)

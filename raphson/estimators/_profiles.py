@@ -1,0 +1,97 @@
+"""Intervals and tests by the profile likelihood, for both estimators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from raphson import infer
+from raphson._errors import InputError
+from raphson.estimators.fit._covariance import free_covariance
+from raphson.estimators.fit._fitted import Fitted
+from raphson.estimators.fit._profile import Profile, profiles
+from raphson.estimators.input._layout import Layout
+from raphson.infer import Estimates
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class ProfileMixin:
+    """Profile likelihoods of an estimator's coefficients."""
+
+    _layout: Layout
+    _penalty: float
+
+    def estimates(self) -> Estimates:
+        """Return the coefficients with their covariance."""
+        raise NotImplementedError
+
+    def _require_fit(self) -> Fitted:
+        raise NotImplementedError
+
+    def _without_errors(self) -> Estimates:
+        raise NotImplementedError
+
+    def profile_test(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        r"""Test each coefficient against zero by the profile likelihood, penalized where the fit is by Jeffreys' prior.
+
+        The statistic is :math:`2 (\ell_p(\hat\beta_j) - \ell_p(0))`, chi-square with one degree of freedom under the
+        hypothesis (Wilks 1938; Heinze and Schemper 2002 with the penalty).
+
+        Args:
+            columns: Names of the columns whose coefficients are tested; None for all.
+
+        Returns:
+            A ``(p, 2)`` frame with columns ``chi2`` and ``p_value``.
+
+        Examples:
+            The test of a single slope is the likelihood-ratio test.
+
+            >>> import numpy as np
+            >>> import raphson as rp
+            >>> x, y = np.repeat([0.0, 1.0], 20)[:, None], np.repeat([1, 0, 1, 0], [2, 18, 10, 10])
+            >>> model = rp.MultinomialLogisticRegression().fit(x, y)
+            >>> one = model.profile_test(columns=["x0"])["chi2"].iloc[0]
+            >>> round(float(one), 6) == round(model.likelihood_ratio_test().statistic, 6)
+            True
+        """
+        from scipy.special import chdtrc
+
+        tests = {i: one.deviance(0.0)[0] for i, one in self._profiles(columns).items()}
+        values = {i: (chi2, float(chdtrc(1, chi2))) for i, chi2 in tests.items()}
+        return self._profile_frame(values, ["chi2", "p_value"], columns)
+
+    def _profile_intervals(self, level: float, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the intervals that ``confint`` returns for ``method="profile"``."""
+        root = infer.critical_value(level)
+        bounds = {i: (one.bound(root, -1), one.bound(root, 1)) for i, one in self._profiles(columns).items()}
+        return self._profile_frame(bounds, ["lower", "upper"], columns)
+
+    def _profiles(self, columns: Sequence[str] | None = None) -> dict[int, Profile]:
+        """Return the profile likelihood of each estimable coefficient of some columns, by its place."""
+        if self._penalty > 0:
+            raise InputError(
+                f"A profile of a likelihood with a ridge penalty (l2={self._penalty:g}) has no known distribution; set "
+                "l2=0, or penalty='jeffreys'."
+            )
+        estimable = self.estimates().estimable
+        labels = self._layout.labels
+        unknown = sorted(set(columns or ()) - {name for _, name in labels})
+        if unknown:
+            raise InputError(f"There is no column named '{unknown[0]}'; the names are those of the coefficients.")
+        fitted = self._require_fit()
+        fitted = fitted.limit or fitted
+        at = [i for i in estimable.nonzero()[:, 0].tolist() if columns is None or labels[i][1] in columns]
+        covariance = free_covariance(fitted, "expected")[0]
+        return dict(zip(at, profiles(fitted, covariance, at), strict=True))
+
+    def _profile_frame(
+        self, values: dict[int, tuple[float, float]], names: list[str], columns: Sequence[str] | None
+    ) -> pd.DataFrame:
+        frame = self._without_errors().to_frame()[["lower", "upper"]].set_axis(names, axis="columns")
+        for i, pair in values.items():
+            frame.iloc[i] = list(pair)
+        if columns is None:
+            return frame
+        return frame[[name in columns for _, name in self._layout.labels]]
