@@ -25,6 +25,8 @@ class FitOptions:
     trials: int | None
     weights: str | None
     offset: tuple[str, ...]
+    exposure: str | None
+    event: str | None
     drop: tuple[str, ...]
     missing: str
     l2: float
@@ -35,6 +37,8 @@ class FitOptions:
     max_iter: int
     tol: float
     save: Path | None
+    out: Path | None
+    exp: bool
     quiet: bool
     progress: bool
 

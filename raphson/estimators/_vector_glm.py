@@ -306,7 +306,8 @@ class VectorGLM(LinearEstimator):
     def _likelihood(self) -> Likelihood:
         given = self.likelihood
         if isinstance(given, str):
-            find_command(given)
+            if not hasattr(self, "_named"):
+                check_is_fitted(self)
             return self._named
         if isinstance(given, type) and issubclass(given, Likelihood):
             raise InputError(f"likelihood is the class {given.__name__}; pass an instance, {given.__name__}().")

@@ -20,8 +20,6 @@ def estimates() -> Estimates:
     root = generator.normal(size=(6, 6))
     covariance = Dense(torch.from_numpy(root @ root.T))
     return Estimates(torch.from_numpy(generator.normal(size=6)), covariance, tuple(LABELS), "")
-        torch.from_numpy(generator.normal(size=6)), Dense(torch.from_numpy(root @ root.T)), tuple(LABELS), ""
-    )
 
 
 @pytest.mark.parametrize(
