@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.estimators.input._validate import REMEDY, as_tensor, check_length, missing_entries
+from raphson.estimators.input._validate import LARGEST, REMEDY, as_tensor, check_length, missing_entries
 from raphson.likelihoods import Likelihood, Ordinal
 
 
@@ -50,6 +50,13 @@ def check_response(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor,
             "numbers. Code ordered levels as 0, 1, 2, ... or as an ordered pandas categorical; for classes without "
             "order use MultinomialLogisticRegression."
         ) from None
+    large = (numbers.abs() > LARGEST).reshape(n_rows, -1).any(1)
+    if bool(large.any()):
+        row = int(large.nonzero()[0])
+        raise InputError(
+            f"The target in row {row} is {float(numbers[row].abs().max()):g} in size, too large to compute with; "
+            "change its unit."
+        )
     if numbers.ndim == 1 and _takes_labels(likelihood) and torch.equal(numbers, numbers.round()):
         numbers = numbers.long()
     c = likelihood.n_outputs(numbers)
