@@ -81,10 +81,14 @@ def check_table(estimator: Any, x: Any, *, reset: bool, min_columns: int = 1) ->
             raise InputError(" ".join(str(error).split())) from None
     names = feature_names(x, out.shape[1])
     values = out.data if sp.issparse(out) else out
-    if values.size and not np.isfinite(values.sum()):  # one pass; a sum that overflows gets a second look
-        _refuse_not_finite(out, names)
-    if reset and values.size and max(values.max(), -values.min()) > LARGEST:
-        _refuse_large(out, names)
+    with np.errstate(all="ignore"):
+        flat = values.ravel(order="K")
+        squares = float(flat @ flat)  # one pass says that all is finite and small; else a second look
+    if not squares < LARGEST**2:
+        if not np.isfinite(flat).all():
+            _refuse_not_finite(out, names)
+        if reset and max(flat.max(), -flat.min()) > LARGEST:
+            _refuse_large(out, names)
     return out
 
 
