@@ -80,6 +80,13 @@ def fit(
         list[str] | None,
         typer.Option(help="Column of offsets; once per class, or once for two classes.", metavar="COLUMN"),
     ] = None,
+    exposure: Annotated[
+        str | None, typer.Option(help="Column of exposures; its logarithm is an offset.", metavar="COLUMN")
+    ] = None,
+    event: Annotated[
+        str | None,
+        typer.Option(help="Column that is 1 where a time ended in the event, 0 where censored.", metavar="COLUMN"),
+    ] = None,
     drop: Annotated[
         list[str] | None, typer.Option(help="Column to leave out; may be repeated.", metavar="COLUMN")
     ] = None,
@@ -101,7 +108,13 @@ def fit(
     level: Annotated[float, typer.Option(help="Coverage of the confidence intervals.")] = 0.95,
     max_iter: Annotated[int, typer.Option(help="Largest number of iterations.", min=1, max=_LARGEST)] = 100,
     tol: Annotated[float, typer.Option(help="Largest gradient of the mean loss at the end.")] = 1e-8,
+    exp: Annotated[
+        bool, typer.Option("--exp", help="Show exponentials of the coefficients: odds ratios, rate ratios.")
+    ] = False,
     save: Annotated[Path | None, typer.Option(help="Directory to save the model in.", metavar="DIR")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write the coefficients to: .csv or .parquet.", metavar="FILE")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.")] = False,
     progress: Annotated[
         bool | None,
@@ -122,6 +135,8 @@ def fit(
         link=link,
         weights=weights,
         offset=tuple(offset or ()),
+        exposure=exposure,
+        event=event,
         drop=tuple(drop or ()),
         missing=missing,
         l2=l2,
@@ -132,6 +147,8 @@ def fit(
         max_iter=max_iter,
         tol=tol,
         save=save,
+        out=out,
+        exp=exp,
         quiet=quiet,
         progress=sys.stderr.isatty() and not quiet if progress is None else progress,
     )

@@ -10,14 +10,15 @@ import raphson as rp
 from raphson.cli._classes import fit_classes
 from raphson.cli._likelihoods import CATEGORICAL, find_name, suited_name
 from raphson.cli._options import FitOptions, split_formulas
+from raphson.cli._output import check_output, write_table
 from raphson.cli._regression import complete_in_all, fit_regression
 from raphson.cli._render import render
 from raphson.saved import check_target
-from raphson.table import split_formula
+from raphson.table import split_formula, split_survival
 
 
 def run_fit(options: FitOptions) -> int:
-    """Fit, print, save.
+    """Fit, print, save, write.
 
     Args:
         options: What was asked for.
@@ -30,8 +31,9 @@ def run_fit(options: FitOptions) -> int:
     """
     name = None if options.likelihood is None else find_name(options.likelihood)
     formula, named = split_formulas(options.formula)
-    lefts = [split_formula(text)[0] for text in named.values()]
-    target = next((left for left in (options.target, *lefts) if left is not None), None)
+    sides = [split_survival(text) for text in named.values()]
+    target = next((left for left in (options.target, *(side[0] for side in sides)) if left is not None), None)
+    event = next((found for found in (options.event, *(side[1] for side in sides)) if found is not None), None)
     if target is None and (formula is None or split_formula(formula)[0] is None):
         raise rp.InputError("say what to predict: --target COLUMN, or --formula 'COLUMN ~ ...'.")
     if not 0 < options.level < 1:
@@ -48,6 +50,8 @@ def run_fit(options: FitOptions) -> int:
         )
     if options.save is not None:
         check_target(options.save)
+    if options.out is not None:
+        check_output(options.out)
     frame = rp.read_table(options.data)
     design = rp.Design.fit(
         frame,
@@ -56,6 +60,8 @@ def run_fit(options: FitOptions) -> int:
         weights=options.weights,
         offset=options.offset,
         groups=options.groups,
+        exposure=options.exposure,
+        event=event,
         drop=options.drop,
         missing=options.missing,
     )
@@ -65,6 +71,9 @@ def run_fit(options: FitOptions) -> int:
         notes += more
     data = design.training(frame)
     assert data.y is not None
+    if name is None and design.event is not None:
+        name = "weibull"
+        notes.append(f"likelihood weibull for {design.target} (times with events); --likelihood chooses another")
     if name is None:
         name, why = suited_name(data.y, design.target or "")
         notes += [why] if why else []
@@ -72,7 +81,8 @@ def run_fit(options: FitOptions) -> int:
         # What the fit warns of is in the notes of its summary, and in the exit code.
         warnings.simplefilter("ignore")
         if name == CATEGORICAL:
-            given = {"--levels": options.levels, "--trials": options.trials, "--link": options.link}
+            given: dict[str, object] = {"--levels": options.levels, "--trials": options.trials, "--link": options.link}
+            given["--event"] = design.event
             unfit = [f"--formula {next(iter(named))}=..."] if named else [o for o, v in given.items() if v is not None]
             if unfit:
                 raise rp.InputError(f"{unfit[0]} does not go with classes; say with --likelihood what the target is.")
@@ -82,7 +92,7 @@ def run_fit(options: FitOptions) -> int:
                 raise rp.InputError(f"--reference is a class, and '{name}' has none.")
             model, more = fit_regression(frame, design, data, name, named, options)
         notes += more
-        summary = model.summary(kind=options.covariance, level=options.level, groups=data.groups)
+        summary = model.summary(kind=options.covariance, level=options.level, groups=data.groups, exp=options.exp)
     heading = f"{design.target} = {{}}" if name == CATEGORICAL else f"{{}} of {design.target}"
     try:
         if not options.quiet:
@@ -90,6 +100,8 @@ def run_fit(options: FitOptions) -> int:
     finally:  # a reader of the pipe that leaves early does not cost the model
         if options.save is not None:
             rp.save(model, options.save, design)
+        if options.out is not None:
+            write_table(summary.to_frame().reset_index(), options.out)
     if model.solution_.converged:
         return 0
     render_problem(model.solution_.status.sentence, summary.notes, options.quiet)

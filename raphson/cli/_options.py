@@ -26,6 +26,8 @@ class FitOptions:
     link: str | None
     weights: str | None
     offset: tuple[str, ...]
+    exposure: str | None
+    event: str | None
     drop: tuple[str, ...]
     missing: str
     l2: float
@@ -36,6 +38,8 @@ class FitOptions:
     max_iter: int
     tol: float
     save: Path | None
+    out: Path | None
+    exp: bool
     quiet: bool
     progress: bool
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,7 @@ import pandas as pd
 
 import raphson as rp
 from raphson.cli._classes import offset_matrix
-
-_SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
+from raphson.cli._output import check_output, write_table
 
 
 def run_predict(directory: Path, data: Path, out: Path) -> None:
@@ -27,16 +24,12 @@ def run_predict(directory: Path, data: Path, out: Path) -> None:
     Raises:
         InputError: If a file cannot be used or written, or the model was saved without its design.
     """
-    kind = _SUFFIXES.get(out.suffix.lower())
-    if kind is None:
-        raise rp.InputError(f"--out {out}: the name must end in .csv or .parquet.")
-    if not out.absolute().parent.is_dir():
-        raise rp.InputError(f"--out {out}: the directory {out.absolute().parent} does not exist.")
+    check_output(out)
     saved = rp.load(directory)
     if saved.design is None:
         raise rp.InputError(f"{directory} was saved without its design, so it cannot predict from a table.")
     result = _predictions(saved.model, saved.design, rp.read_table(data))
-    _write(result, out, kind)
+    write_table(result, out)
 
 
 def _predictions(model: Any, design: rp.Design, frame: pd.DataFrame) -> pd.DataFrame:
@@ -65,17 +58,3 @@ def _classes(shares: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     for label, column in zip(labels, shares.T, strict=True):
         result[f"probability[{label}]"] = column
     return result
-
-
-def _write(result: pd.DataFrame, out: Path, kind: str) -> None:
-    part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        if kind == "csv":
-            result.to_csv(part, index=False)
-        else:
-            result.to_parquet(part, index=False)
-        os.replace(part, out)
-    except OSError as error:
-        raise rp.InputError(f"--out {out} cannot be written: {error.strerror or error}.") from None
-    finally:
-        part.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -12,7 +13,7 @@ import raphson as rp
 from raphson.cli._likelihoods import prepare_target
 from raphson.cli._options import FitOptions, split_formulas
 from raphson.likelihoods import commands
-from raphson.table import TrainingData, split_formula
+from raphson.table import TrainingData, split_formula, split_offsets
 
 _LARGEST_TARGET = 1e150
 """Squares of larger numbers overflow."""
@@ -82,6 +83,10 @@ def fit_regression(
                 "change the unit of the column."
             )
     likelihood = choice.make(kind, number, options.link)
+    if data.event is not None:
+        if not hasattr(likelihood, "censored"):
+            raise rp.InputError(f"column '{design.event}' says which times are censored, which '{name}' does not take.")
+        likelihood, y = replace(likelihood, censored=True), np.column_stack([y, data.event])  # type: ignore[type-var]
     settings: dict[str, Any] = {
         "l2": options.l2,
         "tol": options.tol,
@@ -100,11 +105,12 @@ def fit_regression(
         )
     first = likelihood.parameters[0]
     main = split_formulas(options.formula)[0]
-    formulas = ({} if first in named else {first: split_formula(main or ".")[1]}) | {
+    formulas = ({} if first in named else {first: split_offsets(split_formula(main or ".")[1])[0]}) | {
         p: split_formula(t)[1] for p, t in named.items()
     }
+    given = (design.weights, design.groups, design.event, options.exposure)
     # what `.` stands for: all columns without a role
-    roles = {role for role in (design.weights, design.groups, *design.offset, target, *options.drop) if role}
+    roles = {role for role in (*given, *design.offset, target, *options.drop) if role}
     model = rp.VectorGLM(likelihood, formula=formulas, **settings)
     table = frame.drop(columns=list(roles)).reset_index(drop=True)
     return model.fit(table, y, sample_weight=data.weights, offset=offset), notes

@@ -52,11 +52,12 @@ def _coefficients(block: pd.DataFrame, level: float) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("")
     tail = (1 - level) / 2
-    headers = ["coef", "std err", "z", "P>|z|", f"[{tail:.4g}", f"{1 - tail:.4g}]"]
+    coef = str(block.columns[0])  # exp(coef), if ratios were asked for
+    headers = [coef, "std err", "z", "P>|z|", f"[{tail:.4g}", f"{1 - tail:.4g}]"]
     for header in headers:
         table.add_column(Text(header), justify="right", no_wrap=True)
     for name, row in block.iterrows():
-        values = [row[column] for column in ("coef", "std_err", "z", "p_value", "lower", "upper")]
+        values = [row[column] for column in (coef, "std_err", "z", "p_value", "lower", "upper")]
         table.add_row(Text(str(name)), *(Text(cell) for cell in _cells(values)))
     return table
 

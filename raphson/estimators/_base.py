@@ -12,11 +12,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson._errors import InputError, NotEstimableError
-from raphson.estimators._prediction import PredictionMixin
+from raphson.estimators._margins import MarginsMixin
 from raphson.estimators.fit._examine import examine
 from raphson.estimators.fit._fit import fit, null_predictors
 from raphson.estimators.fit._options import FitOptions
+from raphson.estimators.input._formulas import Formulas
 from raphson.estimators.input._layout import Layout
+from raphson.estimators.input._overflow import refuse_overflow
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._collinear import Collinearity
 from raphson.infer import Estimates
@@ -27,10 +29,15 @@ from raphson.solve import Solution, Status
 _COVARIANCE_COEFFICIENTS = 3000
 """The covariance is saved with the model up to this many coefficients (72 MB)."""
 
-_FACTS = ("loglik_", "loglik_null_", "df_model_", "df_null_", "n_obs_", "n_iter_", "n_features_in_")
+_FRACTIONAL = (
+    "Weights that are not whole numbers count no rows: the sandwich, the default here, takes them as sampling weights; "
+    "observed and expected information would take them as counts."
+)
+
+_FACTS = ("loglik_", "loglik_null_", "df_model_", "df_null_", "n_obs_", "n_rows_", "n_iter_", "n_features_in_")
 
 
-class LinearEstimator(PredictionMixin, BaseEstimator):
+class LinearEstimator(MarginsMixin, BaseEstimator):
     """A linear model behind scikit-learn's interface; an estimator supplies arguments, layout and predictions."""
 
     fit_intercept: bool
@@ -48,6 +55,7 @@ class LinearEstimator(PredictionMixin, BaseEstimator):
             start: Coefficients ``(C, D')`` of an earlier fit to start from, or None.
         """
         self._layout = layout
+        refuse_overflow(rows, likelihood, layout.outputs)
         options = FitOptions.of(self)
         fitted, collinearity = fit(rows, likelihood, layout, options, start)
         fitted, self.separation_, self._refusal = examine(fitted, rows, options)
@@ -63,7 +71,8 @@ class LinearEstimator(PredictionMixin, BaseEstimator):
         self.intercept_ = coef[:, 0].copy() if ones else np.zeros(len(coef))
         self.solution_ = solution
         self._penalty = objective.l2
-        self.n_obs_ = objective.total_weight
+        self.n_obs_, self.n_rows_ = objective.total_weight, fitted.n_rows
+        self._fractional = rows.are_weights_fractional
         self.df_model_ = objective.n_parameters
         self.df_null_ = int(self._null_intercepts().shape[1])
         self.n_iter_ = solution.iterations
@@ -125,6 +134,10 @@ class LinearEstimator(PredictionMixin, BaseEstimator):
 
     def _notes(self) -> list[str]:
         notes = [*self._saved_notes, *self._layout.sharing()]
+        if self._formulas is not None and self._formulas.note:
+            notes.append(self._formulas.note)
+        if self._fractional:
+            notes.append(_FRACTIONAL)
         if self.collinearity_ is not None:
             notes += self.collinearity_.sentences()
         if self.separation_ is not None:
@@ -138,15 +151,20 @@ class LinearEstimator(PredictionMixin, BaseEstimator):
         check_is_fitted(self)
         state = {"coef": torch.from_numpy(self.coef_), "intercept": torch.from_numpy(self.intercept_)}
         if self._layout.output_map.n_parameters <= _COVARIANCE_COEFFICIENTS:
-            try:
-                found = self.estimates()
-            except NotEstimableError:
+            found = self._saved_estimates()
+            if found is None:
                 return state
             state["covariance"] = found.covariance.to_dense().contiguous()
             state["estimable"] = found.estimable
             if found.null_space is not None:
                 state["null_space"] = found.null_space.contiguous()
         return state
+
+    def _saved_estimates(self) -> Estimates | None:
+        try:
+            return self.estimates()
+        except NotEstimableError:
+            return None
 
     def metadata(self) -> dict[str, Any]:
         """Return the names and facts of the fitted model, ready for JSON."""
@@ -166,6 +184,9 @@ class LinearEstimator(PredictionMixin, BaseEstimator):
             "refusal": self._refusal,
             "notes": self._notes(),
             "penalty": self._penalty,
+            "fractional": self._fractional,
+            "covariance": "sandwich (stata)" if self._fractional else f"{self._default_kind(None, None)} information",
+            "formulas": None if self._formulas is None else self._formulas.to_json(),
         }
 
     def _restore(self, layout: Layout, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -202,16 +223,17 @@ class LinearEstimator(PredictionMixin, BaseEstimator):
             method=known["method"],
         )
         self._refusal, self._saved_notes, self._penalty = facts["refusal"], facts["notes"], facts["penalty"]
+        self._fractional, formulas = facts["fractional"], facts["formulas"]
+        self._formulas = None if formulas is None else Formulas.from_json(formulas)
         self.separation_ = self.collinearity_ = None
         self._fitted = self._training = None
         self._estimates_cache = {}
         if "covariance" in tensors:
-            kind = self._classical_kind()
-            self._estimates_cache[kind, None, "sampling"] = Estimates(
+            self._estimates_cache[self._default_kind(None, None), None, "sampling"] = Estimates(
                 values=self._reported(),
                 covariance=Dense(tensors["covariance"]),
                 labels=layout.labels,
-                kind=f"{kind} information",
+                kind=facts["covariance"],
                 estimable=tensors["estimable"],
                 null_space=tensors.get("null_space"),
                 axis_names=self._axis_names,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from raphson import infer
@@ -28,7 +29,7 @@ from raphson.estimators.fit._examine import only_penalized
 from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import Rows
-from raphson.estimators.input._validate import check_length
+from raphson.estimators.input._validate import check_length, missing_entries
 from raphson.infer import Estimates
 from raphson.linalg import Diagonal
 from raphson.report import Summary
@@ -55,12 +56,14 @@ class InferenceMixin(ProfileMixin):
     _penalty: float
     _only_penalized: tuple[torch.Tensor | None, str | None] | None = None
     penalty: str
+    _fractional: bool
     solution_: Solution
     loglik_: float
     loglik_null_: float
     df_model_: int
     df_null_: int
     n_obs_: float
+    n_rows_: int
     coef_: Any
     intercept_: Any
 
@@ -76,6 +79,10 @@ class InferenceMixin(ProfileMixin):
 
     def _notes(self) -> list[str]:
         raise NotImplementedError
+
+    def _given_facts(self) -> list[tuple[str, str]]:
+        """Return parameters of the likelihood that are given, not estimated, for the summary."""
+        return []
 
     def _has_probabilities(self) -> bool:
         """Whether the likelihood is made of probabilities, not densities, so that a pseudo R-squared makes sense."""
@@ -96,9 +103,11 @@ class InferenceMixin(ProfileMixin):
 
         Args:
             kind: ``"observed"`` (inverse Hessian at the data), ``"expected"`` (inverse Fisher information) or
-                ``"sandwich"`` (robust: Huber 1967, White 1982). None is ``"observed"``, and ``"expected"`` with
+                ``"sandwich"`` (robust: Huber 1967, White 1982); None for ``"sandwich"`` with ``groups``, a
+                ``correction`` or weights that are not whole numbers, else ``"observed"``, and ``"expected"`` with
                 Jeffreys' penalty, which is made of that.
-            groups: ``(N,)`` cluster labels; makes the sandwich a clustered one (Liang and Zeger 1986).
+            groups: ``(N,)`` cluster labels, or with a formula the name of a column of the training table; makes the
+                sandwich a clustered one (Liang and Zeger 1986).
             correction: Small-sample factor of the sandwich: ``"HC0"``, ``"HC1"``, ``"CR0"``, ``"CR1"`` or
                 ``"stata"`` (the default: ``n / (n - 1)``, or ``G / (G - 1)`` with clusters).
             weights: Only for the sandwich: ``"sampling"`` takes weights as inverse sampling probabilities,
@@ -110,12 +119,19 @@ class InferenceMixin(ProfileMixin):
             Estimates, class by class with the intercept first, the reference class left out.
 
         Raises:
+            InputError: If a kind, correction, groups or columns cannot be used.
             NotEstimableError: If the data do not determine the coefficients, a penalty biases them, or what
-                it takes was not saved with the model. A kind, groups or columns that cannot be used are an
-                ``InputError``, a covariance too large to form a ``TooLargeError``.
+                it takes was not saved with the model. A covariance too large to form is a ``TooLargeError``.
         """
         check_is_fitted(self)
-        kind = kind or self._classical_kind()
+        kind = self._default_kind(groups, correction) if kind is None else kind
+        if correction is not None and kind != "sandwich":
+            raise InputError(f"correction='{correction}' is a factor of the sandwich; pass kind='sandwich' with it.")
+        if correction == "CR1" and groups is None:
+            raise InputError(
+                "correction='CR1' depends on the clusters: pass groups=, one label for each row (with a formula the "
+                "name of a column), or use 'HC1'."
+            )
         key = (kind, correction, weights) if groups is None else None
         if columns is None and key in self._estimates_cache:
             return self._estimates_cache[key]
@@ -131,9 +147,6 @@ class InferenceMixin(ProfileMixin):
         if key is not None:
             self._estimates_cache[key] = made
         return made
-
-    def _classical_kind(self) -> CovarianceKind:
-        return "expected" if self.penalty == "jeffreys" else "observed"
 
     def _without_separated(self, found: Estimates) -> Estimates:
         """Leave out what only a ridge penalty keeps finite; the warning says what that is."""
@@ -168,14 +181,37 @@ class InferenceMixin(ProfileMixin):
         rows = [i for i, label in enumerate(labels) if label[1] in columns]
         return whole.transform(torch.eye(len(labels), dtype=torch.float64)[rows], picked)
 
+    def _default_kind(self, groups: Any, correction: str | None) -> CovarianceKind:
+        if groups is not None or correction is not None or self._fractional:
+            return "sandwich"
+        return "expected" if self.penalty == "jeffreys" else "observed"
+
     def _group_codes(self, groups: Any) -> torch.Tensor:
-        values = np.asarray(groups)
         rows = self._training_rows()
-        check_length("groups", len(values), rows.n_given)
-        codes = np.unique(values[rows.kept], return_inverse=True)[1]
+        if isinstance(groups, str):
+            values = self._named_groups(groups, rows)
+        else:
+            values = np.asarray(groups)
+            check_length("groups", len(values) if values.ndim else 1, rows.n_given)
+            values = values[rows.kept]
+        missing = missing_entries(values)
+        if missing.any():
+            raise InputError(f"groups has {int(missing.sum())} missing labels; give each row a cluster.")
+        codes = np.unique(values.astype(str) if values.dtype.kind == "O" else values, return_inverse=True)[1]
         if codes.max() < 1:
             raise InputError("groups holds a single cluster; a clustered covariance needs at least two.")
         return torch.as_tensor(codes)
+
+    def _named_groups(self, name: str, rows: Rows) -> NDArray[Any]:
+        if rows.frame is None:
+            raise InputError(
+                f"groups='{name}' names a column, and the model was fitted without a formula, so that the table is not "
+                f"kept; pass the column itself, groups=frame['{name}']."
+            )
+        if name not in rows.frame.columns:
+            raise InputError(f"The training table has no column '{name}' for groups.")
+        values: NDArray[Any] = np.asarray(rows.frame[name])
+        return values
 
     def _training_rows(self) -> Rows:
         if self._training is None:
@@ -265,7 +301,8 @@ class InferenceMixin(ProfileMixin):
         """Test ``R beta = q`` for coefficients in the order of ``estimates``.
 
         Args:
-            R: ``(r, p)`` matrix, or names of coefficients to test against zero together.
+            R: ``(r, p)`` matrix, names of coefficients to test against zero together, or equations of names, such as
+                ``"x = z"`` and ``["x = z", "2*u = 1"]``.
             q: ``(r,)`` right-hand side; zero if None.
             kind: As in ``estimates``.
             groups: As in ``estimates``.
@@ -330,7 +367,13 @@ class InferenceMixin(ProfileMixin):
     # summary ------------------------------------------------------------------------------------------------
 
     def summary(
-        self, kind: CovarianceKind | None = None, level: float = 0.95, groups: Any = None, **options: Any
+        self,
+        kind: CovarianceKind | None = None,
+        level: float = 0.95,
+        groups: Any = None,
+        *,
+        exp: bool = False,
+        **options: Any,
     ) -> Summary:
         """Return the table of coefficients with everything a reader needs to judge it.
 
@@ -340,6 +383,8 @@ class InferenceMixin(ProfileMixin):
                 says which it is.
             level: Confidence level of the intervals.
             groups: As in ``estimates``.
+            exp: Show exponentials of the coefficients (odds ratios, rate ratios) with standard errors by the delta
+                method and the exponentials of the bounds; tests are those of the coefficients.
             **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
 
         Returns:
@@ -352,7 +397,7 @@ class InferenceMixin(ProfileMixin):
         notes = list(self._notes())
         fallback = kind is None
         if kind is None:
-            kind = "sandwich" if groups is not None or self._penalty > 0 else self._classical_kind()
+            kind = "sandwich" if self._penalty > 0 else self._default_kind(groups, options.get("correction"))
         try:
             try:
                 found = self.estimates(kind, groups, **options)
@@ -375,7 +420,7 @@ class InferenceMixin(ProfileMixin):
         return Summary(
             title=self._title(),
             facts=tuple(self._facts(found.kind)),
-            table=found.to_frame(level),
+            table=_exponentials(found.to_frame(level)) if exp else found.to_frame(level),
             notes=tuple(notes),
             level=level,
         )
@@ -398,13 +443,14 @@ class InferenceMixin(ProfileMixin):
         return self._layout.output_map.collapse(coef)[self._layout.order]
 
     def _facts(self, covariance: str) -> list[tuple[str, str]]:
-        solution = self.solution_
+        solution, whole = self.solution_, f"{self.n_obs_:.10g}"
         facts = [
-            ("Observations", f"{self.n_obs_:.10g}"),
+            ("Observations", f"{self.n_rows_} rows, weight {self.n_obs_:.10g}" if self._fractional else whole),
             ("Log-likelihood", f"{self.loglik_:.6f}"),
             ("Free coefficients", str(self.df_model_)),
             ("Null log-likelihood", f"{self.loglik_null_:.6f}"),
         ]
+        facts += self._given_facts()
         if self._penalty > 0:
             facts.append(("Penalty l2", f"{self._penalty:g}"))
         elif self.penalty == "jeffreys":
@@ -420,3 +466,12 @@ class InferenceMixin(ProfileMixin):
             ("Status", solution.status.sentence),
         ]
         return facts
+
+
+def _exponentials(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a coefficient table on the scale of ratios; tests stay those of the coefficients."""
+    with np.errstate(over="ignore"):
+        ratios, lower, upper = (np.exp(frame[name]) for name in ("coef", "lower", "upper"))
+    return frame.assign(coef=ratios, std_err=ratios * frame["std_err"], lower=lower, upper=upper).rename(
+        columns={"coef": "exp(coef)"}
+    )

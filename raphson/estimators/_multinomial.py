@@ -19,19 +19,15 @@ from raphson.estimators.input._classes import (
     class_totals,
     class_weights,
     encode_classes,
-    find_reference,
+    reference_position,
     restore_classes,
     shares_loglik,
 )
+from raphson.estimators.input._formula_rows import FormulaRows
+from raphson.estimators.input._formulas import Formulas
 from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import make_rows
-from raphson.estimators.input._validate import (
-    check_offset,
-    check_table,
-    check_target,
-    check_weights,
-    feature_names,
-)
+from raphson.estimators.input._validate import check_table, check_target, check_weights, feature_names
 from raphson.likelihoods import Categorical
 
 
@@ -54,8 +50,10 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         penalty: ``"ridge"``, of size ``l2``; or ``"jeffreys"``: the likelihood times the root of the determinant of
             the expected information, whose maximum is finite under separation and less biased (Firth 1993).
         fit_intercept: Whether each class has an intercept.
-        reference: Class whose coefficients are zero: ``"first"``, ``"last"`` or a label; None makes
-            coefficients sum to zero over classes.
+        formula: A formula such as ``"party ~ age + C(educ)"``, for a table with named columns; the left side names the
+            target. Codings are learned in ``fit`` and kept for prediction.
+        reference: Class whose coefficients are zero: ``"first"``, ``"last"`` or a label; None makes coefficients sum to
+            zero over classes. Of a pandas categorical, first and last are in the order of its categories.
         solver: ``"auto"``, ``"newton"`` (dense Hessian), ``"newton-cg"`` (Hessian products),
             ``"gradient-descent"`` or ``"sgd"``.
         tol: Bound on the infinity norm of the gradient of the mean-scale objective.
@@ -99,6 +97,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
     def __init__(
         self,
         *,
+        formula: Any = None,
         l2: float = 0.0,
         penalty: str = "ridge",
         fit_intercept: bool = True,
@@ -110,6 +109,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         warm_start: bool = False,
         progress: Progress = False,
     ) -> None:
+        self.formula = formula
         self.l2 = l2
         self.penalty = penalty
         self.fit_intercept = fit_intercept
@@ -123,26 +123,44 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
 
     # fitting ------------------------------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None) -> MultinomialLogisticRegression:
+    def fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, offset: Any = None
+    ) -> MultinomialLogisticRegression:
         """Fit the model.
 
         Args:
-            X: ``(N, D)`` frame, array, SciPy sparse matrix or tensor of numbers.
-            y: ``(N,)`` class labels.
+            X: ``(N, D)`` frame, array, SciPy sparse matrix or tensor of numbers; with ``formula`` a frame of raw
+                columns, whose rows with missing values are left out and counted in the summary.
+            y: ``(N,)`` class labels; None for the column that the formula names.
             sample_weight: ``(N,)`` weights; 3 means the same as three rows, 0 leaves a row out.
             offset: ``(N, K)`` added to the linear predictors, columns in the order of the sorted labels.
 
         Returns:
-            The fitted estimator. An argument that cannot be used is an ``InputError`` that names the row,
-            column or class.
+            The fitted estimator.
+
+        Raises:
+            InputError: If an argument cannot be used; the message names the row, column or class.
         """
-        table = check_table(self, X, reset=True)
+        self._formulas, given, intercept = None, None, bool(self.fit_intercept)
+        if self.formula is not None:
+            if not isinstance(self.formula, str):
+                raise InputError(f"formula must be a text such as 'party ~ age + C(educ)'; got {self.formula!r:.80}.")
+            given = FormulaRows.learn(self.formula, X, y, sample_weight, offset)
+            self._formulas, y, sample_weight, offset = given.formulas, given.y, given.sample_weight, given.offset
+            if given.formulas.event is not None:
+                raise InputError("Surv(time, event) holds censored times; classes have one column.")
+            X = given.formulas.tables(given.frame)
+            intercept = intercept and not given.formulas.without_intercept
+        table = check_table(self, X, reset=True, min_columns=self._min_columns)
         names = feature_names(X, table.shape[1])
         labels = check_target(y, table.shape[0])
         weights = check_weights(sample_weight, table.shape[0])
         classes, codes = encode_classes(labels, weights)
-        layout = _layout(classes, self.reference, names, self.fit_intercept)
-        rows = make_rows(table, codes, weights, check_offset(offset, table.shape[0], len(classes)))
+        self._reference = reference_position(self.reference, classes, y)
+        layout = _layout(classes, self._reference, names, intercept)
+        frame = None if given is None else given.frame
+        rows = make_rows(table, codes, weights, self._whole_offset(frame, offset, table.shape[0], len(classes)))
+        rows = rows if given is None else given.attach(rows)
         rows = replace(rows, weights=class_weights(rows, classes, self.class_weight))
         start = None
         if self.warm_start and hasattr(self, "classes_") and np.array_equal(self.classes_, classes):
@@ -150,6 +168,14 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         self._fit_rows(rows, Categorical(), layout, start)
         self.classes_: NDArray[Any] = classes
         return self
+
+    def _spread_offset(self, parameter: str, values: Tensor, n_outputs: int) -> Tensor:
+        if n_outputs != 2:
+            raise InputError(
+                f"offset(...) in a formula is one column, and there are {n_outputs} classes; pass offset=, one column "
+                "per class, to fit and predict."
+            )
+        return torch.stack([torch.zeros_like(values), values], 1)
 
     def _null_intercepts(self) -> Tensor:
         eye = torch.eye(len(self.intercept_), dtype=torch.float64)
@@ -237,7 +263,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         return True
 
     def _title(self) -> str:
-        reference = find_reference(self.reference, self.classes_)
+        reference = self._reference
         relative = "sum to zero over classes" if reference is None else f"relative to class {self.classes_[reference]}"
         return f"Multinomial logistic regression, {len(self.classes_)} classes, coefficients {relative}"
 
@@ -246,7 +272,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
     def metadata(self) -> dict[str, Any]:
         """Return the names, labels and facts of the fitted model, ready for JSON."""
         facts = super().metadata()
-        return {"classes": class_labels(self.classes_), **facts}
+        return {"classes": class_labels(self.classes_), "reference": self._reference, **facts}
 
     @classmethod
     def from_state(
@@ -264,12 +290,14 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         """
         model = cls(**params)
         classes = restore_classes(metadata["classes"])
-        layout = _layout(classes, model.reference, metadata["names"], model.fit_intercept)
+        formulas, model._reference = metadata["formulas"], metadata["reference"]
+        intercept = model.fit_intercept and (formulas is None or not Formulas.from_json(formulas).without_intercept)
+        layout = _layout(classes, model._reference, metadata["names"], bool(intercept))
         model._restore(layout, tensors, metadata)
         model.classes_ = classes
         return model
 
 
-def _layout(classes: NDArray[Any], reference: Any, names: list[str], intercept: Any) -> Layout:
+def _layout(classes: NDArray[Any], reference: int | None, names: list[str], intercept: bool) -> Layout:
     """Return the layout in which every class but the reference has coefficients of its own."""
-    return Layout.of_classes([str(c) for c in classes], names, find_reference(reference, classes), bool(intercept))
+    return Layout.of_classes([str(c) for c in classes], names, reference, intercept)

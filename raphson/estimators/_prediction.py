@@ -1,4 +1,4 @@
-"""What a fitted linear estimator says of rows: linear predictors, intervals of means, marginal effects."""
+"""What a fitted linear estimator says of rows: linear predictors, and means with intervals."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from raphson._errors import InputError
 from raphson.estimators._inference import InferenceMixin
 from raphson.estimators._names import INTERCEPT
 from raphson.estimators.fit._covariance import CovarianceKind
+from raphson.estimators.input._formulas import Formulas
 from raphson.estimators.input._rows import dense
+from raphson.estimators.input._tables import Columns, is_tables, new_table
 from raphson.estimators.input._validate import check_offset, check_table
-from raphson.infer import Estimates, MarginsResult, MeanInterval, binary_columns, margins, mean_interval
+from raphson.infer import Estimates, MeanInterval, mean_interval
 from raphson.likelihoods import Likelihood
 from raphson.linalg import check_dense_size
 
@@ -34,9 +37,44 @@ class PredictionMixin(InferenceMixin):
     def _mean_names(self) -> list[str]:
         raise NotImplementedError
 
+    _formulas: Formulas | None = None
+    _columns: Columns | None = None
+    """Which columns each parameter has, where it was given a table or formula of its own."""
+
     def _table(self, X: Any) -> Any:
         """Return new rows as an array or CSR matrix with the columns of the fit."""
-        return check_table(self, X, reset=False)
+        if self._formulas is not None:
+            X = self._formulas.tables(X)
+        if is_tables(X):
+            if self._columns is None:
+                raise InputError("X is a dictionary of tables, but the model was fitted with a single table.")
+            X = new_table(X, self._columns)
+        return check_table(self, X, reset=False, min_columns=self._min_columns)
+
+    @property
+    def _min_columns(self) -> int:
+        return 1 if self._columns is None and self._formulas is None else 0
+
+    def _formula_offset(self, frame: Any, n_outputs: int) -> Tensor | None:
+        """Return what ``offset(...)`` in the formulas adds to the outputs, ``(N, C)``; None for nothing."""
+        if self._formulas is None:
+            return None
+        found: Tensor | None = None
+        for parameter, values in self._formulas.offsets(frame).items():
+            added = self._spread_offset(parameter, torch.from_numpy(values), n_outputs)
+            found = added if found is None else found + added
+        return found
+
+    def _spread_offset(self, parameter: str, values: Tensor, n_outputs: int) -> Tensor:
+        """Return the offset ``(N, C)`` that a formula's offset ``(N,)`` is."""
+        raise NotImplementedError
+
+    def _whole_offset(self, X: Any, offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
+        """Return the sum of an offset that was passed and those of formulas."""
+        passed, inside = self._output_offset(offset, n_rows, n_outputs), self._formula_offset(X, n_outputs)
+        if passed is None or inside is None:
+            return inside if passed is None else passed
+        return passed + inside
 
     def _output_offset(self, offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
         return check_offset(offset, n_rows, n_outputs)
@@ -47,9 +85,9 @@ class PredictionMixin(InferenceMixin):
     def _best_outputs(self, X: Any, offset: Any) -> NDArray[np.intp]:
         """Return the position of the largest linear predictor of each row, ``(N,)``, in blocks of rows."""
         check_is_fitted(self)
-        table = check_table(self, X, reset=False)
+        table = self._table(X)
         n, c = table.shape[0], len(self.intercept_)
-        added = check_offset(offset, n, c)
+        added = self._whole_offset(X, offset, n, c)
         best = np.empty(n, dtype=np.intp)
         size = max(1, _BLOCK_ELEMENTS // c)
         for start in range(0, n, size):
@@ -65,7 +103,7 @@ class PredictionMixin(InferenceMixin):
         shape = (table.shape[0], len(self.intercept_))
         check_dense_size(shape, torch.float64, "predict, or this call on fewer rows at a time")
         f = np.asarray(table @ self.coef_.T) + self.intercept_
-        added = self._output_offset(offset, f.shape[0], f.shape[1])
+        added = self._whole_offset(X, offset, f.shape[0], f.shape[1])
         return (f if added is None else f + added.numpy()), table
 
     def predict_interval(
@@ -73,7 +111,7 @@ class PredictionMixin(InferenceMixin):
         X: Any,
         level: float = 0.95,
         offset: Any = None,
-        kind: CovarianceKind = "observed",
+        kind: CovarianceKind | None = None,
         groups: Any = None,
         **options: Any,
     ) -> MeanInterval:
@@ -96,42 +134,7 @@ class PredictionMixin(InferenceMixin):
             self._likelihood(), torch.from_numpy(f), dense(table), covariance, level, scale=self._mean_scale
         )
 
-    def margins(
-        self,
-        at: str = "overall",
-        *,
-        kind: CovarianceKind = "observed",
-        groups: Any = None,
-        discrete: bool = True,
-        **options: Any,
-    ) -> MarginsResult:
-        """Return average marginal effects of each column on each predicted mean, with delta-method errors.
-
-        Args:
-            at: ``"overall"`` averages over the training rows; ``"mean"`` takes the mean row.
-            kind: Covariance, as in ``estimates``.
-            groups: Clusters, as in ``estimates``.
-            discrete: Treat columns that hold 0 and 1 only as switches: the effect is the change from 0 to 1.
-            **options: ``correction`` and ``weights`` of ``estimates``.
-
-        Returns:
-            Effects labeled (class, column).
-        """
-        check_is_fitted(self)
-        rows = self._training_rows()
-        x = rows.dense_x()
-        return margins(
-            self._likelihood(),
-            self._all_coefficients(kind, groups, options),
-            x,
-            mean_names=self._mean_names(),
-            weights=rows.weights,
-            offset=rows.offset,
-            binary=binary_columns(x) if discrete else torch.zeros(x.shape[1], dtype=torch.bool),
-            at=at,
-        )
-
-    def _all_coefficients(self, kind: CovarianceKind, groups: Any, options: dict[str, Any]) -> Estimates:
+    def _all_coefficients(self, kind: CovarianceKind | None, groups: Any, options: dict[str, Any]) -> Estimates:
         """Return estimates of all C (D + 1) coefficients, those of a reference and an absent intercept as zero."""
         found = self.estimates(kind, groups, **options)
         here, c, d = self._layout.output_map, len(self.intercept_), len(self._layout.columns)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
@@ -16,11 +15,13 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.estimators._base import LinearEstimator
 from raphson.estimators.fit._options import Progress
-from raphson.estimators.input._formulas import Formulas
-from raphson.estimators.input._layout import Layout, make_layout, make_parameter_layout
-from raphson.estimators.input._response import check_response, ordered_levels
+from raphson.estimators.input._formula_rows import FormulaRows
+from raphson.estimators.input._formulas import ALL
+from raphson.estimators.input._layout import Layout, make_layout, make_parameter_layout, served_outputs
+from raphson.estimators.input._named import find_command, named_likelihood
+from raphson.estimators.input._response import check_response, level_codes
 from raphson.estimators.input._rows import make_rows
-from raphson.estimators.input._tables import Columns, merge_tables, new_table
+from raphson.estimators.input._tables import is_tables, merge_tables
 from raphson.estimators.input._validate import check_offset, check_table, check_weights, feature_names
 from raphson.likelihoods import (
     COUNT,
@@ -33,6 +34,9 @@ from raphson.likelihoods import (
     from_description,
     to_description,
 )
+
+_GIVEN = ("scale", "dispersion", "shape", "df", "trials")
+"""Fields of likelihoods that hold a known parameter."""
 
 
 class VectorGLM(LinearEstimator):
@@ -59,9 +63,11 @@ class VectorGLM(LinearEstimator):
     observed information at the end.
 
     Args:
-        likelihood: A likelihood, say ``Poisson()``, or what ``as_likelihood`` makes one of.
+        likelihood: A likelihood, say ``Poisson()``, what ``as_likelihood`` makes one of, or its name on the command
+            line (``"poisson"``, ``"negative-binomial"``, ``"ordinal"``).
         formula: A formula, or formulas by parameter, as above; the left side of one of them names the target. Codings
-            (levels, splines, centers) are learned in ``fit`` and kept for prediction. ``- 1`` takes an intercept out.
+            (levels, splines, centers) are learned in ``fit`` and kept for prediction. ``- 1`` takes an intercept out,
+            ``offset(log(t))`` adds an offset, and the left side ``Surv(time, event)`` names censored times.
         constraints: How columns act on the outputs, as above; None for the default.
         l2: Penalty :math:`\lambda` of the mean-scale objective, on slopes only: scikit-learn's ``alpha`` for its
             Poisson regression.
@@ -79,7 +85,8 @@ class VectorGLM(LinearEstimator):
         coef_: ``(C, D)`` slopes of the outputs: constraints expanded, zero where a column does not act.
         intercept_: ``(C,)``.
         output_names_: Names of the C outputs.
-        levels_: Names of the levels, lowest first, where the target was an ordered categorical; else None.
+        levels_: Names of the levels, lowest first, where the target was an ordered categorical or counts levels
+            otherwise than from 0; else None.
         n_iter_: Iterations taken.
         loglik_: Log-likelihood at the fit (sum over weighted rows, without the penalty).
         loglik_null_: That of the model with intercepts alone.
@@ -141,30 +148,48 @@ class VectorGLM(LinearEstimator):
 
         Args:
             X: ``(N, D)`` frame, array, SciPy sparse matrix or tensor of numbers; or a dictionary from the name of a
-                parameter to a dense table of its own; with ``formula`` a frame of raw columns without missing values.
+                parameter to a dense table of its own; with ``formula`` a frame of raw columns, whose rows with missing
+                values are left out and counted in the summary.
             y: Targets as the likelihood takes them: ``(N,)``, or ``(N, M)`` for M responses; levels of an ordinal
-                likelihood are 0, 1, 2, ... or an ordered categorical.
+                likelihood are whole numbers, such as 0 .. J - 1 or 1 .. J, or an ordered categorical.
             sample_weight: ``(N,)`` weights; 3 means the same as three rows, 0 leaves a row out.
             offset: ``(N, C)`` added to the outputs; ``(N,)`` is added where a column acts by default, as if it had the
                 coefficient one (the logarithm of the exposure, for counts).
 
         Returns:
-            The fitted estimator. An argument that cannot be used is an ``InputError`` that names the row, column or
-            parameter.
+            The fitted estimator.
+
+        Raises:
+            InputError: If an argument cannot be used; the message names the row, column or parameter.
         """
-        likelihood = self._likelihood()
-        self._formulas: Formulas | None = None
+        self._formulas, given = None, None
         if self.formula is not None:
-            self._formulas = Formulas.learn(self.formula, X)
-            X, y = self._formulas.tables(X), self._formulas.response(X, y)
+            given = FormulaRows.learn(self.formula, X, y, sample_weight, offset)
+            self._formulas, y, sample_weight, offset = given.formulas, given.y, given.sample_weight, given.offset
+            X = given.formulas.tables(given.frame)
+        censored = given is not None and given.formulas.event is not None and self._formulas is not None
+        if isinstance(self.likelihood, str):
+            self._named = named_likelihood(self.likelihood, y, censored)
+        likelihood = self._likelihood()
+        if censored and not getattr(likelihood, "censored", False):
+            raise InputError(
+                f"Surv(time, event) holds censored times, which {type(likelihood).__name__} does not take as it is; "
+                "use Weibull(censored=True)."
+            )
         table, names = self._read(X)
+        y, levels = level_codes(y, likelihood)
         response, c = check_response(y, table.shape[0], likelihood)
         layout = self._make_layout(likelihood, c, names)
+        if levels is not None and layout.outputs == tuple(f"{k}|{k + 1}" for k in range(len(levels) - 1)):
+            cuts = tuple(f"{low}|{high}" for low, high in itertools.pairwise(levels))
+            layout = replace(layout, outputs=cuts)
         weights = check_weights(sample_weight, table.shape[0])
-        rows = make_rows(table, response, weights, self._output_offset(offset, table.shape[0], c))
+        whole = self._whole_offset(None if given is None else given.frame, offset, table.shape[0], c)
+        rows = make_rows(table, response, weights, whole)
+        rows = rows if given is None else given.attach(rows)
         start = self._coefficients_before((c, len(names))) if self.warm_start else None
         self._fit_rows(rows, likelihood, layout, start)
-        self.levels_ = ordered_levels(y)
+        self.levels_ = levels
         return self
 
     def _null_intercepts(self) -> Tensor:
@@ -172,8 +197,8 @@ class VectorGLM(LinearEstimator):
 
     def _read(self, X: Any) -> tuple[Any, list[str]]:
         """Return the table of all columns and their names; remembers which parameter has which."""
-        self._columns: Columns | None = None
-        if _is_tables(X):
+        self._columns = None
+        if is_tables(X):
             if self.constraints is not None:
                 raise InputError(
                     "A table for each parameter already says which columns act on it; leave out constraints, or pass "
@@ -186,7 +211,11 @@ class VectorGLM(LinearEstimator):
     def _make_layout(self, likelihood: Likelihood, c: int, names: list[str]) -> Layout:
         left_out = () if self._formulas is None else self._formulas.without_intercept
         if self._columns is None:
-            return make_layout(likelihood, c, names, self.constraints, self.fit_intercept and not left_out)
+            constraints = self.constraints
+            if constraints is None and isinstance(self.likelihood, str):
+                command = find_command(self.likelihood)
+                constraints = None if command is None else command.constraints
+            return make_layout(likelihood, c, names, constraints, self.fit_intercept and not left_out)
         without = left_out if self.fit_intercept else tuple(self._columns)
         layout = make_parameter_layout(likelihood, c, self._columns, without)
         position = {name: i for i, name in enumerate(layout.columns)}
@@ -234,23 +263,11 @@ class VectorGLM(LinearEstimator):
         f = torch.from_numpy(self._linear_predictors(X, offset))
         if self._formulas is not None:
             y = self._formulas.response(X, y)
+        y, _ = level_codes(y, self._likelihood(), self.levels_)
         response, _ = check_response(y, f.shape[0], self._likelihood())
         loglik = -self._likelihood().nll(f, response)
         weights = check_weights(sample_weight, f.shape[0])
         return float(loglik.mean() if weights is None else (weights @ loglik) / weights.sum())
-
-    def _table(self, X: Any) -> Any:
-        if self._formulas is not None:
-            X = self._formulas.tables(X)
-        if _is_tables(X):
-            if self._columns is None:
-                raise InputError("X is a dictionary of tables, but the model was fitted with a single table.")
-            X = new_table(X, self._columns)
-        return check_table(self, X, reset=False, min_columns=self._min_columns)
-
-    @property
-    def _min_columns(self) -> int:
-        return 1 if self._columns is None and self._formulas is None else 0
 
     def _output_offset(self, offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
         if offset is not None and n_outputs > 1 and np.ndim(offset) == 1:
@@ -259,6 +276,13 @@ class VectorGLM(LinearEstimator):
                 column = check_offset(offset, n_rows, 1)
                 return None if column is None else column @ slopes.mT
         return check_offset(offset, n_rows, n_outputs)
+
+    def _spread_offset(self, parameter: str, values: Tensor, n_outputs: int) -> Tensor:
+        if parameter != ALL:
+            return values[:, None] * served_outputs(parameter, self._likelihood(), n_outputs)
+        found = self._output_offset(values, len(values), n_outputs)
+        assert found is not None
+        return found
 
     @property
     def _mean_scale(self) -> str:  # type: ignore[override]
@@ -285,10 +309,19 @@ class VectorGLM(LinearEstimator):
 
     def _likelihood(self) -> Likelihood:
         given = self.likelihood
+        if isinstance(given, str):
+            if not hasattr(self, "_named"):
+                check_is_fitted(self)
+            return self._named
         if isinstance(given, type) and issubclass(given, Likelihood):
             raise InputError(f"likelihood is the class {given.__name__}; pass an instance, {given.__name__}().")
         found: Likelihood = as_likelihood(given)
         return found
+
+    def _given_facts(self) -> list[tuple[str, str]]:
+        likelihood = self._likelihood()
+        given = [(name, getattr(likelihood, name, None)) for name in _GIVEN]
+        return [(name.capitalize(), f"{value:g} (given)") for name, value in given if isinstance(value, int | float)]
 
     def _has_probabilities(self) -> bool:
         support = self._likelihood().support
@@ -322,7 +355,6 @@ class VectorGLM(LinearEstimator):
             "layout": self._layout.to_json(),
             "columns": self._columns,
             "levels": self.levels_,
-            "formulas": None if self._formulas is None else self._formulas.to_json(),
             **super().metadata(),
         }
 
@@ -339,12 +371,7 @@ class VectorGLM(LinearEstimator):
             The model, without the training rows. Parts that do not belong together are an ``InputError``.
         """
         model = cls(from_description(metadata["likelihood"]), **params)
-        model._columns, formulas = metadata["columns"], metadata["formulas"]
-        model._formulas = None if formulas is None else Formulas.from_json(formulas)
+        model._columns = metadata["columns"]
         model.levels_ = metadata["levels"]
         model._restore(Layout.from_json(metadata["layout"]), tensors, metadata)
         return model
-
-
-def _is_tables(x: Any) -> bool:
-    return isinstance(x, Mapping) and not sp.issparse(x)  # a sparse dictionary of keys is a mapping, too

@@ -6,6 +6,10 @@ from raphson.infer._comparison import aic as aic
 from raphson.infer._comparison import bic as bic
 from raphson.infer._comparison import likelihood_ratio_test as likelihood_ratio_test
 from raphson.infer._comparison import pseudo_r2 as pseudo_r2
+from raphson.infer._contrasts import MeanTable as MeanTable
+from raphson.infer._contrasts import average_mean as average_mean
+from raphson.infer._contrasts import average_slope as average_slope
+from raphson.infer._contrasts import pairwise as pairwise
 from raphson.infer._covariance import inverse_information as inverse_information
 from raphson.infer._covariance import sandwich as sandwich
 from raphson.infer._covariance import small_sample_factor as small_sample_factor

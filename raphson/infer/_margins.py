@@ -27,12 +27,19 @@ class MarginsResult:
     Attributes:
         estimates: Effects with their covariance, labeled ``(class, feature)``, class by class.
         at: ``"overall"`` (averaged over the rows) or ``"mean"`` (at the average row).
-        discrete: For each feature, whether its effect is the change from 0 to 1 rather than a derivative.
+        discrete: For each feature, whether its effect is a change between values rather than a derivative.
+        kinds: For each feature, what the effect is: ``dy/dx``, ``1 vs 0``, or for a level of a factor ``b vs a``.
     """
 
     estimates: Estimates
     at: str
     discrete: tuple[bool, ...]
+    kinds: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.kinds:
+            kinds = tuple("1 vs 0" if discrete else "dy/dx" for discrete in self.discrete)
+            object.__setattr__(self, "kinds", kinds)
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
         """Return the table of effects.
@@ -41,12 +48,11 @@ class MarginsResult:
             level: Coverage of the intervals.
 
         Returns:
-            The columns of `Estimates.to_frame`, with ``effect`` for ``coef``, and ``kind``: ``dy/dx`` or ``1
-            vs 0``.
+            The columns of `Estimates.to_frame`, with ``effect`` for ``coef``, and ``kind``: see
+            ``kinds``.
         """
         frame = self.estimates.to_frame(level).rename(columns={"coef": "effect"})
-        kinds = ["1 vs 0" if discrete else "dy/dx" for discrete in self.discrete]
-        return frame.assign(kind=kinds * (len(frame) // len(kinds)))
+        return frame.assign(kind=list(self.kinds) * (len(frame) // len(self.kinds)))
 
     def summary(self, level: float = 0.95) -> Summary:
         """Return the table of effects for printing.
@@ -59,9 +65,15 @@ class MarginsResult:
         """
         from raphson.report import Summary
 
-        where = "averaged over rows" if self.at == "overall" else "at the means of the features"
+        where = {"overall": "averaged over rows", "mean": "at the means of the features"}.get(self.at, self.at)
         facts = (("Effects", where), ("Covariance", self.estimates.kind))
         return Summary("Marginal effects on the mean response", facts, self.to_frame(level), level=level)
+
+    def __str__(self) -> str:
+        return str(self.summary())
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
 
 
 def margins(

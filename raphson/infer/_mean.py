@@ -55,7 +55,7 @@ def row_curvature(function: MeanFunction, f: Tensor, entry: int, directions: Ten
         function: Map from ``(..., C)`` to ``(..., M)`` that acts on rows separately.
         f: Outputs, ``(N, C)``.
         entry: Which of the M entries.
-        directions: Vectors that multiply the Hessian of every row, ``(J, C)``.
+        directions: Vectors that multiply the Hessian of every row, ``(J, C)``, or of its own row, ``(J, N, C)``.
 
     Returns:
         Gradients ``(N, C)`` and products ``(J, N, C)``.
@@ -66,7 +66,8 @@ def row_curvature(function: MeanFunction, f: Tensor, entry: int, directions: Ten
         return function(outputs)[:, entry].sum()
 
     gradient, vjp, *_ = torch.func.vjp(torch.func.grad(total), f)
-    (products,) = torch.func.vmap(vjp)(directions.unsqueeze(1).expand(-1, *f.shape))
+    whole = directions if directions.ndim == 3 else directions.unsqueeze(1).expand(-1, *f.shape)
+    (products,) = torch.func.vmap(vjp)(whole)
     return gradient, products
 
 

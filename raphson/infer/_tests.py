@@ -12,6 +12,7 @@ from torch import Tensor
 
 from raphson._errors import InputError, NotEstimableError
 from raphson.infer._estimates import Estimates, Label, label_name
+from raphson.infer._hypotheses import read_hypothesis
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,8 @@ def wald_test(estimates: Estimates, R: Any, q: Any = None) -> WaldResult:
     Args:
         estimates: The estimates, with p entries.
         R: Restrictions, ``(r, p)`` or ``(p,)``; or names, each a feature, an output (class) or a ``(output,
-            feature)`` pair, alone or in a list: all coefficients of that name.
+            feature)`` pair, alone or in a list: all coefficients of that name; or equations of names, ``"x = z"`` and
+            ``["x = z", "2*u - v = 1"]``, for each output that has them (``"x of b = 0"`` for the output b alone).
         q: Hypothesized values, ``(r,)`` or a number; None for zero.
 
     Returns:
@@ -80,7 +82,10 @@ def wald_test(estimates: Estimates, R: Any, q: Any = None) -> WaldResult:
         InputError: Wrong shape, unknown name, or restrictions that contradict one another.
         NotEstimableError: A restriction involves what the data do not determine.
     """
-    matrix, labels = _restrictions(estimates, R)
+    matrix, labels, said = _restrictions(estimates, R)
+    if said is not None and q is not None:
+        raise InputError("The hypothesis says in its text what is equal to what; leave out q.")
+    q = said if said is not None else q
     rows = estimates.transform(matrix, labels)
     if not bool(rows.estimable.all()):
         name = label_name(labels[int((~rows.estimable).int().argmax())])
@@ -135,13 +140,23 @@ def _quadratic_form(rows: Estimates) -> tuple[float, int]:
     return float((scores[independent].square() / values[independent]).sum()), int(independent.sum())
 
 
-def _restrictions(estimates: Estimates, R: Any) -> tuple[Tensor, tuple[Label, ...]]:
+def _restrictions(estimates: Estimates, R: Any) -> tuple[Tensor, tuple[Label, ...], Tensor | None]:
+    """Return the matrix, a label for each row, and the hypothesized values where a text says them."""
     p = len(estimates.labels)
     names = _as_names(estimates, R)
     if names is not None:
-        index = list(dict.fromkeys(i for name in names for i in _find(estimates, name)))
         identity = torch.eye(p, dtype=estimates.values.dtype, device=estimates.values.device)
-        return identity[index], tuple(estimates.labels[i] for i in index)
+        if not any(_is_hypothesis(estimates, name) for name in names):
+            index = list(dict.fromkeys(i for name in names for i in _find(estimates, name)))
+            return identity[index], tuple(estimates.labels[i] for i in index), None
+        parts = [
+            read_hypothesis(name, estimates.labels)
+            if _is_hypothesis(estimates, name)
+            else (identity[(found := _find(estimates, name))], identity.new_zeros(len(found)))
+            for name in names
+        ]
+        matrix, values = (torch.cat([part[i].to(identity) for part in parts]) for i in (0, 1))
+        return matrix, tuple(_row_label(row, estimates.labels) for row in matrix), values
     matrix = torch.as_tensor(R, dtype=estimates.values.dtype, device=estimates.values.device)
     matrix = matrix.unsqueeze(0) if matrix.ndim == 1 else matrix
     if matrix.ndim != 2 or matrix.shape[1] != p or not matrix.shape[0]:
@@ -149,7 +164,12 @@ def _restrictions(estimates: Estimates, R: Any) -> tuple[Tensor, tuple[Label, ..
             f"R has shape {tuple(matrix.shape)}; with {p} coefficients it needs shape (r, {p}), one "
             "restriction a row, coefficients class by class with the intercept first."
         )
-    return matrix, tuple(_row_label(row, estimates.labels) for row in matrix)
+    return matrix, tuple(_row_label(row, estimates.labels) for row in matrix), None
+
+
+def _is_hypothesis(estimates: Estimates, name: Any) -> bool:
+    """Whether a text is an equation, not a name that holds an equals sign."""
+    return isinstance(name, str) and "=" in name and not any(name in map(str, label) for label in estimates.labels)
 
 
 def _as_names(estimates: Estimates, R: Any) -> Sequence[Any] | None:

@@ -49,6 +49,10 @@ def _likelihood(value: Any, name: str) -> None:
         refuse(name, "the description of a likelihood", value)
 
 
+def _has_intercept(design: dict[str, Any]) -> bool:
+    return Design.from_json(design).fit_intercept
+
+
 def _classes(value: Any, name: str) -> None:
     record({"dtype": TEXT, "values": list_of(_LABEL)})(value, name)
     values, text = value["values"], value["dtype"]
@@ -78,7 +82,7 @@ _METADATA: dict[str, Check] = {
     "named": FLAG,
     "facts": record({
         **dict.fromkeys(("loglik_", "loglik_null_"), NUMBER),
-        **dict.fromkeys(("df_model_", "df_null_", "n_iter_", "n_features_in_"), WHOLE),
+        **dict.fromkeys(("df_model_", "df_null_", "n_iter_", "n_features_in_", "n_rows_"), WHOLE),
         "n_obs_": NONNEGATIVE,
     }),
     "solution": record({
@@ -91,6 +95,11 @@ _METADATA: dict[str, Check] = {
     "refusal": maybe(TEXT),
     "notes": _TEXTS,
     "penalty": NONNEGATIVE,
+    "fractional": FLAG,
+    "covariance": TEXT,
+    "formulas": maybe(
+        record({"target": maybe(TEXT), "event": maybe(TEXT), "designs": map_of(_design)}),
+    ),
 }
 _LAYOUT = record({
     "outputs": _TEXTS,
@@ -105,11 +114,12 @@ SCHEMA: dict[str, tuple[Check, Check]] = {
             {
                 **_SETTINGS,
                 "reference": maybe(_LABEL),
+                "formula": maybe(TEXT),
                 "class_weight": maybe(either(one_of("balanced"), map_of(NONNEGATIVE, _LABEL))),
             },
             optional=True,
         ),
-        record({"classes": _classes, **_METADATA}),
+        record({"classes": _classes, "reference": maybe(WHOLE), **_METADATA}),
     ),
     "VectorGLM": (
         record(
@@ -125,7 +135,6 @@ SCHEMA: dict[str, tuple[Check, Check]] = {
             "layout": _LAYOUT,
             "columns": maybe(map_of(list_of(TEXT, (list, tuple)))),
             "levels": maybe(list_of(TEXT, (list, tuple))),
-            "formulas": maybe(record({"target": maybe(TEXT), "designs": map_of(_design)})),
             **_METADATA,
         }),
     ),
@@ -150,8 +159,12 @@ def check_content(kind: str, params: Any, metadata: Any) -> None:
         for matrix in (layout["intercepts"], *layout["matrices"]):
             if len(matrix) != n_outputs or len({len(row) for row in matrix}) > 1:
                 refuse("layout", "matrices with a row for each output", matrix)
-    elif params.get("reference") not in (None, "first", "last", *metadata["classes"]["values"]):
-        refuse("params.reference", "'first', 'last', null or a class", params["reference"])
+    else:
+        if params.get("reference") not in (None, "first", "last", *metadata["classes"]["values"]):
+            refuse("params.reference", "'first', 'last', null or a class", params["reference"])
+        reference, n_classes = metadata["reference"], len(metadata["classes"]["values"])
+        if (reference is None) != (params.get("reference", "first") is None) or (reference or 0) >= n_classes:
+            refuse("reference", "the position of a class", reference)
 
 
 def check_tensors(kind: str, params: Any, metadata: Any, tensors: dict[str, Tensor]) -> None:
@@ -166,9 +179,10 @@ def check_tensors(kind: str, params: Any, metadata: Any, tensors: dict[str, Tens
         size = len(layout["intercepts"][0]) + sum(widths[i] for i in layout["matrix_of_column"])
     else:
         n_outputs = len(metadata["classes"]["values"])
-        size = (n_outputs - (params.get("reference", "first") is not None)) * (
-            n_columns + params.get("fit_intercept", True)
-        )
+        formulas = metadata["formulas"]
+        left_out = formulas is not None and any(not _has_intercept(design) for design in formulas["designs"].values())
+        intercept = params.get("fit_intercept", True) and not left_out
+        size = (n_outputs - (params.get("reference", "first") is not None)) * (n_columns + intercept)
     shapes = {
         "coef": (n_outputs, n_columns),
         "intercept": (n_outputs,),

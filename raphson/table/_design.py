@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +9,21 @@ import numpy as np
 
 from raphson import _json
 from raphson._errors import InputError
-from raphson.table._columns import LARGEST_WHOLE, Category, Column, Number, learn_column, to_numbers
-from raphson.table._expression import shown
+from raphson.table._columns import Category, Column, Number, learn_column, to_numbers
+from raphson.table._expression import quote
 from raphson.table._formula import FormulaCoding, learn_formula, variables
-from raphson.table._terms import expand_dot, split_formula
+from raphson.table._offsets import offset_values, read_offset, split_offsets
+from raphson.table._rows import (
+    complete_rows,
+    event_numbers,
+    numbered,
+    plain,
+    refuse_missing,
+    require,
+    weight_numbers,
+)
+from raphson.table._terms import expand_dot, split_survival
+from raphson.table._variables import Variable, find_variables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +43,7 @@ class TrainingData:
         offset: Offsets ``(N, M)``, one column each, or None.
         groups: Groups ``(N,)`` for clustered standard errors, or None.
         rows: Positions ``(N,)`` in the table of the rows that are used.
+        event: Whether the event was seen ``(N,)``, 1 or 0, or None.
     """
 
     x: np.ndarray
@@ -42,6 +53,7 @@ class TrainingData:
     offset: np.ndarray | None
     groups: np.ndarray | None
     rows: np.ndarray
+    event: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,8 @@ class Design:
         offset: Columns of the offset, none or one per output.
         groups: Column of the groups, or None.
         notes: What a reader must know: how columns are coded, which rows are left out.
+        offset_terms: Expressions that are added to a single offset, ``log(t)`` of ``offset(log(t))``.
+        event: Column that says whether the event was seen, beside a target that is a time; or None.
     """
 
     coding: tuple[Column, ...] | FormulaCoding
@@ -67,6 +81,8 @@ class Design:
     offset: tuple[str, ...] = ()
     groups: str | None = None
     notes: tuple[str, ...] = ()
+    offset_terms: tuple[str, ...] = ()
+    event: str | None = None
 
     @classmethod
     def fit(
@@ -78,6 +94,8 @@ class Design:
         weights: str | None = None,
         offset: str | Sequence[str] = (),
         groups: str | None = None,
+        exposure: str | None = None,
+        event: str | None = None,
         drop: Sequence[str] = (),
         missing: str = "drop",
     ) -> Design:
@@ -90,6 +108,8 @@ class Design:
             weights: Column of the weights.
             offset: Column of the offset, or one column per output.
             groups: Column of the groups.
+            exposure: Column of the exposure, whose logarithm is an offset.
+            event: Column that says whether the event was seen, for times; ``Surv(time, event) ~`` names it too.
             drop: Columns not to use.
             missing: ``"drop"`` leaves out rows with missing values and counts them in the notes; ``"error"``
                 refuses them.
@@ -100,17 +120,24 @@ class Design:
         Raises:
             InputError: If a column does not exist or cannot be used, or no complete row or no column is left.
         """
-        frame, names = _numbered(frame)
-        right = None
+        frame, names = numbered(frame)
+        right, terms = None, tuple[str, ...]()
         if formula is not None:
-            left, right = split_formula(formula)
+            left, named_event, right = split_survival(formula)
+            right, terms = split_offsets(right)
+            event = named_event or event
             if left is not None and target is not None and left != target:
                 raise InputError(f"the formula has target '{left}' and target= says '{target}'; give one of them.")
             target = left if left is not None else target
         offsets = (offset,) if isinstance(offset, str) else tuple(offset)
-        roles = [role for role in (target, weights, *offsets, groups) if role is not None]
+        terms = (*terms, f"log({quote(exposure)})") if exposure is not None else terms
+        if terms and len(offsets) > 1:
+            raise InputError(
+                "an exposure or offset(...) does not go with several columns of offsets; give one of them."
+            )
+        roles = [role for role in (target, weights, *offsets, groups, exposure, event) if role is not None]
         for name in [*drop, *roles]:
-            _require(name, names)
+            require(name, names)
         others = [name for name in names if name not in (*roles, *drop)]
         if right is None:
             used = others
@@ -120,18 +147,21 @@ class Design:
             right = expand_dot(right, others)
             used = variables(right)
             for name in used:
-                _require(name, names)
+                require(name, names)
             if target in used:
                 raise InputError(f"the target '{target}' is also on the right side of the formula.")
-        needed = list(dict.fromkeys([*used, *roles]))
-        rows, notes = _complete_rows(frame, needed, missing)
+        inside = [name for text in terms for name in read_offset(text).columns]
+        for name in inside:
+            require(name, names)
+        needed = list(dict.fromkeys([*used, *roles, *inside]))
+        rows, notes = complete_rows(frame, needed, missing)
         coding: tuple[Column, ...] | FormulaCoding
         if right is None:
             learned = [learn_column(frame[name].iloc[rows], name) for name in used]
             coding, sentences = tuple(column for column, _ in learned), [note for _, note in learned if note]
         else:
             coding, sentences = learn_formula(right, frame.iloc[rows])
-        return cls(coding, target, weights, offsets, groups, (*sentences, *notes))
+        return cls(coding, target, weights, offsets, groups, (*sentences, *notes), terms, event)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -152,6 +182,17 @@ class Design:
             return tuple(self.coding.variables)
         return tuple(column.name for column in self.coding)
 
+    def variables(self, frame: pd.DataFrame) -> dict[str, Variable]:
+        """Return what each column in ``inputs`` is: a number, or a factor with levels.
+
+        Args:
+            frame: The complete rows that the design was learned from.
+
+        Returns:
+            The variables by name.
+        """
+        return find_variables(self.coding, frame)
+
     def matrix(self, frame: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...]]:
         """Return the matrix of new data; a missing value or a level that the fit did not see is an error.
 
@@ -161,10 +202,10 @@ class Design:
         Returns:
             The float64 array ``(N, D)`` and the names of its columns.
         """
-        frame, names = _numbered(frame)
+        frame, names = numbered(frame)
         for name in self.inputs:
-            _require(name, names)
-        _refuse_missing(frame, self.inputs)
+            require(name, names)
+        refuse_missing(frame, self.inputs)
         return self._encode(frame), self.names
 
     def offsets(self, frame: pd.DataFrame) -> np.ndarray | None:
@@ -176,13 +217,52 @@ class Design:
         Returns:
             The float64 array ``(N, M)``, or None if the model has no offset.
         """
-        if not self.offset:
+        if not self.offset and not self.offset_terms:
             return None
-        frame, names = _numbered(frame)
-        for name in self.offset:
-            _require(name, names)
-        _refuse_missing(frame, self.offset)
-        return np.column_stack([to_numbers(frame[name], name) for name in self.offset])
+        frame, names = numbered(frame)
+        needed = self.offset_columns
+        for name in needed:
+            require(name, names)
+        refuse_missing(frame, needed)
+        found = [to_numbers(frame[name], name) for name in self.offset]
+        added = [offset_values(text, frame) for text in self.offset_terms]
+        return np.column_stack([np.sum([*found, *added], axis=0)] if added else found)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Columns that the matrix and the offset are made from."""
+        return tuple(dict.fromkeys([*self.inputs, *self.offset_columns]))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns of the table that a fit needs."""
+        roles = (self.target, self.weights, self.groups, self.event)
+        return tuple(dict.fromkeys([*self.reads, *(role for role in roles if role is not None)]))
+
+    def survival(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return times and events.
+
+        Args:
+            frame: A table with the columns of the target and the event.
+
+        Returns:
+            ``(N, 2)``, the time and 1 for an event or 0 for a censored time.
+        """
+        assert self.target is not None and self.event is not None
+        frame, names = numbered(frame)
+        for name in (self.target, self.event):
+            require(name, names)
+        refuse_missing(frame, (self.target, self.event))
+        return np.column_stack([
+            to_numbers(frame[self.target], self.target),
+            event_numbers(frame[self.event], self.event),
+        ])
+
+    @property
+    def offset_columns(self) -> list[str]:
+        """Columns that the offset is made from."""
+        inside = [name for text in self.offset_terms for name in read_offset(text).columns]
+        return list(dict.fromkeys([*self.offset, *inside]))
 
     def _encode(self, complete: pd.DataFrame) -> np.ndarray:
         if isinstance(self.coding, FormulaCoding):
@@ -198,19 +278,19 @@ class Design:
         Returns:
             The arrays.
         """
-        roles = [role for role in (self.target, self.weights, *self.offset, self.groups) if role is not None]
-        needed = list(dict.fromkeys([*self.inputs, *roles]))
-        frame, names = _numbered(frame)
+        needed = list(self.columns)
+        frame, names = numbered(frame)
         for name in needed:
-            _require(name, names)
-        rows, _ = _complete_rows(frame, needed, "drop")
+            require(name, names)
+        rows, _ = complete_rows(frame, needed, "drop")
         complete = frame if len(rows) == len(frame) else frame.iloc[rows]
         x = self._encode(complete)
-        weights = None if self.weights is None else _weights(frame[self.weights], self.weights)[rows]
+        weights = None if self.weights is None else weight_numbers(frame[self.weights], self.weights)[rows]
         offset = self.offsets(complete)
-        y = None if self.target is None else _plain(complete[self.target])
-        groups = None if self.groups is None else _plain(complete[self.groups])
-        return TrainingData(x, self.names, y, weights, offset, groups, rows)
+        y = None if self.target is None else plain(complete[self.target])
+        groups = None if self.groups is None else plain(complete[self.groups])
+        event = None if self.event is None else event_numbers(complete[self.event], self.event)
+        return TrainingData(x, self.names, y, weights, offset, groups, rows, event)
 
     def to_json(self) -> dict[str, Any]:
         """Return the design as a dictionary for ``json.dumps``.
@@ -235,6 +315,8 @@ class Design:
             "weights": self.weights,
             "offset": list(self.offset),
             "groups": self.groups,
+            "event": self.event,
+            "offset_terms": list(self.offset_terms),
         }
         return {"coding": coding, **roles, "notes": list(self.notes)}
 
@@ -274,7 +356,10 @@ class Design:
                 for item in value["coding"]
             )
         offset, notes = tuple(value["offset"]), tuple(value["notes"])
-        return cls(coding, value["target"], value["weights"], offset, value["groups"], notes)
+        terms = tuple(value["offset_terms"])
+        for text in terms:
+            read_offset(text)
+        return cls(coding, value["target"], value["weights"], offset, value["groups"], notes, terms, value["event"])
 
 
 _TEXTS = _json.list_of(_json.TEXT)
@@ -302,79 +387,7 @@ _DESIGN = _json.record({
     "weights": _json.maybe(_json.TEXT),
     "offset": _TEXTS,
     "groups": _json.maybe(_json.TEXT),
+    "event": _json.maybe(_json.TEXT),
+    "offset_terms": _TEXTS,
     "notes": _TEXTS,
 })
-
-
-def _numbered(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return the table with rows numbered from 1, as messages count them, and its column names."""
-    names = list(frame.columns)
-    odd = next((name for name in names if not isinstance(name, str)), None)
-    if odd is not None:
-        raise InputError(f"the column name {odd!r} is not text; name the columns of the table by text.")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"the column name '{twice}' occurs more than once; rename one of them.")
-    return frame.set_axis(range(1, len(frame) + 1), axis=0), names
-
-
-def _require(name: str, names: Sequence[str]) -> None:
-    if name in names:
-        return
-    near = difflib.get_close_matches(name, names, n=1) or [
-        other for other in names if other.casefold() == name.casefold()
-    ]
-    known = ", ".join(f"'{other}'" for other in names[:12]) + (", ..." if len(names) > 12 else "")
-    hint = f"did you mean '{near[0]}'?" if near else f"the columns are {known}."
-    raise InputError(f"there is no column '{shown(name)}'; {hint}")
-
-
-def _refuse_missing(frame: pd.DataFrame, needed: Sequence[str]) -> None:
-    for name in needed:
-        absent = frame[name].isna().to_numpy()
-        if absent.any():
-            raise InputError(
-                f"column '{name}', data row {int(absent.argmax()) + 1}: the value is missing "
-                f"({int(absent.sum())} such in all); fill it in or leave the row out."
-            )
-
-
-def _complete_rows(frame: pd.DataFrame, needed: list[str], missing: str) -> tuple[np.ndarray, list[str]]:
-    """Return positions of the rows without a missing value in ``needed``, and a note if there are others."""
-    if missing not in ("drop", "error"):
-        raise InputError(f"missing must be 'drop' or 'error', not '{missing}'.")
-    absent = frame[needed].isna().to_numpy()
-    incomplete = absent.any(axis=1)
-    if not incomplete.any():
-        return np.arange(len(frame)), []
-    counts = {name: int(count) for name, count in zip(needed, absent.sum(axis=0), strict=True) if count}
-    per_column = ", ".join(f"{name} {count}" for name, count in counts.items())
-    if missing == "error":
-        row = int(incomplete.argmax())
-        column = needed[int(absent[row].argmax())]
-        raise InputError(
-            f"column '{column}', data row {row + 1}: the value is missing (rows with missing values: "
-            f"{int(incomplete.sum())}; {per_column}); fill in the values or let the rows be dropped."
-        )
-    if incomplete.all():
-        raise InputError(f"every row has a missing value ({per_column}); drop the columns that are mostly missing.")
-    note = f"{int(incomplete.sum())} of {len(frame)} rows left out for missing values ({per_column})"
-    return np.flatnonzero(~incomplete), [note]
-
-
-def _weights(series: pd.Series[Any], name: str) -> np.ndarray:
-    values = to_numbers(series, name)
-    if (values < 0).any():
-        row = int((values < 0).argmax())
-        raise InputError(f"column '{name}', data row {series.index[row]}: the weight {values[row]:g} is negative.")
-    if not (values > 0).any():
-        raise InputError(f"column '{name}': no weight is positive.")
-    return values
-
-
-def _plain(series: pd.Series[Any]) -> np.ndarray:
-    """Return a complete column as an array; whole numbers that became floats are integers again, if they are exact."""
-    values = np.asarray(series.to_numpy())
-    if values.dtype.kind == "f" and (np.abs(values) <= LARGEST_WHOLE).all() and (values == np.round(values)).all():
-        return values.astype(np.int64)
-    return values

@@ -54,10 +54,23 @@ def split_formula(formula: str) -> tuple[str | None, str]:
         formula: The formula.
 
     Returns:
-        Target name and right side.
+        Target name (the time, of ``Surv(time, event)``) and right side.
+    """
+    target, _, right = split_survival(formula)
+    return target, right
+
+
+def split_survival(formula: str) -> tuple[str | None, str | None, str]:
+    """Return the target column, the event column of ``Surv(time, event)`` and the right side of a formula.
+
+    Args:
+        formula: The formula.
+
+    Returns:
+        Target name (None without a left side, or an empty one), event name or None, and right side.
 
     Raises:
-        InputError: If the left side is not one column, or the right side is empty.
+        InputError: If the left side is not one column or ``Surv`` of two, or the right side is empty.
     """
     if len(formula) > LONGEST_FORMULA:
         raise InputError(
@@ -73,15 +86,25 @@ def split_formula(formula: str) -> tuple[str | None, str]:
             right = formula[piece.start + 1 :].strip()
         else:
             sides[-1].append(piece)
+    left = sides[0] if len(sides) > 1 else []
+    event: str | None = None
     if len(sides) == 1:
         right = formula.strip()
-    elif len(sides) > 2 or len(sides[0]) > 1 or any(piece.column is None for piece in sides[0]):
+    elif len(left) > 1 and left[0].text == "Surv":
+        if [piece.text for piece in left[1::2]] != ["(", ",", ")"] or not all(p.column for p in left[2:5:2]):
+            raise InputError(
+                f"formula '{shown(formula)}': Surv takes two columns, the time and whether the event was seen, as in "
+                "'Surv(time, event) ~ age'."
+            )
+        left, event = [left[2]], left[4].column
+    if len(sides) > 2 or len(left) > 1 or any(piece.column is None for piece in left):
         raise InputError(
-            f"formula '{shown(formula)}': the left side must be one column, as in 'party ~ age + C(educ)'."
+            f"formula '{shown(formula)}': the left side must be one column, as in 'party ~ age + C(educ)', or "
+            "Surv(time, event)."
         )
     if not right:
         raise InputError(f"formula '{shown(formula)}': the right side is empty; write 1 for an intercept alone.")
-    return (sides[0][0].column if len(sides) == 2 and sides[0] else None), right
+    return (left[0].column if left else None), event, right
 
 
 def expand_dot(right: str, names: list[str]) -> str:

@@ -51,7 +51,7 @@ def test_a_gaussian_of_constant_scale_is_least_squares(n, parametrization, weigh
     assert scale**2 == pytest.approx(variance, rel=1e-11)
     np.testing.assert_array_equal(model.coef_[1], 0.0)
     errors = np.sqrt(variance * np.diag(np.linalg.inv((ones * (root**2)[:, None]).T @ ones)))
-    np.testing.assert_allclose(model.standard_errors().to_numpy()[: len(b)], errors, rtol=1e-9)
+    np.testing.assert_allclose(model.standard_errors("observed").to_numpy()[: len(b)], errors, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_ordered_categories_keep_their_names(frame: pd.DataFrame) -> None:
         ({"mean": "y ~ x", "log_scale": "x ~ g"}, "name it once"),
         ({"mean": "~ x"}, "No formula names the target"),
         ({"mean": "y ~ x", "log_scale": "~ open('f')"}, "In the formula of 'log_scale': .* is not allowed"),
-        ({"mean": "y ~ holes"}, "In the formula of 'mean': column 'holes', data row 3: the value is missing"),
+        ({"mean": "y ~ empty"}, "In the formula of 'mean': every row has a missing value"),
         ({}, "formula must be a text"),
         (3, "formula must be a text"),
     ],
@@ -152,7 +152,7 @@ def test_ordered_categories_keep_their_names(frame: pd.DataFrame) -> None:
 def test_a_formula_that_cannot_be_used_names_parameter_and_column(
     frame: pd.DataFrame, formula: Any, message: str
 ) -> None:
-    frame["holes"] = frame["x"].where(frame.index != 2)
+    frame["empty"] = np.nan
     with pytest.raises(rp.InputError, match=message):
         gaussian(formula).fit(frame)
 
@@ -167,3 +167,44 @@ def test_what_else_is_refused(frame: pd.DataFrame) -> None:
     model = gaussian(BOTH).fit(frame)
     with pytest.raises(rp.InputError, match="In the formula of 'mean': column 'g', data row 1: the level 'z'"):
         model.predict(frame.assign(g="z"))
+
+
+def test_rows_with_missing_values_are_left_out_and_counted(frame: pd.DataFrame) -> None:
+    frame["holes"] = frame["x"].where(~frame.index.isin([2, 5]))
+    frame.loc[7, "g"] = None
+    formula = {"mean": "y ~ holes", "log_scale": "~ g"}
+    weights, offset = np.arange(1.0, len(frame) + 1), np.linspace(0, 1, len(frame))
+    model = gaussian(formula).fit(frame, sample_weight=weights, offset=offset)
+    kept = frame.drop(index=[2, 5, 7])
+    at = kept.index.to_numpy()
+    whole = gaussian(formula).fit(kept, sample_weight=weights[at], offset=offset[at])
+    assert np.array_equal(model.coef_, whole.coef_) and model.n_rows_ == len(frame) - 3
+    note = "3 of 240 rows left out for missing values (holes 2, g 1)."
+    assert note in model.summary().notes and not any("left out" in note for note in whole.summary().notes)
+    clusters = frame.index.to_numpy() // 4
+    errors = model.standard_errors("sandwich", clusters)
+    np.testing.assert_allclose(errors, whole.standard_errors("sandwich", clusters[at]))
+    with pytest.raises(rp.InputError, match="column 'holes', data row 3: the value is missing"):
+        model.predict(frame)
+    with pytest.raises(rp.InputError, match="sample_weight has 3 rows"):
+        gaussian(formula).fit(frame, sample_weight=[1.0, 2.0, 3.0])
+
+
+def test_groups_by_name(frame: pd.DataFrame) -> None:
+    frame["village"] = frame.index.to_numpy() // 6
+    model = gaussian(BOTH).fit(frame)
+    by_array = model.standard_errors("sandwich", frame["village"])
+    np.testing.assert_array_equal(model.standard_errors(groups="village"), by_array)
+    clustered = model.summary(groups="village", correction="CR1")
+    assert dict(clustered.facts)["Covariance"] == "sandwich clustered in 40 groups (CR1)"
+    with pytest.raises(rp.InputError, match="no column 'town'"):
+        model.standard_errors(groups="town")
+    plain = rp.VectorGLM(rp.HeteroscedasticGaussian()).fit(frame[["x"]], frame["y"])
+    with pytest.raises(rp.InputError, match=r"fitted without a formula.*groups=frame\['village'\]"):
+        plain.standard_errors(groups="village")
+    with pytest.raises(rp.InputError, match="pass groups=, one label for each row"):
+        plain.standard_errors(correction="CR1")
+    with pytest.raises(rp.InputError, match="factor of the sandwich"):
+        plain.standard_errors("observed", correction="HC1")
+    with pytest.raises(rp.InputError, match="1 missing labels"):
+        model.standard_errors(groups=frame["village"].where(frame.index != 3))

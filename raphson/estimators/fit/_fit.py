@@ -14,6 +14,7 @@ from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._solver import solve
 from raphson.estimators.fit._start import guess, start_coefficients
+from raphson.estimators.fit._wide import MANY, own_columns
 from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._collinear import Collinearity, find_collinear
@@ -202,9 +203,13 @@ def _independent(null: Tensor, n_intercepts: int) -> Tensor:
     """
     from scipy.linalg import qr
 
+    fitted = torch.ones(null.shape[0], dtype=torch.bool)
+    own = own_columns(null, n_intercepts) if null.shape[1] > MANY else None
+    if own is not None:
+        fitted[own] = False
+        return fitted
     scaled = null / null.abs().amax(0)
     order = torch.arange(null.shape[0] - 1, n_intercepts - 1, -1)
     _, pivots = qr(scaled[order].mT.numpy(), mode="r", pivoting=True)
-    fitted = torch.ones(null.shape[0], dtype=torch.bool)
     fitted[order[torch.from_numpy(pivots[: null.shape[1]].copy()).long()]] = False
     return fitted

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from raphson.estimators.fit._jeffreys import JeffreysObjective
+from raphson.estimators.fit._wide import MANY, nearest_excess, own_columns
 from raphson.estimators.input._layout import Layout
 from raphson.linear import LinearObjective
 from raphson.solve import Solution
@@ -101,7 +102,7 @@ class Fitted:
             table = wide
         if self.null_basis.shape[1] and not standardized:
             intercepts = report.is_intercept[:n]
-            excess = torch.linalg.lstsq(self.null_basis[~intercepts], table[:, ~intercepts].mT).solution
+            excess = _excess(self.null_basis, table, intercepts)
             table = table - (self.null_basis @ excess).mT
         return table.reshape(theta.shape[0], -1)
 
@@ -169,3 +170,10 @@ class Fitted:
             return None
         d = self.layout.output_map.n_columns
         return tuple(names[k * d + j] for k in range(len(names) // d) for j in self.kept.tolist())
+
+
+def _excess(null: Tensor, table: Tensor, intercepts: Tensor) -> Tensor:
+    """Return how much of each null direction ``(r, m)`` the slopes hold in the sense of least squares."""
+    slopes, values = null[~intercepts], table[:, ~intercepts].mT
+    own = own_columns(slopes, 0) if null.shape[1] > MANY else None
+    return torch.linalg.lstsq(slopes, values).solution if own is None else nearest_excess(slopes, values, own)

@@ -118,6 +118,26 @@ def find_reference(reference: Any, classes: Labels) -> int | None:
     )
 
 
+def reference_position(reference: Any, classes: Labels, y: Any) -> int | None:
+    """Return the position of the reference class; the first and last of a categorical are in its own order.
+
+    Args:
+        reference: ``"first"``, ``"last"``, a label or None.
+        classes: ``(K,)`` labels.
+        y: The target as the user gave it.
+
+    Returns:
+        Its position, None for coefficients that sum to zero. A label that is no class is an ``InputError``.
+    """
+    dtype = getattr(y, "dtype", None)
+    categories = getattr(dtype, "categories", None)
+    if isinstance(reference, str) and reference in ("first", "last") and categories is not None:
+        present = [label for label in categories if bool((classes == label).any())]
+        reference = present[0 if reference == "first" else -1]
+        return int(np.flatnonzero(classes == reference)[0])
+    return find_reference(reference, classes)
+
+
 def class_totals(rows: Rows, n_classes: int) -> NDArray[Any]:
     """Return the total weight of the rows of each class, ``(K,)``."""
     weights = None if rows.weights is None else rows.weights.numpy()

@@ -217,13 +217,13 @@ def make_parameter_layout(
     outputs = likelihood.output_names(n_outputs)
     acts: dict[str, Tensor] = {}
     for name, own in columns.items():
-        served = _served(name, likelihood, n_outputs)
+        served = served_outputs(name, likelihood, n_outputs)
         for column in own:
             acts[column] = acts.get(column, torch.zeros(n_outputs, dtype=torch.bool)) | served
     eye = torch.eye(n_outputs, dtype=torch.float64)
     constant = torch.ones(n_outputs, dtype=torch.bool)
     for name in no_intercept:
-        constant &= ~_served(name, likelihood, n_outputs)
+        constant &= ~served_outputs(name, likelihood, n_outputs)
     return Layout(outputs, tuple(acts), eye[:, constant], tuple(eye[:, mask] for mask in acts.values()))
 
 
@@ -249,9 +249,9 @@ def constraint_matrix(given: Any, likelihood: Likelihood, n_outputs: int) -> Ten
         default = likelihood.default_columns(n_outputs)[1]
         return default if default.shape[1] == 1 and bool((default != 0).all()) else eye.sum(1, keepdim=True)
     if isinstance(given, str):
-        return eye[:, _served(given, likelihood, n_outputs)]
+        return eye[:, served_outputs(given, likelihood, n_outputs)]
     if isinstance(given, list | tuple) and given and all(isinstance(name, str) for name in given):
-        masks = [_served(name, likelihood, n_outputs) for name in given]
+        masks = [served_outputs(name, likelihood, n_outputs) for name in given]
         return eye[:, torch.stack(masks).any(0)]
     try:
         array = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given, dtype=np.float64)
@@ -274,7 +274,7 @@ def constraint_matrix(given: Any, likelihood: Likelihood, n_outputs: int) -> Ten
     return matrix
 
 
-def _served(name: Any, likelihood: Likelihood, n_outputs: int) -> Tensor:
+def served_outputs(name: Any, likelihood: Likelihood, n_outputs: int) -> Tensor:
     """Return which outputs belong to a parameter, or are called so, bool ``(C,)``."""
     outputs, parameters = likelihood.output_names(n_outputs), likelihood.parameters
     found = torch.tensor([output == name for output in outputs])

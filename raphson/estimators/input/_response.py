@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.estimators.input._validate import REMEDY, as_tensor, check_length, missing_entries
-from raphson.likelihoods import Likelihood
+from raphson.estimators.input._validate import LARGEST, REMEDY, as_tensor, check_length, missing_entries
+from raphson.likelihoods import Likelihood, Ordinal
 
 
 def check_response(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor, int]:
@@ -50,6 +50,13 @@ def check_response(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor,
             "numbers. Code ordered levels as 0, 1, 2, ... or as an ordered pandas categorical; for classes without "
             "order use MultinomialLogisticRegression."
         ) from None
+    large = (numbers.abs() > LARGEST).reshape(n_rows, -1).any(1)
+    if bool(large.any()):
+        row = int(large.nonzero()[0])
+        raise InputError(
+            f"The target in row {row} is {float(numbers[row].abs().max()):g} in size, too large to compute with; "
+            "change its unit."
+        )
     if numbers.ndim == 1 and _takes_labels(likelihood) and torch.equal(numbers, numbers.round()):
         numbers = numbers.long()
     c = likelihood.n_outputs(numbers)
@@ -61,6 +68,61 @@ def _takes_labels(likelihood: Likelihood) -> bool:
     """Whether whole numbers are labels of classes to a likelihood, and not the same as the equal real ones."""
     zeros = torch.zeros(3)
     return likelihood.n_outputs(zeros.long()) != likelihood.n_outputs(zeros)
+
+
+def level_codes(y: Any, likelihood: Likelihood, known: tuple[str, ...] | None = None) -> tuple[Any, Any]:
+    """Return levels counted from 0, and their names where they were named or counted otherwise.
+
+    Args:
+        y: Targets as the user gave them.
+        likelihood: The likelihood.
+        known: Names of the levels of the fit, for new targets.
+
+    Returns:
+        The targets, and the names, lowest first; of targets that are no levels, or counted from 0, as they are and
+        None.
+
+    Raises:
+        InputError: If a level is not among those known.
+    """
+    names = known or ordered_levels(y)
+    if names is None and isinstance(likelihood, Ordinal):
+        names = _whole_levels(_array(y), likelihood.n_levels)
+    if names is None:
+        return y, None
+    held = getattr(y, "cat", None)
+    if known is None and held is not None:
+        return y, names
+    values = np.asarray(y)
+    if held is None and values.dtype.kind not in "OUS" and known is not None and not _all_numbers(known):
+        return y, names  # numbers, where the levels of the fit are texts: counted from 0
+    position = {name: float(i) for i, name in enumerate(names)}
+    texts = [_level_text(value) for value in values.reshape(-1)]
+    odd = next((i for i, text in enumerate(texts) if text not in position), None)
+    if odd is not None:
+        raise InputError(f"The target in row {odd} is {texts[odd]!r}; the levels of the fit are {', '.join(names)}.")
+    return np.array([position[text] for text in texts]), names
+
+
+def _whole_levels(values: np.ndarray[Any, Any], n_levels: int) -> tuple[str, ...] | None:
+    """Return the names of levels that are whole numbers, but not 0 .. J - 1; None if there are not J of them."""
+    if values.ndim != 1 or values.dtype.kind not in "iuf" or not np.isfinite(values).all() or not len(values):
+        return None
+    found = np.unique(values)
+    if (found != np.round(found)).any() or (found[0] >= 0 and found[-1] < n_levels):
+        return None
+    if found[-1] - found[0] == n_levels - 1:
+        found = np.arange(found[0], found[-1] + 1)
+    return tuple(_level_text(value) for value in found) if len(found) == n_levels else None
+
+
+def _level_text(value: Any) -> str:
+    is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value)) if is_whole else str(value)
+
+
+def _all_numbers(names: tuple[str, ...]) -> bool:
+    return all(_is_number(name) for name in names)
 
 
 def ordered_levels(y: Any) -> tuple[str, ...] | None:

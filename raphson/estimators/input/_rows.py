@@ -24,7 +24,9 @@ class Rows:
         y: Targets ``(n, ...)``.
         weights: Positive weights ``(n,)`` or None.
         offset: ``(n, C)`` or None.
-        kept: Boolean mask ``(N,)`` of the rows given to ``fit`` that have positive weight.
+        kept: Boolean mask ``(N,)`` of the rows given to ``fit`` that have positive weight and, with a formula, no
+            missing value.
+        frame: With a formula the table's rows, else None.
     """
 
     x: Any
@@ -32,6 +34,12 @@ class Rows:
     weights: Tensor | None
     offset: Tensor | None
     kept: NDArray[np.bool_]
+    frame: Any = None
+
+    @property
+    def are_weights_fractional(self) -> bool:
+        """Whether weights are other than whole numbers, so that they count no rows."""
+        return self.weights is not None and not torch.equal(self.weights, self.weights.round())
 
     @property
     def n_given(self) -> int:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 Columns = dict[str, tuple[str, ...]]
 
 
+def is_tables(x: Any) -> bool:
+    """Return whether this is a dictionary of tables; a sparse dictionary of keys is a mapping, too."""
+    return isinstance(x, Mapping) and not sp.issparse(x)
+
+
 def merge_tables(tables: Mapping[str, Any]) -> tuple[Any, Columns]:
     """Return the union of the columns of several tables.
 

@@ -20,6 +20,9 @@ from raphson._errors import InputError
 
 _INTEGERS = frozenset(np.dtype(code) for code in np.typecodes["AllInteger"])
 
+LARGEST = 1e150
+"""Of numbers to compute with: squares of larger ones overflow."""
+
 REMEDY = "drop or impute those rows first"
 
 
@@ -78,8 +81,14 @@ def check_table(estimator: Any, x: Any, *, reset: bool, min_columns: int = 1) ->
             raise InputError(" ".join(str(error).split())) from None
     names = feature_names(x, out.shape[1])
     values = out.data if sp.issparse(out) else out
-    if values.size and not np.isfinite(values.sum()):  # one pass; a sum that overflows gets a second look
-        _refuse_not_finite(out, names)
+    with np.errstate(all="ignore"):
+        flat = values.ravel(order="K")
+        squares = float(flat @ flat)  # one pass says that all is finite and small; else a second look
+    if not squares < LARGEST**2:
+        if not np.isfinite(flat).all():
+            _refuse_not_finite(out, names)
+        if reset and max(flat.max(), -flat.min()) > LARGEST:
+            _refuse_large(out, names)
     return out
 
 
@@ -122,6 +131,18 @@ def _refuse_not_finite(x: Any, names: list[str]) -> None:
     # scikit-learn's own checks look for the words NaN and inf
     what = "NaN (missing)" if np.isnan(value) else "inf (infinite)"
     raise InputError(f"Input X contains {what} in row {row}, column '{names[column]}' ({count} such in all); {REMEDY}.")
+
+
+def _refuse_large(x: Any, names: list[str]) -> None:
+    entries = x.tocoo() if sp.issparse(x) else None
+    large = np.abs(x if entries is None else entries.data) > LARGEST
+    first = np.argwhere(large)[0]
+    row, column = first if entries is None else (entries.row[first[0]], entries.col[first[0]])
+    value = x[row, column]
+    raise InputError(
+        f"Input X, row {int(row)}, column '{names[column]}': {value:g} is too large to compute with; change the unit "
+        "of the column."
+    )
 
 
 def check_target(y: Any, n_rows: int) -> NDArray[Any]:

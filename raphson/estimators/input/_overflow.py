@@ -1,0 +1,41 @@
+"""Offsets that are no logarithms: an exposure as it is overflows."""
+
+from __future__ import annotations
+
+import torch
+
+from raphson._errors import InputError
+from raphson.estimators.fit._start import guess
+from raphson.estimators.input._rows import Rows
+from raphson.likelihoods import Likelihood
+
+_LARGEST_LOG = 100.0
+"""Between two logarithms of exposures; their ratio is 1e43 here, beyond any two exposures of one table."""
+
+
+def refuse_overflow(rows: Rows, likelihood: Likelihood, outputs: tuple[str, ...]) -> None:
+    """Raise ``InputError`` where an offset makes the log-likelihood overflow from the start.
+
+    Args:
+        rows: The rows of a fit.
+        likelihood: The likelihood.
+        outputs: Names of the outputs.
+
+    Raises:
+        InputError: If it does; the message names the row.
+    """
+    if rows.offset is None:
+        return
+    f = guess(rows, likelihood, rows.offset.shape[1]) + rows.offset
+    spread = rows.offset.amax(0) - rows.offset.amin(0)
+    logs = torch.tensor([name.startswith("log_") for name in outputs])
+    wide = logs & (spread > _LARGEST_LOG)
+    if bool(torch.isfinite(likelihood.nll(f, rows.y)).all()) and not bool(wide.any()):
+        return
+    output = int(torch.where(wide, spread, -1.0).argmax()) if bool(wide.any()) else int(spread.argmax())
+    row = int(rows.offset[:, output].abs().argmax())
+    raise InputError(
+        f"The offset is {float(rows.offset[row, output]):g} in row {int(rows.kept.nonzero()[0][row])}, which overflows "
+        f"when it is added to '{outputs[output]}'. Is it an exposure? Give its logarithm: offset=np.log(exposure), "
+        "offset(log(t)) in a formula, or --exposure on the command line."
+    )

@@ -1,0 +1,172 @@
+"""Rows of a table: numbered as messages count them, complete or refused, and the columns that have a role."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raphson._errors import InputError
+from raphson.table._columns import LARGEST_WHOLE, to_numbers
+from raphson.table._expression import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+
+def numbered(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return the table with rows numbered from 1, as messages count them, and its column names.
+
+    Args:
+        frame: The table.
+
+    Returns:
+        The table and the names.
+
+    Raises:
+        InputError: If a name is not text, or occurs twice.
+    """
+    names = list(frame.columns)
+    odd = next((name for name in names if not isinstance(name, str)), None)
+    if odd is not None:
+        raise InputError(f"the column name {odd!r} is not text; name the columns of the table by text.")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"the column name '{twice}' occurs more than once; rename one of them.")
+    return frame.set_axis(range(1, len(frame) + 1), axis=0), names
+
+
+def require(name: str, names: Sequence[str]) -> None:
+    """Raise ``InputError`` unless a table has a column.
+
+    Args:
+        name: The column.
+        names: Columns of the table.
+
+    Raises:
+        InputError: If it has not; the message names one that is spelled alike.
+    """
+    if name in names:
+        return
+    near = difflib.get_close_matches(name, names, n=1) or [
+        other for other in names if other.casefold() == name.casefold()
+    ]
+    known = ", ".join(f"'{other}'" for other in names[:12]) + (", ..." if len(names) > 12 else "")
+    hint = f"did you mean '{near[0]}'?" if near else f"the columns are {known}."
+    raise InputError(f"there is no column '{shown(name)}'; {hint}")
+
+
+def refuse_missing(frame: pd.DataFrame, needed: Sequence[str]) -> None:
+    """Raise ``InputError`` for the first missing value.
+
+    Args:
+        frame: The table.
+        needed: Columns to look at.
+
+    Raises:
+        InputError: If one has a missing value.
+    """
+    for name in needed:
+        absent = frame[name].isna().to_numpy()
+        if absent.any():
+            raise InputError(
+                f"column '{name}', data row {int(absent.argmax()) + 1}: the value is missing "
+                f"({int(absent.sum())} such in all); fill it in or leave the row out."
+            )
+
+
+def complete_rows(frame: pd.DataFrame, needed: list[str], missing: str) -> tuple[np.ndarray, list[str]]:
+    """Return positions of the rows without a missing value in ``needed``, and a note if there are others.
+
+    Args:
+        frame: The table.
+        needed: Columns to look at.
+        missing: ``"drop"`` or ``"error"``.
+
+    Returns:
+        The positions, and a note for a reader or none.
+
+    Raises:
+        InputError: If there is no complete row, or an incomplete one with ``"error"``.
+    """
+    if missing not in ("drop", "error"):
+        raise InputError(f"missing must be 'drop' or 'error', not '{missing}'.")
+    absent = frame[needed].isna().to_numpy()
+    incomplete = absent.any(axis=1)
+    if not incomplete.any():
+        return np.arange(len(frame)), []
+    counts = {name: int(count) for name, count in zip(needed, absent.sum(axis=0), strict=True) if count}
+    per_column = ", ".join(f"{name} {count}" for name, count in counts.items())
+    if missing == "error":
+        row = int(incomplete.argmax())
+        column = needed[int(absent[row].argmax())]
+        raise InputError(
+            f"column '{column}', data row {row + 1}: the value is missing (rows with missing values: "
+            f"{int(incomplete.sum())}; {per_column}); fill in the values or let the rows be dropped."
+        )
+    if incomplete.all():
+        raise InputError(f"every row has a missing value ({per_column}); drop the columns that are mostly missing.")
+    note = f"{int(incomplete.sum())} of {len(frame)} rows left out for missing values ({per_column})"
+    return np.flatnonzero(~incomplete), [note]
+
+
+def weight_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
+    """Return weights, not negative and not all zero.
+
+    Args:
+        series: The column.
+        name: Its name.
+
+    Returns:
+        ``(N,)``.
+
+    Raises:
+        InputError: If one is negative, or none positive.
+    """
+    values = to_numbers(series, name)
+    if (values < 0).any():
+        row = int((values < 0).argmax())
+        raise InputError(f"column '{name}', data row {series.index[row]}: the weight {values[row]:g} is negative.")
+    if not (values > 0).any():
+        raise InputError(f"column '{name}': no weight is positive.")
+    return values
+
+
+def event_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
+    """Return whether events were seen, 1 or 0.
+
+    Args:
+        series: The column.
+        name: Its name.
+
+    Returns:
+        ``(N,)``.
+
+    Raises:
+        InputError: If there is another value.
+    """
+    values = to_numbers(series, name)
+    if not np.isin(values, (0.0, 1.0)).all():
+        row = int((~np.isin(values, (0.0, 1.0))).argmax())
+        raise InputError(
+            f"column '{name}', data row {series.index[row]}: an event is 1 (seen) or 0 (censored), not {values[row]:g}."
+        )
+    return values
+
+
+def plain(series: pd.Series[Any]) -> np.ndarray:
+    """Return a complete column as an array; whole numbers that became floats are integers again, if they are exact.
+
+    Args:
+        series: The column.
+
+    Returns:
+        ``(N,)``.
+    """
+    values = np.asarray(series.to_numpy())
+    if values.dtype.kind == "f" and (np.abs(values) <= LARGEST_WHOLE).all() and (values == np.round(values)).all():
+        return values.astype(np.int64)
+    return values
