@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from raphson import infer
@@ -27,9 +26,9 @@ from raphson.estimators.fit._covariance import (
 )
 from raphson.estimators.fit._examine import only_penalized
 from raphson.estimators.fit._fitted import Fitted
+from raphson.estimators.input._groups import group_codes
 from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import Rows
-from raphson.estimators.input._validate import check_length, missing_entries
 from raphson.infer import Estimates
 from raphson.linalg import Diagonal
 from raphson.report import Summary
@@ -140,7 +139,7 @@ class InferenceMixin(ProfileMixin):
         fitted = self._require_fit()
         if columns is not None:
             return self._selected(fitted, columns, kind, groups, correction, weights)
-        codes = None if groups is None else self._group_codes(groups)
+        codes = None if groups is None else group_codes(groups, self._training_rows())
         made = replace(estimates(fitted, kind, codes, correction, weights), axis_names=self._axis_names)
         if self._penalty > 0:
             made = self._without_separated(made)
@@ -185,33 +184,6 @@ class InferenceMixin(ProfileMixin):
         if groups is not None or correction is not None or self._fractional:
             return "sandwich"
         return "expected" if self.penalty == "jeffreys" else "observed"
-
-    def _group_codes(self, groups: Any) -> torch.Tensor:
-        rows = self._training_rows()
-        if isinstance(groups, str):
-            values = self._named_groups(groups, rows)
-        else:
-            values = np.asarray(groups)
-            check_length("groups", len(values) if values.ndim else 1, rows.n_given)
-            values = values[rows.kept]
-        missing = missing_entries(values)
-        if missing.any():
-            raise InputError(f"groups has {int(missing.sum())} missing labels; give each row a cluster.")
-        codes = np.unique(values.astype(str) if values.dtype.kind == "O" else values, return_inverse=True)[1]
-        if codes.max() < 1:
-            raise InputError("groups holds a single cluster; a clustered covariance needs at least two.")
-        return torch.as_tensor(codes)
-
-    def _named_groups(self, name: str, rows: Rows) -> NDArray[Any]:
-        if rows.frame is None:
-            raise InputError(
-                f"groups='{name}' names a column, and the model was fitted without a formula, so that the table is not "
-                f"kept; pass the column itself, groups=frame['{name}']."
-            )
-        if name not in rows.frame.columns:
-            raise InputError(f"The training table has no column '{name}' for groups.")
-        values: NDArray[Any] = np.asarray(rows.frame[name])
-        return values
 
     def _training_rows(self) -> Rows:
         if self._training is None:

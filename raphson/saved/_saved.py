@@ -81,7 +81,7 @@ def save(model: Any, directory: str | Path, design: Design | None = None) -> Non
             _place.write(part / TENSOR_FILE, data)
             _place.write(part / MODEL_FILE, json.dumps(content, indent=1, ensure_ascii=False).encode())
             with _place.locked(target.parent):
-                check_target(target)  # again: others may have been here meanwhile
+                _refuse(target)  # again: others may have been here meanwhile
                 _place.put(part, target)
                 _place.clear(target, _is_ours)
     except OSError as error:
@@ -131,12 +131,17 @@ def check_target(directory: str | Path) -> Path:
         directory: Where a model is to be saved.
 
     Returns:
-        The path, made absolute.
-
-    Raises:
-        InputError: If a file, or a directory that is neither empty nor a saved model, is there.
+        The path, made absolute. A file there, or a directory that is neither empty nor a saved model, is an
+        ``InputError``.
     """
     target = Path(directory).absolute()
+    with _place.locked(target.parent, shared=True):  # who saves there renames a directory twice under this lock
+        _refuse(target)
+    return target
+
+
+def _refuse(target: Path) -> None:
+    """Raise ``InputError`` where a model may not be saved; the parent must be locked."""
     try:
         if target.is_symlink():
             raise InputError(f"{target} is a link; give the directory itself to save the model in.")
@@ -151,7 +156,6 @@ def check_target(directory: str | Path) -> Path:
             )
     except OSError as error:
         raise InputError(f"{target} cannot be used: {error.strerror or error}.") from None
-    return target
 
 
 def _is_ours(folder: Path) -> bool:

@@ -40,7 +40,13 @@ def test_a_fit_does_not_depend_on_the_unit_of_the_targets(likelihood, unit):
     np.testing.assert_allclose(ratio, [unit] * 3 + [1.0] * 3, rtol=1e-6)
 
 
-@pytest.mark.parametrize("size", [1e300, 1e-300, 1e160, 1e-160])
+@pytest.mark.parametrize("size", [1e300, 1e160])
+def test_columns_too_large_to_compute_with_are_refused_by_name(size):
+    with pytest.raises(rp.InputError, match="'x0'.*too large"):
+        rp.VectorGLM(rp.HeteroscedasticGaussian()).fit(X * [size, 1.0], Y)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-160])
 def test_a_variance_without_a_number_is_no_standard_error(size):
     x = X * [size, 1.0]
     model = rp.VectorGLM(rp.HeteroscedasticGaussian()).fit(x, Y)

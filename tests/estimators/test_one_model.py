@@ -43,6 +43,8 @@ def test_separation_is_told_in_the_same_words():
         sentence = sentence.replace(f"Class {class_}", f"Class {output}").replace(
             f"classes {class_}", f"classes {output}"
         )
+    for k in range(3):
+        sentence = sentence.replace(f" of {k}'", f" of logit[{k}]'")
     assert "separated" in sentence and other.separation_.sentence() == sentence
 
 
