@@ -83,8 +83,8 @@ def check_table(estimator: Any, x: Any, *, reset: bool, min_columns: int = 1) ->
     values = out.data if sp.issparse(out) else out
     with np.errstate(all="ignore"):
         flat = values.ravel(order="K")
-        # One pass says that all is finite and small; else a second look. Not by BLAS: its threads would spin for a while
-        # after the call and fight with PyTorch's for the cores.
+        # One pass says that all is finite and small; else a second look. Not by BLAS: its threads spin for a while
+        # after a call and would fight with PyTorch's for the cores.
         squares = float(np.einsum("i,i->", flat, flat))
     if not squares < LARGEST**2:
         if not np.isfinite(flat).all():
