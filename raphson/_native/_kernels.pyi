@@ -13,10 +13,11 @@ def evaluate(
     coef: Memory,
     linear: Memory,
     reference: bool,
+    units: Memory,
     gradient: Memory,
     p: Memory | None,
     /,
-) -> float: ...
+) -> tuple[float, float]: ...
 def hessian(
     model: tuple[object, ...], threads: int, p: Memory, k: Memory, l: Memory, blocks: bool, out: Memory, /
 ) -> None: ...

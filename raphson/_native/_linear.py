@@ -131,34 +131,62 @@ def own_pairs(c: int) -> Pairs:
     return _pairs(torch.arange(c).repeat(2, 1))
 
 
-def evaluate(
-    model: LinearModel, coef: Tensor, linear: Tensor, *, reference: bool, kept: torch.dtype | None
-) -> tuple[float, Tensor, Tensor | None]:
-    """Return value and gradient of the penalized objective, and the probabilities or means.
+class Point(NamedTuple):
+    """The penalized objective at one point.
 
-    Args:
+    Attributes:
+        value: The objective.
+        gradient: Its gradient, ``(C D',)``.
+        norm: The gradient's largest entry in the units given, or zero.
+        p: Probabilities or means, ``(C + reference, N)``, or None.
+    """
+
+    value: float
+    gradient: Tensor
+    norm: float
+    p: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluator:
+    r"""Evaluates a penalized objective.
+
+    Attributes:
         model: The model, with a penalty.
-        coef: Where, ``(C D',)``.
         linear: The targets' linear term, ``(C, D')``.
         reference: Whether one more output, the last one, is zero.
-        kept: Element type of the probabilities; None for none.
-
-    Returns:
-        The value, the gradient ``(C D',)`` and ``(C + reference, N)``, or None.
+        units: A gradient g ``(C, D')`` has the size :math:`|u_{1j} g_{cj} + u_{2j} g_{c1}| - u_{3j}`, ``(3, D')``.
     """
-    c, d = model.n_outputs, model.d
-    gradient = torch.empty_like(coef)
-    p = None if kept is None else torch.empty(c + reference, model.n, dtype=kept)
-    value = _module.compiled().evaluate(
-        model.arguments,
-        _module.threads(model.evaluation_size, _PART),
-        memory("coef", coef, c * d),
-        memory("linear", linear, c, d),
-        reference,
-        memory("gradient", gradient, c * d),
-        None if p is None else memory("p", p, *p.shape, dtype=p.dtype),
-    )
-    return value, gradient, p
+
+    model: LinearModel
+    linear: Tensor
+    reference: bool
+    units: Tensor
+
+    @cached_property
+    def _constants(self) -> tuple[int, int, int, Memory, Memory]:
+        """Coefficients, outputs with the reference, threads, linear term, units: worked out once, not at every step."""
+        model, d = self.model, self.model.d
+        linear, units = memory("linear", self.linear, model.n_outputs, d), memory("units", self.units, 3, d)
+        threads = _module.threads(model.evaluation_size, _PART)
+        return model.n_outputs * d, model.n_outputs + self.reference, threads, linear, units
+
+    def at(self, coef: Tensor, kept: torch.dtype | None) -> Point:
+        """Evaluate at coefficients ``(C D',)``; ``kept`` is the element type of the probabilities, None for none."""
+        size, outputs, threads, linear, units = self._constants
+        gradient = torch.empty(size, dtype=torch.float64)
+        p = None if kept is None else torch.empty(outputs, self.model.n, dtype=kept)
+        value, norm = _module.compiled().evaluate(
+            self.model.arguments,
+            threads,
+            memory("coef", coef, size),
+            linear,
+            self.reference,
+            units,
+            memory("gradient", gradient, size),
+            None if p is None else memory("p", p, outputs, self.model.n, dtype=p.dtype),
+        )
+        return Point(value, gradient, norm, p)
 
 
 def hessian(model: LinearModel, p: Tensor, pairs: Pairs, out: Tensor, *, blocks: bool) -> Tensor:

@@ -27,12 +27,13 @@ struct model {
 };
 
 /* Where to evaluate: coefficients, the targets' linear term, (c, d) each; whether one more output is zero. Where to put
-   probabilities or means, (c and the reference, n), in double or in single precision, or NULL. */
+   probabilities or means, (c and the reference, n), in double or in single precision, or NULL; and the gradient's largest
+   entry: times the first row of units (3, d), plus the second times the intercept's, less the third. */
 struct point {
-    const double *coef, *linear;
-    int reference;
-    double *p;
+    const double *coef, *linear, *units;
+    double *norm, *p;
     float *single_p;
+    int reference;
 };
 
 /* Which q entries k <= l of diag p - p p^T to take, p of at least c rows of n. */
@@ -68,9 +69,7 @@ static void fill_entry(const struct model *s, const struct entries *of, size_t e
             entry[t] = left[t] * (one - right[t]);
     }
     for (size_t t = 0; t < rows; t++)
-        entry[t] = fabs(entry[t]) < smallest ? 0.0 : entry[t];
-    for (size_t t = 0; s->weights && t < rows; t++)
-        entry[t] *= s->weights[from + t];
+        entry[t] = (fabs(entry[t]) < smallest ? 0.0 : entry[t]) * (s->weights ? s->weights[from + t] : 1.0);
 }
 
 #define TEMPLATE "linear_sums.h"

@@ -80,9 +80,8 @@ static TARGET double NAME(predictions)(const struct model *s, const struct point
         *(NAME(vec) *)(f + t) = NAME(exponential)(*(NAME(vec) *)(f + t));
     if (!s->exponential)
         NAME(softmax)(length, all, f, logs);
-    const double *values = s->exponential ? f : logs;
     for (size_t t = 0; t < rows; t++)
-        value += (s->weights ? s->weights[from + t] : 1.0) * values[t];
+        value += (s->weights ? s->weights[from + t] : 1.0) * (s->exponential ? f : logs)[t];
     for (size_t k = 0; at->p && k < all; k++)
         memcpy(at->p + k * n + from, f + k * APART, rows * sizeof(double));
     for (size_t k = 0; at->single_p && k < all; k++)
@@ -98,8 +97,7 @@ static TARGET void NAME(evaluate_part)(const void *data, size_t part, size_t par
     const struct NAME(job) *job = data;
     const struct model *s = job->s;
     const struct point *at = job->at;
-    const size_t n = s->n, c = s->c;
-    const size_t end = part_start(n, part + 1, parts);
+    const size_t n = s->n, c = s->c, end = part_start(n, part + 1, parts);
     double *sums = job->sums + part * job->share;
     double *f = sums + job->room, *x = f + job->height * APART, *value = sums + job->count - 1;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
@@ -130,6 +128,11 @@ static TARGET int NAME(evaluate)(const struct model *s, const struct point *at, 
             const double penalty = at ? NAME(penalty)(s, at->coef, k, j) : 0, linear = at ? at->linear[i] : 0;
             own_value += at ? at->coef[i] * (0.5 * penalty - linear) : 0;
             gradient[i] = s->scale * job.sums[k * job.width + j] + penalty - linear;
+            if (!at)
+                continue;
+            const double *u = at->units + j;
+            const double size = fabs(u[0] * gradient[i] + u[s->d] * gradient[k * s->d]) - u[2 * s->d];
+            *at->norm = size > *at->norm || size != size ? size : *at->norm;
         }
     *value += own_value;
     free(job.block);

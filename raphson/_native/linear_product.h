@@ -4,8 +4,7 @@ static TARGET void NAME(product_part)(const void *data, size_t part, size_t part
 {
     const struct NAME(job) *job = data;
     const struct model *s = job->s;
-    const size_t n = s->n, d = s->d, c = s->c, height = job->height;
-    const size_t end = part_start(n, part + 1, parts);
+    const size_t n = s->n, d = s->d, c = s->c, height = job->height, end = part_start(n, part + 1, parts);
     REAL *sums = job->sums + part * job->share;
     REAL *u = sums + job->room, *shares = u + height * APART, *x = shares + height * APART;
     for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {

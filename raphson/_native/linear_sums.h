@@ -106,7 +106,7 @@ static inline TARGET void NAME(turn)(const double *x, size_t stride, const doubl
 /* Some examples of the table as columns, APART apart, standardized, with zeros up to `length`. */
 static TARGET void NAME(load_table)(const struct model *s, size_t from, size_t rows, size_t length, REAL *to)
 {
-    const size_t d = s->d;
+    const size_t d = s->d, width = d - s->intercept;
     if (!s->by_rows) {
         for (size_t j = 0; j < d; j++)
             for (size_t t = 0; t < rows; t++)
@@ -116,7 +116,6 @@ static TARGET void NAME(load_table)(const struct model *s, size_t from, size_t r
         REAL *columns = to + (s->intercept ? APART : 0);
         for (size_t t = 0; s->intercept && t < rows; t++)
             to[t] = 1;
-        const size_t width = d - s->intercept;
         for (size_t t = 0; t < rows; t += 4) {
             const size_t end = t + 4 < rows ? t + 4 : rows;
             size_t j = 0;

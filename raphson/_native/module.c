@@ -77,9 +77,7 @@ static size_t times(size_t a, size_t b)
 
 static int agree(int holds, const char *message)
 {
-    if (!holds)
-        PyErr_SetString(PyExc_ValueError, message);
-    return holds;
+    return holds ? 1 : (PyErr_SetString(PyExc_ValueError, message), 0);
 }
 
 static int counted(Py_ssize_t count, Py_ssize_t wanted)
@@ -139,17 +137,19 @@ static int penalized(const struct model *s)
 static PyObject *evaluate(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
     struct model s;
-    struct array coef, linear, gradient, p;
-    if (!counted(count, 7) || !take_model(args, &s) || !penalized(&s))
+    struct array coef, linear, units, gradient, p;
+    if (!counted(count, 8) || !take_model(args, &s) || !penalized(&s))
         return NULL;
     const size_t size = times(s.c, s.d), reference = PyObject_IsTrue(args[4]);
     if (!take(args[2], "coef", "d", size, &coef) || !take(args[3], "linear", "d", size, &linear) ||
-        !take(args[5], "gradient", "d", size, &gradient) || !take(args[6], "p", "df?", times(s.c + reference, s.n), &p) ||
+        !take(args[5], "units", "d", times(3, s.d), &units) || !take(args[6], "gradient", "d", size, &gradient) ||
+        !take(args[7], "p", "df?", times(s.c + reference, s.n), &p) ||
         !agree(s.exponential ? s.c == 1 && !reference : s.c + reference > 0, "wrong number of outputs"))
         return NULL;
-    const struct point at = {coef.at, linear.at, (int)reference, p.type == 'd' ? p.at : NULL, p.type == 'f' ? p.at : NULL};
-    double value;
-    RUN(kernels.evaluate(&s, &at, NULL, &value, gradient.at), PyFloat_FromDouble(value));
+    double value, norm = 0;
+    const struct point at = {coef.at, linear.at, units.at, &norm, p.type == 'd' ? p.at : NULL,
+                             p.type == 'f' ? p.at : NULL, (int)reference};
+    RUN(kernels.evaluate(&s, &at, NULL, &value, gradient.at), Py_BuildValue("(dd)", value, norm));
 }
 
 static PyObject *hessian(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)

@@ -30,6 +30,9 @@ _CENTERING = 1e3
 _SAFE_VARIANCE = 1e-6
 """Share of the mean square above which a variance is the difference of the mean square and the squared mean."""
 
+_LEAST = torch.tensor(1e-200, dtype=torch.float64)
+"""Mean square below which squares lose digits."""
+
 _CACHED_ROWS = 4096
 """Rows that pass through several operations while they are in the cache."""
 
@@ -226,10 +229,20 @@ def _moments_of_sums(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor, bool
     return center if centered else torch.zeros_like(center), variance.sqrt(), bool(safe.all())
 
 
+def _moments_of_few(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor, bool]:
+    """Return the same for rows that fit the cache, in few calls."""
+    if x.dtype != torch.float64 or not x.numel():
+        return _moments_of_sums(x, centered=centered)
+    center = x.mean(0) if centered else x.new_zeros(x.shape[1])
+    variance = (x - center).square_().mean(0)
+    safe = (variance > torch.addcmul(_LEAST, center, center, value=_SAFE_VARIANCE)) & (variance < 1e200)
+    return center, variance.sqrt(), bool(safe.all())
+
+
 def _moments(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor]:
     """Return center and scale of the columns, safe for entries of 1e24 and 1e-24 and for large means."""
     n, d = x.shape
-    center, scale, safe = _moments_of_sums(x, centered=centered)
+    center, scale, safe = (_moments_of_few if n <= _CACHED_ROWS else _moments_of_sums)(x, centered=centered)
     if safe:
         return center, scale
     size = max(1024, 2**20 // max(d, 1))

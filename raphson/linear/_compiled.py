@@ -85,6 +85,7 @@ class CompiledFamily:
         penalty_columns: The penalties per column, ``(D',)``.
         scale: s, one over the total weight W, times the likelihood's multiple of A.
         exponential: Whether A is the exponential.
+        units: Those of gradients, ``(3, D')``; see ``GradientNorm``.
     """
 
     table: Table
@@ -95,6 +96,7 @@ class CompiledFamily:
     penalty_columns: Tensor
     scale: float
     exponential: bool
+    units: Tensor
 
     @cached_property
     def model(self) -> _native.LinearModel:
@@ -103,11 +105,10 @@ class CompiledFamily:
         given = table.x, table.center, table.factor, table.intercept, self.weights
         return _native.LinearModel(*given, *penalty, self.linear.shape[0], self.scale, self.exponential)
 
-    def evaluate(self, theta: Tensor, element: torch.dtype | None) -> tuple[float, Tensor, CompiledHessian | None]:
-        """Return value, gradient ``(p,)`` and, unless ``element`` is None, the Hessian at ``theta`` ``(p,)``."""
-        coef = theta.double().contiguous()
-        value, gradient, p = _native.evaluate(self.model, coef, self.linear, reference=self.reference, kept=element)
-        return value, gradient, None if p is None else CompiledHessian(self, p)
+    @cached_property
+    def evaluator(self) -> _native.Evaluator:
+        """What evaluates it."""
+        return _native.Evaluator(self.model, self.linear, self.reference, self.units)
 
 
 @dataclass(frozen=True, eq=False)

@@ -160,16 +160,16 @@ class LinearHessian(DenseForm):
 
 
 class Evaluation:
-    """Objective at one point: value, gradient ``(P,)`` and, if asked for, the Hessian, not formed.
+    """Objective at one point: value, gradient ``(P,)``, its norm and, if asked for, the Hessian, not formed.
 
     Making the Hessian takes some microseconds, and every third point of a small fit never needs it: it is made when it
     is first looked at.
     """
 
-    __slots__ = ("_made", "_make", "gradient", "value")
+    __slots__ = ("_made", "_make", "gradient", "norm", "value")
 
-    def __init__(self, value: float, gradient: Tensor, make: Callable[[], LinearHessian] | None) -> None:
-        self.value, self.gradient, self._make = value, gradient, make
+    def __init__(self, value: float, gradient: Tensor, norm: float, make: Callable[[], LinearHessian] | None) -> None:
+        self.value, self.gradient, self.norm, self._make = value, gradient, norm, make
         self._made: LinearHessian | None = None
 
     @property

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Literal
@@ -32,7 +33,7 @@ from raphson.linear._hessian import Evaluation, LinearHessian, Part, narrowed
 from raphson.linear._khatri_rao import score_pairs
 from raphson.linear._output_map import OutputMap
 from raphson.linear._ridge import Ridge
-from raphson.linear._units import gradient_map, output_units, parameter_units
+from raphson.linear._units import GradientNorm, output_units, parameter_units
 
 Kind = Literal["observed", "expected"]
 
@@ -135,13 +136,22 @@ class LinearObjective:
         size = 1.0 if units is None else units[:, None]
         return max(float((f / size).abs().max()) for _, f in still._predictions(step))
 
+    def moves_more(self, step: Tensor, limit: float) -> bool:
+        """Return whether a step in the parameters changes an output, in its units, by more than a limit."""
+        # standardized columns have a mean square of one, so that no entry is above sqrt(N): most steps need no pass
+        products, constants = self.output_map.to_products(step)
+        if constants is None and self._output_units is None:
+            most = math.sqrt(self.n_rows) * float(products.abs().sum(1).max())
+            if (
+                most * (1.0 if self.output_map.selected is not None else float(self.output_map.basis.abs().sum()))
+                <= limit
+            ):
+                return False
+        return self.largest_move(step, in_units=True) > limit
+
     @cached_property
     def _output_units(self) -> Tensor | None:
         return output_units(self.likelihood, self.y, self.weights, self.n_outputs)
-
-    @cached_property
-    def _parameter_units(self) -> Tensor | None:
-        return None if self._output_units is None else parameter_units(self._output_units, self.output_map)
 
     def has_constant_outputs(self, theta: Tensor) -> bool:
         """Return whether all rows have the same outputs, by intercepts alone."""
@@ -180,20 +190,19 @@ class LinearObjective:
             The three at ``theta``.
         """
         if self._compiled is not None:
-            value, gradient, compiled = self._compiled.evaluate(theta, self._cached_dtype if hessian else None)
-            if hessian is None:
-                return Evaluation(value, gradient, None)
-            again = functools.partial(self._recomputed, theta, hessian)
-            return Evaluation(value, gradient, functools.partial(self._hessian, again, compiled))
+            at = self._compiled.evaluator.at(theta.double().contiguous(), self._cached_dtype if hessian else None)
+            make = None if hessian is None else functools.partial(self._compiled_hessian, theta, hessian, at.p)
+            return Evaluation(at.value, at.gradient, at.norm, make)
         cached = hessian is not None and self._caches_output_hessians()
         value, gradient, parts = self._sums(theta, hessian if cached else None)
         if self.l2:
             slope = self.ridge.mv(theta)
             value, gradient = value + 0.5 * float(slope @ theta), gradient + slope
+        norm = self._gradient_norm(gradient)
         if hessian is None:
-            return Evaluation(value, gradient, None)
+            return Evaluation(value, gradient, norm, None)
         of_parts = (lambda: iter(parts)) if cached else functools.partial(self._recomputed, theta, hessian)
-        return Evaluation(value, gradient, functools.partial(self._hessian, of_parts))
+        return Evaluation(value, gradient, norm, functools.partial(self._hessian, of_parts))
 
     def _sums(self, theta: Tensor, hessian: Kind | None) -> tuple[float, Tensor, list[Part]]:
         """Return the average loss, its gradient and the output Hessians, without the penalty."""
@@ -243,6 +252,10 @@ class LinearObjective:
     def _hessian(self, parts: Callable[[], Iterator[Part]], compiled: CompiledHessian | None = None) -> LinearHessian:
         ridge = self.ridge if self.l2 else None
         return LinearHessian(parts, self.output_map, self.total_weight, ridge, self.curvature_dtype, compiled)
+
+    def _compiled_hessian(self, theta: Tensor, kind: Kind, p: Tensor | None) -> LinearHessian:
+        assert self._compiled is not None and p is not None
+        return self._hessian(functools.partial(self._recomputed, theta, kind), CompiledHessian(self._compiled, p))
 
     # exponential families ----------------------------------------------------------------------------------------
 
@@ -296,7 +309,7 @@ class LinearObjective:
         left_out = self.n_outputs - here.basis.shape[1]
         if left_out > (partition == "softmax") or (partition != "softmax" and self.n_outputs > 1):
             return None
-        if self._table is None or self._linear_term is None:
+        if self.likelihood.has_units or self._table is None or self._linear_term is None:
             return None
         shape = here.shapes[0]
         return CompiledFamily(
@@ -308,6 +321,7 @@ class LinearObjective:
             self.ridge.columns,
             self.likelihood.partition_multiple / self.total_weight,
             partition == "exponential",
+            self._gradient_norm.columns,
         )
 
     # scores ------------------------------------------------------------------------------------------------------
@@ -364,18 +378,14 @@ class LinearObjective:
         return self.output_map.gradient_to_table(gradient, self.design.center, self.design.scale)
 
     def gradient_norm(self, gradient: Tensor) -> float:
-        """Return the largest entry of the gradient in the units of table and outputs, less what rounding explains."""
-        matrix, floor = self._gradient_map
-        size = self.table_gradient(gradient) if matrix is None else gradient.view(-1, matrix.shape[0]) @ matrix
-        if self._parameter_units is not None:
-            size = size.reshape(-1) * self._parameter_units
-        if floor is not None:
-            size = (size.abs().view(-1) - floor).clamp_min_(0.0)
-        return float(torch.linalg.vector_norm(size, torch.inf))
+        """Return the largest entry of a gradient in the units of table and outputs, less what rounding explains."""
+        return self._gradient_norm(gradient)
 
     @cached_property
-    def _gradient_map(self) -> tuple[Tensor | None, Tensor | None]:
-        return gradient_map(self.design, self.output_map)
+    def _gradient_norm(self) -> GradientNorm:
+        units = self._output_units
+        units = None if units is None else parameter_units(units, self.output_map)
+        return GradientNorm(self.design, self.output_map, units)
 
     # parts and other forms ---------------------------------------------------------------------------------------
 
@@ -404,9 +414,7 @@ class LinearObjective:
     def with_map(self, output_map: OutputMap) -> LinearObjective:
         """Return the same objective in the parameters of another map."""
         ridge = Ridge(output_map, self.ridge.columns, self.ridge.centered)
-        return self._changed(
-            ("_linear_term", "_compiled", "_gradient_map", "_parameter_units"), output_map=output_map, ridge=ridge
-        )
+        return self._changed(("_linear_term", "_compiled", "_gradient_norm"), output_map=output_map, ridge=ridge)
 
     def with_curvature(self, dtype: torch.dtype, *, products: bool = False) -> LinearObjective:
         """Return the same objective with Hessians of another element type; only those of uniform maps can have it.

@@ -10,7 +10,13 @@ from raphson.likelihoods import Likelihood
 from raphson.linear._output_map import OutputMap
 
 _MATRIX_ELEMENTS = 2**15
-"""The map of gradients to the table's units is held as a matrix up to this size."""
+"""Without a uniform output map, the map of gradients to the table's units is held as a matrix up to this size."""
+
+_ROUNDING, _SEEN = 2.0**-46, 1e-12
+"""Share of a column's size that rounding leaves in its gradient, and what of that matters."""
+
+_ONES = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
+"""Scale, share of the intercept and rounding of the column of ones."""
 
 _ROWS = 4096
 """Rows from which the units of the outputs are taken."""
@@ -43,18 +49,43 @@ def parameter_units(units: Tensor, output_map: OutputMap) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
-def gradient_map(design: Design, output_map: OutputMap) -> tuple[Tensor | None, Tensor | None]:
-    """Return the matrix of gradients to the table's units, of one output where all are alike, and what rounding is."""
-    first, uniform = int(design.intercept), output_map.is_uniform
-    matrix, n = None, design.n_columns if uniform else output_map.n_parameters
-    if uniform and n * n <= _MATRIX_ELEMENTS:
-        matrix = torch.diag(torch.cat([design.scale.new_ones(first), design.scale]))
-        matrix[:first, first:] += design.center
-    elif n * n <= _MATRIX_ELEMENTS:
-        matrix = output_map.gradient_to_table(torch.eye(n, dtype=torch.float64), design.center, design.scale)
-    # what rounding makes of the gradient of a column of this size; a column of size 1e24 has 1e8 at the optimum
-    size = (design.center.square() + design.scale.square()).sqrt() * 2.0**-46
-    if not bool((size > 1e-12).any()):
-        return matrix, None
-    columns = torch.cat([size.new_zeros(first), size])
-    return matrix, output_map.per_parameter(columns)
+class GradientNorm:
+    r"""The largest entry of a gradient in the units of table and outputs, less what rounding explains.
+
+    Args:
+        design: The rows and columns, for their centers and scales.
+        output_map: How the parameters act on the outputs.
+        units: Units of the parameters ``(P,)``, or None.
+
+    Attributes:
+        columns: Of every column its scale, what the intercept's entry has to do with it, and what rounding makes of the
+            gradient: of entries g of one output, :math:`|u_{1j} g_j + u_{2j} g_1| - u_{3j}`, ``(3, D')``.
+    """
+
+    def __init__(self, design: Design, output_map: OutputMap, units: Tensor | None) -> None:
+        n, self._map, self._units = output_map.n_parameters, output_map, units
+        # a column of size 1e24 has a gradient of 1e8 at the optimum
+        size = torch.hypot(design.center, design.scale) * _ROUNDING
+        self.columns = torch.stack([design.scale, design.center, torch.where(size > _SEEN, size, 0.0)])
+        if design.intercept:
+            self.columns = torch.cat([_ONES, self.columns], 1)
+        self._center, self._scale = design.center, design.scale
+        self._floor = None if output_map.is_uniform else output_map.per_parameter(self.columns[2])
+        self._matrix: Tensor | None = None
+        if not output_map.is_uniform and n * n <= _MATRIX_ELEMENTS:
+            self._matrix = self._to_table(torch.eye(n, dtype=torch.float64)).mT.contiguous()
+
+    def _to_table(self, gradient: Tensor) -> Tensor:
+        return self._map.gradient_to_table(gradient, self._center, self._scale)
+
+    def __call__(self, gradient: Tensor) -> float:
+        """Return the norm of a gradient ``(P,)``; no finite number where the gradient is none."""
+        if self._floor is None:
+            given = gradient.view(-1, self.columns.shape[1])
+            size, floor = torch.addcmul(given * self.columns[0], given[:, :1], self.columns[1]), self.columns[2]
+        else:
+            size = self._to_table(gradient) if self._matrix is None else self._matrix @ gradient
+            floor = self._floor
+        if self._units is not None:
+            size = size * self._units.view_as(size)
+        return max(float((size.abs() - floor).max()), 0.0)

@@ -41,7 +41,7 @@ def gradient_descent(
         problem: The objective.
         start: Starting point ``(p,)``.
         lipschitz: Bound on the largest eigenvalue of the Hessian.
-        tol: Bound on ``problem.gradient_norm``.
+        tol: Bound on the gradient's norm.
         max_iter: Largest number of steps.
         callback: Called with a ``Step`` after every iteration.
 
@@ -50,24 +50,22 @@ def gradient_descent(
     """
     history = History(callback)
     theta = start
-    value, gradient = problem.value_and_gradient(theta)
-    norm = problem.gradient_norm(gradient)
-    history.add(value, norm)
+    at = problem.evaluate(theta, None)
+    history.add(at)
     status = Status.MAX_ITERATIONS
     for _ in range(max_iter):
-        if norm <= tol:
+        if at.norm <= tol:
             break
-        theta = theta - gradient / lipschitz
-        value, gradient = problem.value_and_gradient(theta)
-        norm = problem.gradient_norm(gradient)
-        history.add(value, norm)
-        if not math.isfinite(value):
+        theta = theta - at.gradient / lipschitz
+        at = problem.evaluate(theta, None)
+        history.add(at)
+        if not math.isfinite(at.value):
             status = Status.NOT_FINITE
             break
-    if norm <= tol:
+    if at.norm <= tol:
         status = Status.CONVERGED
     steps = tuple(history.steps)
-    return Solution(theta, status, value, norm, len(steps) - 1, "gradient-descent", history=steps)
+    return Solution(theta, status, at.value, at.norm, len(steps) - 1, "gradient-descent", history=steps)
 
 
 def stochastic_gradient_descent(
@@ -94,7 +92,7 @@ def stochastic_gradient_descent(
         lipschitz: Bound on the largest Hessian eigenvalue of a batch.
         strong_convexity: Lower bound on the smallest Hessian eigenvalue, 0 if unknown.
         batch_size: Rows per step, 1 and more.
-        tol: Bound on ``problem.gradient_norm`` of the whole objective, checked after every pass.
+        tol: Bound on the gradient's norm of the whole objective, checked after every pass.
         max_iter: Largest number of passes over the rows.
         generator: Source of the shuffles; None takes one seeded with 0, so that a run repeats exactly.
         callback: Called with a ``Step`` after every pass.
@@ -105,15 +103,14 @@ def stochastic_gradient_descent(
     generator = generator or torch.Generator().manual_seed(0)
     history = History(callback)
     theta = average = start
-    value, gradient = problem.value_and_gradient(theta)
-    norm = problem.gradient_norm(gradient)
-    history.add(value, norm)
-    status = Status.CONVERGED if norm <= tol else Status.MAX_ITERATIONS
+    at = problem.evaluate(theta, None)
+    history.add(at)
+    status = Status.CONVERGED if at.norm <= tol else Status.MAX_ITERATIONS
     batches_per_pass = math.ceil(problem.n_rows / batch_size)
     step = 0
     for _ in range(max_iter if status is not Status.CONVERGED else 0):
         for batch in torch.randperm(problem.n_rows, generator=generator).split(batch_size):  # type: ignore[no-untyped-call]
-            _, gradient = problem.take(batch).value_and_gradient(theta)
+            gradient = problem.take(batch).evaluate(theta, None).gradient
             if strong_convexity > 0:
                 rate = 1.0 / (2.0 * lipschitz + strong_convexity * step)
             else:
@@ -121,11 +118,10 @@ def stochastic_gradient_descent(
             theta = theta - rate * gradient
             average = average + (theta - average) * (2.0 / (step + 2.0))
             step += 1
-        value, gradient = problem.value_and_gradient(average)
-        norm = problem.gradient_norm(gradient)
-        history.add(value, norm)
-        if norm <= tol or not math.isfinite(value):
-            status = Status.CONVERGED if norm <= tol else Status.NOT_FINITE
+        at = problem.evaluate(average, None)
+        history.add(at)
+        if at.norm <= tol or not math.isfinite(at.value):
+            status = Status.CONVERGED if at.norm <= tol else Status.NOT_FINITE
             break
     steps = tuple(history.steps)
-    return Solution(average, status, value, norm, len(steps) - 1, "sgd", history=steps)
+    return Solution(average, status, at.value, at.norm, len(steps) - 1, "sgd", history=steps)

@@ -48,7 +48,6 @@ def backtrack(
     theta: Tensor,
     at: Evaluation,
     direction: Direction,
-    norm: float,
     evaluate: Callable[[Tensor], Evaluation],
 ) -> tuple[Tensor, Evaluation, float] | None:
     """Halve a step until the objective falls enough: new point, state there and length, or None if no step helps."""
@@ -65,7 +64,7 @@ def backtrack(
             new = evaluate(trial)
             if is_finite(new) and (
                 new.value <= at.value + _ARMIJO * length * slope
-                or (-slope * length <= 16 * rounding and problem.gradient_norm(new.gradient) < norm)
+                or (-slope * length <= 16 * rounding and new.norm < at.norm)
             ):
                 return trial, new, length
             if -slope * length <= rounding:
@@ -98,7 +97,7 @@ def extend(
 
 def is_finite(at: Evaluation) -> bool:
     """Return whether value and gradient are finite numbers."""
-    return math.isfinite(at.value) and math.isfinite(float(at.gradient.sum()))
+    return math.isfinite(at.value) and math.isfinite(at.norm)
 
 
 def at_rounding(direction: Direction, at: Evaluation) -> bool:

@@ -85,11 +85,10 @@ class Finish:
 
 
 class Run(NamedTuple):
-    """Where a descent ended: point, state and gradient norm there, status, the last direction and its decrement."""
+    """Where a descent ended: point, state there, status, the last direction and its decrement."""
 
     theta: Tensor
     at: Evaluation
-    norm: float
     status: Status
     last: Direction | None
 
@@ -114,7 +113,7 @@ def newton(
     Args:
         problem: Objective with a dense Hessian.
         start: Starting point ``(p,)``, float64.
-        tol: Bound on ``problem.gradient_norm``.
+        tol: Bound on the gradient's norm.
         max_iter: Largest number of factorizations; with kept ones twenty times as many steps are allowed.
         factor_cost: What a Hessian and its factor cost, in evaluations of value and gradient; decides how long one is
             kept. Zero makes one for every step.
@@ -169,24 +168,22 @@ class _Descent:
         theta, at = start, problem.evaluate(start)
         last: Direction | None = None
         if not is_finite(at):
-            norm = problem.gradient_norm(at.gradient)
-            history.begin(at.value, norm)
-            return Run(theta, at, norm, Status.NOT_FINITE, last)
+            history.begin(at)
+            return Run(theta, at, Status.NOT_FINITE, last)
         proposed = propose(problem, theta, at) if propose is not None else None
         if proposed is not None:
             there = problem.evaluate(proposed)
             if is_finite(there) and there.value <= at.value:
                 theta, at = proposed, there
-        norm = problem.gradient_norm(at.gradient)
-        history.begin(at.value, norm)
+        history.begin(at)
         limit = len(history.steps) + _STEPS * self.max_iter
         pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_MEMORY)
         factors, price = 0, cost
         fresh = True  # no step has been taken since the factor was made: making it again would change nothing
         slow = False
         while len(history.steps) < limit:
-            if norm <= self.tol:
-                return Run(theta, at, norm, Status.CONVERGED, last)
+            if at.norm <= self.tol:
+                return Run(theta, at, Status.CONVERGED, last)
             if inverse is None or (slow and not fresh):
                 if factors == self.max_iter:
                     break
@@ -197,17 +194,17 @@ class _Descent:
             step = _two_loops(at.gradient, pairs, inverse) if pairs else inverse(at.gradient).neg()
             last = Direction.of(step, at.gradient)
             if last.decrement_squared < 2.0 * value_tol:
-                return Run(theta, at, norm, Status.CONVERGED, last)
-            found = backtrack(problem, theta, at, last, norm, problem.evaluate)
+                return Run(theta, at, Status.CONVERGED, last)
+            found = backtrack(problem, theta, at, last, problem.evaluate)
             if found is None:
                 if at_rounding(last, at):
-                    return Run(theta, at, norm, Status.PRECISION_REACHED, last)
+                    return Run(theta, at, Status.PRECISION_REACHED, last)
                 if not fresh:
                     slow = True
                     continue
-                found = self._shifted_step(problem, theta, at, norm)
+                found = self._shifted_step(problem, theta, at)
                 if found is None:
-                    return Run(theta, at, norm, Status.STALLED, last)
+                    return Run(theta, at, Status.STALLED, last)
             new_theta, new, length = found
             if self.extended and not price and length == 1.0:
                 new_theta, new = extend(problem.evaluate, theta, last, new_theta, new)
@@ -216,11 +213,10 @@ class _Descent:
                 curvature = float(torch.dot(moved, change))
                 if curvature > 0.0:
                     pairs.append((moved, change, 1.0 / curvature))
-            new_norm = problem.gradient_norm(new.gradient)
-            slow = not price or new_norm > norm * math.exp(-_NEWTON_RATE / (1.0 + price)) or length < 0.5
-            theta, at, norm, fresh = new_theta, new, new_norm, False
-            history.add(at.value, norm)
-        return Run(theta, at, norm, Status.CONVERGED if norm <= self.tol else Status.MAX_ITERATIONS, last)
+            slow = not price or new.norm > at.norm * math.exp(-_NEWTON_RATE / (1.0 + price)) or length < 0.5
+            theta, at, fresh = new_theta, new, False
+            history.add(at)
+        return Run(theta, at, Status.CONVERGED if at.norm <= self.tol else Status.MAX_ITERATIONS, last)
 
     def factorize(self, problem: Problem, theta: Tensor, at: Evaluation) -> tuple[Inverse, bool]:
         """Return the inverse of the Hessian at a point, and whether it is that of the expected information."""
@@ -236,9 +232,7 @@ class _Descent:
             return (hessian, factor), False
         return (problem.hessian(theta, "expected").to_dense(), None), True
 
-    def _shifted_step(
-        self, problem: Problem, theta: Tensor, at: Evaluation, norm: float
-    ) -> tuple[Tensor, Evaluation, float] | None:
+    def _shifted_step(self, problem: Problem, theta: Tensor, at: Evaluation) -> tuple[Tensor, Evaluation, float] | None:
         """Try steps of ``H + t I`` with growing t, down to a gradient step: far out the quadratic model is no good."""
         (hessian, _), _ = self._matrix(problem, theta, at)
         if hessian.dtype != at.gradient.dtype:
@@ -247,7 +241,7 @@ class _Descent:
         for shift in _SHIFTS:
             shifted = hessian + torch.eye(hessian.shape[0], dtype=hessian.dtype) * (shift * size)
             direction = Direction.of(-inverse_map(shifted)(at.gradient), at.gradient)
-            found = backtrack(problem, theta, at, direction, norm, problem.evaluate)
+            found = backtrack(problem, theta, at, direction, problem.evaluate)
             if found is not None:
                 return found
         return None
@@ -286,7 +280,7 @@ def finish_run(
         run = run._replace(theta=finish.back(run.theta), last=last)
     if not run.status.converged and run.status is not Status.NOT_FINITE and finish.dense and not settled:
         run, settled = descent.run(problem, run.theta, 0.0, history), True
-    theta, at, norm, status, last = run
+    theta, at, status, last = run
     hessian = None
     if finish.step and status.converged or finish.dense and not status.converged and status is not Status.NOT_FINITE:
         at = at if settled else problem.evaluate(theta)
@@ -294,15 +288,14 @@ def finish_run(
         assert hessian is not None
         step = -inverse_map(hessian.to_dense())(at.gradient) if finish.direction is None else finish.direction(at)
         last = Direction.of(step, at.gradient)
-    value, coarse = at.value, norm > tol
+    value, norm, coarse = at.value, at.norm, at.norm > tol
     if hessian is not None and last is not None and status.converged:
         if norm > tol or not 0.0 <= last.decrement_squared <= _SHORT**2:
             there = theta + last.step
-            new_value, gradient = problem.value_and_gradient(there)
-            new_norm = problem.gradient_norm(gradient)
+            new = problem.evaluate(there, None)
             # else rounding has the last word: the gradient of a mean is small where rows of little weight are far off
-            if new_norm <= norm and new_value <= value + _ROUNDED * max(abs(value), 1.0):
-                theta, value, norm = there, new_value, new_norm
+            if new.norm <= norm and new.value <= value + _ROUNDED * max(abs(value), 1.0):
+                theta, value, norm = there, new.value, new.norm
         else:
             theta = theta + last.step
         if norm > tol and status is Status.CONVERGED and finish.dense:

@@ -48,7 +48,7 @@ def newton_cg(
     Args:
         problem: Objective whose Hessian has products.
         start: Starting point ``(p,)``, float64.
-        tol: Bound on ``problem.gradient_norm``.
+        tol: Bound on the gradient's norm.
         max_iter: Largest number of steps.
         precondition: Turns the state at a point into an approximate inverse of the Hessian.
         refresh_cost: What ``precondition`` costs, in Hessian products. It is kept from step to step until its solves
@@ -64,8 +64,7 @@ def newton_cg(
     evaluate = functools.partial(problem.evaluate, hessian=kind)
     history = History(callback)
     theta, at = start, evaluate(start)
-    norm = problem.gradient_norm(at.gradient)
-    history.add(at.value, norm)
+    history.add(at)
     status, last = Status.MAX_ITERATIONS, None
     if not is_finite(at):
         max_iter, status = 0, Status.NOT_FINITE
@@ -73,14 +72,14 @@ def newton_cg(
     first, excess = 0, 0  # products of the first solve with the present preconditioner, and of later ones beyond that
     before = math.nan
     for _ in range(max_iter):
-        if norm <= tol:
+        if at.norm <= tol:
             break
         assert at.hessian is not None
         if precondition is not None and inverse is None:
             inverse, first, excess = precondition(at), 0, 0
         length = float(at.gradient.norm())
         gained = _FORCING if math.isnan(before) else min(_FORCING, _TRUST * length / before)
-        forcing = max(gained, _EXACT, 0.5 * tol / norm)
+        forcing = max(gained, _EXACT, 0.5 * tol / at.norm)
         before = length
         right = -at.gradient.to(at.hessian.dtype)
         solved = cg(at.hessian, right, preconditioner=inverse, tol=forcing, max_iter=max_products)
@@ -88,19 +87,18 @@ def newton_cg(
         if solved.status is CGStatus.NEGATIVE_CURVATURE and not bool(step.any()):
             step = -at.gradient
         last = Direction.of(step, at.gradient)
-        found = backtrack(problem, theta, at, last, norm, evaluate)
+        found = backtrack(problem, theta, at, last, evaluate)
         if found is None:
             status = Status.PRECISION_REACHED if at_rounding(last, at) else Status.STALLED
             break
         theta, at, _ = found
-        norm = problem.gradient_norm(at.gradient)
-        history.add(at.value, norm)
+        history.add(at)
         first = first or solved.iterations
         excess += solved.iterations - first
         if excess >= refresh_cost:
             inverse = None
-    if norm <= tol and status is not Status.NOT_FINITE:
+    if at.norm <= tol and status is not Status.NOT_FINITE:
         status = Status.CONVERGED
-    run = Run(theta, at, norm, status, last)
+    run = Run(theta, at, status, last)
     finish = finish or Finish(problem, step=False, dense=False)
     return finish_run(finish, run, history, settled=False, tol=tol, max_iter=max_iter, method="newton-cg")

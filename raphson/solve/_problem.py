@@ -24,6 +24,10 @@ class Evaluation(Protocol):
         """The gradient, ``(p,)``."""
 
     @property
+    def norm(self) -> float:
+        """Infinity norm of the gradient in the units of the tolerance; no finite number where the gradient is none."""
+
+    @property
     def hessian(self) -> SymmetricOperator | None:
         """The Hessian, ``(p, p)``, if it was asked for."""
 
@@ -38,17 +42,11 @@ class Problem(Protocol):
     def value(self, theta: Tensor) -> float:
         """Return the objective."""
 
-    def value_and_gradient(self, theta: Tensor) -> tuple[float, Tensor]:
-        """Return the objective and its gradient."""
-
     def evaluate(self, theta: Tensor, hessian: Any = "observed") -> Evaluation:
         """Return objective, gradient and Hessian (of the kind named, or None); the Hessian need not be formed."""
 
     def hessian(self, theta: Tensor, kind: Any = "observed") -> SymmetricOperator:
         """Return the Hessian of the kind named."""
-
-    def gradient_norm(self, gradient: Tensor) -> float:
-        """Return the infinity norm of the gradient in the units of the tolerance."""
 
 
 Callback = Callable[[Step], None]
@@ -63,14 +61,14 @@ class History:
         self._callback = callback
         self._start = time.perf_counter()
 
-    def begin(self, value: float, gradient_norm: float) -> None:
+    def begin(self, at: Evaluation) -> None:
         """Record the state at the start, unless there are steps already that led there."""
         if not self.steps:
-            self.add(value, gradient_norm)
+            self.add(at)
 
-    def add(self, value: float, gradient_norm: float) -> None:
+    def add(self, at: Evaluation) -> None:
         """Record the state after one more iteration."""
-        step = Step(len(self.steps), time.perf_counter() - self._start, value, gradient_norm)
+        step = Step(len(self.steps), time.perf_counter() - self._start, at.value, at.norm)
         self.steps.append(step)
         if self._callback is not None:
             self._callback(step)

@@ -56,29 +56,37 @@ WRONG_MODELS = {
 }
 
 
+def evaluate(model, coef=None, linear=None, units=None, *, reference=True, kept=None):
+    """Evaluate a model at zero, or what is given."""
+    linear, units = (zeros(C, D) if linear is None else linear), (zeros(3, D) if units is None else units)
+    return _native.Evaluator(model, linear, reference, units).at(zeros(C * D) if coef is None else coef, kept)
+
+
 @compiled
 @pytest.mark.parametrize("changes", WRONG_MODELS.values(), ids=WRONG_MODELS)
 def test_models_whose_parts_do_not_fit_are_refused(changes):
     """No wrong shape, element type, stride or device reaches the sums."""
     with pytest.raises(ValueError):
-        _native.evaluate(given(**changes), zeros(C * D), zeros(C, D), reference=True, kept=None)
+        evaluate(given(**changes))
 
 
 @compiled
 def test_wrong_vectors_and_results_are_refused():
     """Coefficients, terms, probabilities, pairs and results are of one model, or nothing is read or written."""
     model, p, pairs, out = given(), zeros(C + 1, N), _native.every_pair(C), zeros(C * D, C * D)
-    value, gradient, kept = _native.evaluate(model, zeros(C * D), zeros(C, D), reference=True, kept=torch.float32)
-    assert value == 0.0 and gradient.shape == (C * D,) and kept.shape == (C + 1, N)  # weights are zero
+    point = evaluate(model, kept=torch.float32)
+    assert point.value == point.norm == 0.0 and point.gradient.shape == (C * D,)  # weights are zero
+    assert point.p.shape == (C + 1, N)
     assert _native.hessian(model, p, pairs, out, blocks=False) is out
     assert _native.product(model, None, p, zeros(C * D)).shape == (C * D,)
     assert _native.adjoint(model, zeros(C, N)).shape == (C, D)
     single = zeros(C * D, dtype=torch.float32)
     calls = [
-        lambda: _native.evaluate(model, zeros(2), zeros(C, D), reference=True, kept=None),
-        lambda: _native.evaluate(model, zeros(C * D), zeros(C, D - 1), reference=True, kept=None),
-        lambda: _native.evaluate(model, zeros(C * D), zeros(C, D), reference=True, kept=torch.float16),
-        lambda: _native.evaluate(replace(model, exponential=True), zeros(C * D), zeros(C, D), reference=0, kept=None),
+        lambda: evaluate(model, coef=zeros(2)),
+        lambda: evaluate(model, linear=zeros(C, D - 1)),
+        lambda: evaluate(model, units=zeros(2, D)),
+        lambda: evaluate(model, kept=torch.float16),
+        lambda: evaluate(replace(model, exponential=True), reference=False),
         lambda: _native.hessian(model, p[:, 1:].contiguous(), pairs, out, blocks=False),
         lambda: _native.hessian(model, p.float(), pairs, out, blocks=False),
         lambda: _native.hessian(model, p[:1], pairs, out, blocks=False),
@@ -109,7 +117,7 @@ def test_the_compiled_module_checks_again():
         kept.append(zeros(*shape, dtype=dtype))
         return memory("numbers", kept[-1], *shape, dtype=dtype)
 
-    a = {"theta": at(C * D), "out": at(C * D), "p": at((C + 1) * N)}
+    a = {"theta": at(C * D), "out": at(C * D), "p": at((C + 1) * N), "units": at(3 * D)}
     small, empty, whole = at(2), (0, C * D, "d"), at(C * D, dtype=torch.int64)
     index = at(2, dtype=torch.int64)
     kept[-1][1] = C
@@ -119,9 +127,11 @@ def test_the_compiled_module_checks_again():
 
     for wrong in (small, empty, whole, (a["theta"][0], C * D, "x"), (a["theta"][0], C * D, "?")):
         with pytest.raises(ValueError):
-            kernels.evaluate(model, 1, wrong, a["theta"], True, a["out"], None)
+            kernels.evaluate(model, 1, wrong, a["theta"], True, a["units"], a["out"], None)
         with pytest.raises(ValueError):
-            kernels.evaluate(model, 1, a["theta"], a["theta"], True, wrong, None)
+            kernels.evaluate(model, 1, a["theta"], a["theta"], True, a["units"], wrong, None)
+        with pytest.raises(ValueError):
+            kernels.evaluate(model, 1, a["theta"], a["theta"], True, small, a["out"], None)
         with pytest.raises(ValueError):
             kernels.product(model, 1, None, a["p"], a["theta"], wrong)
         with pytest.raises(ValueError):
@@ -140,10 +150,10 @@ def test_the_compiled_module_checks_again():
         changed(at10=2**63),
     ):
         with pytest.raises(ValueError):
-            kernels.evaluate(wrong, 1, a["theta"], a["theta"], True, a["out"], None)
+            kernels.evaluate(wrong, 1, a["theta"], a["theta"], True, a["units"], a["out"], None)
     for threads in (0, 1025):
         with pytest.raises(ValueError):
-            kernels.evaluate(model, threads, a["theta"], a["theta"], True, a["out"], None)
+            kernels.evaluate(model, threads, a["theta"], a["theta"], True, a["units"], a["out"], None)
     with pytest.raises(ValueError):
         kernels.hessian(model, 1, a["p"], index, index, False, at(225))
     for function in (kernels.evaluate, kernels.hessian, kernels.product, kernels.adjoint, kernels.sparse):
@@ -153,7 +163,7 @@ def test_the_compiled_module_checks_again():
             function(None, 1, 2, 3, 4, 5, 6)
     for given_model, coef in ((model, 5), (changed(at4=None), a["theta"]), (model[:12], a["theta"])):
         with pytest.raises(TypeError):
-            kernels.evaluate(given_model, 1, coef, a["theta"], True, a["out"], None)
+            kernels.evaluate(given_model, 1, coef, a["theta"], True, a["units"], a["out"], None)
 
 
 def sparse(**changes):

@@ -126,6 +126,13 @@ def test_rows_as_given_are_standardized_as_they_are_read(monkeypatch, n, interce
     copied = objective.evaluate(theta)
     assert read.value == pytest.approx(copied.value, rel=1e-12)
     torch.testing.assert_close(read.gradient, copied.gradient, rtol=1e-10, atol=1e-12)
+    # the norm, in the table's parameters: columns of mean 40 and scale 3, whose rounding is left out
+    table = objective.table_gradient(read.gradient).abs().view(3, -1)[:, int(intercept) :]
+    rounding = torch.hypot(objective.design.center, objective.design.scale) * 2.0**-46
+    rest = torch.where(rounding > 1e-12, rounding, 0.0)
+    slopes, ones = (table - rest).max(), read.gradient.view(3, -1)[:, : int(intercept)].abs()
+    assert read.norm == pytest.approx(float(torch.cat([slopes[None], ones.flatten()]).max()), rel=1e-12)
+    assert read.norm == pytest.approx(objective.gradient_norm(read.gradient), rel=1e-14)
     rtol = 1e-10 if dtype == torch.float64 else 2e-5
     v = torch.linspace(-1, 1, theta.shape[0], dtype=dtype)
     for f in (lambda h: h.to_dense(), lambda h: h.blocks(), lambda h: h.mv(v)):
@@ -195,6 +202,7 @@ def test_poisson_has_the_exponential_for_its_log_partition(weighted):
     torch.testing.assert_close(at.hessian.mv(theta), expected @ theta, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(at.hessian.blocks()[0], expected, rtol=1e-12, atol=1e-13)
     assert objective.evaluate(theta * 1e4).value > 1e300
+    assert not math.isfinite(objective.evaluate(theta * math.nan).norm)
 
 
 def test_binomial_is_a_multiple_of_the_logistic():

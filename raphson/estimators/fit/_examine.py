@@ -14,7 +14,7 @@ from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.fit._limit_fit import fit_limit
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.input._rows import Rows
-from raphson.estimators.separation._divergence import Divergence, find_divergence
+from raphson.estimators.separation._divergence import Divergence, falls_on, find_divergence
 from raphson.estimators.separation._find_recession import find_recession
 from raphson.estimators.separation._recession import Recession
 from raphson.solve import Status
@@ -65,7 +65,8 @@ def _looks_separated(fitted: Fitted) -> bool:
     step = fitted.solution.last_step
     if step is None:
         return not fitted.solution.converged
-    return fitted.largest_move(step) > _SUSPICIOUS_STEP
+    # an optimum that a ridge keeps finite may be far off: the value rises soon, which is seen in less than a pass
+    return (not fitted.objective.l2 or falls_on(fitted)) and fitted.objective.moves_more(step, _SUSPICIOUS_STEP)
 
 
 def recession_of(fitted: Fitted, rows: Rows) -> Recession | None:

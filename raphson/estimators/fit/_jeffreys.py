@@ -42,6 +42,7 @@ class JeffreysEvaluation(NamedTuple):
 
     value: float
     gradient: Tensor
+    norm: float
     hessian: Dense | None
 
 
@@ -84,19 +85,20 @@ class JeffreysObjective:
         information = self.base.hessian(theta, "expected").to_dense()
         factor, info = torch.linalg.cholesky_ex(information)
         if int(info):
-            return JeffreysEvaluation(math.inf, torch.full_like(at.gradient, math.nan), Dense(information))
+            return JeffreysEvaluation(math.inf, torch.full_like(at.gradient, math.nan), math.nan, Dense(information))
         # the constant log det of W I_p is left out
         value = at.value - float(factor.diagonal().log().sum()) / total
         half = torch.linalg.solve_triangular(factor, torch.eye(len(theta), dtype=theta.dtype), upper=False).mT
         gradient = at.gradient - self._slope(theta, half) / total
-        return JeffreysEvaluation(value, gradient, None if hessian is None else Dense(information))
+        norm = self.gradient_norm(gradient)
+        return JeffreysEvaluation(value, gradient, norm, None if hessian is None else Dense(information))
 
     def hessian(self, theta: Tensor, kind: Any = "observed") -> Dense:
         """Return the expected information per unit of weight, whatever the kind asked for."""
         return Dense(self.base.hessian(theta, "expected").to_dense())
 
     def gradient_norm(self, gradient: Tensor) -> float:
-        """Return the infinity norm of the gradient in the table's units."""
+        """Return the infinity norm of a gradient in the table's units."""
         return self.base.gradient_norm(gradient)
 
     def _slope(self, theta: Tensor, half: Tensor) -> Tensor:

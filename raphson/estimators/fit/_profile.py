@@ -17,8 +17,10 @@ from torch import Tensor
 
 from raphson._errors import NotEstimableError
 from raphson.estimators.fit._fitted import Fitted
+from raphson.estimators.fit._jeffreys import JeffreysObjective
 from raphson.linalg import Dense
-from raphson.solve import Problem, newton
+from raphson.linear import LinearObjective
+from raphson.solve import newton
 
 _TOL = 1e-10
 """Bound on the gradient of a refit: its value is then exact to rounding."""
@@ -35,6 +37,7 @@ _STEPS = 60
 class _Evaluation(NamedTuple):
     value: float
     gradient: Tensor
+    norm: float
     hessian: Dense | None
 
 
@@ -42,7 +45,7 @@ class _Evaluation(NamedTuple):
 class _Restricted:
     """A problem on the affine space ``base + basis u``."""
 
-    problem: Problem
+    problem: LinearObjective | JeffreysObjective
     base: Tensor
     basis: Tensor
 
@@ -53,21 +56,15 @@ class _Restricted:
     def value(self, u: Tensor) -> float:
         return self.problem.value(self.base + self.basis @ u)
 
-    def value_and_gradient(self, u: Tensor) -> tuple[float, Tensor]:
-        value, gradient = self.problem.value_and_gradient(self.base + self.basis @ u)
-        return value, self.basis.mT @ gradient
-
     def evaluate(self, u: Tensor, hessian: Any = "observed") -> _Evaluation:
         at = self.problem.evaluate(self.base + self.basis @ u, hessian)
         matrix = None if at.hessian is None else Dense(self.basis.mT @ at.hessian.to_dense() @ self.basis)
-        return _Evaluation(at.value, self.basis.mT @ at.gradient, matrix)
+        gradient = self.basis.mT @ at.gradient
+        return _Evaluation(at.value, gradient, self.problem.gradient_norm(self.basis @ gradient), matrix)
 
     def hessian(self, u: Tensor, kind: Any = "observed") -> Dense:
         matrix = self.problem.hessian(self.base + self.basis @ u, kind).to_dense()
         return Dense(self.basis.mT @ matrix @ self.basis)
-
-    def gradient_norm(self, gradient: Tensor) -> float:
-        return self.problem.gradient_norm(self.basis @ gradient)
 
 
 class Profile:

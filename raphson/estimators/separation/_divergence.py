@@ -51,6 +51,15 @@ class Divergence:
         )
 
 
+def falls_on(fitted: Fitted) -> bool:
+    """Return whether the value of a fit's objective keeps falling along the solver's last step, or stays the same."""
+    solution = fitted.solution
+    if solution.last_step is None:
+        return False
+    beyond = fitted.objective.value(solution.theta + _FAR * solution.last_step)
+    return beyond <= solution.value + 1e-12 * (1.0 + abs(solution.value))
+
+
 def find_divergence(fitted: Fitted) -> Divergence | None:
     """Return the coefficients that grow without bound, where the value keeps falling along the last step.
 
@@ -62,10 +71,7 @@ def find_divergence(fitted: Fitted) -> Divergence | None:
     """
     solution, objective = fitted.solution, fitted.objective
     step = solution.last_step
-    if step is None:
-        return None
-    beyond = objective.value(solution.theta + _FAR * step)
-    if not beyond <= solution.value + 1e-12 * (1.0 + abs(solution.value)):
+    if step is None or not falls_on(fitted):
         return None
     size = fitted.standardized(step).abs()
     order = size.argsort(descending=True)
