@@ -12,8 +12,8 @@ import torch
 from raphson.likelihoods import Likelihood
 from raphson.linear._output_map import OutputMap
 
-_CALLS = 2e5
-"""Nanoseconds of the calls around an evaluation, whatever the size."""
+_CALLS, _COMPILED_CALLS = 2e5, 3e4
+"""Nanoseconds of the calls around an evaluation, whatever the size: PyTorch's, or one of compiled code."""
 
 _FREE = 6e4
 """A dense Hessian below so many nanoseconds costs no more than what reusing an old one does."""
@@ -29,18 +29,21 @@ class Cost(NamedTuple):
         evaluation: Value and gradient: streams the columns, multiplies twice, takes each output's part in the loss.
         dense: A dense Hessian, which makes and multiplies pairs of outputs and of columns, and its factorization.
         product: A Hessian product.
+        calls: What there is in an evaluation and in a dense Hessian whatever the size.
     """
 
     evaluation: float
     dense: float
     product: float
+    calls: float
 
     @classmethod
     def of(cls, output_map: OutputMap, n: int, likelihood: Likelihood, element: torch.dtype) -> Cost:
         """Count for ``n`` rows, with Hessians of that element type."""
         c, d, q, p = output_map.n_outputs, output_map.n_columns, output_map.basis.shape[1], output_map.n_parameters
         each = _SPECIAL if likelihood.partition is None else _EXPONENTIAL
-        evaluation = n * (0.7 * d + 0.04 * q * d + each * c) + _CALLS
+        calls = _CALLS if likelihood.partition is None else _COMPILED_CALLS
+        evaluation = n * (0.7 * d + 0.04 * q * d + each * c) + calls
         width = 2.0 if element == torch.float64 else 1.0
         if output_map.is_uniform:
             pairs, products = q * (q + 1) / 2, d * (d + 1) / 2
@@ -52,9 +55,9 @@ class Cost(NamedTuple):
             work = sum(r * (r + 1) / 2 * w * w for r, w in sizes)
             work += sum(a[0] * b[0] * a[1] * b[1] for i, a in enumerate(sizes) for b in sizes[i + 1 :])
             rows = work / 90 + 0.5 * (c * c + d)
-        return cls(evaluation, width * (n * rows + p**3 / 150), n * (0.02 * q * d + 2.0 * q) + 1e5)
+        return cls(evaluation, width * (n * rows + p**3 / 150), n * (0.02 * q * d + 2.0 * q) + 1e5, calls)
 
     @property
     def dense_in_evaluations(self) -> float:
         """Cost of a dense Hessian and its factorization in evaluations; zero where reusing an old one is no cheaper."""
-        return 0.0 if self.dense < _FREE else (self.dense + _CALLS) / self.evaluation
+        return 0.0 if self.dense < _FREE else (self.dense + self.calls) / self.evaluation

@@ -241,10 +241,8 @@ class OutputMap:
 
     def can_center(self) -> Tensor:
         """Return for which of the D columns beside the ones an intercept can make up, bool ``(D,)``."""
-        found = torch.zeros(self.n_columns, dtype=torch.bool)
-        if self.intercept and self.is_uniform:
-            found[:] = True
-        elif self.intercept:
+        found = torch.full((self.n_columns,), self.intercept and self.is_uniform)
+        if self.intercept and not self.is_uniform:
             for group, share in zip(self.groups[1:], self._shares, strict=True):
                 made = self.groups[0].matrix @ share
                 found[group.columns] = torch.allclose(made, group.matrix, rtol=0.0, atol=_RANK)

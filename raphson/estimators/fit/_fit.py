@@ -144,8 +144,10 @@ def standardized_design(rows: Rows, output_map: OutputMap, columns: Tensor) -> D
     """Return the standardized design of some columns; a shift that no intercept can make up for is left out."""
     first = int(output_map.intercept)
     design = rows.design(columns[first:] - first, output_map.intercept)
+    if not isinstance(design, DenseDesign) or not output_map.intercept or output_map.is_uniform:
+        return design
     fixed = ~output_map.can_center()
-    if not isinstance(design, DenseDesign) or not output_map.intercept or not bool(fixed.any()):
+    if not bool(fixed.any()):
         return design
     scale = torch.where(fixed, torch.hypot(design.scale, design.center), design.scale)
     center = torch.where(fixed, 0.0, design.center)

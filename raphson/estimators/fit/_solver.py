@@ -51,8 +51,10 @@ _FEW_ITERATIONS = 10
 _PRECISE = 1e-8
 """A tolerance this small, and every fit without a penalty, ends with a Newton step in double precision."""
 
-_SMALL = 1e6
-"""Nanoseconds of a dense Hessian below which every step has its own: another step costs calls, a factor little more."""
+_SMALL, _SMALL_OF_SUBSET = 1e5, 1e6
+"""Nanoseconds of a dense Hessian below which every step has its own: another step costs calls, a factor little more.
+
+More of them for a subset of the rows, which is fitted from far off, where an old factor is soon worth nothing."""
 
 _CHEAP = 0.5
 """A Hessian that costs less than this in evaluations is made at every step: Newton needs the fewest evaluations."""
@@ -202,10 +204,10 @@ def _has_own(objective: LinearObjective) -> bool:
     return objective.output_map.is_uniform and objective.output_map.selected is not None
 
 
-def _factor_cost(objective: LinearObjective) -> float:
+def _factor_cost(objective: LinearObjective, small: float = _SMALL) -> float:
     """Return what a factor costs in evaluations, zero where one for every step is cheaper than keeping it."""
     cost = objective.cost
-    exact = objective.likelihood.partition is not None and cost.dense <= _SMALL
+    exact = objective.likelihood.partition is not None and cost.dense <= small
     return 0.0 if exact or cost.dense_in_evaluations <= _CHEAP else cost.dense_in_evaluations
 
 
@@ -272,7 +274,7 @@ def _stages(objective: LinearObjective) -> tuple[Stage, ...]:
     for level in range(levels):
         rows = int(smallest * ratio ** (level / levels))
         part = objective.take(torch.randint(objective.n_rows, (rows,), generator=generator))
-        found.append(Stage(part, _SUBSET_ACCURACY * p / rows, _factor_cost(part)))
+        found.append(Stage(part, _SUBSET_ACCURACY * p / rows, _factor_cost(part, _SMALL_OF_SUBSET)))
     return tuple(found)
 
 
