@@ -69,14 +69,7 @@ class Collinearity:
         return torch.from_numpy(np.bincount(self.null.indices, minlength=self.n_coefficients) == 0)
 
     def estimable(self, contrast: Tensor | Array) -> Tensor:
-        r"""Return whether the data determine contrasts :math:`c^T\beta`: :math:`c^T n = 0` on the null space.
-
-        Args:
-            contrast: ``(D + has_intercept,)`` or ``(m, D + has_intercept)``, intercept first.
-
-        Returns:
-            Boolean tensor, one element per contrast.
-        """
+        """Return which contrasts, intercept first, the data determine: :math:`c^T n = 0` on the null space."""
         c = as_numpy(contrast).astype(np.float64)
         rows = np.atleast_2d(c)
         product = np.abs(self.null.T @ rows.T)
@@ -84,14 +77,7 @@ class Collinearity:
         return torch.from_numpy((product <= SNAP * scale).all(0).reshape(c.shape[:-1]))
 
     def sentences(self, limit: int = 20) -> list[str]:
-        """Return one message per dependency with its remedy, and what was left out.
-
-        Args:
-            limit: Most dependencies to describe.
-
-        Returns:
-            The messages; empty if the design has full rank.
-        """
+        """Return one message per dependency with its remedy, and what was left out; none for a design of full rank."""
         found = [group.sentence() for group in self.groups[:limit]]
         if self.nullity and self.n_coefficients > self.n_rows:
             found.insert(
