@@ -16,15 +16,7 @@ def rounding_level(eigenvalues: Tensor) -> Tensor:
 
 
 def eigenvalue_power(eigenvalues: Tensor, p: float, level: Tensor | float) -> Tensor:
-    """Return ``lambda ** p``.
-
-    Args:
-        eigenvalues: Of any shape.
-        p: Exponent.
-        level: Absolute value up to which an eigenvalue counts as zero, broadcast against ``eigenvalues``.
-
-    Returns:
-        The powers; an eigenvalue that counts as zero has power 0 under a positive fractional ``p``.
+    """Return ``lambda ** p``, zero for an eigenvalue up to ``level`` under a positive fractional ``p``.
 
     Raises:
         IndefiniteError: For a fractional power of a negative eigenvalue or a negative power of a zero one.

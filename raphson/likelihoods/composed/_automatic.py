@@ -266,16 +266,7 @@ class AutomaticLikelihood(Likelihood):
 
 
 def hessian_rows(value: Rows, f: Tensor, y: Tensor) -> Tensor:
-    """Return the second derivatives ``(n, k, k)`` of a value per row, in chunks of rows.
-
-    Args:
-        value: The value of rows.
-        f: Outputs ``(n, k)``.
-        y: Targets ``(n, ...)``.
-
-    Returns:
-        The Hessian of each row.
-    """
+    """Return the second derivatives ``(n, k, k)`` of a value per row of ``f`` ``(n, k)``, in chunks of rows."""
     return _joined([parts[2] for parts in _in_chunks(lambda r, t: _to_second_order(value, r, t), f, y)])
 
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._command import Command
-from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._likelihood import Derivatives
 from raphson.likelihoods._links import softplus
 from raphson.likelihoods._parameters import total
-from raphson.likelihoods._special._binary_links import BINARY_LINKS, BinaryLink, Tails, binary_link
-from raphson.likelihoods._support import UNIT_INTERVAL, Support
+from raphson.likelihoods._special._binary_links import BINARY_LINKS, BinaryFamily, Tails
+from raphson.likelihoods._support import UNIT_INTERVAL
 from raphson.likelihoods._targets import check_columns, columns, like_outputs, start_rows
 from raphson.linalg import Diagonal
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Bernoulli(Likelihood):
+class Bernoulli(BinaryFamily):
     r"""Independent Bernoulli labels with logits as outputs; one label per row is binary logistic regression.
 
     .. math::
@@ -71,7 +71,6 @@ class Bernoulli(Likelihood):
     label_weight: Tensor | None = None
     link: str = "logit"
 
-    link_names = tuple(BINARY_LINKS)
     concave = True
     always_finite = True
     partition = "logistic"
@@ -84,20 +83,6 @@ class Bernoulli(Likelihood):
         half = torch.tensor([0.5], dtype=torch.float64)
         others = (cls(link=link) for link in cls.link_names[1:])
         return cls(), cls(torch.tensor([3.0], dtype=torch.float64), half), *others, cls(None, half, "probit")
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """The logit of each response, or what the link makes of its probability."""
-        return (self._link.output,)
-
-    @property
-    def domains(self) -> tuple[Support, ...]:
-        """Where the link is defined."""
-        return (self._link.domain,)
-
-    @property
-    def _link(self) -> BinaryLink:
-        return binary_link(self.link)
 
     def __post_init__(self) -> None:
         if self._link is not BINARY_LINKS["logit"]:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._command import Command
-from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._likelihood import Derivatives
 from raphson.likelihoods._links import softplus
 from raphson.likelihoods._parameters import total
-from raphson.likelihoods._special._binary_links import BINARY_LINKS, BinaryLink, Tails, binary_link
+from raphson.likelihoods._special._binary_links import BinaryFamily, Tails
 from raphson.likelihoods._special._log_coefficient import log_coefficient
-from raphson.likelihoods._support import COUNT, Support
+from raphson.likelihoods._support import COUNT
 from raphson.likelihoods._targets import columns, like_outputs, refuse_outside, start_rows
 from raphson.linalg import Diagonal
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Binomial(Likelihood):
+class Binomial(BinaryFamily):
     r"""Successes among independent trials, with the logit of the success probability as output.
 
     With s successes and u failures in n = s + u trials and :math:`\sigma = 1 / (1 + e^{-f})`,
@@ -72,7 +72,6 @@ class Binomial(Likelihood):
     trials: int | None = None
     link: str = "logit"
 
-    link_names = tuple(BINARY_LINKS)
     concave = True
     support = COUNT
     commands = (Command("binomial", target="successes", count="trials"),)
@@ -91,20 +90,6 @@ class Binomial(Likelihood):
         """Return trials that are part of the target, a fixed number of them, and each other link."""
         others = cls.link_names[1:]
         return cls(), cls(7), *(cls(link=link) for link in others), cls(7, others[0])
-
-    @property
-    def _link(self) -> BinaryLink:
-        return binary_link(self.link)
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """The logit of the success probability of each response, or what the link makes of it."""
-        return (self._link.output,)
-
-    @property
-    def domains(self) -> tuple[Support, ...]:
-        """Where the link is defined."""
-        return (self._link.domain,)
 
     @property
     def hessian_bound(self) -> float | None:
