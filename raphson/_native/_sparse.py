@@ -23,7 +23,7 @@ def sparse_product(starts: Tensor, columns: Tensor, values: Tensor, dense: Tenso
         columns: Of the nonzeros, int32.
         values: Of the nonzeros, in double or single precision.
         dense: ``(m, c)`` of the same element type, rows as far apart as the multiple of ``UNIT`` from c on.
-        out: Where to put the product, ``(n, c)`` alike; what fills up its rows is overwritten.
+        out: Where to put the product, ``(n, c)``, with rows as far apart; what fills them up is overwritten.
 
     Raises:
         ValueError: If a matrix has another shape, or other strides, or a column is not from 0 to m - 1.

@@ -46,14 +46,7 @@ class LinearEstimator(MarginsMixin, BaseEstimator):
     n_iter_: int
 
     def _fit_rows(self, rows: Rows, likelihood: Likelihood, layout: Layout, start: Tensor | None) -> None:
-        """Fit checked rows and set the attributes of a fitted estimator.
-
-        Args:
-            rows: The rows with their targets.
-            likelihood: The likelihood.
-            layout: Columns, outputs and how the parameters act.
-            start: Coefficients ``(C, D')`` of an earlier fit to start from, or None.
-        """
+        """Fit checked rows, perhaps from an earlier fit's coefficients, and set a fitted estimator's attributes."""
         self._layout = layout
         refuse_overflow(rows, likelihood, layout.outputs)
         options = FitOptions.of(self)
@@ -190,12 +183,7 @@ class LinearEstimator(MarginsMixin, BaseEstimator):
         }
 
     def _restore(self, layout: Layout, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Fill an unfitted estimator with what it was saved with.
-
-        Args:
-            layout: Columns, outputs and how the parameters act.
-            tensors: What ``state_dict`` returned.
-            facts: What ``metadata`` returned.
+        """Fill an unfitted estimator with what ``state_dict`` and ``metadata`` returned.
 
         Raises:
             InputError: If they do not belong together.

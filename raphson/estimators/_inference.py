@@ -21,8 +21,8 @@ from raphson.estimators.fit._covariance import (
     DENSE_COVARIANCE,
     CovarianceKind,
     WeightMeaning,
+    column_estimates,
     estimates,
-    selected_estimates,
 )
 from raphson.estimators.fit._examine import only_penalized
 from raphson.estimators.fit._fitted import Fitted
@@ -138,7 +138,7 @@ class InferenceMixin(ProfileMixin):
             raise NotEstimableError(self._refusal)
         fitted = self._require_fit()
         if columns is not None:
-            return self._selected(fitted, columns, kind, groups, correction, weights)
+            return self._of_columns(fitted, columns, kind, groups, correction, weights)
         codes = None if groups is None else group_codes(groups, self._training_rows())
         made = replace(estimates(fitted, kind, codes, correction, weights), axis_names=self._axis_names)
         if self._penalty > 0:
@@ -157,7 +157,7 @@ class InferenceMixin(ProfileMixin):
         null = span if found.null_space is None else torch.cat([found.null_space, span], 1)
         return replace(found, estimable=found.estimable & (span == 0).all(1), null_space=null)
 
-    def _selected(
+    def _of_columns(
         self,
         fitted: Fitted,
         columns: Sequence[str],
@@ -175,7 +175,7 @@ class InferenceMixin(ProfileMixin):
         large = fitted.objective.n_parameters > DENSE_COVARIANCE and kind == "observed" and self._penalty == 0
         if large and self._layout.is_relative:
             ordered = torch.tensor([names.index(name) for name in columns]).sort().values
-            return selected_estimates(fitted, ordered, picked)
+            return column_estimates(fitted, ordered, picked)
         whole = self.estimates(kind, groups, correction=correction, weights=weights)
         rows = [i for i, label in enumerate(labels) if label[1] in columns]
         return whole.transform(torch.eye(len(labels), dtype=torch.float64)[rows], picked)

@@ -92,12 +92,6 @@ class Profile:
     def deviance(self, t: float) -> tuple[float, float]:
         """Return twice the fall of the log-likelihood where the combination is held at t, and its derivative.
 
-        Args:
-            t: The value.
-
-        Returns:
-            The two.
-
         Raises:
             NotEstimableError: If a refit does not converge.
         """
@@ -122,15 +116,7 @@ class Profile:
         return max(0.0, 2.0 * self._weight * (value - self._best)), 2.0 * self._weight * slope
 
     def bound(self, root: float, side: int) -> float:
-        """Return where the signed root of the deviance is ``root``, below (side -1) or above (1) the estimate.
-
-        Args:
-            root: A positive number, 1.96 for 95 %.
-            side: -1 or 1.
-
-        Returns:
-            The bound, infinite where the likelihood never falls so far.
-        """
+        """Return where the root of the deviance is ``root``, below (-1) or above (1) the estimate, or infinity."""
         near, far = 0.0, math.inf
         distance = root * self.standard_error
         for _ in range(_STEPS):
@@ -153,15 +139,6 @@ class Profile:
 
 
 def profiles(fitted: Fitted, covariance: Tensor, positions: list[int]) -> list[Profile]:
-    """Return the profile likelihoods of some reported coefficients.
-
-    Args:
-        fitted: The fit.
-        covariance: ``(p, p)`` of the solver's parameters.
-        positions: Places among the reported coefficients, all estimable.
-
-    Returns:
-        One each.
-    """
+    """Return the profile likelihoods of the reported coefficients, all estimable, at some places."""
     rows = fitted.reported(torch.eye(fitted.objective.n_parameters, dtype=torch.float64)).mT
     return [Profile(fitted, rows[i].contiguous(), covariance) for i in positions]

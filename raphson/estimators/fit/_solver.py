@@ -36,7 +36,7 @@ from raphson.solve import (
     stochastic_gradient_descent,
 )
 
-_KEPT_COEFFICIENTS = 250
+_FROZEN_COEFFICIENTS = 250
 """Up to this many coefficients ``auto`` takes dense Hessians; beyond, products preconditioned by blocks are cheaper."""
 
 _SINGLE_FROM_PAIRS = 10
@@ -161,7 +161,7 @@ def _solve(
     if is_dense(objective) and (solver == "newton" or literal):
         return newton(objective, start, tol=tol, max_iter=max_iter, scoring=not concave, callback=callback)
     step = objective.l2 == 0 or tol <= _PRECISE or not concave
-    if not is_dense(objective) or (objective.n_parameters > _KEPT_COEFFICIENTS and concave and _has_own(objective)):
+    if not is_dense(objective) or (objective.n_parameters > _FROZEN_COEFFICIENTS and concave and _has_own(objective)):
         return _by_products(objective, start, tol, max_iter, callback, step=step)
     outputs = objective.output_map.basis.shape[1]
     # the Newton step at the end squares the error: what a single output costs makes that worth waiting for
