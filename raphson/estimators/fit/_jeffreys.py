@@ -37,8 +37,8 @@ _PARAMETERS = 2000
 """Free parameters up to which the penalty is had: every evaluation forms and inverts the information."""
 
 
-class JeffreysEvaluation(NamedTuple):
-    """Penalized average loss at one point, with the expected information in place of the Hessian."""
+class DenseEvaluation(NamedTuple):
+    """A loss at one point, with its Hessian or what stands for it."""
 
     value: float
     gradient: Tensor
@@ -78,20 +78,20 @@ class JeffreysObjective:
         at = self.evaluate(theta, None)
         return at.value, at.gradient
 
-    def evaluate(self, theta: Tensor, hessian: Any = "observed") -> JeffreysEvaluation:
+    def evaluate(self, theta: Tensor, hessian: Any = "observed") -> DenseEvaluation:
         """Return value, gradient and the expected information per unit of weight, which steps go by."""
         total = self.base.total_weight
         at = self.base.evaluate(theta, None)
         information = self.base.hessian(theta, "expected").to_dense()
         factor, info = torch.linalg.cholesky_ex(information)
         if int(info):
-            return JeffreysEvaluation(math.inf, torch.full_like(at.gradient, math.nan), math.nan, Dense(information))
+            return DenseEvaluation(math.inf, torch.full_like(at.gradient, math.nan), math.nan, Dense(information))
         # the constant log det of W I_p is left out
         value = at.value - float(factor.diagonal().log().sum()) / total
         half = torch.linalg.solve_triangular(factor, torch.eye(len(theta), dtype=theta.dtype), upper=False).mT
         gradient = at.gradient - self._penalty_gradient(theta, half) / total
         norm = self.gradient_norm(gradient)
-        return JeffreysEvaluation(value, gradient, norm, None if hessian is None else Dense(information))
+        return DenseEvaluation(value, gradient, norm, None if hessian is None else Dense(information))
 
     def hessian(self, theta: Tensor, kind: Any = "observed") -> Dense:
         """Return the expected information per unit of weight, whatever the kind asked for."""

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from raphson._errors import NotEstimableError
 from raphson.estimators.fit._fitted import Fitted
-from raphson.estimators.fit._jeffreys import JeffreysObjective
+from raphson.estimators.fit._jeffreys import DenseEvaluation, JeffreysObjective
 from raphson.linalg import Dense
 from raphson.linear import LinearObjective
 from raphson.solve import newton
@@ -32,13 +32,6 @@ _FARTHEST = 1e3
 """So many standard errors away a bound that was not met yet is infinite."""
 
 _STEPS = 60
-
-
-class _Evaluation(NamedTuple):
-    value: float
-    gradient: Tensor
-    norm: float
-    hessian: Dense | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +49,11 @@ class _Restricted:
     def value(self, u: Tensor) -> float:
         return self.problem.value(self.base + self.basis @ u)
 
-    def evaluate(self, u: Tensor, hessian: Any = "observed") -> _Evaluation:
+    def evaluate(self, u: Tensor, hessian: Any = "observed") -> DenseEvaluation:
         at = self.problem.evaluate(self.base + self.basis @ u, hessian)
         matrix = None if at.hessian is None else Dense(self.basis.mT @ at.hessian.to_dense() @ self.basis)
         gradient = self.basis.mT @ at.gradient
-        return _Evaluation(at.value, gradient, self.problem.gradient_norm(self.basis @ gradient), matrix)
+        return DenseEvaluation(at.value, gradient, self.problem.gradient_norm(self.basis @ gradient), matrix)
 
     def hessian(self, u: Tensor, kind: Any = "observed") -> Dense:
         matrix = self.problem.hessian(self.base + self.basis @ u, kind).to_dense()

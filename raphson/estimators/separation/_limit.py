@@ -66,7 +66,6 @@ def limiting_model(
     return LimitingModel(
         rows=torch.from_numpy(rows),
         kept=torch.from_numpy(kept),
-        basis=torch.from_numpy(np.eye(len(kept))[:, kept]),
         offset=None if offset is None else torch.from_numpy(offset),
     )
 

@@ -31,14 +31,12 @@ class LimitingModel:
             perfectly, or do not count.
         kept: ``(p,)`` boolean: parameters to fit; the others may be held at zero, whatever is finite does not depend
             on it.
-        basis: ``(p, kept.sum())`` the same as a basis of parameters.
         offset: ``(N, C)`` to add to the outputs: classes, or levels, that a row can no longer have are far away; None
             where there is none.
     """
 
     rows: Tensor
     kept: Tensor
-    basis: Tensor
     offset: Tensor | None
 
 
