@@ -184,16 +184,8 @@ class Bernoulli(BinaryFamily):
 
     def definition(self) -> Definition:
         """Return the formulas in the output, with the weights of the first label if there are any."""
-        from raphson.likelihoods.formulas import (
-            GLM_BOOK,
-            STRICTLY_CONVEX,
-            Abbreviation,
-            Convexity,
-            Definition,
-            positive,
-            real,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import positive, real, sympy
 
         y = real("y")
         p, w, v, q, d = positive("p w v q d")
@@ -209,12 +201,12 @@ class Bernoulli(BinaryFamily):
         eta, pieces = link.formula(p, d)
         if first and self.link == "logit":
             # 1 - p as a symbol of its own keeps the weighted sums short
-            pieces = (Abbreviation(p, pieces[0].meaning, {eta: p * q}), Abbreviation(q, 1 - p, {eta: -p * q}))
+            pieces = (fm.Abbreviation(p, pieces[0].meaning, {eta: p * q}), fm.Abbreviation(q, 1 - p, {eta: -p * q}))
         else:
             q = one - p
         w, v = (symbol if symbol in constants else one for symbol in (w, v))
         averaged = "Without targets, the Fisher information averages the weight over labels drawn from the model."
-        made = Definition(
+        made = fm.Definition(
             likelihood=replace(self, **first),
             outputs=(eta,),
             targets=(y,),
@@ -223,8 +215,8 @@ class Bernoulli(BinaryFamily):
             moments={y: p},
             constants=constants,
             example=((float(link.quantile(torch.tensor(0.6))),), 1.0),
-            convexity=Convexity("Convex in the output.", sympy.true) if self.link == "log" else STRICTLY_CONVEX,
-            source=GLM_BOOK + "section 4.4.",
+            convexity=fm.Convexity("Convex in the output.", sympy.true) if self.link == "log" else fm.STRICTLY_CONVEX,
+            source=fm.GLM_BOOK + "section 4.4.",
             notes=() if w == 1 else (averaged,),
         )
         return made if link.concave else replace(made, convexity=made.convex_where())

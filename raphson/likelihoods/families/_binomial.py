@@ -201,17 +201,8 @@ class Binomial(BinaryFamily):
 
     def definition(self) -> Definition:
         """Return the formulas in the output, for n trials."""
-        from raphson.likelihoods.formulas import (
-            GLM_BOOK,
-            STRICTLY_CONVEX,
-            Convexity,
-            Definition,
-            mean_by_moments,
-            one_number,
-            positive,
-            real,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import positive, real, sympy
 
         def successes_of_trials(y: Tensor) -> Sequence[float]:
             successes, failures = y.tolist()
@@ -225,22 +216,22 @@ class Binomial(BinaryFamily):
             given = -y * sympy.log(p) - (n - y) * sympy.log(1 - p)
         fixed, gamma = self.trials, sympy.loggamma
         log_coefficient = gamma(n + 1) - gamma(y + 1) - gamma(n - y + 1)
-        made = Definition(
+        made = fm.Definition(
             likelihood=self,
             outputs=(eta,),
             targets=(y,) if fixed is not None else (y, n),
             nll=given - log_coefficient,
             abbreviations=pieces,
-            expect=lambda entry: mean_by_moments(entry, {y: n * p}, {y}),
+            expect=lambda entry: fm.mean_by_moments(entry, {y: n * p}, {y}),
             constants={} if fixed is None else {n: float(fixed)},
             given_target=True,
-            read=successes_of_trials if fixed is None else one_number,
+            read=successes_of_trials if fixed is None else fm.one_number,
             example=(
                 (float(self._link.quantile(torch.tensor(0.6))),),
                 [3.0, 2.0] if fixed is None else min(3.0, float(fixed)),
             ),
-            convexity=Convexity("Convex in the output.", sympy.true) if self.link == "log" else STRICTLY_CONVEX,
-            source=GLM_BOOK + "section 4.4.",
+            convexity=fm.Convexity("Convex in the output.", sympy.true) if self.link == "log" else fm.STRICTLY_CONVEX,
+            source=fm.GLM_BOOK + "section 4.4.",
             target_words="y successes in n trials" + ("; given as (successes, failures)" if fixed is None else ""),
         )
         return made if self._link.concave else replace(made, convexity=made.convex_where())

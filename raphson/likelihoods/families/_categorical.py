@@ -270,15 +270,8 @@ class Categorical(Likelihood):
 
     def definition(self) -> Definition:
         """Return the formulas for three classes; what weights and smoothing make of the target is in its row t."""
-        from raphson.likelihoods.formulas import (
-            ONLY_CONVEX,
-            Abbreviation,
-            Definition,
-            factored,
-            positive,
-            softmax,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import factored, positive, softmax, sympy
 
         k, smoothing = 3, self.label_smoothing
         f, pieces = softmax(k)
@@ -294,8 +287,8 @@ class Categorical(Likelihood):
         if not plain:
             shares = [(1 - epsilon) * share + epsilon / k if smoothing else share for share in p]
             pieces += (
-                Abbreviation(s, sympy.Add(*t), {}),
-                Abbreviation(mean, sympy.Add(*(a * b for a, b in zip(weights, shares, strict=True)))),
+                fm.Abbreviation(s, sympy.Add(*t), {}),
+                fm.Abbreviation(mean, sympy.Add(*(a * b for a, b in zip(weights, shares, strict=True)))),
             )
             constants = dict(zip(weights, w, strict=True)) | ({epsilon: smoothing} if smoothing else {})
 
@@ -308,7 +301,7 @@ class Categorical(Likelihood):
         general = "gradient p - t, Hessian diag(p) - p pᵀ."
         if not plain:
             general = "s = t_0 + ... + t_{K-1}: gradient s p - t, Hessian s (diag(p) - p pᵀ)."
-        return Definition(
+        return fm.Definition(
             likelihood=replace(self, class_weight=weight),
             outputs=f,
             targets=t,
@@ -318,7 +311,7 @@ class Categorical(Likelihood):
             constants=constants,
             read=read,
             example=((0.5, -0.3, 0.1), 2),
-            convexity=ONLY_CONVEX,
+            convexity=fm.ONLY_CONVEX,
             source="D. Böhning (1992), Ann. Inst. Statist. Math. 44, 197-200.",
             target_words=words,
             notes=(f"Written out for K = 3 classes. For K classes{':' if plain else ','} {general}",),

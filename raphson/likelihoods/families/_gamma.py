@@ -174,25 +174,16 @@ class Gamma(MeanFamily[_Parts]):
 
     def definition(self) -> Definition:
         """Return the formulas, with the shape as an output or the dispersion as a constant."""
-        from raphson.likelihoods.formulas import (
-            GLM_BOOK,
-            STRICTLY_CONVEX,
-            Abbreviation,
-            Convexity,
-            Definition,
-            exponential,
-            positive,
-            real,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import exponential, positive, real, sympy
 
         y, k, m, r, phi = positive("y k mu u phi")
         kappa = real("kappa")
         eta, mean = _mean_link.mean_formula(self.link, m)
-        ratio = Abbreviation(r, y / m, {m: -r / m})
+        ratio = fm.Abbreviation(r, y / m, {m: -r / m})
         nll = sympy.loggamma(k) - k * sympy.log(k) - k * sympy.log(r) + sympy.log(y) + k * r
         if self.dispersion is not None:
-            made = Definition(
+            made = fm.Definition(
                 likelihood=self,
                 outputs=(eta,),
                 targets=(y,),
@@ -201,13 +192,13 @@ class Gamma(MeanFamily[_Parts]):
                 moments={r: sympy.Integer(1)},
                 constants={phi: self.dispersion},
                 example=((0.4,), 2.0),
-                convexity=STRICTLY_CONVEX,
-                source=GLM_BOOK + "chapter 8.",
+                convexity=fm.STRICTLY_CONVEX,
+                source=fm.GLM_BOOK + "chapter 8.",
                 target_words="a positive number with mean μ and variance φ μ²",
             )
             return _mean_link.at_link(made, self.link)
         log_mean = sympy.digamma(k) - sympy.log(k)
-        made = Definition(
+        made = fm.Definition(
             likelihood=self,
             outputs=(eta, kappa),
             targets=(y,),
@@ -215,12 +206,12 @@ class Gamma(MeanFamily[_Parts]):
             abbreviations=(mean, exponential(k, kappa), ratio),
             moments={r: sympy.Integer(1), sympy.log(r): log_mean},
             example=((0.4, 0.3), 2.0),
-            convexity=Convexity(
+            convexity=fm.Convexity(
                 "Strictly convex in the log mean for a fixed shape. In both outputs convex only near the mean: where "
                 "u (ψ(k) - log k + k ψ′(k) - log u) ≥ 1, which holds at u = 1 and fails for small and for large u.",
                 r * (log_mean + k * sympy.trigamma(k) - sympy.log(r)) >= 1,
             ),
-            source=GLM_BOOK + "chapter 8.",
+            source=fm.GLM_BOOK + "chapter 8.",
             target_words="a positive number with mean μ and variance μ²/k",
         )
         return _mean_link.at_link(made, self.link)

@@ -148,25 +148,16 @@ class InverseGaussian(MeanFamily[_Parts]):
 
     def definition(self) -> Definition:
         """Return the formulas, with the shape as an output or the dispersion as a constant."""
-        from raphson.likelihoods.formulas import (
-            GLM_BOOK,
-            Abbreviation,
-            Convexity,
-            Definition,
-            exponential,
-            factored,
-            positive,
-            real,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import exponential, factored, positive, real, sympy
 
         y, lam, d, m, phi = positive("y lambda d mu phi")
         s = real("s")
         eta, mean = _mean_link.mean_formula(self.link, m)
         rate = 2 * lam * (m - y) / m**3
         if self.dispersion is not None:
-            deviance = Abbreviation(d, (y - m) ** 2 / (phi * m**2 * y), {m: rate.subs(lam, 1 / phi)})
-            made = Definition(
+            deviance = fm.Abbreviation(d, (y - m) ** 2 / (phi * m**2 * y), {m: rate.subs(lam, 1 / phi)})
+            made = fm.Definition(
                 likelihood=self,
                 outputs=(eta,),
                 targets=(y,),
@@ -175,14 +166,16 @@ class InverseGaussian(MeanFamily[_Parts]):
                 moments={y: m},
                 constants={phi: self.dispersion},
                 example=((0.4,), 1.3),
-                convexity=Convexity("Convex where 2y ≥ μ. The Fisher information is positive everywhere.", 2 * y >= m),
-                source=GLM_BOOK + "table 2.1.",
+                convexity=fm.Convexity(
+                    "Convex where 2y ≥ μ. The Fisher information is positive everywhere.", 2 * y >= m
+                ),
+                source=fm.GLM_BOOK + "table 2.1.",
                 arrange=factored,
                 target_words="a positive number with mean μ and variance φ μ³",
             )
             return _mean_link.at_link(made, self.link)
-        deviance = Abbreviation(d, lam * (y - m) ** 2 / (m**2 * y), {m: rate, s: d})
-        made = Definition(
+        deviance = fm.Abbreviation(d, lam * (y - m) ** 2 / (m**2 * y), {m: rate, s: d})
+        made = fm.Definition(
             likelihood=self,
             outputs=(eta, s),
             targets=(y,),
@@ -190,7 +183,7 @@ class InverseGaussian(MeanFamily[_Parts]):
             abbreviations=(mean, exponential(lam, s), deviance),
             moments={y: m, d: sympy.Integer(1)},
             example=((0.4, 0.3), 1.3),
-            convexity=Convexity(
+            convexity=fm.Convexity(
                 "Convex in s for a fixed mean, and in the log mean where 2y ≥ μ, but not in both: the determinant is "
                 "negative wherever y differs from the mean. The Fisher information is positive definite everywhere.",
                 sympy.Eq(y, m),

@@ -224,18 +224,8 @@ class NegativeBinomial(MeanFamily[_Parts]):
 
     def definition(self) -> Definition:
         """Return the formulas, with the dispersion as an output or as a constant."""
-        from raphson.likelihoods.formulas import (
-            STRICTLY_CONVEX,
-            Abbreviation,
-            Convexity,
-            Definition,
-            factored,
-            grouped,
-            mean_of,
-            positive,
-            real,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import factored, grouped, mean_of, positive, real, sympy
 
         y, log_alpha, a, b = real("y a A B")
         m, k, alpha = positive("mu k alpha")
@@ -244,7 +234,7 @@ class NegativeBinomial(MeanFamily[_Parts]):
         log_mean = eta if self.link == "log" else sympy.log(m)
         if self.dispersion is not None:
             inverse = 1 / alpha
-            made = Definition(
+            made = fm.Definition(
                 likelihood=self,
                 outputs=(eta,),
                 targets=(y,),
@@ -257,7 +247,7 @@ class NegativeBinomial(MeanFamily[_Parts]):
                 moments={y: m},
                 constants={alpha: self.dispersion},
                 example=((0.4,), 3.0),
-                convexity=STRICTLY_CONVEX,
+                convexity=fm.STRICTLY_CONVEX,
                 arrange=factored,
                 source=source,
                 target_words="a count with mean μ and variance μ + α μ²",
@@ -265,7 +255,7 @@ class NegativeBinomial(MeanFamily[_Parts]):
             return _mean_link.at_link(made, self.link)
         # A is the score of k in a form with mean zero, B its derivative: differences that belong together.
         ratio = sympy.log(1 + m / k)
-        score = Abbreviation(a, sympy.digamma(y + k) - sympy.digamma(k) - ratio, {k: b, m: -1 / (k + m)})
+        score = fm.Abbreviation(a, sympy.digamma(y + k) - sympy.digamma(k) - ratio, {k: b, m: -1 / (k + m)})
         rest_of_b = -sympy.trigamma(k) + m / (k * (k + m))
 
         def rewrite(entry: Expr) -> Expr:
@@ -273,20 +263,20 @@ class NegativeBinomial(MeanFamily[_Parts]):
             return entry.subs(sympy.trigamma(y + k), b - rest_of_b)
 
         mean_trigamma = mean_of(sympy.trigamma(y + k))
-        made = Definition(
+        made = fm.Definition(
             likelihood=self,
             outputs=(eta, log_alpha),
             targets=(y,),
             nll=(y + k) * ratio - y * (log_mean + log_alpha) - gamma(y + k) + gamma(k) + gamma(y + 1),
             abbreviations=(
                 mean,
-                Abbreviation(k, sympy.exp(-log_alpha), {log_alpha: -k}),
+                fm.Abbreviation(k, sympy.exp(-log_alpha), {log_alpha: -k}),
                 score,
-                Abbreviation(b, sympy.trigamma(y + k) + rest_of_b),
+                fm.Abbreviation(b, sympy.trigamma(y + k) + rest_of_b),
             ),
             moments={y: m, a: sympy.Integer(0), b: mean_trigamma + rest_of_b},
             example=((0.4, -0.5), 3.0),
-            convexity=Convexity(
+            convexity=fm.Convexity(
                 "Strictly convex in the log mean for a fixed dispersion, not in both outputs: the observed Hessian is "
                 "indefinite at counts away from the mean (at mean 1 and dispersion 1 at all but the counts 1 and 2). "
                 "The Fisher information is positive definite everywhere.",
