@@ -40,8 +40,8 @@ def cholesky(matrix: Tensor, *, labels: tuple[str, ...] | None = None) -> Tensor
     who = f", parameter '{labels[minor - 1]}'," if labels else ""
     raise IndefiniteError(
         f"The {matrix.shape[-1]} x {matrix.shape[-1]} matrix{where} is not positive definite: leading minor "
-        f"{minor}{who} has pivot {pivot:.3e}. Shift it by a positive constant, use a Gauss-Newton or Fisher "
-        f"approximation, or remove what makes it singular."
+        f"{minor}{who} has pivot {pivot:.3e}. Shift it by a positive constant, use a Gauss-Newton matrix or "
+        f"the expected information, or remove what makes it singular."
     )
 
 

@@ -32,7 +32,7 @@ def eigenvalue_power(eigenvalues: Tensor, p: float, level: Tensor | float) -> Te
     if bool((eigenvalues[~zero] < 0).any()):
         raise IndefiniteError(
             f"The operator is not positive semi-definite: its smallest eigenvalue is "
-            f"{float(eigenvalues.min()):.3e}, so it has no real power {p:g}. Use a Gauss-Newton or Fisher "
-            f"approximation, or shift it first."
+            f"{float(eigenvalues.min()):.3e}, so it has no real power {p:g}. Use a Gauss-Newton matrix or "
+            f"the expected information, or shift it first."
         )
     return torch.where(zero, 0.0, eigenvalues.clamp_min(0.0) ** p)

@@ -83,29 +83,22 @@ _SUBSET_ACCURACY = 0.05
 def solve(
     objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None, *, warm: bool = False
 ) -> Solution:
-    """Minimize a linear model's objective.
+    """Minimize a linear model's objective from parameters ``(p,)`` where it is finite.
 
     ``"auto"`` goes by the number of coefficients: few are solved with dense Hessians, each kept over several steps
     where it is dear, after fits of growing subsets of the rows; many with Hessian products in single precision. Either
     way every gradient is in double precision, and an unpenalized or tight fit ends with a full Newton step in double
     precision. Where the log-likelihood is not concave, steps are by the expected information until the observed one is
-    positive definite.
-
-    Args:
-        objective: The objective.
-        start: Parameters to start from, ``(p,)``, where the objective is finite.
-        options: Solver, tolerance and iterations.
-        callback: Called with a ``Step`` after every iteration.
-        warm: Whether the start is an earlier fit: a subset of the rows would lead away from it.
+    positive definite. From an earlier fit (``warm``) a subset of the rows would lead away.
 
     Returns:
         The solution. A solver that needs a bound on the curvature that the model does not have is an ``InputError``.
     """
     solution = _solve(objective, start, options, callback, warm=warm)
-    return _certified(objective, solution, options, callback)
+    return _completed(objective, solution, options, callback)
 
 
-def _certified(
+def _completed(
     objective: LinearObjective, solution: Solution, options: FitOptions, callback: Callback | None
 ) -> Solution:
     """Go on where the log-likelihood is not at its optimum yet; a result worse than the start is none.
@@ -113,12 +106,6 @@ def _certified(
     The tolerance is on the gradient of a mean. Where a few rows have nearly all the weight, what the others say is
     below it: the predicted distance of the log-likelihood from its optimum, half the squared Newton decrement times
     the total weight, says so.
-
-    Args:
-        objective: The objective.
-        solution: What was found.
-        options: Tolerance and iterations.
-        callback: Called after every iteration.
 
     Returns:
         A solution.

@@ -99,20 +99,12 @@ class Collinearity:
 def find_collinear(
     x: Any, weights: Any = None, names: Sequence[str] | None = None, has_intercept: bool = True
 ) -> Collinearity:
-    """Find every linear dependency between the columns of a design, named by as few columns as possible.
+    """Return every linear dependency between the columns of a design, named by as few columns as possible.
 
     A column counts as dependent when what the others leave of it is below 1e-9 of its standard deviation, or
     below the rounding of the columns themselves. Time is that of one Gram matrix, ``N D^2``, and more passes
-    over the rows when something is found; dense rows are read in blocks, sparse ones stay sparse.
-
-    Args:
-        x: ``(N, D)`` finite tensor, array or CSR matrix, without the column of ones.
-        weights: ``(N,)`` or None; rows of weight zero do not count.
-        names: ``D`` column names; ``x0, x1, ...`` by default.
-        has_intercept: Whether the model adds a column of ones.
-
-    Returns:
-        The rank, the null space and the dependencies; ``nullity`` is zero for a design of full column rank.
+    over the rows when something is found; dense rows ``(N, D)``, without the ones, are read in blocks, sparse ones stay
+    sparse. ``nullity`` is zero for a design of full column rank.
     """
     import scipy.sparse
 

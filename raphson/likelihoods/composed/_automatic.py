@@ -119,10 +119,10 @@ class AutomaticLikelihood(Likelihood):
         return (REAL,) * len(self.parameters) if self.limits is None else self.limits
 
     def n_outputs(self, y: Tensor) -> int:
-        """Return one set of named outputs for each response.
+        """Return one set of named outputs for each response; without names, which only the function knows, refuse.
 
         Raises:
-            InputError: The outputs have no names, so that only the function knows how many it takes.
+            InputError: The outputs have no names.
         """
         if self.names is None:
             raise InputError(

@@ -159,15 +159,7 @@ class Bernoulli(BinaryFamily):
         return self._link.quantile(positive / (positive + negative))
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Labels ``(..., M)``, or ``(...,)`` where ``M = 1``.
-            n_outputs: Number of labels ``M``.
-
-        Raises:
-            InputError: A label is not in [0, 1], or the number of labels or of weights is not ``M``.
-        """
+        """Raise ``InputError`` for the first label outside [0, 1], and unless there are M labels and weights."""
         for name, w in (("pos_weight", self.pos_weight), ("label_weight", self.label_weight)):
             if w is not None and w.numel() not in {1, n_outputs}:
                 raise InputError(f"{name} has {w.numel()} entries but the model has {n_outputs} outputs.")

@@ -171,15 +171,7 @@ class Beta(Likelihood):
         return torch.sigmoid(logit) * torch.sigmoid(-logit) * torch.sigmoid(-log_precision)
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Proportions ``(..., M)``, or ``(...,)`` where ``M = 1``.
-            n_outputs: ``2 M``.
-
-        Raises:
-            InputError: A proportion is not strictly between 0 and 1, or the shapes do not match.
-        """  # noqa: DOC502
+        """Raise ``InputError`` for the first proportion that is not strictly between 0 and 1."""
         values = columns(y, n_outputs, 2)
         description = self.support.description
         if bool(((values == 0) | (values == 1)).any()):

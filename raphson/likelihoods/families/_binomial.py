@@ -164,15 +164,7 @@ class Binomial(BinaryFamily):
         return (tails.log_p + tails.log_q).exp() / self._each()
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Targets.
-            n_outputs: ``M``.
-
-        Raises:
-            InputError: A count is negative, not whole or above the number of trials, or the shapes do not match.
-        """
+        """Raise ``InputError`` for the first count that is negative, not whole or above the number of trials."""
         if self.trials is not None:
             y = columns(y, n_outputs)
             outside = ~COUNT.contains(y) | (y > self.trials)

@@ -144,12 +144,8 @@ class Categorical(Likelihood):
     def weight(self, y: Tensor) -> Tensor | None:
         """Return what each row adds to the denominator of a mean, as ``torch.nn.CrossEntropyLoss`` counts it.
 
-        Args:
-            y: Labels ``(...,)`` or rows ``(..., K)``.
-
-        Returns:
-            The class weight of a label and 0 where it is ignored, ``(...,)`` in float64 so that sums over
-            many rows are exact; None, which means 1 each, for probability rows.
+        The class weight of a label and 0 where it is ignored, ``(...,)`` in float64 so that sums over many rows are
+        exact; None, which means 1 each, for probability rows.
         """
         if y.is_floating_point():
             return None
@@ -201,15 +197,12 @@ class Categorical(Likelihood):
         return (totals / size).clamp_min(0.5 / max(len(w), float(size))).log()
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
+        """Raise ``InputError`` for the first label that is no class, or row that has a negative or non-finite entry.
 
-        Args:
-            y: Labels ``(...,)`` or rows ``(..., K)``.
-            n_outputs: Number of classes ``K``.
+        Rows of another length than K, and another number of class weights, are refused, too.
 
         Raises:
-            InputError: A label is not a class, a row has a negative or non-finite entry or the wrong length,
-                or there is not one class weight per class.
+            InputError: A label, a row or the number of weights is not as it must be.
         """
         if self.class_weight is not None and self.class_weight.shape[0] != n_outputs:
             raise InputError(

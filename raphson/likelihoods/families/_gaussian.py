@@ -129,15 +129,7 @@ class Gaussian(Likelihood):
         return rows.mean(0) if weights is None else weights.to(rows) @ rows / weights.double().sum()
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Responses ``(..., M)``, or ``(...,)`` where ``M = 1``.
-            n_outputs: Number of responses ``M``.
-
-        Raises:
-            InputError: A response is not finite, or the number of responses or of scales is not ``M``.
-        """
+        """Raise ``InputError`` for the first response that is not finite, or another number of them or of scales."""
         entries = torch.as_tensor(self.scale).numel()
         if entries not in {1, n_outputs}:
             raise InputError(f"scale has {entries} entries but the model has {n_outputs} outputs.")

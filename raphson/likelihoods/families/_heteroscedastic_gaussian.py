@@ -213,15 +213,7 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
         return self._form.outputs(first, _safe_scale(residual, first.abs().amax(0), weights))[1]
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Responses ``(..., M)``, or ``(...,)`` where ``M = 1``.
-            n_outputs: Number of outputs ``2 M``.
-
-        Raises:
-            InputError: A response is not finite, or there are not two outputs per response.
-        """
+        """Raise ``InputError`` for the first response that is not finite, and unless there are two outputs for each."""
         if n_outputs % 2:
             raise InputError(_odd(n_outputs))
         Likelihood.check(self, y, n_outputs)

@@ -109,15 +109,7 @@ class Multinomial(Likelihood):
         return _LABELS.variance(f)
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Counts ``(..., K)``.
-            n_outputs: Number of classes ``K``.
-
-        Raises:
-            InputError: A count is negative or not whole, or there is not one per class.
-        """
+        """Raise ``InputError`` for the first count ``(..., K)`` that is negative or not whole."""
         if y.ndim == 0 or y.shape[-1] != n_outputs:
             raise InputError(
                 f"The targets have shape {tuple(y.shape)}, but the model has {n_outputs} classes: give rows of "

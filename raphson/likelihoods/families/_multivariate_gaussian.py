@@ -175,12 +175,7 @@ class MultivariateGaussian(ClosedForm[_Parts]):
         return torch.cat([mean, factor.diagonal().log(), factor[i, j][m:]])
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Responses ``(..., M)``, or ``(...,)`` where ``M = 1``.
-            n_outputs: Number of outputs ``C``.
-        """
+        """Raise ``InputError`` for the first response that is not finite, or unless the outputs are those of M."""
         check_columns(y, self._responses(n_outputs), 1, self.support)
 
     def _responses(self, n_outputs: int) -> int:

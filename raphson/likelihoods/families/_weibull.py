@@ -163,16 +163,12 @@ class Weibull(ClosedForm[_Parts]):
         return (2 * (log_scale + once)).exp() * torch.expm1(torch.lgamma(1 + 2 * a) - 2 * once)
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
+        """Raise ``InputError`` for the first time that is not positive and finite, or event that is not 0 or 1.
 
-        Args:
-            y: Times ``(..., M)``, or ``(...,)`` where ``M = 1``; with ``censored`` times and events
-                ``(..., M, 2)``, or ``(..., 2)``.
-            n_outputs: Number of outputs ``C``.
+        Targets are times ``(..., M)``; with ``censored`` times and events, ``(..., M, 2)``, or ``(..., 2)``.
 
         Raises:
-            InputError: A time is not positive and finite, an event is neither 0 nor 1, or the shape does not
-                match the outputs.
+            InputError: A time, an event or the shape is not as it must be.
         """
         n_parameters = len(self.parameters)
         if not self.censored:
