@@ -11,9 +11,6 @@ from torch import Tensor
 from raphson.solve._problem import Callback, History, Problem
 from raphson.solve._solution import Solution, Status
 
-_BATCH = 32
-"""Rows of a step."""
-
 
 class Sampled(Problem, Protocol):
     """A problem that is a mean over rows and can be restricted to some of them."""
@@ -69,6 +66,7 @@ def stochastic_gradient_descent(
     *,
     lipschitz: float,
     strong_convexity: float = 0.0,
+    batch_size: int = 32,
     tol: float = 1e-3,
     max_iter: int = 100,
     generator: torch.Generator | None = None,
@@ -91,10 +89,10 @@ def stochastic_gradient_descent(
     at = problem.evaluate(theta, None)
     history.add(at)
     status = Status.CONVERGED if at.norm <= tol else Status.MAX_ITERATIONS
-    batches_per_pass = math.ceil(problem.n_rows / _BATCH)
+    batches_per_pass = math.ceil(problem.n_rows / batch_size)
     step = 0
     for _ in range(max_iter if status is not Status.CONVERGED else 0):
-        for batch in torch.randperm(problem.n_rows, generator=generator).split(_BATCH):  # type: ignore[no-untyped-call]
+        for batch in torch.randperm(problem.n_rows, generator=generator).split(batch_size):  # type: ignore[no-untyped-call]
             gradient = problem.take(batch).evaluate(theta, None).gradient
             if strong_convexity > 0:
                 rate = 1.0 / (2.0 * lipschitz + strong_convexity * step)
