@@ -190,18 +190,11 @@ class Evaluator:
 
 
 def hessian(model: LinearModel, p: Tensor, pairs: Pairs, out: Tensor, *, blocks: bool) -> Tensor:
-    """Sum entries of output Hessians times products of two features.
+    """Return ``out`` with sums of entries of output Hessians, given by ``pairs``, times products of two features.
 
-    Args:
-        model: The model.
-        p: Probabilities ``(C + reference, N)``, of which the entries are ``diag p - p p^T``, or where the model is
-            exponential the entries themselves; in double precision.
-        pairs: Which entries.
-        out: Where to put the sums, in single or double precision: ``(q, D', D')``, or the Hessian ``(C D', C D')``.
-        blocks: Which of the two.
-
-    Returns:
-        ``out``.
+    ``p`` are probabilities ``(C + reference, N)``, of which the entries are ``diag p - p p^T``, or where the model is
+    exponential the entries themselves, in double precision. The sums, in single or double precision, are blocks
+    ``(q, D', D')`` or the Hessian ``(C D', C D')``.
     """
     q, d, size = pairs.number, model.d, model.n_outputs * model.d
     shape = (q, d, d) if blocks else (size, size)

@@ -21,17 +21,10 @@ _LETTERS = {torch.float64: "d", torch.float32: "f", torch.int64: "q", torch.int3
 
 
 def load(asked: str) -> tuple[ModuleType | None, str]:
-    """Return the compiled module, or None and why there is none.
-
-    Args:
-        asked: What the environment variable says: ``"0"`` for none, ``"1"`` for an error where there is none, or
-            nothing.
-
-    Returns:
-        The module and an empty text, or None and half a sentence.
+    """Return the compiled module and an empty text, or None and half a sentence that says why there is none.
 
     Raises:
-        ImportError: If it was asked for and does not load, or the variable says something else.
+        ImportError: If it was asked for (``"1"``, not ``"0"``) and does not load, or the variable says something else.
     """
     if asked not in ("", "0", "1"):
         raise ImportError(f"{VARIABLE} is '{asked}'; it must be 0 (no compiled code), 1 (require it) or unset.")
@@ -76,16 +69,7 @@ def threads(multiplications: float, part: float) -> int:
 
 
 def memory(name: str, tensor: Tensor, *shape: int, dtype: torch.dtype = torch.float64) -> Memory:
-    """Return where a tensor lies.
-
-    Args:
-        name: What it is called.
-        tensor: Contiguous, in the processor's memory.
-        shape: The shape that it must have.
-        dtype: The element type that it must have.
-
-    Returns:
-        What compiled functions take.
+    """Return where a contiguous tensor of that shape and element type lies, as compiled functions take it.
 
     Raises:
         ValueError: If it is another kind of tensor.

@@ -16,14 +16,11 @@ _PART = 2.0**18
 
 
 def sparse_product(starts: Tensor, columns: Tensor, values: Tensor, dense: Tensor, out: Tensor) -> None:
-    """Multiply a sparse matrix by rows with a dense one.
+    """Multiply a sparse matrix by rows with a dense one ``(m, c)``, into ``out`` ``(n, c)``.
 
-    Args:
-        starts: Where the rows begin among the nonzeros, ``(n + 1,)``, int64.
-        columns: Of the nonzeros, int32.
-        values: Of the nonzeros, in double or single precision.
-        dense: ``(m, c)`` of the same element type, rows as far apart as the multiple of ``UNIT`` from c on.
-        out: Where to put the product, ``(n, c)`` alike; what fills up its rows is overwritten.
+    Rows begin at ``starts`` ``(n + 1,)`` among the nonzeros, whose columns are int32. Both dense matrices have the
+    element type of ``values`` and rows as far apart as the multiple of ``UNIT`` from c on; what fills up those of
+    ``out`` is overwritten.
 
     Raises:
         ValueError: If a matrix has another shape, or other strides, or a column is not from 0 to m - 1.

@@ -16,15 +16,7 @@ _MANY_NUMBERS = 20
 
 
 def fit_classes(design: rp.Design, data: TrainingData, options: FitOptions) -> tuple[Any, list[str]]:
-    """Fit a multinomial model.
-
-    Args:
-        design: How the table is coded.
-        data: What it makes of the table.
-        options: What was asked for.
-
-    Returns:
-        The fitted model, and sentences on it.
+    """Return a fitted multinomial model, and sentences on it.
 
     Raises:
         InputError: If the target is no class, or the reference or the offsets do not suit the classes.
@@ -61,13 +53,6 @@ def fit_classes(design: rp.Design, data: TrainingData, options: FitOptions) -> t
 
 def offset_matrix(offset: np.ndarray | None, n_classes: int) -> np.ndarray | None:
     """Return offsets as ``(N, K)``; a single column for two classes belongs to the second.
-
-    Args:
-        offset: ``(N, M)`` or None.
-        n_classes: K.
-
-    Returns:
-        ``(N, K)`` or None.
 
     Raises:
         InputError: If there is another number of columns.

@@ -11,13 +11,7 @@ from raphson.explain import explain_name
 
 
 def run_explain(name: str, arguments: dict[str, Any], *, latex: bool, html: Path | None) -> None:
-    """Print the explanation, or write it.
-
-    Args:
-        name: Name of the likelihood.
-        arguments: Of its constructor; None means not given.
-        latex: Print LaTeX instead of text.
-        html: File to write a page to instead.
+    """Print the explanation of a likelihood with some arguments (None for those not given), or write it as a page.
 
     Raises:
         InputError: There is no such likelihood or option, or the file cannot be written.

@@ -8,28 +8,23 @@ from typing import Any
 
 import raphson as rp
 from raphson.cli._classes import fit_classes
-from raphson.cli._likelihoods import CATEGORICAL, find_name, suited_name
+from raphson.cli._likelihoods import CATEGORICAL, suited_name
 from raphson.cli._options import FitOptions, split_formulas
 from raphson.cli._output import check_output, write_table
 from raphson.cli._regression import complete_in_all, fit_regression
 from raphson.cli._render import render
+from raphson.likelihoods import command_name
 from raphson.saved import check_target
 from raphson.table import split_formula, split_survival
 
 
 def run_fit(options: FitOptions) -> int:
-    """Fit, print, save, write.
-
-    Args:
-        options: What was asked for.
-
-    Returns:
-        Exit code: 0 if the result is usable, 1 if the fit did not converge or the classes are separated.
+    """Return the exit code of fit, print, save and write: 1 if there is no convergence, or classes are separated.
 
     Raises:
         InputError: If the options contradict each other or the data cannot be used.
     """
-    name = None if options.likelihood is None else find_name(options.likelihood)
+    name = None if options.likelihood is None else command_name(options.likelihood)
     formula, named = split_formulas(options.formula)
     sides = [split_survival(text) for text in named.values()]
     target = next((left for left in (options.target, *(side[0] for side in sides)) if left is not None), None)
@@ -109,13 +104,7 @@ def run_fit(options: FitOptions) -> int:
 
 
 def render_problem(sentence: str, notes: Any, quiet: bool) -> None:
-    """Say on standard error why the result is not usable.
-
-    Args:
-        sentence: The status of the fit.
-        notes: Notes of the summary; shown only where they were not printed already.
-        quiet: Whether nothing was printed.
-    """
+    """Say on standard error why the result is not usable, with the notes where they were not printed already."""
     import sys
 
     detail = " ".join(notes) if quiet else ""

@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import raphson as rp
-from raphson.likelihoods import Command, commands
+from raphson.likelihoods import Command
 
 CATEGORICAL = "categorical"
 MANY_LEVELS = 30
 """Whole numbers with more levels than this are counts or measurements; with fewer, classes."""
 
 
-def find_name(asked: str) -> str:
-    """Return the name of a likelihood in any spelling, ``student_t`` for ``student-t``.
-
-    Args:
-        asked: What the user wrote.
-
-    Returns:
-        ``"categorical"`` or a key of ``raphson.likelihoods.commands()``.
-
-    Raises:
-        InputError: If there is none.
-    """
-    known = [CATEGORICAL, *commands()]
-    name = asked.strip().lower().replace("_", "-").replace(" ", "-")
-    if name in known:
-        return name
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(known)}."
-    raise rp.InputError(f"--likelihood: there is no '{asked}'; {hint}")
-
-
 def suited_name(y: np.ndarray, column: str) -> tuple[str, str | None]:
-    """Choose a likelihood by what the target holds.
-
-    Args:
-        y: Targets ``(N,)``.
-        column: Name of their column.
-
-    Returns:
-        Its name, and a sentence that says so, None for classes.
-    """
+    """Return a likelihood by what the target ``(N,)`` holds, and a sentence that says so, None for classes."""
     if y.dtype.kind not in "iuf":
         return CATEGORICAL, None
     levels = np.unique(y)
@@ -62,17 +32,9 @@ def suited_name(y: np.ndarray, column: str) -> tuple[str, str | None]:
 def prepare_target(
     y: np.ndarray, choice: Command, column: str, given: str | None, trials: int | None
 ) -> tuple[Any, int, str | None]:
-    """Return targets as the likelihood takes them.
+    """Return targets as the likelihood takes them, how many levels or trials, and a sentence on text without an order.
 
-    Args:
-        y: Targets ``(N,)``.
-        choice: The likelihood, as the command line knows it.
-        column: Name of the target's column.
-        given: Levels in order, separated by commas, or None.
-        trials: Number of trials that successes are out of, or None.
-
-    Returns:
-        The targets, the number of levels or of trials, and a sentence on the order of levels that are text.
+    ``given`` has levels in order, separated by commas, ``trials`` what successes are out of.
 
     Raises:
         InputError: If the levels are text without an order, or other than ``given``, or not two where two are needed,

@@ -45,13 +45,7 @@ class FitOptions:
 
 
 def split_formulas(formulas: Sequence[str]) -> tuple[str | None, dict[str, str]]:
-    """Return the formula without a parameter's name, and those with one.
-
-    Args:
-        formulas: Such as ``"y ~ x1"`` and ``"log_scale=~ x1"``.
-
-    Returns:
-        The first kind, or None, and the second by parameter.
+    """Return the formula without a parameter's name (``"y ~ x1"``) and by parameter those with one (``"scale=~ x1"``).
 
     Raises:
         InputError: If there are two for the same.

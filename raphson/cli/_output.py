@@ -16,9 +16,6 @@ _SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 def check_output(out: Path) -> None:
     """Check, before any work, that a file of this name can be written.
 
-    Args:
-        out: The file.
-
     Raises:
         InputError: If its name ends otherwise than in .csv or .parquet, or its directory does not exist.
     """
@@ -31,15 +28,7 @@ def check_output(out: Path) -> None:
 
 
 def write_table(table: pd.DataFrame, out: Path) -> None:
-    """Write a table; the file appears whole or not at all.
-
-    Args:
-        table: The table.
-        out: The file, .csv or .parquet.
-
-    Raises:
-        InputError: If it cannot be written.
-    """
+    """Write a table; the file appears whole or not at all, or there is an ``InputError``."""
     part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         if _SUFFIXES[out.suffix.lower()] == "csv":

@@ -16,11 +16,6 @@ from raphson.cli._output import check_output, write_table
 def run_predict(directory: Path, data: Path, out: Path) -> None:
     """Predict and write; the file appears whole or not at all.
 
-    Args:
-        directory: A saved model.
-        data: The table.
-        out: The file to write.
-
     Raises:
         InputError: If a file cannot be used or written, or the model was saved without its design.
     """

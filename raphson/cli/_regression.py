@@ -12,7 +12,7 @@ import pandas as pd
 import raphson as rp
 from raphson.cli._likelihoods import prepare_target
 from raphson.cli._options import FitOptions, split_formulas
-from raphson.likelihoods import commands
+from raphson.likelihoods import commands, make_likelihood
 from raphson.table import TrainingData, split_formula, split_offsets
 
 _LARGEST_TARGET = 1e150
@@ -22,16 +22,7 @@ _LARGEST_TARGET = 1e150
 def complete_in_all(
     frame: pd.DataFrame, design: rp.Design, formulas: dict[str, str], options: FitOptions
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Return the rows that are complete in every column that the formulas of parameters read.
-
-    Args:
-        frame: The table.
-        design: The design of the main formula, with the roles of columns.
-        formulas: Formulas by parameter.
-        options: What was asked for.
-
-    Returns:
-        The rows, and sentences on how columns are coded and how many rows are left out.
+    """Return the rows that are complete in every column that the formulas read, and sentences on columns and rows.
 
     Raises:
         InputError: If a formula cannot be used; the message names its parameter.
@@ -53,23 +44,12 @@ def complete_in_all(
 def fit_regression(
     frame: pd.DataFrame, design: rp.Design, data: TrainingData, name: str, named: dict[str, str], options: FitOptions
 ) -> tuple[Any, list[str]]:
-    """Fit the named likelihood.
-
-    Args:
-        frame: The table, rows complete in all columns used.
-        design: The design of the main formula.
-        data: What it makes of the table.
-        name: A key of ``raphson.likelihoods.commands()``.
-        named: Formulas by parameter.
-        options: What was asked for.
-
-    Returns:
-        The fitted model, and sentences on it.
+    """Return a fitted likelihood by its name, and sentences on it; the rows are complete in all columns used.
 
     Raises:
         InputError: If the target does not suit the likelihood, or formulas by parameter do not.
     """
-    kind, choice = commands()[name]
+    _, choice = commands()[name]
     target = design.target or ""
     assert data.y is not None
     y, number, note = prepare_target(data.y, choice, target, options.levels, options.trials)
@@ -82,7 +62,7 @@ def fit_regression(
                 f"column '{target}', data row {int(data.rows[row]) + 1}: {y[row]:g} is too large to compute with; "
                 "change the unit of the column."
             )
-    likelihood = choice.make(kind, number, options.link)
+    likelihood = make_likelihood(name, number, options.link)
     if data.event is not None:
         if not hasattr(likelihood, "censored"):
             raise rp.InputError(f"column '{design.event}' says which times are censored, which '{name}' does not take.")

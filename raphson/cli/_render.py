@@ -15,13 +15,7 @@ _MIN_WIDTH = 100
 
 
 def render(summary: Any, notes: Sequence[str], heading: str) -> None:
-    """Print a summary.
-
-    Args:
-        summary: The summary of a fitted model.
-        notes: Sentences to print below it.
-        heading: What stands above a block of coefficients, with ``{}`` for its class or parameter.
-    """
+    """Print a summary and notes; ``heading`` stands above a block, with ``{}`` for its class or parameter."""
     console = Console(highlight=False)
     if not console.is_terminal:
         # Nobody sees a file's or a pipe's width: do not fold lines there.

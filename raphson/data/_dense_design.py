@@ -71,7 +71,7 @@ class DenseBlock(Block):
     def features(self) -> Tensor:  # noqa: D102
         return self.x
 
-    def squares(self, r: Tensor) -> Tensor:  # noqa: D102
+    def adjoint_squared(self, r: Tensor) -> Tensor:  # noqa: D102
         return r @ self.x.square().mT
 
 
@@ -105,7 +105,7 @@ class RawBlock(Block):
     def features(self) -> Tensor:  # noqa: D102
         return self.design.standardized(self.rows)
 
-    def squares(self, r: Tensor) -> Tensor:  # noqa: D102
+    def adjoint_squared(self, r: Tensor) -> Tensor:  # noqa: D102
         return r @ self.features().square().mT
 
 
@@ -121,11 +121,8 @@ class DenseDesign(Design):
         dtype: torch.dtype = torch.float64,
         moments: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        self.x = x
-        self.n_rows, d = x.shape
-        self.intercept = intercept
-        self.n_columns = d + intercept
-        self.dtype = dtype
+        self.x, self.intercept, self.dtype = x, intercept, dtype
+        d = x.shape[1]
         if moments is not None:
             self.center, self.scale = moments
         elif standardize:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +48,7 @@ class Block(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def squares(self, r: Tensor) -> Tensor:
+    def adjoint_squared(self, r: Tensor) -> Tensor:
         """Return ``r @ X**2``, ``(C, D')``: the diagonal counterpart of ``adjoint``."""
 
 
@@ -54,19 +56,27 @@ class Design(abc.ABC):
     """A design matrix with standardized columns, given in blocks.
 
     Attributes:
-        n_rows: N.
-        n_columns: D', the column of ones included.
+        x: The table, ``(N, D)``.
         intercept: Whether the first column is the ones.
         center: ``(D,)`` subtracted from the columns of the table.
         scale: ``(D,)`` by which they are divided.
     """
 
-    n_rows: int
-    n_columns: int
+    x: Any
     intercept: bool
     center: Tensor
     scale: Tensor
     dtype: torch.dtype
+
+    @cached_property
+    def n_rows(self) -> int:
+        """Number of rows, N."""
+        return int(self.x.shape[0])
+
+    @cached_property
+    def n_columns(self) -> int:
+        """Number of columns, D', that of ones included."""
+        return int(self.x.shape[1]) + self.intercept
 
     @abc.abstractmethod
     def blocks(self, n_outputs: int) -> Iterator[Block]:
@@ -89,16 +99,10 @@ class Design(abc.ABC):
         return False
 
     def to_table(self, coef: Tensor) -> Tensor:
-        """Turn coefficients of the standardized columns into those of the table, ``(C, D')``.
+        """Return the table's coefficients ``(C, D')`` of those of the standardized columns.
 
         From ``b0 + sum_j b_j (x_j - m_j) / s_j``, the slopes are ``b_j / s_j`` and the intercept is
         ``b0 - sum_j m_j b_j / s_j``.
-
-        Args:
-            coef: ``(C, D')``.
-
-        Returns:
-            ``(C, D')``.
         """
         slopes = coef[:, self.intercept :] / self.scale
         if not self.intercept:

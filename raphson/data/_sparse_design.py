@@ -37,7 +37,7 @@ class SparseBlock(Block):
         x = self.xt.to_dense()
         return torch.cat([x.new_ones(1, x.shape[1]), x]) if self.intercept else x
 
-    def squares(self, r: Tensor) -> Tensor:  # noqa: D102
+    def adjoint_squared(self, r: Tensor) -> Tensor:  # noqa: D102
         return self._transposed_product(self.xt.square(), r)
 
     def _transposed_product(self, xt: SparseRows, r: Tensor) -> Tensor:
@@ -62,11 +62,8 @@ class SparseDesign(Design):
         dtype: torch.dtype = torch.float64,
         scale: Tensor | None = None,
     ) -> None:
-        self.x = x
-        self.n_rows, d = x.shape
-        self.intercept = intercept
-        self.n_columns = d + intercept
-        self.dtype = dtype
+        self.x, self.intercept, self.dtype = x, intercept, dtype
+        d = x.shape[1]
         self.center = torch.zeros(d, dtype=torch.float64)
         if scale is not None:
             self.scale = scale

@@ -59,14 +59,9 @@ class SparseRows:
         return SparseRows(self.starts, self.columns, self.values.square(), self.n_columns)
 
     def product(self, dense: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return the product with a dense matrix.
+        """Return the product ``(n, c)`` with a dense ``(m, c)`` of the values' type, with the strides of ``padded``.
 
-        Args:
-            dense: ``(m, c)`` of the values' element type, with any strides; those of ``padded`` need no copy.
-            out: Where to put it: ``(n, c)`` with the strides of ``padded``; None for new memory.
-
-        Returns:
-            ``(n, c)`` with the strides of ``padded``.
+        The matrix may have any strides, those of ``padded`` need no copy; ``out`` is where to put it.
         """
         if out is None:
             out = padded(self.shape[0], dense.shape[1], dense)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,14 +47,7 @@ class LinearEstimator(MarginsMixin, BaseEstimator):
     n_iter_: int
 
     def _fit_rows(self, rows: Rows, likelihood: Likelihood, layout: Layout, start: Tensor | None) -> None:
-        """Fit checked rows and set the attributes of a fitted estimator.
-
-        Args:
-            rows: The rows with their targets.
-            likelihood: The likelihood.
-            layout: Columns, outputs and how the parameters act.
-            start: Coefficients ``(C, D')`` of an earlier fit to start from, or None.
-        """
+        """Fit checked rows, perhaps from an earlier fit's coefficients, and set a fitted estimator's attributes."""
         self._layout = layout
         refuse_overflow(rows, likelihood, layout.outputs)
         options = FitOptions.of(self)
@@ -64,7 +58,8 @@ class LinearEstimator(MarginsMixin, BaseEstimator):
         self._estimates_cache: dict[Any, Estimates] = {}
         self._only_penalized = None
         self._saved_notes: list[str] = []
-        self._logliks: dict[str, float] = {}
+        for name in ("loglik_", "loglik_null_"):  # those of an earlier fit
+            self.__dict__.pop(name, None)
         objective, solution = fitted.objective, fitted.solution
         coef, ones = fitted.coefficients().numpy(), int(layout.output_map.intercept)
         self.coef_ = coef[:, ones:].copy()
@@ -90,27 +85,15 @@ class LinearEstimator(MarginsMixin, BaseEstimator):
 
     # log-likelihoods ----------------------------------------------------------------------------------------------
 
-    @property
-    def loglik_(self) -> float:
+    @cached_property
+    def loglik_(self) -> float:  # type: ignore[override]
         """Log-likelihood at the fit with all constants, summed over weighted rows; computed when first asked for."""
-        if "fit" not in self._logliks:
-            self._logliks["fit"] = self._loglik_at_fit()
-        return self._logliks["fit"]
+        return self._loglik_at_fit()
 
-    @loglik_.setter
-    def loglik_(self, value: float) -> None:
-        self._logliks["fit"] = value
-
-    @property
-    def loglik_null_(self) -> float:
+    @cached_property
+    def loglik_null_(self) -> float:  # type: ignore[override]
         """Log-likelihood of the model with offsets and intercepts alone; computed when first asked for."""
-        if "null" not in self._logliks:
-            self._logliks["null"] = self._loglik_null()
-        return self._logliks["null"]
-
-    @loglik_null_.setter
-    def loglik_null_(self, value: float) -> None:
-        self._logliks["null"] = value
+        return self._loglik_null()
 
     def _loglik_at_fit(self) -> float:
         rows, coef = self._training_rows(), self.coef_.T
@@ -190,12 +173,7 @@ class LinearEstimator(MarginsMixin, BaseEstimator):
         }
 
     def _restore(self, layout: Layout, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Fill an unfitted estimator with what it was saved with.
-
-        Args:
-            layout: Columns, outputs and how the parameters act.
-            tensors: What ``state_dict`` returned.
-            facts: What ``metadata`` returned.
+        """Fill an unfitted estimator with what ``state_dict`` and ``metadata`` returned.
 
         Raises:
             InputError: If they do not belong together.
@@ -207,7 +185,7 @@ class LinearEstimator(MarginsMixin, BaseEstimator):
                 f"The saved coefficients have shape {tuple(tensors['coef'].shape)}, but the model has "
                 f"{shape[0]} {what} and {shape[1]} columns; the files do not belong together."
             )
-        self._layout, self._logliks = layout, {}
+        self._layout = layout
         self.coef_, self.intercept_ = tensors["coef"].numpy(), tensors["intercept"].numpy()
         for name in _FACTS:
             setattr(self, name, facts["facts"][name])

@@ -16,13 +16,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from raphson import infer
 from raphson._errors import IndefiniteError, InputError, NotEstimableError, TooLargeError
-from raphson.estimators._profiles import ProfileMixin
 from raphson.estimators.fit._covariance import (
     DENSE_COVARIANCE,
     CovarianceKind,
     WeightMeaning,
+    column_estimates,
     estimates,
-    selected_estimates,
 )
 from raphson.estimators.fit._examine import only_penalized
 from raphson.estimators.fit._fitted import Fitted
@@ -44,7 +43,7 @@ _NO_ROWS = (
 )
 
 
-class InferenceMixin(ProfileMixin):
+class InferenceMixin:
     """Inference for an estimator that sets the attributes below when it is fitted."""
 
     _fitted: Fitted | None
@@ -77,6 +76,9 @@ class InferenceMixin(ProfileMixin):
         raise NotImplementedError
 
     def _notes(self) -> list[str]:
+        raise NotImplementedError
+
+    def _profile_intervals(self, level: float, columns: Sequence[str] | None = None) -> pd.DataFrame:
         raise NotImplementedError
 
     def _given_facts(self) -> list[tuple[str, str]]:
@@ -138,7 +140,7 @@ class InferenceMixin(ProfileMixin):
             raise NotEstimableError(self._refusal)
         fitted = self._require_fit()
         if columns is not None:
-            return self._selected(fitted, columns, kind, groups, correction, weights)
+            return self._of_columns(fitted, columns, kind, groups, correction, weights)
         codes = None if groups is None else group_codes(groups, self._training_rows())
         made = replace(estimates(fitted, kind, codes, correction, weights), axis_names=self._axis_names)
         if self._penalty > 0:
@@ -157,7 +159,7 @@ class InferenceMixin(ProfileMixin):
         null = span if found.null_space is None else torch.cat([found.null_space, span], 1)
         return replace(found, estimable=found.estimable & (span == 0).all(1), null_space=null)
 
-    def _selected(
+    def _of_columns(
         self,
         fitted: Fitted,
         columns: Sequence[str],
@@ -175,7 +177,7 @@ class InferenceMixin(ProfileMixin):
         large = fitted.objective.n_parameters > DENSE_COVARIANCE and kind == "observed" and self._penalty == 0
         if large and self._layout.is_relative:
             ordered = torch.tensor([names.index(name) for name in columns]).sort().values
-            return selected_estimates(fitted, ordered, picked)
+            return column_estimates(fitted, ordered, picked)
         whole = self.estimates(kind, groups, correction=correction, weights=weights)
         rows = [i for i, label in enumerate(labels) if label[1] in columns]
         return whole.transform(torch.eye(len(labels), dtype=torch.float64)[rows], picked)
@@ -300,17 +302,11 @@ class InferenceMixin(ProfileMixin):
         """
         check_is_fitted(self)
         if restricted is None:
-            loglik, df = self.loglik_null_, self.df_null_
+            loglik, df, n = self.loglik_null_, self.df_null_, self.n_obs_
         else:
             check_is_fitted(restricted)
-            loglik, df = restricted.loglik_, restricted.df_model_
+            loglik, df, n = restricted.loglik_, restricted.df_model_, restricted.n_obs_
             self._check_same_target(restricted)
-            if restricted.n_obs_ != self.n_obs_:
-                raise InputError(
-                    f"The two models were fitted to {self.n_obs_:g} and {restricted.n_obs_:g} rows; a "
-                    "likelihood-ratio test compares fits to the same rows (were missing values dropped in "
-                    "one of them?)."
-                )
         for model in (self, restricted):
             if model is not None and model._penalty > 0:
                 raise InputError("A likelihood-ratio test needs unpenalized fits; set l2=0.")
@@ -319,7 +315,7 @@ class InferenceMixin(ProfileMixin):
                     "Twice the difference of log-likelihoods at estimates of penalty='jeffreys' has no known "
                     "distribution; use profile_test()."
                 )
-        return infer.likelihood_ratio_test(self.loglik_, self.df_model_, loglik, df)
+        return infer.likelihood_ratio_test(self.loglik_, self.df_model_, loglik, df, self.n_obs_, n)
 
     @property
     def aic_(self) -> float:

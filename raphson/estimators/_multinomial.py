@@ -27,7 +27,7 @@ from raphson.estimators.input._formula_rows import FormulaRows
 from raphson.estimators.input._formulas import Formulas
 from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import make_rows
-from raphson.estimators.input._validate import check_table, check_target, check_weights, feature_names
+from raphson.estimators.input._validate import check_labels, check_table, check_weights, feature_names
 from raphson.likelihoods import Categorical
 
 
@@ -43,7 +43,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
     internally, which changes nothing but the rounding. Two classes are the case K = 2.
 
     Args:
-        l2: Penalty :math:`\lambda` of the mean-scale objective, on slopes only and on their sum-to-zero form,
+        l2: Penalty :math:`\lambda` of the average loss, on slopes only and on their sum-to-zero form,
             so that predictions do not depend on the reference. scikit-learn's ``C`` is ``1 / (l2 * N)`` for
             three classes and more, and ``2 / (l2 * N)`` for two, where it penalizes the difference of the
             two.
@@ -56,7 +56,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
             zero over classes. Of a pandas categorical, first and last are in the order of its categories.
         solver: ``"auto"``, ``"newton"`` (dense Hessian), ``"newton-cg"`` (Hessian products),
             ``"gradient-descent"`` or ``"sgd"``.
-        tol: Bound on the infinity norm of the gradient of the mean-scale objective.
+        tol: Bound on the infinity norm of the gradient of the average loss.
         max_iter: Largest number of iterations (passes over the data for ``"sgd"``).
         class_weight: None, ``"balanced"`` or a dictionary from label to weight, multiplied into the sample
             weights.
@@ -153,7 +153,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
             intercept = intercept and not given.formulas.without_intercept
         table = check_table(self, X, reset=True, min_columns=self._min_columns)
         names = feature_names(X, table.shape[1])
-        labels = check_target(y, table.shape[0])
+        labels = check_labels(y, table.shape[0])
         weights = check_weights(sample_weight, table.shape[0])
         classes, codes = encode_classes(labels, weights)
         self._reference = reference_position(self.reference, classes, y)
@@ -278,7 +278,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
     def from_state(
         cls, params: dict[str, Any], tensors: dict[str, Tensor], metadata: dict[str, Any]
     ) -> MultinomialLogisticRegression:
-        """Rebuild a fitted model, which predicts bit for bit alike.
+        """Rebuild a fitted model, whose predictions are the same bit for bit.
 
         Args:
             params: Constructor arguments, as ``get_params`` gives them.

@@ -7,31 +7,16 @@ from typing import TYPE_CHECKING
 
 from raphson import infer
 from raphson._errors import InputError
+from raphson.estimators._inference import InferenceMixin
 from raphson.estimators.fit._covariance import free_covariance
-from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.fit._profile import Profile, profiles
-from raphson.estimators.input._layout import Layout
-from raphson.infer import Estimates
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class ProfileMixin:
+class ProfileMixin(InferenceMixin):
     """Profile likelihoods of an estimator's coefficients."""
-
-    _layout: Layout
-    _penalty: float
-
-    def estimates(self) -> Estimates:
-        """Return the coefficients with their covariance."""
-        raise NotImplementedError
-
-    def _require_fit(self) -> Fitted:
-        raise NotImplementedError
-
-    def _without_errors(self) -> Estimates:
-        raise NotImplementedError
 
     def profile_test(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         r"""Test each coefficient against zero by the profile likelihood, penalized where the fit is by Jeffreys' prior.

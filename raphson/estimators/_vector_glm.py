@@ -18,10 +18,10 @@ from raphson.estimators.fit._options import Progress
 from raphson.estimators.input._formula_rows import FormulaRows
 from raphson.estimators.input._formulas import ALL
 from raphson.estimators.input._layout import Layout, make_layout, make_parameter_layout, served_outputs
-from raphson.estimators.input._named import find_command, named_likelihood
-from raphson.estimators.input._response import check_response, level_codes
+from raphson.estimators.input._named import named_likelihood
 from raphson.estimators.input._rows import make_rows
 from raphson.estimators.input._tables import is_tables, merge_tables
+from raphson.estimators.input._target import check_target, level_codes
 from raphson.estimators.input._validate import check_offset, check_table, check_weights, feature_names
 from raphson.likelihoods import (
     COUNT,
@@ -31,6 +31,8 @@ from raphson.likelihoods import (
     UNIT_INTERVAL,
     Likelihood,
     as_likelihood,
+    command_name,
+    commands,
     from_description,
     to_description,
 )
@@ -69,14 +71,14 @@ class VectorGLM(LinearEstimator):
             (levels, splines, centers) are learned in ``fit`` and kept for prediction. ``- 1`` takes an intercept out,
             ``offset(log(t))`` adds an offset, and the left side ``Surv(time, event)`` names censored times.
         constraints: How columns act on the outputs, as above; None for the default.
-        l2: Penalty :math:`\lambda` of the mean-scale objective, on slopes only: scikit-learn's ``alpha`` for its
+        l2: Penalty :math:`\lambda` of the average loss, on slopes only: scikit-learn's ``alpha`` for its
             Poisson regression.
         penalty: ``"ridge"``, of size ``l2``; or ``"jeffreys"``: the likelihood times the root of the determinant of
             the expected information, whose maximum is finite under separation and less biased (Firth 1993).
         fit_intercept: False leaves out the intercept of the parameters that columns act on; constants stay.
         solver: ``"auto"``, ``"newton"`` (dense Hessian) or ``"newton-cg"`` (Hessian products); for a concave likelihood
             without constraints also ``"gradient-descent"`` or ``"sgd"``.
-        tol: Bound on the infinity norm of the gradient of the mean-scale objective.
+        tol: Bound on the infinity norm of the gradient of the average loss.
         max_iter: Largest number of iterations.
         warm_start: Start from the previous fit's coefficients.
         progress: True shows the iterations of a long fit on the terminal; a function is called with every ``Step``.
@@ -178,7 +180,7 @@ class VectorGLM(LinearEstimator):
             )
         table, names = self._read(X)
         y, levels = level_codes(y, likelihood)
-        response, c = check_response(y, table.shape[0], likelihood)
+        response, c = check_target(y, table.shape[0], likelihood)
         layout = self._make_layout(likelihood, c, names)
         if levels is not None and layout.outputs == tuple(f"{k}|{k + 1}" for k in range(len(levels) - 1)):
             cuts = tuple(f"{low}|{high}" for low, high in itertools.pairwise(levels))
@@ -213,8 +215,8 @@ class VectorGLM(LinearEstimator):
         if self._columns is None:
             constraints = self.constraints
             if constraints is None and isinstance(self.likelihood, str):
-                command = find_command(self.likelihood)
-                constraints = None if command is None else command.constraints
+                named = commands().get(command_name(self.likelihood))
+                constraints = None if named is None else named[1].constraints
             return make_layout(likelihood, c, names, constraints, self.fit_intercept and not left_out)
         without = left_out if self.fit_intercept else tuple(self._columns)
         layout = make_parameter_layout(likelihood, c, self._columns, without)
@@ -249,7 +251,7 @@ class VectorGLM(LinearEstimator):
         return mean[:, 0] if mean.ndim == 2 and mean.shape[1] == 1 else mean
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None, offset: Any = None) -> float:
-        """Return the mean log-likelihood per row, larger being better, for every likelihood alike.
+        """Return the mean log-likelihood per row, larger being better, whatever the likelihood.
 
         Args:
             X: ``(N, D)`` rows.
@@ -264,7 +266,7 @@ class VectorGLM(LinearEstimator):
         if self._formulas is not None:
             y = self._formulas.response(X, y)
         y, _ = level_codes(y, self._likelihood(), self.levels_)
-        response, _ = check_response(y, f.shape[0], self._likelihood())
+        response, _ = check_target(y, f.shape[0], self._likelihood())
         loglik = -self._likelihood().nll(f, response)
         weights = check_weights(sample_weight, f.shape[0])
         return float(loglik.mean() if weights is None else (weights @ loglik) / weights.sum())
@@ -360,7 +362,7 @@ class VectorGLM(LinearEstimator):
 
     @classmethod
     def from_state(cls, params: dict[str, Any], tensors: dict[str, Tensor], metadata: dict[str, Any]) -> VectorGLM:
-        """Rebuild a fitted model, which predicts bit for bit alike.
+        """Rebuild a fitted model, whose predictions are the same bit for bit.
 
         Args:
             params: Constructor arguments, as ``get_params`` gives them, but the likelihood.

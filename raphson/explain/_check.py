@@ -73,16 +73,7 @@ def check(definition: Definition) -> Check:
 
 
 def evaluate(definition: Definition, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return value, gradient, Hessian and Fisher information as the printed formulas give them, for one row.
-
-    Args:
-        definition: The definition.
-        f: Outputs ``(C,)``.
-        y: The target of one row.
-
-    Returns:
-        Four tensors in double precision.
-    """
+    """Return value, gradient, Hessian and expected information as the printed formulas give them for one row."""
     c = len(definition.outputs)
     values = torch.tensor(definition.values(f.tolist(), y), dtype=torch.float64)
     gradient, hessian, fisher = values[1 : c + 1], values[c + 1 : c + 1 + c * c], values[c + 1 + c * c :]

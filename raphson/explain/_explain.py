@@ -120,14 +120,7 @@ def explain(likelihood: Likelihood | Any) -> Explanation:
 
 
 def explain_name(name: str, **arguments: Any) -> Explanation:
-    """Explain a likelihood by name: what ``raphson explain`` does.
-
-    Args:
-        name: In any spelling: ``student-t``, ``StudentT``.
-        **arguments: Of the constructor; those it does not take are refused.
-
-    Returns:
-        The explanation.
+    """Return the explanation of a likelihood by name, in any spelling, with arguments of its constructor.
 
     Raises:
         InputError: There is no such likelihood, or it takes no such argument or value.

@@ -16,12 +16,6 @@ def explained() -> dict[str, type[Likelihood]]:
 def class_named(name: str) -> type[Likelihood]:
     """Return a class by its name in any spelling: ``student-t``, ``StudentT``, ``student_t``.
 
-    Args:
-        name: The name.
-
-    Returns:
-        The class.
-
     Raises:
         InputError: There is none; the message has the list and the nearest name.
     """

@@ -259,7 +259,7 @@ def _rows(s: Sizes) -> tuple[Row, ...]:
             (c, c),
             "stored by its structure: diagonal, one small block per response, or a diagonal minus a rank-one term",
         ),
-        Row("output Fisher", "E[H]", (*t, c, c), (*every, c, c), (c, c), ""),
+        Row("expected output Hessian", "E[H]", (*t, c, c), (*every, c, c), (c, c), ""),
         Row("gradient", "Jᵀg", (p,), (s.n, p), (p,), ""),
         Row(
             "Gauss-Newton term",

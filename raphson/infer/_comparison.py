@@ -49,8 +49,8 @@ def likelihood_ratio_test(
     df_full: int,
     loglik_restricted: float,
     df_restricted: int,
-    n_full: float | None = None,
-    n_restricted: float | None = None,
+    n_full: float,
+    n_restricted: float,
 ) -> LikelihoodRatioResult:
     r"""Test a restricted fit nested in a full one by :math:`2(\ell_1 - \ell_0) \sim \chi^2_{df_1 - df_0}`.
 
@@ -61,7 +61,7 @@ def likelihood_ratio_test(
         df_full: Its number of estimated parameters.
         loglik_restricted: Maximized log-likelihood of the restricted model.
         df_restricted: Its number of estimated parameters.
-        n_full: Rows (or sum of weights) of the full fit, to check that both saw the same data.
+        n_full: Rows (or sum of weights) of the full fit; both must have seen the same data.
         n_restricted: Rows (or sum of weights) of the restricted fit.
 
     Returns:
@@ -72,7 +72,7 @@ def likelihood_ratio_test(
     """
     from scipy import special
 
-    if n_full is not None and n_restricted is not None and not math.isclose(n_full, n_restricted, rel_tol=1e-9):
+    if not math.isclose(n_full, n_restricted, rel_tol=1e-9):
         raise InputError(
             f"The full model was fitted to {n_full:g} rows and the restricted one to {n_restricted:g}; their "
             "likelihoods are not comparable. Drop rows with missing values first and fit both to the rest."

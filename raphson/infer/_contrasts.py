@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from raphson.infer._estimates import Estimates
-from raphson.infer._mean import chunk_rows, mean_function, row_curvature, row_jacobian, with_intercept
+from raphson.infer._mean import MeanFunction, chunk_rows, mean_function, row_curvature, row_jacobian, with_intercept
 from raphson.likelihoods import Likelihood
 
 if TYPE_CHECKING:
@@ -74,23 +74,13 @@ class MeanTable:
 def average_mean(
     likelihood: Likelihood, coef: Tensor, x: Tensor, share: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor]:
-    r"""Return the average :math:`\sum_n w_n m(B \hat x_n + o_n)` and its Jacobian in the coefficients.
+    r"""Return the average :math:`\sum_n w_n m(B \hat x_n + o_n)` ``(M,)`` and its Jacobian ``(M, C (D + 1))``.
 
-    Args:
-        likelihood: Any likelihood with a mean.
-        coef: Coefficients B, ``(C, D + 1)``, intercept first.
-        x: Features without the intercept, ``(N, D)``.
-        share: Weights w that sum to one, ``(N,)``.
-        offset: Offsets o, ``(N, C)``.
-
-    Returns:
-        The average ``(M,)`` and its Jacobian ``(M, C (D + 1))``.
+    Coefficients B ``(C, D + 1)`` have the intercept first, which x ``(N, D)`` is without; w sums to one, ``(N,)``; o is
+    ``(N, C)``.
     """
-    mean, (c, width) = mean_function(likelihood), coef.shape
-    m = mean(coef[:, 0]).shape[-1]
-    value, jacobian = x.new_zeros(m), x.new_zeros(m, c, width)
-    size = chunk_rows(c * max(m, width))
-    for rows, w, shift in zip(*(torch.split(t, size) for t in (x, share, offset)), strict=True):
+    mean, value, jacobian, chunks = _chunked(likelihood, coef, x, share, offset)
+    for rows, w, shift in chunks:
         xhat = with_intercept(rows)
         f = xhat @ coef.mT + shift
         value += w @ mean(f)
@@ -113,30 +103,14 @@ def average_slope(
 
     .. math:: \sum_n w_n \, \nabla m(f_n)^\top \dot f_n, \qquad \dot f_n = B \dot x_n + \dot o_n,
 
-    where a dot is a derivative in t. A coefficient moves the gradient by the Hessian, and multiplies
-    :math:`\dot x_n`.
-
-    Args:
-        likelihood: Any likelihood with a mean.
-        coef: Coefficients B, ``(C, D + 1)``, intercept first.
-        x: Features without the intercept, ``(N, D)``.
-        share: Weights w that sum to one, ``(N,)``.
-        offset: Offsets o, ``(N, C)``.
-        x_slope: Derivatives of the features, ``(N, D)``.
-        offset_slope: Derivatives of the offsets, ``(N, C)``.
-
-    Returns:
-        The average ``(M,)`` and its Jacobian ``(M, C (D + 1))``.
+    where a dot is a derivative in t, ``x_slope`` ``(N, D)`` and ``offset_slope`` ``(N, C)``. A coefficient moves the
+    gradient by the Hessian, and multiplies :math:`\dot x_n`. Shapes are those of ``average_mean``.
     """
-    mean, (c, width) = mean_function(likelihood), coef.shape
-    m = mean(coef[:, 0]).shape[-1]
-    value, jacobian = x.new_zeros(m), x.new_zeros(m, c, width)
-    size = chunk_rows(c * max(m, width))
-    pieces = (torch.split(t, size) for t in (x, share, offset, x_slope, offset_slope))
-    for rows, w, shift, dx, do in zip(*pieces, strict=True):
+    mean, value, jacobian, chunks = _chunked(likelihood, coef, x, share, offset, x_slope, offset_slope)
+    for rows, w, shift, dx, do in chunks:
         xhat = with_intercept(rows)
         f, df = xhat @ coef.mT + shift, dx @ coef[:, 1:].mT + do
-        for entry in range(m):
+        for entry in range(len(value)):
             gradient, (curved,) = row_curvature(mean, f, entry, df[None])
             value[entry] += w @ (gradient * df).sum(-1)
             jacobian[entry] += (w.unsqueeze(-1) * curved).mT @ xhat
@@ -144,16 +118,19 @@ def average_slope(
     return value, jacobian.flatten(1)
 
 
+def _chunked(
+    likelihood: Likelihood, coef: Tensor, *parts: Tensor
+) -> tuple[MeanFunction, Tensor, Tensor, Iterator[tuple[Tensor, ...]]]:
+    """Return the mean, zeros for its average ``(M,)`` and the Jacobian, and the parts in chunks of rows."""
+    mean, (c, width) = mean_function(likelihood), coef.shape
+    m = mean(coef[:, 0]).shape[-1]
+    size = chunk_rows(c * max(m, width))
+    chunks = zip(*(torch.split(part, size) for part in parts), strict=True)
+    return mean, coef.new_zeros(m), coef.new_zeros(m, c, width), chunks
+
+
 def pairwise(estimates: Estimates, levels: Sequence[str]) -> Estimates:
-    """Return the differences of all pairs of levels, the later less the earlier, within each class.
-
-    Args:
-        estimates: One value for each level, class by class.
-        levels: Names of the levels.
-
-    Returns:
-        The differences, labeled ``(class, "b - a")``.
-    """
+    """Return the differences ``(class, "b - a")`` of all pairs of levels, each with a value in every class."""
     k, pairs = len(levels), torch.combinations(torch.arange(len(levels))).tolist()
     classes = [label[0] for label in estimates.labels[::k]]
     matrix = estimates.values.new_zeros(len(classes), len(pairs), len(classes), k)

@@ -158,43 +158,26 @@ class Estimates:
         frame = pd.DataFrame({i: _nullable(column) for i, column in enumerate(matrix.unbind(-1))}, index=self._index())
         return frame.set_axis(self._index(), axis="columns")
 
-    def transform(
-        self,
-        matrix: Tensor,
-        labels: tuple[Label, ...],
-        kind: str | None = None,
-        axis_names: tuple[str, str] | None = None,
-    ) -> Estimates:
+    def transform(self, matrix: Tensor, labels: tuple[Label, ...]) -> Estimates:
         r"""Return the estimates of :math:`M\theta`, with covariance :math:`M V M^T`.
 
         Args:
             matrix: Linear map M, shape ``(q, p)``.
             labels: Labels of the q new entries.
-            kind: New kind; None keeps the present one.
-            axis_names: Names of the two parts of a new label; None keeps the present ones.
 
         Returns:
             The q new estimates; those that depend on what the data leave open are not estimable.
         """
         self._check_width(matrix)
-        return self.propagate(matrix @ self.values, matrix, labels, kind, axis_names)
+        return self.propagate(matrix @ self.values, matrix, labels)
 
-    def propagate(
-        self,
-        values: Tensor,
-        jacobian: Tensor,
-        labels: tuple[Label, ...],
-        kind: str | None = None,
-        axis_names: tuple[str, str] | None = None,
-    ) -> Estimates:
+    def propagate(self, values: Tensor, jacobian: Tensor, labels: tuple[Label, ...]) -> Estimates:
         r"""Return the estimates of :math:`g(\theta)` by the delta method, with covariance :math:`J V J^T`.
 
         Args:
             values: :math:`g(\hat\theta)`, shape ``(q,)``.
             jacobian: :math:`J = \partial g / \partial\theta` at the estimate, shape ``(q, p)``.
             labels: Labels of the q new entries.
-            kind: New kind; None keeps the present one.
-            axis_names: Names of the two parts of a new label; None keeps the present ones.
 
         Returns:
             The q new estimates; those that depend on what the data leave open are not estimable.
@@ -205,10 +188,10 @@ class Estimates:
             values=values,
             covariance=Dense(symmetric_part(covariance)),
             labels=labels,
-            kind=self.kind if kind is None else kind,
+            kind=self.kind,
             df_resid=self.df_resid,
             null_space=_map_null_space(jacobian, self._open_directions()),
-            axis_names=self.axis_names if axis_names is None else axis_names,
+            axis_names=self.axis_names,
         )
 
     def _check_width(self, matrix: Tensor) -> None:

@@ -26,17 +26,11 @@ class _Side:
 
 
 def read_hypothesis(text: str, labels: Sequence[Label]) -> tuple[Tensor, Tensor]:
-    """Return the restrictions that a text stands for.
+    """Return the restrictions that a text stands for: the matrix ``(r, p)``, and what its product is to be ``(r,)``.
 
-    A name that several outputs have (``x`` with three classes) gives a restriction for each of them; ``x of b`` is that
-    of the output ``b`` alone. A name in backquotes is taken as it is.
-
-    Args:
-        text: Sums of numbers times names, joined by one or more equals signs.
-        labels: ``(output, feature)`` of the estimates.
-
-    Returns:
-        The matrix ``(r, p)`` and what its product with the estimates is ``(r,)``.
+    A text is sums of numbers times names, joined by one or more equals signs. A name that several outputs have (``x``
+    with three classes) gives a restriction for each of them; ``x of b`` is that of the output ``b`` alone. A name in
+    backquotes is taken as it is.
 
     Raises:
         InputError: If the text cannot be read, or a name is not known.

@@ -208,13 +208,6 @@ def average_marginal_effects(
 
 
 def binary_columns(x: Tensor) -> Tensor:
-    """Return which columns hold both 0 and 1 and nothing else.
-
-    Args:
-        x: Features, ``(N, D)``.
-
-    Returns:
-        Bool mask of shape ``(D,)``.
-    """
+    """Return which columns of ``(N, D)`` hold both 0 and 1 and nothing else, ``(D,)``."""
     zero, one = x == 0, x == 1
     return (zero | one).all(0) & zero.any(0) & one.any(0)

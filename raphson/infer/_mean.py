@@ -16,14 +16,7 @@ CHUNK_ELEMENTS = 2**22
 
 
 def mean_function(likelihood: Likelihood) -> MeanFunction:
-    """Return the map from outputs ``(..., C)`` to means ``(..., M)``, with M = 1 for a scalar mean.
-
-    Args:
-        likelihood: Any likelihood with a mean.
-
-    Returns:
-        The map.
-    """
+    """Return the map from outputs ``(..., C)`` to means ``(..., M)``, with M = 1 for a scalar mean."""
 
     def mean(f: Tensor) -> Tensor:
         value = likelihood.mean(f)
@@ -33,32 +26,16 @@ def mean_function(likelihood: Likelihood) -> MeanFunction:
 
 
 def row_jacobian(function: MeanFunction, f: Tensor) -> Tensor:
-    """Return the Jacobian of each row, ``(N, M, C)``.
-
-    Args:
-        function: Map from ``(..., C)`` to ``(..., M)`` that acts on rows separately.
-        f: Outputs, ``(N, C)``.
-
-    Returns:
-        The Jacobians.
-    """
+    """Return the Jacobian ``(N, M, C)`` of a function that acts on each row of outputs ``(N, C)`` separately."""
     jacobian: Tensor = torch.func.vmap(torch.func.jacrev(function))(f)
     return jacobian
 
 
 def row_curvature(function: MeanFunction, f: Tensor, entry: int, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return gradient and Hessian products of one entry of the mean, for every row.
+    """Return gradients ``(N, C)`` and Hessian products ``(J, N, C)`` of one entry of the mean, for every row.
 
-    Only the products are formed: the Hessians of all entries would be ``(N, M, C, C)``.
-
-    Args:
-        function: Map from ``(..., C)`` to ``(..., M)`` that acts on rows separately.
-        f: Outputs, ``(N, C)``.
-        entry: Which of the M entries.
-        directions: Vectors that multiply the Hessian of every row, ``(J, C)``, or of its own row, ``(J, N, C)``.
-
-    Returns:
-        Gradients ``(N, C)`` and products ``(J, N, C)``.
+    Only the products are formed: the Hessians of all entries would be ``(N, M, C, C)``. ``directions`` are for every
+    row, ``(J, C)``, or each for its own, ``(J, N, C)``.
     """
 
     # Rows do not mix, so that the gradient of the sum over rows holds the gradient of each.

@@ -2,16 +2,18 @@
 
 from raphson.likelihoods._average import average_hessian as average_hessian
 from raphson.likelihoods._catalogue import catalogue as catalogue
+from raphson.likelihoods._catalogue import command_name as command_name
 from raphson.likelihoods._catalogue import commands as commands
+from raphson.likelihoods._catalogue import make_likelihood as make_likelihood
 from raphson.likelihoods._command import Command as Command
 from raphson.likelihoods._definiteness import Definiteness as Definiteness
 from raphson.likelihoods._definiteness import OutputInertia as OutputInertia
 from raphson.likelihoods._definiteness import definiteness_at as definiteness_at
 from raphson.likelihoods._description import from_description as from_description
 from raphson.likelihoods._description import to_description as to_description
-from raphson.likelihoods._from_torch import Resolved as Resolved
+from raphson.likelihoods._from_torch import TorchLoss as TorchLoss
 from raphson.likelihoods._from_torch import as_likelihood as as_likelihood
-from raphson.likelihoods._from_torch import resolve_loss as resolve_loss
+from raphson.likelihoods._from_torch import from_torch as from_torch
 from raphson.likelihoods._likelihood import Derivatives as Derivatives
 from raphson.likelihoods._likelihood import Likelihood as Likelihood
 from raphson.likelihoods._links import Link as Link

@@ -87,20 +87,7 @@ def average_hessian(
 
 
 def output_hessian(likelihood: Likelihood, f: Tensor, y: Tensor, kind: str) -> SymmetricOperator:
-    """Return the observed or the expected output Hessian.
-
-    Args:
-        likelihood: Any likelihood.
-        f: Outputs ``(..., C)``.
-        y: Targets.
-        kind: ``"observed"`` or ``"expected"``.
-
-    Returns:
-        Batched operator ``(..., C, C)``.
-
-    Raises:
-        InputError: ``kind`` is neither.
-    """
+    """Return the observed or the expected output Hessian; another kind is an ``InputError``."""
     if kind not in {"observed", "expected"}:
         raise InputError(f"kind is {kind!r}, but an output Hessian is 'observed' or 'expected'.")
     return likelihood.hessian(f, y) if kind == "observed" else likelihood.fisher(f, y)
@@ -111,13 +98,7 @@ def rows_in_chunks(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Yield outputs ``(n, C)``, targets ``(n, ...)`` and weights ``(n,)``, leading dimensions flattened.
 
-    Args:
-        f: Outputs ``(..., C)``.
-        y: Targets.
-        weights: Example weights that broadcast to ``(...,)`` from the left, or None.
-
-    Yields:
-        Rows, few enough that dense output Hessians of them fit in memory.
+    The rows are few enough that dense output Hessians of them fit in memory.
 
     Raises:
         InputError: The leading dimensions disagree, or a weight is negative or not finite.
@@ -138,14 +119,9 @@ def rows_in_chunks(
 
 
 def compact(operator: SymmetricOperator) -> tuple[type[EqualBlocks | Diagonal | Dense], Tensor]:
-    """Return the structure of a batched operator and its entries, in which averages of operators are averages.
+    """Return the structure of a batched operator ``(n, C, C)`` and its entries, whose averages are its average's.
 
-    Args:
-        operator: Output Hessians ``(n, C, C)``.
-
-    Returns:
-        ``EqualBlocks`` and the blocks ``(n, M, k, k)``, ``Diagonal`` and the values ``(n, C)``, or ``Dense`` and
-        the matrices ``(n, C, C)``.
+    ``EqualBlocks`` and the blocks ``(n, M, k, k)``, ``Diagonal`` and the values ``(n, C)``, or ``Dense``.
     """
     if isinstance(operator, Scaled):
         structure, entries = compact(operator.operator)

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-
-from raphson._errors import InputError
-
-if TYPE_CHECKING:
-    from raphson.likelihoods._likelihood import Likelihood
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -29,26 +24,3 @@ class Command:
     count: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     constraints: str | None = None
-
-    def make(self, kind: type[Likelihood], number: int, link: str | None = None) -> Likelihood:
-        """Return the likelihood of a class for a number of levels, or of trials, with a link other than its own.
-
-        Args:
-            kind: The class.
-            number: Levels or trials.
-            link: Its name, with dashes or underscores.
-
-        Returns:
-            The likelihood.
-
-        Raises:
-            InputError: The family has no such link.
-        """
-        arguments = dict(self.arguments)
-        if link is not None:
-            name = link.strip().lower().replace("-", "_")
-            if name not in kind.link_names:
-                has = f"choose one of {', '.join(kind.link_names)}" if kind.link_names else "it takes none"
-                raise InputError(f"'{self.name}' has no link '{link}'; {has}.")
-            arguments["link"] = name
-        return kind(**arguments, **({} if self.count is None else {self.count: number}))

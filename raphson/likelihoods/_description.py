@@ -15,13 +15,7 @@ from raphson.likelihoods._links import LINKS, Link
 
 
 def to_description(likelihood: Likelihood) -> dict[str, Any]:
-    """Return a likelihood as a dictionary of plain values.
-
-    Args:
-        likelihood: A member of the catalogue, also a composed one.
-
-    Returns:
-        The dictionary; ``from_description`` makes an equal likelihood of it.
+    """Return a likelihood as a dictionary of plain values, of which ``from_description`` makes an equal one.
 
     Raises:
         InputError: If it is made from code (a function, a link or class of your own), which is not written to files.
@@ -35,12 +29,6 @@ def to_description(likelihood: Likelihood) -> dict[str, Any]:
 
 def from_description(value: dict[str, Any]) -> Likelihood:
     """Return the likelihood that ``to_description`` described.
-
-    Args:
-        value: The dictionary.
-
-    Returns:
-        The likelihood.
 
     Raises:
         InputError: If there is no such class, or it has no such fields.

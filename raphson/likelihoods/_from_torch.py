@@ -34,7 +34,7 @@ Loss: TypeAlias = Likelihood | nn.Module | type[Distribution] | Function
 
 
 @dataclass(frozen=True, eq=False)
-class Resolved:
+class TorchLoss:
     r"""A likelihood together with the reduction that its loss asks for.
 
     ``"mean"`` is :math:`(1/W) \sum_n w_n \ell_n` with :math:`W = \sum_n w_n` and :math:`w_n` from
@@ -60,7 +60,7 @@ def as_likelihood(
     r"""Return the likelihood that a loss, a function or a family of distributions stands for.
 
     * A **torch loss**: value, gradient and Hessian are those of the loss with every option it has; see
-      ``resolve_loss`` for the reduction. Outputs have classes, labels or responses on the **last** axis,
+      ``from_torch`` for the reduction. Outputs have classes, labels or responses on the **last** axis,
       ``(N, T, K)``, where torch's ``CrossEntropyLoss`` has them on axis 1, ``(N, K, T)``.
     * A **function** ``nll(f, y)`` of one example, outputs ``(C,)`` and its target, that returns a number: it is
       applied to all examples at once, and differentiated by torch. ``FunctionOptions`` lists what may be told
@@ -117,29 +117,23 @@ def as_likelihood(
         likelihood: Likelihood = from_function(loss, options)
     else:
         _refuse_options(type(loss).__name__, set(options))
-        likelihood = resolve_loss(loss).likelihood
+        likelihood = from_torch(loss).likelihood
     return likelihood if links is None else Linked(likelihood, links)
 
 
-def resolve_loss(loss: Loss) -> Resolved:
+def from_torch(loss: Loss) -> TorchLoss:
     """Return the likelihood that a loss stands for and how it combines rows.
 
     torch averages ``BCEWithLogitsLoss``, ``MSELoss`` and its other elementwise losses over outputs as well as
     rows, so that with ``"mean"`` the likelihood of a row is the average over its outputs.
 
-    Args:
-        loss: A likelihood, a torch loss, a function or a family, as for ``as_likelihood``.
-
-    Returns:
-        Likelihood and reduction.
-
     Raises:
         InputError: The loss is not known, or it does not reduce to a number.
     """
     if isinstance(loss, Likelihood):
-        return Resolved(loss, None)
+        return TorchLoss(loss, None)
     if _is_function(loss) or _is_family(loss):
-        return Resolved(as_likelihood(loss), None)
+        return TorchLoss(as_likelihood(loss), None)
     # The exact class: a subclass may compute something else.
     convert = _CONVERSIONS.get(type(loss))
     if convert is None:
@@ -156,7 +150,7 @@ def resolve_loss(loss: Loss) -> Resolved:
             f"{type(loss).__name__} has reduction={reduction!r}, which leaves one value per row, but "
             "derivatives need a single number: use reduction='mean' or reduction='sum'."
         )
-    return Resolved(convert(module), reduction)
+    return TorchLoss(convert(module), reduction)
 
 
 def _is_family(loss: object) -> TypeGuard[type[Distribution]]:

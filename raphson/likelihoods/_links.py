@@ -94,17 +94,7 @@ class Link:
 
 
 def as_link(link: str | Link) -> Link:
-    """Return a link by its name.
-
-    Args:
-        link: A name, or a link, which is returned as it is.
-
-    Returns:
-        The link.
-
-    Raises:
-        InputError: There is no link of that name.
-    """
+    """Return a link by its name, a link as it is; an unknown name is an ``InputError``."""
     if isinstance(link, Link):
         return link
     if link not in LINKS:

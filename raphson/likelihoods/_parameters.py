@@ -38,13 +38,6 @@ def check_number(name: str, value: float | None) -> None:
 def split(f: Tensor, fixed: float | None) -> tuple[Tensor, Tensor]:
     """Return the first parameter ``(..., M)`` and the second, ``(..., M)`` or, if fixed, a scalar.
 
-    Args:
-        f: Outputs ``(..., 2 M)``, or ``(..., M)`` if the second parameter is fixed.
-        fixed: Its value as an output, or None.
-
-    Returns:
-        The two.
-
     Raises:
         InputError: There are two parameters per response and an odd number of outputs.
     """
@@ -59,11 +52,7 @@ def split(f: Tensor, fixed: float | None) -> tuple[Tensor, Tensor]:
 def constant(second: Tensor) -> Tensor:
     """Return a parameter that is constant over rows as a scalar: gamma functions of it are then taken once.
 
-    Args:
-        second: ``(..., M)``, or a scalar.
-
-    Returns:
-        The scalar, or ``second``, as it is under a transform of ``torch.func``.
+    Under a transform of ``torch.func``, and where it differs, it stays as it is.
     """
     if second.ndim == 0 or second.numel() == 0 or torch.func.debug_unwrap(second) is not second:
         return second

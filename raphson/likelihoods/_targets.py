@@ -10,14 +10,7 @@ from raphson.likelihoods._support import Support
 
 
 def like_outputs(f: Tensor, y: Tensor) -> Tensor:
-    """Return real-valued targets with the shape and element type of the outputs.
-
-    Args:
-        f: Outputs ``(..., M)``.
-        y: Targets ``(..., M)``, or ``(...,)`` where ``M = 1``.
-
-    Returns:
-        The targets, ``(..., M)``.
+    """Return real-valued targets with the shape ``(..., M)`` and element type of the outputs.
 
     Raises:
         InputError: The shapes do not match; broadcasting them would silently pair every row with every other.
@@ -33,15 +26,7 @@ def like_outputs(f: Tensor, y: Tensor) -> Tensor:
 
 
 def columns(y: Tensor, n_outputs: int, n_parameters: int = 1) -> Tensor:
-    """Return real-valued targets with the axis of responses last, checking its length.
-
-    Args:
-        y: Targets ``(..., M)``, or ``(...,)`` where ``M = 1``.
-        n_outputs: Number of model outputs ``C = M k``.
-        n_parameters: ``k``.
-
-    Returns:
-        The targets, ``(..., M)``.
+    """Return real-valued targets ``(..., M)`` with the axis of responses last, which outputs ``M k`` go with.
 
     Raises:
         InputError: The outputs are no multiple of ``k``, or the last axis does not have one entry per response.
@@ -85,16 +70,7 @@ def log_mean_count(rows: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def refuse_outside(bad: Tensor, y: Tensor, support: str) -> None:
-    """Raise for the first marked target.
-
-    Args:
-        bad: Boolean marks, of the shape of ``y``.
-        y: Targets; the first axis counts rows.
-        support: The admissible values in words, completing "each target must be ...".
-
-    Raises:
-        InputError: Some target is marked.
-    """
+    """Raise ``InputError`` for the first marked target; ``support`` completes "each target must be ..."."""
     if not bool(bad.any()):
         return
     position = torch.nonzero(bad)[0].tolist()

@@ -37,7 +37,7 @@ from raphson.linalg._operator import SlogDet as SlogDet
 from raphson.linalg._operator import SymmetricOperator as SymmetricOperator
 from raphson.linalg._permuted import Permuted as Permuted
 from raphson.linalg._permuted import PermutedRows as PermutedRows
+from raphson.linalg._serialize import from_state_dict as from_state_dict
 from raphson.linalg._size import MAX_DENSE_ELEMENTS as MAX_DENSE_ELEMENTS
 from raphson.linalg._size import check_dense_size as check_dense_size
-from raphson.linalg._state import from_state_dict as from_state_dict
 from raphson.linalg._sum import Sum as Sum

@@ -121,17 +121,7 @@ class Diagonal(SymmetricOperator):
         return replace(self, values=self.values + per_batch(c, self).squeeze(-1))
 
     def solve(self, b: Tensor) -> Tensor:
-        """Return ``A^-1 b``.
-
-        Args:
-            b: ``(*batch, n)`` or ``(*batch, n, k)``.
-
-        Returns:
-            The shape of ``b``.
-
-        Raises:
-            IndefiniteError: If an entry of the diagonal is zero.
-        """
+        """Return ``A^-1 b``; an entry of the diagonal that is zero is an ``IndefiniteError``."""
         zero = self.values == 0
         if bool(zero.any()):
             place = int(zero.reshape(-1, self.shape[-1]).any(0).nonzero()[0])
@@ -200,12 +190,6 @@ class Scaled(SymmetricOperator):
     def shift(self, c: float | Tensor) -> SymmetricOperator:
         """Return ``c A + s I`` as ``c (A + (s / c) I)``, which keeps the structure of ``A``.
 
-        Args:
-            c: The shift ``s``.
-
-        Returns:
-            The shifted operator.
-
         Raises:
             IndefiniteError: If the multiplier is zero, which leaves no operator to shift.
         """
@@ -218,17 +202,7 @@ class Scaled(SymmetricOperator):
         return replace(self, operator=self.operator.shift(ratio.squeeze(-1).squeeze(-1)))
 
     def solve(self, b: Tensor) -> Tensor:
-        """Return ``(c A)^-1 b``.
-
-        Args:
-            b: ``(*batch, n)`` or ``(*batch, n, k)``.
-
-        Returns:
-            The shape of ``b``.
-
-        Raises:
-            IndefiniteError: If the multiplier is zero or the operator is singular.
-        """
+        """Return ``(c A)^-1 b``; a multiplier of zero, or a singular operator, is an ``IndefiniteError``."""
         if bool((self._c == 0).any()):
             raise IndefiniteError("The operator is singular: its multiplier is zero.")
         return columnwise(self, lambda columns: self.operator.solve(columns / self._c), b)

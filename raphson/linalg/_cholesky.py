@@ -21,14 +21,7 @@ def rounding(n: int, dtype: torch.dtype) -> float:
 
 
 def cholesky(matrix: Tensor, *, labels: tuple[str, ...] | None = None) -> Tensor:
-    r"""Return the lower Cholesky factor :math:`L` with :math:`L L^\top = A`.
-
-    Args:
-        matrix: Symmetric ``(*batch, n, n)``; the lower triangle is read.
-        labels: Names of the ``n`` parameters, for the message.
-
-    Returns:
-        ``(*batch, n, n)``, lower triangular.
+    """Return the lower Cholesky factor of a symmetric ``(*batch, n, n)``, whose lower triangle is read.
 
     Raises:
         IndefiniteError: If a leading minor is not positive; the message names the first one and its pivot.
@@ -47,8 +40,8 @@ def cholesky(matrix: Tensor, *, labels: tuple[str, ...] | None = None) -> Tensor
     who = f", parameter '{labels[minor - 1]}'," if labels else ""
     raise IndefiniteError(
         f"The {matrix.shape[-1]} x {matrix.shape[-1]} matrix{where} is not positive definite: leading minor "
-        f"{minor}{who} has pivot {pivot:.3e}. Shift it by a positive constant, use a Gauss-Newton or Fisher "
-        f"approximation, or remove what makes it singular."
+        f"{minor}{who} has pivot {pivot:.3e}. Shift it by a positive constant, use a Gauss-Newton matrix or "
+        f"the expected information, or remove what makes it singular."
     )
 
 
@@ -73,21 +66,12 @@ def cholesky_solve(lower: Tensor, b: Tensor) -> Tensor:
 def solve_symmetric(
     matrix: Tensor, b: Tensor, *, labels: tuple[str, ...] | None = None, terms: Tensor | None = None
 ) -> Tensor:
-    """Solve dense symmetric systems, definite or not.
+    """Return solutions of dense symmetric systems ``(*batch, n, n)``, definite or not, for ``b`` ``(*batch, n, k)``.
 
     The test for singularity is invariant to a rescaling of the parameters, so columns at scales 1e24 and
     1e-24 are not mistaken for collinear ones. A matrix that is singular to working precision raises
-    ``IndefiniteError`` too.
-
-    Args:
-        matrix: Symmetric ``(*batch, n, n)``.
-        b: Right-hand sides ``(*batch, n, k)``.
-        labels: Names of the ``n`` parameters, for the message.
-        terms: Size of what was added up to the diagonal, ``(*batch, n)``, where that canceled; None for the
-            diagonal itself.
-
-    Returns:
-        ``(*batch, n, k)``.
+    ``IndefiniteError`` too. ``terms`` is the size of what was added up to the diagonal, ``(*batch, n)``, where that
+    canceled.
 
     Raises:
         IndefiniteError: If an entry of a matrix is NaN or infinite.
@@ -124,12 +108,6 @@ def _equilibrate(matrix: Tensor) -> Tensor:
 
     Ruiz (2001), "A scaling algorithm to equilibrate both rows and columns norms in matrices"; the error in
     the exponent halves with each of the ten steps. A row of zeros keeps its scale.
-
-    Args:
-        matrix: Symmetric ``(*batch, n, n)``.
-
-    Returns:
-        The scales.
     """
     scale = torch.ones_like(matrix[..., 0])
     for _ in range(10):
@@ -145,17 +123,12 @@ def _refuse_singular(
     labels: tuple[str, ...] | None,
     terms: Tensor | None,
 ) -> None:
-    """Refuse a matrix that is singular to working precision once its parameters have one scale.
+    """Refuse a matrix that is singular to working precision once ``scale`` ``(*batch, n)`` has made parameters equal.
 
-    Three steps of inverse and of direct iteration find the smallest and the largest absolute eigenvalue.
-    Pivots would not do: the smallest one can be far above the smallest eigenvalue.
-
-    Args:
-        solve: Product with the inverse, from factors that may be those of a singular matrix.
-        matrix: ``A``, ``(*batch, n, n)``.
-        scale: ``s`` for which ``diag(s) A diag(s)`` is well scaled, ``(*batch, n)``.
-        labels: Names of the parameters; the largest entries of the null vector say which to report.
-        terms: Size of what was added up to the diagonal, ``(*batch, n)``; None for the diagonal itself.
+    Three steps of inverse (``solve``, perhaps by factors of a singular matrix) and of direct iteration find the
+    smallest and the largest absolute eigenvalue. Pivots would not do: the smallest one can be far above the smallest
+    eigenvalue. The largest entries of the null vector say which labels to report; ``terms`` is as in
+    ``solve_symmetric``.
 
     Raises:
         IndefiniteError: If a matrix is singular.

@@ -52,15 +52,7 @@ class ScaledRows(LinearOperator):
 
 
 def scaled_rows(operator: LinearOperator, scale: Tensor) -> LinearOperator:
-    """Return ``diag(s) A``, as an operator of the kind of ``A`` where that is a tensor of entries.
-
-    Args:
-        operator: ``A``, ``(*batch, m, n)``.
-        scale: ``s``, ``(*batch, m)``.
-
-    Returns:
-        The product.
-    """
+    """Return ``diag(s) A``, s ``(*batch, m)``, as an operator of the kind of ``A`` where that holds its entries."""
     if isinstance(operator, Diagonal):
         return replace(operator, values=scale * operator.values)
     if isinstance(operator, Matrix):
@@ -72,15 +64,7 @@ def scaled_rows(operator: LinearOperator, scale: Tensor) -> LinearOperator:
 
 @singledispatch
 def congruence(operator: SymmetricOperator, scale: Tensor) -> SymmetricOperator:
-    """Return ``diag(s) A diag(s)`` in the structure of ``A``; operators without one here become dense.
-
-    Args:
-        operator: ``A``, ``(*batch, n, n)``.
-        scale: ``s``, ``(*batch, n)``, of any sign.
-
-    Returns:
-        The congruent operator.
-    """
+    """Return ``diag(s) A diag(s)``, s ``(*batch, n)``, in the structure of ``A``, or dense where that has none here."""
     check_dense_size(operator.shape, operator.dtype, "an operator whose structure rescaling keeps")
     return congruence(Dense(operator.to_dense(), labels=operator.labels), scale)
 
@@ -118,15 +102,7 @@ def _(operator: Sum, scale: Tensor) -> SymmetricOperator:
 
 @singledispatch
 def plus_diagonal(operator: SymmetricOperator, values: Tensor) -> SymmetricOperator:
-    """Return ``A + diag(v)`` in the structure of ``A``, as a ``Sum`` where it has no room for a diagonal.
-
-    Args:
-        operator: ``A``, ``(*batch, n, n)``.
-        values: ``v``, ``(*batch, n)``, of any sign.
-
-    Returns:
-        The sum.
-    """
+    """Return ``A + diag(v)``, v ``(*batch, n)``, in the structure of ``A``, a ``Sum`` where that holds no diagonal."""
     return Sum((operator, Diagonal(values)), labels=operator.labels)
 
 

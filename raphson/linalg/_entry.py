@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,14 +12,30 @@ from torch import Tensor
 
 from raphson._errors import InputError
 
-if TYPE_CHECKING:
-    from raphson.linalg._operator import LinearOperator
-
 HALF = frozenset({torch.float16, torch.bfloat16})
 """Types in which PyTorch multiplies but does not decompose."""
 
 _PRODUCTS = {"mv": (-1, -1), "rmv": (-1, -2), "mm": (-2, -1), "rmm": (-2, -2)}
 """For each product which axis of its argument has the length of which axis of the operator."""
+
+
+class Guarded(Protocol):
+    """What is done around an operator's methods needs of it."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape ``(*batch, m, n)``."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lives."""
+
+    def to(self, *, dtype: torch.dtype) -> Any:
+        """Return the operator in another element type."""
 
 
 def as_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
@@ -33,7 +49,7 @@ def single(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
-def guard(cls: type[LinearOperator]) -> None:
+def guard(cls: type[Guarded]) -> None:
     """Put around the methods that an operator class defines what they owe their callers."""
     for name, method in list(vars(cls).items()):
         if name in _WRAPPERS and not getattr(method, "__isabstractmethod__", False):
@@ -44,7 +60,7 @@ def _product(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     axis, side = _PRODUCTS[name]
 
     @functools.wraps(method)
-    def product(self: LinearOperator, v: Any) -> Any:
+    def product(self: Guarded, v: Any) -> Any:
         if not isinstance(v, Tensor):
             return as_numpy(product(self, _tensor(self, v)))
         length = v.shape[axis] if v.ndim >= -axis else None
@@ -57,7 +73,7 @@ def _product(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _solve(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def solve(self: LinearOperator, b: Any, *args: Any, **options: Any) -> Any:
+    def solve(self: Guarded, b: Any, *args: Any, **options: Any) -> Any:
         if not isinstance(b, Tensor):
             return as_numpy(solve(self, _tensor(self, b), *args, **options))
         n = self.shape[-1]
@@ -73,7 +89,7 @@ def _solve(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _decomposition(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def decomposition(self: LinearOperator) -> Any:
+    def decomposition(self: Guarded) -> Any:
         if self.dtype not in HALF:
             return method(self)
         result = getattr(self.to(dtype=torch.float32), name)()
@@ -91,7 +107,7 @@ _WRAPPERS = {
 }
 
 
-def _tensor(operator: LinearOperator, v: Any) -> Tensor:
+def _tensor(operator: Guarded, v: Any) -> Tensor:
     """Return a NumPy array of real numbers in the operator's type, on its device."""
     if not isinstance(v, np.ndarray) or v.dtype.kind not in "fiub":
         kind = f"an array of {v.dtype}" if isinstance(v, np.ndarray) else f"a {type(v).__name__}"
@@ -101,7 +117,7 @@ def _tensor(operator: LinearOperator, v: Any) -> Tensor:
     return torch.tensor(v, dtype=operator.dtype, device=operator.device)
 
 
-def _refusal(operator: LinearOperator, name: str, v: Tensor, length: int) -> InputError:
+def _refusal(operator: Guarded, name: str, v: Tensor, length: int) -> InputError:
     what = f"{type(operator).__name__} of shape {tuple(operator.shape)}"
     remedy = "Convert it by v.to(op.device, op.dtype)"
     if v.dtype is not operator.dtype:

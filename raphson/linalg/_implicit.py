@@ -178,13 +178,7 @@ class Implicit(_Functions, DenseForm):
             yield start, self.mm(columns)
 
     def _solve_columns(self, b: Tensor) -> Tensor:
-        """Return ``A^-1 B``: every column of every batch element is a right-hand side of its own.
-
-        Args:
-            b: ``(*batch, n, k)``.
-
-        Returns:
-            The shape of ``b``.
+        """Return ``A^-1 B``: every column ``(*batch, n, k)`` of every batch element is a right-hand side of its own.
 
         Raises:
             IndefiniteError: If a direction of non-positive curvature is met.

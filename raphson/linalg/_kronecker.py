@@ -248,16 +248,7 @@ class KroneckerEigen(SymmetricOperator):
 
 
 def _apply(functions: Sequence[Callable[[Tensor], Tensor]], sizes: list[int], v: Tensor) -> Tensor:
-    """Apply one linear function along each of the axes that the rows of ``V`` are made of.
-
-    Args:
-        functions: One for each axis, ``(*batch, n_i, k) -> (*batch, m_i, k)``.
-        sizes: The ``n_i``.
-        v: ``(*batch, n_1 n_2 ..., k)``.
-
-    Returns:
-        ``(*batch, m_1 m_2 ..., k)``.
-    """
+    """Return ``(*batch, m_1 m_2 ..., k)``: one linear function ``n_i -> m_i`` along each axis that the rows have."""
     k = v.shape[-1]
     before = 1
     for i, (function, size) in enumerate(zip(functions, sizes, strict=True)):

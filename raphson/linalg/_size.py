@@ -14,16 +14,7 @@ MAX_DENSE_ELEMENTS = 2**28
 
 
 def check_dense_size(shape: Sequence[int], dtype: torch.dtype, alternative: str) -> None:
-    """Refuse an array that is too large to form.
-
-    Args:
-        shape: Its shape.
-        dtype: Its element type.
-        alternative: What to call instead, for the message.
-
-    Raises:
-        TooLargeError: If it has more than ``MAX_DENSE_ELEMENTS`` elements.
-    """
+    """Raise ``TooLargeError`` for an array of more than ``MAX_DENSE_ELEMENTS``; it names what to call instead."""
     elements = math.prod(shape)
     if elements > MAX_DENSE_ELEMENTS:
         size = elements * dtype.itemsize / 1e9

@@ -16,15 +16,7 @@ def rounding_level(eigenvalues: Tensor) -> Tensor:
 
 
 def eigenvalue_power(eigenvalues: Tensor, p: float, level: Tensor | float) -> Tensor:
-    """Return ``lambda ** p``.
-
-    Args:
-        eigenvalues: Of any shape.
-        p: Exponent.
-        level: Absolute value up to which an eigenvalue counts as zero, broadcast against ``eigenvalues``.
-
-    Returns:
-        The powers; an eigenvalue that counts as zero has power 0 under a positive fractional ``p``.
+    """Return ``lambda ** p``, zero for an eigenvalue up to ``level`` under a positive fractional ``p``.
 
     Raises:
         IndefiniteError: For a fractional power of a negative eigenvalue or a negative power of a zero one.
@@ -40,7 +32,7 @@ def eigenvalue_power(eigenvalues: Tensor, p: float, level: Tensor | float) -> Te
     if bool((eigenvalues[~zero] < 0).any()):
         raise IndefiniteError(
             f"The operator is not positive semi-definite: its smallest eigenvalue is "
-            f"{float(eigenvalues.min()):.3e}, so it has no real power {p:g}. Use a Gauss-Newton or Fisher "
-            f"approximation, or shift it first."
+            f"{float(eigenvalues.min()):.3e}, so it has no real power {p:g}. Use a Gauss-Newton matrix or "
+            f"the expected information, or shift it first."
         )
     return torch.where(zero, 0.0, eigenvalues.clamp_min(0.0) ** p)

@@ -31,14 +31,7 @@ def has_blocks(hessian: LinearHessian) -> bool:
 
 
 def block_jacobi_inverse(hessian: LinearHessian) -> Callable[[Tensor], Tensor]:
-    """Return the inverse of a Hessian's diagonal blocks, or of its diagonal where there are none or too large ones.
-
-    Args:
-        hessian: Hessian of a linear model, ``(P, P)``.
-
-    Returns:
-        The map ``v -> M^-1 v`` for ``v`` of shape ``(P,)``.
-    """
+    """Return ``v -> M^-1 v``, M the Hessian's diagonal blocks, or its diagonal where they are none or too large."""
     if not has_blocks(hessian):
         diagonal = hessian.diagonal()
         scaled = (diagonal + _RIDGE * diagonal.mean()).reciprocal()

@@ -105,11 +105,7 @@ class LinearHessian(DenseForm):
     def constant_over_rows(self, n_separate: int = 1) -> Tensor:
         """Return the ``(P, P)`` tensor there would be if every row had the mean of the output Hessians.
 
-        Args:
-            n_separate: Outputs are dealt out to so many parameters in turn; entries between two of them are left out.
-
-        Returns:
-            The tensor.
+        Outputs are dealt out to ``n_separate`` parameters in turn; entries between two of them are left out.
         """
         total, n, places = torch.zeros((), dtype=torch.float64), 0.0, torch.zeros(2, 0, dtype=torch.long)
         for block, output, weights in self.parts():
@@ -131,7 +127,7 @@ class LinearHessian(DenseForm):
         total = torch.zeros(self.output_map.shapes[0], dtype=self.element, device=self.device)
         for block, output, weights in self.parts():
             entries = output.diagonal().mT[self.output_map.selected].to(self.element)
-            total += block.squares(entries if weights is None else entries * weights.to(self.element))
+            total += block.adjoint_squared(entries if weights is None else entries * weights.to(self.element))
         found = total.reshape(-1) / self.total_weight
         return found if self.ridge is None else found + self.ridge.diagonal.to(self.element)
 

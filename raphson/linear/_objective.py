@@ -180,15 +180,7 @@ class LinearObjective:
         return self._hessian(lambda: self._recomputed(theta, kind))
 
     def evaluate(self, theta: Tensor, hessian: Kind | None = "observed") -> Evaluation:
-        """Return value, gradient and (unless None is asked for) the Hessian, in one pass over the data.
-
-        Args:
-            theta: Parameters ``(P,)``, float64.
-            hessian: Which Hessian: ``"observed"``, ``"expected"`` or None.
-
-        Returns:
-            The three at ``theta``.
-        """
+        """Return value, gradient and, unless None is asked for, the Hessian at ``theta``, in one pass over the data."""
         if self._compiled is not None:
             at = self._compiled.evaluator.at(theta.double().contiguous(), self._cached_dtype if hessian else None)
             make = None if hessian is None else functools.partial(self._compiled_hessian, theta, hessian, at.p)
@@ -334,15 +326,8 @@ class LinearObjective:
     def score_gram(self, theta: Tensor, *, squared_weights: bool = True) -> Tensor:
         r"""Return :math:`\sum_n w_n^2 (J_n^T g_n) (J_n^T g_n)^T`, ``(P, P)``: the middle of the sandwich.
 
-        The penalty has no part in it; the scale is the sum, not the mean.
-
-        Args:
-            theta: Parameters ``(P,)``.
-            squared_weights: True for sampling weights; False where a weight counts copies of a row, each with a score
-                of its own, and enters once.
-
-        Returns:
-            A dense symmetric tensor.
+        The penalty has no part in it; the scale is the sum, not the mean. Where a weight counts copies of a row, each
+        with a score of its own, it enters once: without ``squared_weights``.
         """
         uniform = self.output_map.is_uniform
         parts = (
@@ -419,12 +404,7 @@ class LinearObjective:
     def with_curvature(self, dtype: torch.dtype, *, products: bool = False) -> LinearObjective:
         """Return the same objective with Hessians of another element type; only those of uniform maps can have it.
 
-        Args:
-            dtype: That type.
-            products: Whether Hessians are wanted for their products: probabilities are then cached in that type too.
-
-        Returns:
-            The objective.
+        Where they are wanted for their ``products``, probabilities are cached in that type too.
         """
         if not self.output_map.is_uniform or (dtype == self.curvature_dtype and not products):
             return self

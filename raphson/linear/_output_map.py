@@ -92,15 +92,7 @@ class OutputMap:
 
     @staticmethod
     def of_columns(intercepts: Tensor, matrices: Sequence[Tensor]) -> OutputMap:
-        """Group the columns of a table by equal constraint matrices.
-
-        Args:
-            intercepts: Constraint matrix of the ones, ``(C, r_0)``; r_0 = 0 for a design without ones.
-            matrices: Those of the D columns, ``(C, r)`` each.
-
-        Returns:
-            The map of a design with D or D + 1 columns.
-        """
+        """Group a table's columns by equal constraint matrices ``(C, r)``; ``intercepts`` has r = 0 without ones."""
         first = int(intercepts.shape[1] > 0)
         known: dict[int, list[int]] = {}  # columns mostly share one tensor: it is read once
         members: dict[tuple[Any, ...], list[int]] = {}
@@ -117,14 +109,9 @@ class OutputMap:
         return OutputMap(tuple(groups), d, bool(first))
 
     def restrict(self, kept: Tensor) -> tuple[OutputMap, Tensor, Tensor]:
-        """Return the map of some of the parameters, the others being zero.
+        """Return the map of the parameters in ``kept`` ``(P,)``, the ones' among them, the others being zero.
 
-        Args:
-            kept: Which parameters stay, bool ``(P,)``, those of the ones among them.
-
-        Returns:
-            The map on the columns that still have parameters; which columns those are ``(d,)``; and the place of each
-            of its parameters among all ``(p,)``.
+        With it come the columns that still have parameters, ``(d,)``, and the place of each parameter among all.
         """
         first = int(self.intercept)
         place = torch.arange(self.n_parameters)
@@ -342,16 +329,7 @@ class OutputMap:
     # between standardized columns and the table's ----------------------------------------------------------------
 
     def to_table(self, theta: Tensor, center: Tensor, scale: Tensor) -> Tensor:
-        """Turn parameters ``(..., P)`` of standardized columns into those of the table's columns.
-
-        Args:
-            theta: ``(..., P)``.
-            center: ``(D,)`` subtracted from the columns, zero where ``can_center`` is False.
-            scale: ``(D,)`` by which they were divided.
-
-        Returns:
-            ``(..., P)``.
-        """
+        """Turn parameters ``(..., P)`` of columns, less ``center`` ``(D,)`` over ``scale``, into the table's."""
         center, scale = self._wide(center, 0.0), self._wide(scale, 1.0)
         parts = [part / scale[g.columns] for g, part in zip(self.groups, self.split(theta), strict=True)]
         if self.intercept and self.is_uniform:

@@ -23,16 +23,9 @@ _ROWS = 4096
 
 
 def output_units(likelihood: Likelihood, y: Tensor, weights: Tensor | None, n_outputs: int) -> Tensor | None:
-    r"""Return :math:`I_{cc}^{-1/2}` at the start values: one standard error of each output from one row.
+    """Return :math:`I_{cc}^{-1/2}` at the start values ``(C,)``: one standard error of each output from one row.
 
-    Args:
-        likelihood: The likelihood.
-        y: Targets.
-        weights: ``(N,)`` or None.
-        n_outputs: ``C``.
-
-    Returns:
-        ``(C,)``, or None where outputs are pure numbers.
+    None where outputs are pure numbers.
     """
     if not likelihood.has_units:
         return None

@@ -10,14 +10,7 @@ from torch import nn
 
 
 def place_of_call(model: Any) -> str:
-    """Return the name of the innermost module, or else function, of a model that is being called.
-
-    Args:
-        model: The module, or the function.
-
-    Returns:
-        Words that begin a sentence, such as ``"Module 'body.drop' (DropPath)"``.
-    """
+    """Return the innermost module or function of a model being called: ``"Module 'body.drop' (DropPath)"``."""
     names = {id(part): name for name, part in model.named_modules()} if isinstance(model, nn.Module) else {}
     function = ""
     frame: FrameType | None = sys._getframe(1)

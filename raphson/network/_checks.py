@@ -125,15 +125,7 @@ class Traits:
 
 
 def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
-    """Evaluate a model on the first and the last of ``n`` examples, apart and together.
-
-    Args:
-        model: The model.
-        x: Inputs of the examples.
-        n: Their number.
-
-    Returns:
-        The outputs of both, and what the evaluation shows.
+    """Return a model's outputs for the first and last of ``n`` examples, apart and together, and what they show.
 
     Raises:
         InputError: The output of an example depends on the others, or the model makes a call that no fixed function of

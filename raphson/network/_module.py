@@ -110,14 +110,7 @@ class Model:
         return tuple(number for tensor in tensors for number in (tensor.data_ptr(), in_place_version(tensor)))
 
     def check_unchanged(self, versions: tuple[int, ...]) -> None:
-        """Raise unless parameters and buffers are as they were.
-
-        Args:
-            versions: What ``versions`` returned.
-
-        Raises:
-            RaphsonError: Something was written into one, or the model has other parts (``refresh``).
-        """
+        """Raise ``RaphsonError`` unless parameters and buffers are as they were when ``versions`` were taken."""
         self.refresh()
         if versions != self.versions():
             raise RaphsonError(
@@ -130,14 +123,9 @@ class Model:
         return {name: p.detach().requires_grad_() for name, p in self.space.tensors.items()}
 
     def call(self, params: Mapping[str, Tensor] | None, x: Inputs) -> Tensor:
-        """Return the outputs ``(N, ..., C)``.
+        """Return the outputs ``(N, ..., C)``, or the ``logits`` of an output with some (as transformers' models give).
 
-        Args:
-            params: Values of parameters by name; the others, or all if None, are as they are, without gradients.
-            x: Inputs: a tensor, a tuple of positional arguments or a mapping of named ones.
-
-        Returns:
-            The output tensor; of an output with ``logits`` (as transformers' models give), those.
+        Parameters that are not named are as they are, without gradients.
 
         Raises:
             InputError: The output is not a tensor of at least one axis for examples and one for outputs.

@@ -28,14 +28,7 @@ def unwrapped(model: Any) -> Any:
 
 
 def refuse_without_values(module: nn.Module) -> None:
-    """Raise for a module that is a script, or whose parameters hold no values.
-
-    Args:
-        module: The module.
-
-    Raises:
-        InputError: Naming the remedy.
-    """
+    """Raise ``InputError`` for a module that is a script, or whose parameters hold no values; it names the remedy."""
     if isinstance(module, torch.jit.ScriptModule):
         raise InputError(
             "The model is a torch.jit module, whose parameters cannot be replaced: give the module that it was made "
@@ -60,14 +53,7 @@ def is_plain(part: nn.Module) -> bool:
 
 
 def refuse_training_mode(module: nn.Module | None) -> None:
-    """Raise for the first part of a module that is random, or mixes examples, because it is in training mode.
-
-    Args:
-        module: The module; None passes.
-
-    Raises:
-        InputError: Naming the part, and the remedy.
-    """
+    """Raise ``InputError`` for the first part that is random, or mixes examples, because it is in training mode."""
     for name, part in module.named_modules() if module is not None else ():
         trouble = _training_trouble(part) if part.training else None
         if trouble is not None:

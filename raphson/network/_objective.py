@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raphson._errors import InputError, RaphsonWarning
 from raphson.data import Batch, Batches, take, tree_map
-from raphson.likelihoods import Likelihood, resolve_loss
+from raphson.likelihoods import Likelihood, from_torch
 from raphson.network._checks import probe, twice
 from raphson.network._module import Model
 from raphson.network._module_parts import refuse_training_mode
@@ -94,19 +94,19 @@ class Objective:
         l2: float = 0.0,
         progress: bool = False,
     ) -> None:
-        resolved = resolve_loss(likelihood)
+        given = from_torch(likelihood)
         if reduction not in {None, "mean", "sum"}:
             raise InputError(f"reduction is {reduction!r}, but it must be 'mean' or 'sum'.")
-        if resolved.reduction is not None and reduction not in {None, resolved.reduction}:
+        if given.reduction is not None and reduction not in {None, given.reduction}:
             raise InputError(
-                f"{type(likelihood).__name__} has reduction='{resolved.reduction}', but the objective was given "
+                f"{type(likelihood).__name__} has reduction='{given.reduction}', but the objective was given "
                 f"reduction='{reduction}': make them the same, or leave the objective's out."
             )
         if not 0 <= l2 < float("inf"):
             raise InputError(f"l2 is {l2:g}, but it must be a finite number that is not negative.")
         self.model = Model(model, params)
-        self.likelihood, self.l2, self.progress = resolved.likelihood, float(l2), progress
-        self.reduction: Reduction = resolved.reduction or reduction or "mean"
+        self.likelihood, self.l2, self.progress = given.likelihood, float(l2), progress
+        self.reduction: Reduction = given.reduction or reduction or "mean"
         refuse_training_mode(self.model.module)
         self._classes_second = isinstance(likelihood, nn.CrossEntropyLoss)
         self._batches = Batches(data, self.model.space.device)
@@ -237,12 +237,9 @@ class Objective:
             )
 
     def check_products(self, second: bool = False) -> None:
-        """Raise ``InputError`` if products with this model's Jacobian would be wrong.
+        """Raise ``InputError`` if products with this model's Jacobian (or its derivatives) would be wrong.
 
         Looks at the first batch's first and last example, once for each choice of parameters.
-
-        Args:
-            second: Whether derivatives of the Jacobian are asked for.
         """
         if self.feed_forward is None:
             self.model.refresh()

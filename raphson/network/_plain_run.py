@@ -23,9 +23,6 @@ def plain_run(checkpointed: bool) -> Generator[None, None, None]:
     checkpoint runs its part once more in the backward pass, when parameters and modes are no longer those of the
     forward pass.
 
-    Args:
-        checkpointed: Whether the model uses checkpoints.
-
     Yields:
         Nothing.
     """

@@ -61,14 +61,7 @@ class ProgressLine:
 
 
 def progress_line(patience: float = 1.0) -> ProgressLine:
-    """Return a callback for a solver that shows a long fit's steps on the terminal.
-
-    Args:
-        patience: Seconds to stay silent, so that short fits leave no trace.
-
-    Returns:
-        A callable that takes a ``Step``; call its ``close()`` when the fit ends.
-    """
+    """Return a callback that shows a long fit's steps on the terminal after some seconds; ``close()`` ends it."""
     return ProgressLine(patience)
 
 

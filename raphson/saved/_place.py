@@ -70,15 +70,7 @@ def write(file: Path, data: bytes) -> None:
 
 
 def put(part: Path, target: Path) -> None:
-    """Rename ``part`` to ``target``; what is there moves aside, and back on failure. The parent must be locked.
-
-    Args:
-        part: The new directory.
-        target: Its place: empty, or something that may be replaced.
-
-    Raises:
-        OSError: If it cannot be renamed.
-    """
+    """Rename ``part`` to ``target``; what is there moves aside, and back on an OSError. The parent must be locked."""
     if not target.exists():
         os.rename(part, target)
         return

@@ -34,16 +34,8 @@ def gradient_descent(
 ) -> Solution:
     r"""Minimize by gradient descent with the fixed step :math:`1 / \mathcal L`.
 
-    With :math:`\mathcal L` a bound on the largest Hessian eigenvalue every step lowers the objective by at least
-    :math:`\|g\|^2 / 2\mathcal L`; for the softmax Bohning's bound is such an :math:`\mathcal L` (Bohning 1992).
-
-    Args:
-        problem: The objective.
-        start: Starting point ``(p,)``.
-        lipschitz: Bound on the largest eigenvalue of the Hessian.
-        tol: Bound on the gradient's norm.
-        max_iter: Largest number of steps.
-        callback: Called with a ``Step`` after every iteration.
+    With :math:`\mathcal L` (``lipschitz``) a bound on the largest Hessian eigenvalue every step lowers the objective
+    by at least :math:`\|g\|^2 / 2\mathcal L`; for the softmax Bohning's bound is such a bound (Bohning 1992).
 
     Returns:
         The solution.
@@ -80,22 +72,13 @@ def stochastic_gradient_descent(
     generator: torch.Generator | None = None,
     callback: Callback | None = None,
 ) -> Solution:
-    r"""Minimize by stochastic gradient descent over shuffled batches with decreasing steps and averaging.
+    r"""Minimize a mean over rows by stochastic gradient descent over shuffled batches, with averaging.
 
     Step t is :math:`1 / (2 \mathcal L + \mu t)` with the strong convexity :math:`\mu` (a penalty's), or
-    :math:`1 / (2 \mathcal L \sqrt{1 + t / T})` with T steps per pass if :math:`\mu = 0`. The answer is the mean of the
-    iterates weighted by t + 1, which removes the noise floor of the last one (Lacoste-Julien, Schmidt and Bach 2012).
-
-    Args:
-        problem: Objective that is a mean over rows.
-        start: Starting point ``(p,)``.
-        lipschitz: Bound on the largest Hessian eigenvalue of a batch.
-        strong_convexity: Lower bound on the smallest Hessian eigenvalue, 0 if unknown.
-        batch_size: Rows per step, 1 and more.
-        tol: Bound on the gradient's norm of the whole objective, checked after every pass.
-        max_iter: Largest number of passes over the rows.
-        generator: Source of the shuffles; None takes one seeded with 0, so that a run repeats exactly.
-        callback: Called with a ``Step`` after every pass.
+    :math:`1 / (2 \mathcal L \sqrt{1 + t / T})` with T steps per pass if :math:`\mu = 0`; :math:`\mathcal L` bounds the
+    Hessian of a batch. The answer is the mean of the iterates weighted by t + 1, which removes the noise floor of the
+    last one (Lacoste-Julien, Schmidt and Bach 2012). The gradient of the whole objective is looked at after every pass,
+    of which there are up to ``max_iter``; without a generator the shuffles are those of seed 0.
 
     Returns:
         The solution; its gradient norm is that of the whole objective.

@@ -260,15 +260,8 @@ def finish_run(
 ) -> Solution:
     """Go on in double precision where a solver led no further, take the last step, and say how it went.
 
-    Args:
-        finish: How to end.
-        run: Where the solver ended.
-        history: Its steps.
-        settled: Whether Newton steps of ``finish.problem`` led there, so that more of them lead no further.
-        tol: Bound on the gradient norm.
-        max_iter: Largest number of iterations of what follows.
-        scoring: As in ``newton``.
-        method: Name of the solver.
+    ``settled`` says that Newton steps of ``finish.problem`` led there, so that more of them lead no further; ``tol``,
+    ``max_iter`` and ``scoring`` are for what follows.
 
     Returns:
         The solution.

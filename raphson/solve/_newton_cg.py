@@ -24,6 +24,9 @@ _TRUST = 0.9
 _EXACT = 0.05
 """Smallest relative residual asked for, short of the tolerance: a step that gained more than this promises no more."""
 
+_PRODUCTS = 500
+"""Largest number of Hessian products for a step."""
+
 
 def newton_cg(
     problem: Problem,
@@ -33,7 +36,6 @@ def newton_cg(
     max_iter: int = 100,
     precondition: Callable[[Evaluation], Inverse] | None = None,
     refresh_cost: float = 0.0,
-    max_products: int = 500,
     kind: str = "observed",
     finish: Finish | None = None,
     callback: Callback | None = None,
@@ -53,7 +55,6 @@ def newton_cg(
         precondition: Turns the state at a point into an approximate inverse of the Hessian.
         refresh_cost: What ``precondition`` costs, in Hessian products. It is kept from step to step until its solves
             have taken that many products more than they would at the rate of the first one.
-        max_products: Largest number of Hessian products per step.
         kind: Which Hessian: the expected one is never indefinite.
         finish: How to end; None for as it comes.
         callback: Called with a ``Step`` after every step.
@@ -82,7 +83,7 @@ def newton_cg(
         forcing = max(gained, _EXACT, 0.5 * tol / at.norm)
         before = length
         right = -at.gradient.to(at.hessian.dtype)
-        solved = cg(at.hessian, right, preconditioner=inverse, tol=forcing, max_iter=max_products)
+        solved = cg(at.hessian, right, preconditioner=inverse, tol=forcing, max_iter=_PRODUCTS)
         step = solved.x.to(theta.dtype)
         if solved.status is CGStatus.NEGATIVE_CURVATURE and not bool(step.any()):
             step = -at.gradient

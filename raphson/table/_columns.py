@@ -34,14 +34,7 @@ class Number:
         return (self.name,)
 
     def encode(self, series: pd.Series[Any]) -> np.ndarray:
-        """Return the column as an ``(N, 1)`` float64 array; missing values are NaN.
-
-        Args:
-            series: The column.
-
-        Returns:
-            The numbers.
-        """
+        """Return the column as an ``(N, 1)`` float64 array; missing values are NaN."""
         return to_numbers(series, self.name)[:, None]
 
 
@@ -58,14 +51,7 @@ class Category:
         return tuple(f"{self.name}[T.{level}]" for level in self.levels[1:])
 
     def encode(self, series: pd.Series[Any]) -> np.ndarray:
-        """Return the ``(N, levels - 1)`` float64 indicator columns; a missing value has NaN in each.
-
-        Args:
-            series: The column.
-
-        Returns:
-            The indicators.
-        """
+        """Return the ``(N, levels - 1)`` float64 indicator columns; a missing value has NaN in each."""
         codes = level_codes(series, self.name, self.levels)
         coded = np.zeros((len(codes), len(self.levels)))
         coded[np.arange(len(codes)), codes] = 1.0
@@ -78,10 +64,6 @@ Column = Number | Category
 
 def learn_column(series: pd.Series[Any], name: str) -> tuple[Column, str | None]:
     """Decide how a column is used: numbers as they are, anything else by treatment coding.
-
-    Args:
-        series: The column; it may have missing values.
-        name: Its name.
 
     Returns:
         The coding, and a sentence for the reader when the column is not simply used as it is.
@@ -138,14 +120,7 @@ def _category(name: str, levels: tuple[str, ...], kind: str, n_rows: int) -> tup
 
 
 def to_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
-    """Return a column as float64, missing values as NaN.
-
-    Args:
-        series: The column.
-        name: Its name, for the message.
-
-    Returns:
-        An ``(N,)`` array.
+    """Return a column as float64 ``(N,)``, missing values as NaN.
 
     Raises:
         InputError: If a cell is a text that is not a number, or is infinite; the message names its row.
@@ -173,29 +148,14 @@ def to_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
 
 
 def level_text(value: Any) -> str:
-    """Return a level as text; ``2.0`` and ``2`` are the same level, whichever way the file was read.
-
-    Args:
-        value: A cell.
-
-    Returns:
-        Its text.
-    """
+    """Return a level as text; ``2.0`` and ``2`` are the same level, whichever way the file was read."""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
     return str(value)
 
 
 def level_codes(series: pd.Series[Any], name: str, levels: tuple[str, ...]) -> np.ndarray:
-    """Return the position of each cell among ``levels``, -1 where missing.
-
-    Args:
-        series: The column.
-        name: Its name, for the message.
-        levels: The known levels.
-
-    Returns:
-        An ``(N,)`` integer array.
+    """Return the position of each cell among the known ``levels``, -1 where missing, ``(N,)``.
 
     Raises:
         InputError: If a cell has a level that is not known; the message names column, row and level.
@@ -212,17 +172,7 @@ def level_codes(series: pd.Series[Any], name: str, levels: tuple[str, ...]) -> n
 
 
 def unseen_level(series: pd.Series[Any], position: int, name: str, levels: Sequence[Any]) -> str:
-    """Return the message for a level that was not there in the fit.
-
-    Args:
-        series: The column.
-        position: Position of the cell in it.
-        name: Its name.
-        levels: The known levels.
-
-    Returns:
-        The message.
-    """
+    """Return the message for a level, at a position of a column, that was not there in the fit."""
     shown = ", ".join(f"'{level}'" for level in levels[:8]) + (", ..." if len(levels) > 8 else "")
     level = level_text(series.iloc[position])
     return (

@@ -40,16 +40,7 @@ _COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
 
 
 def evaluate(expression: Expression, columns: Mapping[str, Any], state: dict[str, Any]) -> Any:
-    """Compute an expression.
-
-    Args:
-        expression: The expression.
-        columns: The table's columns by name, as series.
-        state: What functions learned (centers, knots) by their call; filled where it is empty.
-
-    Returns:
-        A series, or what formulaic's functions return.
-    """
+    """Return the series that an expression of columns gives; what its functions learn is put into ``state``."""
     return _Evaluation(expression.text, columns, state).value(expression.node)
 
 

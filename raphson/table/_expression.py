@@ -89,25 +89,12 @@ class Expression:
 
 
 def quote(name: str) -> str:
-    """Return a column's name as a formula quotes it; a backquote inside is doubled.
-
-    Args:
-        name: The name.
-
-    Returns:
-        The quoted name.
-    """
+    """Return a column's name as a formula quotes it; a backquote inside is doubled."""
     return "`" + name.replace("`", "``") + "`"
 
 
 def tokens(formula: str) -> list[Token]:
-    """Split a formula into its pieces.
-
-    Args:
-        formula: The formula.
-
-    Returns:
-        The pieces.
+    """Return the pieces of a formula.
 
     Raises:
         InputError: If a quote is not closed, or signs or parentheses are heaped up.
@@ -133,27 +120,13 @@ def tokens(formula: str) -> list[Token]:
 
 
 def shown(formula: str) -> str:
-    """Return a formula as messages show it.
-
-    Args:
-        formula: The formula.
-
-    Returns:
-        Its beginning.
-    """
+    """Return the beginning of a formula, as messages show it."""
     text = " ".join(formula[:1000].split())
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def read_expression(pieces: list[Token], formula: str) -> Expression:
-    """Read one expression and check that it holds only what may be computed.
-
-    Args:
-        pieces: Its tokens.
-        formula: The formula that it belongs to, for messages.
-
-    Returns:
-        The expression.
+    """Return the expression that pieces of a formula are, after checking that it holds only what may be computed.
 
     Raises:
         InputError: If it cannot be read, or holds anything but columns, numbers, operators and listed functions.

@@ -46,13 +46,7 @@ class FormulaCoding:
     variables: dict[str, bool]
 
     def encode(self, frame: pd.DataFrame) -> np.ndarray:
-        """Return the ``(N, D)`` matrix of a table without missing values in the columns it reads.
-
-        Args:
-            frame: The table.
-
-        Returns:
-            A float64 array, without the intercept.
+        """Return the ``(N, D)`` matrix, without intercept, of a table without missing values in the columns it reads.
 
         Raises:
             InputError: If a level was not seen in the fit, or a value cannot be computed.
@@ -75,27 +69,12 @@ class FormulaCoding:
 
 
 def variables(right: str) -> list[str]:
-    """Return the columns that the right side of a formula reads, after checking that it holds nothing else.
-
-    Args:
-        right: Right side of a formula.
-
-    Returns:
-        Column names, in order of appearance.
-    """
+    """Return the columns that the right side of a formula reads, in order of appearance, after checking it."""
     return list(read_terms(right).columns)
 
 
 def learn_formula(right: str, frame: pd.DataFrame) -> tuple[FormulaCoding, list[str]]:
-    """Learn the coding of a formula from a table without missing values in the columns it reads.
-
-    Args:
-        right: Right side of the formula.
-        frame: The table.
-
-    Returns:
-        The coding, and a sentence for each categorical factor.
-    """
+    """Return the coding of a formula, learned from complete rows, and a sentence for each categorical factor."""
     notes: list[str] = []
     terms = read_terms(right)
     uses: dict[str, bool] = {name: False for name in terms.columns}

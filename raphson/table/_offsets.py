@@ -19,13 +19,7 @@ _NAME = "offset"
 
 
 def split_offsets(right: str) -> tuple[str, tuple[str, ...]]:
-    """Take the terms ``offset(...)`` out of the right side of a formula.
-
-    Args:
-        right: The right side.
-
-    Returns:
-        What is left, and the expressions inside.
+    """Return the right side of a formula without its terms ``offset(...)``, and the expressions inside these.
 
     Raises:
         InputError: If an offset stands elsewhere than between plus signs.
@@ -69,13 +63,7 @@ def _closing(pieces: list[Token], start: int, right: str) -> int:
 
 
 def read_offset(text: str) -> Expression:
-    """Read the expression of an offset.
-
-    Args:
-        text: The expression.
-
-    Returns:
-        The expression.
+    """Return the expression of an offset.
 
     Raises:
         InputError: If it is empty, or calls a function that learns from the data.
@@ -91,14 +79,7 @@ def read_offset(text: str) -> Expression:
 
 
 def offset_values(text: str, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
-    """Compute an offset.
-
-    Args:
-        text: Its expression.
-        frame: A table without missing values in the columns that it reads.
-
-    Returns:
-        ``(N,)``.
+    """Return the offset ``(N,)`` that an expression gives for complete rows.
 
     Raises:
         InputError: If a value is not finite; the message names its row.

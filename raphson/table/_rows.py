@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 def numbered(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return the table with rows numbered from 1, as messages count them, and its column names.
 
-    Args:
-        frame: The table.
-
-    Returns:
-        The table and the names.
-
     Raises:
         InputError: If a name is not text, or occurs twice.
     """
@@ -40,15 +34,7 @@ def numbered(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def require(name: str, names: Sequence[str]) -> None:
-    """Raise ``InputError`` unless a table has a column.
-
-    Args:
-        name: The column.
-        names: Columns of the table.
-
-    Raises:
-        InputError: If it has not; the message names one that is spelled alike.
-    """
+    """Raise ``InputError`` unless a table has a column; the message names one that is spelled nearly the same."""
     if name in names:
         return
     near = difflib.get_close_matches(name, names, n=1) or [
@@ -60,15 +46,7 @@ def require(name: str, names: Sequence[str]) -> None:
 
 
 def refuse_missing(frame: pd.DataFrame, needed: Sequence[str]) -> None:
-    """Raise ``InputError`` for the first missing value.
-
-    Args:
-        frame: The table.
-        needed: Columns to look at.
-
-    Raises:
-        InputError: If one has a missing value.
-    """
+    """Raise ``InputError`` for the first missing value in some columns."""
     for name in needed:
         absent = frame[name].isna().to_numpy()
         if absent.any():
@@ -81,16 +59,8 @@ def refuse_missing(frame: pd.DataFrame, needed: Sequence[str]) -> None:
 def complete_rows(frame: pd.DataFrame, needed: list[str], missing: str) -> tuple[np.ndarray, list[str]]:
     """Return positions of the rows without a missing value in ``needed``, and a note if there are others.
 
-    Args:
-        frame: The table.
-        needed: Columns to look at.
-        missing: ``"drop"`` or ``"error"``.
-
-    Returns:
-        The positions, and a note for a reader or none.
-
     Raises:
-        InputError: If there is no complete row, or an incomplete one with ``"error"``.
+        InputError: If there is no complete row, or an incomplete one and ``missing`` is ``"error"``, not ``"drop"``.
     """
     if missing not in ("drop", "error"):
         raise InputError(f"missing must be 'drop' or 'error', not '{missing}'.")
@@ -114,18 +84,7 @@ def complete_rows(frame: pd.DataFrame, needed: list[str], missing: str) -> tuple
 
 
 def weight_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
-    """Return weights, not negative and not all zero.
-
-    Args:
-        series: The column.
-        name: Its name.
-
-    Returns:
-        ``(N,)``.
-
-    Raises:
-        InputError: If one is negative, or none positive.
-    """
+    """Return weights ``(N,)``; a negative one, or none that is positive, is an ``InputError``."""
     values = to_numbers(series, name)
     if (values < 0).any():
         row = int((values < 0).argmax())
@@ -136,18 +95,7 @@ def weight_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
 
 
 def event_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
-    """Return whether events were seen, 1 or 0.
-
-    Args:
-        series: The column.
-        name: Its name.
-
-    Returns:
-        ``(N,)``.
-
-    Raises:
-        InputError: If there is another value.
-    """
+    """Return whether events were seen, 1 or 0, ``(N,)``; another value is an ``InputError``."""
     values = to_numbers(series, name)
     if not np.isin(values, (0.0, 1.0)).all():
         row = int((~np.isin(values, (0.0, 1.0))).argmax())
@@ -158,14 +106,7 @@ def event_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
 
 
 def plain(series: pd.Series[Any]) -> np.ndarray:
-    """Return a complete column as an array; whole numbers that became floats are integers again, if they are exact.
-
-    Args:
-        series: The column.
-
-    Returns:
-        ``(N,)``.
-    """
+    """Return a complete column ``(N,)``; whole numbers that became floats are integers again, if they are exact."""
     values = np.asarray(series.to_numpy())
     if values.dtype.kind == "f" and (np.abs(values) <= LARGEST_WHOLE).all() and (values == np.round(values)).all():
         return values.astype(np.int64)

@@ -48,26 +48,13 @@ class Terms:
 
 
 def split_formula(formula: str) -> tuple[str | None, str]:
-    """Return the target column (None without a left side, or an empty one) and the right side of a formula.
-
-    Args:
-        formula: The formula.
-
-    Returns:
-        Target name (the time, of ``Surv(time, event)``) and right side.
-    """
+    """Return the target column (None without one; the time, of ``Surv``) and the right side of a formula."""
     target, _, right = split_survival(formula)
     return target, right
 
 
 def split_survival(formula: str) -> tuple[str | None, str | None, str]:
     """Return the target column, the event column of ``Surv(time, event)`` and the right side of a formula.
-
-    Args:
-        formula: The formula.
-
-    Returns:
-        Target name (None without a left side, or an empty one), event name or None, and right side.
 
     Raises:
         InputError: If the left side is not one column or ``Surv`` of two, or the right side is empty.
@@ -108,15 +95,7 @@ def split_survival(formula: str) -> tuple[str | None, str | None, str]:
 
 
 def expand_dot(right: str, names: list[str]) -> str:
-    """Return the right side with ``.`` replaced by all of ``names``.
-
-    Args:
-        right: Right side of a formula.
-        names: Columns that ``.`` stands for.
-
-    Returns:
-        The right side, with each name quoted.
-    """
+    """Return the right side of a formula with ``.`` replaced by all of ``names``, quoted."""
     everything = "(" + " + ".join(map(quote, names)) + ")"
     for piece in reversed(tokens(right)):
         if piece.kind == "mark" and piece.text == ".":
@@ -126,14 +105,7 @@ def expand_dot(right: str, names: list[str]) -> str:
 
 @lru_cache(maxsize=32)
 def read_terms(right: str) -> Terms:
-    """Read the right side of a formula.
-
-    Args:
-        right: The right side.
-
-    Returns:
-        Its terms.
-    """
+    """Return the terms of the right side of a formula."""
     reader = _Reader(right)
     terms = reader.sum([INTERCEPT])
     if reader.piece is not None:

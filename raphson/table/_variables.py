@@ -31,15 +31,7 @@ class Variable:
 
 
 def find_variables(coding: tuple[Column, ...] | FormulaCoding, frame: pd.DataFrame) -> dict[str, Variable]:
-    """Return the variables of a design, by name.
-
-    Args:
-        coding: The coding of the design.
-        frame: The table it was learned from.
-
-    Returns:
-        The variables in the order in which the design reads them.
-    """
+    """Return the variables of a design by name, in the order in which it reads them."""
     if not isinstance(coding, FormulaCoding):
         return {
             column.name: Variable(

@@ -69,4 +69,4 @@ def test_blocks_of_a_sparse_design(intercept):
     torch.testing.assert_close(block.predict(coef), coef @ table.mT, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(block.predict(block.arrange(coef)), coef @ table.mT, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(block.adjoint(r), r @ table, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(block.squares(r), r @ table.square(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(block.adjoint_squared(r), r @ table.square(), rtol=1e-12, atol=1e-12)

@@ -162,7 +162,7 @@ def test_likelihood_ratio_test_of_nested_fits(anes, anes_fit):
     llf = [sm.MNLogit(y, sm.add_constant(x[names])).fit(disp=0, tol=1e-10).llf for names in (COLUMNS, ["age", "educ"])]
     assert test.statistic == pytest.approx(2 * (llf[0] - llf[1]), rel=1e-8) and test.df == 18
     assert test.p_value == pytest.approx(stats.chi2.sf(test.statistic, 18), rel=1e-8)
-    with pytest.raises(InputError, match="944 and 900 rows"):
+    with pytest.raises(InputError, match="944 rows and the restricted one to 900"):
         anes_fit.likelihood_ratio_test(MultinomialLogisticRegression().fit(x[["age"]][:900], y[:900]))
     with pytest.raises(InputError, match="l2=0"):
         anes_fit.likelihood_ratio_test(MultinomialLogisticRegression(l2=0.1).fit(x[["age"]], y))

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import minimize
 
 import raphson as rp
-from raphson.estimators.fit._jeffreys import JeffreysObjective, _differences, information_slope
+from raphson.estimators.fit._jeffreys import JeffreysObjective, _differences, information_gradient
 from raphson.likelihoods import (
     Bernoulli,
     Beta,
@@ -169,7 +169,7 @@ def test_differentiated_information_agrees_with_differences(likelihood, y):
     f, targets = model._fitted.objective.predictors(model.solution_.theta).mT, model._fitted.objective.y
     m = torch.from_numpy(np.random.default_rng(3).normal(size=(40, f.shape[1], f.shape[1])))
     expected = _differences(likelihood, f, targets, m @ m.mT)
-    found = information_slope(likelihood, f, targets, m @ m.mT)
+    found = information_gradient(likelihood, f, targets, m @ m.mT)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7 * max(1.0, float(expected.abs().max())))
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from raphson import MultinomialLogisticRegression
 from raphson._errors import InputError
 from raphson.estimators.input._classes import encode_classes
-from raphson.estimators.input._validate import check_target
+from raphson.estimators.input._validate import check_labels
 
 
 @given(
@@ -38,9 +38,9 @@ def test_labels_that_are_no_int64_are_sorted(labels):
 
 def test_integers_need_no_search_for_missing_labels():
     labels = np.arange(5)
-    assert check_target(labels, 5) is labels
+    assert check_labels(labels, 5) is labels
     with pytest.raises(InputError, match="row 1"):
-        check_target(pd.array([1, None, 2], dtype="Int64"), 3)
+        check_labels(pd.array([1, None, 2], dtype="Int64"), 3)
 
 
 def test_an_array_after_a_frame_forgets_the_names():

@@ -90,10 +90,10 @@ def test_transform_is_the_linear_map(p, q, seed):
     )
     covariance = root @ root.T
     labels = tuple(("b", i) for i in range(q))
-    image = estimates(values, covariance).transform(torch.tensor(matrix), labels, kind="new")
+    image = estimates(values, covariance).transform(torch.tensor(matrix), labels)
     np.testing.assert_allclose(image.values, matrix @ values, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(image.covariance.to_dense(), matrix @ covariance @ matrix.T, rtol=1e-11, atol=1e-11)
-    assert image.labels == labels and image.kind == "new" and bool(image.estimable.all())
+    assert image.labels == labels and bool(image.estimable.all())
 
 
 def test_refusals():

@@ -136,12 +136,12 @@ def test_pseudo_r2_against_statsmodels(spector):
 
 
 def test_comparison_refusals():
-    assert likelihood_ratio_test(-10.0, 3, -10.0 + 1e-9, 2).statistic == 0.0
+    assert likelihood_ratio_test(-10.0, 3, -10.0 + 1e-9, 2, 9, 9).statistic == 0.0
     for arguments, match in (
-        ((-10.0, 3, -9.0, 2), "not nested in the full model"),
-        ((-10.0, 2, -12.0, 2), "must have fewer"),
+        ((-10.0, 3, -9.0, 2, 9, 9), "not nested in the full model"),
+        ((-10.0, 2, -12.0, 2, 9, 9), "must have fewer"),
         ((-10.0, 3, -12.0, 2, 100, 99), "100 rows and the restricted one to 99"),
-        ((float("nan"), 3, -12.0, 2), "must be finite"),
+        ((float("nan"), 3, -12.0, 2, 9, 9), "must be finite"),
     ):
         with pytest.raises(InputError, match=match):
             likelihood_ratio_test(*arguments)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.func import grad, hessian
 
-from raphson.likelihoods import Likelihood, catalogue, commands, from_description, to_description
+from raphson.likelihoods import Likelihood, catalogue, commands, from_description, make_likelihood, to_description
 
 from .conformance import DTYPE, _by_row
 
@@ -133,4 +133,4 @@ def test_default_columns_by_family():
 def test_commands_make_their_likelihoods():
     for name, (kind, command) in commands().items():
         assert command.name == name == name.lower() and "_" not in name
-        assert type(command.make(kind, 4)) is kind
+        assert type(make_likelihood(name, 4)) is kind

@@ -10,18 +10,18 @@ from torch import nn
 from torch.func import grad, hessian
 
 from raphson import _errors
-from raphson.likelihoods import Bernoulli, Categorical, Gaussian, Resolved, as_likelihood, resolve_loss
+from raphson.likelihoods import Bernoulli, Categorical, Gaussian, TorchLoss, as_likelihood, from_torch
 
 DTYPE = torch.float64
 
 
-def _combine(resolved: Resolved, f, y):
+def _combine(given: TorchLoss, f, y):
     """The objective L of the convention, with its gradient and dense Hessian in all entries of ``f``."""
-    lik = resolved.likelihood
+    lik = given.likelihood
     lik.check(y, f.shape[-1])
     at = lik.derivatives(f, y)
     denominator = 1.0
-    if resolved.reduction == "mean":
+    if given.reduction == "mean":
         w = lik.weight(y)
         denominator = float(at.nll.numel() if w is None else w.sum())
     assert at.hessian is not None
@@ -30,7 +30,7 @@ def _combine(resolved: Resolved, f, y):
 
 
 def _check(loss, f, y, torch_value):
-    value, gradient, curvature = _combine(resolve_loss(loss), f, y)
+    value, gradient, curvature = _combine(from_torch(loss), f, y)
     torch.testing.assert_close(value, torch_value(f), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(gradient, grad(torch_value)(f), rtol=1e-12, atol=1e-12)
     expected = hessian(torch_value)(f).reshape(f.numel(), f.numel())
@@ -162,7 +162,7 @@ def test_binary_cross_entropy_of_probabilities(weight, reduction):
 def test_a_small_squared_error_keeps_its_digits():
     f = torch.tensor([[1.0, 2.0]])
     y = f + torch.tensor([[1e-6, -2e-6]])
-    value, *_ = _combine(resolve_loss(nn.MSELoss()), f, y)
+    value, *_ = _combine(from_torch(nn.MSELoss()), f, y)
     assert value.item() == pytest.approx(nn.MSELoss()(f, y).item(), rel=1e-6)
 
 
@@ -177,17 +177,17 @@ def test_the_sum_of_squares_samples_what_it_says():
 def test_a_likelihood_passes_through():
     lik = Categorical(label_smoothing=0.2)
     assert as_likelihood(lik) is lik
-    assert resolve_loss(lik).reduction is None
+    assert from_torch(lik).reduction is None
     assert isinstance(as_likelihood(nn.CrossEntropyLoss()), Categorical)
     assert isinstance(as_likelihood(nn.BCEWithLogitsLoss(reduction="sum")), Bernoulli)
     assert isinstance(as_likelihood(nn.MSELoss(reduction="sum")), Gaussian)
-    assert resolve_loss(nn.MSELoss(reduction="sum")).reduction == "sum"
+    assert from_torch(nn.MSELoss(reduction="sum")).reduction == "sum"
 
 
 def test_functions_and_families_say_nothing_about_the_reduction():
-    assert resolve_loss(lambda f, y: ((f - y) ** 2).sum()).reduction is None
-    assert resolve_loss(torch.distributions.Gamma).reduction is None
-    assert resolve_loss(torch.distributions.Gamma).likelihood.parameters == ("log_concentration", "log_rate")
+    assert from_torch(lambda f, y: ((f - y) ** 2).sum()).reduction is None
+    assert from_torch(torch.distributions.Gamma).reduction is None
+    assert from_torch(torch.distributions.Gamma).likelihood.parameters == ("log_concentration", "log_rate")
 
 
 def test_a_loss_may_have_links():
@@ -221,4 +221,4 @@ class _Different(nn.CrossEntropyLoss):
 )
 def test_what_is_not_understood_is_refused(loss, words):
     with pytest.raises(_errors.InputError, match=words):
-        resolve_loss(loss)
+        from_torch(loss)

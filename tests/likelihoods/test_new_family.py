@@ -115,9 +115,8 @@ def test_a_description_makes_it_again_also_inside_another() -> None:
 @pytest.mark.usefixtures("exported")
 def test_the_command_line_fits_it(tmp_path, monkeypatch, capsys) -> None:
     from raphson.cli import main
-    from raphson.cli._likelihoods import find_name
 
-    assert find_name("Logistic_Noise") == "logistic-noise"
+    assert lk.command_name("Logistic_Noise") == "logistic-noise"
     rng = np.random.default_rng(0)
     x = rng.normal(size=300)
     y = 1 + 2 * x + rng.logistic(size=300)

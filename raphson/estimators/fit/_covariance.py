@@ -37,17 +37,9 @@ def estimates(
     correction: str | None = None,
     weights: WeightMeaning = "sampling",
 ) -> Estimates:
-    """Return the reported parameters with their covariance.
+    """Return the reported parameters with their covariance, in the order of the layout's labels.
 
-    Args:
-        fitted: The fit.
-        kind: Which covariance.
-        groups: ``(N,)`` cluster of each row, numbered from 0; only for the sandwich.
-        correction: Small-sample factor of the sandwich, as ``infer.small_sample_factor`` names it.
-        weights: Whether the sandwich takes weights as copies of rows or as sampling weights.
-
-    Returns:
-        Estimates in the order of the layout's labels. An unknown kind is an ``InputError``.
+    ``groups`` ``(N,)`` numbers the cluster of each row from 0; the other arguments are those of an estimator.
 
     Raises:
         TooLargeError: If there are more than ``DENSE_COVARIANCE`` free parameters; the message gives the size.
@@ -97,17 +89,7 @@ def free_covariance(
     correction: str | None = None,
     weights: WeightMeaning = "sampling",
 ) -> tuple[Tensor, str]:
-    """Return the covariance of the solver's parameters, and its name.
-
-    Args:
-        fitted: The fit.
-        kind: As in ``estimates``.
-        groups: As in ``estimates``.
-        correction: As in ``estimates``.
-        weights: As in ``estimates``.
-
-    Returns:
-        ``(p, p)`` and the name.
+    """Return the covariance of the solver's parameters ``(p, p)``, and its name; arguments as in ``estimates``.
 
     Raises:
         InputError: If the kind is unknown, or not one for groups.
@@ -150,16 +132,11 @@ def free_covariance(
     return sandwich(inverse, Dense(meat), factor).to_dense(), name
 
 
-def selected_estimates(fitted: Fitted, columns: Tensor, labels: tuple[tuple[str, str], ...]) -> Estimates:
+def column_estimates(fitted: Fitted, columns: Tensor, labels: tuple[tuple[str, str], ...]) -> Estimates:
     """Return the coefficients of some columns with their joint covariance from the observed information.
 
-    Args:
-        fitted: An unpenalized fit of a uniform map whose outputs have coefficients of their own.
-        columns: Positions among the ``D'`` columns, the intercept being column 0, ``(m,)``.
-        labels: Names of the reported coefficients, output by output.
-
-    Returns:
-        Estimates of the reported outputs' coefficients of these columns.
+    The fit is unpenalized, with outputs of their own coefficients. ``columns`` are positions among D', ``(m,)``;
+    ``labels`` names the reported coefficients, output by output.
 
     Raises:
         NotEstimableError: If the systems cannot be solved to nine digits.

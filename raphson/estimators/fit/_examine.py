@@ -31,11 +31,6 @@ def examine(
 ) -> tuple[Fitted, Recession | Divergence | None, str | None]:
     """Look for separation where the fit shows signs of it, and say whether classical inference can be had.
 
-    Args:
-        fitted: A fit.
-        rows: Its rows.
-        options: How it was fitted.
-
     Returns:
         The fit, marked as diverging where targets are separated, with the fit of its limit where some coefficients
         stay finite; what separates them; and the sentence with which standard errors are refused, or None.
@@ -70,15 +65,7 @@ def _looks_separated(fitted: Fitted) -> bool:
 
 
 def recession_of(fitted: Fitted, rows: Rows) -> Recession | None:
-    """Return what makes coefficients infinite without a penalty, or None where nothing is known to.
-
-    Args:
-        fitted: A fit; its last step, if any, is tried as a direction.
-        rows: Its rows.
-
-    Returns:
-        Directions of the parameters of the layout's map.
-    """
+    """Return what makes coefficients infinite without a penalty, or None; the last step is tried as a direction."""
     layout, likelihood, step = fitted.layout, fitted.objective.likelihood, fitted.solution.last_step
     by_class = likelihood.differences_only and layout.is_relative
     labels = [layout.labels[i] for i in layout.order.argsort().tolist()]
@@ -95,16 +82,7 @@ def recession_of(fitted: Fitted, rows: Rows) -> Recession | None:
 
 
 def only_penalized(fitted: Fitted, rows: Rows) -> tuple[Tensor | None, str | None]:
-    """Look for what only a ridge penalty keeps finite.
-
-    Args:
-        fitted: A penalized fit.
-        rows: Its rows.
-
-    Returns:
-        The directions of recession of the likelihood alone, as reported parameters ``(P, r)``, and a sentence; None and
-        None where nothing is known to be separated.
-    """
+    """Return the reported directions ``(P, r)`` that only a ridge penalty keeps finite, and a sentence; or Nones."""
     found = recession_of(fitted, rows)
     if found is None:
         return None, None

@@ -36,13 +36,7 @@ def fit(
 ) -> tuple[Fitted, Collinearity | None]:
     """Minimize the average loss of a linear model, on independent columns where there is no penalty.
 
-    Args:
-        rows: The rows with their targets.
-        likelihood: The likelihood.
-        layout: Columns, outputs and how the reported parameters act.
-        options: How to fit.
-        start: Coefficients of the table's columns to start from, ``(C, D')``, an earlier fit's; None for intercepts
-            that suit all rows alike.
+    An earlier fit's coefficients ``(C, D')`` may be the start; None takes intercepts that suit all rows.
 
     Returns:
         The fit, and what is collinear, or None where nothing is or it was not looked for.
@@ -112,17 +106,7 @@ def _inside(fitted: Fitted, rows: Rows) -> Fitted:
 
 
 def null_predictors(rows: Rows, likelihood: Likelihood, n_outputs: int, intercepts: Tensor) -> Tensor:
-    """Return the outputs ``(N, C)`` or ``(C,)`` of the model with offsets and intercepts alone, offsets left out.
-
-    Args:
-        rows: The rows.
-        likelihood: The likelihood.
-        n_outputs: C.
-        intercepts: Constraint matrix of the intercepts, ``(C, r)``; r = 0 for none.
-
-    Returns:
-        What the intercepts add, ``(C,)``.
-    """
+    """Return what intercepts with constraint matrix ``(C, r)`` add to the offsets in the model of both, ``(C,)``."""
     if not intercepts.shape[1]:
         return torch.zeros(n_outputs, dtype=torch.float64)
     empty = DenseDesign(torch.zeros(rows.y.shape[0], 0, dtype=torch.float64))

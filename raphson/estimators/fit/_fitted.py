@@ -76,17 +76,10 @@ class Fitted:
         return picked
 
     def to_parameters(self, theta: Tensor, *, standardized: bool = False) -> Tensor:
-        """Turn the solver's parameters into all those reported, in the order of the layout's map, a linear map.
+        """Return all reported parameters ``(m, P)`` in the order of the layout's map, of the solver's ``(m, p)``.
 
         Over combinations that the data leave open they are spread to the smallest norm of the slopes; the intercepts
-        cost nothing, as in the limit of a vanishing ridge penalty.
-
-        Args:
-            theta: ``(m, p)``.
-            standardized: Whether those of standardized columns are wanted, not spread.
-
-        Returns:
-            ``(m, P)``.
+        cost nothing, as in the limit of a vanishing ridge penalty. Those of ``standardized`` columns are not spread.
         """
         table = theta if standardized else self.objective.to_table(theta)
         report = self.layout.output_map

@@ -37,8 +37,8 @@ _PARAMETERS = 2000
 """Free parameters up to which the penalty is had: every evaluation forms and inverts the information."""
 
 
-class JeffreysEvaluation(NamedTuple):
-    """Penalized average loss at one point, with the expected information in place of the Hessian."""
+class DenseEvaluation(NamedTuple):
+    """A loss at one point, with its Hessian or what stands for it."""
 
     value: float
     gradient: Tensor
@@ -78,20 +78,20 @@ class JeffreysObjective:
         at = self.evaluate(theta, None)
         return at.value, at.gradient
 
-    def evaluate(self, theta: Tensor, hessian: Any = "observed") -> JeffreysEvaluation:
+    def evaluate(self, theta: Tensor, hessian: Any = "observed") -> DenseEvaluation:
         """Return value, gradient and the expected information per unit of weight, which steps go by."""
         total = self.base.total_weight
         at = self.base.evaluate(theta, None)
         information = self.base.hessian(theta, "expected").to_dense()
         factor, info = torch.linalg.cholesky_ex(information)
         if int(info):
-            return JeffreysEvaluation(math.inf, torch.full_like(at.gradient, math.nan), math.nan, Dense(information))
+            return DenseEvaluation(math.inf, torch.full_like(at.gradient, math.nan), math.nan, Dense(information))
         # the constant log det of W I_p is left out
         value = at.value - float(factor.diagonal().log().sum()) / total
         half = torch.linalg.solve_triangular(factor, torch.eye(len(theta), dtype=theta.dtype), upper=False).mT
-        gradient = at.gradient - self._slope(theta, half) / total
+        gradient = at.gradient - self._penalty_gradient(theta, half) / total
         norm = self.gradient_norm(gradient)
-        return JeffreysEvaluation(value, gradient, norm, None if hessian is None else Dense(information))
+        return DenseEvaluation(value, gradient, norm, None if hessian is None else Dense(information))
 
     def hessian(self, theta: Tensor, kind: Any = "observed") -> Dense:
         """Return the expected information per unit of weight, whatever the kind asked for."""
@@ -101,7 +101,7 @@ class JeffreysObjective:
         """Return the infinity norm of a gradient in the table's units."""
         return self.base.gradient_norm(gradient)
 
-    def _slope(self, theta: Tensor, half: Tensor) -> Tensor:
+    def _penalty_gradient(self, theta: Tensor, half: Tensor) -> Tensor:
         """Return the gradient of half the log determinant; ``half @ half.T`` is the inverse of the information / W."""
         base, here = self.base, self.base.output_map
         f_all, x_all = base.predictors(theta), torch.cat([b.features() for b in base.design.blocks(here.n_outputs)], 1)
@@ -114,7 +114,7 @@ class JeffreysObjective:
             x = x_all[:, part]
             moves = coef @ x
             leverage = torch.einsum("pcn,pdn->ncd", moves, moves)
-            g = information_slope(base.likelihood, f_all[:, part].mT, base.y[part], leverage).mT / 2.0
+            g = information_gradient(base.likelihood, f_all[:, part].mT, base.y[part], leverage).mT / 2.0
             if base.weights is not None:
                 g = g * base.weights[part]
             # W cancels: the leverages are those of I / W, the sum over rows is divided by W
@@ -125,18 +125,8 @@ class JeffreysObjective:
         return here.from_products(total, sums if here.has_constants else None) / base.total_weight
 
 
-def information_slope(likelihood: Likelihood, f: Tensor, y: Tensor, matrices: Tensor) -> Tensor:
-    r"""Return :math:`\nabla_{f_n} \langle M_n, F_n(f_n) \rangle` of the expected information in output space.
-
-    Args:
-        likelihood: The likelihood.
-        f: Outputs ``(N, C)``.
-        y: Targets, for numbers of trials.
-        matrices: ``(N, C, C)``, held constant.
-
-    Returns:
-        ``(N, C)``.
-    """
+def information_gradient(likelihood: Likelihood, f: Tensor, y: Tensor, matrices: Tensor) -> Tensor:
+    r"""Return :math:`\nabla_{f_n} \langle M_n, F_n(f_n) \rangle`, ``(N, C)``, F being the expected information."""
     points = f.detach().clone().requires_grad_()
     try:
         with torch.enable_grad():
@@ -164,18 +154,7 @@ def _differences(likelihood: Likelihood, f: Tensor, y: Tensor, matrices: Tensor)
 
 
 def check_penalty(penalty: Any, l2: float) -> bool:
-    """Return whether the penalty is Jeffreys'.
-
-    Args:
-        penalty: The argument of an estimator.
-        l2: The ridge penalty beside it.
-
-    Returns:
-        True for ``"jeffreys"``, False for ``"ridge"``.
-
-    Raises:
-        InputError: If it is neither, or both penalties are asked for.
-    """
+    """Return whether the penalty is Jeffreys'; an unknown one, or both penalties, are an ``InputError``."""
     if penalty not in ("ridge", "jeffreys"):
         raise InputError(f"Unknown penalty {penalty!r}; choose 'ridge' (with l2) or 'jeffreys'.")
     if penalty == "jeffreys" and l2 > 0:

@@ -22,12 +22,6 @@ _STILL = 1e-2
 def fit_limit(fitted: Fitted, rows: Rows, recession: Recession, options: FitOptions) -> Fitted | None:
     """Fit what stays finite: the rows that no direction of recession moves, with the parameters that are left.
 
-    Args:
-        fitted: The fit that diverges.
-        rows: Its rows.
-        recession: The directions, for the parameters of the layout's map.
-        options: How to fit.
-
     Returns:
         The fit, whose open directions are those of recession and those of collinear columns; None where nothing is
         left, or it is not known what.

@@ -42,17 +42,7 @@ class FitOptions:
 
     @classmethod
     def of(cls, estimator: Any) -> FitOptions:
-        """Read and check the arguments of an estimator.
-
-        Args:
-            estimator: An estimator with attributes of the same names.
-
-        Returns:
-            The options.
-
-        Raises:
-            InputError: If one of them has no meaning.
-        """
+        """Read the arguments of an estimator; one that has no meaning is an ``InputError``."""
         l2, tol, max_iter = estimator.l2, estimator.tol, estimator.max_iter
         if not (isinstance(l2, int | float | np.number) and math.isfinite(l2) and l2 >= 0):
             raise InputError(f"l2 must be a number that is not negative, got {l2!r}.")

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from raphson._errors import NotEstimableError
 from raphson.estimators.fit._fitted import Fitted
-from raphson.estimators.fit._jeffreys import JeffreysObjective
+from raphson.estimators.fit._jeffreys import DenseEvaluation, JeffreysObjective
 from raphson.linalg import Dense
 from raphson.linear import LinearObjective
 from raphson.solve import newton
@@ -32,13 +32,6 @@ _FARTHEST = 1e3
 """So many standard errors away a bound that was not met yet is infinite."""
 
 _STEPS = 60
-
-
-class _Evaluation(NamedTuple):
-    value: float
-    gradient: Tensor
-    norm: float
-    hessian: Dense | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +49,11 @@ class _Restricted:
     def value(self, u: Tensor) -> float:
         return self.problem.value(self.base + self.basis @ u)
 
-    def evaluate(self, u: Tensor, hessian: Any = "observed") -> _Evaluation:
+    def evaluate(self, u: Tensor, hessian: Any = "observed") -> DenseEvaluation:
         at = self.problem.evaluate(self.base + self.basis @ u, hessian)
         matrix = None if at.hessian is None else Dense(self.basis.mT @ at.hessian.to_dense() @ self.basis)
         gradient = self.basis.mT @ at.gradient
-        return _Evaluation(at.value, gradient, self.problem.gradient_norm(self.basis @ gradient), matrix)
+        return DenseEvaluation(at.value, gradient, self.problem.gradient_norm(self.basis @ gradient), matrix)
 
     def hessian(self, u: Tensor, kind: Any = "observed") -> Dense:
         matrix = self.problem.hessian(self.base + self.basis @ u, kind).to_dense()
@@ -92,12 +85,6 @@ class Profile:
     def deviance(self, t: float) -> tuple[float, float]:
         """Return twice the fall of the log-likelihood where the combination is held at t, and its derivative.
 
-        Args:
-            t: The value.
-
-        Returns:
-            The two.
-
         Raises:
             NotEstimableError: If a refit does not converge.
         """
@@ -122,15 +109,7 @@ class Profile:
         return max(0.0, 2.0 * self._weight * (value - self._best)), 2.0 * self._weight * slope
 
     def bound(self, root: float, side: int) -> float:
-        """Return where the signed root of the deviance is ``root``, below (side -1) or above (1) the estimate.
-
-        Args:
-            root: A positive number, 1.96 for 95 %.
-            side: -1 or 1.
-
-        Returns:
-            The bound, infinite where the likelihood never falls so far.
-        """
+        """Return where the root of the deviance is ``root``, below (-1) or above (1) the estimate, or infinity."""
         near, far = 0.0, math.inf
         distance = root * self.standard_error
         for _ in range(_STEPS):
@@ -153,15 +132,6 @@ class Profile:
 
 
 def profiles(fitted: Fitted, covariance: Tensor, positions: list[int]) -> list[Profile]:
-    """Return the profile likelihoods of some reported coefficients.
-
-    Args:
-        fitted: The fit.
-        covariance: ``(p, p)`` of the solver's parameters.
-        positions: Places among the reported coefficients, all estimable.
-
-    Returns:
-        One each.
-    """
+    """Return the profile likelihoods of the reported coefficients, all estimable, at some places."""
     rows = fitted.reported(torch.eye(fitted.objective.n_parameters, dtype=torch.float64)).mT
     return [Profile(fitted, rows[i].contiguous(), covariance) for i in positions]

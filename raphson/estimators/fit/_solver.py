@@ -36,7 +36,7 @@ from raphson.solve import (
     stochastic_gradient_descent,
 )
 
-_KEPT_COEFFICIENTS = 250
+_FROZEN_COEFFICIENTS = 250
 """Up to this many coefficients ``auto`` takes dense Hessians; beyond, products preconditioned by blocks are cheaper."""
 
 _SINGLE_FROM_PAIRS = 10
@@ -85,29 +85,22 @@ _SUBSET_ACCURACY = 0.05
 def solve(
     objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None, *, warm: bool = False
 ) -> Solution:
-    """Minimize a linear model's objective.
+    """Minimize a linear model's objective from parameters ``(p,)`` where it is finite.
 
     ``"auto"`` goes by the number of coefficients: few are solved with dense Hessians, each kept over several steps
     where it is dear, after fits of growing subsets of the rows; many with Hessian products in single precision. Either
     way every gradient is in double precision, and an unpenalized or tight fit ends with a full Newton step in double
     precision. Where the log-likelihood is not concave, steps are by the expected information until the observed one is
-    positive definite.
-
-    Args:
-        objective: The objective.
-        start: Parameters to start from, ``(p,)``, where the objective is finite.
-        options: Solver, tolerance and iterations.
-        callback: Called with a ``Step`` after every iteration.
-        warm: Whether the start is an earlier fit: a subset of the rows would lead away from it.
+    positive definite. From an earlier fit (``warm``) a subset of the rows would lead away.
 
     Returns:
         The solution. A solver that needs a bound on the curvature that the model does not have is an ``InputError``.
     """
     solution = _solve(objective, start, options, callback, warm=warm)
-    return _certified(objective, solution, options, callback)
+    return _completed(objective, solution, options, callback)
 
 
-def _certified(
+def _completed(
     objective: LinearObjective, solution: Solution, options: FitOptions, callback: Callback | None
 ) -> Solution:
     """Go on where the log-likelihood is not at its optimum yet; a result worse than the start is none.
@@ -115,12 +108,6 @@ def _certified(
     The tolerance is on the gradient of a mean. Where a few rows have nearly all the weight, what the others say is
     below it: the predicted distance of the log-likelihood from its optimum, half the squared Newton decrement times
     the total weight, says so.
-
-    Args:
-        objective: The objective.
-        solution: What was found.
-        options: Tolerance and iterations.
-        callback: Called after every iteration.
 
     Returns:
         A solution.
@@ -163,7 +150,7 @@ def _solve(
     if is_dense(objective) and (solver == "newton" or literal):
         return newton(objective, start, tol=tol, max_iter=max_iter, scoring=not concave, callback=callback)
     step = objective.l2 == 0 or tol <= _PRECISE or not concave
-    if not is_dense(objective) or (objective.n_parameters > _KEPT_COEFFICIENTS and concave and _has_own(objective)):
+    if not is_dense(objective) or (objective.n_parameters > _FROZEN_COEFFICIENTS and concave and _has_own(objective)):
         return _by_products(objective, start, tol, max_iter, callback, step=step)
     outputs = objective.output_map.basis.shape[1]
     # the Newton step at the end squares the error: what a single output costs makes that worth waiting for

@@ -1,4 +1,4 @@
-r"""Where a fit starts: outputs that suit all rows alike, then one scoring step from there.
+r"""Where a fit starts: outputs constant over rows, then one scoring step from there.
 
 Where outputs are the same in all rows, the information is one (C, C) matrix for all of them, the mean of their output
 Hessians near enough, and the step regresses a linearized target on the columns. Where the likelihood knows the second
@@ -23,7 +23,7 @@ _START_ROWS = 4096
 
 
 def guess(rows: Rows, likelihood: Likelihood, n_outputs: int) -> Tensor:
-    """Return outputs ``(C,)`` that suit all rows alike, from some of the rows."""
+    """Return outputs ``(C,)`` that suit all rows, from some of them."""
     n = rows.y.shape[0]
     some = torch.arange(n)
     if n > _START_ROWS:
@@ -34,16 +34,9 @@ def guess(rows: Rows, likelihood: Likelihood, n_outputs: int) -> Tensor:
 
 
 def start_coefficients(rows: Rows, likelihood: Likelihood, output_map: OutputMap) -> Tensor:
-    """Return coefficients ``(C, D')`` of the table's columns: intercepts that suit all rows alike.
+    """Return coefficients ``(C, D')`` of the table's columns: intercepts that suit all rows.
 
-    Args:
-        rows: The rows.
-        likelihood: The likelihood.
-        output_map: How the coefficients act on the outputs. An output without an intercept comes as near to a constant
-            as its columns can.
-
-    Returns:
-        The coefficients.
+    An output without an intercept comes as near to a constant as its columns can.
     """
     c, ones = output_map.n_outputs, int(output_map.intercept)
     coef = torch.zeros(c, output_map.n_columns, dtype=torch.float64)
@@ -62,15 +55,9 @@ def start_coefficients(rows: Rows, likelihood: Likelihood, output_map: OutputMap
 
 
 def scoring_step(objective: Any, theta: Tensor, at: Any) -> Tensor | None:
-    """Return a point that is likely better than one with constant outputs, or None.
+    """Return parameters ``(P,)`` that are likely better than those with constant outputs, or None.
 
-    Args:
-        objective: A ``LinearObjective``.
-        theta: Parameters ``(P,)``.
-        at: Its state there.
-
-    Returns:
-        Parameters ``(P,)``; None where outputs differ between rows already, or a Newton step does the same.
+    None where outputs differ between rows already, or a Newton step does the same.
     """
     assert isinstance(objective, LinearObjective)
     if objective.likelihood.partition is not None or not objective.has_constant_outputs(theta):

@@ -15,15 +15,7 @@ MANY = 500
 
 
 def own_columns(null: Tensor, n_intercepts: int) -> Tensor | None:
-    """Return for each null vector a column that no other one involves, ``(r,)``; None if one has none.
-
-    Args:
-        null: ``(D', r)``.
-        n_intercepts: The first columns, which are not looked at.
-
-    Returns:
-        Positions of columns, the last of several.
-    """
+    """Return for each null vector a column past the intercepts that no other has, ``(r,)``; None if one has none."""
     involved = null != 0
     single = (involved.sum(1) == 1).nonzero()[:, 0]
     single = single[single >= n_intercepts]
@@ -34,18 +26,10 @@ def own_columns(null: Tensor, n_intercepts: int) -> Tensor | None:
 
 
 def nearest_excess(null: Tensor, table: Tensor, own: Tensor) -> Tensor:
-    r"""Return the least-squares solution e of :math:`N e \approx t` by way of the complement of N.
+    r"""Return the least-squares solution e ``(r, m)`` of :math:`N e \approx t` by the complement of N ``(D, r)``.
 
     With own columns the rows of N are D (diagonal) and C (the others); what is orthogonal to N is spanned by
     :math:`w_C = I, w_D = -D^{-1} C^\top`, and the projection on that is one of few columns.
-
-    Args:
-        null: N, ``(D, r)``.
-        table: t, ``(D, m)``.
-        own: What ``own_columns`` returned, positions of rows of N.
-
-    Returns:
-        ``(r, m)``.
     """
     others = torch.ones(null.shape[0], dtype=torch.bool)
     others[own] = False

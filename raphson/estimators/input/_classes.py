@@ -17,14 +17,7 @@ Labels = NDArray[Any]
 
 
 def encode_classes(labels: Labels, weights: Tensor | None) -> tuple[Labels, Tensor]:
-    """Number the classes in the order of their sorted labels.
-
-    Args:
-        labels: ``(N,)`` labels.
-        weights: ``(N,)`` or None.
-
-    Returns:
-        The labels of the classes ``(K,)`` and the class of each row ``(N,)``, int64.
+    """Return the labels of the classes, sorted ``(K,)``, and the class of each row ``(N,)``, int64.
 
     Raises:
         InputError: If there is a single class, or one that occurs only in rows of zero weight.
@@ -62,15 +55,7 @@ def _numbered(labels: Labels) -> tuple[Labels, NDArray[np.int64]]:
 
 
 def class_weights(rows: Rows, classes: Labels, wanted: Any) -> Tensor | None:
-    """Return the weights of rows times those of their classes.
-
-    Args:
-        rows: Rows whose targets number the classes.
-        classes: ``(K,)`` labels.
-        wanted: None, ``"balanced"`` or a dictionary from label to weight.
-
-    Returns:
-        ``(n,)``, or None where all are one.
+    """Return the weights of rows times those of their classes, ``(n,)``, or None where all are one.
 
     Raises:
         InputError: If a weight is negative, or a label of the dictionary is not a class.
@@ -95,13 +80,6 @@ def class_weights(rows: Rows, classes: Labels, wanted: Any) -> Tensor | None:
 def find_reference(reference: Any, classes: Labels) -> int | None:
     """Return the position of the reference class, None for coefficients that sum to zero.
 
-    Args:
-        reference: ``"first"``, ``"last"``, a label or None.
-        classes: ``(K,)`` labels.
-
-    Returns:
-        Its position.
-
     Raises:
         InputError: If there is no such class.
     """
@@ -119,16 +97,7 @@ def find_reference(reference: Any, classes: Labels) -> int | None:
 
 
 def reference_position(reference: Any, classes: Labels, y: Any) -> int | None:
-    """Return the position of the reference class; the first and last of a categorical are in its own order.
-
-    Args:
-        reference: ``"first"``, ``"last"``, a label or None.
-        classes: ``(K,)`` labels.
-        y: The target as the user gave it.
-
-    Returns:
-        Its position, None for coefficients that sum to zero. A label that is no class is an ``InputError``.
-    """
+    """Return what ``find_reference`` does; the first and last class of a categorical target are in its own order."""
     dtype = getattr(y, "dtype", None)
     categories = getattr(dtype, "categories", None)
     if isinstance(reference, str) and reference in ("first", "last") and categories is not None:

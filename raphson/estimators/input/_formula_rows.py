@@ -39,18 +39,7 @@ class FormulaRows:
 
     @classmethod
     def learn(cls, formula: Any, frame: Any, y: Any, sample_weight: Any, offset: Any) -> FormulaRows:
-        """Learn the formulas and leave out incomplete rows.
-
-        Args:
-            formula: What the estimator was given.
-            frame: The table.
-            y: Targets of all its rows, or None where the formula names them.
-            sample_weight: Weights of all its rows, a number, or None.
-            offset: Offsets of all its rows, or None.
-
-        Returns:
-            The complete rows.
-        """
+        """Learn the formulas from the arguments of ``fit`` and leave out incomplete rows."""
         formulas, positions = Formulas.learn(formula, frame)
         complete = np.ones(len(frame), dtype=bool)
         if positions is not None:

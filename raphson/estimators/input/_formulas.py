@@ -1,4 +1,4 @@
-"""Formulas by parameter: each learned once from the table of the fit, and applied to new tables alike."""
+"""Formulas by parameter: each learned once from the table of the fit, and applied in the same way to new tables."""
 
 from __future__ import annotations
 
@@ -39,10 +39,6 @@ class Formulas:
     @classmethod
     def learn(cls, given: Any, frame: Any) -> tuple[Formulas, NDArray[np.intp] | None]:
         """Learn the coding of all formulas from the rows of a table that are complete in the columns they read.
-
-        Args:
-            given: A formula, or a mapping from parameters to formulas; a left side names the target.
-            frame: The table.
 
         Returns:
             The formulas, and the positions of the complete rows, None for all.
@@ -86,14 +82,7 @@ class Formulas:
         return tuple(parameter for parameter, design in self.designs.items() if not design.fit_intercept)
 
     def tables(self, frame: Any) -> Any:
-        """Return a frame of numbers, or one for each parameter, from a table coded as at the fit.
-
-        Args:
-            frame: A table with the columns that the formulas read.
-
-        Returns:
-            A frame for a single formula, else a dictionary of frames.
-        """
+        """Return a table coded as at the fit: a frame of numbers, or a dictionary of one for each parameter."""
         _require_table(frame)
         found = {}
         for parameter, design in self.designs.items():
@@ -102,14 +91,7 @@ class Formulas:
         return found[ALL] if ALL in found else found
 
     def offsets(self, frame: Any) -> dict[str, NDArray[Any]]:
-        """Return what ``offset(...)`` in the formulas adds, ``(N,)`` by parameter.
-
-        Args:
-            frame: A table with the columns that the formulas read.
-
-        Returns:
-            Offsets of the parameters whose formula has one.
-        """
+        """Return what ``offset(...)`` in the formulas adds, ``(N,)`` by parameter that has one."""
         found = {}
         for parameter, design in self.designs.items():
             with _naming(parameter):
@@ -119,14 +101,7 @@ class Formulas:
         return found
 
     def variables(self, frame: Any) -> dict[str, Variable]:
-        """Return the variables of all formulas by name; a factor in one of them is a factor.
-
-        Args:
-            frame: The complete rows that the formulas were learned from.
-
-        Returns:
-            The variables.
-        """
+        """Return the variables of all formulas by name, from complete rows; a factor in one of them is a factor."""
         found: dict[str, Variable] = {}
         for design in self.designs.values():
             for name, variable in design.variables(frame).items():
@@ -145,18 +120,7 @@ class Formulas:
         return {name for design in self.designs.values() for name in design.offset_columns}
 
     def response(self, frame: Any, y: Any) -> Any:
-        """Return the targets: ``y``, or the column that a formula names.
-
-        Args:
-            frame: The table.
-            y: Targets, or None.
-
-        Returns:
-            ``y`` or the column.
-
-        Raises:
-            InputError: If there are both, or neither.
-        """
+        """Return the targets: ``y``, or the column that a formula names; both or neither are an ``InputError``."""
         if self.event is not None and y is None:
             return next(iter(self.designs.values())).survival(frame)
         if y is not None and self.target is not None:

@@ -158,17 +158,9 @@ def make_layout(
 ) -> Layout:
     """Return the layout of one table whose columns act as ``constraints`` say.
 
-    Args:
-        likelihood: The likelihood.
-        n_outputs: C.
-        columns: Names of the D columns.
-        constraints: None for the default; what ``constraint_matrix`` takes, for all columns alike; or a dictionary
-            from column name (``"(intercept)"`` for the intercepts) to that.
-        fit_intercept: False leaves out the intercepts of those outputs that columns act on by default, not those of
-            parameters that are constant.
-
-    Returns:
-        The layout.
+    Those are None for the default; what ``constraint_matrix`` takes, for all columns; or a dictionary from column name
+    (``"(intercept)"`` for the intercepts) to that. Without ``fit_intercept`` the outputs that columns act on by default
+    have no intercepts; parameters that are constant keep theirs.
 
     Raises:
         InputError: If a name or matrix does not fit.
@@ -202,17 +194,9 @@ def make_layout(
 def make_parameter_layout(
     likelihood: Likelihood, n_outputs: int, columns: Mapping[str, Sequence[str]], no_intercept: Sequence[str] = ()
 ) -> Layout:
-    """Return the layout of a table in which every parameter has columns of its own choice.
+    """Return the layout of a table in which every parameter or output has the columns named for it.
 
-    Args:
-        likelihood: The likelihood.
-        n_outputs: C.
-        columns: From the name of a parameter, or of an output, to the names of its columns; a parameter left out is
-            constant.
-        no_intercept: Names of parameters without intercept.
-
-    Returns:
-        The layout of the union of the columns, in the order of their first mention.
+    One that is left out is constant. The columns are in the order of their first mention.
     """
     outputs = likelihood.output_names(n_outputs)
     acts: dict[str, Tensor] = {}
@@ -230,14 +214,8 @@ def make_parameter_layout(
 def constraint_matrix(given: Any, likelihood: Likelihood, n_outputs: int) -> Tensor:
     """Return a constraint matrix ``(C, r)`` from what a user writes.
 
-    Args:
-        given: ``"own"`` (each output its own coefficient), ``"parallel"`` (one for all), the name of a parameter or
-            output, a list of such names, or an array ``(C, r)``.
-        likelihood: The likelihood, for the names.
-        n_outputs: C.
-
-    Returns:
-        The matrix, float64.
+    ``"own"`` (each output its own coefficient), ``"parallel"`` (one for all), the name of a parameter or output, a list
+    of such names, or an array ``(C, r)``.
 
     Raises:
         InputError: If a name is unknown, or the array has another shape, dependent columns or entries not finite.

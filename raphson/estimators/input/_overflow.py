@@ -14,16 +14,7 @@ _LARGEST_LOG = 100.0
 
 
 def refuse_overflow(rows: Rows, likelihood: Likelihood, outputs: tuple[str, ...]) -> None:
-    """Raise ``InputError`` where an offset makes the log-likelihood overflow from the start.
-
-    Args:
-        rows: The rows of a fit.
-        likelihood: The likelihood.
-        outputs: Names of the outputs.
-
-    Raises:
-        InputError: If it does; the message names the row.
-    """
+    """Raise ``InputError``, naming the row, where an offset makes the log-likelihood overflow from the start."""
     if rows.offset is None:
         return
     f = guess(rows, likelihood, rows.offset.shape[1]) + rows.offset

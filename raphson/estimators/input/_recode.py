@@ -44,36 +44,18 @@ class Recoding:
     encode: Callable[[Settings], tuple[Tensor, Tensor]]
 
     def means(self, share: Tensor) -> dict[str, float]:
-        """Return the averages of the variables that are numbers.
-
-        Args:
-            share: Weights of the rows that sum to one, ``(n,)``.
-
-        Returns:
-            The averages by name.
-        """
+        """Return the averages of the variables that are numbers, with weights that sum to one, ``(n,)``."""
         numbers = [name for name, variable in self.variables.items() if variable.levels is None]
         return {name: float(share.numpy() @ np.asarray(self.columns(name), dtype=np.float64)) for name in numbers}
 
     def check(self, name: str) -> None:
-        """Raise ``InputError`` unless there is a variable of this name.
-
-        Raises:
-            InputError: If there is none.
-        """
+        """Raise ``InputError`` unless there is a variable of this name."""
         if name not in self.settable:
             known = ", ".join(f"'{other}'" for other in self.settable[:12])
             raise InputError(f"The model has no variable '{name}'; its variables are {known}.")
 
     def slope(self, name: str, settings: Settings) -> tuple[Tensor, Tensor]:
         """Return derivatives of the features ``(n, D)`` and the offsets ``(n, C)`` in a variable that is a number.
-
-        Args:
-            name: The variable.
-            settings: Values that it and other variables are set to.
-
-        Returns:
-            The derivatives, row by row.
 
         Raises:
             NotEstimableError: If a column jumps where a row lies.
@@ -123,17 +105,7 @@ class Recoding:
 
 
 def recode_columns(rows: Rows, names: list[str], n_outputs: int, discrete: bool) -> Recoding:
-    """Return the recoding of a table whose columns are variables of their own.
-
-    Args:
-        rows: The training rows.
-        names: Names of the columns.
-        n_outputs: C.
-        discrete: Whether columns of zeros and ones are switches.
-
-    Returns:
-        The recoding.
-    """
+    """Return the recoding of a table whose columns are variables; those of zeros and ones are switches if asked."""
     x = rows.dense_x()
     offset = x.new_zeros(x.shape[0], n_outputs) if rows.offset is None else rows.offset
     position = {name: i for i, name in enumerate(names)}
@@ -153,16 +125,7 @@ def recode_columns(rows: Rows, names: list[str], n_outputs: int, discrete: bool)
 
 
 def recode_formulas(estimator: Any, rows: Rows, discrete: bool) -> Recoding:
-    """Return the recoding of a table by formulas: the rows are coded anew from its columns.
-
-    Args:
-        estimator: The fitted estimator.
-        rows: The training rows.
-        discrete: Whether numbers that are all zero or one are switches.
-
-    Returns:
-        The recoding.
-    """
+    """Return the recoding of a table by formulas: the rows are coded anew from its columns."""
     import pandas as pd
 
     from raphson.estimators.input._rows import dense

@@ -51,15 +51,7 @@ class Rows:
         return dense(self.x)
 
     def design(self, columns: Tensor, intercept: bool) -> Design:
-        """Return the standardized design of some columns.
-
-        Args:
-            columns: Ascending positions of columns of ``x``.
-            intercept: Whether a column of ones comes first.
-
-        Returns:
-            A design on the memory of ``x`` where all columns are used.
-        """
+        """Return the standardized design of some columns, on the memory of ``x`` where all are used."""
         everything = columns.shape[0] == self.x.shape[1]
         if sp.issparse(self.x):
             part = self.x if everything else self.x[:, columns.numpy()]
@@ -69,17 +61,7 @@ class Rows:
 
 
 def make_rows(table: Any, y: Tensor, weights: Tensor | None, offset: Tensor | None) -> Rows:
-    """Leave out the rows of zero weight.
-
-    Args:
-        table: ``(N, D)`` float64 array or CSR matrix.
-        y: Targets ``(N, ...)``.
-        weights: ``(N,)``, not negative, or None.
-        offset: ``(N, C)`` or None.
-
-    Returns:
-        The others.
-    """
+    """Leave out the rows of zero weight."""
     kept = np.ones(table.shape[0], dtype=bool) if weights is None else (weights > 0).numpy()
     if weights is not None and not kept.all():
         positive = weights > 0
@@ -89,14 +71,7 @@ def make_rows(table: Any, y: Tensor, weights: Tensor | None, offset: Tensor | No
 
 
 def dense(table: Any) -> Tensor:
-    """Return a table as a dense tensor.
-
-    Args:
-        table: ``(N, D)`` tensor, float64 array or SciPy sparse matrix.
-
-    Returns:
-        ``(N, D)``.
-    """
+    """Return a table, ``(N, D)`` tensor, array or SciPy sparse matrix, as a dense tensor."""
     if isinstance(table, Tensor):
         return table
     return torch.from_numpy(table.toarray()) if sp.issparse(table) else as_tensor(table)

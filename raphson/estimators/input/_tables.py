@@ -24,16 +24,10 @@ def is_tables(x: Any) -> bool:
 
 
 def merge_tables(tables: Mapping[str, Any]) -> tuple[Any, Columns]:
-    """Return the union of the columns of several tables.
+    """Return the union of the columns of several tables, and for each parameter the names of its columns there.
 
     Columns of one name and the same values are one column; where the values differ, the later ones get the name of
     their parameter in front.
-
-    Args:
-        tables: From the name of a parameter to its ``(N, D)`` frame or array.
-
-    Returns:
-        The union, and for each parameter the names of its columns there.
 
     Raises:
         InputError: If there is no table, or they are sparse, or of different lengths.
@@ -57,14 +51,7 @@ def merge_tables(tables: Mapping[str, Any]) -> tuple[Any, Columns]:
 
 
 def new_table(tables: Mapping[str, Any], used: Columns) -> Any:
-    """Return the union of new tables, with the columns of the fit.
-
-    Args:
-        tables: From the name of a parameter to its ``(N, D)`` frame or array.
-        used: What ``merge_tables`` returned at the fit.
-
-    Returns:
-        The union.
+    """Return the union of new tables, with the columns that ``merge_tables`` returned at the fit.
 
     Raises:
         InputError: If a parameter's table is absent, or has another number of columns.

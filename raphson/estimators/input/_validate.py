@@ -46,18 +46,11 @@ def feature_names(x: Any, n_features: int) -> list[str]:
 def check_table(estimator: Any, x: Any, *, reset: bool, min_columns: int = 1) -> Any:
     """Return ``x`` as a float64 array ``(N, D)`` or CSR matrix, or raise an error naming row and column.
 
-    Args:
-        estimator: The estimator, on which scikit-learn records the number and names of the features.
-        x: Frame, array, SciPy sparse matrix or torch tensor.
-        reset: True in ``fit``, False in ``predict``.
-        min_columns: Fewest columns allowed.
-
-    Returns:
-        A float64 array, not copied if it was one already, or a CSR matrix with sorted indices. Entries that
-        are text, missing or infinite are an ``InputError``.
+    An array of floats is not copied; ``reset`` is True in ``fit``, where scikit-learn records number and names of the
+    features on the estimator.
 
     Raises:
-        InputError: If the array has another shape or other columns than the estimator needs.
+        InputError: If entries are text, missing or infinite, or it has other columns than the estimator needs.
     """
     if isinstance(x, Tensor):
         x = x.detach().cpu().numpy()
@@ -147,19 +140,11 @@ def _refuse_large(x: Any, names: list[str]) -> None:
     )
 
 
-def check_target(y: Any, n_rows: int) -> NDArray[Any]:
+def check_labels(y: Any, n_rows: int) -> NDArray[Any]:
     """Return class labels as a 1-D array, or raise an error naming the row.
 
-    Args:
-        y: Labels, one per row.
-        n_rows: Rows of X.
-
-    Returns:
-        The labels as a NumPy array.
-
     Raises:
-        InputError: If labels are missing, of the wrong number or shape, of mixed types, or fractional
-            numbers.
+        InputError: If labels are missing, of the wrong number or shape, of mixed types, or fractional numbers.
     """
     if y is None:
         raise InputError("This estimator requires y to be passed, but the target y is None.")
@@ -219,11 +204,7 @@ def _numbers(name: str, values: Any) -> Tensor:
 
 
 def check_weights(weights: Any, n_rows: int) -> Tensor | None:
-    """Return sample weights as ``(N,)`` float64, or raise an error naming the row; None stays None.
-
-    Raises:
-        InputError: If a weight is negative, missing or infinite, all are zero, or their number is not N.
-    """
+    """Return sample weights as ``(N,)`` float64, or raise an ``InputError`` naming the row; None stays None."""
     if weights is None:
         return None
     w = _numbers("sample_weight", weights)
@@ -245,11 +226,7 @@ def check_weights(weights: Any, n_rows: int) -> Tensor | None:
 
 
 def check_offset(offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
-    """Return an offset as ``(N, C)`` float64; None stays None.
-
-    Raises:
-        InputError: If the shape is not (N, C), or (N,) where C is 1, or an entry is not finite.
-    """
+    """Return an offset as ``(N, C)`` float64, or raise an ``InputError`` naming the row; None stays None."""
     if offset is None:
         return None
     o = _numbers("The offset", offset)
@@ -268,11 +245,7 @@ def check_offset(offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
 
 
 def check_length(name: str, found: int, n_rows: int) -> None:
-    """Raise ``InputError`` unless an argument has one entry per row.
-
-    Raises:
-        InputError: If it has not.
-    """
+    """Raise ``InputError`` unless an argument has one entry per row."""
     if found != n_rows:
         raise InputError(
             f"Found input variables with inconsistent numbers of samples: {name} has {found} rows, X has "

@@ -10,26 +10,14 @@ import time
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from raphson.estimators.separation._cone import Cone, all_strict
-from raphson.estimators.separation._output_cone import OutputCone, output_cone
-from raphson.estimators.separation._problem import ROUNDING, Problem, certified, margins
-from raphson.estimators.separation._standardize import Standardized, as_numpy, as_rows, standardize
-from raphson.likelihoods import Categorical
+from raphson.estimators.separation._output_cone import OutputCone
+from raphson.estimators.separation._problem import Problem, certified, margins
+from raphson.estimators.separation._standardize import Standardized
 
 Array = NDArray[Any]
-
-
-def prepare(x: Any, y: Any, n_classes: int, weights: Any, has_intercept: bool) -> tuple[Problem, Array]:
-    """Return the problem of the rows that count, and the mask that selects them."""
-    rows, keep = as_rows(x, weights)
-    codes = torch.from_numpy(as_numpy(y).astype(np.int64)[keep])
-    std = standardize(rows, has_intercept)
-    cone = output_cone(Categorical(), codes, n_classes)
-    assert cone is not None
-    return class_problem(std, std.live, has_intercept, cone).with_design(), keep
 
 
 def class_problem(std: Standardized, live: Array, has_ones: bool, cone: OutputCone, z: Array | None = None) -> Problem:
@@ -43,36 +31,6 @@ def class_problem(std: Standardized, live: Array, has_ones: bool, cone: OutputCo
         (np.ones(len(column)), of_class, np.arange(len(column) + 1)), shape=(len(column), n_classes)
     )
     return Problem(std, live, has_ones, z, cone, column, loading, is_class_table=True)
-
-
-def standard_direction(problem: Problem, direction: Any) -> Array:
-    """Turn a direction in the units of ``X`` into one of the standardized columns that vary."""
-    b = as_numpy(direction).astype(np.float64)
-    std, first = problem.std, int(problem.has_ones)
-    slopes = b[:, first:]
-    slopes = slopes * np.where(std.scale > 0, std.scale, 0.0)
-    if not first:
-        return slopes[:, problem.live]
-    constant = std.scale == 0
-    values = np.zeros(len(constant))
-    for j in np.flatnonzero(constant):
-        values[j] = std.x[0, j]
-    intercept = b[:, 0] + b[:, 1:] @ (values + np.where(constant, 0.0, std.reference)) + slopes @ std.shift
-    return np.column_stack([intercept, slopes[:, problem.live]])
-
-
-def original_direction(problem: Problem, b: Array) -> Array:
-    """Turn standardized directions ``(K, width)`` into the units of ``X``, rounding set to zero."""
-    first = int(problem.has_ones)
-    b = np.where(np.abs(b) > ROUNDING * np.abs(b).max(), b, 0.0)
-    full = np.zeros((len(problem.std.scale), problem.cone.n_outputs))
-    full[problem.live] = b[:, first:].T
-    original = problem.std.to_original(full).T
-    if first:
-        size = np.abs(b[:, 0]) + np.abs(original[:, 0])
-        total = original[:, 0] + b[:, 0]
-        original[:, 0] = np.where(np.abs(total) > ROUNDING * size, total, 0.0)
-    return original
 
 
 def exclude_absent(problem: Problem, cone: Cone) -> Cone:

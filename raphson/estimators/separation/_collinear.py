@@ -69,14 +69,7 @@ class Collinearity:
         return torch.from_numpy(np.bincount(self.null.indices, minlength=self.n_coefficients) == 0)
 
     def estimable(self, contrast: Tensor | Array) -> Tensor:
-        r"""Return whether the data determine contrasts :math:`c^T\beta`: :math:`c^T n = 0` on the null space.
-
-        Args:
-            contrast: ``(D + has_intercept,)`` or ``(m, D + has_intercept)``, intercept first.
-
-        Returns:
-            Boolean tensor, one element per contrast.
-        """
+        """Return which contrasts, intercept first, the data determine: :math:`c^T n = 0` on the null space."""
         c = as_numpy(contrast).astype(np.float64)
         rows = np.atleast_2d(c)
         product = np.abs(self.null.T @ rows.T)
@@ -84,14 +77,7 @@ class Collinearity:
         return torch.from_numpy((product <= SNAP * scale).all(0).reshape(c.shape[:-1]))
 
     def sentences(self, limit: int = 20) -> list[str]:
-        """Return one message per dependency with its remedy, and what was left out.
-
-        Args:
-            limit: Most dependencies to describe.
-
-        Returns:
-            The messages; empty if the design has full rank.
-        """
+        """Return one message per dependency with its remedy, and what was left out; none for a design of full rank."""
         found = [group.sentence() for group in self.groups[:limit]]
         if self.nullity and self.n_coefficients > self.n_rows:
             found.insert(
@@ -113,20 +99,12 @@ class Collinearity:
 def find_collinear(
     x: Any, weights: Any = None, names: Sequence[str] | None = None, has_intercept: bool = True
 ) -> Collinearity:
-    """Find every linear dependency between the columns of a design, named by as few columns as possible.
+    """Return every linear dependency between the columns of a design, named by as few columns as possible.
 
     A column counts as dependent when what the others leave of it is below 1e-9 of its standard deviation, or
     below the rounding of the columns themselves. Time is that of one Gram matrix, ``N D^2``, and more passes
-    over the rows when something is found; dense rows are read in blocks, sparse ones stay sparse.
-
-    Args:
-        x: ``(N, D)`` finite tensor, array or CSR matrix, without the column of ones.
-        weights: ``(N,)`` or None; rows of weight zero do not count.
-        names: ``D`` column names; ``x0, x1, ...`` by default.
-        has_intercept: Whether the model adds a column of ones.
-
-    Returns:
-        The rank, the null space and the dependencies; ``nullity`` is zero for a design of full column rank.
+    over the rows when something is found; dense rows ``(N, D)``, without the ones, are read in blocks, sparse ones stay
+    sparse. ``nullity`` is zero for a design of full column rank.
     """
     import scipy.sparse
 

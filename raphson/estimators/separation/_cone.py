@@ -27,13 +27,10 @@ def all_strict(problem: Problem, cone: Cone) -> bool:
 
 
 def polish(problem: Problem, b: Array) -> Cone | None:
-    """Certify a direction that is noisy, as iterates of a diverging fit and vertices of a linear program are.
+    """Return the direction certified, however noisy it is, as iterates of a diverging fit are; or None.
 
     Small margins are taken for ties in turn, ever larger ones, and the direction is projected on the space
     where those are exactly zero; the first projection that passes the certificate is returned.
-
-    Returns:
-        The certified direction or None.
     """
     if not np.isfinite(b).all() or not b.any():
         return None

@@ -41,13 +41,10 @@ def _ranges(problem: Problem) -> tuple[Array, Array]:
 
 
 def single_columns(problem: Problem) -> list[Cut]:
-    """Find every column that on its own puts some classes at or below a value and the others at or above it.
+    """Return every column that on its own puts some classes at or below a value and the others at or above it.
 
     With one column and an intercept the scores are lines, and their upper envelope gives each group of
-    classes an interval: this finds all separation there is by a single column.
-
-    Returns:
-        The cuts, complete ones with the widest gap first.
+    classes an interval: this finds all separation there is by a single column. Complete cuts come first, by their gap.
     """
     least, most = _ranges(problem)
     present = np.bincount(problem.cone.kinds, minlength=problem.cone.n_outputs) > 0

@@ -61,14 +61,7 @@ def falls_on(fitted: Fitted) -> bool:
 
 
 def find_divergence(fitted: Fitted) -> Divergence | None:
-    """Return the coefficients that grow without bound, where the value keeps falling along the last step.
-
-    Args:
-        fitted: A fit whose last step still moves the outputs.
-
-    Returns:
-        What diverges, or None if the optimum is finite.
-    """
+    """Return the coefficients that grow without bound, where the value keeps falling along the last step, or None."""
     solution, objective = fitted.solution, fitted.objective
     step = solution.last_step
     if step is None or not falls_on(fitted):

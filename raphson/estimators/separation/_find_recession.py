@@ -181,30 +181,34 @@ def _search(question: _Question) -> _Evidence:
 
 def _search_classes(question: _Question) -> _Evidence:
     """Look for what separates classes, each of which has a coefficient of its own for every column."""
-    problem, parameters, _, names, target_names, candidate, deadline = question
+    problem, parameters, varying, names, target_names, candidate, deadline = question
     cone, first = problem.cone, int(parameters.has_ones)
     n_classes = max(parameters.n_outputs, 2)
-    codes = cone.kinds if parameters.n_outputs > 1 else (cone.targets[cone.kinds, 0] == "1").astype(np.int64)
+    codes = cone.kinds if parameters.n_outputs > 1 else (cone.targets[cone.kinds, 0] == "1")
     column_names = {int(j): name for j, (_, name) in zip(parameters.column, names, strict=True)}
-    found, decided = search_separation(
-        problem.std.x,
-        codes,
-        n_classes,
-        names=[column_names[j + first] for j in range(problem.std.x.shape[1])],
-        class_names=target_names,
-        has_intercept=parameters.has_ones,
-        candidate=None if candidate is None else parameters.to_classes(candidate),
-        time_limit=max(0.0, deadline - time.monotonic()),
+    live = np.concatenate([np.arange(first), problem.live + first])  # places of the problem's columns among all
+    table = None
+    if candidate is not None:
+        theta = np.zeros(len(names))
+        theta[varying] = question.standardized(candidate)
+        table = parameters.to_classes(theta)[:, live]
+    found = search_separation(
+        problem,
+        codes.astype(np.int64),
+        [column_names[j + first] for j in range(problem.std.x.shape[1])],
+        [str(k) for k in (range(n_classes) if target_names is None else target_names)],
+        table,
+        deadline,
     )
-    nothing = sum_cones(problem, [])
-    if found is None:
-        return _Evidence(nothing, decided, [], remedy("classes"))
-    direction = parameters.from_classes(found.direction.numpy())
-    known = polish(problem, question.standardized(direction))
+    known = None
+    if found.direction is not None:
+        whole = np.zeros((n_classes, first + problem.std.x.shape[1]))
+        whole[:, live] = found.direction
+        known = polish(problem, parameters.from_classes(whole)[varying])
     if known is None:
-        return _Evidence(nothing, False, [], remedy("classes"))
-    pairs = found.pairs.numpy() if parameters.n_outputs > 1 else found.pairs.numpy().any(1, keepdims=True)
-    return _Evidence(Cone(known.direction, known.strict | pairs), decided, found.sentences()[:-1], found.remedy())
+        return _Evidence(sum_cones(problem, []), found.decided and found.direction is None, [], found.remedy())
+    pairs = found.pairs if parameters.n_outputs > 1 else found.pairs.any(1, keepdims=True)
+    return _Evidence(Cone(known.direction, known.strict | pairs), found.decided, found.statements(), found.remedy())
 
 
 def _default_labels(parameters: Parameters, likelihood: Likelihood) -> tuple[tuple[str, str], ...]:

@@ -129,11 +129,7 @@ def _cut_finding(problem: Problem, cut: Cut, counts: Array, columns: list[str], 
 
 
 def _blocks(pairs: Array) -> list[tuple[Array, Array]]:
-    """Split a symmetric relation between classes into statements "each of these with each of those".
-
-    Returns:
-        Masks of the two sides; an empty second one means all of the first with each other.
-    """
+    """Return a symmetric relation as masks "each of these with each of those"; no second ones: all of the first."""
     rest = pairs.copy()
     blocks: list[tuple[Array, Array]] = []
     while rest.any():

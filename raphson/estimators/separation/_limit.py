@@ -23,17 +23,10 @@ FAR = 1e4
 
 
 def recession_span(problem: Problem, cone: Cone) -> tuple[Array, Array | None]:
-    """Return a basis of the span of all directions of recession, and one of what changes no output.
+    """Return a basis of the span of all directions of recession ``(p, r)``, and of what changes no output ``(p, f)``.
 
     At a relative interior point of the cone exactly the conditions that are never strict have margin zero: the span is
-    the space where those margins vanish.
-
-    Args:
-        problem: The problem.
-        cone: Its directions, with every strict condition.
-
-    Returns:
-        ``(p, r)``, orthogonal to the second, ``(p, f)``; of a large problem the one direction, and None.
+    the space where those margins vanish. Of a large problem it is the one direction, and None.
     """
     if problem.z is None or problem.n_parameters > PROJECTED:
         return cone.direction.reshape(-1, 1), None
@@ -55,17 +48,7 @@ def limiting_model(
 ) -> LimitingModel:
     """Return what is left to fit in the limit of all directions of recession.
 
-    Args:
-        cone: The conditions of the rows that count.
-        found: A direction with every strict condition.
-        keep: ``(N,)`` the rows that count.
-        parameters: The parameters.
-        std: Their columns.
-        span: ``(p, r)`` basis of the directions of recession.
-        flat: ``(p, f)`` basis of what changes no output: such parameters are not kept either, nor those of constants.
-
-    Returns:
-        Rows, parameters and offsets.
+    The columns of ``flat`` change no output: such parameters are not kept either, nor those of constants.
     """
     gains = cone.has_role(GAIN)
     open_rows = (gains & ~found.strict).any(1) | cone.has_role(EQUAL).any(1)
@@ -83,23 +66,15 @@ def limiting_model(
     return LimitingModel(
         rows=torch.from_numpy(rows),
         kept=torch.from_numpy(kept),
-        basis=torch.from_numpy(np.eye(len(kept))[:, kept]),
         offset=None if offset is None else torch.from_numpy(offset),
     )
 
 
 def kept_parameters(span: Array, scale: Array, of_ones: Array) -> Array:
-    """Return which parameters to keep so that none of their combinations lies in a span, ``(p,)``.
+    """Return which parameters ``(p,)`` to keep, so that none of their combinations lies in a span ``(p, r)``.
 
     Slopes are left out before intercepts are: then the choice is right whether columns are centered or not.
-
-    Args:
-        span: ``(p, r)``, independent columns.
-        scale: ``(p,)`` size of each parameter's column, by which to compare them.
-        of_ones: Parameters of the ones.
-
-    Returns:
-        Boolean, ``p - r`` of them True.
+    ``scale`` ``(p,)`` is the size of each parameter's column, by which to compare them.
     """
     kept = np.ones(len(span), dtype=bool)
     if not span.shape[1]:

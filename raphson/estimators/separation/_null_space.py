@@ -67,13 +67,10 @@ def _squares(std: Standardized, live: Array, a: Array) -> Array:
 
 
 def readable(vectors: Array) -> Array:
-    """Rewrite a null basis so that each vector expresses one column by few earlier ones.
+    """Return a null basis in which each vector expresses one column by few earlier ones, rounding set to zero.
 
     Column echelon form from the bottom gives every dependent column in terms of earlier independent ones;
     then a vector is replaced by its difference with a multiple of another wherever that leaves fewer columns.
-
-    Returns:
-        The new basis, ``(D, q)``, rounding set to zero.
     """
     v = vectors / np.abs(vectors).max(0, keepdims=True) if vectors.size else vectors.copy()
     free = list(range(v.shape[1]))

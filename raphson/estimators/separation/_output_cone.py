@@ -86,17 +86,9 @@ class OutputCone:
         return np.asarray(matrix[condition] if isinstance(matrix, np.ndarray) else matrix[[condition]].toarray()[0])
 
     def limit(self, kind: int, strict: Array, far: float) -> Array:
-        """Return the outputs ``(C,)`` to which strict gains ``(m,)`` of one kind of target drive a row: far or zero.
+        """Return the outputs ``(C,)``, far or zero, to which the strict gains ``(m,)`` of a kind of target drive a row.
 
         What the remaining outputs say is the likelihood of the limit. Ordered outputs keep their order.
-
-        Args:
-            kind: The kind of target.
-            strict: ``(m,)`` boolean.
-            far: How far is infinite.
-
-        Returns:
-            ``(C,)``.
         """
         rows = [self.condition(kind, m) for m in np.flatnonzero(strict & (self.roles[kind] == GAIN)).tolist()]
         c = np.arange(self.n_outputs)
@@ -112,17 +104,9 @@ class OutputCone:
 
 @functools.singledispatch
 def output_cone(likelihood: Likelihood, y: Tensor, n_outputs: int) -> OutputCone | None:
-    """Return the recession cones of a likelihood at targets, or None where they are not known.
+    """Return the recession cones of a likelihood at targets; None where they are unknown: no linear program decides.
 
     Only the mean's part counts: a second parameter (the dispersion of counts) is held.
-
-    Args:
-        likelihood: The likelihood.
-        y: Targets as the likelihood takes them.
-        n_outputs: C.
-
-    Returns:
-        The cones, or None: then nothing can be decided by a linear program.
     """
     return None
 

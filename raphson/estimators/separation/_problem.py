@@ -74,11 +74,7 @@ class Problem:
         return np.zeros((self.cone.n_outputs, self.width) if self.is_class_table else self.n_parameters)
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Yield slices of rows and their standardized design.
-
-        Yields:
-            The slice and an array of that many rows by ``width``.
-        """
+        """Yield slices of rows and their standardized design, an array of that many rows by ``width``."""
         if self.z is not None:
             yield slice(0, self.n_rows), self.z
             return
@@ -113,21 +109,14 @@ class Problem:
         parts = self.loading.tocoo()
         return parts.row, parts.col, parts.data, self.column[parts.row] * self.cone.n_outputs + parts.col
 
-    def pull_back(self, kind: int, condition: int) -> tuple[Array, Array]:
+    def on_parameters(self, kind: int, condition: int) -> tuple[Array, Array]:
         """Return the parameters that a condition involves, and the factors by which rows of ``z`` enter."""
         factor = self.loading @ self.cone.condition(kind, condition)
         index = np.flatnonzero(factor)
         return index, factor[index]
 
     def conditions(self, chosen: Array) -> Iterator[tuple[int, int, Array]]:
-        """Yield each kind and condition that some rows of a mask ``(N, m)`` have, with those rows.
-
-        Args:
-            chosen: ``(N, m)`` boolean.
-
-        Yields:
-            The kind, the condition and the indices of the rows.
-        """
+        """Yield each kind and condition that some rows of a mask ``(N, m)`` have, with those rows."""
         for kind in np.unique(self.cone.kinds[chosen.any(1)]):
             rows = np.flatnonzero(self.cone.kinds == kind)
             part = chosen[rows]
@@ -139,9 +128,6 @@ def margins(problem: Problem, theta: Array) -> tuple[Array, Array]:
     """Return margins ``(N, m)`` of a direction and the sums of the absolute values of their terms.
 
     The largest coefficient counts as a term: coefficients carry its rounding, also in rows near the mean.
-
-    Returns:
-        The margins and the sums.
     """
     return margins_of(problem, problem.coefficients(theta), problem.coefficients(theta, absolute=True))
 
@@ -179,7 +165,7 @@ def flat_space(problem: Problem, chosen: Array) -> Array:
     p = problem.n_parameters
     gram = np.zeros((p, p))
     for kind, condition, rows in problem.conditions(chosen & ~problem.cone.has_role(ABSENT)):
-        index, factor = problem.pull_back(kind, condition)
+        index, factor = problem.on_parameters(kind, condition)
         z, at = problem.z[rows], problem.column[index]
         gram[np.ix_(index, index)] += np.outer(factor, factor) * (z.T @ z)[np.ix_(at, at)]
     values, vectors = np.linalg.eigh(gram)
@@ -198,7 +184,7 @@ def null_space(problem: Problem, chosen: Array) -> Array:
     assert problem.z is not None
     gram, count = np.zeros((basis.shape[1],) * 2), 1
     for kind, condition, rows in problem.conditions(chosen & ~problem.cone.has_role(ABSENT)):
-        index, factor = problem.pull_back(kind, condition)
+        index, factor = problem.on_parameters(kind, condition)
         margin = (problem.z[rows][:, problem.column[index]] * factor) @ basis[index]
         gram += margin.T @ margin
         count += len(rows)

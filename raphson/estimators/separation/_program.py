@@ -25,14 +25,11 @@ Array = NDArray[Any]
 
 
 def linear_program(problem: Problem, known: Cone, deadline: float) -> tuple[Cone, bool]:
-    r"""Extend what is known to the maximal set of strict conditions.
+    r"""Return the maximal set of strict conditions that extends what is known, and whether that is proved.
 
     One round maximizes the mean margin of the conditions that are not strict yet plus, for each kind of target, the
     least margin of each condition, over :math:`|\theta| \le 1` with all margins nonnegative. A round whose optimum
     is zero proves that the rest overlaps. Sums of directions are directions: a few rounds find everything.
-
-    Returns:
-        The cone direction with every strict condition, and whether that is proved.
     """
     movable = problem.cone.has_role(GAIN, GUARD)
     if not (movable & ~known.strict).any():
@@ -74,11 +71,7 @@ def _free_directions(problem: Problem) -> Any:
 
 
 def _round(problem: Problem, free: Any, remaining: Array, active: Array, deadline: float) -> tuple[str, Array | None]:
-    """Solve one linear program by adding violated conditions to ``active`` until none is left.
-
-    Returns:
-        ``"none"`` if the optimum is zero, ``"found"`` with the direction, or ``"undecided"``.
-    """
+    """Return ``"found"`` and a direction, ``"none"`` (the optimum is zero) or ``"undecided"``, adding violated rows."""
     assert problem.z is not None
     cone, z = problem.cone, problem.z
     weight = _sum_of_conditions(problem, remaining)
@@ -152,7 +145,7 @@ def _solve(
     assert problem.z is not None
     values, columns, lengths, least = [], [], [], []
     for kind, condition, rows in problem.conditions(active):
-        index, factor = problem.pull_back(kind, condition)
+        index, factor = problem.on_parameters(kind, condition)
         values.append((-factor * problem.z[rows][:, problem.column[index]]).ravel())
         columns.append(np.tile(index, len(rows)))
         lengths.append(np.full(len(rows), len(index)))

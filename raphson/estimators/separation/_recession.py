@@ -31,14 +31,12 @@ class LimitingModel:
             perfectly, or do not count.
         kept: ``(p,)`` boolean: parameters to fit; the others may be held at zero, whatever is finite does not depend
             on it.
-        basis: ``(p, kept.sum())`` the same as a basis of parameters.
         offset: ``(N, C)`` to add to the outputs: classes, or levels, that a row can no longer have are far away; None
             where there is none.
     """
 
     rows: Tensor
     kept: Tensor
-    basis: Tensor
     offset: Tensor | None
 
 
@@ -81,28 +79,14 @@ class Recession:
         return int(self.rows.sum())
 
     def is_finite(self, contrast: Any) -> Tensor:
-        """Return whether contrasts of the coefficients have a finite estimate: those orthogonal to the span.
-
-        Args:
-            contrast: ``(p,)`` or ``(m, p)``.
-
-        Returns:
-            Boolean tensor, one element per contrast.
-        """
+        """Return whether contrasts ``(p,)`` or ``(m, p)`` have a finite estimate: those orthogonal to the span."""
         rows = np.atleast_2d(as_numpy(contrast).astype(np.float64))
         span = self.span.numpy()
         far = np.abs(rows @ span) > ROUNDING * (np.abs(rows) @ np.abs(span))
         return torch.from_numpy(~far.any(1).reshape(np.shape(contrast)[:-1]))
 
     def sentences(self, limit: int = 5) -> list[str]:
-        """Return what is separated, what diverges and the remedy.
-
-        Args:
-            limit: Most statements.
-
-        Returns:
-            The messages.
-        """
+        """Return what is separated, in at most so many statements, what diverges and the remedy."""
         found = list(self.statements[:limit])
         if len(self.statements) > limit:
             found.append(f"{len(self.statements) - limit} more such statements are not listed.")

@@ -15,13 +15,5 @@ _REMEDIES = {
 
 
 def remedy(cause: Literal["classes", "rows", "absent", "unknown"]) -> str:
-    """Return the remedy, as it follows "Remedy: ", without a full stop.
-
-    Args:
-        cause: Classes are separated; or rows with targets at one end; or a class has no rows; or what makes
-            coefficients grow was not found.
-
-    Returns:
-        The text.
-    """
+    """Return the remedy, as it follows "Remedy: ", without a full stop."""
     return _REMEDIES[cause]

@@ -33,16 +33,10 @@ class SingleDirection(NamedTuple):
 
 
 def single_directions(problem: Problem, of_ones: Array, shares: Array | None) -> list[SingleDirection]:
-    """Find every parameter that alone, or with the intercepts alone, is a direction of recession.
+    """Return every parameter that alone, or with the intercepts alone, may be a direction of recession.
 
-    Args:
-        problem: With its design held.
-        of_ones: Parameters of the ones.
-        shares: ``(p, r_0)``, what the parameters of the ones add to move each parameter's column by a constant; None
-            where they cannot.
-
-    Returns:
-        Candidates, to be certified; a weak inequality in every row, perhaps no strict one.
+    They are still to be certified: a weak inequality in every row, perhaps no strict one. ``shares`` ``(p, r_0)`` are
+    what the parameters of the ones add to move each parameter's column by a constant; None where they cannot.
     """
     assert problem.z is not None
     loadings, of_loading = np.unique(problem.loading.toarray(), axis=0, return_inverse=True)
@@ -86,13 +80,10 @@ def _signs(problem: Problem, loading: Array) -> tuple[Array, Array, Array]:
 
 
 def _boundaries(z: Array, rises: Array, falls: Array, fixed: Array, free: bool) -> dict[int, tuple[Array, Array]]:
-    """Return between which values, for each column and sign, outputs may change their direction.
+    """Return between which values of each column ``(width,)`` outputs may change their direction, by sign.
 
     With the sign 1 no row that may not fall lies below it, no row that may not rise above it, and fixed rows have it;
-    where no intercept makes up for it, it must be zero.
-
-    Returns:
-        From the sign to the lowest and the highest value, ``(width,)`` each; none if the first is larger.
+    where no intercept makes up for it, it must be zero. There is none if the lowest is larger than the highest.
     """
     given = 0.0 if not free else np.nan
     ends = []
@@ -114,18 +105,7 @@ def statements(
     names: Sequence[tuple[str, str]],
     target_names: Sequence[str] | None,
 ) -> list[str]:
-    """Say which rows are separated: single columns where they do it, otherwise a combination of columns.
-
-    Args:
-        problem: The problem.
-        known: All that is separated.
-        singles: Certified directions along one parameter.
-        names: ``(output, column)`` of the parameters.
-        target_names: Names of classes or levels, or None.
-
-    Returns:
-        Sentences.
-    """
+    """Say which rows are separated: single columns where they do it, otherwise a combination of columns."""
     assert problem.z is not None
     gains = known.strict & problem.cone.has_role(GAIN)
     several = len({output for output, _ in names}) > 1

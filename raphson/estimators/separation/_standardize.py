@@ -45,14 +45,7 @@ class Standardized:
         return np.flatnonzero(self.scale)
 
     def blocks(self, columns: Array) -> Iterator[tuple[slice, Array]]:
-        """Yield slices of rows with their standardized values in the given columns.
-
-        Args:
-            columns: Indices of columns that vary.
-
-        Yields:
-            The slice and an array of that many rows by ``len(columns)``.
-        """
+        """Yield slices of rows with their standardized values in the given columns that vary."""
         everything = len(columns) == self.x.shape[1]
         step = max(1, _BLOCK // max(1, len(columns)))
         for start in range(0, self.x.shape[0], step):
@@ -76,14 +69,7 @@ class Standardized:
         return total
 
     def to_original(self, b: Array) -> Array:
-        """Turn standardized coefficients ``(D, q)`` into those of ``x``, intercept first if there is one.
-
-        Args:
-            b: Coefficients of the standardized columns; the intercept is whatever cancels the shifts.
-
-        Returns:
-            ``(D + has_intercept, q)``.
-        """
+        """Turn standardized coefficients ``(D, q)`` into those of ``x``, first the intercept that cancels shifts."""
         slopes = np.divide(b, self.scale[:, None], out=np.zeros_like(b), where=self.scale[:, None] > 0)
         if not self.has_intercept:
             return slopes
@@ -99,15 +85,7 @@ def as_numpy(values: Any) -> Array:
 
 
 def as_rows(x: Any, weights: Any = None) -> tuple[Any, Array]:
-    """Return the rows that count, as float64 NumPy or CSR, and the mask that selects them.
-
-    Args:
-        x: ``(N, D)`` tensor, array or sparse matrix.
-        weights: ``(N,)`` or None; rows of weight zero do not count.
-
-    Returns:
-        The selected rows and the ``(N,)`` boolean mask.
-    """
+    """Return the rows of positive weight, as float64 NumPy or CSR, and the ``(N,)`` mask that selects them."""
     if hasattr(x, "tocsr"):
         rows = x.tocsr().astype(np.float64)
     else:
@@ -117,15 +95,7 @@ def as_rows(x: Any, weights: Any = None) -> tuple[Any, Array]:
 
 
 def standardize(x: Any, has_intercept: bool) -> Standardized:
-    """Return the map that standardizes the columns of ``x``; see ``Standardized``.
-
-    Args:
-        x: ``(N, D)`` float64 array or CSR matrix.
-        has_intercept: Whether the columns may be centered.
-
-    Returns:
-        The rows with their map.
-    """
+    """Return the rows, a float64 array or CSR matrix, with the map that standardizes their columns."""
     sparse = hasattr(x, "tocsr")
     low, high = x.min(axis=0), x.max(axis=0)
     if sparse:

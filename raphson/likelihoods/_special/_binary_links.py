@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods._likelihood import Likelihood
 from raphson.likelihoods._links import softplus
 from raphson.likelihoods._special import _cumulative_links as cumulative
 from raphson.likelihoods._support import OPEN_UNIT_INTERVAL, REAL, Support
@@ -84,17 +85,7 @@ class BinaryLink(NamedTuple):
 
 
 def binary_link(name: str) -> BinaryLink:
-    """Return a link by name.
-
-    Args:
-        name: A key of ``BINARY_LINKS``.
-
-    Returns:
-        The link.
-
-    Raises:
-        InputError: There is none of that name.
-    """
+    """Return a link by its key in ``BINARY_LINKS``; another name is an ``InputError``."""
     if name not in BINARY_LINKS:
         raise InputError(f"There is no link '{name}' for a probability; choose one of {', '.join(BINARY_LINKS)}.")
     return BINARY_LINKS[name]
@@ -188,3 +179,24 @@ BINARY_LINKS: dict[str, BinaryLink] = {
     "identity": BinaryLink(_identity, lambda p: p, "probability", "identity", OPEN_UNIT_INTERVAL),
 }
 """By name: the output is the logit of the probability, its probit (the normal quantile), ... or the probability."""
+
+
+class BinaryFamily(Likelihood):
+    """A likelihood of successes and failures by a link of their probability."""
+
+    link: str
+    link_names = tuple(BINARY_LINKS)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The logit of each response's probability, or what the link makes of it."""
+        return (self._link.output,)
+
+    @property
+    def domains(self) -> tuple[Support, ...]:
+        """Where the link is defined."""
+        return (self._link.domain,)
+
+    @property
+    def _link(self) -> BinaryLink:
+        return binary_link(self.link)

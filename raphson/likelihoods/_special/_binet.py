@@ -58,14 +58,9 @@ def _trigamma(x: Tensor) -> Tensor:
 
 
 def log_remainder(u: Tensor, complement: Tensor) -> Tensor:
-    r"""Return :math:`(-\log(1 - u) - u) / u^2`, elementwise; a half at zero.
+    r"""Return :math:`(-\log(1 - u) - u) / u^2`, elementwise; a half at zero. It has full relative accuracy.
 
-    Args:
-        u: Below 1, of either sign.
-        complement: ``1 - u``, by a formula that keeps its digits where ``u`` is near 1.
-
-    Returns:
-        The remainder, positive, with full relative accuracy.
+    ``complement`` is ``1 - u``, by a formula that keeps its digits where ``u`` is near 1.
     """
     # -log(1 - u) = 2 artanh(w) with w = u / (2 - u); below 0.1 five terms leave 1e-15
     near = u.abs() < 0.1

@@ -20,14 +20,8 @@ def binet_together(x: Tensor, *, second: bool = True) -> tuple[Tensor, Tensor, T
 
     From 16 on by the asymptotic series; below, :math:`\Gamma(x) = \Gamma(x + 8) / (x (x + 1) \dots (x + 7))` and its
     logarithmic derivatives share one pass over the eight factors, several times faster than the library's
-    logarithmic gamma, digamma and trigamma functions, the last of which has nine digits only.
-
-    Args:
-        x: Positive, of any shape; its square must not underflow.
-        second: Whether the second derivative is wanted.
-
-    Returns:
-        The three.
+    logarithmic gamma, digamma and trigamma functions, the last of which has nine digits only. The square of x must not
+    underflow.
     """
     # in place where nothing keeps track: fresh memory costs more than the arithmetic
     mul, add = (Tensor.mul, Tensor.add) if tracked(x) else (Tensor.mul_, Tensor.add_)

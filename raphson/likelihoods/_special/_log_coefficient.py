@@ -12,17 +12,12 @@ _TABLE = 64
 
 
 def log_coefficient(counts: Tensor) -> Tensor:
-    r"""Return :math:`\log n! - \sum_k \log y_k!` with :math:`n = \sum_k y_k`.
+    r"""Return :math:`\log n! - \sum_k \log y_k!` with :math:`n = \sum_k y_k`, in float64, of counts ``(K, ...)``.
 
     With :math:`\log y! = y \log y - y + \rho(y)` it is
     :math:`n \log n - \sum_k y_k \log y_k + \rho(n) - \sum_k \rho(y_k)`, the first two as
-    :math:`-\sum_k y_k \log(y_k / n)`: the terms that grow like :math:`n \log n` are gone before they are rounded.
-
-    Args:
-        counts: ``(K, ...)``, classes first: sums over a short last axis are slow.
-
-    Returns:
-        ``(...,)`` in float64; minus infinity, the logarithm of no way at all, where a count is negative or not whole.
+    :math:`-\sum_k y_k \log(y_k / n)`: the terms that grow like :math:`n \log n` are gone before they are rounded. It is
+    minus infinity, the logarithm of no way at all, where a count is negative or not whole.
     """
     counts = counts.double()
     total = counts.sum(0)

@@ -35,13 +35,6 @@ def dispersion_information(log_mean: Tensor, log_dispersion: Tensor) -> Tensor:
     dispersions up to 1e4 and means up to 1e6. The work is in float64 whatever the element type; the memory is a few
     arrays of the size of the result.
 
-    Args:
-        log_mean: Logarithm of the mean.
-        log_dispersion: Logarithm of the dispersion, in the same shape.
-
-    Returns:
-        The information.
-
     References:
         R. A. Fisher (1941), The negative binomial distribution, Ann. Eugenics 11, 182-187 (the series).
     """

@@ -119,10 +119,10 @@ class AutomaticLikelihood(Likelihood):
         return (REAL,) * len(self.parameters) if self.limits is None else self.limits
 
     def n_outputs(self, y: Tensor) -> int:
-        """Return one set of named outputs for each response.
+        """Return one set of named outputs for each response; without names, which only the function knows, refuse.
 
         Raises:
-            InputError: The outputs have no names, so that only the function knows how many it takes.
+            InputError: The outputs have no names.
         """
         if self.names is None:
             raise InputError(
@@ -266,16 +266,7 @@ class AutomaticLikelihood(Likelihood):
 
 
 def hessian_rows(value: Rows, f: Tensor, y: Tensor) -> Tensor:
-    """Return the second derivatives ``(n, k, k)`` of a value per row, in chunks of rows.
-
-    Args:
-        value: The value of rows.
-        f: Outputs ``(n, k)``.
-        y: Targets ``(n, ...)``.
-
-    Returns:
-        The Hessian of each row.
-    """
+    """Return the second derivatives ``(n, k, k)`` of a value per row of ``f`` ``(n, k)``, in chunks of rows."""
     return _joined([parts[2] for parts in _in_chunks(lambda r, t: _to_second_order(value, r, t), f, y)])
 
 

@@ -62,15 +62,7 @@ class FunctionOptions(TypedDict, total=False):
 
 
 def from_function(function: Callable[[Tensor, Tensor], Tensor], options: FunctionOptions) -> AutomaticLikelihood:
-    """Return the likelihood of a function ``nll(f, y)`` of one example, applied to all at once.
-
-    Args:
-        function: From outputs and target of one example to a number, by torch operations. It never sees the
-            batch, so that its value cannot depend on it.
-        options: What else is known; see ``FunctionOptions``.
-
-    Returns:
-        The likelihood.
+    """Return the likelihood of a function of one example, which never sees the batch, applied to all at once.
 
     Raises:
         InputError: An option has no such value.

@@ -3,7 +3,7 @@ r"""Any likelihood composed with elementwise maps of its parameters: the chain r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -94,7 +94,8 @@ class Linked(Likelihood):
         """Return the base's formulas with its parameters as maps of the outputs."""
         from raphson.likelihoods.composed._linked_formula import linked_formula
 
-        return linked_formula(self, self.base.definition())
+        base = self.base.definition()
+        return linked_formula(replace(self, base=base.likelihood), self.maps, base)
 
     def default_columns(self, n_outputs: int) -> tuple[Tensor, Tensor]:
         """Return what the base wants."""

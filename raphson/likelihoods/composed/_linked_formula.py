@@ -2,11 +2,13 @@ r"""The formulas of a likelihood with links: the chain rule in symbols."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
+from raphson.likelihoods._likelihood import Likelihood
+from raphson.likelihoods._links import Link
 from raphson.likelihoods.formulas import (
     Convexity,
     Definition,
@@ -21,25 +23,12 @@ from raphson.likelihoods.formulas import (
     tidy,
 )
 
-if TYPE_CHECKING:
-    from raphson.likelihoods._links import Link
-    from raphson.likelihoods.composed._linked import Linked
-
 _PROBES = 500
 
 
-def linked_formula(likelihood: Linked, base: Definition) -> Definition:
-    """Return the definition of a likelihood whose parameters are maps of the outputs: they turn into abbreviations.
-
-    Args:
-        likelihood: The likelihood.
-        base: The definition of its base.
-
-    Returns:
-        The definition.
-    """
-    member = replace(likelihood, base=base.likelihood)
-    maps = [member.maps[i % len(member.maps)] for i in range(len(base.outputs))]
+def linked_formula(member: Likelihood, links: Sequence[Link], base: Definition) -> Definition:
+    """Return the definition of a likelihood whose parameters, those of base, are maps of the outputs: abbreviations."""
+    maps = [links[i % len(links)] for i in range(len(base.outputs))]
     outputs, pieces, rates = [], [], []
     # links upon links: another letter for each layer
     taken = {symbol.name[:2] for symbol in (*base.outputs, *(piece.symbol for piece in base.abbreviations))}
@@ -86,7 +75,7 @@ def _shorter(entry: Expr) -> Expr:
     return min((entry, tidy(entry)), key=lambda form: form.count_ops())
 
 
-def _example(member: Linked, base: Definition, maps: list[Link]) -> tuple[list[float], object]:
+def _example(member: Likelihood, base: Definition, maps: list[Link]) -> tuple[list[float], object]:
     theta = torch.tensor(base.example[0], dtype=torch.float64)
     f = [float(link.inverse(value)) for link, value in zip(maps, theta, strict=True)]
     if not all(torch.isfinite(torch.tensor(f))):
@@ -94,7 +83,7 @@ def _example(member: Linked, base: Definition, maps: list[Link]) -> tuple[list[f
     return f, base.example[1]
 
 
-def _probed(member: Linked, size: int, y: object) -> Convexity:
+def _probed(member: Likelihood, size: int, y: object) -> Convexity:
     g = torch.Generator().manual_seed(0)
     f = torch.randn(_PROBES, size, dtype=torch.float64, generator=g)
     inside = torch.stack([d.contains(f[:, i]) for i, d in enumerate(member.domains)], -1).all(-1)

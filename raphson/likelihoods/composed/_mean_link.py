@@ -8,6 +8,7 @@ logarithm nothing overflows, so that tails are as safe as the family's own.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,13 +81,7 @@ _FORMULAS = {"log": "exp", "sqrt": "square", "inverse_squared": "inverse_square_
 
 
 def use_link(member: Any, base: Likelihood, *, concave: bool = False) -> None:
-    """Let a family with another link than its default compute by its composition with it; called by ``__post_init__``.
-
-    Args:
-        member: The family, with ``link``.
-        base: The same with the default link.
-        concave: Whether the log-likelihood with this link is concave.
-    """
+    """Let a family with another link than the default of ``base`` compute by composition; for ``__post_init__``."""
     maps = (_of_output(member), *(IDENTITY for _ in base.parameters[1:]))
     linked = Linked(base, maps)
     values = {name: getattr(linked, name) for name in _COMPUTED}
@@ -135,3 +130,8 @@ def linked_convexity(made: Definition) -> Convexity:
     if len(made.outputs) == 1:
         return made.convex_where()
     return Convexity("Not convex everywhere. The Fisher information is positive definite everywhere.")
+
+
+def at_link(made: Definition, link: str) -> Definition:
+    """Return the definition of a family whose default link is the log, with where it is convex by another one."""
+    return made if link == "log" else replace(made, convexity=linked_convexity(made))

@@ -9,17 +9,7 @@ from raphson.likelihoods._likelihood import Likelihood
 
 
 def fit_constant_outputs(likelihood: Likelihood, f: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return outputs common to all rows that fit them better, by Newton steps on absolute eigenvalues.
-
-    Args:
-        likelihood: Any likelihood.
-        f: Outputs ``(C,)`` in the domain, where to begin.
-        y: Targets.
-        weights: ``(N,)``; None means 1 each.
-
-    Returns:
-        Outputs ``(C,)`` in the domain, with a value no larger.
-    """
+    """Return outputs ``(C,)`` common to all rows that fit no worse, by Newton steps on absolute eigenvalues."""
     w = torch.ones(len(y), dtype=f.dtype, device=f.device) if weights is None else weights.to(f)
     w = w / w.sum()
 

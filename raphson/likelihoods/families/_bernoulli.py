@@ -10,11 +10,11 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._command import Command
-from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._likelihood import Derivatives
 from raphson.likelihoods._links import softplus
 from raphson.likelihoods._parameters import total
-from raphson.likelihoods._special._binary_links import BINARY_LINKS, BinaryLink, Tails, binary_link
-from raphson.likelihoods._support import UNIT_INTERVAL, Support
+from raphson.likelihoods._special._binary_links import BINARY_LINKS, BinaryFamily, Tails
+from raphson.likelihoods._support import UNIT_INTERVAL
 from raphson.likelihoods._targets import check_columns, columns, like_outputs, start_rows
 from raphson.linalg import Diagonal
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Bernoulli(Likelihood):
+class Bernoulli(BinaryFamily):
     r"""Independent Bernoulli labels with logits as outputs; one label per row is binary logistic regression.
 
     .. math::
@@ -71,7 +71,6 @@ class Bernoulli(Likelihood):
     label_weight: Tensor | None = None
     link: str = "logit"
 
-    link_names = tuple(BINARY_LINKS)
     concave = True
     always_finite = True
     partition = "logistic"
@@ -84,20 +83,6 @@ class Bernoulli(Likelihood):
         half = torch.tensor([0.5], dtype=torch.float64)
         others = (cls(link=link) for link in cls.link_names[1:])
         return cls(), cls(torch.tensor([3.0], dtype=torch.float64), half), *others, cls(None, half, "probit")
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """The logit of each response, or what the link makes of its probability."""
-        return (self._link.output,)
-
-    @property
-    def domains(self) -> tuple[Support, ...]:
-        """Where the link is defined."""
-        return (self._link.domain,)
-
-    @property
-    def _link(self) -> BinaryLink:
-        return binary_link(self.link)
 
     def __post_init__(self) -> None:
         if self._link is not BINARY_LINKS["logit"]:
@@ -174,15 +159,7 @@ class Bernoulli(Likelihood):
         return self._link.quantile(positive / (positive + negative))
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Labels ``(..., M)``, or ``(...,)`` where ``M = 1``.
-            n_outputs: Number of labels ``M``.
-
-        Raises:
-            InputError: A label is not in [0, 1], or the number of labels or of weights is not ``M``.
-        """
+        """Raise ``InputError`` for the first label outside [0, 1], and unless there are M labels and weights."""
         for name, w in (("pos_weight", self.pos_weight), ("label_weight", self.label_weight)):
             if w is not None and w.numel() not in {1, n_outputs}:
                 raise InputError(f"{name} has {w.numel()} entries but the model has {n_outputs} outputs.")
@@ -199,16 +176,8 @@ class Bernoulli(Likelihood):
 
     def definition(self) -> Definition:
         """Return the formulas in the output, with the weights of the first label if there are any."""
-        from raphson.likelihoods.formulas import (
-            GLM_BOOK,
-            STRICTLY_CONVEX,
-            Abbreviation,
-            Convexity,
-            Definition,
-            positive,
-            real,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import positive, real, sympy
 
         y = real("y")
         p, w, v, q, d = positive("p w v q d")
@@ -224,12 +193,12 @@ class Bernoulli(Likelihood):
         eta, pieces = link.formula(p, d)
         if first and self.link == "logit":
             # 1 - p as a symbol of its own keeps the weighted sums short
-            pieces = (Abbreviation(p, pieces[0].meaning, {eta: p * q}), Abbreviation(q, 1 - p, {eta: -p * q}))
+            pieces = (fm.Abbreviation(p, pieces[0].meaning, {eta: p * q}), fm.Abbreviation(q, 1 - p, {eta: -p * q}))
         else:
             q = one - p
         w, v = (symbol if symbol in constants else one for symbol in (w, v))
         averaged = "Without targets, the Fisher information averages the weight over labels drawn from the model."
-        made = Definition(
+        made = fm.Definition(
             likelihood=replace(self, **first),
             outputs=(eta,),
             targets=(y,),
@@ -238,8 +207,8 @@ class Bernoulli(Likelihood):
             moments={y: p},
             constants=constants,
             example=((float(link.quantile(torch.tensor(0.6))),), 1.0),
-            convexity=Convexity("Convex in the output.", sympy.true) if self.link == "log" else STRICTLY_CONVEX,
-            source=GLM_BOOK + "section 4.4.",
+            convexity=fm.Convexity("Convex in the output.", sympy.true) if self.link == "log" else fm.STRICTLY_CONVEX,
+            source=fm.GLM_BOOK + "section 4.4.",
             notes=() if w == 1 else (averaged,),
         )
         return made if link.concave else replace(made, convexity=made.convex_where())

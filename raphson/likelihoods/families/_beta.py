@@ -171,15 +171,7 @@ class Beta(Likelihood):
         return torch.sigmoid(logit) * torch.sigmoid(-logit) * torch.sigmoid(-log_precision)
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Proportions ``(..., M)``, or ``(...,)`` where ``M = 1``.
-            n_outputs: ``2 M``.
-
-        Raises:
-            InputError: A proportion is not strictly between 0 and 1, or the shapes do not match.
-        """  # noqa: DOC502
+        """Raise ``InputError`` for the first proportion that is not strictly between 0 and 1."""
         values = columns(y, n_outputs, 2)
         description = self.support.description
         if bool(((values == 0) | (values == 1)).any()):
@@ -206,17 +198,8 @@ class Beta(Likelihood):
 
     def definition(self) -> Definition:
         """Return the formulas; the scores of the two shapes have names of their own."""
-        from raphson.likelihoods.formulas import (
-            Abbreviation,
-            Convexity,
-            Definition,
-            exponential,
-            factored,
-            grouped,
-            positive,
-            real,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import exponential, factored, grouped, positive, real, sympy
 
         eta, s, u, v = real("eta s S T")
         y, mu, q, phi, a, b = positive("y mu q phi a b")
@@ -237,23 +220,23 @@ class Beta(Likelihood):
             return sympy.Add(*(shortest(part) * key for key, part in parts.items()))
 
         gammas = sympy.loggamma(a) + sympy.loggamma(b) - sympy.loggamma(phi)
-        return Definition(
+        return fm.Definition(
             likelihood=self,
             outputs=(eta, s),
             targets=(y,),
             nll=gammas - (a - 1) * sympy.log(y) - (b - 1) * sympy.log(1 - y),
             abbreviations=(
-                Abbreviation(mu, 1 / (1 + sympy.exp(-eta)), {eta: mu * q}),
-                Abbreviation(q, 1 - mu, {eta: -mu * q}),
+                fm.Abbreviation(mu, 1 / (1 + sympy.exp(-eta)), {eta: mu * q}),
+                fm.Abbreviation(q, 1 - mu, {eta: -mu * q}),
                 exponential(phi, s),
-                Abbreviation(a, mu * phi),
-                Abbreviation(b, q * phi),
-                Abbreviation(u, sympy.digamma(a) - sympy.digamma(b) - log_odds, {a: trigamma[a], b: -trigamma[b]}),
-                Abbreviation(v, score_b - sympy.log(1 - y), {b: trigamma[b], phi: -trigamma[phi]}),
+                fm.Abbreviation(a, mu * phi),
+                fm.Abbreviation(b, q * phi),
+                fm.Abbreviation(u, sympy.digamma(a) - sympy.digamma(b) - log_odds, {a: trigamma[a], b: -trigamma[b]}),
+                fm.Abbreviation(v, score_b - sympy.log(1 - y), {b: trigamma[b], phi: -trigamma[phi]}),
             ),
             moments={u: sympy.Integer(0), v: sympy.Integer(0)},
             example=((0.4, 1.2), 0.35),
-            convexity=Convexity(
+            convexity=fm.Convexity(
                 "Not convex everywhere, not even in the logit of the mean alone: S grows without bound as y approaches "
                 "0 or 1, and its terms then outweigh the others. (It is convex in a and b.) The Fisher information is "
                 "positive definite everywhere.",

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._command import Command
-from raphson.likelihoods._likelihood import Derivatives, Likelihood
+from raphson.likelihoods._likelihood import Derivatives
 from raphson.likelihoods._links import softplus
 from raphson.likelihoods._parameters import total
-from raphson.likelihoods._special._binary_links import BINARY_LINKS, BinaryLink, Tails, binary_link
+from raphson.likelihoods._special._binary_links import BinaryFamily, Tails
 from raphson.likelihoods._special._log_coefficient import log_coefficient
-from raphson.likelihoods._support import COUNT, Support
+from raphson.likelihoods._support import COUNT
 from raphson.likelihoods._targets import columns, like_outputs, refuse_outside, start_rows
 from raphson.linalg import Diagonal
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Binomial(Likelihood):
+class Binomial(BinaryFamily):
     r"""Successes among independent trials, with the logit of the success probability as output.
 
     With s successes and u failures in n = s + u trials and :math:`\sigma = 1 / (1 + e^{-f})`,
@@ -72,7 +72,6 @@ class Binomial(Likelihood):
     trials: int | None = None
     link: str = "logit"
 
-    link_names = tuple(BINARY_LINKS)
     concave = True
     support = COUNT
     commands = (Command("binomial", target="successes", count="trials"),)
@@ -91,20 +90,6 @@ class Binomial(Likelihood):
         """Return trials that are part of the target, a fixed number of them, and each other link."""
         others = cls.link_names[1:]
         return cls(), cls(7), *(cls(link=link) for link in others), cls(7, others[0])
-
-    @property
-    def _link(self) -> BinaryLink:
-        return binary_link(self.link)
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """The logit of the success probability of each response, or what the link makes of it."""
-        return (self._link.output,)
-
-    @property
-    def domains(self) -> tuple[Support, ...]:
-        """Where the link is defined."""
-        return (self._link.domain,)
 
     @property
     def hessian_bound(self) -> float | None:
@@ -179,15 +164,7 @@ class Binomial(Likelihood):
         return (tails.log_p + tails.log_q).exp() / self._each()
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Targets.
-            n_outputs: ``M``.
-
-        Raises:
-            InputError: A count is negative, not whole or above the number of trials, or the shapes do not match.
-        """
+        """Raise ``InputError`` for the first count that is negative, not whole or above the number of trials."""
         if self.trials is not None:
             y = columns(y, n_outputs)
             outside = ~COUNT.contains(y) | (y > self.trials)
@@ -216,17 +193,8 @@ class Binomial(Likelihood):
 
     def definition(self) -> Definition:
         """Return the formulas in the output, for n trials."""
-        from raphson.likelihoods.formulas import (
-            GLM_BOOK,
-            STRICTLY_CONVEX,
-            Convexity,
-            Definition,
-            mean_by_moments,
-            one_number,
-            positive,
-            real,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import positive, real, sympy
 
         def successes_of_trials(y: Tensor) -> Sequence[float]:
             successes, failures = y.tolist()
@@ -240,22 +208,22 @@ class Binomial(Likelihood):
             given = -y * sympy.log(p) - (n - y) * sympy.log(1 - p)
         fixed, gamma = self.trials, sympy.loggamma
         log_coefficient = gamma(n + 1) - gamma(y + 1) - gamma(n - y + 1)
-        made = Definition(
+        made = fm.Definition(
             likelihood=self,
             outputs=(eta,),
             targets=(y,) if fixed is not None else (y, n),
             nll=given - log_coefficient,
             abbreviations=pieces,
-            expect=lambda entry: mean_by_moments(entry, {y: n * p}, {y}),
+            expect=lambda entry: fm.mean_by_moments(entry, {y: n * p}, {y}),
             constants={} if fixed is None else {n: float(fixed)},
             given_target=True,
-            read=successes_of_trials if fixed is None else one_number,
+            read=successes_of_trials if fixed is None else fm.one_number,
             example=(
                 (float(self._link.quantile(torch.tensor(0.6))),),
                 [3.0, 2.0] if fixed is None else min(3.0, float(fixed)),
             ),
-            convexity=Convexity("Convex in the output.", sympy.true) if self.link == "log" else STRICTLY_CONVEX,
-            source=GLM_BOOK + "section 4.4.",
+            convexity=fm.Convexity("Convex in the output.", sympy.true) if self.link == "log" else fm.STRICTLY_CONVEX,
+            source=fm.GLM_BOOK + "section 4.4.",
             target_words="y successes in n trials" + ("; given as (successes, failures)" if fixed is None else ""),
         )
         return made if self._link.concave else replace(made, convexity=made.convex_where())

@@ -144,12 +144,8 @@ class Categorical(Likelihood):
     def weight(self, y: Tensor) -> Tensor | None:
         """Return what each row adds to the denominator of a mean, as ``torch.nn.CrossEntropyLoss`` counts it.
 
-        Args:
-            y: Labels ``(...,)`` or rows ``(..., K)``.
-
-        Returns:
-            The class weight of a label and 0 where it is ignored, ``(...,)`` in float64 so that sums over
-            many rows are exact; None, which means 1 each, for probability rows.
+        The class weight of a label and 0 where it is ignored, ``(...,)`` in float64 so that sums over many rows are
+        exact; None, which means 1 each, for probability rows.
         """
         if y.is_floating_point():
             return None
@@ -201,15 +197,12 @@ class Categorical(Likelihood):
         return (totals / size).clamp_min(0.5 / max(len(w), float(size))).log()
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
+        """Raise ``InputError`` for the first label that is no class, or row that has a negative or non-finite entry.
 
-        Args:
-            y: Labels ``(...,)`` or rows ``(..., K)``.
-            n_outputs: Number of classes ``K``.
+        Rows of another length than K, and another number of class weights, are refused, too.
 
         Raises:
-            InputError: A label is not a class, a row has a negative or non-finite entry or the wrong length,
-                or there is not one class weight per class.
+            InputError: A label, a row or the number of weights is not as it must be.
         """
         if self.class_weight is not None and self.class_weight.shape[0] != n_outputs:
             raise InputError(
@@ -270,15 +263,8 @@ class Categorical(Likelihood):
 
     def definition(self) -> Definition:
         """Return the formulas for three classes; what weights and smoothing make of the target is in its row t."""
-        from raphson.likelihoods.formulas import (
-            ONLY_CONVEX,
-            Abbreviation,
-            Definition,
-            factored,
-            positive,
-            softmax,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import factored, positive, softmax, sympy
 
         k, smoothing = 3, self.label_smoothing
         f, pieces = softmax(k)
@@ -294,8 +280,8 @@ class Categorical(Likelihood):
         if not plain:
             shares = [(1 - epsilon) * share + epsilon / k if smoothing else share for share in p]
             pieces += (
-                Abbreviation(s, sympy.Add(*t), {}),
-                Abbreviation(mean, sympy.Add(*(a * b for a, b in zip(weights, shares, strict=True)))),
+                fm.Abbreviation(s, sympy.Add(*t), {}),
+                fm.Abbreviation(mean, sympy.Add(*(a * b for a, b in zip(weights, shares, strict=True)))),
             )
             constants = dict(zip(weights, w, strict=True)) | ({epsilon: smoothing} if smoothing else {})
 
@@ -308,7 +294,7 @@ class Categorical(Likelihood):
         general = "gradient p - t, Hessian diag(p) - p pᵀ."
         if not plain:
             general = "s = t_0 + ... + t_{K-1}: gradient s p - t, Hessian s (diag(p) - p pᵀ)."
-        return Definition(
+        return fm.Definition(
             likelihood=replace(self, class_weight=weight),
             outputs=f,
             targets=t,
@@ -318,7 +304,7 @@ class Categorical(Likelihood):
             constants=constants,
             read=read,
             example=((0.5, -0.3, 0.1), 2),
-            convexity=ONLY_CONVEX,
+            convexity=fm.ONLY_CONVEX,
             source="D. Böhning (1992), Ann. Inst. Statist. Math. 44, 197-200.",
             target_words=words,
             notes=(f"Written out for K = 3 classes. For K classes{':' if plain else ','} {general}",),

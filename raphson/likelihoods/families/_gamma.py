@@ -3,20 +3,20 @@ r"""The gamma likelihood, by the log or another link: positive responses of cons
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from raphson.likelihoods import _parameters
-from raphson.likelihoods._closed_form import ClosedForm
 from raphson.likelihoods._command import Command
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, binet_derivatives
-from raphson.likelihoods._support import POSITIVE, REAL, Support
+from raphson.likelihoods._support import POSITIVE
 from raphson.likelihoods._targets import like_outputs, start_rows, weighted_mean
 from raphson.likelihoods.composed import _mean_link
+from raphson.likelihoods.composed._mean_family import MeanFamily
 from raphson.linalg import Diagonal, SymmetricOperator
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class _Parts:
 
 
 @dataclass(frozen=True, eq=False)
-class Gamma(ClosedForm[_Parts]):
+class Gamma(MeanFamily[_Parts]):
     r"""Independent gamma responses with the logarithms of the mean and of the shape as outputs.
 
     With mean :math:`\mu = e^{f_1}` and shape :math:`k = e^{f_2}`, variance :math:`\mu^2 / k`, one response has
@@ -103,37 +103,10 @@ class Gamma(ClosedForm[_Parts]):
         tensor([[1.0000, 0.6449]])
     """
 
-    dispersion: float | None = None
-    link: str = "log"
-
     link_names = ("log", "inverse", "identity")
     support = POSITIVE
+    concave_links = ("log", "inverse")
     commands = (Command("gamma"),)
-
-    def __post_init__(self) -> None:
-        _parameters.check_number("dispersion", self.dispersion)
-        object.__setattr__(self, "concave", self.dispersion is not None)
-        _mean_link.check_link(self)
-        if self.link != "log":
-            _mean_link.use_link(
-                self, replace(self, link="log"), concave=self.dispersion is not None and self.link == "inverse"
-            )
-
-    @classmethod
-    def examples(cls) -> tuple[Self, ...]:
-        """Return a learned and a fixed dispersion, and each other link."""
-        return cls(), cls(0.3), *(cls(phi, link) for link in cls.link_names[1:] for phi in (None, 0.3))
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """The log mean, or what the link makes of it, and unless ``dispersion`` is given the log shape."""
-        mean = _mean_link.mean_name(self.link)
-        return (mean, "log_shape") if self.dispersion is None else (mean,)
-
-    @property
-    def domains(self) -> tuple[Support, ...]:
-        """Where the outputs must lie."""
-        return (_mean_link.mean_domain(self), *(REAL for _ in self.parameters[1:]))
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
         r"""Return :math:`k` and :math:`k^2 \psi'(k) - k`, a batched diagonal: mean and shape are orthogonal."""
@@ -149,10 +122,6 @@ class Gamma(ClosedForm[_Parts]):
         shape = log_shape.exp().expand_as(log_mean)
         y = torch._standard_gamma(shape, generator=generator) * (log_mean - log_shape).exp()
         return y.clamp(min=torch.finfo(f.dtype).tiny)
-
-    def mean(self, f: Tensor) -> Tensor:
-        """Return the means, ``(..., M)``."""
-        return self._split(f)[0].exp()
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variances, mean squared over shape, ``(..., M)``."""
@@ -170,9 +139,6 @@ class Gamma(ClosedForm[_Parts]):
         """Return the logarithm of Minka's approximation of the shape's estimate, ``(M,)``."""
         d = like_outputs(first, y).log() - first
         return _minka(weighted_mean(torch.expm1(d) - d, weights))
-
-    def _split(self, f: Tensor) -> tuple[Tensor, Tensor]:
-        return _parameters.split(f, None if self.dispersion is None else -math.log(self.dispersion))
 
     def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
         log_mean, log_shape = self._split(f)
@@ -208,25 +174,16 @@ class Gamma(ClosedForm[_Parts]):
 
     def definition(self) -> Definition:
         """Return the formulas, with the shape as an output or the dispersion as a constant."""
-        from raphson.likelihoods.formulas import (
-            GLM_BOOK,
-            STRICTLY_CONVEX,
-            Abbreviation,
-            Convexity,
-            Definition,
-            exponential,
-            positive,
-            real,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import exponential, positive, real, sympy
 
         y, k, m, r, phi = positive("y k mu u phi")
         kappa = real("kappa")
         eta, mean = _mean_link.mean_formula(self.link, m)
-        ratio = Abbreviation(r, y / m, {m: -r / m})
+        ratio = fm.Abbreviation(r, y / m, {m: -r / m})
         nll = sympy.loggamma(k) - k * sympy.log(k) - k * sympy.log(r) + sympy.log(y) + k * r
         if self.dispersion is not None:
-            made = Definition(
+            made = fm.Definition(
                 likelihood=self,
                 outputs=(eta,),
                 targets=(y,),
@@ -235,13 +192,13 @@ class Gamma(ClosedForm[_Parts]):
                 moments={r: sympy.Integer(1)},
                 constants={phi: self.dispersion},
                 example=((0.4,), 2.0),
-                convexity=STRICTLY_CONVEX,
-                source=GLM_BOOK + "chapter 8.",
+                convexity=fm.STRICTLY_CONVEX,
+                source=fm.GLM_BOOK + "chapter 8.",
                 target_words="a positive number with mean μ and variance φ μ²",
             )
-            return made if self.link == "log" else replace(made, convexity=_mean_link.linked_convexity(made))
+            return _mean_link.at_link(made, self.link)
         log_mean = sympy.digamma(k) - sympy.log(k)
-        made = Definition(
+        made = fm.Definition(
             likelihood=self,
             outputs=(eta, kappa),
             targets=(y,),
@@ -249,15 +206,15 @@ class Gamma(ClosedForm[_Parts]):
             abbreviations=(mean, exponential(k, kappa), ratio),
             moments={r: sympy.Integer(1), sympy.log(r): log_mean},
             example=((0.4, 0.3), 2.0),
-            convexity=Convexity(
+            convexity=fm.Convexity(
                 "Strictly convex in the log mean for a fixed shape. In both outputs convex only near the mean: where "
                 "u (ψ(k) - log k + k ψ′(k) - log u) ≥ 1, which holds at u = 1 and fails for small and for large u.",
                 r * (log_mean + k * sympy.trigamma(k) - sympy.log(r)) >= 1,
             ),
-            source=GLM_BOOK + "chapter 8.",
+            source=fm.GLM_BOOK + "chapter 8.",
             target_words="a positive number with mean μ and variance μ²/k",
         )
-        return made if self.link == "log" else replace(made, convexity=_mean_link.linked_convexity(made))
+        return _mean_link.at_link(made, self.link)
 
 
 def _information(like: Tensor, shape: Tensor, second: Tensor) -> Diagonal:

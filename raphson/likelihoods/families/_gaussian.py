@@ -129,15 +129,7 @@ class Gaussian(Likelihood):
         return rows.mean(0) if weights is None else weights.to(rows) @ rows / weights.double().sum()
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Responses ``(..., M)``, or ``(...,)`` where ``M = 1``.
-            n_outputs: Number of responses ``M``.
-
-        Raises:
-            InputError: A response is not finite, or the number of responses or of scales is not ``M``.
-        """
+        """Raise ``InputError`` for the first response that is not finite, or another number of them or of scales."""
         entries = torch.as_tensor(self.scale).numel()
         if entries not in {1, n_outputs}:
             raise InputError(f"scale has {entries} entries but the model has {n_outputs} outputs.")
@@ -145,37 +137,29 @@ class Gaussian(Likelihood):
 
     def definition(self) -> Definition:
         """Return the formulas, with the scale of the first response as a constant."""
-        from raphson.likelihoods.formulas import (
-            GLM_BOOK,
-            Abbreviation,
-            Convexity,
-            Definition,
-            first_number,
-            positive,
-            real,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import positive, real, sympy
 
         mu, y, r = real("mu y r")
         plain = self.link == "identity"
-        eta, pieces = mu, tuple[Abbreviation, ...]()
+        eta, pieces = mu, tuple[fm.Abbreviation, ...]()
         if not plain:
             eta, mean = _mean_link.mean_formula(self.link, mu)
             pieces = (mean,)
         sigma = positive("sigma")
-        scale = first_number(self.scale)
+        scale = fm.first_number(self.scale)
         constant = sympy.log(sigma) + sympy.log(2 * sympy.pi) / 2 if self.normalized else 0
-        made = Definition(
+        made = fm.Definition(
             likelihood=Gaussian(scale, self.normalized, self.link),
             outputs=(eta,),
             targets=(y,),
             nll=r**2 / 2 + constant,
-            abbreviations=(*pieces, Abbreviation(r, (y - mu) / sigma, {mu: -1 / sigma})),
+            abbreviations=(*pieces, fm.Abbreviation(r, (y - mu) / sigma, {mu: -1 / sigma})),
             moments={r: sympy.Integer(0), r**2: sympy.Integer(1)},
             constants={sigma: scale},
             example=((0.3,), 1.5),
-            convexity=Convexity("Strictly convex everywhere: the Hessian is a positive constant.", sympy.true),
-            source=GLM_BOOK + "chapter 2.",
+            convexity=fm.Convexity("Strictly convex everywhere: the Hessian is a positive constant.", sympy.true),
+            source=fm.GLM_BOOK + "chapter 2.",
         )
         return made if plain else replace(made, convexity=_mean_link.linked_convexity(made))
 

@@ -213,15 +213,7 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
         return self._form.outputs(first, _safe_scale(residual, first.abs().amax(0), weights))[1]
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Responses ``(..., M)``, or ``(...,)`` where ``M = 1``.
-            n_outputs: Number of outputs ``2 M``.
-
-        Raises:
-            InputError: A response is not finite, or there are not two outputs per response.
-        """
+        """Raise ``InputError`` for the first response that is not finite, and unless there are two outputs for each."""
         if n_outputs % 2:
             raise InputError(_odd(n_outputs))
         Likelihood.check(self, y, n_outputs)
@@ -251,38 +243,28 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
 
     def definition(self) -> Definition:
         """Return the formulas in this parametrization."""
-        from raphson.likelihoods.formulas import (
-            Abbreviation,
-            Convexity,
-            Definition,
-            Expr,
-            exponential,
-            grouped,
-            logistic,
-            positive,
-            real,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import exponential, grouped, logistic, positive, real, sympy
 
         mu, y, r, e, s, rho, a, eta = real("mu y r e s rho a eta_1")
         sigma, v, tau, q = positive("sigma v tau q")
         eta_2 = sympy.Symbol("eta_2", negative=True)
         log, half_log_2pi = sympy.log, sympy.log(2 * sympy.pi) / 2
-        residual = Abbreviation(r, (y - mu) / sigma, {mu: -1 / sigma, sigma: -r / sigma})
-        deviation = Abbreviation(e, y - mu)
+        residual = fm.Abbreviation(r, (y - mu) / sigma, {mu: -1 / sigma, sigma: -r / sigma})
+        deviation = fm.Abbreviation(e, y - mu)
         natural = (
-            Abbreviation(v, -1 / (2 * eta_2), {eta_2: 2 * v**2}),
-            Abbreviation(mu, eta * v, {eta: v, eta_2: 2 * mu * v}),
+            fm.Abbreviation(v, -1 / (2 * eta_2), {eta_2: 2 * v**2}),
+            fm.Abbreviation(mu, eta * v, {eta: v, eta_2: 2 * mu * v}),
         )
         # the second output, the value, its abbreviations, and the second output and the target of the example
-        forms: dict[str, tuple[Expr, Expr, tuple[Abbreviation, ...], float, float]] = {
+        forms: dict[str, tuple[fm.Expr, fm.Expr, tuple[fm.Abbreviation, ...], float, float]] = {
             "mean_scale": (sigma, log(sigma) + r**2 / 2, (residual,), 0.8, 1.5),
             "mean_log_scale": (s, s + r**2 / 2, (exponential(sigma, s), residual), -0.2, 1.5),
             "mean_variance": (v, log(v) / 2 + e**2 / (2 * v), (deviation,), 0.6, 1.5),
             "mean_log_variance": (
                 rho,
                 rho / 2 + r**2 / 2,
-                (Abbreviation(sigma, sympy.exp(rho / 2), {rho: sigma / 2}), residual),
+                (fm.Abbreviation(sigma, sympy.exp(rho / 2), {rho: sigma / 2}), residual),
                 -0.4,
                 1.5,
             ),
@@ -290,7 +272,7 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
             "mean_softplus_scale": (
                 a,
                 log(sigma) + r**2 / 2,
-                (logistic(q, a), Abbreviation(sigma, log(1 + sympy.exp(a)), {a: q}), residual),
+                (logistic(q, a), fm.Abbreviation(sigma, log(1 + sympy.exp(a)), {a: q}), residual),
                 0.2,
                 1.5,
             ),
@@ -304,11 +286,11 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
         true, false = sympy.true, sympy.false
         where = {"mean_log_scale": sympy.Eq(r, 0), "mean_log_variance": sympy.Eq(r, 0), "natural": true}
         where["mean_precision"] = tau * e**2 <= sympy.Rational(1, 2)
-        first, mean = eta if name == "natural" else mu, tuple[Abbreviation, ...]()
+        first, mean = eta if name == "natural" else mu, tuple[fm.Abbreviation, ...]()
         if self.link != "identity":
             first, piece = _mean_link.mean_formula(self.link, mu)
             mean = (piece,)
-        made = Definition(
+        made = fm.Definition(
             likelihood=self,
             outputs=(first, second),
             targets=(y,),
@@ -316,7 +298,7 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
             abbreviations=(*mean, *pieces),
             moments={y: mu, y**2: mu**2 + v} if name == "natural" else moments,
             example=((0.4 if name == "natural" else 0.3, example), target),
-            convexity=Convexity(_CONVEXITY[name], where.get(name, false)),
+            convexity=fm.Convexity(_CONVEXITY[name], where.get(name, false)),
             source=_BROWN if name == "natural" else _COX_REID,
             **({"arrange": arrange[name]} if name in arrange else {}),
         )

@@ -2,20 +2,19 @@ r"""The inverse Gaussian likelihood by the log or another link: positive respons
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from raphson.likelihoods import _parameters
-from raphson.likelihoods._closed_form import ClosedForm
 from raphson.likelihoods._command import Command
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI
-from raphson.likelihoods._support import POSITIVE, REAL, Support
+from raphson.likelihoods._support import POSITIVE
 from raphson.likelihoods._targets import like_outputs, start_rows, weighted_mean
 from raphson.likelihoods.composed import _mean_link
+from raphson.likelihoods.composed._mean_family import MeanFamily
 from raphson.linalg import Diagonal, SymmetricOperator
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class _Parts(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class InverseGaussian(ClosedForm[_Parts]):
+class InverseGaussian(MeanFamily[_Parts]):
     r"""Independent inverse Gaussian responses with the logarithms of the mean and of the shape as outputs.
 
     With mean :math:`\mu = e^{f_1}` and shape :math:`\lambda = e^{f_2}`, variance :math:`\mu^3 / \lambda`, and
@@ -77,38 +76,10 @@ class InverseGaussian(ClosedForm[_Parts]):
                  [-1.0000,  0.2500]]])
     """
 
-    dispersion: float | None = None
-    link: str = "log"
-
     link_names = ("log", "inverse_squared", "inverse", "identity")
     support = POSITIVE
+    concave_links = ("inverse_squared", "inverse")
     commands = (Command("inverse-gaussian"),)
-
-    def __post_init__(self) -> None:
-        _parameters.check_number("dispersion", self.dispersion)
-        _mean_link.check_link(self)
-        if self.link != "log":
-            _mean_link.use_link(
-                self,
-                replace(self, link="log"),
-                concave=self.dispersion is not None and self.link in ("inverse_squared", "inverse"),
-            )
-
-    @classmethod
-    def examples(cls) -> tuple[Self, ...]:
-        """Return a learned and a fixed dispersion, and each other link."""
-        return cls(), cls(0.3), *(cls(phi, link) for link in cls.link_names[1:] for phi in (None, 0.3))
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """The log mean, or what the link makes of it, and unless ``dispersion`` is given the log shape."""
-        mean = _mean_link.mean_name(self.link)
-        return (mean, "log_shape") if self.dispersion is None else (mean,)
-
-    @property
-    def domains(self) -> tuple[Support, ...]:
-        """Where the outputs must lie."""
-        return (_mean_link.mean_domain(self), *(REAL for _ in self.parameters[1:]))
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
         r"""Return :math:`\lambda / \mu` and one half, a batched diagonal: mean and shape are orthogonal."""
@@ -124,10 +95,6 @@ class InverseGaussian(ClosedForm[_Parts]):
         low = 1 / (1 + a + (a * (a + 2)).sqrt())
         first = torch.empty_like(low).uniform_(generator=generator) * (1 + low) <= 1
         return torch.where(first, low, 1 / low) * log_mean.exp()
-
-    def mean(self, f: Tensor) -> Tensor:
-        """Return the means, ``(..., M)``."""
-        return self._split(f)[0].exp()
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variances, mean cubed over shape, ``(..., M)``."""
@@ -149,9 +116,6 @@ class InverseGaussian(ClosedForm[_Parts]):
         y, mean = like_outputs(first, y), first.exp()
         spread = weighted_mean((y / mean - 1).square() / y, weights)
         return -spread.clamp(min=1e-8 / float(mean.max())).log()
-
-    def _split(self, f: Tensor) -> tuple[Tensor, Tensor]:
-        return _parameters.split(f, None if self.dispersion is None else -math.log(self.dispersion))
 
     def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
         log_mean, log_shape = self._split(f)
@@ -184,25 +148,16 @@ class InverseGaussian(ClosedForm[_Parts]):
 
     def definition(self) -> Definition:
         """Return the formulas, with the shape as an output or the dispersion as a constant."""
-        from raphson.likelihoods.formulas import (
-            GLM_BOOK,
-            Abbreviation,
-            Convexity,
-            Definition,
-            exponential,
-            factored,
-            positive,
-            real,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import exponential, factored, positive, real, sympy
 
         y, lam, d, m, phi = positive("y lambda d mu phi")
         s = real("s")
         eta, mean = _mean_link.mean_formula(self.link, m)
         rate = 2 * lam * (m - y) / m**3
         if self.dispersion is not None:
-            deviance = Abbreviation(d, (y - m) ** 2 / (phi * m**2 * y), {m: rate.subs(lam, 1 / phi)})
-            made = Definition(
+            deviance = fm.Abbreviation(d, (y - m) ** 2 / (phi * m**2 * y), {m: rate.subs(lam, 1 / phi)})
+            made = fm.Definition(
                 likelihood=self,
                 outputs=(eta,),
                 targets=(y,),
@@ -211,14 +166,16 @@ class InverseGaussian(ClosedForm[_Parts]):
                 moments={y: m},
                 constants={phi: self.dispersion},
                 example=((0.4,), 1.3),
-                convexity=Convexity("Convex where 2y ≥ μ. The Fisher information is positive everywhere.", 2 * y >= m),
-                source=GLM_BOOK + "table 2.1.",
+                convexity=fm.Convexity(
+                    "Convex where 2y ≥ μ. The Fisher information is positive everywhere.", 2 * y >= m
+                ),
+                source=fm.GLM_BOOK + "table 2.1.",
                 arrange=factored,
                 target_words="a positive number with mean μ and variance φ μ³",
             )
-            return made if self.link == "log" else replace(made, convexity=_mean_link.linked_convexity(made))
-        deviance = Abbreviation(d, lam * (y - m) ** 2 / (m**2 * y), {m: rate, s: d})
-        made = Definition(
+            return _mean_link.at_link(made, self.link)
+        deviance = fm.Abbreviation(d, lam * (y - m) ** 2 / (m**2 * y), {m: rate, s: d})
+        made = fm.Definition(
             likelihood=self,
             outputs=(eta, s),
             targets=(y,),
@@ -226,7 +183,7 @@ class InverseGaussian(ClosedForm[_Parts]):
             abbreviations=(mean, exponential(lam, s), deviance),
             moments={y: m, d: sympy.Integer(1)},
             example=((0.4, 0.3), 1.3),
-            convexity=Convexity(
+            convexity=fm.Convexity(
                 "Convex in s for a fixed mean, and in the log mean where 2y ≥ μ, but not in both: the determinant is "
                 "negative wherever y differs from the mean. The Fisher information is positive definite everywhere.",
                 sympy.Eq(y, m),
@@ -235,4 +192,4 @@ class InverseGaussian(ClosedForm[_Parts]):
             arrange=factored,
             target_words="a positive number with mean μ and variance μ³/λ",
         )
-        return made if self.link == "log" else replace(made, convexity=_mean_link.linked_convexity(made))
+        return _mean_link.at_link(made, self.link)

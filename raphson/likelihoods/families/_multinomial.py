@@ -109,15 +109,7 @@ class Multinomial(Likelihood):
         return _LABELS.variance(f)
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Counts ``(..., K)``.
-            n_outputs: Number of classes ``K``.
-
-        Raises:
-            InputError: A count is negative or not whole, or there is not one per class.
-        """
+        """Raise ``InputError`` for the first count ``(..., K)`` that is negative or not whole."""
         if y.ndim == 0 or y.shape[-1] != n_outputs:
             raise InputError(
                 f"The targets have shape {tuple(y.shape)}, but the model has {n_outputs} classes: give rows of "
@@ -131,32 +123,24 @@ class Multinomial(Likelihood):
 
     def definition(self) -> Definition:
         """Return the formulas for counts of three classes."""
-        from raphson.likelihoods.formulas import (
-            GLM_BOOK,
-            ONLY_CONVEX,
-            Abbreviation,
-            Definition,
-            factored,
-            positive,
-            softmax,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import factored, positive, softmax, sympy
 
         f, pieces = softmax(3)
         y, n, z = sympy.symbols("y_:3", real=True), positive("n"), pieces[0].symbol
         log_coefficient = sympy.loggamma(n + 1) - sympy.Add(*(sympy.loggamma(count + 1) for count in y))
-        return Definition(
+        return fm.Definition(
             likelihood=self,
             outputs=f,
             targets=y,
             nll=n * sympy.log(z) - sympy.Add(*(a * b for a, b in zip(y, f, strict=True))) - log_coefficient,
-            abbreviations=(*pieces, Abbreviation(n, sympy.Add(*y), {})),
+            abbreviations=(*pieces, fm.Abbreviation(n, sympy.Add(*y), {})),
             expect=lambda entry: entry,
             read=lambda row: row.tolist(),
             given_target=True,
             example=((0.5, -0.3, 0.1), [4.0, 1.0, 2.0]),
-            convexity=ONLY_CONVEX,
-            source=GLM_BOOK + "section 5.2.",
+            convexity=fm.ONLY_CONVEX,
+            source=fm.GLM_BOOK + "section 5.2.",
             target_words="counts y_k that sum to n, which is given",
             notes=("Written out for K = 3 classes. For K classes: gradient n p - y, Hessian n (diag(p) - p pᵀ).",),
             arrange=factored,

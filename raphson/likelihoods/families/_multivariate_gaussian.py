@@ -175,12 +175,7 @@ class MultivariateGaussian(ClosedForm[_Parts]):
         return torch.cat([mean, factor.diagonal().log(), factor[i, j][m:]])
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
-
-        Args:
-            y: Responses ``(..., M)``, or ``(...,)`` where ``M = 1``.
-            n_outputs: Number of outputs ``C``.
-        """
+        """Raise ``InputError`` for the first response that is not finite, or unless the outputs are those of M."""
         check_columns(y, self._responses(n_outputs), 1, self.support)
 
     def _responses(self, n_outputs: int) -> int:
@@ -240,16 +235,8 @@ class MultivariateGaussian(ClosedForm[_Parts]):
 
     def definition(self) -> Definition:
         """Return the formulas of two responses."""
-        from raphson.likelihoods.formulas import (
-            Abbreviation,
-            Convexity,
-            Definition,
-            exponential,
-            mean_by_moments,
-            positive,
-            real,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import exponential, positive, real, sympy
 
         mu, rho, y, d, z = (real(f"{name}_0 {name}_1") for name in ("mu", "rho", "y", "d", "z"))
         c = real("c")
@@ -257,22 +244,22 @@ class MultivariateGaussian(ClosedForm[_Parts]):
         pieces = (
             exponential(a, rho[0]),
             exponential(b, rho[1]),
-            *(Abbreviation(d[i], y[i] - mu[i], {mu[i]: sympy.Integer(-1)}) for i in range(2)),
-            Abbreviation(z[0], a * d[0] + c * d[1], {a: d[0], d[0]: a, c: d[1], d[1]: c}),
-            Abbreviation(z[1], b * d[1], {b: d[1], d[1]: b}),
+            *(fm.Abbreviation(d[i], y[i] - mu[i], {mu[i]: sympy.Integer(-1)}) for i in range(2)),
+            fm.Abbreviation(z[0], a * d[0] + c * d[1], {a: d[0], d[0]: a, c: d[1], d[1]: c}),
+            fm.Abbreviation(z[1], b * d[1], {b: d[1], d[1]: b}),
         )
         standard = {x: sympy.Integer(0) for x in (*z, z[0] * z[1])} | {x**2: sympy.Integer(1) for x in z}
         residuals = {d[1]: z[1] / b, d[0]: (z[0] - c * z[1] / b) / a}
-        return Definition(
+        return fm.Definition(
             likelihood=MultivariateGaussian(2),
             outputs=(*mu, *rho, c),
             targets=y,
             nll=(z[0] ** 2 + z[1] ** 2) / 2 - rho[0] - rho[1] + sympy.log(2 * sympy.pi),
             abbreviations=pieces,
-            expect=lambda entry: mean_by_moments(entry.subs(residuals), standard, set(z)),
+            expect=lambda entry: fm.mean_by_moments(entry.subs(residuals), standard, set(z)),
             read=lambda row: row.tolist(),
             example=((0.3, -0.2, 0.1, -0.4, 0.5), [1.1, 0.4]),
-            convexity=Convexity(
+            convexity=fm.Convexity(
                 "Convex in the mean for a fixed L, but not in all outputs: with a direction of the mean that moves z₁ "
                 "alone, ρ₁ has a block of negative determinant wherever z₁ is not zero. The Fisher information is "
                 "positive definite everywhere.",

@@ -3,23 +3,23 @@ r"""The negative binomial likelihood (NB2), by the log or another link: counts t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from raphson.likelihoods import _parameters
-from raphson.likelihoods._closed_form import ClosedForm
 from raphson.likelihoods._command import Command
 from raphson.likelihoods._links import softplus
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, log_remainder
 from raphson.likelihoods._special._binet_together import binet_together
 from raphson.likelihoods._special._negative_binomial_information import dispersion_information
-from raphson.likelihoods._support import COUNT, REAL, Support
+from raphson.likelihoods._support import COUNT
 from raphson.likelihoods._targets import like_outputs, log_mean_count, start_rows, weighted_mean
 from raphson.likelihoods.composed import _mean_link
+from raphson.likelihoods.composed._mean_family import MeanFamily
 from raphson.linalg import Diagonal, SymmetricOperator
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class _Parts:
 
 
 @dataclass(frozen=True, eq=False)
-class NegativeBinomial(ClosedForm[_Parts]):
+class NegativeBinomial(MeanFamily[_Parts]):
     r"""Independent negative binomial counts with the logarithms of the mean and of the dispersion as outputs.
 
     With mean :math:`\mu = e^{f_1}` and dispersion :math:`\alpha = e^{f_2}` the variance is
@@ -127,35 +127,11 @@ class NegativeBinomial(ClosedForm[_Parts]):
                 [0.5000]], dtype=torch.float64)
     """
 
-    dispersion: float | None = None
-    link: str = "log"
-
     link_names = ("log", "identity", "sqrt")
     support = COUNT
+    second = "log_dispersion"
+    concave_links = ("log",)
     commands = (Command("negative-binomial"),)
-
-    def __post_init__(self) -> None:
-        _parameters.check_number("dispersion", self.dispersion)
-        object.__setattr__(self, "concave", self.dispersion is not None)
-        _mean_link.check_link(self)
-        if self.link != "log":
-            _mean_link.use_link(self, replace(self, link="log"))
-
-    @classmethod
-    def examples(cls) -> tuple[Self, ...]:
-        """Return a learned and a fixed dispersion, and each other link."""
-        return cls(), cls(0.7), *(cls(phi, link) for link in cls.link_names[1:] for phi in (None, 0.7))
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """The log mean, or what the link makes of it, and unless ``dispersion`` is given the log dispersion."""
-        mean = _mean_link.mean_name(self.link)
-        return (mean, "log_dispersion") if self.dispersion is None else (mean,)
-
-    @property
-    def domains(self) -> tuple[Support, ...]:
-        """Where the outputs must lie."""
-        return (_mean_link.mean_domain(self), *(REAL for _ in self.parameters[1:]))
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
         """Return a batched diagonal: mean and dispersion are orthogonal. The class says how exact it is."""
@@ -171,10 +147,6 @@ class NegativeBinomial(ClosedForm[_Parts]):
         size = (-log_dispersion).exp().clamp(max=1.0 / torch.finfo(f.dtype).eps).expand_as(log_mean)
         rate = torch._standard_gamma(size, generator=generator) * (log_mean - size.log()).exp()
         return torch.poisson(rate, generator=generator)
-
-    def mean(self, f: Tensor) -> Tensor:
-        """Return the means, ``(..., M)``."""
-        return self._split(f)[0].exp()
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variances, mean plus dispersion times its square, ``(..., M)``."""
@@ -195,9 +167,6 @@ class NegativeBinomial(ClosedForm[_Parts]):
         mean = first.exp()
         excess = weighted_mean((like_outputs(mean, y) - mean).square() - mean, weights)
         return (excess / weighted_mean(mean.square(), weights)).clamp(1e-3, 1e3).log()
-
-    def _split(self, f: Tensor) -> tuple[Tensor, Tensor]:
-        return _parameters.split(f, None if self.dispersion is None else math.log(self.dispersion))
 
     def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
         log_mean, log_dispersion = self._split(f)
@@ -255,18 +224,8 @@ class NegativeBinomial(ClosedForm[_Parts]):
 
     def definition(self) -> Definition:
         """Return the formulas, with the dispersion as an output or as a constant."""
-        from raphson.likelihoods.formulas import (
-            STRICTLY_CONVEX,
-            Abbreviation,
-            Convexity,
-            Definition,
-            factored,
-            grouped,
-            mean_of,
-            positive,
-            real,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import factored, grouped, mean_of, positive, real, sympy
 
         y, log_alpha, a, b = real("y a A B")
         m, k, alpha = positive("mu k alpha")
@@ -275,7 +234,7 @@ class NegativeBinomial(ClosedForm[_Parts]):
         log_mean = eta if self.link == "log" else sympy.log(m)
         if self.dispersion is not None:
             inverse = 1 / alpha
-            made = Definition(
+            made = fm.Definition(
                 likelihood=self,
                 outputs=(eta,),
                 targets=(y,),
@@ -288,15 +247,15 @@ class NegativeBinomial(ClosedForm[_Parts]):
                 moments={y: m},
                 constants={alpha: self.dispersion},
                 example=((0.4,), 3.0),
-                convexity=STRICTLY_CONVEX,
+                convexity=fm.STRICTLY_CONVEX,
                 arrange=factored,
                 source=source,
                 target_words="a count with mean μ and variance μ + α μ²",
             )
-            return made if self.link == "log" else replace(made, convexity=_mean_link.linked_convexity(made))
+            return _mean_link.at_link(made, self.link)
         # A is the score of k in a form with mean zero, B its derivative: differences that belong together.
         ratio = sympy.log(1 + m / k)
-        score = Abbreviation(a, sympy.digamma(y + k) - sympy.digamma(k) - ratio, {k: b, m: -1 / (k + m)})
+        score = fm.Abbreviation(a, sympy.digamma(y + k) - sympy.digamma(k) - ratio, {k: b, m: -1 / (k + m)})
         rest_of_b = -sympy.trigamma(k) + m / (k * (k + m))
 
         def rewrite(entry: Expr) -> Expr:
@@ -304,20 +263,20 @@ class NegativeBinomial(ClosedForm[_Parts]):
             return entry.subs(sympy.trigamma(y + k), b - rest_of_b)
 
         mean_trigamma = mean_of(sympy.trigamma(y + k))
-        made = Definition(
+        made = fm.Definition(
             likelihood=self,
             outputs=(eta, log_alpha),
             targets=(y,),
             nll=(y + k) * ratio - y * (log_mean + log_alpha) - gamma(y + k) + gamma(k) + gamma(y + 1),
             abbreviations=(
                 mean,
-                Abbreviation(k, sympy.exp(-log_alpha), {log_alpha: -k}),
+                fm.Abbreviation(k, sympy.exp(-log_alpha), {log_alpha: -k}),
                 score,
-                Abbreviation(b, sympy.trigamma(y + k) + rest_of_b),
+                fm.Abbreviation(b, sympy.trigamma(y + k) + rest_of_b),
             ),
             moments={y: m, a: sympy.Integer(0), b: mean_trigamma + rest_of_b},
             example=((0.4, -0.5), 3.0),
-            convexity=Convexity(
+            convexity=fm.Convexity(
                 "Strictly convex in the log mean for a fixed dispersion, not in both outputs: the observed Hessian is "
                 "indefinite at counts away from the mean (at mean 1 and dispersion 1 at all but the counts 1 and 2). "
                 "The Fisher information is positive definite everywhere.",
@@ -328,7 +287,7 @@ class NegativeBinomial(ClosedForm[_Parts]):
             rewrite=rewrite,
             arrange=lambda entry: grouped(entry, [a, b, sympy.trigamma(k), mean_trigamma]),
         )
-        return made if self.link == "log" else replace(made, convexity=_mean_link.linked_convexity(made))
+        return _mean_link.at_link(made, self.link)
 
 
 def _of_count(y: Tensor, log_dispersion: Tensor, curved: bool) -> _OfCount:

@@ -110,11 +110,7 @@ class Ordinal(ClosedForm[_Parts]):
         return self.n_levels - 1
 
     def check_outputs(self, f: Tensor) -> None:
-        """Raise for the first output that is not finite, or not above the one before it.
-
-        Raises:
-            InputError: Naming the row and the pair.
-        """
+        """Raise ``InputError`` for the first output that is not finite, or not above the one before it, by row."""
         self._check_width(f.shape[-1])
         Likelihood.check_outputs(self, f)
         bad = f[..., 1:] <= f[..., :-1]
@@ -157,15 +153,7 @@ class Ordinal(ClosedForm[_Parts]):
         return p * (1 - p)
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row whose target is not a level.
-
-        Args:
-            y: Levels.
-            n_outputs: ``J - 1``.
-
-        Raises:
-            InputError: A target is not a whole number from 0 to J - 1, or the number of outputs is not J - 1.
-        """  # noqa: DOC502
+        """Raise ``InputError`` for the first level that is not a whole number from 0 to J - 1, or unless C is J - 1."""
         self._check_width(n_outputs)
         outside = ~self._levels.contains(y)
         refuse_outside(outside, y, self._levels.description)

@@ -2,7 +2,7 @@ r"""The Poisson likelihood, by the log or another link: counts, with exposure as
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -153,7 +153,7 @@ class Poisson(Likelihood):
             ),
             source=GLM_BOOK + "chapter 6.",
         )
-        return made if self.link == "log" else replace(made, convexity=_mean_link.linked_convexity(made))
+        return _mean_link.at_link(made, self.link)
 
 
 def _value(f: Tensor, y: Tensor, rate: Tensor) -> Tensor:

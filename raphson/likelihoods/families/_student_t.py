@@ -235,21 +235,13 @@ class StudentT(ClosedForm[_Parts]):
 
     def definition(self) -> Definition:
         """Return the formulas, with the degrees of freedom as an output or a constant."""
-        from raphson.likelihoods.formulas import (
-            Abbreviation,
-            Convexity,
-            Definition,
-            exponential,
-            factored,
-            positive,
-            real,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import exponential, factored, positive, real, sympy
 
         mu, y, s, kappa, r = real("mu y s kappa r")
         sigma, nu = positive("sigma nu")
         known = self.df is not None
-        residual = Abbreviation(r, (y - mu) / sigma, {mu: -1 / sigma, sigma: -r / sigma})
+        residual = fm.Abbreviation(r, (y - mu) / sigma, {mu: -1 / sigma, sigma: -r / sigma})
         half = (nu + 1) / 2
         spread = sympy.log(1 + r**2 / nu)
         width = sympy.Dummy("W", positive=True)
@@ -280,7 +272,7 @@ class StudentT(ClosedForm[_Parts]):
                 total += fixed * mean_power(int(powers[r]), -int(powers[width]))
             return total
 
-        return Definition(
+        return fm.Definition(
             likelihood=self,
             outputs=(mu, s) if known else (mu, s, kappa),
             targets=(y,),
@@ -289,7 +281,7 @@ class StudentT(ClosedForm[_Parts]):
             constants={} if self.df is None else {nu: self.df},
             example=((0.3, -0.2) if known else (0.3, -0.2, 1.3), 1.5),
             expect=expect,
-            convexity=Convexity(
+            convexity=fm.Convexity(
                 "Convex in the location where r² ≤ ν, and in s for a fixed location, but not in both: the determinant "
                 "of that block is negative wherever y differs from the location. The Fisher information is positive "
                 "definite everywhere.",

@@ -163,16 +163,12 @@ class Weibull(ClosedForm[_Parts]):
         return (2 * (log_scale + once)).exp() * torch.expm1(torch.lgamma(1 + 2 * a) - 2 * once)
 
     def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise for the first row outside the support.
+        """Raise ``InputError`` for the first time that is not positive and finite, or event that is not 0 or 1.
 
-        Args:
-            y: Times ``(..., M)``, or ``(...,)`` where ``M = 1``; with ``censored`` times and events
-                ``(..., M, 2)``, or ``(..., 2)``.
-            n_outputs: Number of outputs ``C``.
+        Targets are times ``(..., M)``; with ``censored`` times and events, ``(..., M, 2)``, or ``(..., 2)``.
 
         Raises:
-            InputError: A time is not positive and finite, an event is neither 0 nor 1, or the shape does not
-                match the outputs.
+            InputError: A time, an event or the shape is not as it must be.
         """
         n_parameters = len(self.parameters)
         if not self.censored:
@@ -266,24 +262,14 @@ class Weibull(ClosedForm[_Parts]):
 
     def definition(self) -> Definition:
         """Return the formulas, with the shape as an output or a constant, of complete or right-censored durations."""
-        from raphson.likelihoods.formulas import (
-            STRICTLY_CONVEX,
-            Abbreviation,
-            Convexity,
-            Definition,
-            exponential,
-            mean_by_moments,
-            one_number,
-            positive,
-            real,
-            sympy,
-        )
+        from raphson.likelihoods import formulas as fm
+        from raphson.likelihoods.formulas import exponential, positive, real, sympy
 
         y, k, w = positive("y k w")
         a, z, delta, kappa = real("a z delta kappa")
         known = self.shape is not None
         shape = () if known else (exponential(k, kappa),)
-        standard = Abbreviation(z, k * (sympy.log(y) - a), {a: -k} if known else {a: -k, kappa: z})
+        standard = fm.Abbreviation(z, k * (sympy.log(y) - a), {a: -k} if known else {a: -k, kappa: z})
         euler = 1 - sympy.EulerGamma
         moments = {
             w: sympy.Integer(1),
@@ -291,21 +277,21 @@ class Weibull(ClosedForm[_Parts]):
             w * z: euler,
             w * z**2: euler**2 + sympy.pi**2 / 6 - 1,
         }
-        convexity = STRICTLY_CONVEX
+        convexity = fm.STRICTLY_CONVEX
         if not known and self.censored:
-            convexity = Convexity(
+            convexity = fm.Convexity(
                 "Strictly convex in the log scale for a fixed shape, not in both outputs: for an event the determinant "
                 "is negative unless w = 1; for a censored row the Hessian is positive semidefinite where z ≤ -1 only.",
                 sympy.Or(sympy.And(sympy.Eq(delta, 0), z <= -1), sympy.Eq(w, 1) & sympy.Eq(delta, 1)),
             )
         elif not known:
-            convexity = Convexity(
+            convexity = fm.Convexity(
                 "Strictly convex in the log scale for a fixed shape, not in both outputs: the determinant is negative "
                 "unless w = 1. The Fisher information is positive definite everywhere.",
                 sympy.Eq(w, 1),
             )
         event = delta if self.censored else sympy.Integer(1)
-        return Definition(
+        return fm.Definition(
             likelihood=self,
             outputs=(a,) if known else (a, kappa),
             targets=(y, delta) if self.censored else (y,),
@@ -313,9 +299,9 @@ class Weibull(ClosedForm[_Parts]):
             abbreviations=(*shape, standard, exponential(w, z)),
             moments=moments,
             # the information of complete durations; what censored rows have instead is in a note
-            expect=lambda entry: mean_by_moments(entry.subs(delta, 1), moments, {y, z, w}),
+            expect=lambda entry: fm.mean_by_moments(entry.subs(delta, 1), moments, {y, z, w}),
             constants={} if self.shape is None else {k: self.shape},
-            read=(lambda row: row.reshape(-1).tolist()) if self.censored else one_number,
+            read=(lambda row: row.reshape(-1).tolist()) if self.censored else fm.one_number,
             example=((0.4,) if known else (0.4, 0.3), [2.0, 1.0] if self.censored else 2.0),
             convexity=convexity,
             source="J. F. Lawless (2003), Statistical Models and Methods for Lifetime Data, 2nd ed., section 5.2.",

@@ -69,16 +69,7 @@ def _polish_product(product: Expr) -> Expr:
 
 
 def evaluator(expressions: Sequence[Expr], symbols: Sequence[Symbol], digits: int = 40) -> Callable[..., list[float]]:
-    """Compile expressions for evaluation in multiple precision.
-
-    Args:
-        expressions: What to evaluate.
-        symbols: Arguments of the function, in order.
-        digits: Working precision.
-
-    Returns:
-        A function from numbers to values, rounded to double precision.
-    """
+    """Return a function from numbers for symbols to values of expressions, by way of so many digits, as doubles."""
     import mpmath  # type: ignore[import-untyped]
 
     function = sympy.lambdify(list(symbols), list(expressions), modules="mpmath", cse=True)

@@ -269,13 +269,7 @@ _MOST_COUNTS = 20_000
 def mean_by_moments(expression: Expr, moments: Mapping[Expr, Expr], random: set[Symbol]) -> Expr:
     """Return the mean of an expression that is linear in statistics whose means are known.
 
-    Args:
-        expression: Of outputs, constants and random quantities.
-        moments: Statistic to mean.
-        random: Symbols whose presence makes a factor random.
-
-    Returns:
-        The mean; a random factor that is not among ``moments`` is left as ``E(factor)``.
+    A factor with one of the ``random`` symbols that is not among ``moments`` is left as ``E(factor)``.
     """
     total = sympy.Integer(0)
     for term in sympy.Add.make_args(sympy.expand(expression)):

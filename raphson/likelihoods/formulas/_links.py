@@ -19,14 +19,7 @@ def output_symbol(name: str, letter: str) -> Symbol:
 def as_function(name: str, f: Expr, theta: Expr, helper: Expr) -> list[Abbreviation]:
     """Return the parameter ``theta`` as a named function of the output ``f``, after what its derivative needs.
 
-    Args:
-        name: What is done to the output: ``"exp"``, ``"normal_cdf"``, ...
-        f: The output.
-        theta: The parameter.
-        helper: Symbol for a piece of the derivative.
-
-    Returns:
-        The abbreviations, that of ``theta`` last; none for the identity.
+    ``helper`` is the symbol of that piece; there are no abbreviations for the identity.
     """
     if name == "softplus":
         return [logistic(helper, f), Abbreviation(theta, sympy.log(1 + sympy.exp(f)), {f: helper})]

@@ -27,13 +27,8 @@ def check_adjoint(model: Model, x: Inputs, traits: Traits, second: bool = False)
     r"""Raise unless :math:`\langle u, J v \rangle = \langle J^\top u, v \rangle`, once for each choice of parameters.
 
     With :math:`v = J^\top u` nothing cancels: both are a sum of squares. For the second derivatives of a model with
-    functions of its own, the derivative of :math:`J^\top u` is compared with its differences, too.
-
-    Args:
-        model: The model.
-        x: Inputs of a few examples.
-        traits: What is known about the model; remembers that it was checked.
-        second: Whether derivatives of the Jacobian are asked for.
+    functions of its own, the derivative of :math:`J^\top u` is compared with its differences, too. ``traits`` remember
+    that the model was checked.
 
     Raises:
         InputError: It is not; the message names the functions with a backward pass of their own.

@@ -56,12 +56,7 @@ class BatchedVJP:
         return all(has_rule(node) for node in nodes)
 
     def __call__(self, u: Tensor, visit: Visit) -> None:
-        """Visit every edge with its gradients.
-
-        Args:
-            u: Gradients with respect to the output, ``(k, *shape)``.
-            visit: Takes them; it must not change them, and they may be overwritten when it has returned.
-        """
+        """Visit every edge with its gradients, of the output's ``(k, *shape)``; they may be overwritten afterwards."""
         found: dict[_Key, Tensor] = {self._root: u}
         own: set[_Key] = set()  # memory that nobody else has
         with torch.no_grad():

@@ -191,15 +191,10 @@ def map_parts(function: Callable[[Tensor], Parts], rows: Tensor, space: Paramete
 
 
 def check_shapes(found: Mapping[str, Tensor], lead: tuple[int, ...], tensors: Mapping[str, Tensor]) -> None:
-    """Raise unless what a transformation returned has the shapes that it must have.
+    """Raise unless what a transformation returned has the parameters' shapes, after the axes ``lead``.
 
     Under nested ``vmap`` PyTorch's derivative of a PReLU has another shape (torch 2.13), and so other entries: the
     caller then takes the examples one by one.
-
-    Args:
-        found: A tensor for each parameter by name.
-        lead: The axes that must come before those of the parameter.
-        tensors: The parameters.
 
     Raises:
         RuntimeError: One has another shape.

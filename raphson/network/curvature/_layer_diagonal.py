@@ -45,7 +45,7 @@ def layer_diagonal(
     The vectors are those of ``draw`` where it is given, position by position, and of the estimator elsewhere.
 
     Cost in units of a forward pass F, without sharing: 1 for the forward pass, 1 less the first layer for each of the
-    C vectors of the output factor, and 1 for all squares together. With sharing one more for each vector.
+    C vectors of the output factor, and 1 for all squared gradients together. With sharing one more for each vector.
     """
     sampling = sampling_of(objective, estimator, samples, generator)
     space = objective.space
@@ -53,9 +53,9 @@ def layer_diagonal(
     for recorded in recorded_batches(objective, sampling.mixed):
         groups = _groups(recorded.record.calls, recorded.record.unrecognized)
         plain = [number for _, (number, *more) in groups if not more and _is_plain(recorded, number)]
-        squares: dict[int, Tensor] = {}
+        squared: dict[int, Tensor] = {}
         unrecognized = UnrecognizedGradients(objective, recorded)
-        jobs = [([number], partial(_add_squares, squares, number, recorded)) for number in plain]
+        jobs = [([number], partial(_add_squared_outputs, squared, number, recorded)) for number in plain]
         jobs += [
             (numbers, partial(_add_squared, total, recorded, views, numbers, space))
             for views, numbers in groups
@@ -67,8 +67,8 @@ def layer_diagonal(
             for name, rows in unrecognized(u).items():
                 total[space.slices[name]] += rows.square().sum((0, 1))
         for views, (number, *more) in groups:
-            if number in squares and not more:
-                for view, values in _from_squares(squares[number], recorded, number, views):
+            if number in squared and not more:
+                for view, values in _from_squared_outputs(squared[number], recorded, number, views):
                     total.index_add_(0, view.places(space), values.reshape(-1))
     return total
 
@@ -79,25 +79,25 @@ def _is_plain(recorded: RecordedBatch, number: int) -> bool:
     return isinstance(call, Linear) and call.positions == recorded.sum_layouts[number].n
 
 
-def _add_squares(
-    squares: dict[int, Tensor], number: int, recorded: RecordedBatch, gradients: Mapping[int, Tensor]
+def _add_squared_outputs(
+    squared: dict[int, Tensor], number: int, recorded: RecordedBatch, gradients: Mapping[int, Tensor]
 ) -> None:
     """Add squared output gradients ``(N, out)``, vector by vector: what they are needed for is linear in them."""
     call, g = recorded.record.calls[number], gradients[number]
-    total = squares.setdefault(number, g.new_zeros(call.positions, call.shape[-1]))
+    total = squared.setdefault(number, g.new_zeros(call.positions, call.shape[-1]))
     for row in call.rows(g):
         total.addcmul_(row, row)
 
 
-def _from_squares(
-    squares: Tensor, recorded: RecordedBatch, number: int, views: Sequence[ParameterView]
+def _from_squared_outputs(
+    squared: Tensor, recorded: RecordedBatch, number: int, views: Sequence[ParameterView]
 ) -> Iterator[tuple[ParameterView, Tensor]]:
     call = recorded.record.calls[number]
     assert isinstance(call, Matmul)
     if call.weight is not None and call.weight in views:
-        yield call.weight, squares.mT @ call.input().reshape(call.positions, -1).square()
+        yield call.weight, squared.mT @ call.input().reshape(call.positions, -1).square()
     if call.bias is not None and call.bias in views:
-        yield call.bias, squares.sum(0)
+        yield call.bias, squared.sum(0)
 
 
 def layer_gradient_norms(objective: Objective, recorded: RecordedBatch, u: Tensor) -> Tensor:

@@ -150,14 +150,8 @@ def backward_pass(layers: list[LayerValues], u: Tensor) -> Iterator[Tensor]:
 def read_feed_forward(module: nn.Module | None) -> FeedForward:
     """Return a module as a feed-forward network.
 
-    Args:
-        module: The module; None for a model that is a function.
-
-    Returns:
-        The network.
-
     Raises:
-        InputError: It is none; the message names the part that is something else.
+        InputError: It is none, or a function; the message names the part that is something else.
     """
     if module is None:
         raise InputError("the model is a function.")

@@ -243,8 +243,7 @@ class Affine(LayerCall):
 def weight_gradients(u: Tensor, a: Tensor) -> Tensor:
     """Return sums over positions of output gradients ``(N, k, G, O, P)`` times inputs ``(N, G, I, P)``.
 
-    Returns:
-        ``(N, G, k, O, I)``: all ``k`` in one product with the inputs of a group.
+    They are ``(N, G, k, O, I)``: all ``k`` in one product with the inputs of a group.
     """
     products = u.transpose(1, 2).flatten(2, 3) @ a.mT
     return products.view(*products.shape[:2], u.shape[1], u.shape[3], -1)

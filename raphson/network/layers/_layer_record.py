@@ -48,12 +48,10 @@ class LayerRecord:
         return [found[i] for i in range(len(self.calls))]
 
     def deliver(self, u: Tensor, jobs: Sequence[tuple[Sequence[int], Consumer]]) -> None:
-        """Hand the output gradients of the calls to those who wait for them, as soon as they are there; none is stored.
+        """Hand the output gradients of the calls to those who wait for them, as soon as they are there.
 
-        Args:
-            u: Gradients with respect to the output, ``(k, N, ..., C)``.
-            jobs: The numbers of the calls whose gradients each takes, and what takes them, ``(k, *shape)`` by number;
-                it must not change or store them.
+        From gradients with respect to the output ``(k, N, ..., C)`` each job takes those of the calls numbered,
+        ``(k, *shape)`` by number; it must not change or store them.
         """
         waiting: list[tuple[set[int], dict[int, Tensor], Consumer]] = [
             (set(numbers), {}, take) for numbers, take in jobs
@@ -75,9 +73,6 @@ class LayerRecord:
 
         Where the shape leaves it open (two axes as long as the batch, examples folded into another axis) two backward
         passes decide: with a weight for each example's outputs, the gradient at each of its positions is multiplied.
-
-        Returns:
-            One for each call.
 
         Raises:
             InputError: A layer's positions cannot be split into examples.

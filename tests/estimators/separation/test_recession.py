@@ -152,7 +152,6 @@ def test_what_is_separated_and_diverges_is_what_single_programs_find(name, seed,
         np.testing.assert_array_equal(found.diverging.numpy(), moving)
         assert torch.equal(found.is_finite(torch.eye(mapping.n_parameters)), ~found.diverging)
         assert int(found.limit.kept.sum()) == mapping.n_parameters - found.span.shape[1]
-    assert torch.equal(found.limit.basis[found.limit.kept].diag(), torch.ones(int(found.limit.kept.sum())).double())
 
 
 def newton(likelihood, y, jacobian, offset):
@@ -183,7 +182,8 @@ def fit_limit(likelihood, x, y, mapping, found, offset=0.0):
     offset = torch.as_tensor(offset, dtype=torch.float64).expand(len(x), mapping.n_outputs)[limit.rows]
     if limit.offset is not None:
         offset = offset + limit.offset[limit.rows]
-    theta = limit.basis @ newton(likelihood, y[limit.rows], jacobian @ limit.basis, offset)
+    theta = torch.zeros(mapping.n_parameters, dtype=torch.float64)
+    theta[limit.kept] = newton(likelihood, y[limit.rows], jacobian[:, :, limit.kept], offset)
     return theta, float(likelihood.nll(jacobian @ theta + offset, y[limit.rows]).sum())
 
 

@@ -85,7 +85,7 @@ class Syrk:
 
 
 class DiagonalSyrk:
-    """The diagonal of such sums, with the same arguments: where vectors are so long that the rest has no room."""
+    """The diagonal of such sums, with the same arguments: where vectors are too long for the other entries."""
 
     def __init__(self, groups: int, d: int, like: Tensor, border: int = 0) -> None:
         self._whole = like.new_zeros(groups, d + border)

@@ -13,17 +13,8 @@ from raphson.estimators.input._validate import LARGEST, REMEDY, as_tensor, check
 from raphson.likelihoods import Likelihood, Ordinal
 
 
-def check_response(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor, int]:
-    """Return targets as a tensor that the likelihood accepts, and the number of outputs they ask for.
-
-    Args:
-        y: ``(N,)``, or ``(N, M)`` and more axes where the likelihood says so; an ordered categorical counts its levels
-            from 0.
-        n_rows: Rows of X.
-        likelihood: The likelihood.
-
-    Returns:
-        The targets, float64, or int64 where the likelihood wants labels; and C.
+def check_target(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor, int]:
+    """Return targets as a tensor that the likelihood accepts, float64 or int64 for labels, and the number of outputs.
 
     Raises:
         InputError: If targets are missing, text, of the wrong number, or outside the support.
@@ -71,16 +62,7 @@ def _takes_labels(likelihood: Likelihood) -> bool:
 
 
 def level_codes(y: Any, likelihood: Likelihood, known: tuple[str, ...] | None = None) -> tuple[Any, Any]:
-    """Return levels counted from 0, and their names where they were named or counted otherwise.
-
-    Args:
-        y: Targets as the user gave them.
-        likelihood: The likelihood.
-        known: Names of the levels of the fit, for new targets.
-
-    Returns:
-        The targets, and the names, lowest first; of targets that are no levels, or counted from 0, as they are and
-        None.
+    """Return levels counted from 0, and their names, lowest first; None where they were counted from 0, or are none.
 
     Raises:
         InputError: If a level is not among those known.
