@@ -377,10 +377,29 @@ class LinearObjective:
     def _changed(self, forget: tuple[str, ...], **attributes: object) -> LinearObjective:
         """Return a copy with other attributes, without what was worked out from those changed."""
         other = copy.copy(self)
-        for name in forget:
+        for name in (*forget, "reduced"):
             other.__dict__.pop(name, None)
         other.__dict__.update(attributes)
         return other
+
+    @cached_property
+    def reduced(self) -> LinearObjective:
+        """The same objective of the same parameters with as few outputs as do: two classes as one logit."""
+        here, offset = self.output_map, self.offset
+        two = self.n_outputs == 2 and here.is_uniform and here.selected is not None and here.basis.shape[1] == 1
+        likelihood = self.likelihood.of_difference() if two and self.y.ndim == 1 else None
+        if likelihood is None:
+            return self
+        first = int(here.basis[:, 0].argmax())
+        return LinearObjective(
+            self.design,
+            likelihood,
+            (self.y == first).double()[:, None],
+            OutputMap.own(1, here.n_columns, here.intercept),
+            weights=self.weights,
+            offset=None if offset is None else offset[:, [first]] - offset[:, [1 - first]],
+            l2=self.l2 / 2.0,  # sum-to-zero coefficients b / 2 and -b / 2 have the squared norm b^2 / 2
+        )
 
     def take(self, index: Tensor) -> LinearObjective:
         """Return the objective on some of the rows; over random subsets of one size its mean is the objective."""

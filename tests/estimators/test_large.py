@@ -15,7 +15,7 @@ from sklearn.datasets import make_classification
 from raphson._errors import RaphsonWarning, TooLargeError
 from raphson.data import DenseDesign
 from raphson.estimators import MultinomialLogisticRegression, _inference
-from raphson.estimators.fit import _covariance, _fit, _solver
+from raphson.estimators.fit import _covariance, _fit
 from raphson.likelihoods import Categorical
 from raphson.linear import LinearObjective
 from tests.linear.objectives import linear_objective
@@ -175,7 +175,7 @@ def test_two_classes_are_one_logit_in_the_same_coefficients(l2):
         l2=l2,
         reference=1,
     )
-    one = _solver._one_output(objective)
+    one = objective.reduced
     theta = torch.randn(4, generator=generator, dtype=torch.float64)
     at, other = objective.evaluate(theta), one.evaluate(theta)
     assert other.value == pytest.approx(at.value, rel=1e-13)

@@ -137,7 +137,7 @@ def _completed(
 def _solve(
     objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None, *, warm: bool
 ) -> Solution:
-    objective = _one_output(objective) or objective
+    objective = objective.reduced
     if options.jeffreys:
         return _jeffreys(objective, start, options, callback)
     solver, tol, max_iter = options.solver, options.tol, options.max_iter
@@ -196,27 +196,6 @@ def _factor_cost(objective: LinearObjective, small: float = _SMALL) -> float:
     cost = objective.cost
     exact = objective.likelihood.partition is not None and cost.dense <= small
     return 0.0 if exact or cost.dense_in_evaluations <= _CHEAP else cost.dense_in_evaluations
-
-
-def _one_output(objective: LinearObjective) -> LinearObjective | None:
-    """Return a two-class objective as that of one logit, in the same coefficients: half the exponentials."""
-    here = objective.output_map
-    if objective.n_outputs != 2 or not _has_own(objective) or here.basis.shape[1] != 1 or objective.y.ndim != 1:
-        return None
-    likelihood = objective.likelihood.of_difference()
-    if likelihood is None:
-        return None
-    first = int(here.basis[:, 0].argmax())
-    offset = objective.offset
-    return LinearObjective(
-        objective.design,
-        likelihood,
-        (objective.y == first).double()[:, None],
-        OutputMap.own(1, here.n_columns, here.intercept),
-        weights=objective.weights,
-        offset=None if offset is None else offset[:, [first]] - offset[:, [1 - first]],
-        l2=objective.l2 / 2.0,  # sum-to-zero coefficients b / 2 and -b / 2 have the squared norm b^2 / 2
-    )
 
 
 def _first_order(objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None) -> Solution:

@@ -56,7 +56,7 @@ def falls_on(fitted: Fitted) -> bool:
     solution = fitted.solution
     if solution.last_step is None:
         return False
-    beyond = fitted.objective.value(solution.theta + _FAR * solution.last_step)
+    beyond = fitted.objective.reduced.value(solution.theta + _FAR * solution.last_step)
     return beyond <= solution.value + 1e-12 * (1.0 + abs(solution.value))
 
 
