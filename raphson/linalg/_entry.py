@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -44,9 +45,20 @@ def as_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
+def numpy_type(element: torch.dtype) -> np.dtype[Any]:
+    """Return the NumPy type of arrays that ``as_numpy`` makes of tensors of a type."""
+    found: np.dtype[Any] = as_numpy(torch.empty(0, dtype=element, device="cpu")).dtype
+    return found
+
+
 def single(tensor: Tensor) -> Tensor:
     """Return a tensor of half precision in single precision, any other as it is."""
     return tensor.float() if tensor.dtype in HALF else tensor
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on a device that has no float64 (Apple's)."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def guard(cls: type[Guarded]) -> None:
@@ -100,7 +112,20 @@ def _decomposition(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     return decomposition
 
 
-_WRAPPERS = {
+def _element_type(name: str, given: Any) -> property:
+    """Return ``dtype`` as a property that answers SciPy, whose functions make a NumPy type of it, with such a type."""
+
+    def dtype(self: Guarded) -> Any:
+        """Element type of the products."""
+        found = given.__get__(self) if isinstance(given, property) else given
+        scipy = sys._getframe(1).f_globals.get("__name__", "").startswith("scipy.")
+        return numpy_type(found) if scipy else found
+
+    return property(dtype)
+
+
+_WRAPPERS: dict[str, Callable[[str, Any], Any]] = {
+    "dtype": _element_type,
     **dict.fromkeys(_PRODUCTS, _product),
     **dict.fromkeys(("solve", "power_mv"), _solve),
     **dict.fromkeys(("eigh", "slogdet", "factor"), _decomposition),

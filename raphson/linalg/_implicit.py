@@ -85,8 +85,8 @@ class Implicit(_Functions, DenseForm):
         InputError: If the shape is not square.
     """
 
-    matvec: Function
-    matmat: Function | None
+    _product: Function
+    _products: Function | None
     _like: Tensor
     _precision: torch.dtype
 
@@ -103,19 +103,19 @@ class Implicit(_Functions, DenseForm):
         size = torch.Size((shape, shape) if isinstance(shape, int) else shape)
         if len(size) < 2 or size[-1] != size[-2]:
             raise InputError(f"Implicit needs a square shape (*batch, n, n), and got {tuple(size)}.")
-        values = dict(matvec=matvec, matmat=matmat, labels=labels, _like=_like(size, dtype, device), _precision=dtype)
-        for name, value in values.items():
+        functions = dict(_product=matvec, _products=matmat)
+        for name, value in dict(functions, labels=labels, _like=_like(size, dtype, device), _precision=dtype).items():
             object.__setattr__(self, name, value)
 
     def mv(self, v: Tensor) -> Tensor:
         """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
-        return self.matvec(v)
+        return self._product(v)
 
     def mm(self, v: Tensor) -> Tensor:
         """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
-        if self.matmat is not None:
-            return self.matmat(v)
-        return torch.stack([self.matvec(column) for column in v.unbind(-1)], dim=-1)
+        if self._products is not None:
+            return self._products(v)
+        return torch.stack([self._product(column) for column in v.unbind(-1)], dim=-1)
 
     def to_dense(self) -> Tensor:
         """Return the ``(*batch, n, n)`` tensor, by one product for each parameter."""
@@ -221,8 +221,8 @@ class ImplicitRectangular(_Functions):
         device: Device of the vectors.
     """
 
-    matvec: Function
-    rmatvec: Function
+    _product: Function
+    _transposed: Function
     _like: Tensor
 
     def __init__(
@@ -233,17 +233,17 @@ class ImplicitRectangular(_Functions):
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
     ) -> None:
-        values = dict(matvec=matvec, rmatvec=rmatvec, _like=_like(shape, dtype, device))
+        values = dict(_product=matvec, _transposed=rmatvec, _like=_like(shape, dtype, device))
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
     def mv(self, v: Tensor) -> Tensor:
         """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
-        return self.matvec(v)
+        return self._product(v)
 
     def rmv(self, v: Tensor) -> Tensor:
         """Return ``A^T v`` for ``v`` of shape ``(*batch, m)``."""
-        return self.rmatvec(v)
+        return self._transposed(v)
 
     def to_dense(self) -> Tensor:
         """Return the ``(*batch, m, n)`` tensor, by one product for each column or row, the fewer of them."""

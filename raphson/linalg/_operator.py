@@ -9,8 +9,8 @@ A right-hand side ``v`` counts as a vector where it has fewer dimensions than th
 columns otherwise; its batch dimensions broadcast against the operator's.
 
 What every member owes its callers is done around its methods, once, when the class is made (``_entry``): right-hand
-sides of the wrong length or type are refused by name, NumPy arrays are taken and given back, and what PyTorch does
-not decompose in half precision is decomposed in single.
+sides of the wrong length or type are refused by name, NumPy arrays are taken and given back, SciPy is told the element
+type in NumPy's terms, and what PyTorch does not decompose in half precision is decomposed in single.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.linalg._entry import as_numpy, guard
+from raphson.linalg._entry import as_numpy, guard, numpy_type
 from raphson.linalg._spectral import eigenvalue_power, rounding_level
 
 if TYPE_CHECKING:
@@ -134,32 +134,38 @@ class LinearOperator(abc.ABC):
         return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var,arg-type]
 
     def as_scipy(self) -> ScipyOperator:
-        """Return the operator as one of SciPy, for ``eigsh`` and the like; it takes and gives NumPy arrays.
+        """Return the operator as one of SciPy, which takes and gives NumPy arrays.
 
-        ``aslinearoperator(op)`` itself cannot work: it makes a NumPy type of ``op.dtype``, which is PyTorch's.
+        SciPy's functions take the operator itself, too (``eigsh(op)``, ``aslinearoperator(op)``).
 
         Raises:
             InputError: If the operator has batch dimensions.
 
         >>> from raphson.linalg import Diagonal
         >>> from scipy.sparse.linalg import eigsh
-        >>> print(eigsh(Diagonal(torch.arange(5.0)).as_scipy(), 1, return_eigenvectors=False).round(4))
+        >>> print(eigsh(Diagonal(torch.arange(5.0)), 1, return_eigenvectors=False).round(4))
         [4.]
         """
         from scipy.sparse.linalg import LinearOperator as ScipyOperator
 
         if len(self.shape) > 2:
             raise InputError(f"SciPy has no operators with batch dimensions, and this has shape {tuple(self.shape)}.")
-        element = as_numpy(torch.empty(0, dtype=self.dtype, device="cpu")).dtype
-        # SciPy also hands over columns as (n, 1)
         return ScipyOperator(
             tuple(self.shape),
-            matvec=lambda v: self.mv(v.reshape(-1)),
-            rmatvec=lambda v: self.rmv(v.reshape(-1)),
+            matvec=self.matvec,
+            rmatvec=self.rmatvec,
             matmat=self.mm,
             rmatmat=self.rmm,
-            dtype=element,
+            dtype=numpy_type(self.dtype),
         )
+
+    def matvec(self, v: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return ``A v`` for SciPy, which asks by this name and hands over columns as ``(n, 1)``, too."""
+        return cast(np.ndarray[Any, Any], self.mv(np.reshape(v, -1)))  # type: ignore[arg-type]
+
+    def rmatvec(self, v: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return ``A^T v`` for SciPy."""
+        return cast(np.ndarray[Any, Any], self.rmv(np.reshape(v, -1)))  # type: ignore[arg-type]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         return np.array(as_numpy(self.to_dense()), dtype=dtype, copy=copy)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -110,12 +110,14 @@ class Traits:
         entries: Number of entries, for an example, of what its operations make.
         batched: Whether products with several vectors at once are those with each.
         adjoint: For which parameters, by name, products with its Jacobian were checked.
+        shared: Whether examples share a layer call, for each way in which batches go through the model.
     """
 
     def __init__(self, names: set[str], entries: int) -> None:
         self.entries = entries
         self.batched = True
         self.adjoint: set[tuple[str | bool, ...]] = set()
+        self.shared: dict[Hashable, bool] = {}
         self.fused_attention = any(part in name for name in names for part in _ATTENTION)
         self.fused_recurrence = any(part in name for name in names for part in _RECURRENT)
         self.once_differentiable = any(part in name for name in names for part in _ONCE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,9 +13,16 @@ from raphson._errors import InputError, RaphsonError
 from raphson.network._module_parts import ModuleStructure, refuse_without_values, unwrapped
 from raphson.network._parameters import ParameterSpace, chosen
 from raphson.network._plain_run import plain_run
-from raphson.network._tensor_memory import in_place_version
+from raphson.network._tensor_memory import in_place_version, in_place_versions, memory_of
 
 Inputs = Any
+
+
+@dataclass(eq=False)
+class _Latest:
+    """Where in memory the parameters of a model were when somebody looked last."""
+
+    places: list[Any]
 
 
 class Model:
@@ -55,6 +63,8 @@ class Model:
             self.everything = {name: p.detach() for name, p in params.items()}
             self.space = ParameterSpace(dict(self.everything))
             self._given = params
+        self._latest = _Latest([])
+        self._mine: list[Any] = []
 
     def restricted(self, params: str | Iterable[str]) -> Model:
         """Return the same function, differentiated in some of its parameters only."""
@@ -67,17 +77,26 @@ class Model:
         """See to it that the model is what it was made of, with the present values of its parameters.
 
         Values written in place are there by themselves; a tensor in place of another one of the same kind is followed
-        (``p.data = ...``, ``load_state_dict(assign=True)``).
-
-        Raises:
-            InputError: A parameter has another shape, type or device, or the module has other parts.
+        (``p.data = ...``, ``load_state_dict(assign=True)``). ``InputError`` if a parameter has another shape, type or
+        device, or the module has other parts.
         """
+        self._look()
+
+    def _look(self) -> list[Any]:
+        """Do the same, and return where the parameters are in memory, with shape and type."""
         current = self._given if self._structure is None else self._structure.check()
+        places = memory_of([current[name] for name in self.everything if name in current])
+        if places != self._latest.places:
+            self._follow(current)
+            self._latest.places = places
+        if self._mine is not self._latest.places:  # a restricted model shares all but its space
+            self.space.tensors.update({name: self.everything[name] for name in self.space.tensors})
+            self._mine = self._latest.places
+        return self._mine
+
+    def _follow(self, current: Mapping[str, Tensor]) -> None:
         for name, mine in self.everything.items():
             p = current.get(name)
-            if p is not None and p.data_ptr() == mine.data_ptr() and p.dtype == mine.dtype and p.shape == mine.shape:
-                if p.stride() == mine.stride():
-                    continue
             if p is None or (p.shape, p.dtype, p.device) != (mine.shape, mine.dtype, mine.device):
                 now = "is gone" if p is None else f"is now {tuple(p.shape)} of type {p.dtype} on {p.device}"
                 raise InputError(
@@ -85,9 +104,6 @@ class Model:
                     f"{mine.dtype} on {mine.device}. Make a new Objective."
                 )
             self.everything[name] = p.detach()
-        for name, mine in self.space.tensors.items():
-            if mine is not self.everything[name]:
-                self.space.tensors[name] = self.everything[name]
 
     def buffer_versions(self) -> dict[str, tuple[Tensor, int]]:
         """Return the buffers of floating-point type, and how often each has been written into."""
@@ -103,15 +119,15 @@ class Model:
                     "before. Call model.eval(), or keep that buffer fixed."
                 )
 
-    def versions(self) -> tuple[int, ...]:
-        """Return numbers that change when a parameter or buffer is written into, or replaced."""
-        module = self.module
-        tensors = self.everything.values() if module is None else [*module.parameters(), *module.buffers()]
-        return tuple(number for tensor in tensors for number in (tensor.data_ptr(), in_place_version(tensor)))
+    def versions(self) -> list[Any]:
+        """Return what changes when a parameter or buffer is written into, or replaced (``refresh``)."""
+        places = self._look()
+        buffers = [] if self._structure is None else self._structure.buffers()
+        written = in_place_versions([*self.everything.values(), *buffers])
+        return [*places, *memory_of(buffers), *written]
 
-    def check_unchanged(self, versions: tuple[int, ...]) -> None:
+    def check_unchanged(self, versions: list[Any]) -> None:
         """Raise ``RaphsonError`` unless parameters and buffers are as they were when ``versions`` were taken."""
-        self.refresh()
         if versions != self.versions():
             raise RaphsonError(
                 "The parameters of the model changed after this operator was made, which describes the model where "

@@ -5,7 +5,9 @@ All private names for this purpose are used here only; ``tests/network/test_priv
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -108,13 +110,27 @@ class ModuleStructure:
         self._counts = [(part, len(part._parameters), name) for name, part in parts]
         self.places = {place: name for _, _, place, name in self._owners if name is not None}
         self._trained = None if chosen else {name: p.requires_grad for name, p in named.items()}
+        self._take(dict(named))
 
     def check(self) -> dict[str, Tensor]:
-        """Return the parameters by name, as they are now.
+        """Return the parameters by name, as they are now; the same dictionary as long as nothing was replaced.
 
-        Raises:
-            InputError: A part, its mode, a hook, or which parameters there are has changed; it names the place.
+        ``InputError`` names the place if a part, its mode, a hook, or which parameters there are has changed.
         """
+        if not self._sight.same():
+            self._check_parts()
+            self._take(self._parameters())
+        return self._found
+
+    def buffers(self) -> list[Tensor]:
+        """Return the buffers, as they were when ``check`` looked last."""
+        return self._sight.buffers
+
+    def _take(self, found: dict[str, Tensor]) -> None:
+        self._found = found
+        self._sight = _Sight([part for part, *_ in self._parts], [] if self._trained is None else [*found.values()])
+
+    def _check_parts(self) -> None:
         for part, name, kind, training, inside, calls in self._parts:
             if part._modules != inside:
                 self._refuse_children(part, name, inside)
@@ -128,7 +144,6 @@ class ModuleStructure:
                 raise InputError(
                     _changed(f"{_words(part, name)} is in {now} mode and was in {before} mode", "model.eval()")
                 )
-        return self._parameters()
 
     def _refuse_children(self, part: nn.Module, name: str, inside: dict[str, Any]) -> None:
         now = part._modules
@@ -155,13 +170,60 @@ class ModuleStructure:
         return found
 
 
+class _Sight:
+    """What can be seen of modules without looking at one by itself: as much as ``ModuleStructure`` compares, and fast.
+
+    Modules are asked before every product, a hundred of them in the time of a small matrix product.
+
+    Args:
+        parts: The modules.
+        trained: The parameters whose ``requires_grad`` matters.
+
+    Attributes:
+        buffers: The buffers in the modules.
+    """
+
+    def __init__(self, parts: list[nn.Module], trained: list[Tensor]) -> None:
+        self._parts, self._trained = parts, trained
+        inside: list[dict[Any, Any]] = []
+        for part in parts:
+            inside += [part._modules, part._parameters, part._buffers, *_hooks(part)]
+        self._filled, self._empty = [d for d in inside if d], [d for d in inside if not d]
+        self.buffers = [b for part in parts for b in part._buffers.values() if b is not None]
+        self._objects, self._states = self._see_objects(), self._see_states()
+
+    def same(self) -> bool:
+        """Whether everything is as it was."""
+        objects = self._see_objects()
+        return (
+            not any(self._empty)
+            and len(objects) == len(self._objects)
+            and all(map(operator.is_, objects, self._objects))
+            and self._see_states() == self._states
+        )
+
+    def _see_objects(self) -> list[Any]:
+        """Return the names and objects inside the modules, and the dictionaries that hold them."""
+        values: Iterator[Any] = chain.from_iterable(map(dict.values, self._filled))
+        return [*chain.from_iterable(map(_INSIDE, self._parts)), *chain.from_iterable(self._filled), *values]
+
+    def _see_states(self) -> tuple[list[Any], ...]:
+        forwards = map(dict.get, map(vars, self._parts), repeat("forward"))
+        grads = map(operator.attrgetter("requires_grad"), self._trained)
+        return [*map(type, self._parts)], [*map(_TRAINING, self._parts)], [*forwards], [*grads]
+
+
+_INSIDE, _TRAINING = operator.attrgetter("_modules", "_parameters"), operator.attrgetter("training")
+
+
+def _hooks(part: nn.Module) -> tuple[dict[int, Any], ...]:
+    return part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks
+
+
 def _calls(part: nn.Module) -> tuple[Any, ...]:
     """Return what runs when a module is called beside the ``forward`` of its class."""
-    if is_plain(part) and not (part._backward_hooks or part._backward_pre_hooks):
-        return ()
-    hooks = part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks
-    found = [hook for some in hooks for hook in some.values()]
-    return (*found, part.__dict__.get("forward"))
+    found = [hook for some in _hooks(part) for hook in some.values()]
+    return (*found, part.__dict__.get("forward")) if found or not is_plain(part) else ()
 
 
 def _words(part: nn.Module, name: str) -> str:

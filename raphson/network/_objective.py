@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from raphson._errors import InputError, RaphsonWarning
 from raphson.data import Batch, Batches, take, tree_map
 from raphson.likelihoods import Likelihood, from_torch
+from raphson.linalg import widest_float
 from raphson.network._checks import probe, twice
 from raphson.network._module import Model
 from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
-from raphson.network._tensor_memory import widest_float
+from raphson.network._tensor_memory import is_near
 from raphson.network.autodiff._adjoint import check_adjoint
 from raphson.network.layers._feed_forward import FeedForward, find_feed_forward
 
@@ -110,6 +111,8 @@ class Objective:
         refuse_training_mode(self.model.module)
         self._classes_second = isinstance(likelihood, nn.CrossEntropyLoss)
         self._batches = Batches(data, self.model.space.device)
+        self._unseen: list[Tensor] = []
+        self._looking = False
         self._read()
 
     @property
@@ -170,12 +173,13 @@ class Objective:
     def _passed(self) -> Iterator[Batch]:
         if not self.progress:
             yield from self._batches
-            return
-        from rich.console import Console
-        from rich.progress import track
+        else:
+            from rich.console import Console
+            from rich.progress import track
 
-        total = self.n_batches or None
-        yield from track(self._batches, "batches", total, transient=True, console=Console(stderr=True))
+            total = self.n_batches or None
+            yield from track(self._batches, "batches", total, transient=True, console=Console(stderr=True))
+        self._look_at_losses()
 
     def restricted(self, params: str | Iterable[str]) -> Objective:
         """Return the same objective, differentiated in some of the parameters only.
@@ -216,10 +220,11 @@ class Objective:
         """Raise ``InputError``, naming batch and row, for the first loss that is not finite.
 
         Outputs ``(N, ..., C)`` and targets are those of a batch, or of a part of it that begins with row ``first``.
+        Where looking at a value means to wait for a device, all are looked at when the pass over the data ends.
         """
         if self.likelihood.always_finite:
             low, high = torch.aminmax(f.detach())
-            if bool(torch.maximum(-low, high) < torch.finfo(f.dtype).max ** 0.5):
+            if self._surely(torch.maximum(-low, high) < torch.finfo(f.dtype).max ** 0.5):
                 return
         rows, targets = f.reshape(-1, f.shape[-1]), y.reshape(-1, *y.shape[f.ndim - 1 :])
         with torch.no_grad():
@@ -277,15 +282,36 @@ class Objective:
 
     def _check_finite(self, nll: Tensor, index: int, first: int = 0) -> None:
         """Raise ``InputError`` for the first of losses ``(N, ...)`` that is not finite, rows counted from ``first``."""
-        bad = ~torch.isfinite(nll)
-        if bool(bad.any()):
-            place = bad.nonzero()[0].tolist()
+        finite = torch.isfinite(nll)
+        if not self._surely(finite.all()):
+            place = (~finite).nonzero()[0].tolist()
             position = f", position {', '.join(map(str, place[1:]))}" if place[1:] else ""
             value, row = float(nll[tuple(place)]), first + place[0]
             raise InputError(
                 f"The loss in batch {index}, row {row}{position} is {value:g}. Check that row for missing or extreme "
                 "inputs, and that the parameters of the model are finite and not too large."
             )
+
+    def _surely(self, fine: Tensor) -> bool:
+        """Return whether what was found is fine, or True where that is looked at later, with all of the pass."""
+        if is_near(fine) or self._looking:
+            return bool(fine)
+        self._unseen.append(fine)
+        return True
+
+    def _look_at_losses(self) -> None:
+        """Raise for losses of a pass that nobody has looked at, which are computed once more if one is not finite."""
+        fine = list(self._unseen)
+        self._unseen.clear()
+        if not fine or bool(torch.stack(fine).all()):
+            return
+        self._looking = True
+        try:
+            for index, batch in enumerate(self._batches):
+                with torch.no_grad():
+                    self.check_losses(self.outputs(batch, index), batch.y, index)
+        finally:
+            self._looking = False
 
     def _loss(self, f: Tensor, batch: Batch, index: int) -> Tensor:
         nll = self.likelihood.nll(f, batch.y)

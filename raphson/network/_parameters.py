@@ -55,22 +55,22 @@ class ParameterSpace:
                         "type on one device. Convert the model, or choose some of them with params=[...]."
                     )
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters, in order."""
         return tuple(self.tensors)
 
-    @property
+    @cached_property
     def shapes(self) -> tuple[torch.Size, ...]:
         """Shapes of the parameters, in order."""
         return tuple(tensor.shape for tensor in self.tensors.values())
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Numbers of elements of the parameters, in order."""
         return tuple(tensor.numel() for tensor in self.tensors.values())
 
-    @property
+    @cached_property
     def numel(self) -> int:
         """Length ``P`` of the vector of all parameters."""
         return sum(self.sizes)
@@ -85,7 +85,7 @@ class ParameterSpace:
         """Device."""
         return next(iter(self.tensors.values())).device
 
-    @property
+    @cached_property
     def slices(self) -> dict[str, slice]:
         """Where each parameter lies in the vector."""
         ends = list(accumulate(self.sizes))

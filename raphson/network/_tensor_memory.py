@@ -5,16 +5,31 @@ All private names for this purpose are used here only; ``tests/network/test_priv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import cast
+from operator import attrgetter
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+
+_VERSION, _DTYPE = attrgetter("_version"), attrgetter("dtype")
+_POINTER, _SIZE, _STRIDE = Tensor.data_ptr, Tensor.size, Tensor.stride
 
 
 def in_place_version(t: Tensor) -> int:
     """Return how often a tensor has been changed in place."""
     return t._version
+
+
+def in_place_versions(tensors: Sequence[Tensor]) -> list[int]:
+    """Return how often each of some tensors has been changed in place."""
+    return [*map(_VERSION, tensors)]
+
+
+def memory_of(tensors: Sequence[Tensor]) -> list[Any]:
+    """Return where tensors are in memory, and in which form, in a list that is equal where that is the same."""
+    return [*map(_POINTER, tensors), *map(_SIZE, tensors), *map(_STRIDE, tensors), *map(_DTYPE, tensors)]
 
 
 def base_of(t: Tensor) -> Tensor:
@@ -32,9 +47,9 @@ def unseen_by_modes() -> AbstractContextManager[object]:
     return cast(AbstractContextManager[object], torch._C.DisableTorchFunction())
 
 
-def widest_float(device: torch.device) -> torch.dtype:
-    """Return float64, or float32 on a device that has no float64 (Apple's)."""
-    return torch.float32 if device.type == "mps" else torch.float64
+def is_near(t: Tensor) -> bool:
+    """Whether looking at a value costs little: on the processor, that is; elsewhere it means to wait for all before."""
+    return t.device.type == "cpu"
 
 
 def inside_transformation(t: Tensor) -> bool:

@@ -185,6 +185,16 @@ def test_scipy_finds_eigenvalues_of_an_operator():
     assert Diagonal(values.bfloat16()).as_scipy().dtype == np.float32
 
 
+def test_scipy_takes_an_operator_itself():
+    values = torch.linspace(1, 9, 50, dtype=torch.float64)
+    for op in (Diagonal(values), Implicit(lambda v: values * v, 50, torch.float64)):
+        largest = scipy.sparse.linalg.eigsh(op, k=2, return_eigenvectors=False)
+        np.testing.assert_allclose(np.sort(largest), values[-2:].numpy(), rtol=1e-10)
+        taken = scipy.sparse.linalg.aslinearoperator(op)
+        assert taken.dtype == np.float64 and op.dtype is torch.float64
+        np.testing.assert_allclose(taken @ np.ones((50, 2)), values.numpy()[:, None] * np.ones(2))
+
+
 def test_rectangular_operators_take_numpy_and_refuse_pickling_with_the_remedy():
     import copy
     import pickle

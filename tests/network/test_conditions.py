@@ -317,7 +317,7 @@ CASES = [
         made=False,
         twin=torch.tanh,
     ),
-    Case("broadcast positions", Positions, "'positions.weight'", (KFAC, DIAGONAL, NORMS), inputs=indices),
+    Case("broadcast positions", Positions, inputs=indices),
     # what happens afterwards
     Case("step", plain, later=step),
     Case("vector to parameters", plain, later=vector_step),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import raphson as rp
-from raphson.network import _tensor_memory
+from raphson.linalg import widest_float
 
 
 def maker() -> str:
@@ -84,5 +84,5 @@ def test_no_tensor_is_made_elsewhere_or_in_float64(build, use, monkeypatch):
 
 
 def test_the_type_of_sums_is_one_that_the_device_has():
-    assert _tensor_memory.widest_float(torch.device("cpu")) is torch.float64
-    assert _tensor_memory.widest_float(torch.device("mps")) is torch.float32
+    assert widest_float(torch.device("cpu")) is torch.float64
+    assert widest_float(torch.device("mps")) is torch.float32

@@ -24,7 +24,7 @@ from raphson.likelihoods._special._softmax import (
 from raphson.likelihoods._special._softmax_factor import SoftmaxFactor
 from raphson.likelihoods._targets import refuse_outside
 from raphson.likelihoods.families._bernoulli import Bernoulli
-from raphson.linalg import DiagonalPlusLowRank
+from raphson.linalg import DiagonalPlusLowRank, widest_float
 
 if TYPE_CHECKING:
     from raphson.likelihoods.formulas import Definition
@@ -144,15 +144,15 @@ class Categorical(Likelihood):
     def weight(self, y: Tensor) -> Tensor | None:
         """Return what each row adds to the denominator of a mean, as ``torch.nn.CrossEntropyLoss`` counts it.
 
-        The class weight of a label and 0 where it is ignored, ``(...,)`` in float64 so that sums over many rows are
-        exact; None, which means 1 each, for probability rows.
+        The class weight of a label and 0 where it is ignored, ``(...,)`` in float64, where the device has it, so that
+        sums over many rows are exact; None, which means 1 each, for probability rows.
         """
         if y.is_floating_point():
             return None
         counts = y != self.ignore_index
         if self.class_weight is None:
-            return counts.double()
-        return self.class_weight.to(y.device, torch.float64)[y.long().masked_fill(~counts, 0)] * counts
+            return counts.to(widest_float(y.device))
+        return self.class_weight.to(y.device, widest_float(y.device))[y.long().masked_fill(~counts, 0)] * counts
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

@@ -3,12 +3,10 @@ r"""The Jacobian of a network's outputs in its parameters or inputs, and the sec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.func import jacrev, vmap
 
 from raphson._errors import InputError
 from raphson.data import Inputs, take, tree_map
@@ -18,9 +16,14 @@ from raphson.network._module import Model
 from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
 from raphson.network.autodiff._adjoint import check_adjoint
-from raphson.network.autodiff._double_backward import differentiable_kernels
 from raphson.network.autodiff._linearize import Linearization
-from raphson.network.autodiff._per_example import example_jacobian, one_example, parted
+from raphson.network.autodiff._per_example import (
+    example_input_jacobian,
+    example_jacobian,
+    example_second_derivatives,
+    one_example,
+    parted,
+)
 from raphson.network.curvature.factors._output_curvature import slice_rows
 
 Network = nn.Module | Callable[..., Tensor]
@@ -177,7 +180,7 @@ def jacobian(model: Network, x: Inputs, params: Mapping[str, Tensor] | str | Ite
         >>> J.mv(torch.tensor([1.0, 0.0, 1.0])), J.rmv(torch.tensor([[2.0]]))
         (tensor([[4.]]), tensor([6., 8., 2.]))
     """
-    made, x, n, traits = _prepared(model, x, params)
+    made, x, n, traits, _ = _prepared(model, x, params)
     return Jacobian(made, x, n, traits)
 
 
@@ -206,13 +209,12 @@ def input_jacobian(
         >>> rp.input_jacobian(model, torch.ones(1, 2))
         tensor([[[5., 5.]]])
     """
-    made, x, n, traits = _prepared(model, x, params)
-    tensors, outputs = one_example(made, x, n)
+    made, x, n, traits, shape = _prepared(model, x, params)
+    tensors, _ = one_example(made, x, n)
     places = [i for i, tensor in enumerate(tensors) if tensor.is_floating_point()]
     if not places:
         raise InputError("No input is of a floating-point type: there is nothing to differentiate in.")
-    with differentiable_kernels(traits):
-        found = vmap(jacrev(partial(outputs, None), argnums=tuple(places)))(*tensors)
+    found = example_input_jacobian(made, x, n, traits, places, shape)
     if isinstance(x, Tensor):
         only: Tensor = found[0]
         return only
@@ -237,7 +239,8 @@ def second_derivatives(
         params: As for ``jacobian``.
 
     Returns:
-        ``(N, ..., C, P, P)``; ``TooLargeError`` says how large it would be.
+        ``(N, ..., C, P, P)``; ``TooLargeError`` says how large it would be, ``InputError`` which function in the model
+        cannot be differentiated twice.
 
     Examples:
         >>> import torch
@@ -246,26 +249,17 @@ def second_derivatives(
         >>> rp.second_derivatives(f, torch.ones(1, 1), {"a": torch.tensor([2.0])})
         tensor([[[[12.]]]])
     """
-    made, x, n, traits = _prepared(model, x, params)
-    space = made.space
-    with torch.no_grad():
-        shape = made.call(None, take(x, slice(0, 1), n)).shape[1:]
-    check_dense_size((n, *shape, space.numel, space.numel), space.dtype, "fewer inputs or params, or rp.hessian")
-    tensors, outputs = one_example(made, x, n)
-
-    def at(theta: Tensor, *rows: Tensor) -> Tensor:
-        return outputs(space.unflatten(theta), *rows)
-
-    with differentiable_kernels(traits):
-        # reverse over reverse: some kernels have no forward mode
-        whole: Tensor = vmap(jacrev(jacrev(at)), in_dims=(None, *[0] * len(tensors)))(space.vector(), *tensors)
-        return whole
+    made, x, n, traits, shape = _prepared(model, x, params)
+    whole = (n, *shape, made.space.numel, made.space.numel)
+    check_dense_size(whole, made.space.dtype, "fewer inputs or params, or rp.hessian")
+    check_adjoint(made, take(x, slice(0, n, max(1, n - 1)), n), traits, second=True)
+    return example_second_derivatives(made, x, n, traits, shape)
 
 
 def _prepared(
     model: Network, x: Inputs, params: Mapping[str, Tensor] | str | Iterable[str] | None
-) -> tuple[Model, Inputs, int, Traits]:
-    """Return the checked model, its inputs on its device, the number of examples and what an evaluation shows."""
+) -> tuple[Model, Inputs, int, Traits, torch.Size]:
+    """Return the checked model, inputs on its device, their number, what an evaluation shows and an output's shape."""
     made = Model(model, params)
     refuse_training_mode(made.module)
     found: list[Tensor] = []
@@ -274,4 +268,5 @@ def _prepared(
         raise InputError("The inputs hold no tensor with an axis of examples: give a tensor (N, ...).")
     n = found[0].shape[0]
     x = tree_map(lambda tensor: tensor.to(made.space.device), x)
-    return made, x, n, probe(made, x, n)[1]
+    f, traits = probe(made, x, n)
+    return made, x, n, traits, f.shape[1:]

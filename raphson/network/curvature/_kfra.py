@@ -18,7 +18,7 @@ from raphson._errors import InputError
 from raphson.linalg import Dense, check_dense_size
 from raphson.network._objective import Objective
 from raphson.network._parameters import ParameterSpace
-from raphson.network.curvature.factors._kronecker_factors import MatmulTerm
+from raphson.network.curvature.factors._kronecker_factors import MatmulTerm, divided, total_of
 from raphson.network.curvature.factors._layer_operator import LayerOperator
 from raphson.network.curvature.factors._layer_plan import Bias
 from raphson.network.curvature.factors._layer_sums import ParameterBlock, assemble, joined, whole
@@ -68,7 +68,7 @@ class _Layer:
         d, like = layer.linear.out_features, objective.space.empty()
         self._term = MatmulTerm((1, d, layer.linear.in_features), "expand", joint, False, like)
         self._derivatives = Syrk(1, d, like)
-        self._weight = 0.0
+        self._weight: float | Tensor = 0.0
 
     def add(self, at: LayerValues, weights: Tensor | None) -> None:
         """Add the layer at a batch, with weights of the positions."""
@@ -78,13 +78,14 @@ class _Layer:
         if at.derivative is None:
             return
         derivative = at.derivative if weights is None else at.derivative * weights.sqrt()[:, None]
-        self._weight += derivative.shape[0] if weights is None else float(weights.sum())
+        self._weight = self._weight + (derivative.shape[0] if weights is None else total_of(weights))
         self._derivatives.add(derivative[:, None, :, None])
 
     def mean_derivative_products(self) -> Tensor:
         """Return the average outer product of the derivatives, ``(out, out)``; ones without activation."""
-        total = self._derivatives.total()[0]
-        return total / self._weight if self._weight > 0 else torch.ones_like(total)
+        if not self._layer.activations:
+            return torch.ones_like(self._derivatives.total()[0])
+        return divided(self._derivatives.total()[0], self._weight)
 
     def hessian_below(self) -> Tensor:
         """Return ``W^T H W``, once ``blocks`` has set H."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from raphson._errors import InputError
 from raphson.network._module_parts import children, is_plain
+from raphson.network._tensor_memory import is_near
 from raphson.network.autodiff._double_backward import PlainCalls
 
 _ACTIVATIONS = (
@@ -68,8 +69,8 @@ class FeedForwardLayer:
             curved = None
             if second and first.requires_grad:
                 (curved,) = torch.autograd.grad(first.sum(), z, allow_unused=True)
-        # elsewhere than on the processor, looking at a value costs more than computing with zeros
-        curved = None if curved is None or (curved.device.type == "cpu" and not bool(curved.any())) else curved
+        # where looking at a value costs more than computing with zeros, that is done
+        curved = None if curved is None or (is_near(curved) and not bool(curved.any())) else curved
         return LayerValues(self, x, a.detach(), first.detach(), curved)
 
 

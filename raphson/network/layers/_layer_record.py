@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.network._tensor_memory import widest_float
+from raphson.linalg import widest_float
 from raphson.network.autodiff._batched_vjp import Visit
 from raphson.network.layers._layer_calls import LayerCall
 from raphson.network.layers._parameter_view import PositionLayout

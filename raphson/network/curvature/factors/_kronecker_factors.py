@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.linalg import Dense, Diagonal, EqualBlocks, Kronecker, SymmetricOperator
+from raphson.linalg import Dense, Diagonal, EqualBlocks, Kronecker, SymmetricOperator, widest_float
 from raphson.network.curvature.factors._patch_syrk import PatchSyrk
 from raphson.network.curvature.factors._recorded_batches import RecordedBatch
 from raphson.network.curvature.factors._syrk import Syrk, as_operator, syrk_of
@@ -107,7 +107,7 @@ class MatmulTerm(Term):
         self._patches: PatchSyrk | None = None
         self._means = self.like.new_zeros(groups, i)
         self._outputs = syrk_of(groups, o, self.like)
-        self._count = 0.0
+        self._count: float | Tensor = 0.0
 
     def add_inputs(self, calls: Sequence[RecordedCall], independent: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
         if self.sharing == "reduce":
@@ -144,7 +144,7 @@ class MatmulTerm(Term):
         if weights is None:
             self._count += inner * x.shape[0]
             return x, x
-        self._count += inner * float(weights.sum())
+        self._count = self._count + inner * total_of(weights)
         root = weights.to(x.dtype).sqrt().view(-1, *(1,) * (x.ndim - 1))
         rooted = x * root
         return rooted, rooted * root if self.joint else rooted
@@ -171,7 +171,7 @@ class MatmulTerm(Term):
             a[:, i] = self._count
         elif self.joint:
             a[:, i, :i], a[:, :i, i], a[:, i, i] = self._means, self._means, self._count
-        return a.div_(self._count) if self._count > 0 else a
+        return divided(a, self._count)
 
     @cached_property
     def outputs(self) -> Tensor:
@@ -212,7 +212,7 @@ class TableTerm(Term):
         self._dense = self.sharing == "reduce" and v <= _DENSE_TABLE
         self._inputs = self.like.new_zeros(v, v) if self._dense else self.like.new_zeros(v)
         self._outputs = syrk_of(1, e, self.like)
-        self._count = 0.0
+        self._count: float | Tensor = 0.0
 
     def add_inputs(self, calls: Sequence[RecordedCall], independent: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
         for one in calls:
@@ -222,13 +222,13 @@ class TableTerm(Term):
                 bags = _bags(one, self.shape[0], counted)
                 weighted = bags if example is None else bags * example.to(bags)[:, None]
                 self._inputs += weighted.mT @ bags
-                self._count += bags.shape[0] if example is None else float(example.sum())
+                self._count = self._count + (bags.shape[0] if example is None else total_of(example))
                 continue
             weights = counted
             if independent is not None:
                 weights = counted * one.independent.per_position(independent).to(counted)
             self._inputs.index_add_(0, one.call.tokens(), weights)
-            self._count += float(weights.sum())
+            self._count = self._count + total_of(weights)
 
     def add_outputs(self, calls: Sequence[RecordedCall], gradients: Mapping[int, Tensor]) -> None:  # noqa: D102
         for one in calls:
@@ -241,7 +241,7 @@ class TableTerm(Term):
     @cached_property
     def inputs(self) -> Tensor:
         """The average of input outer products: its diagonal ``(V,)``, or ``(V, V)``."""
-        return self._inputs / self._count if self._count > 0 else self._inputs
+        return divided(self._inputs.clone(), self._count)
 
     @cached_property
     def outputs(self) -> Tensor:
@@ -251,6 +251,18 @@ class TableTerm(Term):
     def operator(self) -> SymmetricOperator:  # noqa: D102
         a = self.inputs
         return Kronecker((as_operator(a), as_operator(self.outputs)))
+
+
+def total_of(weights: Tensor) -> Tensor:
+    """Return a sum of weights where they are: to look at a number on another device is to wait for it."""
+    return weights.sum(dtype=widest_float(weights.device))
+
+
+def divided(sums: Tensor, count: float | Tensor) -> Tensor:
+    """Return sums divided in place by a number of examples, sums of none as they are."""
+    if isinstance(count, Tensor):
+        return sums.div_(torch.where(count > 0, count, torch.ones_like(count)))
+    return sums.div_(count) if count > 0 else sums
 
 
 def grouped(blocks: Sequence[SymmetricOperator]) -> SymmetricOperator:

@@ -9,8 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from raphson.data import Batch
+from raphson.data import Batch, tree_map
 from raphson.network._objective import Objective
+from raphson.network._tensor_memory import is_near
 from raphson.network.autodiff._linearize import rewritten
 from raphson.network.curvature.factors._output_curvature import even_parts
 from raphson.network.layers._layer_calls import Matmul
@@ -106,11 +107,18 @@ def recorded_parts(
 
 def _is_shared(objective: Objective, batch: Batch, index: int, record: LayerRecord) -> bool:
     """Whether examples of a batch have a layer call in common: one example alone makes it with as many positions."""
+    # one example is run once for each objective and each way in which batches go through the model
     if objective.feed_forward is not None or not record.calls:
         return False
-    one = _recorded(objective, batch.rows(slice(0, 1)), index).calls
-    seen, alone = ([(call.name, call.positions * call.inner) for call in calls] for calls in (record.calls, one))
-    return seen != [(name, batch.n_examples * positions) for name, positions in alone]
+    n = batch.n_examples
+    forms: list[tuple[str, int]] = []
+    tree_map(lambda tensor: forms.append((str(tensor.dtype), tensor.ndim)), batch.x)
+    way = tuple((call.name, len(call.lead), call.positions % n == 0) for call in record.calls), tuple(forms)
+    if way not in objective.traits.shared:
+        one = _recorded(objective, batch.rows(slice(0, 1)), index).calls
+        seen, alone = ([(call.name, call.positions * call.inner) for call in calls] for calls in (record.calls, one))
+        objective.traits.shared[way] = seen != [(name, n * positions) for name, positions in alone]
+    return objective.traits.shared[way]
 
 
 def _recorded(objective: Objective, batch: Batch, index: int) -> LayerRecord:
@@ -137,7 +145,7 @@ def average_weights(objective: Objective, batch: Batch, positions: torch.Size) -
     total = torch.ones(positions, dtype=objective.dtype, device=objective.device)
     for w in (weights, own):
         total = total if w is None else total * w.to(total)
-    if bool((total == 1).all()):
+    if is_near(total) and bool((total == 1).all()):  # elsewhere, products with ones cost less than looking
         return None, None
     return total.reshape(-1), total.reshape(positions[0], -1).mean(1)
 
@@ -151,11 +159,11 @@ def _positionwise(record: LayerRecord) -> bool:
     if any(call.positions != n * t or call.inner > 1 for call in record.calls):
         return False
     total = [torch.zeros(call.positions, dtype=torch.long, device=f.device) for call in record.calls]
+    apart: list[Tensor] = []
     for place in {0, t // 2, t - 1}:
         weights = f.new_zeros(n, t)
         weights[:, place] = 1
         for seen, touched in zip(total, record.touched(weights.reshape(f.shape[:-1])), strict=True):
             seen += touched
-            if int(touched.sum()) > n or int(seen.max()) > 1:
-                return False
-    return True
+            apart.append((touched.sum() <= n) & (seen.max() <= 1))
+    return bool(torch.stack(apart).all())

@@ -79,7 +79,7 @@ class Syrk:
         d = self._d
         if d < _SMALL or d * rows < _ENTRIES:
             return [(0, d)]
-        size = -(-d // _PARTS) * (2 if d < 2 * _SMALL or d * rows < 2 * _ENTRIES else 1)
+        size = -(-d // _PARTS)
         self._mirrored = min(self._mirrored, size)
         return [(start, min(start + size, d)) for start in range(0, d, size)]
 
