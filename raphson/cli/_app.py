@@ -93,7 +93,13 @@ def fit(
     missing: Annotated[
         Literal["drop", "error"], typer.Option(help="Rows with missing values: drop and count, or refuse.")
     ] = "drop",
-    l2: Annotated[float, typer.Option(help="Penalty on the slopes, on the scale of the mean loss.", min=0)] = 0.0,
+    penalty: Annotated[
+        Literal["ridge", "jeffreys"],
+        typer.Option(
+            help="jeffreys: finite, less biased estimates where targets are separated (Firth); or ridge, see --l2."
+        ),
+    ] = "ridge",
+    l2: Annotated[float, typer.Option(help="Ridge penalty on the slopes, on the scale of the mean loss.", min=0)] = 0.0,
     reference: Annotated[
         str,
         typer.Option(help="Class that coefficients are relative to; 'none': they sum to zero.", metavar="CLASS"),
@@ -106,6 +112,10 @@ def fit(
         str | None, typer.Option(help="Column of clusters for clustered standard errors.", metavar="COLUMN")
     ] = None,
     level: Annotated[float, typer.Option(help="Coverage of the confidence intervals.")] = 0.95,
+    intervals: Annotated[
+        Literal["wald", "profile"],
+        typer.Option(help="Tests and intervals by standard errors, or by the profile likelihood."),
+    ] = "wald",
     max_iter: Annotated[int, typer.Option(help="Largest number of iterations.", min=1, max=_LARGEST)] = 100,
     tol: Annotated[float, typer.Option(help="Largest gradient of the mean loss at the end.")] = 1e-8,
     exp: Annotated[
@@ -140,10 +150,12 @@ def fit(
         drop=tuple(drop or ()),
         missing=missing,
         l2=l2,
+        penalty=penalty,
         reference=reference,
         covariance=covariance,
         groups=groups,
         level=level,
+        intervals=intervals,
         max_iter=max_iter,
         tol=tol,
         save=save,

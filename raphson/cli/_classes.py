@@ -40,6 +40,7 @@ def fit_classes(design: rp.Design, data: TrainingData, options: FitOptions) -> t
         notes.append(f"{design.target}: {len(classes)} different whole numbers, each taken as a class of its own")
     model = rp.MultinomialLogisticRegression(
         l2=options.l2,
+        penalty=options.penalty,
         fit_intercept=design.fit_intercept,
         reference=_reference(options.reference, classes),
         tol=options.tol,

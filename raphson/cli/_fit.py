@@ -17,6 +17,15 @@ from raphson.likelihoods import command_name
 from raphson.saved import check_target
 from raphson.table import split_formula, split_survival
 
+_OPTIONS = {
+    "penalty='jeffreys'": "--penalty jeffreys",
+    "l2=1e-3": "--l2 1e-3",
+    "summary(method='profile')": "--intervals profile",
+    "max_iter": "--max-iter",
+    "loosen tol": "loosen --tol",
+}
+"""What arguments that notes name are called here."""
+
 
 def run_fit(options: FitOptions) -> int:
     """Return the exit code of fit, print, save and write: 1 if there is no convergence, or classes are separated.
@@ -43,6 +52,7 @@ def run_fit(options: FitOptions) -> int:
             f"--covariance {options.covariance} does not go with --l2: the inverse information is not the "
             "sampling covariance of penalized estimates; use --covariance sandwich, or no penalty."
         )
+    _check_penalty(options)
     if options.save is not None:
         check_target(options.save)
     if options.out is not None:
@@ -72,9 +82,8 @@ def run_fit(options: FitOptions) -> int:
     if name is None:
         name, why = suited_name(data.y, design.target or "")
         notes += [why] if why else []
-    with warnings.catch_warnings():
-        # What the fit warns of is in the notes of its summary, and in the exit code.
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         if name == CATEGORICAL:
             given: dict[str, object] = {"--levels": options.levels, "--trials": options.trials, "--link": options.link}
             given["--event"] = design.event
@@ -87,11 +96,19 @@ def run_fit(options: FitOptions) -> int:
                 raise rp.InputError(f"--reference is a class, and '{name}' has none.")
             model, more = fit_regression(frame, design, data, name, named, options)
         notes += more
-        summary = model.summary(kind=options.covariance, level=options.level, groups=data.groups, exp=options.exp)
+        summary = model.summary(
+            kind=options.covariance,
+            level=options.level,
+            groups=data.groups,
+            method=options.intervals,
+            exp=options.exp,
+        )
+    # separation and collinearity are in the notes of the summary, and whether it converged in the exit code
+    notes += [str(one.message) for one in caught if one.category is rp.RaphsonWarning]
     heading = f"{design.target} = {{}}" if name == CATEGORICAL else f"{{}} of {design.target}"
     try:
         if not options.quiet:
-            render(summary, [*notes, *summary.notes], heading)
+            render(summary, [*notes, *map(_as_options, summary.notes)], heading)
     finally:  # a reader of the pipe that leaves early does not cost the model
         if options.save is not None:
             rp.save(model, options.save, design)
@@ -99,8 +116,31 @@ def run_fit(options: FitOptions) -> int:
             write_table(summary.to_frame().reset_index(), options.out)
     if model.solution_.converged:
         return 0
-    render_problem(model.solution_.status.sentence, summary.notes, options.quiet)
+    render_problem(model.solution_.status.sentence, [*map(_as_options, summary.notes)], options.quiet)
     return 1
+
+
+def _as_options(note: str) -> str:
+    """Return a note in which remedies are options of the command line, not arguments of Python."""
+    for argument, option in _OPTIONS.items():
+        note = note.replace(argument, option)
+    return note
+
+
+def _check_penalty(options: FitOptions) -> None:
+    """Raise ``InputError`` for a penalty, or a kind of intervals, that does not go with the other options."""
+    if options.penalty == "jeffreys" and options.l2 > 0:
+        raise rp.InputError("--penalty jeffreys is a penalty of its own; leave out --l2.")
+    if options.intervals != "profile":
+        return
+    unfit = {
+        "--groups": options.groups is not None,
+        "--covariance sandwich": options.covariance == "sandwich",
+        "--l2": options.l2 > 0,
+    }
+    for option, given in unfit.items():
+        if given:
+            raise rp.InputError(f"--intervals profile goes by the likelihood, which {option} does not; leave out one.")
 
 
 def render_problem(sentence: str, notes: Any, quiet: bool) -> None:

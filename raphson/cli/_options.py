@@ -31,10 +31,12 @@ class FitOptions:
     drop: tuple[str, ...]
     missing: str
     l2: float
+    penalty: str
     reference: str
     covariance: Literal["observed", "expected", "sandwich"] | None
     groups: str | None
     level: float
+    intervals: str
     max_iter: int
     tol: float
     save: Path | None

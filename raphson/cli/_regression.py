@@ -69,6 +69,7 @@ def fit_regression(
         likelihood, y = replace(likelihood, censored=True), np.column_stack([y, data.event])  # type: ignore[type-var]
     settings: dict[str, Any] = {
         "l2": options.l2,
+        "penalty": options.penalty,
         "tol": options.tol,
         "max_iter": options.max_iter,
         "progress": options.progress,

@@ -46,12 +46,14 @@ def _coefficients(block: pd.DataFrame, level: float) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("")
     tail = (1 - level) / 2
-    coef = str(block.columns[0])  # exp(coef), if ratios were asked for
-    headers = [coef, "std err", "z", "P>|z|", f"[{tail:.4g}", f"{1 - tail:.4g}]"]
+    # exp(coef) if ratios were asked for, and chi2 for profiles
+    coef, _, statistic, *_ = map(str, block.columns)
+    probability = "P>|z|" if statistic == "z" else f"P>{statistic}"
+    headers = [coef, "std err", statistic, probability, f"[{tail:.4g}", f"{1 - tail:.4g}]"]
     for header in headers:
         table.add_column(Text(header), justify="right", no_wrap=True)
     for name, row in block.iterrows():
-        values = [row[column] for column in (coef, "std_err", "z", "p_value", "lower", "upper")]
+        values = [row[column] for column in (coef, "std_err", statistic, "p_value", "lower", "upper")]
         table.add_row(Text(str(name)), *(Text(cell) for cell in _cells(values)))
     return table
 

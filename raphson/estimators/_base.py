@@ -16,6 +16,7 @@ from raphson._errors import InputError, NotEstimableError
 from raphson.estimators._margins import MarginsMixin
 from raphson.estimators.fit._examine import examine
 from raphson.estimators.fit._fit import fit, null_predictors
+from raphson.estimators.fit._limit_fit import far_coefficients
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.input._formulas import Formulas
 from raphson.estimators.input._layout import Layout
@@ -61,7 +62,7 @@ class LinearEstimator(MarginsMixin, BaseEstimator):
         for name in ("loglik_", "loglik_null_"):  # those of an earlier fit
             self.__dict__.pop(name, None)
         objective, solution = fitted.objective, fitted.solution
-        coef, ones = fitted.coefficients().numpy(), int(layout.output_map.intercept)
+        coef, ones = far_coefficients(fitted).numpy(), int(layout.output_map.intercept)
         self.coef_ = coef[:, ones:].copy()
         self.intercept_ = coef[:, 0].copy() if ones else np.zeros(len(coef))
         self.solution_ = solution
@@ -166,7 +167,7 @@ class LinearEstimator(MarginsMixin, BaseEstimator):
             },
             "refusal": self._refusal,
             "notes": self._notes(),
-            "penalty": self._penalty,
+            "ridge": self._penalty,
             "fractional": self._fractional,
             "covariance": "sandwich (stata)" if self._fractional else f"{self._default_kind(None, None)} information",
             "formulas": None if self._formulas is None else self._formulas.to_json(),
@@ -200,7 +201,7 @@ class LinearEstimator(MarginsMixin, BaseEstimator):
             iterations=known["iterations"],
             method=known["method"],
         )
-        self._refusal, self._saved_notes, self._penalty = facts["refusal"], facts["notes"], facts["penalty"]
+        self._refusal, self._saved_notes, self._penalty = facts["refusal"], facts["notes"], facts["ridge"]
         self._fractional, formulas = facts["fractional"], facts["formulas"]
         self._formulas = None if formulas is None else Formulas.from_json(formulas)
         self.separation_ = self.collinearity_ = None

@@ -1,6 +1,6 @@
-"""What every fitted linear estimator can be asked: covariance, intervals, tests, margins, a summary.
+"""What every fitted linear estimator can be asked: covariance, intervals, tests, criteria.
 
-``InferenceMixin`` is the single place where the estimators meet ``infer`` and ``report``. An estimator
+``InferenceMixin`` is the single place where the estimators meet ``infer``. An estimator
 supplies ``_fitted``, its names and its data; nothing here knows which likelihood it has.
 """
 
@@ -15,7 +15,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from raphson import infer
-from raphson._errors import IndefiniteError, InputError, NotEstimableError, TooLargeError
+from raphson._errors import InputError, NotEstimableError
 from raphson.estimators.fit._covariance import (
     DENSE_COVARIANCE,
     CovarianceKind,
@@ -30,7 +30,6 @@ from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import Rows
 from raphson.infer import Estimates
 from raphson.linalg import Diagonal
-from raphson.report import Summary
 from raphson.solve import Solution
 
 if TYPE_CHECKING:
@@ -41,6 +40,13 @@ _NO_ROWS = (
     "The training rows are not part of a saved or unpickled model; refit it to get this quantity. "
     "Coefficients, predictions and the covariance stored with the model remain available."
 )
+
+
+def check_method(method: Any) -> str:
+    """Return how tests and intervals are made, or raise ``InputError`` if it is not known."""
+    if method not in ("wald", "profile"):
+        raise InputError(f"Unknown method {method!r} of intervals; choose 'wald' or 'profile'.")
+    return str(method)
 
 
 class InferenceMixin:
@@ -69,24 +75,10 @@ class InferenceMixin:
 
     # what an estimator supplies -----------------------------------------------------------------------------
 
-    def _title(self) -> str:
-        raise NotImplementedError
-
     def _check_same_target(self, restricted: Any) -> None:
         raise NotImplementedError
 
-    def _notes(self) -> list[str]:
-        raise NotImplementedError
-
     def _profile_intervals(self, level: float, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        raise NotImplementedError
-
-    def _given_facts(self) -> list[tuple[str, str]]:
-        """Return parameters of the likelihood that are given, not estimated, for the summary."""
-        return []
-
-    def _has_probabilities(self) -> bool:
-        """Whether the likelihood is made of probabilities, not densities, so that a pseudo R-squared makes sense."""
         raise NotImplementedError
 
     # estimates ----------------------------------------------------------------------------------------------
@@ -259,12 +251,10 @@ class InferenceMixin:
             >>> model.confint(method="profile").round(3).to_numpy(dtype=float)[0].tolist()
             [-4.036, -0.955]
         """
-        if method == "profile":
+        if check_method(method) == "profile":
             if kind is not None or groups is not None or options.keys() - {"columns"}:
                 raise InputError("method='profile' goes by the likelihood: leave out kind, groups and corrections.")
             return self._profile_intervals(level, **options)
-        if method != "wald":
-            raise InputError(f"Unknown method {method!r} of intervals; choose 'wald' or 'profile'.")
         return self.estimates(kind, groups, **options).to_frame(level)[["lower", "upper"]]
 
     # tests and fit statistics -------------------------------------------------------------------------------
@@ -332,67 +322,6 @@ class InferenceMixin:
         """Pseudo-R2 of McFadden, of Cox and Snell, and of Nagelkerke."""
         return infer.pseudo_r2(self.loglik_, self.loglik_null_, self.n_obs_)
 
-    # summary ------------------------------------------------------------------------------------------------
-
-    def summary(
-        self,
-        kind: CovarianceKind | None = None,
-        level: float = 0.95,
-        groups: Any = None,
-        *,
-        exp: bool = False,
-        **options: Any,
-    ) -> Summary:
-        """Return the table of coefficients with everything a reader needs to judge it.
-
-        Args:
-            kind: As in ``estimates``; None means ``"observed"`` (``"expected"`` where the observed information is
-                not positive definite, and with Jeffreys' penalty), or for a ridge penalty ``"sandwich"``, and the table
-                says which it is.
-            level: Confidence level of the intervals.
-            groups: As in ``estimates``.
-            exp: Show exponentials of the coefficients (odds ratios, rate ratios) with standard errors by the delta
-                method and the exponentials of the bounds; tests are those of the coefficients.
-            **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
-
-        Returns:
-            A summary that prints as text, shows as HTML in a notebook and turns into a frame.
-
-        Raises:
-            IndefiniteError: If the kind that was asked for is not positive definite.
-        """
-        check_is_fitted(self)
-        notes = list(self._notes())
-        fallback = kind is None
-        if kind is None:
-            kind = "sandwich" if self._penalty > 0 else self._default_kind(groups, options.get("correction"))
-        try:
-            try:
-                found = self.estimates(kind, groups, **options)
-            except IndefiniteError as indefinite:
-                if not fallback or kind != "observed":
-                    raise
-                found = self.estimates("expected", groups, **options)
-                notes.append(f"{indefinite} The standard errors are those of the expected information.")
-        except (NotEstimableError, TooLargeError) as refused:
-            found = self._without_errors()
-            if str(refused) not in notes:
-                notes.append(str(refused))
-        if self._only_penalized is not None and self._only_penalized[1] is not None:
-            notes.append(f"Only the penalty keeps some coefficients finite. {self._only_penalized[1]}")
-        if self.penalty == "jeffreys":
-            notes.append(
-                "The p-values and intervals are Wald's; profile_test() and confint(method='profile') go by the "
-                "penalized likelihood, which is better where estimates are far from zero."
-            )
-        return Summary(
-            title=self._title(),
-            facts=tuple(self._facts(found.kind)),
-            table=_exponentials(found.to_frame(level)) if exp else found.to_frame(level),
-            notes=tuple(notes),
-            level=level,
-        )
-
     def _without_errors(self) -> Estimates:
         values = self._reported()
         return Estimates(
@@ -409,37 +338,3 @@ class InferenceMixin:
         ones = int(self._layout.output_map.intercept)
         coef = torch.from_numpy(np.column_stack([self.intercept_[:, None][:, :ones], self.coef_]))
         return self._layout.output_map.collapse(coef)[self._layout.order]
-
-    def _facts(self, covariance: str) -> list[tuple[str, str]]:
-        solution, whole = self.solution_, f"{self.n_obs_:.10g}"
-        facts = [
-            ("Observations", f"{self.n_rows_} rows, weight {self.n_obs_:.10g}" if self._fractional else whole),
-            ("Log-likelihood", f"{self.loglik_:.6f}"),
-            ("Free coefficients", str(self.df_model_)),
-            ("Null log-likelihood", f"{self.loglik_null_:.6f}"),
-        ]
-        facts += self._given_facts()
-        if self._penalty > 0:
-            facts.append(("Penalty l2", f"{self._penalty:g}"))
-        elif self.penalty == "jeffreys":
-            facts.append(("Penalty", "Jeffreys-penalized (Firth)"))
-        else:
-            if self._has_probabilities():
-                facts.append(("Pseudo-R2 (McFadden)", f"{self.pseudo_r2_.mcfadden:.6f}"))
-            facts += [("AIC", f"{self.aic_:.4f}"), ("BIC", f"{self.bic_:.4f}")]
-        facts += [
-            ("Covariance", covariance),
-            ("Solver", f"{solution.method}, {solution.iterations} iterations"),
-            ("Gradient norm", f"{solution.gradient_norm:.1e}"),
-            ("Status", solution.status.sentence),
-        ]
-        return facts
-
-
-def _exponentials(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a coefficient table on the scale of ratios; tests stay those of the coefficients."""
-    with np.errstate(over="ignore"):
-        ratios, lower, upper = (np.exp(frame[name]) for name in ("coef", "lower", "upper"))
-    return frame.assign(coef=ratios, std_err=ratios * frame["std_err"], lower=lower, upper=upper).rename(
-        columns={"coef": "exp(coef)"}
-    )

@@ -65,7 +65,9 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
             ``Step``.
 
     Attributes:
-        coef_: ``(K, D)``, the reference's row zero.
+        coef_: ``(K, D)``, the reference's row zero. Under separation those with a finite estimate have it, and the
+            others, whose estimate is infinite, the size at which the fit stopped: predictions are then near the limit.
+            ``summary()`` and ``separation_`` say which.
         intercept_: ``(K,)``.
         classes_: ``(K,)`` labels.
         n_iter_: Iterations taken.

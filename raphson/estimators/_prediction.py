@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.estimators._names import INTERCEPT
-from raphson.estimators._profiles import ProfileMixin
+from raphson.estimators._summary import SummaryMixin
 from raphson.estimators.fit._covariance import CovarianceKind
 from raphson.estimators.input._formulas import Formulas
 from raphson.estimators.input._rows import dense
@@ -25,7 +25,7 @@ from raphson.linalg import check_dense_size
 _BLOCK_ELEMENTS = 2**22
 
 
-class PredictionMixin(ProfileMixin):
+class PredictionMixin(SummaryMixin):
     """Predictions with their uncertainty, for an estimator that supplies what is declared here."""
 
     _mean_scale: str
@@ -126,12 +126,19 @@ class PredictionMixin(ProfileMixin):
             **options: ``correction`` and ``weights`` of ``estimates``.
 
         Returns:
-            Means (probabilities, for classes), standard errors and bounds, each ``(N, M)``.
+            Means (probabilities, for classes), standard errors and bounds, each ``(N, M)``; standard errors and bounds
+            are nan where the data do not determine them (separated rows, or columns not collinear as in the fit).
         """
         f, table = self._checked_predictors(X, offset)
-        covariance = self._all_coefficients(kind, groups, options).covariance
+        found = self._all_coefficients(kind, groups, options)
         return mean_interval(
-            self._likelihood(), torch.from_numpy(f), dense(table), covariance, level, scale=self._mean_scale
+            self._likelihood(),
+            torch.from_numpy(f),
+            dense(table),
+            found.covariance,
+            level,
+            scale=self._mean_scale,
+            null_space=found.null_space,
         )
 
     def _all_coefficients(self, kind: CovarianceKind | None, groups: Any, options: dict[str, Any]) -> Estimates:

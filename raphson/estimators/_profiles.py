@@ -41,17 +41,18 @@ class ProfileMixin(InferenceMixin):
             >>> round(float(one), 6) == round(model.likelihood_ratio_test().statistic, 6)
             True
         """
-        from scipy.special import chdtrc
-
-        tests = {i: one.deviance(0.0)[0] for i, one in self._profiles(columns).items()}
-        values = {i: (chi2, float(chdtrc(1, chi2))) for i, chi2 in tests.items()}
-        return self._profile_frame(values, ["chi2", "p_value"], columns)
+        return self._profile_frame(_tests(self._profiles(columns)), ["chi2", "p_value"], columns)
 
     def _profile_intervals(self, level: float, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the intervals that ``confint`` returns for ``method="profile"``."""
-        root = infer.critical_value(level)
-        bounds = {i: (one.bound(root, -1), one.bound(root, 1)) for i, one in self._profiles(columns).items()}
-        return self._profile_frame(bounds, ["lower", "upper"], columns)
+        return self._profile_frame(_bounds(self._profiles(columns), level), ["lower", "upper"], columns)
+
+    def _with_profiles(self, frame: pd.DataFrame, level: float, columns: Sequence[str] | None) -> pd.DataFrame:
+        """Return a coefficient table with tests and intervals by the profile likelihood in place of Wald's."""
+        made = self._profiles(columns)
+        tests = self._profile_frame(_tests(made), ["chi2", "p_value"], columns)
+        bounds = self._profile_frame(_bounds(made, level), ["lower", "upper"], columns)
+        return frame.assign(**tests, **bounds)[["coef", "std_err", "chi2", "p_value", "lower", "upper"]]
 
     def _profiles(self, columns: Sequence[str] | None = None) -> dict[int, Profile]:
         """Return the profile likelihood of each estimable coefficient of some columns, by its place."""
@@ -60,7 +61,12 @@ class ProfileMixin(InferenceMixin):
                 f"A profile of a likelihood with a ridge penalty (l2={self._penalty:g}) has no known distribution; set "
                 "l2=0, or penalty='jeffreys'."
             )
-        estimable = self.estimates().estimable
+        if self._fractional:
+            raise InputError(
+                "A profile likelihood takes weights as counts of rows, and these are no whole numbers; the intervals "
+                "of method='wald' are by the sandwich, which takes them as sampling weights."
+            )
+        estimable = self.estimates("expected").estimable
         labels = self._layout.labels
         unknown = sorted(set(columns or ()) - {name for _, name in labels})
         if unknown:
@@ -80,3 +86,16 @@ class ProfileMixin(InferenceMixin):
         if columns is None:
             return frame
         return frame[[name in columns for _, name in self._layout.labels]]
+
+
+def _tests(made: dict[int, Profile]) -> dict[int, tuple[float, float]]:
+    """Return the statistic of zero and its p-value, by place."""
+    from scipy.special import chdtrc
+
+    statistics = {i: one.deviance(0.0)[0] for i, one in made.items()}
+    return {i: (chi2, float(chdtrc(1, chi2))) for i, chi2 in statistics.items()}
+
+
+def _bounds(made: dict[int, Profile], level: float) -> dict[int, tuple[float, float]]:
+    root = infer.critical_value(level)
+    return {i: (one.bound(root, -1), one.bound(root, 1)) for i, one in made.items()}

@@ -84,7 +84,9 @@ class VectorGLM(LinearEstimator):
         progress: True shows the iterations of a long fit on the terminal; a function is called with every ``Step``.
 
     Attributes:
-        coef_: ``(C, D)`` slopes of the outputs: constraints expanded, zero where a column does not act.
+        coef_: ``(C, D)`` slopes of the outputs: constraints expanded, zero where a column does not act. Under
+            separation those with a finite estimate have it, and the others, whose estimate is infinite, the size at
+            which the fit stopped: predictions are then near the limit. ``summary()`` and ``separation_`` say which.
         intercept_: ``(C,)``.
         output_names_: Names of the C outputs.
         levels_: Names of the levels, lowest first, where the target was an ordered categorical or counts levels

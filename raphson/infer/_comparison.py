@@ -120,7 +120,7 @@ def pseudo_r2(loglik: float, loglik_null: float, n: float) -> PseudoR2:
             f"Pseudo R-squared is defined for probabilities, whose logarithms are at most zero; the "
             f"log-likelihoods are {loglik:g} and {loglik_null:g}."
         )
-    if loglik_null == 0:
+    if loglik_null > -_ROUNDING * n:
         raise InputError("The model with intercepts only is already perfect: the outcome never varies.")
     cox_snell = -math.expm1(2 * (loglik_null - loglik) / n)
     return PseudoR2(1 - loglik / loglik_null, cox_snell, cox_snell / -math.expm1(2 * loglik_null / n))

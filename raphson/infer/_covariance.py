@@ -41,7 +41,7 @@ def inverse_information(information: SymmetricOperator) -> SymmetricOperator:
     if bool((diagonal == 0).any()):
         raise NotEstimableError(
             f"The data carry no information about {_name(information, int((diagonal == 0).int().argmax()))}: "
-            "its column may be all zeros, or its class separated. Remove the column or use l2."
+            "its column may be all zeros, or its class separated. Remove the column, or fit with penalty='jeffreys'."
         )
     scale = diagonal.abs().rsqrt()
     scaled = matrix * scale * scale.unsqueeze(-1)
@@ -59,7 +59,7 @@ def inverse_information(information: SymmetricOperator) -> SymmetricOperator:
         raise NotEstimableError(
             f"The information matrix is singular: {_name(information, index)} is determined by the "
             "parameters before it, usually through collinear columns or a separated class. Remove the "
-            "column or use l2."
+            "column; for a separated class, fit with penalty='jeffreys'."
         )
     inverse = torch.cholesky_inverse(factor) * scale * scale.unsqueeze(-1)
     return Dense(symmetric_part(inverse), labels=information.labels)

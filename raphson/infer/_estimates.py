@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Label = tuple[Hashable, Hashable]
 
-_NULL_RTOL = 1e-8
+NULL_RTOL = 1e-8
 _NULL_ATOL = 1e-12
 """Entries of a null direction, and what is left where a contrast cancels one, that count as zero, relative to the
 terms and to the largest entries: directions come from eigenvectors, known to about the root of the rounding."""
@@ -70,7 +70,7 @@ class Estimates:
             estimable = torch.ones(p, dtype=torch.bool, device=self.values.device)
         if self.null_space is not None:
             size = self.null_space.abs()
-            estimable = estimable & ~(size > _NULL_RTOL * size.amax(0, keepdim=True)).any(-1)
+            estimable = estimable & ~(size > NULL_RTOL * size.amax(0, keepdim=True)).any(-1)
         object.__setattr__(self, "estimable", estimable)
 
     @cached_property
@@ -205,7 +205,7 @@ class Estimates:
         if self.null_space is None:
             return unit[:, ~self.estimable]
         size = self.null_space.abs()
-        clean = torch.where(size > _NULL_RTOL * size.amax(0, keepdim=True), self.null_space, 0.0)
+        clean = torch.where(size > NULL_RTOL * size.amax(0, keepdim=True), self.null_space, 0.0)
         return torch.cat([clean, unit[:, ~self.estimable & (clean == 0).all(-1)]], -1)
 
     def _index(self) -> pd.MultiIndex:
@@ -244,7 +244,7 @@ def critical_value(level: float, df_resid: float | None = None) -> float:
 def _map_null_space(matrix: Tensor, directions: Tensor) -> Tensor | None:
     product = matrix @ directions
     # A row that cancels a direction does so up to rounding; the bound follows the units of every coefficient.
-    bound = _NULL_RTOL * (matrix.abs() @ directions.abs())
+    bound = NULL_RTOL * (matrix.abs() @ directions.abs())
     floor = _NULL_ATOL * matrix.abs().amax(-1, keepdim=True) * directions.abs().amax(0, keepdim=True)
     product = torch.where(product.abs() <= bound + floor, 0.0, product)
     product = product[:, (product != 0).any(0)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.infer._estimates import critical_value
+from raphson.infer._estimates import NULL_RTOL, critical_value
 from raphson.infer._mean import MeanFunction, chunk_rows, mean_function, row_jacobian, with_intercept
 from raphson.likelihoods import Likelihood
 from raphson.linalg import SymmetricOperator
@@ -44,6 +44,7 @@ def mean_interval(
     *,
     scale: str = "identity",
     df_resid: float | None = None,
+    null_space: Tensor | None = None,
 ) -> MeanInterval:
     r"""Return delta-method confidence intervals of the mean :math:`m(f(x))` for given rows.
 
@@ -61,9 +62,10 @@ def mean_interval(
             (variance ``m (1 - m)``); ``"proportion"`` for other means between 0 and 1; ``"simplex"`` for
             probabilities that sum to one over the entries of the mean (these two on the logit scale too).
         df_resid: Residual degrees of freedom of a Student t reference; None for the normal one.
+        null_space: Directions of the coefficients that the data leave open, ``(C (D + 1), r)``; None for none.
 
     Returns:
-        Means, standard errors and bounds.
+        Means, standard errors and bounds; all but the mean are nan in rows whose outputs an open direction moves.
 
     Raises:
         InputError: Unknown scale, or a covariance that does not fit ``f`` and ``x``.
@@ -85,14 +87,23 @@ def mean_interval(
         output_covariance = torch.einsum("ncdl,nl->ncd", torch.einsum("nk,ckdl->ncdl", xhat, blocks), xhat)
         center = link(outputs)
         reach = half * _deviation(row_jacobian(link, outputs), output_covariance)
-        parts.append((
-            mean(outputs),
+        known: tuple[Tensor, ...] = (
             _deviation(row_jacobian(mean, outputs), output_covariance),
             _inverse_link(center - reach, scale, lower=True),
             _inverse_link(center + reach, scale, lower=False),
-        ))
+        )
+        if null_space is not None:
+            fixed = _is_fixed(xhat, null_space.reshape(c, width, -1))[:, None]
+            known = tuple(torch.where(fixed, part, torch.nan) for part in known)
+        parts.append((mean(outputs), *known))
     values, deviations, lower, upper = (torch.cat(part) for part in zip(*parts, strict=True))
     return MeanInterval(values, deviations, lower, upper, level)
+
+
+def _is_fixed(xhat: Tensor, directions: Tensor) -> Tensor:
+    """Return which rows keep all outputs along directions ``(C, D + 1, r)``, bool ``(N,)``."""
+    moved = torch.einsum("nk,ckr->ncr", xhat, directions).abs()
+    return (moved <= NULL_RTOL * torch.einsum("nk,ckr->ncr", xhat.abs(), directions.abs())).all(-1).all(-1)
 
 
 def _deviation(jacobian: Tensor, covariance: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def wald_test(estimates: Estimates, R: Any, q: Any = None) -> WaldResult:
         name = label_name(labels[int((~rows.estimable).int().argmax())])
         raise NotEstimableError(
             f"The restriction on {name} cannot be tested: the data do not determine it (collinear columns "
-            "or a separated class). Test an estimable contrast, or fit with l2."
+            "or a separated class). Test an estimable contrast; for separated classes use penalty='jeffreys'."
         )
     target = torch.as_tensor(0.0 if q is None else q, dtype=matrix.dtype, device=matrix.device)
     if target.ndim > 1 or (target.ndim == 1 and len(target) != len(labels)):

@@ -87,6 +87,8 @@ class Summary:
         bounds = {"lower": f"[{tail:.4g}", "upper": f"{1 - tail:.4g}]"}
         if "t" in self.table.columns:
             bounds["p_value"] = "P>|t|"
+        if "chi2" in self.table.columns:
+            bounds["p_value"] = "P>chi2"
         return {str(name): (_HEADERS | bounds).get(str(name), str(name)) for name in self.table.columns}
 
     def _blocks(self) -> Iterator[tuple[str, list[tuple[str, list[str]]]]]:
@@ -123,7 +125,7 @@ def _number(column: str, value: Any) -> str:
         return value
     if column == "p_value":
         return "<0.001" if value < 0.0005 else f"{value:.3f}"
-    if column in {"z", "t"}:
+    if column in {"z", "t", "chi2"}:
         return f"{value:.3f}"
     return _trim(f"{value:#.5g}")
 

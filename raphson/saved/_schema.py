@@ -94,7 +94,7 @@ _METADATA: dict[str, Check] = {
     }),
     "refusal": maybe(TEXT),
     "notes": _TEXTS,
-    "penalty": NONNEGATIVE,
+    "ridge": NONNEGATIVE,
     "fractional": FLAG,
     "covariance": TEXT,
     "formulas": maybe(

@@ -19,6 +19,7 @@ class Status(enum.Enum):
     PRECISION_REACHED = "The gradient is as small as the rounding of the data and the objective allows."
     MAX_ITERATIONS = "The iteration limit was reached before the gradient fell below the tolerance."
     STALLED = "No step along the search direction lowered the objective any further."
+    BOUNDARY = "The likelihood is largest on the edge of what the outputs may be, where there are no standard errors."
     DIVERGING = "The coefficients grow without bound while the objective levels off: there is no finite optimum."
     NOT_FINITE = "The objective or its gradient is not a finite number."
 

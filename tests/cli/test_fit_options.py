@@ -92,3 +92,45 @@ def test_ratios_and_files(cli, table, tmp_path: Path) -> None:
     for name, message in (("c.txt", "must end in .csv or .parquet"), ("no/c.csv", "does not exist")):
         code, _, err = cli("fit", path, "--formula", "seen ~ x", "--out", tmp_path / name)
         assert code == 2 and message in err
+
+
+def test_jeffreys_prior_and_profiles(cli, tmp_path: Path) -> None:
+    rows = np.repeat([[0, 0], [0, 1], [1, 1]], [6, 4, 4], axis=0)
+    pd.DataFrame(rows, columns=["g", "y"]).to_csv(tmp_path / "d.csv", index=False)
+    given = ("fit", tmp_path / "d.csv", "--formula", "y ~ g")
+    separated = cli(*given)
+    assert separated.code == 1 and "--penalty jeffreys" in separated.out and "penalty=" not in separated.out
+    files = ("--save", tmp_path / "m", "--out", tmp_path / "c.csv")
+    ran = cli(*given, "--penalty", "jeffreys", *files)
+    assert ran.code == 0 and "Jeffreys-penalized (Firth)" in ran.out and "--intervals profile" in ran.out
+    table = pd.read_csv(tmp_path / "c.csv")
+    assert table["coef"].iloc[1] == pytest.approx(np.log(4.5 / 0.5) - np.log(4.5 / 6.5), abs=1e-8)
+    assert table["z"].iloc[1] == pytest.approx(1.44, abs=0.005)
+    loaded = rp.load(tmp_path / "m").model
+    assert loaded.penalty == "jeffreys" and "Jeffreys-penalized" in str(loaded.summary())
+    np.testing.assert_allclose(loaded.standard_errors().to_numpy(float), table["std_err"], rtol=1e-12)
+    ran = cli(*given, "--penalty", "jeffreys", "--intervals", "profile", "--exp", *files[2:])
+    assert ran.code == 0 and "P>chi2" in ran.out
+    found = pd.read_csv(tmp_path / "c.csv")
+    frame = pd.DataFrame(rows, columns=["g", "y"])
+    model = rp.MultinomialLogisticRegression(penalty="jeffreys", formula="y ~ g").fit(frame)
+    bounds = np.exp(model.confint(method="profile").to_numpy(float))
+    np.testing.assert_allclose(found[["lower", "upper"]], bounds, rtol=1e-6)
+    np.testing.assert_allclose(found[["chi2", "p_value"]], model.profile_test().to_numpy(float), rtol=1e-6)
+    for options in (
+        ("--penalty", "jeffreys", "--l2", 0.1),
+        ("--intervals", "profile", "--l2", 0.1),
+        ("--intervals", "profile", "--covariance", "sandwich"),
+        ("--intervals", "profile", "--groups", "g"),
+    ):
+        code, _, err = cli(*given, *options)
+        assert code == 2 and "leave out" in err, err
+
+
+def test_what_the_fit_warns_of_is_printed(cli, table, tmp_path: Path) -> None:
+    path, frame = table
+    frame.assign(tiny=frame["x"] * 1e-300).to_csv(path, index=False)
+    ran = cli("fit", path, "--formula", "visits ~ tiny", "--likelihood", "poisson")
+    assert ran.code == 0 and "not estimable" in ran.out
+    assert "'tiny of log_mean' is beyond the range of double precision" in ran.out
+    assert "Change the unit of the column." in ran.out

@@ -218,5 +218,18 @@ def test_finite_coefficients_beside_a_copy_of_a_column_and_without_a_reference()
     copied = rp.MultinomialLogisticRegression().fit(table.assign(copy=table["a"]), y).standard_errors()
     assert copied.isna().tolist() == [False, True, True, True] * 2
     assert float(copied.iloc[0]) == pytest.approx(float(plain.iloc[0]), rel=1e-6)
-    with pytest.raises(rp.NotEstimableError, match="separated"):
-        rp.MultinomialLogisticRegression(reference=None).fit(table, y).standard_errors()
+    zero = rp.MultinomialLogisticRegression(reference=None).fit(table, y)
+    assert zero.standard_errors().isna().tolist() == [False, False, True] * 3
+    # the same contrasts as with a reference class, in the limit and in what coef_ holds
+    rows = torch.zeros(2, 9, dtype=torch.float64)
+    rows[[0, 1], [4, 7]], rows[:, 1] = 1.0, -1.0
+    contrasts = zero.estimates().transform(rows, (("", "1 - 0"), ("", "2 - 0")))
+    np.testing.assert_allclose(contrasts.standard_errors, plain.iloc[[1, 4]].to_numpy(float), rtol=1e-9)
+    relative = rp.MultinomialLogisticRegression().fit(table, y)
+    np.testing.assert_allclose(contrasts.values, relative.coef_[1:, 0], rtol=1e-9)
+    np.testing.assert_allclose(zero.coef_[1:, 0] - zero.coef_[0, 0], relative.coef_[1:, 0], rtol=1e-9)
+    np.testing.assert_allclose(zero.predict_proba(table), relative.predict_proba(table), atol=1e-6)
+    profiles = zero.confint(method="profile")
+    assert profiles["lower"].isna().tolist() == [False, False, True] * 3
+    # class 1 is certain where d is 1, which says nothing on the other two
+    assert "(to +inf: 'd of 1')" in relative.separation_.sentence()

@@ -55,8 +55,8 @@ def estimates(
     free, name = free_covariance(fitted, kind, groups, correction, weights)
     made = Estimates(
         values=fitted.reported(fitted.solution.theta[None])[0],
-        covariance=Dense(fitted.covariance(free)),
-        labels=fitted.layout.labels,
+        covariance=fitted.covariance(free),
+        labels=fitted.shown_layout.labels,
         kind=name,
         estimable=fitted.estimable,  # type: ignore[arg-type]
         null_space=fitted.null_space,
@@ -66,8 +66,7 @@ def estimates(
 
 def _representable(found: Estimates) -> Estimates:
     """Return estimates without those whose variance has no number: columns near 1e300 or 1e-300."""
-    matrix = found.covariance.to_dense()
-    variances = matrix.diagonal()
+    variances = found.covariance.diagonal()
     lost = found.estimable & ~(torch.isfinite(variances) & (variances > torch.finfo(torch.float64).tiny))
     if not bool(lost.any()):
         return found
@@ -78,7 +77,7 @@ def _representable(found: Estimates) -> Estimates:
         RaphsonWarning,
         stacklevel=4,
     )
-    matrix = torch.where(lost[:, None] | lost, 0.0, matrix)
+    matrix = torch.where(lost[:, None] | lost, 0.0, found.covariance.to_dense())
     return replace(found, covariance=Dense(matrix), estimable=found.estimable & ~lost)
 
 
@@ -155,7 +154,7 @@ def column_estimates(fitted: Fitted, columns: Tensor, labels: tuple[tuple[str, s
     if solved.status is not CGStatus.CONVERGED:
         raise NotEstimableError(
             "The information matrix is singular along the coefficients asked for: "
-            f"{solved.status.value} Add a penalty (l2), or ask for other columns."
+            f"{solved.status.value} Ask for other columns, or drop what is collinear."
         )
     covariance = right.mT @ solved.x / objective.total_weight
     return Estimates(

@@ -10,20 +10,19 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from raphson._errors import SeparationWarning
+from raphson.estimators.fit._edge import find_edge
 from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.fit._limit_fit import fit_limit
 from raphson.estimators.fit._options import FitOptions
+from raphson.estimators.fit._sum_to_zero import centered, centered_directions, relative_layout
 from raphson.estimators.input._rows import Rows
-from raphson.estimators.separation._divergence import Divergence, falls_on, find_divergence
+from raphson.estimators.separation._divergence import Divergence, falls_on, find_divergence, find_no_spread
 from raphson.estimators.separation._find_recession import find_recession
 from raphson.estimators.separation._recession import Recession
 from raphson.solve import Status
 
 _SUSPICIOUS_STEP = 1e-2
 """A Newton step at convergence that still changes some linear predictor by this much points to separation."""
-
-_ROUNDING = 1e-10
-"""Entries of a direction below this share of its largest are rounding."""
 
 
 def examine(
@@ -36,6 +35,14 @@ def examine(
         stay finite; what separates them; and the sentence with which standard errors are refused, or None.
     """
     solution = fitted.solution
+    exact = find_no_spread(fitted, rows)
+    if exact is not None:
+        warnings.warn(exact.sentence(), SeparationWarning, stacklevel=4)
+        return replace(fitted, solution=replace(solution, status=Status.DIVERGING)), exact, exact.sentence()
+    edge = find_edge(fitted.objective, solution.theta, fitted.layout, torch.from_numpy(rows.kept.nonzero()[0]))
+    if edge is not None:
+        warnings.warn(edge.sentence(), ConvergenceWarning, stacklevel=4)
+        return replace(fitted, solution=replace(solution, status=Status.BOUNDARY)), None, edge.sentence()
     if _looks_separated(fitted):
         unpenalized = fitted.objective.l2 == 0 and not fitted.jeffreys
         found: Recession | Divergence | None = recession_of(fitted, rows) if unpenalized else None
@@ -50,7 +57,7 @@ def examine(
         return fitted, None, None
     sentence = (
         f"{solution.status.sentence} (solver {solution.method}, {solution.iterations} iterations, gradient "
-        f"norm {solution.gradient_norm:.1e}). Raise max_iter, loosen tol, or add a penalty (l2)."
+        f"norm {solution.gradient_norm:.1e}). {_what_next(solution.status)}"
     )
     warnings.warn(sentence, ConvergenceWarning, stacklevel=4)
     return fitted, None, "No standard errors: the fit did not converge. " + sentence
@@ -65,11 +72,22 @@ def _looks_separated(fitted: Fitted) -> bool:
 
 
 def recession_of(fitted: Fitted, rows: Rows) -> Recession | None:
-    """Return what makes coefficients infinite without a penalty, or None; the last step is tried as a direction."""
-    layout, likelihood, step = fitted.layout, fitted.objective.likelihood, fitted.solution.last_step
+    """Return what makes coefficients infinite without a penalty, or None where nothing is known to.
+
+    Args:
+        fitted: A fit; its last step, if any, is tried as a direction.
+        rows: Its rows.
+
+    Returns:
+        Directions of the parameters of the layout's map.
+    """
+    shown, likelihood, step = fitted.layout, fitted.objective.likelihood, fitted.solution.last_step
+    relative = relative_layout(shown, likelihood)
+    layout = relative or shown
+    fitted = replace(fitted, layout=layout)
     by_class = likelihood.differences_only and layout.is_relative
     labels = [layout.labels[i] for i in layout.order.argsort().tolist()]
-    return find_recession(
+    found = find_recession(
         rows.x,
         rows.y,
         likelihood,
@@ -79,6 +97,18 @@ def recession_of(fitted: Fitted, rows: Rows) -> Recession | None:
         list(layout.outputs) if by_class else None,
         candidate=None if step is None else fitted.to_parameters(step[None])[0],
     ).recession
+    if found is None or relative is None:
+        return found
+    span, direction = centered_directions(found.span, relative), centered(found.direction, relative)
+    ways = torch.where((span != 0).any(1), direction.sign(), 0.0) if span.shape[1] == 1 else torch.zeros(len(span))
+    return replace(
+        found,
+        labels=tuple(shown.labels[i] for i in shown.order.argsort().tolist()),
+        span=span,
+        ways=ways,
+        diverging=(span != 0).any(1),
+        direction=direction / direction.abs().max(),
+    )
 
 
 def only_penalized(fitted: Fitted, rows: Rows) -> tuple[Tensor | None, str | None]:
@@ -86,10 +116,13 @@ def only_penalized(fitted: Fitted, rows: Rows) -> tuple[Tensor | None, str | Non
     found = recession_of(fitted, rows)
     if found is None:
         return None, None
-    layout, span = fitted.layout, found.span
-    here = layout.output_map
-    if layout.is_relative and here.is_plain and fitted.objective.likelihood.differences_only:
-        table = span.view(here.n_outputs, here.n_columns, -1)  # coefficients are reported as summing to zero
-        span = (table - table.mean(0)).reshape(span.shape)
-    size = span.abs()
-    return torch.where(size > _ROUNDING * size.amax(0), span, 0.0)[layout.order], found.sentence()
+    return found.span[fitted.layout.order], found.sentence()
+
+
+def _what_next(status: Status) -> str:
+    """Return the remedy for a fit that ended without an optimum."""
+    if status is Status.MAX_ITERATIONS:
+        return "Raise max_iter, or loosen tol."
+    return (
+        "Loosen tol, change the units of columns or target, or fit with penalty='jeffreys', whose estimates are finite."
+    )

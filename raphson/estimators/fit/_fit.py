@@ -10,11 +10,12 @@ from torch import Tensor
 
 from raphson._errors import CollinearityWarning, InputError, RaphsonWarning
 from raphson.data import DenseDesign, Design, SparseDesign
+from raphson.estimators.fit._edge import fit_inside
 from raphson.estimators.fit._fitted import Fitted
+from raphson.estimators.fit._null_directions import independent, null_directions
 from raphson.estimators.fit._options import FitOptions
-from raphson.estimators.fit._solver import solve
 from raphson.estimators.fit._start import guess, start_coefficients
-from raphson.estimators.fit._wide import MANY, own_columns
+from raphson.estimators.fit._wide import OwnColumns
 from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._collinear import Collinearity, find_collinear
@@ -26,9 +27,6 @@ _WORKING_VECTORS = 12
 """Arrays of the size of the coefficients that a fit without a dense Hessian holds at once, in float64."""
 
 _LARGE_BYTES = 2**30
-
-_NULL = 1e-9
-"""Singular values below this share of the largest mark combinations of parameters that leave every output unchanged."""
 
 
 def fit(
@@ -49,15 +47,14 @@ def fit(
     solver_map, columns = report, torch.arange(report.n_columns)
     kept = columns if uniform else torch.arange(report.n_parameters)
     design = standardized_design(rows, report, columns)
-    null, collinearity = torch.zeros(kept.shape[0], 0, dtype=torch.float64), None
+    null: Tensor | OwnColumns = torch.zeros(kept.shape[0], 0, dtype=torch.float64)
+    collinearity = None
     if options.l2 == 0 and not design.is_well_conditioned():
         collinearity = find_collinear(rows.x, rows.weights, layout.columns, report.intercept)
-        null = collinearity.null_basis.double()
-        if not uniform:
-            null = _null_parameters(report, null, design.scale)
-            collinearity = collinearity if null.shape[1] else None
+        null = null_directions(collinearity, report, design.scale)
+        collinearity = collinearity if null.shape[1] else None
     if null.shape[1] and collinearity is not None:
-        fitted = _independent(null, first if uniform else report.n_intercepts)
+        fitted = independent(null, first if uniform else report.n_intercepts)
         if uniform:
             columns = kept = fitted.nonzero()[:, 0]
             solver_map = OutputMap.uniform(report.basis, len(kept), report.intercept)
@@ -82,7 +79,7 @@ def fit(
         coef = start_coefficients(rows, likelihood, report) if start is None else start
         theta = _from_table(objective, coef[:, columns], relative)
     with options.shown_progress() as callback:
-        solution = solve(objective, theta, options, callback, warm=start is not None)
+        solution = fit_inside(objective, theta, options, callback, warm=start is not None)
     made = Fitted(objective, solution, layout, kept, null, rows.y.shape[0], options.jeffreys)
     bounded = any(domain is not REAL for domain in likelihood.domains)
     if solution.converged and (bounded or not likelihood.concave):
@@ -114,7 +111,7 @@ def null_predictors(rows: Rows, likelihood: Likelihood, n_outputs: int, intercep
     objective = LinearObjective(empty, likelihood, rows.y, output_map, weights=rows.weights, offset=rows.offset)
     start = torch.linalg.lstsq(intercepts, guess(rows, likelihood, n_outputs)[:, None]).solution[:, 0]
     options = FitOptions(0.0, "auto", 1e-10, 100, False)
-    return intercepts @ solve(objective, start, options, None).theta
+    return intercepts @ fit_inside(objective, start, options, None).theta
 
 
 def _from_table(objective: LinearObjective, coef: Tensor, relative: bool) -> Tensor:
@@ -160,42 +157,3 @@ def _announce(objective: LinearObjective) -> None:
             RaphsonWarning,
             stacklevel=5,
         )
-
-
-def _null_parameters(output_map: OutputMap, null: Tensor, scale: Tensor) -> Tensor:
-    r"""Return the parameters ``(P, r)`` whose coefficients vanish on the data, for columns with a null space.
-
-    The coefficients of every output, a row of :math:`B(\Theta)`, must lie in the null space of the design; that is one
-    linear system in :math:`\Theta` and the weights of the null vectors.
-    """
-    if null.shape[1] == 0:
-        return null.new_zeros(output_map.n_parameters, 0)
-    size = torch.cat([scale.new_ones(int(output_map.intercept)), scale])
-    # kron does not take a single column with the stride that qr gives it
-    basis = torch.linalg.qr(null * size[:, None])[0].clone(memory_format=torch.contiguous_format)
-    c, p = output_map.n_outputs, output_map.n_parameters
-    expanded = output_map.expand(torch.eye(p, dtype=torch.float64)).reshape(p, -1).mT
-    system = torch.cat([expanded, torch.kron(torch.eye(c, dtype=torch.float64), basis)], 1)
-    _, values, vectors = torch.linalg.svd(system, full_matrices=True)
-    rank = int((values > _NULL * values[0]).sum())
-    found = vectors[rank:, :p].mT / output_map.per_parameter(size)[:, None]
-    return torch.where(found.abs() > 1e-10 * found.abs().amax(0), found, 0.0)
-
-
-def _independent(null: Tensor, n_intercepts: int) -> Tensor:
-    """Return which columns or parameters to fit, bool: the first ones, and of the others the early ones.
-
-    The null space can be solved for those left out: a pivoted QR picks them, the late ones first.
-    """
-    from scipy.linalg import qr
-
-    fitted = torch.ones(null.shape[0], dtype=torch.bool)
-    own = own_columns(null, n_intercepts) if null.shape[1] > MANY else None
-    if own is not None:
-        fitted[own] = False
-        return fitted
-    scaled = null / null.abs().amax(0)
-    order = torch.arange(null.shape[0] - 1, n_intercepts - 1, -1)
-    _, pivots = qr(scaled[order].mT.numpy(), mode="r", pivoting=True)
-    fitted[order[torch.from_numpy(pivots[: null.shape[1]].copy()).long()]] = False
-    return fitted

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from raphson.estimators.fit._jeffreys import JeffreysObjective
-from raphson.estimators.fit._wide import MANY, nearest_excess, own_columns
+from raphson.estimators.fit._sum_to_zero import centered
+from raphson.estimators.fit._wide import OwnColumns
 from raphson.estimators.input._layout import Layout
+from raphson.linalg import Dense, DiagonalPlusLowRank, SymmetricOperator
 from raphson.linear import LinearObjective
 from raphson.solve import Solution
 
@@ -41,18 +43,23 @@ class Fitted:
         rows: Of such a limit: its rows among all, bool ``(N,)``.
         diverging: Of such a limit: parameters without a finite estimate, bool ``(P,)``. ``kept`` and ``null_basis`` are
             then those of a map that is not uniform.
+        recession: Of such a limit: the directions of recession ``(P, r)``, the first of ``null_basis``.
+        shown: Of such a limit whose coefficients are reported as summing to zero: the layout of those, ``layout`` being
+            relative to a class.
     """
 
     objective: LinearObjective
     solution: Solution
     layout: Layout
     kept: Tensor
-    null_basis: Tensor
+    null_basis: Tensor | OwnColumns
     n_rows: int
     jeffreys: bool = False
     limit: Fitted | None = None
     rows: Tensor | None = None
     diverging: Tensor | None = None
+    recession: Tensor | None = None
+    shown: Layout | None = None
 
     @property
     def problem(self) -> LinearObjective | JeffreysObjective:
@@ -94,33 +101,51 @@ class Fitted:
             wide[:, self.kept] = table
             table = wide
         if self.null_basis.shape[1] and not standardized:
-            intercepts = report.is_intercept[:n]
-            excess = _excess(self.null_basis, table, intercepts)
-            table = table - (self.null_basis @ excess).mT
+            table = table - _spread(self.null_basis, table.mT, ~report.is_intercept[:n]).mT
         return table.reshape(theta.shape[0], -1)
 
     def coefficients(self, theta: Tensor | None = None) -> Tensor:
         """Return the coefficients of all outputs for the table's columns, ``(C, D')``, of ``theta`` or the optimum."""
         theta = self.solution.theta if theta is None else theta
-        return self.layout.output_map.expand(self.to_parameters(theta[None])[0])
+        coef = self.layout.output_map.expand(self.to_parameters(theta[None])[0])
+        return coef if self.shown is None else coef - coef.mean(0)
 
     def reported(self, theta: Tensor) -> Tensor:
         """Return reported parameters in the order of their labels, ``(m, P)``, of the solver's ``(m, p)``."""
-        return self.to_parameters(theta)[:, self.layout.order]
+        return self._as_shown(self.to_parameters(theta))
 
-    def covariance(self, free: Tensor) -> Tensor:
+    @property
+    def shown_layout(self) -> Layout:
+        """The layout of what is reported."""
+        return self.shown or self.layout
+
+    def _as_shown(self, parameters: Tensor) -> Tensor:
+        """Turn parameters ``(m, P)`` of the layout's map into those reported, in the order of their labels."""
+        if self.shown is not None:
+            parameters = centered(parameters.contiguous(), self.layout)
+        return parameters[:, self.shown_layout.order]
+
+    def covariance(self, free: Tensor) -> SymmetricOperator:
         """Return the covariance of the reported parameters ``(P, P)`` from that of the solver's ``(p, p)``."""
-        return self.reported(self.reported(free).mT.contiguous())
+        if isinstance(self.null_basis, OwnColumns):  # far more reported than fitted: of low rank
+            values, vectors = torch.linalg.eigh(free)
+            root = self.reported((vectors * values.clamp_min(0.0).sqrt()).mT.contiguous()).mT
+            return DiagonalPlusLowRank(root.new_zeros(root.shape[0]), root)
+        return Dense(self.reported(self.reported(free).mT.contiguous()))
 
     @property
     def estimable(self) -> Tensor | None:
         """Which reported parameters the data determine, bool ``(P,)``; None for all, or as ``null_space`` says."""
         if self.diverging is not None:
-            return ~self.diverging[self.layout.order]
+            return ~self.diverging[self.shown_layout.order]
+        q = self.layout.output_map.basis.shape[1]
+        if isinstance(self.null_basis, OwnColumns):
+            known = ~self.null_basis.involved
+            return known.repeat(q) if self._by_columns else known[self.layout.order]
         if self.null_basis.shape[1] == 0 or not self._by_columns:
             return None
         size = self.null_basis.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
-        return ((self.null_basis / size).abs() < 1e-9).all(1).repeat(self.layout.output_map.basis.shape[1])
+        return ((self.null_basis / size).abs() < 1e-9).all(1).repeat(q)
 
     @property
     def null_space(self) -> Tensor | None:
@@ -128,21 +153,22 @@ class Fitted:
         (d, r), report = self.null_basis.shape, self.layout.output_map
         if r == 0:
             return None
-        if not self._by_columns:
-            return self.null_basis[self.layout.order]
-        q = report.basis.shape[1]
-        if q * q * d * r > _NULL_SPACE_ELEMENTS:
-            return None
-        return self.open_parameters
+        q = report.basis.shape[1] if self._by_columns else 1
+        by_entry = self._by_columns or isinstance(self.null_basis, OwnColumns)
+        if by_entry and q * q * d * r > _NULL_SPACE_ELEMENTS:
+            return None  # ``estimable`` says it coefficient by coefficient
+        return self._as_shown(self.open_parameters.mT).mT
 
     @property
     def open_parameters(self) -> Tensor:
         """Combinations of the parameters of the layout's map that the data leave open, ``(P, r)``."""
+        null = self.null_basis
+        basis = null.to_dense() if isinstance(null, OwnColumns) else null
         if not self._by_columns:
-            return self.null_basis
+            return basis
         q = self.layout.output_map.basis.shape[1]
         # kron does not take a single column with the stride that a factorization gives it
-        basis = self.null_basis.clone(memory_format=torch.contiguous_format)
+        basis = basis.clone(memory_format=torch.contiguous_format)
         return torch.kron(torch.eye(q, dtype=torch.float64), basis)
 
     def largest_move(self, step: Tensor) -> float:
@@ -165,8 +191,9 @@ class Fitted:
         return tuple(names[k * d + j] for k in range(len(names) // d) for j in self.kept.tolist())
 
 
-def _excess(null: Tensor, table: Tensor, intercepts: Tensor) -> Tensor:
-    """Return how much of each null direction ``(r, m)`` the slopes hold in the sense of least squares."""
-    slopes, values = null[~intercepts], table[:, ~intercepts].mT
-    own = own_columns(slopes, 0) if null.shape[1] > MANY else None
-    return torch.linalg.lstsq(slopes, values).solution if own is None else nearest_excess(slopes, values, own)
+def _spread(null: Tensor | OwnColumns, table: Tensor, slopes: Tensor) -> Tensor:
+    """Return the combination ``(D, m)`` of null directions that is nearest to the slopes of a table ``(D, m)``."""
+    if isinstance(null, OwnColumns):
+        return null.times(null.excess(table, slopes))
+    found: Tensor = null @ torch.linalg.lstsq(null[slopes], table[slopes]).solution
+    return found

@@ -11,6 +11,7 @@ from raphson.estimators.fit._fit import standardized_design
 from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._solver import solve
+from raphson.estimators.fit._sum_to_zero import differences, relative_layout
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._recession import Recession
 from raphson.linear import LinearObjective
@@ -26,11 +27,13 @@ def fit_limit(fitted: Fitted, rows: Rows, recession: Recession, options: FitOpti
         The fit, whose open directions are those of recession and those of collinear columns; None where nothing is
         left, or it is not known what.
     """
-    limit, report = recession.limit, fitted.layout.output_map
+    limit, shown = recession.limit, fitted.layout
     if limit is None or bool(recession.diverging.all()) or not bool(limit.rows.any()):
         return None
-    if report.is_plain and report.n_outputs > 1 and fitted.objective.likelihood.differences_only:
-        return None  # what is kept there is relative to one output, what is reported sums to zero over all
+    relative = relative_layout(shown, fitted.objective.likelihood)
+    fitted = replace(fitted, layout=relative or shown)
+    span = recession.span if relative is None else differences(recession.span, relative)
+    report = fitted.layout.output_map
     if report.intercept and not bool(limit.kept[report.is_intercept].any()):
         return None
     part, columns, places = report.restrict(limit.kept)
@@ -43,7 +46,7 @@ def fit_limit(fitted: Fitted, rows: Rows, recession: Recession, options: FitOpti
         weights=rest.weights,
         offset=rest.offset,
     )
-    null = torch.cat([recession.span, fitted.open_parameters], 1)
+    null = torch.cat([span, fitted.open_parameters], 1)
     theta = fitted.to_parameters(fitted.solution.theta[None])[0]
     theta = theta - null @ torch.linalg.lstsq(null[~limit.kept], theta[~limit.kept, None]).solution[:, 0]
     start = part.collapse(objective.design.from_table(part.expand(theta[places])))
@@ -60,6 +63,8 @@ def fit_limit(fitted: Fitted, rows: Rows, recession: Recession, options: FitOpti
         fitted.n_rows,
         rows=limit.rows,
         diverging=recession.diverging,
+        recession=span,
+        shown=None if relative is None else shown,
     )
 
 
@@ -71,3 +76,24 @@ def _take(rows: Rows, mask: Tensor, offset: Tensor | None) -> Rows:
     x = rows.x[mask] if isinstance(rows.x, Tensor) else rows.x[mask.numpy()]
     weights = None if rows.weights is None else rows.weights[mask]
     return Rows(x, rows.y[mask], weights, None if total is None else total[mask], rows.kept)
+
+
+def far_coefficients(fitted: Fitted) -> Tensor:
+    """Return the coefficients of all outputs that predictions are made with, ``(C, D')``.
+
+    Args:
+        fitted: A fit.
+
+    Returns:
+        The optimum; where the fit diverges and its limit is known, the finite estimates of the limit, as far along the
+        directions of recession as the fit got.
+    """
+    found, limit = fitted.coefficients(), fitted.limit
+    if limit is None or limit.recession is None:
+        return found
+    directions = limit.layout.output_map.expand(limit.recession.mT.contiguous())
+    if limit.shown is not None:
+        directions = directions - directions.mean(1, keepdim=True)
+    span, finite = directions.flatten(1).mT, limit.coefficients()
+    moved: Tensor = span @ torch.linalg.lstsq(span, (found - finite).reshape(-1, 1)).solution
+    return finite + moved.view(found.shape)

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson.estimators.separation._dependency import Dependency
-from raphson.estimators.separation._null_space import RESIDUAL, null_vectors, readable
+from raphson.estimators.separation._null_space import RESIDUAL, null_vectors, readable, row_space
 from raphson.estimators.separation._standardize import SNAP, Standardized, as_numpy, as_rows, standardize
 
 Array = NDArray[Any]
 
 _GRAM_COLUMNS = 5000  # a 5000 x 5000 Gram matrix takes 200 MB
 _READABLE = 64  # with more dependencies than this they are not rewritten to name few columns
+_WIDE = 500  # with so many more columns than rows the rows are factorized, which are few, not the columns
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class Collinearity:
             found.insert(
                 0,
                 f"There are {self.n_coefficients} coefficients per class and {self.n_rows} rows, so at most "
-                f"{self.rank} combinations of coefficients are determined. Remedy: add a penalty (l2=1e-3), "
-                "drop columns or add rows.",
+                f"{self.rank} combinations of coefficients are determined. Remedy: drop columns or add "
+                "rows; l2=1e-3 gives predictions that do not follow every row, and no standard errors.",
             )
         if len(self.groups) > limit:
             found.append(f"{len(self.groups) - limit} more dependencies between columns are not listed.")
@@ -104,7 +105,8 @@ def find_collinear(
     A column counts as dependent when what the others leave of it is below 1e-9 of its standard deviation, or
     below the rounding of the columns themselves. Time is that of one Gram matrix, ``N D^2``, and more passes
     over the rows when something is found; dense rows ``(N, D)``, without the ones, are read in blocks, sparse ones stay
-    sparse. ``nullity`` is zero for a design of full column rank.
+    sparse. Where columns are many more than rows it is one factorization, ``N^2 D``, and nothing of the size ``D^2`` is
+    made. ``nullity`` is zero for a design of full column rank.
     """
     import scipy.sparse
 
@@ -114,7 +116,9 @@ def find_collinear(
     std = standardize(rows, has_intercept)
     live = std.live
     complete = not (hasattr(rows, "tocsr") and len(live) > _GRAM_COLUMNS)
-    if complete:
+    if complete and len(live) - n > _WIDE:
+        found = _of_rows(std, live)
+    elif complete:
         vectors = null_vectors(std, live)
         if vectors.shape[1] <= _READABLE:
             vectors = readable(vectors)
@@ -130,6 +134,26 @@ def find_collinear(
     groups = [_dependency(null, q, labels, has_intercept) for q in range(nullity)] if named else []
     groups.sort(key=lambda group: group.columns[-1])
     return Collinearity(min(n, d + has_intercept - nullity), n, null, tuple(groups), complete)
+
+
+def _of_rows(std: Standardized, live: Array) -> Any:
+    """Return null vectors of designs with few rows: what each column is in as many of them as there are rows."""
+    import scipy.sparse
+
+    basis, rest, shares = row_space(std, live)
+    q, first = len(rest), int(std.has_intercept)
+    index = np.concatenate([np.repeat(basis[:, None], q, 1), rest[None]])  # the last of each is its own
+    values = np.concatenate([-shares, np.ones((1, q))])
+    slopes = values / std.scale[index]
+    entries, rows = [slopes], [index + first]
+    if first:
+        parts = slopes * std.reference[index] + values * std.shift[index]
+        ones, size = -parts.sum(0), np.abs(parts).sum(0) + np.abs(values).sum(0)
+        entries.insert(0, np.where(np.abs(ones) > SNAP * size, ones, 0.0)[None])
+        rows.insert(0, np.zeros((1, q), dtype=np.int64))
+    data, place = np.concatenate(entries), np.concatenate(rows)
+    shape = (len(std.scale) + first, q)
+    return scipy.sparse.csc_array((data.T.ravel(), (place.T.ravel(), np.repeat(np.arange(q), len(data)))), shape=shape)
 
 
 def _constants(std: Standardized) -> Any:

@@ -65,15 +65,15 @@ class Dependency:
             up_to += " and shift" if self.constant else ""
             return (
                 f"Column '{last}' duplicates '{self.names[0]}'{up_to} ({self.equation()}): only their "
-                "combined effect is determined. Remedy: drop one of the two, or add a penalty (l2=1e-3)."
+                "combined effect is determined. Remedy: drop one of the two; the fit stays the same."
             )
         if self.kind == "total":
             return (
                 f"Columns {names} add up to {-self.constant:.6g} in every row, which the intercept already "
-                "carries (the dummy-variable trap). Remedy: drop one of them or the intercept, or add a "
-                "penalty (l2=1e-3)."
+                "carries (the dummy-variable trap). Remedy: drop one of them or the intercept; "
+                "the fit stays the same."
             )
         return (
             f"Column '{last}' is a linear combination of others: {self.equation()}. "
-            f"Remedy: drop one of {names}, or add a penalty (l2=1e-3)."
+            f"Remedy: drop one of {names}; the fit stays the same."
         )

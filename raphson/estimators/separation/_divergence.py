@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from raphson.estimators._names import listed
 from raphson.estimators.fit._fitted import Fitted
+from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._remedy import remedy
-from raphson.likelihoods import Beta, Likelihood, NegativeBinomial, StudentT
+from raphson.likelihoods import COUNT, Beta, Likelihood, NegativeBinomial, StudentT
+from raphson.solve import Status
 
 _FAR = 10.0
 """So many more of its last steps a fit must be able to take without loss, for its optimum to be called infinite."""
@@ -16,10 +18,15 @@ _SHARE = 0.1
 """Coefficients that move by this share of the one that moves most are named."""
 
 
+_NO_SPREAD = "the targets are fitted exactly and show no spread about their means"
+
+_EXACT, _NEARLY = 1e-12, 1e-4
+"""Share of the largest target by which all may miss their means: of a fit that converged, and of one that did not."""
+
 _EDGES: tuple[tuple[type[Likelihood], str, str], ...] = (
     (NegativeBinomial, "log_dispersion", "the counts show no overdispersion: use Poisson"),
     (StudentT, "log_df", "the tails are no heavier than a Gaussian's: use HeteroscedasticGaussian"),
-    (Beta, "log_precision", "the targets show no spread about their means"),
+    (Beta, "log_precision", _NO_SPREAD),
 )
 """Parameters whose edge is a simpler model, by the beginning of their output's name, with what to say there."""
 
@@ -58,6 +65,35 @@ def falls_on(fitted: Fitted) -> bool:
         return False
     beyond = fitted.objective.reduced.value(solution.theta + _FAR * solution.last_step)
     return beyond <= solution.value + 1e-12 * (1.0 + abs(solution.value))
+
+
+def find_no_spread(fitted: Fitted, rows: Rows) -> Divergence | None:
+    """Return the parameters of scale that have nothing to estimate where targets are fitted exactly.
+
+    Args:
+        fitted: A fit.
+        rows: Its rows.
+
+    Returns:
+        What diverges, or None.
+    """
+    likelihood, objective = fitted.objective.likelihood, fitted.objective
+    k, y = len(likelihood.parameters), rows.y
+    if k < 2 or y.shape[0] != objective.n_rows or not y.is_floating_point() or likelihood.support is COUNT:
+        return None
+    times = y[:, 0] if y.ndim == 2 and getattr(likelihood, "censored", False) else y
+    try:
+        mean = likelihood.mean(objective.predictors(fitted.solution.theta).mT)
+    except NotImplementedError:
+        return None
+    if mean.shape[0] != times.shape[0] or mean.numel() != times.numel():
+        return None
+    exact = _EXACT if fitted.solution.status is Status.CONVERGED else _NEARLY
+    if not bool(((mean.reshape(times.shape) - times).abs() <= exact * times.abs().amax()).all()):
+        return None
+    labels = fitted.layout.labels
+    seconds = tuple(name for i, name in enumerate(fitted.layout.outputs) if i % k)
+    return Divergence(tuple(label for label in labels if label[0] in seconds), 0.0, _NO_SPREAD)
 
 
 def find_divergence(fitted: Fitted) -> Divergence | None:

@@ -27,6 +27,7 @@ from raphson.estimators.separation._remedy import remedy
 from raphson.estimators.separation._separation import search_separation
 from raphson.estimators.separation._single_parameter import single_directions, statements
 from raphson.estimators.separation._standardize import as_numpy, as_rows
+from raphson.estimators.separation._ways import find_ways
 from raphson.likelihoods import Likelihood
 
 Array = NDArray[Any]
@@ -138,6 +139,7 @@ def find_recession(
     separated[keep] = gains.any(1)
     span, flat = recession_span(problem, evidence.known)
     table = parameters.to_table(problem.std, varying, np.column_stack([evidence.known.direction, span]))
+    ways = find_ways(problem, span, table[:, 1:], table[:, 0], deadline)
     limit = None
     if flat is not None:
         unchanged = parameters.to_table(problem.std, varying, flat)
@@ -150,6 +152,7 @@ def find_recession(
         diverging=torch.from_numpy((table[:, 1:] != 0).any(1)),
         direction=torch.from_numpy(table[:, 0] / np.abs(table[:, 0]).max()),
         span=torch.from_numpy(table[:, 1:]),
+        ways=torch.from_numpy(ways),
         limit=limit,
         is_exact=evidence.decided,
         statements=tuple(evidence.statements),

@@ -103,3 +103,25 @@ def readable(vectors: Array) -> Array:
                         improved = True
                         break
     return v
+
+
+def row_space(std: Standardized, live: Array) -> tuple[Array, Array, Array]:
+    """Return what every column is in a few of them, for designs with fewer rows than columns.
+
+    Args:
+        std: The rows.
+        live: The columns that vary.
+
+    Returns:
+        The few, positions ``(r,)`` where r is the rank; the others ``(q,)``; and their shares in the few ``(r, q)``, in
+        standardized columns.
+    """
+    from scipy.linalg import qr, solve_triangular
+
+    z = np.concatenate([block for _, block in std.blocks(live)])
+    upper, pivots = qr(z, mode="r", pivoting=True, overwrite_a=True)[-2:]
+    size = np.abs(np.diagonal(upper))
+    rank = int((size > RESIDUAL * np.sqrt(len(z))).sum())
+    shares = solve_triangular(upper[:rank, :rank], upper[:rank, rank:])
+    shares[np.abs(shares) <= SNAP * np.maximum(np.abs(shares).max(0, initial=0.0), 1.0)] = 0.0
+    return live[pivots[:rank]], live[pivots[rank:]], shares

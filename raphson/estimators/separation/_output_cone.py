@@ -47,8 +47,6 @@ _FREE, _HELD = 2, 3
 _KINDS = 2000  # with more different patterns of targets than this nothing is decided: each takes calls of its own
 _DENSE = 32  # conditions on up to so many classes are dense: fewer calls, and no more work than the rows are
 
-_BOUNDED = ("log", "identity")  # links of a probability whose outputs cannot run off in both directions
-
 
 @dataclass(frozen=True, eq=False)
 class OutputCone:
@@ -137,26 +135,23 @@ def _(likelihood: Likelihood, y: Tensor, n_outputs: int) -> OutputCone | None:
 
 @output_cone.register
 def _(likelihood: Bernoulli, y: Tensor, n_outputs: int) -> OutputCone | None:
-    if likelihood.link in _BOUNDED or any(
-        w is not None and not bool((w > 0).all()) for w in (likelihood.pos_weight, likelihood.label_weight)
-    ):
+    if any(w is not None and not bool((w > 0).all()) for w in (likelihood.pos_weight, likelihood.label_weight)):
         return None
     labels = _columns(y)
-    signs = ((labels == 1).astype(np.int8) - (labels == 0)).astype(np.int8)
+    signs = _within(likelihood.link, ((labels == 1).astype(np.int8) - (labels == 0)).astype(np.int8))
     cone = _signed(signs)
-    return cone and replace(cone, is_label=n_outputs == 1 and bool((signs != 0).all()))
+    return cone and replace(cone, is_label=n_outputs == 1 and likelihood.link != "log" and bool((signs != 0).all()))
 
 
 @output_cone.register
 def _(likelihood: Binomial, y: Tensor, n_outputs: int) -> OutputCone | None:
-    if likelihood.link in _BOUNDED:
-        return None
     values = _columns(y)
     if likelihood.trials is None:
         successes, failures = values[:, :1], values[:, 1:]
     else:
         successes, failures = values, likelihood.trials - values
     signs = (failures == 0).astype(np.int8) - (successes == 0).astype(np.int8)
+    signs = _within(likelihood.link, signs)
     signs[(successes == 0) & (failures == 0)] = _FREE
     return _signed(signs, "without success", "without failure")
 
@@ -197,6 +192,13 @@ def _(likelihood: Ordinal, y: Tensor, n_outputs: int) -> OutputCone | None:
         matrices.append(np.concatenate([above, below, order]))
     targets = np.broadcast_to(np.arange(levels).astype(str)[:, None], roles.shape)
     return OutputCone(_columns(y)[:, 0].astype(np.int64), tuple(matrices), roles, targets, is_ordered=True)
+
+
+def _within(link: str, signs: Array) -> Array:
+    """Return in which directions outputs can run off by a link: the log of a probability only falls."""
+    if link == "identity":
+        return np.zeros_like(signs)
+    return np.minimum(signs, 0) if link == "log" else signs
 
 
 def _columns(y: Tensor) -> Array:

@@ -51,6 +51,7 @@ class Recession:
         diverging: ``(p,)`` boolean: parameters without a finite estimate.
         direction: ``(p,)`` a direction of recession that every separated row gains by.
         span: ``(p, r)`` basis of all directions of recession, less those that change no output.
+        ways: ``(p,)`` where each parameter goes: 1, -1, or 0 where it may go either way or it is not known.
         limit: The model of the limit; None where it is too large to work out.
         is_exact: Whether the linear program decided that nothing else is separated.
         statements: What is separated, in words.
@@ -63,6 +64,7 @@ class Recession:
     diverging: Tensor
     direction: Tensor
     span: Tensor
+    ways: Tensor
     limit: LimitingModel | None
     is_exact: bool
     statements: tuple[str, ...]
@@ -103,7 +105,7 @@ class Recession:
 
     def _ways(self, names: list[str]) -> str:
         """Return in brackets where the coefficients of these names go as the likelihood rises."""
-        steps = self.direction[self.diverging].tolist()
+        steps = self.ways[self.diverging].tolist()
         up = [name for name, step in zip(names, steps, strict=True) if step > 0]
         down = [name for name, step in zip(names, steps, strict=True) if step < 0]
         if len(names) == 1:

@@ -173,8 +173,9 @@ class StudentT(ClosedForm[_Parts]):
         scale = torch.where(scale > 0, scale, 1e-3 * location.abs().clamp_min(1.0))
         if self.df is not None:
             return interleaved(location, scale.log())
-        # the excess kurtosis of t is 6 / (df - 4)
-        kurtosis = weighted_mean(deviation.pow(4), weights) / variance.square().clamp_min(1e-300) - 3
+        # the excess kurtosis of t is 6 / (df - 4); fourth powers of deviations in their own unit overflow
+        standard = deviation / torch.where(variance > 0, variance.sqrt(), 1.0)
+        kurtosis = weighted_mean(standard.pow(4), weights) - 3
         df = (4 + 6 / kurtosis.clamp_min(0.2)).clamp(max=30.0)
         return interleaved(location, scale.log(), df.log())
 

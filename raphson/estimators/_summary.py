@@ -1,0 +1,149 @@
+"""The table that a fitted estimator prints: coefficients, facts about the fit, and what a reader should know."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from raphson._errors import IndefiniteError, InputError, NotEstimableError, TooLargeError
+from raphson.estimators._inference import check_method
+from raphson.estimators._profiles import ProfileMixin
+from raphson.estimators.fit._covariance import CovarianceKind
+from raphson.report import Summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class SummaryMixin(ProfileMixin):
+    """The summary of an estimator, which supplies what is declared here."""
+
+    def _title(self) -> str:
+        raise NotImplementedError
+
+    def _notes(self) -> list[str]:
+        raise NotImplementedError
+
+    def _given_facts(self) -> list[tuple[str, str]]:
+        """Return parameters of the likelihood that are given, not estimated, for the summary."""
+        return []
+
+    def _has_probabilities(self) -> bool:
+        """Whether the likelihood is made of probabilities, not densities, so that a pseudo R-squared makes sense."""
+        raise NotImplementedError
+
+    def summary(
+        self,
+        kind: CovarianceKind | None = None,
+        level: float = 0.95,
+        groups: Any = None,
+        *,
+        method: str = "wald",
+        exp: bool = False,
+        **options: Any,
+    ) -> Summary:
+        """Return the table of coefficients with everything a reader needs to judge it.
+
+        Args:
+            kind: As in ``estimates``; None means ``"observed"`` (``"expected"`` where the observed information is
+                not positive definite, and with Jeffreys' penalty), or for a ridge penalty ``"sandwich"``, and the table
+                says which it is.
+            level: Confidence level of the intervals.
+            groups: As in ``estimates``.
+            method: ``"wald"``, or ``"profile"`` for intervals as in ``confint`` and tests as in ``profile_test``, by
+                the likelihood: chi-square statistics take the place of z.
+            exp: Show exponentials of the coefficients (odds ratios, rate ratios) with standard errors by the delta
+                method and the exponentials of the bounds; tests are those of the coefficients.
+            **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
+
+        Returns:
+            A summary that prints as text, shows as HTML in a notebook and turns into a frame.
+
+        Raises:
+            IndefiniteError: If the kind that was asked for is not positive definite.
+            InputError: If the method is unknown, or is given what it does not take.
+        """
+        check_is_fitted(self)
+        if check_method(method) == "profile" and groups is not None:
+            raise InputError("method='profile' goes by the likelihood, which knows no groups; leave out groups.")
+        notes = list(self._notes())
+        fallback = kind is None
+        if kind is None:
+            kind = "sandwich" if self._penalty > 0 else self._default_kind(groups, options.get("correction"))
+        try:
+            try:
+                found = self.estimates(kind, groups, **options)
+            except IndefiniteError as indefinite:
+                if not fallback or kind != "observed":
+                    raise
+                found = self.estimates("expected", groups, **options)
+                notes.append(f"{indefinite} The standard errors are those of the expected information.")
+        except (NotEstimableError, TooLargeError) as refused:
+            found = self._without_errors()
+            if str(refused) not in notes:
+                notes.append(str(refused))
+        frame = found.to_frame(level)
+        if method == "profile" and bool(found.estimable.any()):
+            try:
+                frame = self._with_profiles(frame, level, options.get("columns"))
+            except NotEstimableError as refused:
+                method = "wald"
+                notes.append(f"Tests and intervals are Wald's. {refused}")
+        if self._only_penalized is not None and self._only_penalized[1] is not None:
+            notes.append(f"Only the penalty keeps some coefficients finite. {self._only_penalized[1]}")
+        if self.penalty == "jeffreys" and method == "wald":
+            notes.append(
+                "The p-values and intervals are Wald's; those of summary(method='profile') go by the "
+                "penalized likelihood, which is better where estimates are far from zero."
+            )
+        return Summary(
+            title=self._title(),
+            facts=tuple(self._facts(found.kind)),
+            table=_exponentials(frame) if exp else frame,
+            notes=tuple(notes),
+            level=level,
+        )
+
+    def _facts(self, covariance: str) -> list[tuple[str, str]]:
+        solution, whole = self.solution_, f"{self.n_obs_:.10g}"
+        facts = [
+            ("Observations", f"{self.n_rows_} rows, weight {self.n_obs_:.10g}" if self._fractional else whole),
+            ("Log-likelihood", _number(self.loglik_, ".6f")),
+            ("Free coefficients", str(self.df_model_)),
+            ("Null log-likelihood", _number(self.loglik_null_, ".6f")),
+        ]
+        facts += self._given_facts()
+        if self._penalty > 0:
+            facts.append(("Penalty l2", f"{self._penalty:g}"))
+        elif self.penalty == "jeffreys":
+            facts.append(("Penalty", "Jeffreys-penalized (Firth)"))
+        else:
+            with contextlib.suppress(InputError):  # a null model that is perfect already leaves nothing to explain
+                if self._has_probabilities():
+                    facts.append(("Pseudo-R2 (McFadden)", f"{self.pseudo_r2_.mcfadden:.6f}"))
+            facts += [("AIC", _number(self.aic_, ".4f")), ("BIC", _number(self.bic_, ".4f"))]
+        facts += [
+            ("Covariance", covariance),
+            ("Solver", f"{solution.method}, {solution.iterations} iterations"),
+            ("Gradient norm", _number(solution.gradient_norm, ".1e")),
+            ("Status", solution.status.sentence),
+        ]
+        return facts
+
+
+def _number(value: float, style: str) -> str:
+    """Return a number as text; a likelihood without a bound has none."""
+    return format(value, style) if math.isfinite(value) else "not finite"
+
+
+def _exponentials(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a coefficient table on the scale of ratios; tests stay those of the coefficients."""
+    with np.errstate(over="ignore"):
+        ratios, lower, upper = (np.exp(frame[name]) for name in ("coef", "lower", "upper"))
+    return frame.assign(coef=ratios, std_err=ratios * frame["std_err"], lower=lower, upper=upper).rename(
+        columns={"coef": "exp(coef)"}
+    )
