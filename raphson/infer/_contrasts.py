@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from raphson.infer._estimates import Estimates
+from raphson.infer._estimates import Estimates, open_notes
 from raphson.infer._mean import MeanFunction, chunk_rows, mean_function, row_curvature, row_jacobian, with_intercept
 from raphson.likelihoods import Likelihood
 
@@ -62,7 +62,7 @@ class MeanTable:
         from raphson.report import Summary
 
         facts = (("Rows", self.at), ("Covariance", self.estimates.kind))
-        return Summary(self.title, facts, self.to_frame(level), level=level)
+        return Summary(self.title, facts, self.to_frame(level), open_notes(self.estimates), level)
 
     def __str__(self) -> str:
         return str(self.summary())

@@ -262,3 +262,13 @@ def label_name(label: Label) -> str:
     """Return a label as text for messages and tables."""
     output, feature = label
     return f"{feature} of {output}" if str(output) else str(feature)
+
+
+def open_notes(estimates: Estimates) -> tuple[str, ...]:
+    """Return what a table of averages says where some of them are not estimable."""
+    if bool(estimates.estimable.all()):
+        return ()
+    return (
+        "Not estimable: averages over rows in which a coefficient without a finite, or a unique, estimate has a part. "
+        "Leave such rows out by values in at=, or fit with penalty='jeffreys' where targets are separated.",
+    )

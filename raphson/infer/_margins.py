@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.infer._estimates import Estimates
+from raphson.infer._estimates import Estimates, open_notes
 from raphson.infer._mean import chunk_rows, mean_function, row_curvature, row_jacobian, with_intercept
 from raphson.likelihoods import Likelihood
 
@@ -67,7 +67,8 @@ class MarginsResult:
 
         where = {"overall": "averaged over rows", "mean": "at the means of the features"}.get(self.at, self.at)
         facts = (("Effects", where), ("Covariance", self.estimates.kind))
-        return Summary("Marginal effects on the mean response", facts, self.to_frame(level), level=level)
+        notes = open_notes(self.estimates)
+        return Summary("Marginal effects on the mean response", facts, self.to_frame(level), notes, level)
 
     def __str__(self) -> str:
         return str(self.summary())

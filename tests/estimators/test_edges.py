@@ -151,3 +151,21 @@ def test_student_t_in_any_unit(power: int) -> None:
     assert scaled.solution_.status.name == "CONVERGED"
     np.testing.assert_allclose(scaled.coef_[0] / 10.0**power, plain.coef_[0], rtol=1e-5)
     np.testing.assert_allclose(scaled.intercept_[2], plain.intercept_[2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("l2", [0.0, 1e-3])
+def test_levels_without_rows_are_named(l2: float) -> None:
+    y = np.random.default_rng(6).choice([0, 1, 4], N)
+    model = fit(rp.Ordinal(5), y, l2=l2)
+    refused(model, "BOUNDARY", "never '2' and '3'")
+    few = fit(rp.Ordinal(3), np.where(y == 4, 2, y), l2=l2)
+    assert few.solution_.status.name == "CONVERGED"
+    assert few.loglik_ >= model.loglik_
+
+
+def test_small_noise_is_spread() -> None:
+    y = 20.0 + X[:, 0] + 1e-4 * np.random.default_rng(7).normal(size=N)
+    model = rp.VectorGLM(HeteroscedasticGaussian()).fit(X, y)
+    assert model.solution_.converged
+    residual = y - model.predict(X)
+    assert np.exp(model.intercept_[1]) == pytest.approx(np.sqrt(np.mean(residual**2)), rel=1e-5)

@@ -233,3 +233,41 @@ def test_finite_coefficients_beside_a_copy_of_a_column_and_without_a_reference()
     assert profiles["lower"].isna().tolist() == [False, False, True] * 3
     # class 1 is certain where d is 1, which says nothing on the other two
     assert "(to +inf: 'd of 1')" in relative.separation_.sentence()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_separation_leaves_open_is_not_invented_elsewhere():
+    table = pd.DataFrame({"g": GROUPS[:, 0], "z": np.random.default_rng(8).normal(size=14), "y": YES})
+    model = rp.MultinomialLogisticRegression(formula="y ~ g + z").fit(table)
+    assert model.wald_test("z = 0").df == 1
+    for hypothesis in ("g", "g = z", ["z", "g"]):
+        with pytest.raises(rp.NotEstimableError, match="penalty='jeffreys'"):
+            model.wald_test(hypothesis)
+    means = model.predictions({"g": [0, 1]})
+    assert means.to_frame()["std_err"].isna().tolist() == [False, True] * 2
+    assert "penalty='jeffreys'" in str(means) and "penalty='jeffreys'" in str(model.margins())
+    alone = rp.MultinomialLogisticRegression(formula="y ~ z").fit(table[:10])
+    expected = alone.predict_interval(table[:10])
+    found = model.predict_interval(table)
+    np.testing.assert_allclose(found.standard_errors[:10], expected.standard_errors, rtol=1e-6)
+    assert np.isnan(found.lower[10:]).all() and np.isfinite(found.mean).all()
+    firth = rp.MultinomialLogisticRegression(formula="y ~ g + z", penalty="jeffreys").fit(table)
+    assert firth.margins().estimates.kind == "expected information"
+    assert firth.margins().to_frame()["std_err"].notna().all()
+    weights = np.linspace(0.5, 1.5, 14)
+    with pytest.raises(rp.InputError, match="no whole numbers"):
+        firth.fit(table, sample_weight=weights).confint(method="profile")
+
+
+def test_summaries_by_the_profile_likelihood():
+    model = rp.VectorGLM(Poisson()).fit(X, FAMILIES[1][1])
+    frame = model.summary(method="profile", level=0.9).to_frame()
+    assert list(frame.columns) == ["coef", "std_err", "chi2", "p_value", "lower", "upper"]
+    np.testing.assert_allclose(
+        frame[["lower", "upper"]].to_numpy(float), model.confint(0.9, method="profile").to_numpy(float)
+    )
+    np.testing.assert_allclose(frame[["chi2", "p_value"]].to_numpy(float), model.profile_test().to_numpy(float))
+    assert "P>chi2" in str(model.summary(method="profile"))
+    for options, words in (({"method": "exact"}, "choose 'wald' or 'profile'"), ({"groups": [0, 1] * 20}, "groups")):
+        with pytest.raises(rp.InputError, match=words):
+            model.summary(**{"method": "profile", **options})

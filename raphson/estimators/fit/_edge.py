@@ -21,10 +21,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from raphson.estimators._names import listed
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._solver import is_dense, solve
 from raphson.estimators.input._layout import Layout
-from raphson.likelihoods import Likelihood
+from raphson.likelihoods import Likelihood, Ordinal
 from raphson.linalg import SymmetricOperator, plus_diagonal
 from raphson.linear import LinearObjective
 from raphson.solve import Callback, Solution, Status, inverse_map, newton
@@ -153,6 +154,23 @@ class Edge:
             "There estimates have no standard errors. Remedy: a link or parametrization whose outputs have no bounds "
             "(such as the log of a mean or of a scale, the logit of a probability), or fewer columns."
         )
+
+
+def absent_levels(likelihood: Likelihood, y: Tensor, layout: Layout) -> str | None:
+    """Return a sentence where levels of an ordinal target between others have no rows, so that cuts meet; else None."""
+    if not isinstance(likelihood, Ordinal):
+        return None
+    counts = torch.bincount(y.long().reshape(-1), minlength=len(layout.outputs) + 1)
+    seen = counts.nonzero()[:, 0]
+    absent = [k for k in range(int(seen[0]), int(seen[-1])) if not counts[k]]
+    if not absent:
+        return None
+    names = [name.rsplit("|", 1)[0] for name in layout.outputs]
+    which = listed([names[k] for k in absent])
+    return (
+        f"The target is never {which}: the cuts on both sides of it meet at the optimum, at the edge of what ordered "
+        "cuts may be, and the fit stopped short of that. Remedy: leave such levels out of the target's coding."
+    )
 
 
 def find_edge(objective: LinearObjective, theta: Tensor, layout: Layout, kept: Tensor) -> Edge | None:

@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from raphson._errors import SeparationWarning
-from raphson.estimators.fit._edge import find_edge
+from raphson.estimators.fit._edge import absent_levels, find_edge
 from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.fit._limit_fit import fit_limit
 from raphson.estimators.fit._options import FitOptions
@@ -55,6 +55,10 @@ def examine(
             return marked, found, sentence if limit is None else None
     if solution.converged:
         return fitted, None, None
+    absent = absent_levels(fitted.objective.likelihood, rows.y, fitted.layout)
+    if absent is not None:
+        warnings.warn(absent, ConvergenceWarning, stacklevel=4)
+        return replace(fitted, solution=replace(solution, status=Status.BOUNDARY)), None, absent
     sentence = (
         f"{solution.status.sentence} (solver {solution.method}, {solution.iterations} iterations, gradient "
         f"norm {solution.gradient_norm:.1e}). {_what_next(solution.status)}"

@@ -9,7 +9,6 @@ from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._remedy import remedy
 from raphson.likelihoods import COUNT, Beta, Likelihood, NegativeBinomial, StudentT
-from raphson.solve import Status
 
 _FAR = 10.0
 """So many more of its last steps a fit must be able to take without loss, for its optimum to be called infinite."""
@@ -88,7 +87,7 @@ def find_no_spread(fitted: Fitted, rows: Rows) -> Divergence | None:
         return None
     if mean.shape[0] != times.shape[0] or mean.numel() != times.numel():
         return None
-    exact = _EXACT if fitted.solution.status is Status.CONVERGED else _NEARLY
+    exact = _EXACT if fitted.solution.converged else _NEARLY
     if not bool(((mean.reshape(times.shape) - times).abs() <= exact * times.abs().amax()).all()):
         return None
     labels = fitted.layout.labels
