@@ -236,3 +236,9 @@ def test_a_reader_that_leaves_the_pipe_is_no_traceback() -> None:
     os.close(writer)
     assert "Traceback" not in ran.stderr and "Error" not in ran.stderr
     assert ran.returncode != 0
+
+
+def test_python_runs_the_package_as_the_command() -> None:
+    """``python -m raphson`` is the command line: what torchrun starts."""
+    done = subprocess.run([sys.executable, "-m", "raphson", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{raphson.show_config()}\n"
