@@ -305,6 +305,17 @@ class Likelihood(abc.ABC):
         """
         return None
 
+    def negative_exponential(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return a and t of a loss ``a e^(-f) + t f`` of one output f, constants in f left out.
+
+        Args:
+            y: Targets ``(N,)`` or ``(N, 1)``.
+
+        Returns:
+            Two tensors ``(N,)`` in float64; None for losses that are not of this form.
+        """
+        return None
+
     def log_partition(self, f: Tensor, *, hessian: bool = True) -> Derivatives:
         """Return :math:`A(f)` with its gradient and Hessian, for a likelihood that has a ``statistic``.
 

@@ -86,6 +86,7 @@ class CompiledFamily:
         scale: s, one over the total weight W, times the likelihood's multiple of A.
         exponential: Whether A is the exponential.
         units: Those of gradients, ``(3, D')``; see ``GradientNorm``.
+        negative: Whether B is minus the coefficients: a loss :math:`a e^{-f} + t f` is an exponential of -f.
     """
 
     table: Table
@@ -97,6 +98,7 @@ class CompiledFamily:
     scale: float
     exponential: bool
     units: Tensor
+    negative: bool = False
 
     @cached_property
     def model(self) -> _native.LinearModel:
@@ -105,8 +107,15 @@ class CompiledFamily:
         given = table.x, table.center, table.factor, table.intercept, self.weights
         return _native.LinearModel(*given, *penalty, self.linear.shape[0], self.scale, self.exponential)
 
+    def at(self, theta: Tensor, kept: torch.dtype | None) -> _native.Point:
+        """Evaluate at coefficients ``(p,)``; ``kept`` is the element type of the probabilities, None for none."""
+        if not self.negative:
+            return self._evaluator.at(theta, kept)
+        point = self._evaluator.at(theta.neg(), kept)
+        return point._replace(gradient=point.gradient.neg_())
+
     @cached_property
-    def evaluator(self) -> _native.Evaluator:
+    def _evaluator(self) -> _native.Evaluator:
         """What evaluates it."""
         return _native.Evaluator(self.model, self.linear, self.reference, self.units)
 

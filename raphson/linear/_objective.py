@@ -33,12 +33,10 @@ from raphson.linear._hessian import Evaluation, LinearHessian, Part, narrowed
 from raphson.linear._khatri_rao import score_pairs
 from raphson.linear._output_map import OutputMap
 from raphson.linear._ridge import Ridge
+from raphson.linear._target_term import target_term, times
 from raphson.linear._units import GradientNorm, output_units, parameter_units
 
 Kind = Literal["observed", "expected"]
-
-_ADJOINT_ROWS = 2**17
-"""Rows whose targets' statistic is made at a time."""
 
 _CACHED_BYTES = 2**28
 """Output Hessians are cached between products while their diagonals take less than this; else they are made anew."""
@@ -181,8 +179,9 @@ class LinearObjective:
 
     def evaluate(self, theta: Tensor, hessian: Kind | None = "observed") -> Evaluation:
         """Return value, gradient and, unless None is asked for, the Hessian at ``theta``, in one pass over the data."""
-        if self._compiled is not None:
-            at = self._compiled.evaluator.at(theta.double().contiguous(), self._cached_dtype if hessian else None)
+        # where the Hessian depends on the targets, compiled code has the observed one
+        if self._compiled is not None and (hessian != "expected" or self.likelihood.partition is not None):
+            at = self._compiled.at(theta.double().contiguous(), self._cached_dtype if hessian else None)
             make = None if hessian is None else functools.partial(self._compiled_hessian, theta, hessian, at.p)
             return Evaluation(at.value, at.gradient, at.norm, make)
         cached = hessian is not None and self._caches_output_hessians()
@@ -258,34 +257,9 @@ class LinearObjective:
 
     @cached_property
     def _linear_term(self) -> tuple[Tensor, float] | None:
-        r"""The targets' part in an exponential family, :math:`\sum w J^T t(y) / W` ``(P,)``, and the offset's."""
-        total = torch.zeros(self.output_map.basis.shape[1], self.design.n_columns, dtype=torch.float64)
-        sums = torch.zeros(self.n_outputs, dtype=torch.float64) if self.output_map.has_constants else None
-        constant = 0.0
-        for rows, adjoint_of in self._adjoints():
-            t = self.likelihood.statistic(self.y[rows], self.n_outputs)
-            if t is None:
-                return None
-            t = t.reshape(-1, self.n_outputs)  # a block of one row
-            total += adjoint_of(self.output_map.reduce(t.mT))
-            if sums is not None or self.offset is not None:
-                weighted = t if self.weights is None else t * self.weights[rows, None]
-                if sums is not None:
-                    sums += weighted.sum(0)
-                if self.offset is not None:
-                    constant += float((weighted * self.offset[rows]).sum())
-        return self.output_map.from_products(total, sums) / self.total_weight, constant / self.total_weight
-
-    def _adjoints(self) -> Iterator[tuple[slice, Callable[[Tensor], Tensor]]]:
-        """Yield rows with the map from numbers ``(q, rows)`` to their weighted sums over the features, ``(q, D')``."""
-        if self._table is None:
-            for block in self.design.blocks(self.n_outputs):
-                yield block.rows, functools.partial(_block_adjoint, block, self._weights_of(block))
-            return
-        weights = None if self.weights is None else self.weights.double().contiguous()
-        for start in range(0, self.n_rows, _ADJOINT_ROWS):
-            rows = slice(start, min(start + _ADJOINT_ROWS, self.n_rows))
-            yield rows, functools.partial(adjoint, self._table.rows(rows), None if weights is None else weights[rows])
+        """The targets' part in an exponential family, ``(P,)``, and the offset's; None for other likelihoods."""
+        rows = self.design, self._table, self.weights, self.offset
+        return target_term(self.likelihood, self.y, self.output_map, *rows, self.total_weight)
 
     @cached_property
     def _table(self) -> Table | None:
@@ -295,26 +269,39 @@ class LinearObjective:
     @cached_property
     def _compiled(self) -> CompiledFamily | None:
         """The same objective in compiled code, where that knows the likelihood and is the faster one."""
-        partition, here = self.likelihood.partition, self.output_map
-        if partition is None or not here.is_uniform or here.selected is None or self.offset is not None:
+        here, partition = self.output_map, self.likelihood.partition
+        if not here.is_uniform or here.selected is None or self.offset is not None or self._table is None:
             return None
-        left_out = self.n_outputs - here.basis.shape[1]
+        left_out, weights = self.n_outputs - here.basis.shape[1], self.weights
+        exponential = partition in (None, "exponential")
         if left_out > (partition == "softmax") or (partition != "softmax" and self.n_outputs > 1):
             return None
-        if self.likelihood.has_units or self._table is None or self._linear_term is None:
+        if partition is not None:
+            linear = None if self._linear_term is None else self._linear_term[0].view(here.shapes[0])
+        else:
+            linear, weights = self._negative_form()
+        if linear is None:
             return None
-        shape = here.shapes[0]
         return CompiledFamily(
             self._table,
-            None if self.weights is None else self.weights.double().contiguous(),
-            self._linear_term[0].view(shape),
+            None if weights is None else weights.double().contiguous(),
+            linear,
             bool(left_out) or partition == "logistic",
             self.ridge.matrices[0].contiguous(),
             self.ridge.columns,
             self.likelihood.partition_multiple / self.total_weight,
-            partition == "exponential",
+            exponential,
             self._gradient_norm.columns,
+            negative=partition is None,
         )
+
+    def _negative_form(self) -> tuple[Tensor | None, Tensor | None]:
+        """Return the linear term and the weights of a loss ``a e^(-f) + t f``, in coefficients of the other sign."""
+        parts = self.likelihood.negative_exponential(self.y)
+        if parts is None or self._table is None:
+            return None, None
+        a, t = parts if self.weights is None else (part * self.weights for part in parts)
+        return adjoint(self._table, None, t[None]).div_(self.total_weight), a
 
     # scores ------------------------------------------------------------------------------------------------------
 
@@ -433,12 +420,3 @@ class LinearObjective:
             _cached_dtype=dtype if products else torch.float64,
             _curvature_design=self.design if dtype == self.design.dtype else self.design.astype(dtype),
         )
-
-
-def _block_adjoint(block: Block, weights: Tensor | None, t: Tensor) -> Tensor:
-    return block.adjoint(times(t, weights))
-
-
-def times(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Return values ``(..., rows)`` times weights ``(rows,)``, where there are any."""
-    return values if weights is None else values * weights

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from raphson import Bernoulli, Binomial, Categorical, Poisson
+from raphson import Bernoulli, Binomial, Categorical, Gamma, Poisson
 from raphson._native import _module
 from raphson.data import DenseDesign
-from raphson.linear import _compiled
+from raphson.linear import LinearObjective, OutputMap, _compiled
 from tests.instruction_sets import each_instruction_set as each_instruction_set
 from tests.linear.objectives import linear_objective, through_pytorch
 
@@ -84,6 +84,31 @@ def test_value_gradient_and_hessian_are_those_of_the_definition(case):
     c, d = objective.output_map.basis.shape[1], objective.design.n_columns
     blocks = expected.view(c, d, c, d).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     torch.testing.assert_close(at.hessian.blocks(), blocks, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("l2", [0.0, 0.1])
+def test_a_gamma_model_is_an_exponential_of_the_other_sign(weighted, l2):
+    """With a given dispersion and a log link: value but for a constant, gradient, observed and expected Hessian."""
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(300, 4, dtype=torch.float64, generator=generator)
+    y = torch.rand(300, dtype=torch.float64, generator=generator) * 5 + 0.01
+    w = torch.rand(300, dtype=torch.float64, generator=generator) if weighted else None
+    design = DenseDesign(x, standardize=True)
+    objective = LinearObjective(design, Gamma(dispersion=0.7), y, OutputMap.own(1, 5, True), weights=w, l2=l2)
+    assert objective._compiled is not None
+    slow = through_pytorch(objective)
+    theta, start = (torch.randn(5, dtype=torch.float64, generator=generator) for _ in range(2))
+    at, expected = objective.evaluate(theta), slow.evaluate(theta)
+    change = expected.value - slow.value(start)
+    assert at.value - objective.value(start) == pytest.approx(change, rel=1e-11)
+    torch.testing.assert_close(at.gradient, expected.gradient, rtol=1e-11, atol=1e-13)
+    assert at.norm == pytest.approx(expected.norm, rel=1e-11)
+    torch.testing.assert_close(at.hessian.to_dense(), expected.hessian.to_dense(), rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(at.hessian.mv(start), expected.hessian.mv(start), rtol=1e-11, atol=1e-13)
+    for same in (objective.evaluate(theta, "expected"), slow.evaluate(theta, "expected")):
+        information = objective.hessian(theta, "expected").to_dense()
+        torch.testing.assert_close(same.hessian.to_dense(), information, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -60,7 +60,9 @@ def scoring_step(objective: Any, theta: Tensor, at: Any) -> Tensor | None:
     None where outputs differ between rows already, or a Newton step does the same.
     """
     assert isinstance(objective, LinearObjective)
-    if objective.likelihood.partition is not None or not objective.has_constant_outputs(theta):
+    likelihood = objective.likelihood
+    exponential = likelihood.partition is not None or likelihood.negative_exponential(objective.y[:1]) is not None
+    if exponential or not objective.has_constant_outputs(theta):
         return None
     two = _knows_second(objective, theta)
     step = -inverse_map(at.hessian.constant_over_rows(2 if two else 1))(at.gradient)

@@ -116,6 +116,13 @@ class Gamma(MeanFamily[_Parts]):
             return Diagonal(shape.expand_as(log_mean))
         return _information(log_mean, shape, binet_derivatives(shape)[1])
 
+    def negative_exponential(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
+        r"""Return :math:`y / \phi` and :math:`1 / \phi`: with a log link the loss is :math:`(y e^{-f} + f) / \phi`."""
+        if self.dispersion is None or self.link != "log":
+            return None
+        a = y.double().reshape(-1) / self.dispersion
+        return (a, torch.full_like(a, 1.0 / self.dispersion)) if bool(a.isfinite().all()) else None
+
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw responses, ``(..., M)``."""
         log_mean, log_shape = self._split(f.detach())

@@ -1,0 +1,75 @@
+r"""What the targets add to the objective of an exponential family: a linear term, summed over the data once.
+
+With :math:`\ell = A(f) - t(y)^T f` the average loss of a linear model is
+:math:`\tfrac1W \sum_n w_n A(f_n) - \langle T, \theta \rangle` with :math:`T = \tfrac1W \sum_n w_n J_n^T t(y_n)`, so$
+that no later pass over the data reads a target.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from raphson.data import Block, Design
+from raphson.likelihoods import Likelihood
+from raphson.linear._compiled import Table, adjoint
+from raphson.linear._output_map import OutputMap
+
+_ROWS = 2**17
+"""Rows whose targets' statistic is made at a time."""
+
+
+def target_term(
+    likelihood: Likelihood,
+    y: Tensor,
+    output_map: OutputMap,
+    design: Design,
+    table: Table | None,
+    weights: Tensor | None,
+    offset: Tensor | None,
+    total_weight: float,
+) -> tuple[Tensor, float] | None:
+    """Return T ``(P,)`` and the offset's part, a number; None for a likelihood without a statistic of this kind."""
+    n_outputs = output_map.n_outputs
+    total = torch.zeros(output_map.basis.shape[1], design.n_columns, dtype=torch.float64)
+    sums = torch.zeros(n_outputs, dtype=torch.float64) if output_map.has_constants else None
+    constant = 0.0
+    for rows, adjoint_of in _adjoints(design, table, weights, n_outputs):
+        t = likelihood.statistic(y[rows], n_outputs)
+        if t is None:
+            return None
+        t = t.reshape(-1, n_outputs)  # a block of one row
+        total += adjoint_of(output_map.reduce(t.mT))
+        if sums is not None or offset is not None:
+            weighted = t if weights is None else t * weights[rows, None]
+            if sums is not None:
+                sums += weighted.sum(0)
+            if offset is not None:
+                constant += float((weighted * offset[rows]).sum())
+    return output_map.from_products(total, sums) / total_weight, constant / total_weight
+
+
+def _adjoints(
+    design: Design, table: Table | None, weights: Tensor | None, n_outputs: int
+) -> Iterator[tuple[slice, Callable[[Tensor], Tensor]]]:
+    """Yield rows with the map from numbers ``(q, rows)`` to their weighted sums over the features, ``(q, D')``."""
+    if table is None:
+        for block in design.blocks(n_outputs):
+            yield block.rows, functools.partial(_block_adjoint, block, None if weights is None else weights[block.rows])
+        return
+    weights = None if weights is None else weights.double().contiguous()
+    for start in range(0, design.n_rows, _ROWS):
+        rows = slice(start, min(start + _ROWS, design.n_rows))
+        yield rows, functools.partial(adjoint, table.rows(rows), None if weights is None else weights[rows])
+
+
+def _block_adjoint(block: Block, weights: Tensor | None, t: Tensor) -> Tensor:
+    return block.adjoint(times(t, weights))
+
+
+def times(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Return values ``(..., rows)`` times weights ``(rows,)``, where there are any."""
+    return values if weights is None else values * weights
