@@ -292,6 +292,21 @@ class Likelihood(abc.ABC):
             curvature = self.hessian(f, y) if hessian == "observed" else self.fisher(f, y)
         return Derivatives(self.nll(f, y), self.gradient(f, y), curvature)
 
+    def power_curvature(self, f: Tensor, y: Tensor, power: float) -> Tensor | None:
+        r"""Return the second derivative in an output of which the first parameter is a power, times its square.
+
+        With :math:`f_1 = c \log\phi` it is :math:`c^2 \ell_{11} - c\,\ell_1`, whose terms may cancel.
+
+        Args:
+            f: Outputs ``(..., C)``.
+            y: Targets.
+            power: ``c``.
+
+        Returns:
+            ``(..., M)``, where a member knows it in closed form; None where the chain rule loses no digits.
+        """
+        return None
+
     def of_difference(self) -> Likelihood | None:
         """Return the likelihood in ``f_0 - f_1`` with targets ``y == 0``, if with two outputs only that matters."""
         return None

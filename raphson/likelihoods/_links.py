@@ -45,6 +45,7 @@ class Link:
         derivatives: ``h``, ``h'`` and ``h''`` at once; by automatic differentiation if left out.
         domain: Where ``h`` is defined.
         neutral: An output in the domain, used where the inverse of a starting value does not exist.
+        power: Of which multiple of the logarithm the map is, if it is one.
 
     Examples:
         >>> import torch
@@ -61,6 +62,7 @@ class Link:
     derivatives: Callable[[Tensor], Mapped] | None = None
     domain: Support = REAL
     neutral: float = 0.0
+    power: float | None = None
 
     def __repr__(self) -> str:
         return f"Link('{self.name}')"

@@ -80,7 +80,19 @@ def uncorrelated(a: Tensor, c: Tensor) -> Diagonal:
     return Diagonal(interleaved(a, c.expand_as(a)))
 
 
+def product(factor: Tensor, other: Tensor) -> Tensor:
+    """Return the product, which is zero with the first factor though the second be infinite."""
+    return torch.where(factor == 0, factor, factor * other)
+
+
 def total(values: Tensor, f: Tensor) -> Tensor:
-    """Return the sum over responses, infinite (not nan) where an output is not finite."""
-    value = values.sum(-1)
-    return torch.where(torch.isnan(value + 0 * f.sum(-1)), math.inf, value)
+    """Return the sum over responses ``(..., M)``, infinite (not nan) where an output is not finite."""
+    value = values.squeeze(-1) if values.shape[-1] == 1 else values.sum(-1)
+    outputs = f.squeeze(-1) if f.shape[-1] == 1 else f.sum(-1)
+    return torch.add(value, outputs, alpha=0.0).nan_to_num(math.inf, math.inf, -math.inf)
+
+
+def total_of(values: Tensor) -> Tensor:
+    """Return the sum over responses of values that are infinite or nan where an output is, infinite in both cases."""
+    value = values.squeeze(-1) if values.shape[-1] == 1 else values.sum(-1)
+    return value.nan_to_num(math.inf, math.inf, -math.inf)

@@ -71,18 +71,18 @@ def congruence(operator: SymmetricOperator, scale: Tensor) -> SymmetricOperator:
 
 @congruence.register
 def _(operator: Dense, scale: Tensor) -> SymmetricOperator:
-    return replace(operator, matrix=operator.matrix * (scale.unsqueeze(-1) * scale.unsqueeze(-2)))
+    return replace(operator, matrix=operator.matrix * scale.unsqueeze(-1) * scale.unsqueeze(-2))
 
 
 @congruence.register
 def _(operator: Diagonal, scale: Tensor) -> SymmetricOperator:
-    return replace(operator, values=operator.values * scale.square())
+    return replace(operator, values=operator.values * scale * scale)
 
 
 @congruence.register
 def _(operator: EqualBlocks, scale: Tensor) -> SymmetricOperator:
     s = _by_block(scale, operator.blocks)
-    return replace(operator, blocks=operator.blocks * (s.unsqueeze(-1) * s.unsqueeze(-2)))
+    return replace(operator, blocks=operator.blocks * s.unsqueeze(-1) * s.unsqueeze(-2))
 
 
 @congruence.register

@@ -20,6 +20,8 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 # relative error below 1e-15 in mu and below 3e-14 in its second derivative.
 _SERIES = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
 _FROM = 16.0
+_TOGETHER = 1024
+"""Numbers up to which all steps of a recurrence are taken in one call: beyond, its arrays leave the cache."""
 _FIRST = tuple((1 - 2 * n) * c for n, c in enumerate(_SERIES, 1))
 _SECOND = tuple((2 * n - 1) * 2 * n * c for n, c in enumerate(_SERIES, 1))
 
@@ -52,6 +54,10 @@ def _trigamma(x: Tensor) -> Tensor:
     steps = int(_FROM)
     inverse = (x + steps).reciprocal()
     total = inverse + inverse.square() * (0.5 + _far(inverse)[1])
+    if x.numel() <= _TOGETHER:
+        every = torch.arange(steps, dtype=x.dtype, device=x.device).view(-1, *[1] * x.ndim)
+        sum_of_squares: Tensor = (x + every).square().reciprocal().flip(0).sum(0)
+        return total + sum_of_squares
     for i in range(steps - 1, -1, -1):
         total = total + (x + i).square().reciprocal()
     return total

@@ -49,7 +49,7 @@ def _logit(a: Tensor, b: Tensor) -> Interval:
     end = first | last
     d = torch.where(end, 1.0, b - a)
     log_p = torch.where(last, 0.0, logsigmoid(b)) + torch.where(first, 0.0, logsigmoid(-a))
-    log_p = log_p + torch.where(end, 0.0, _log_one_minus_exp(d))
+    log_p = log_p + torch.where(end, 0.0, log_one_minus_exp(d))
     k = torch.where(end, 0.0, torch.expm1(d).reciprocal())
     below_a, below_b = torch.sigmoid(a), torch.sigmoid(b)
     above_a, above_b = torch.sigmoid(-a), torch.sigmoid(-b)
@@ -63,7 +63,7 @@ def _finite(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return first, last, torch.where(first, b - 1, a), torch.where(last, a + 1, b)
 
 
-def _log_one_minus_exp(d: Tensor) -> Tensor:
+def log_one_minus_exp(d: Tensor) -> Tensor:
     """Return ``log(1 - e^-d)`` for ``d > 0``."""
     small = d < math.log(2)
     near, far = torch.where(small, d, 1.0), torch.where(small, 1.0, d)
@@ -82,9 +82,9 @@ def _cloglog(a: Tensor, b: Tensor) -> Interval:
     x = rate_b * share
     # log(1 - e^-x), where e^b may underflow: log x - x / 2
     tiny = x < 1e-9
-    log_rest = torch.where(tiny, b + share.log() - 0.5 * x, _log_one_minus_exp(torch.where(tiny, 1.0, x)))
+    log_rest = torch.where(tiny, b + share.log() - 0.5 * x, log_one_minus_exp(torch.where(tiny, 1.0, x)))
     log_p = torch.where(last, 0.0, log_rest) - rate_a
-    excess, ratio = _exponential_ratios(x)
+    excess, ratio = exponential_ratios(x)
     lower = torch.where(x > 1, rate_a / -torch.expm1(-x), (1 + excess) / width)
     return Interval(
         log_p,
@@ -95,7 +95,7 @@ def _cloglog(a: Tensor, b: Tensor) -> Interval:
     )
 
 
-def _exponential_ratios(x: Tensor) -> tuple[Tensor, Tensor]:
+def exponential_ratios(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``x / (1 - e^-x) - 1`` and ``x / (e^x - 1)`` for ``x >= 0``; 0 and 1 at zero."""
     near = x < 0.1
     square = x.square()
@@ -138,7 +138,8 @@ def _probit(a: Tensor, b: Tensor) -> Interval:
     upper = torch.where(narrow, torch.exp(-0.5 * step * (center + 0.25 * step)) / (step * series), upper)
 
     lower = upper * weight
-    lower_second, upper_second = lower - a, upper + b
+    lower_second = lower - a
+    upper_second = torch.where(weight < 1e-18, mills_excess(b, upper), upper + b)
     return Interval(
         log_p,
         torch.where(mirrored, upper, lower),
@@ -146,6 +147,19 @@ def _probit(a: Tensor, b: Tensor) -> Interval:
         torch.where(mirrored, upper_second, lower_second),
         torch.where(mirrored, lower_second, upper_second),
     )
+
+
+_FAR = -30.0
+
+
+def mills_excess(x: Tensor, ratio: Tensor) -> Tensor:
+    r"""Return :math:`\phi(x) / \Phi(x) + x`, given the first term: far down, where it cancels, by its series."""
+    far = x < _FAR
+    z = torch.where(far, x, _FAR).reciprocal()
+    s = z.square()
+    # 1e-13 relative from 30 on
+    series = -z * (1 - s * (2 - s * (10 - s * (74 - s * (706 - s * 8162)))))
+    return torch.where(far, series, ratio + x)
 
 
 def _scaled_tail(x: Tensor) -> Tensor:

@@ -23,12 +23,23 @@ _STEPS = 12
 FROM = 16.0
 
 
+_TOGETHER = 1024
+"""Numbers up to which all steps are taken in one call: beyond, its arrays leave the cache."""
+
+
+def _steps(low: Tensor) -> Tensor:
+    return low + torch.arange(_STEPS, dtype=low.dtype, device=low.device).view(-1, *[1] * low.ndim)
+
+
 def half_step(h: Tensor) -> Tensor:
     r"""Return :math:`q(h)` for ``h > 0``, elementwise."""
     low = h.clamp(max=FROM)
-    growth = 1 + 0.5 / low
-    for k in range(1, _STEPS):
-        growth = growth * (1 + 0.5 / (low + k))
+    if h.numel() <= _TOGETHER:
+        growth = (1 + 0.5 / _steps(low)).prod(0)
+    else:
+        growth = 1 + 0.5 / low
+        for k in range(1, _STEPS):
+            growth = growth * (1 + 0.5 / (low + k))
     z = torch.where(h < FROM, low + _STEPS, h)
     series = _series(z, _SERIES)
     return torch.where(h < FROM, series + 0.5 * (z / low).log() - growth.log(), series)
@@ -37,11 +48,17 @@ def half_step(h: Tensor) -> Tensor:
 def half_step_derivatives(h: Tensor) -> tuple[Tensor, Tensor]:
     r"""Return the first and second derivative of :math:`q` in :math:`\log h` for ``h > 0``, elementwise."""
     low = h.clamp(max=FROM)
-    first, second = torch.zeros_like(low), torch.zeros_like(low)
-    for k in range(_STEPS):
-        before, after = (low + k).reciprocal(), (low + (k + 0.5)).reciprocal()
+    if h.numel() <= _TOGETHER:
+        steps = _steps(low)
+        before, after = steps.reciprocal(), (steps + 0.5).reciprocal()
         change = 0.5 * before * after
-        first, second = first + change, torch.addcmul(second, change, before + after)
+        first, second = change.sum(0), (change * (before + after)).sum(0)
+    else:
+        first, second = torch.zeros_like(low), torch.zeros_like(low)
+        for k in range(_STEPS):
+            before, after = (low + k).reciprocal(), (low + (k + 0.5)).reciprocal()
+            change = 0.5 * before * after
+            first, second = first + change, torch.addcmul(second, change, before + after)
     small = h < FROM
     z = torch.where(small, low + _STEPS, h)
     far_first, far_second = _series(z, _FIRST), _series(z, _SECOND)

@@ -3,6 +3,7 @@ r"""The logarithm of a multinomial coefficient, which a likelihood of counts eva
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,21 +21,27 @@ def log_coefficient(counts: Tensor) -> Tensor:
     minus infinity, the logarithm of no way at all, where a count is negative or not whole.
     """
     counts = counts.double()
-    total = counts.sum(0)
-    possible = (counts >= 0) & (counts == counts.floor()) & (total < math.inf)
+    total = counts.sum(0, keepdim=True)
+    possible = ((counts >= 0) & (counts == counts.floor())).all(0) & (total[0] < math.inf)
     share = torch.where(counts > 0, counts / total, 1.0)
-    ways = _remainder(total) - torch.addcmul(_remainder(counts), counts, share.log()).sum(0)
-    return torch.where(possible.all(0), ways, -math.inf)
+    rest = _remainder(torch.cat((total, counts)))
+    ways = rest[0] - torch.addcmul(rest[1:], counts, share.log()).sum(0)
+    return torch.where(possible, ways, -math.inf)
+
+
+@lru_cache
+def _table(device: torch.device) -> Tensor:
+    whole = torch.arange(_TABLE, dtype=torch.float64, device=device)
+    rest: Tensor = torch.lgamma(whole + 1) - torch.special.xlogy(whole, whole) + whole
+    return rest
 
 
 def _remainder(n: Tensor) -> Tensor:
     r"""Return :math:`\rho(n) = \log n! - n \log n + n`: by table and Stirling's series, faster than by lgamma."""
-    whole = torch.arange(_TABLE, dtype=n.dtype, device=n.device)
-    table = torch.lgamma(whole + 1) - torch.special.xlogy(whole, whole) + whole
     # nan becomes 0, and what is not whole is rounded: the caller knows both
     index = n.nan_to_num().clamp(0, _TABLE - 1).long()
     inverse = n.clamp(min=_TABLE).reciprocal()
     square = inverse.square()
     series = inverse * (1 / 12 + square * (-1 / 360 + square / 1260))
     large = torch.sub(series, (inverse / (2 * math.pi)).log(), alpha=0.5)
-    return torch.where(n < _TABLE, table.index_select(0, index.reshape(-1)).reshape(n.shape), large)
+    return torch.where(n < _TABLE, _table(n.device).index_select(0, index.reshape(-1)).reshape(n.shape), large)

@@ -99,6 +99,14 @@ def softmax(f: Tensor) -> Tensor:
     return reuse(terms, "mul", terms.sum(-1, keepdim=True).reciprocal())
 
 
+def one_hot_variance(p: Tensor) -> Tensor:
+    """Return ``p (1 - p)``, the complement as the sum of the other shares, which keeps its digits where ``p`` is 1."""
+    nothing = torch.zeros_like(p[..., :1])
+    before = torch.cat([nothing, p[..., :-1].cumsum(-1)], -1)
+    after = torch.cat([p[..., 1:].flip(-1).cumsum(-1).flip(-1), nothing], -1)
+    return p * (before + after)
+
+
 def information(p: Tensor, scale: Tensor | None, *, unit: bool) -> DiagonalPlusLowRank:
     """Return ``s (diag p - p p^T)``; with ``unit`` every ``s`` is 0 or 1, and ``p`` may be overwritten."""
     if scale is None:

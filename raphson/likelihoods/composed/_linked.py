@@ -12,8 +12,17 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._links import IDENTITY, Link, Mapped, as_link
+from raphson.likelihoods._parameters import product
 from raphson.likelihoods._support import Support
-from raphson.linalg import LinearOperator, SymmetricOperator, congruence, plus_diagonal, scaled_rows
+from raphson.linalg import (
+    Diagonal,
+    EqualBlocks,
+    LinearOperator,
+    SymmetricOperator,
+    congruence,
+    plus_diagonal,
+    scaled_rows,
+)
 
 if TYPE_CHECKING:
     from raphson.likelihoods.formulas import Definition
@@ -168,17 +177,18 @@ class Linked(Likelihood):
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
         """Return ``h'`` times the base's gradient, ``(..., C)``."""
         theta, first, _ = self._at(f)
-        return first * self.base.gradient(theta, y)
+        return product(first, self.base.gradient(theta, y))
 
     def hessian(self, f: Tensor, y: Tensor) -> SymmetricOperator:
         """Return the observed Hessian by the chain rule, in the structure of the base's."""
         mapped = self._at(f)
-        return _chain_rule(mapped, self.base.gradient(mapped.value, y), self.base.hessian(mapped.value, y))
+        gradient, curvature = self.base.gradient(mapped.value, y), self.base.hessian(mapped.value, y)
+        return self._curvature(f, y, mapped, gradient, curvature)
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> SymmetricOperator:
         """Return ``diag(h') F diag(h')`` with the base's information ``F``, in its structure."""
         theta, first, _ = self._at(f)
-        return congruence(self.base.fisher(theta, y), first)
+        return self._congruent(self.base.fisher(theta, y), first)
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> LinearOperator:
         """Return ``diag(h') S`` with the base's factor ``S``."""
@@ -190,10 +200,10 @@ class Linked(Likelihood):
         mapped = self._at(f)
         value, gradient, curvature = self.base.derivatives(mapped.value, y, hessian)
         if curvature is not None and hessian == "observed":
-            curvature = _chain_rule(mapped, gradient, curvature)
+            curvature = self._curvature(f, y, mapped, gradient, curvature)
         elif curvature is not None:
-            curvature = congruence(curvature, mapped.first)
-        return Derivatives(_finite_only(mapped.value, value), mapped.first * gradient, curvature)
+            curvature = self._congruent(curvature, mapped.first)
+        return Derivatives(_finite_only(self._theta(f), value), product(mapped.first, gradient), curvature)
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw one target per example from the base at the maps of ``f``."""
@@ -215,18 +225,67 @@ class Linked(Likelihood):
         """Return the base's weights."""
         return self.base.weight(y)
 
+    def _curvature(
+        self, f: Tensor, y: Tensor, mapped: Mapped, gradient: Tensor, hessian: SymmetricOperator
+    ) -> SymmetricOperator:
+        limits = torch.finfo(f.dtype)
+        # finite: where the base and the map are infinitely steep in opposite directions the loss is infinite
+        bend = product(mapped.second, gradient).clamp(limits.min, limits.max)
+        found = plus_diagonal(self._congruent(hessian, mapped.first), bend)
+        power = self.maps[0].power
+        own = None if power is None else self.base.power_curvature(mapped.value, y, power)
+        if own is None:
+            return found
+        first = f[..., :: len(self.base.parameters)]
+        return _with_first(found, own / first / first)
+
+    def _congruent(self, operator: SymmetricOperator, scale: Tensor) -> SymmetricOperator:
+        if all(link.power is not None or link is IDENTITY for link in self.maps):
+            return congruence(operator, scale)
+        # a map that is flat in double precision hides what the base is there, infinite as it may be
+        return congruence(_finite(operator), scale)
+
     def _theta(self, f: Tensor) -> Tensor:
         return _by_column([link.function for link in self.maps], f)
 
     def _at(self, f: Tensor) -> Mapped:
+        """Return the maps, flat where one of them is not finite: the value is infinite there."""
         if len(self.maps) == 1:
-            return self.maps[0].at(f)
-        parts = [link.at(column) for link, column in zip(self.maps, _columns(f, len(self.maps)), strict=True)]
-        return Mapped(*(_join([part[i] for part in parts]) for i in range(3)))
+            at = self.maps[0].at(f)
+        else:
+            parts = [link.at(column) for link, column in zip(self.maps, _columns(f, len(self.maps)), strict=True)]
+            at = Mapped(*(_join([part[i] for part in parts]) for i in range(3)))
+        if all(link.power is not None or link is IDENTITY for link in self.maps):
+            return at
+        finite = (torch.isfinite(at.value) & torch.isfinite(at.first) & torch.isfinite(at.second)).all(-1, keepdim=True)
+        return Mapped(
+            *(torch.where(finite, part, instead) for part, instead in zip(at, (_INSTEAD, 0.0, 0.0), strict=True))
+        )
 
 
-def _chain_rule(mapped: Mapped, gradient: Tensor, hessian: SymmetricOperator) -> SymmetricOperator:
-    return plus_diagonal(congruence(hessian, mapped.first), mapped.second * gradient)
+_INSTEAD = 0.5
+"""A parameter at which the base is evaluated in place of one that overflows."""
+
+
+def _finite(operator: SymmetricOperator) -> SymmetricOperator:
+    """Return an operator of entries with the largest numbers in place of infinite ones."""
+    if isinstance(operator, Diagonal):
+        return replace(operator, values=_clamped(operator.values))
+    return replace(operator, blocks=_clamped(operator.blocks)) if isinstance(operator, EqualBlocks) else operator
+
+
+def _clamped(x: Tensor) -> Tensor:
+    return x.clamp(torch.finfo(x.dtype).min, torch.finfo(x.dtype).max)
+
+
+def _with_first(operator: SymmetricOperator, values: Tensor) -> SymmetricOperator:
+    """Return a Hessian with another second derivative in the first parameter of each response."""
+    if isinstance(operator, Diagonal):
+        return Diagonal(values)
+    assert isinstance(operator, EqualBlocks)
+    place = torch.zeros(operator.blocks.shape[-2:], dtype=torch.bool, device=values.device)
+    place[0, 0] = True
+    return EqualBlocks(torch.where(place, values[..., None, None], operator.blocks))
 
 
 def _finite_only(theta: Tensor, nll: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ def _power(link: str, multiple: float) -> Link:
         functools.partial(_log_power_at, multiple),
         POSITIVE,
         1.0,
+        multiple,
     )
 
 

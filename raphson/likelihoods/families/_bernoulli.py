@@ -117,7 +117,7 @@ class Bernoulli(BinaryFamily):
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
         r"""Return a diagonal; of logits, without ``y``, :math:`v (w\sigma + 1 - \sigma)\,\sigma (1 - \sigma)`."""
         tails = self._link.tails(f)
-        return self._information(f, tails.log_p.exp() if y is None else like_outputs(f, y), tails)
+        return self._information(f, tails.mean if y is None else like_outputs(f, y), tails)
 
     def _information(self, f: Tensor, y: Tensor, tails: Tails) -> Diagonal:
         positive, negative = self._parts(f, y)
@@ -140,12 +140,12 @@ class Bernoulli(BinaryFamily):
 
     def mean(self, f: Tensor) -> Tensor:
         """Return the probabilities of a positive label, ``(..., M)``."""
-        return self._link.tails(f).log_p.exp()
+        return self._link.tails(f).mean
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variances of the labels, ``(..., M)``."""
-        tails = self._link.tails(f)
-        return (tails.log_p + tails.log_q).exp()
+        variance = self._link.tails(f).variance
+        return variance
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
         """Return the outputs of the shares of positive labels, of at least half a row of each kind; weights count."""

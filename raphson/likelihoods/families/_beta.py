@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from raphson.likelihoods._command import Command
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
-from raphson.likelihoods._parameters import blocks, constant, interleaved, lower_blocks, split, total
+from raphson.likelihoods._parameters import blocks, constant, interleaved, lower_blocks, product, split, total
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, binet_derivatives
 from raphson.likelihoods._special._binet_together import binet_together
 from raphson.likelihoods._special._sampling import log_gamma_variate
@@ -34,6 +34,7 @@ class _Model(NamedTuple):
     log_complement: Tensor
     log_precision: Tensor
     precision: Tensor
+    spread: Tensor  # precision times mean (1 - mean), where one may underflow and the other overflow
     # a and b, (2, ..., M), and their sum; away from zero, where all of their functions are flat
     shapes: Tensor
     sum: Tensor
@@ -144,13 +145,17 @@ class Beta(Likelihood):
         # x (psi(x) - log x), between -1 and -1/2
         at_a, at_b, at_sum = (value - 0.5 for value in first)
         mean, complement = model.mean, model.complement
-        by_mean = model.precision * (mean * complement) * data.log_ratio + complement * at_a - mean * at_b
-        by_precision = model.precision * data.divergence + at_a + at_b - at_sum
+        by_mean = product(data.log_ratio, model.spread) + complement * at_a - mean * at_b
+        by_precision = product(data.divergence, model.precision) + at_a + at_b - at_sum
         curvature = None
         if second is not None:
             a, b, c = _information(model, second)
             if hessian == "observed":
-                a, b, c = a + (complement - mean) * by_mean, b + by_mean, c + by_precision
+                # finite: where both are infinite the loss is
+                turned = ((complement - mean) * by_mean).clamp(
+                    max=torch.finfo(f.dtype).max, min=torch.finfo(f.dtype).min
+                )
+                a, b, c = a + turned, b + by_mean, c + by_precision
             curvature = blocks(*(entry.expand_as(by_mean) for entry in (a, b, c)))
         return Derivatives(total(_value(model, data, remainders), f), interleaved(by_mean, by_precision), curvature)
 
@@ -251,10 +256,12 @@ class Beta(Likelihood):
 def _model(f: Tensor, simplify: Callable[[Tensor], Tensor] = lambda parameter: parameter) -> _Model:
     logit, log_precision = map(simplify, split(f, None))
     mean, complement, precision = torch.sigmoid(logit), torch.sigmoid(-logit), log_precision.exp()
+    log_mean, log_complement = logsigmoid(logit), logsigmoid(-logit)
     least = _least(f)
-    shapes = torch.stack((mean * precision, complement * precision)).clamp_min(least)
-    total = precision.clamp_min(least)
-    return _Model(mean, complement, logsigmoid(logit), logsigmoid(-logit), log_precision, precision, shapes, total)
+    log_a = log_mean + log_precision
+    shapes = torch.stack((log_a, log_complement + log_precision)).exp().clamp_min(least)
+    spread, total = (log_a + log_complement).exp(), precision.clamp_min(least)
+    return _Model(mean, complement, log_mean, log_complement, log_precision, precision, spread, shapes, total)
 
 
 def _least(like: Tensor) -> float:
@@ -296,7 +303,7 @@ def _value(model: _Model, data: _Data, remainders: _Gammas) -> Tensor:
     log_a, log_b = (precision + model.log_mean).clamp_min(least), (precision + model.log_complement).clamp_min(least)
     logarithms = 0.5 * (log_a + log_b - precision.clamp_min(least)) - precision - model.log_mean - model.log_complement
     of_gammas = remainders.at_a + remainders.at_b - remainders.at_sum + (logarithms + HALF_LOG_TWO_PI)
-    return model.precision * data.divergence + data.log_variance + of_gammas
+    return product(data.divergence, model.precision) + data.log_variance + of_gammas
 
 
 def _second(model: _Model) -> _Gammas:
@@ -308,5 +315,4 @@ def _information(model: _Model, second: _Gammas) -> tuple[Tensor, Tensor, Tensor
     mean, complement = model.mean, model.complement
     s_a, s_b, s_sum = (value + 0.5 for value in second)
     of_a, of_b = complement * s_a, mean * s_b
-    spread = model.precision * (mean * complement)
-    return spread + complement * of_a + mean * of_b, of_a - of_b, s_a + s_b - s_sum
+    return model.spread + complement * of_a + mean * of_b, of_a - of_b, s_a + s_b - s_sum

@@ -156,12 +156,12 @@ class Binomial(BinaryFamily):
 
     def mean(self, f: Tensor) -> Tensor:
         """Return the success probability, ``(..., M)``."""
-        return self._link.tails(f).log_p.exp()
+        return self._link.tails(f).mean
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variance of the share of successes in the fixed number of trials, or in one, ``(..., M)``."""
-        tails = self._link.tails(f)
-        return (tails.log_p + tails.log_q).exp() / self._each()
+        variance = self._link.tails(f).variance
+        return variance / self._each()
 
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise ``InputError`` for the first count that is negative, not whole or above the number of trials."""

@@ -15,6 +15,7 @@ from raphson.likelihoods._special._softmax import (
     Target,
     information,
     nll_and_split,
+    one_hot_variance,
     residual,
     reuse,
     shift,
@@ -138,8 +139,7 @@ class Categorical(Likelihood):
 
     def variance(self, f: Tensor) -> Tensor:
         """Return ``p (1 - p)``, ``(..., K)``, the variances of the entries of the one-hot label."""
-        p = softmax(f)
-        return p * (1 - p)
+        return one_hot_variance(softmax(f))
 
     def weight(self, y: Tensor) -> Tensor | None:
         """Return what each row adds to the denominator of a mean, as ``torch.nn.CrossEntropyLoss`` counts it.

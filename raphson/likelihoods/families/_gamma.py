@@ -28,33 +28,38 @@ class _Parts:
     f: Tensor  # all outputs
     log_y: Tensor
     d: Tensor  # log(y / mean)
-    excess: Tensor  # y / mean - 1
-    log_shape: Tensor
-    shape: Tensor
+    log_shape: Tensor | float
+    shape: Tensor | float
+
+    @cached_property
+    def ratio(self) -> Tensor:
+        """``shape * y / mean``."""
+        return (self.d + self.log_shape).exp()
 
     @cached_property
     def scaled(self) -> Tensor:
-        """``shape * excess``, of which one factor may be zero and the other infinite."""
-        small, large = self._sides
-        above = (self.log_shape + large).exp() * -torch.expm1(-large)
-        return torch.where(self.d == 0, 0.0, torch.where(self.d > 1, above, self.shape * torch.expm1(small)))
+        """``shape * (y / mean - 1)``, of which one factor may be zero and the other infinite."""
+        small = torch.expm1(self.d.clamp(max=1.0))
+        if isinstance(self.shape, float):
+            return torch.where(self.d > 1, self.ratio - self.shape, small * self.shape)
+        near = torch.where(small == 0, small, small * self.shape)
+        return torch.where(self.d > 1, self.ratio * -torch.expm1(-self.d), near)
 
     @cached_property
     def scaled_rest(self) -> Tensor:
-        """``shape * (excess - d)``."""
-        small, large = self._sides
+        """``shape * (y / mean - 1 - log(y / mean))``."""
+        if isinstance(self.shape, float):
+            return torch.sub(self.scaled, self.d, alpha=self.shape)
+        small, large = self.d.clamp(max=1.0), self.d.clamp(min=1.0)
         above = (self.log_shape + large).exp() * (1 - (1 + large) * (-large).exp())
-        near = self.shape * (torch.expm1(small) - small)
-        return torch.where(self.d == 0, 0.0, torch.where(self.d > 1, above, near))
-
-    @property
-    def _sides(self) -> tuple[Tensor, Tensor]:
-        return self.d.clamp(max=1.0), self.d.clamp(min=1.0)
+        rest = _exponential_rest(small)
+        return torch.where(self.d > 1, above, torch.where(rest == 0, rest, rest * self.shape))
 
     @cached_property
     def binet(self) -> tuple[Tensor, Tensor]:
         """The derivatives of Binet's function at the shape: only a shape that is an output has any use for them."""
-        return binet_derivatives(self.shape.clamp_min(torch.finfo(self.shape.dtype).tiny ** 0.4))
+        assert isinstance(self.shape, Tensor)
+        return binet_derivatives(_away_from_zero(self.shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +119,7 @@ class Gamma(MeanFamily[_Parts]):
         shape = log_shape.exp()
         if self.dispersion is not None:
             return Diagonal(shape.expand_as(log_mean))
-        return _information(log_mean, shape, binet_derivatives(shape)[1])
+        return _information(log_mean, shape, binet_derivatives(_away_from_zero(shape))[1])
 
     def negative_exponential(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
         r"""Return :math:`y / \phi` and :math:`1 / \phi`: with a log link the loss is :math:`(y e^{-f} + f) / \phi`."""
@@ -147,20 +152,28 @@ class Gamma(MeanFamily[_Parts]):
         d = like_outputs(first, y).log() - first
         return _minka(weighted_mean(torch.expm1(d) - d, weights))
 
+    @cached_property
+    def _fixed(self) -> tuple[float, float, float]:
+        """The logarithm of the fixed shape, the shape, and its part of the value."""
+        assert self.dispersion is not None
+        log_shape = torch.tensor(-math.log(self.dispersion), dtype=torch.float64)
+        return float(log_shape), float(log_shape.exp()), float(_of_shape(log_shape))
+
     def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
+        if self.dispersion is not None:
+            log_y = like_outputs(f, y).log()
+            return _Parts(f, log_y, log_y - f, *self._fixed[:2])
         log_mean, log_shape = self._split(f)
         if once:
             log_shape = _parameters.constant(log_shape)
         log_y = like_outputs(log_mean, y).log()
-        d = log_y - log_mean
-        return _Parts(f, log_y, d, torch.expm1(d), log_shape, log_shape.exp())
+        return _Parts(f, log_y, log_y - log_mean, log_shape, log_shape.exp())
 
     def _value(self, p: _Parts) -> Tensor:
-        # Binet's function of a shape that underflows is half of its logarithm
-        tiny = torch.finfo(p.shape.dtype).tiny ** 0.4
-        below = (math.log(tiny) - p.log_shape).clamp(min=0)
-        of_shape = binet(p.shape.clamp_min(tiny)) + 0.5 * (below - p.log_shape) + HALF_LOG_TWO_PI
-        return _parameters.total(p.scaled_rest + (p.log_y + of_shape), p.f)
+        if self.dispersion is not None:
+            return _parameters.total_of(p.scaled_rest + p.log_y + self._fixed[2])
+        assert isinstance(p.log_shape, Tensor)
+        return _parameters.total(p.scaled_rest + (p.log_y + _of_shape(p.log_shape)), p.f)
 
     def _gradient(self, p: _Parts) -> Tensor:
         if self.dispersion is not None:
@@ -168,16 +181,23 @@ class Gamma(MeanFamily[_Parts]):
         return _parameters.interleaved(-p.scaled, p.scaled_rest + (p.binet[0] - 0.5))
 
     def _observed(self, p: _Parts) -> SymmetricOperator:
-        mean = (p.log_shape + p.d).exp()
         if self.dispersion is not None:
-            return Diagonal(mean)
+            return Diagonal(p.ratio)
         first, second = p.binet
-        return _parameters.blocks(mean, -p.scaled, p.scaled_rest + (first + second))
+        return _parameters.blocks(p.ratio, -p.scaled, p.scaled_rest + (first + second))
 
     def _expected(self, p: _Parts) -> Diagonal:
-        if self.dispersion is not None:
-            return Diagonal(p.shape.expand_as(p.d))
+        if isinstance(p.shape, float):
+            return Diagonal(torch.full_like(p.d, p.shape))
         return _information(p.d, p.shape, p.binet[1])
+
+    def power_curvature(self, f: Tensor, y: Tensor, power: float) -> Tensor:
+        """Return ``power * shape * ((power + 1) y / mean - 1)``."""
+        p = self._parts(f, y)
+        if power == -1:
+            return torch.zeros_like(p.d) + p.shape
+        near = ((power + 1) * p.d.clamp(max=1.0).exp() - 1) * p.shape
+        return power * torch.where(p.d > 1, p.ratio * ((power + 1) - (-p.d).exp()), near)
 
     def definition(self) -> Definition:
         """Return the formulas, with the shape as an output or the dispersion as a constant."""
@@ -226,6 +246,27 @@ class Gamma(MeanFamily[_Parts]):
 
 def _information(like: Tensor, shape: Tensor, second: Tensor) -> Diagonal:
     return _parameters.uncorrelated(shape.expand_as(like), (0.5 + second).expand_as(like))
+
+
+def _away_from_zero(shape: Tensor) -> Tensor:
+    """Return shapes at which no square underflows; below, Binet's function has its limit but for a logarithm."""
+    return shape.clamp_min(torch.finfo(shape.dtype).tiny ** 0.4)
+
+
+def _of_shape(log_shape: Tensor) -> Tensor:
+    r"""Return :math:`\log\Gamma(k) - k \log k + k`."""
+    shape = log_shape.exp()
+    # Binet's function of a shape that underflows is half of its logarithm
+    below = (math.log(torch.finfo(shape.dtype).tiny ** 0.4) - log_shape).clamp(min=0)
+    return binet(_away_from_zero(shape)) + 0.5 * (below - log_shape) + HALF_LOG_TWO_PI
+
+
+def _exponential_rest(d: Tensor) -> Tensor:
+    """Return ``e^d - 1 - d``; near zero by its series, where the difference has no digits."""
+    near = d.abs() < 1e-3
+    x = torch.where(near, d, 0.0)
+    series = 0.5 * x.square() * (1 + x / 3 * (1 + x / 4 * (1 + x / 5)))
+    return torch.where(near, series, torch.expm1(d) - d)
 
 
 def _minka(s: Tensor) -> Tensor:

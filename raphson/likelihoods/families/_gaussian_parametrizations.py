@@ -132,7 +132,9 @@ class MeanAnd(Parametrization):
         """Return the second derivatives."""
         first = self.scale_map.first(second)
         a, b = self.scale_map.second(second, first)
-        return Entries(at.inverse_scale.square(), 2 * first * r * at.inverse_scale, r * r * b + a)
+        # a number b of zero is that of the precision, in which the value is linear but for a logarithm
+        second_derivative = _filled(a, second) if isinstance(b, float) and b == 0 else r * r * b + a
+        return Entries(at.inverse_scale.square(), 2 * first * r * at.inverse_scale, second_derivative)
 
     def expected(self, second: Tensor, at: Moments) -> Entries:
         """Return the expected second derivatives: mean and scale are orthogonal."""
@@ -188,22 +190,26 @@ def _filled(x: Number, like: Tensor) -> Tensor:
     return x if isinstance(x, Tensor) else torch.full_like(like, x)
 
 
+def _times(x: Number, factor: float) -> Number:
+    return factor if factor == 0 else x * factor
+
+
 def _power(exponent: float) -> ScaleMap:
     # theta = s^(1 / exponent), so that a = exponent * log(theta)
     return ScaleMap(
         POSITIVE,
         lambda theta: (exponent * theta.log(), theta.pow(-exponent)),
         lambda theta: exponent / theta,
-        lambda theta, first: (first * first * (-1 / exponent), first * first * (2 + 1 / exponent)),
+        lambda theta, first: (first * first * (-1 / exponent), _times(first * first, 2 + 1 / exponent)),
         lambda scale: scale.pow(1 / exponent),
     )
 
 
 def _log(multiple: float) -> ScaleMap:
-    # theta = log(s) / multiple; a finite inverse scale, so that a residual of zero stays zero however small the scale
+    # theta = log(s) / multiple
     return ScaleMap(
         REAL,
-        lambda theta: (multiple * theta, torch.exp(-multiple * theta).clamp(max=torch.finfo(theta.dtype).max)),
+        lambda theta: (multiple * theta, torch.exp(-multiple * theta)),
         lambda theta: multiple,
         lambda theta, first: (0.0, 2 * first * first),
         lambda scale: scale.log() / multiple,
@@ -216,7 +222,9 @@ def _softplus(theta: Tensor) -> Tensor:
 
 def _softplus_scales(theta: Tensor) -> tuple[Tensor, Tensor]:
     scale = _softplus(theta)
-    return torch.where(theta < -40, theta, scale.log()), scale.reciprocal()
+    # far down it is e^theta, which may underflow where its inverse is a number
+    small = theta < -40
+    return torch.where(small, theta, scale.log()), torch.where(small, (-theta).exp(), scale.reciprocal())
 
 
 def _softplus_first(theta: Tensor) -> Tensor:

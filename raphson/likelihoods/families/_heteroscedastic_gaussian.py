@@ -222,11 +222,16 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
         if f.shape[-1] % 2:
             raise InputError(_odd(f.shape[-1]))
         second = f[..., 1::2]
-        return second, self._form.moments(f[..., ::2], second)
+        return second, _finite_inverse(self._form.moments(f[..., ::2], second))
 
     def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
-        second, at = self._moments(f)
-        return _Parts(second, at, (like_outputs(at.mean, y) - at.mean) * at.inverse_scale)
+        if f.shape[-1] % 2:
+            raise InputError(_odd(f.shape[-1]))
+        second = f[..., 1::2]
+        at = self._form.moments(f[..., ::2], second)
+        d = like_outputs(at.mean, y) - at.mean
+        # a residual of zero stays zero however small the scale
+        return _Parts(second, _finite_inverse(at), torch.where(d == 0, d, d * at.inverse_scale))
 
     def _value(self, p: _Parts) -> Tensor:
         return _value(p.at, p.r)
@@ -351,8 +356,13 @@ def _odd(n_outputs: int) -> str:
     )
 
 
+def _finite_inverse(at: Moments) -> Moments:
+    return at._replace(inverse_scale=at.inverse_scale.clamp(max=torch.finfo(at.inverse_scale.dtype).max))
+
+
 def _value(at: Moments, r: Tensor) -> Tensor:
-    value = (at.log_scale + 0.5 * (r * r) + HALF_LOG_TWO_PI).sum(-1)
+    each = torch.addcmul(at.log_scale, r, r, value=0.5) + HALF_LOG_TWO_PI
+    value = each.squeeze(-1) if each.shape[-1] == 1 else each.sum(-1)
     # outside the domain logarithms and roots are nan, or the log scale is -inf
     return torch.nan_to_num(value, nan=math.inf, posinf=math.inf, neginf=math.inf)
 

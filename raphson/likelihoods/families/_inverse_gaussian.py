@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class _Parts(NamedTuple):
     f: Tensor  # all outputs
     log_y: Tensor
-    excess: Tensor  # y / mean - 1
-    ratio: Tensor  # shape / mean
-    log_shape: Tensor
+    log_shape: Tensor | float
+    ratio: Tensor  # shape / mean, times y / mean where that is above 1
+    excess: Tensor  # y / mean - 1, over y / mean where that is above 1
     squared: Tensor  # shape (y - mean)^2 / (mean^2 y), a chi-square variable on one degree of freedom
 
 
@@ -118,28 +118,47 @@ class InverseGaussian(MeanFamily[_Parts]):
         return -spread.clamp(min=1e-8 / float(mean.max())).log()
 
     def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
-        log_mean, log_shape = self._split(f)
-        y = like_outputs(log_mean, y)
-        log_y = y.log()
-        excess = torch.expm1(log_y - log_mean)
-        ratio = (log_shape - log_mean).exp()
-        return _Parts(f, log_y, excess, ratio, log_shape, (log_shape - log_y).exp() * excess.square())
+        log_shape: Tensor | float
+        if self.dispersion is not None:
+            log_mean, log_shape = f, -math.log(self.dispersion)
+        else:
+            log_mean, log_shape = self._split(f)
+        log_y = like_outputs(log_mean, y).log()
+        # with a = |log(y / mean)| all is made of 1 - e^-a and of exponentials that overflow only where the result does
+        d, log_ratio = log_y - log_mean, log_shape - log_mean
+        a = d.abs()
+        rest = torch.expm1(-a)
+        ratio = (log_ratio + d.clamp(min=0.0)).exp()
+        squared = _parameters.product(rest.square(), (log_ratio + a).exp())
+        return _Parts(f, log_y, log_shape, ratio, torch.copysign(rest, d), squared)
 
     def _value(self, p: _Parts) -> Tensor:
-        return _parameters.total(0.5 * (p.squared - p.log_shape) + (1.5 * p.log_y + HALF_LOG_TWO_PI), p.f)
+        value = torch.add(0.5 * (p.squared - p.log_shape) + HALF_LOG_TWO_PI, p.log_y, alpha=1.5)
+        return _parameters.total(value, p.f)
 
     def _gradient(self, p: _Parts) -> Tensor:
-        mean = -p.ratio * p.excess
+        mean = -_parameters.product(p.excess, p.ratio)
         return mean if self.dispersion is not None else _parameters.interleaved(mean, 0.5 * p.squared - 0.5)
 
     def _observed(self, p: _Parts) -> SymmetricOperator:
-        mean = p.ratio * (2 * p.excess + 1)
+        mean = p.ratio * (1 + p.excess + p.excess.clamp(max=0.0))
         if self.dispersion is not None:
             return Diagonal(mean)
-        return _parameters.blocks(mean, -p.ratio * p.excess, 0.5 * p.squared)
+        return _parameters.blocks(mean, -_parameters.product(p.excess, p.ratio), 0.5 * p.squared)
 
     def _expected(self, p: _Parts) -> Diagonal:
-        return self._information(p.ratio)
+        return self.fisher(p.f)
+
+    def power_curvature(self, f: Tensor, y: Tensor, power: float) -> Tensor:
+        """Return it from the two exponentials that are left when the chain rule's others have canceled."""
+        p = self._parts(f, y)
+        if power == 1:
+            return p.ratio * (1 + p.excess + torch.where(p.excess > 0, p.excess, 2 * p.excess))
+        log_mean = f if self.dispersion is not None else self._split(f)[0]
+        first, second = power * (2 * power + 1), -power * (power + 1)
+        log_ratio = p.log_shape - log_mean
+        ratio = second * log_ratio.exp() if second else torch.zeros_like(log_ratio)
+        return ratio + first * (log_ratio - log_mean + p.log_y).exp() if first else ratio
 
     def _information(self, ratio: Tensor) -> Diagonal:
         if self.dispersion is not None:

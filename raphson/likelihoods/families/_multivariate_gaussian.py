@@ -122,7 +122,7 @@ class MultivariateGaussian(ClosedForm[_Parts]):
         index with ``i = j`` times :math:`L_{jj}`, for the factor.
         """
         root = self._root(f)
-        return Dense(root @ root.mT)
+        return Dense(_sum(_product(root.unsqueeze(-2), root.unsqueeze(-3))))
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> Matrix:
         r"""Return a triangular factor of ``fisher(f)``, in closed form.
@@ -146,12 +146,17 @@ class MultivariateGaussian(ClosedForm[_Parts]):
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variances of the responses, ``(..., M)``, the diagonal of ``covariance``."""
-        return _inverse(self._mean_and_factor(f)[1]).square().sum(-2)
+        return self._covariance_factor(f).square().sum(-2)
 
     def covariance(self, f: Tensor) -> Tensor:
         r"""Return the covariances of the responses, :math:`\Sigma = L^{-T} L^{-1}`, ``(..., M, M)``."""
-        inverse = _inverse(self._mean_and_factor(f)[1])
+        inverse = self._covariance_factor(f)
         return inverse.mT @ inverse
+
+    def _covariance_factor(self, f: Tensor) -> Tensor:
+        factor = self._mean_and_factor(f)[1]
+        unit, scale = _inverse(f, factor.shape[-1], factor)
+        return _product(unit, scale.unsqueeze(-2))
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
         """Return the outputs of the weighted mean and covariance, the best ones common to all rows.
@@ -204,7 +209,7 @@ class MultivariateGaussian(ClosedForm[_Parts]):
     def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
         mean, factor = self._mean_and_factor(f)
         residual = like_outputs(mean, y) - mean
-        return _Parts(f, residual, factor, (factor * residual.unsqueeze(-1)).sum(-2))
+        return _Parts(f, residual, factor, _product(factor, residual.unsqueeze(-1)).sum(-2))
 
     def _value(self, p: _Parts) -> Tensor:
         m = p.z.shape[-1]
@@ -213,8 +218,8 @@ class MultivariateGaussian(ClosedForm[_Parts]):
 
     def _gradient(self, p: _Parts) -> Tensor:
         m = p.z.shape[-1]
-        of_factor = _of_z(p) * p.z[..., _layout(m).columns]
-        of_mean = -(p.factor * p.z.unsqueeze(-2)).sum(-1)
+        of_factor = _product(_of_z(p), p.z[..., _layout(m).columns])
+        of_mean = -_sum(_product(p.factor, p.z.unsqueeze(-2)))
         return torch.cat([of_mean, of_factor[..., :m] - 1, of_factor[..., m:]], -1)
 
     def _observed(self, p: _Parts) -> Dense:
@@ -222,13 +227,14 @@ class MultivariateGaussian(ClosedForm[_Parts]):
         m = z.shape[-1]
         rows, columns = _layout(m)
         w = _of_z(p)
-        of_means = factor @ factor.mT
-        selects = torch.eye(m, dtype=z.dtype, device=z.device)[:, rows]
-        scale = _scales(factor)
-        cross = -(selects * (scale * z[..., columns]).unsqueeze(-2) + factor[..., columns] * w.unsqueeze(-2))
-        of_factor = _same_column(m, z) * w.unsqueeze(-1) * w.unsqueeze(-2)
-        extra = torch.nn.functional.pad(w[..., :m] * z, (0, len(rows) - m))
-        return Dense(_joined(of_means, cross, cross.mT, of_factor + torch.diag_embed(extra)))
+        of_means = _sum(_product(factor.unsqueeze(-2), factor.unsqueeze(-3)))
+        selects = torch.eye(m, dtype=torch.bool, device=z.device)[:, rows]
+        own = torch.where(selects, _product(_scales(factor), z[..., columns]).unsqueeze(-2), 0.0)
+        cross = -_sum(torch.stack([own, _product(factor[..., columns], w.unsqueeze(-2))], -1))
+        of_factor = torch.where(_same_column(m, z), _product(w.unsqueeze(-1), w.unsqueeze(-2)), 0.0)
+        extra = torch.nn.functional.pad(_product(w[..., :m], z), (0, len(rows) - m))
+        of_factor = _sum(torch.stack([of_factor, torch.diag_embed(extra)], -1))
+        return Dense(_joined(of_means, cross, cross.mT, of_factor))
 
     def _expected(self, p: _Parts) -> Dense:
         return self.fisher(p.f)
@@ -279,9 +285,11 @@ class MultivariateGaussian(ClosedForm[_Parts]):
         factor = self._mean_and_factor(f)[1]
         m = factor.shape[-1]
         rows, _ = _layout(m)
-        inverse = _inverse(factor)
-        # entry (q, p) of D L^-T is the derivative of q times L^-1 at (row of p, row of q)
-        of_factor = inverse.mT[..., rows, :][..., rows] * _scales(factor).unsqueeze(-1) * _same_column(m, f)
+        # entry (q, p) of D L^-T is the derivative of q times L^-1 at (row of p, row of q): on the diagonal it cancels
+        unit, scale = _inverse(f, m, factor)
+        within = torch.nn.functional.pad(scale[..., rows[m:]], (m, 0), value=1.0)
+        of_factor = _product(unit.mT[..., rows, :][..., rows], within.unsqueeze(-1))
+        of_factor = torch.where(_same_column(m, f), of_factor, 0.0)
         first = torch.nn.functional.pad(f.new_full((m,), 2**0.5 - 1), (0, len(rows) - m))
         of_factor = of_factor + torch.diag(first)
         zero = torch.zeros_like(of_factor[..., :1, :]).expand(*f.shape[:-1], m, len(rows))
@@ -303,7 +311,18 @@ def _names(m: int) -> tuple[str, ...]:
 
 def _same_column(m: int, like: Tensor) -> Tensor:
     columns = torch.tensor(_layout(m).columns, device=like.device)
-    return (columns.unsqueeze(-1) == columns).to(like.dtype)
+    return columns.unsqueeze(-1) == columns
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Return the product, zero where either is, though the other be infinite."""
+    return torch.where((a == 0) | (b == 0), 0.0, a * b)
+
+
+def _sum(terms: Tensor) -> Tensor:
+    """Return the sum over the last axis, infinite (and not nan) where two terms overflow in opposite directions."""
+    value = terms.sum(-1)
+    return torch.where(torch.isnan(value) & ~torch.isnan(terms).any(-1), math.inf, value)
 
 
 def _scales(factor: Tensor) -> Tensor:
@@ -316,13 +335,21 @@ def _scales(factor: Tensor) -> Tensor:
 def _of_z(at: _Parts) -> Tensor:
     """Return ``w``: the derivative of ``z`` of its column in each output of the factor."""
     rows = _layout(at.z.shape[-1]).rows
-    return _scales(at.factor) * at.residual[..., rows]
+    return _product(_scales(at.factor), at.residual[..., rows])
 
 
-def _inverse(factor: Tensor) -> Tensor:
-    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    inverse: Tensor = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
-    return inverse
+def _inverse(f: Tensor, m: int, factor: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return :math:`V^{-1}` and the diagonal of :math:`D^{-1}` of :math:`L = D V`, whose diagonal is D."""
+    scale = torch.exp(-f[..., m : 2 * m])
+    identity = torch.eye(m, dtype=f.dtype, device=f.device)
+    strict = torch.where(identity == 0, _product(factor, scale.unsqueeze(-1)), identity)
+    inverse: Tensor = torch.linalg.solve_triangular(strict, identity.expand_as(factor), upper=False, unitriangular=True)
+    if torch.func.debug_unwrap(inverse) is inverse and not bool(torch.isfinite(inverse).all()):
+        raise InputError(
+            "The factor of a precision is so nearly singular that its inverse overflows: the covariance of the "
+            "responses is not a number. Rescale the responses, or give the model another start."
+        )
+    return inverse, scale
 
 
 def _joined(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ class _OfCount(NamedTuple):
     """What depends on count and dispersion only."""
 
     log_y: Tensor  # 0 where the count is 0
+    log_whole: Tensor  # log(1 + dispersion * y)
     share: Tensor  # y / (y + size)
     rest: Tensor  # size / (y + size)
     # log(y! Gamma(r) / Gamma(y + r)) and powers, by Stirling's formula with Binet's function
@@ -47,10 +48,15 @@ class _Parts:
     of_count: _OfCount
     log_mean: Tensor
     log_dispersion: Tensor
+    log_whole: Tensor  # log(1 + dispersion * mean)
     size: Tensor  # 1 / dispersion
     mean_share: Tensor  # mean / (mean + size)
     mean_rest: Tensor  # size / (mean + size)
-    scaled_mean: Tensor  # mean size / (mean + size)
+
+    @cached_property
+    def d(self) -> Tensor:
+        """The logarithm of mean over count, where there is one, or of the mean."""
+        return torch.where(self.some, self.log_mean - self.of_count.log_y, self.log_mean)
 
     @cached_property
     def by_mean(self) -> Tensor:
@@ -58,12 +64,31 @@ class _Parts:
         return self.scaled_mean - self.y * self.mean_rest
 
     @cached_property
-    def ratio(self) -> Tensor:
-        return self.mean_rest / self.of_count.rest
+    def scaled_mean(self) -> Tensor:
+        """``mean / (1 + dispersion * mean)``."""
+        return (self.log_mean - self.log_whole).exp()
+
+    @cached_property
+    def growth(self) -> tuple[Tensor, Tensor]:
+        """``log((1 + dispersion * mean) / (1 + dispersion * y))``, and the size times it."""
+        bound = math.log(torch.finfo(self.f.dtype).max) - 0.1
+        low = self.d.clamp(-bound, bound)
+        excess = torch.where(self.some, torch.expm1(low), low.exp())
+        z = torch.where(self.some, self.of_count.share, self.log_dispersion.exp()) * excess
+        log_z = torch.where(self.some, -softplus(-(self.of_count.log_y + self.log_dispersion)), self.log_dispersion)
+        far = (z < -0.5) | (log_z + self.d > 0)
+        z = torch.where(far, 0.0, z)
+        near = torch.log1p(z)
+        logarithm = torch.where(far, self.log_whole - self.of_count.log_whole, near)
+        ratio = torch.where(z == 0, 1.0, near / torch.where(z == 0, 1.0, z))
+        # the size times z without the size, which may be infinite
+        scaled = self.y.clamp(min=1.0) * self.of_count.rest * torch.where(self.d > bound, math.inf, excess) * ratio
+        return logarithm, torch.where(far, self.size * logarithm, scaled)
 
     @cached_property
     def u(self) -> Tensor:
-        return self.log_dispersion.exp() * self.by_mean
+        """``dispersion * (mean - y) / (1 + dispersion * mean)``."""
+        return -torch.expm1(-self.growth[0])
 
     @cached_property
     def by_dispersion(self) -> Tensor:
@@ -71,8 +96,14 @@ class _Parts:
 
         psi and psi' are 1/(2x) and 1/x + 1/(2x^2) from their logarithm and its derivative, and Binet's terms further.
         """
-        product = log_remainder(self.u, self.ratio) * self.u * self.by_mean
-        return 0.5 * self.of_count.share - product + self.of_count.first
+        near = self.u.abs() < 0.1
+        u = torch.where(near, self.u, 0.0)
+        change = torch.where(
+            near,
+            -_parameters.product(log_remainder(u, 1 - u) * u, self.by_mean),
+            self.by_mean - self.growth[1].clamp(max=torch.finfo(self.f.dtype).max),
+        )
+        return 0.5 * self.of_count.share + change + self.of_count.first
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +182,7 @@ class NegativeBinomial(MeanFamily[_Parts]):
     def variance(self, f: Tensor) -> Tensor:
         """Return the variances, mean plus dispersion times its square, ``(..., M)``."""
         log_mean, log_dispersion = self._split(f)
-        return log_mean.exp() * (1 + (log_mean + log_dispersion).exp())
+        return log_mean.exp() + (2 * log_mean + log_dispersion).exp()
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
         """Return the logarithms of the mean and of the moment estimate of the dispersion, from 1e-3 to 1e3."""
@@ -175,48 +206,43 @@ class NegativeBinomial(MeanFamily[_Parts]):
             log_dispersion = _parameters.constant(log_dispersion)
         curved = self.dispersion is None
         count = _looked_up(y, log_dispersion, curved) if once else _of_count(y, log_dispersion, curved)
-        mean_rest = torch.sigmoid(-(log_mean + log_dispersion))
-        mean_share = torch.sigmoid(log_mean + log_dispersion)
-        scaled = _scaled_mean(log_mean, log_dispersion)
-        size = (-log_dispersion).exp()
-        return _Parts(f, y, y > 0, count, log_mean, log_dispersion, size, mean_share, mean_rest, scaled)
+        x = log_mean + log_dispersion
+        return _Parts(
+            f,
+            y,
+            y > 0,
+            count,
+            log_mean,
+            log_dispersion,
+            softplus(x),
+            (-log_dispersion).exp(),
+            torch.sigmoid(x),
+            torch.sigmoid(-x),
+        )
 
     def _value(self, p: _Parts) -> Tensor:
         # Half of the deviance is y log(1 + rest (y / mean - 1)) + r log(1 + share (mean / y - 1)): no large terms
         # cancel, whatever the dispersion. Far from 1 the arguments are sums of two positive terms, each by its log.
-        bound = math.log(torch.finfo(p.f.dtype).max) - 0.1
-        d = torch.where(p.some, p.log_mean - p.of_count.log_y, p.log_mean)
-        low = d.clamp(-bound, bound)
-        x = p.of_count.log_y + p.log_dispersion
-        log_share, log_rest = -softplus(-x), -softplus(x)
-
-        change = p.of_count.rest * torch.expm1(-low)
+        d, of_count = p.d, p.of_count
+        below = torch.expm1(d.clamp(max=0.0)).neg() * (-of_count.log_whole - d).exp()
+        change = torch.where(d < 0, below, of_count.rest * torch.expm1(-d.clamp(min=0.0)))
         far = (change < -0.5) | (change > 1)
-        near = torch.log1p(torch.where(far, 0.0, change))
-        first = p.y * torch.where(far, torch.logaddexp(log_share, log_rest - d), near)
-
-        excess = torch.where(p.some, torch.expm1(low), low.exp())
-        log_z = torch.where(p.some, log_share, p.log_dispersion) + d
-        z = torch.where(p.some, p.of_count.share, p.log_dispersion.exp()) * excess
-        far = (z < -0.5) | (log_z > 0)
-        z = torch.where(far, 0.0, z)
-        ratio = torch.where(z == 0, 1.0, torch.log1p(z) / torch.where(z == 0, 1.0, z))
-        near = p.y.clamp(min=1.0) * p.of_count.rest * torch.where(d > bound, math.inf, excess) * ratio
-        second = torch.where(
-            far, p.size * torch.where(p.some, torch.logaddexp(log_share + d, log_rest), softplus(log_z)), near
-        )
-        return _parameters.total(second + torch.where(p.some, first + p.of_count.stirling, 0.0), p.f)
+        log_share = of_count.log_whole - (of_count.log_y + p.log_dispersion)
+        first = p.y * torch.where(far, torch.logaddexp(-log_share, -of_count.log_whole - d), torch.log1p(change))
+        return _parameters.total(p.growth[1] + torch.where(p.some, first + of_count.stirling, 0.0), p.f)
 
     def _gradient(self, p: _Parts) -> Tensor:
         return p.by_mean if self.dispersion is not None else _parameters.interleaved(p.by_mean, p.by_dispersion)
 
     def _observed(self, p: _Parts) -> SymmetricOperator:
-        of_mean = p.scaled_mean * p.ratio
+        of_mean = (p.log_mean - p.log_whole - p.growth[0]).exp()
         if self.dispersion is not None:
             return Diagonal(of_mean)
-        of_dispersion = (
-            0.5 * p.of_count.share * (1 + p.of_count.rest) - p.by_dispersion - p.of_count.rest * p.u * p.by_mean
-        ) + p.of_count.second
+        share, rest = p.of_count.share, p.of_count.rest
+        near = 0.5 * share - p.by_dispersion - _parameters.product(rest * p.u, p.by_mean)
+        # far from the mean the same without terms of the size of the count, which would cancel
+        far = p.growth[1] + (of_mean + p.y * rest - 2 * p.scaled_mean) - p.of_count.first
+        of_dispersion = torch.where(p.u.abs() < 0.5, near, far) + (0.5 * share * rest + p.of_count.second)
         return _parameters.blocks(of_mean, -p.by_mean * p.mean_share, of_dispersion)
 
     def _expected(self, p: _Parts) -> Diagonal:
@@ -294,7 +320,7 @@ def _of_count(y: Tensor, log_dispersion: Tensor, curved: bool) -> _OfCount:
     some = y > 0
     log_y = torch.where(some, y, 1.0).log()
     x = torch.where(some, log_y, -math.inf) + log_dispersion
-    share, rest = torch.sigmoid(x), torch.sigmoid(-x)
+    share, rest, log_whole = torch.sigmoid(x), torch.sigmoid(-x), softplus(x)
     # where the square of the size would underflow, all functions of it have their limits
     size = (-log_dispersion).exp().clamp_min(torch.finfo(y.dtype).tiny ** 0.4)
     numbers = torch.cat(((y + size).reshape(-1), size.reshape(-1)))
@@ -303,11 +329,13 @@ def _of_count(y: Tensor, log_dispersion: Tensor, curved: bool) -> _OfCount:
         for v in binet_together(numbers, second=curved)
     )
     assert value is not None and first is not None
-    at_y = HALF_LOG_TWO_PI + 0.5 * (log_y - rest.log()) + binet(y.clamp(min=1.0))
+    # Binet's function of a size that underflows is half of its logarithm
+    below = (log_dispersion + math.log(torch.finfo(y.dtype).tiny ** 0.4)).clamp(min=0)
+    at_y = HALF_LOG_TWO_PI + 0.5 * (log_y + log_whole + below) + binet(y.clamp(min=1.0))
     stirling = at_y + (value[1] - value[0])
     change = rest * first[0] - first[1]
     curvature = change if second is None else second[1] - rest.square() * second[0]
-    return _OfCount(log_y, share, rest, stirling, change, curvature)
+    return _OfCount(log_y, log_whole, share, rest, stirling, change, curvature)
 
 
 def _looked_up(y: Tensor, log_dispersion: Tensor, curved: bool) -> _OfCount:

@@ -14,6 +14,7 @@ from raphson.likelihoods._closed_form import ClosedForm
 from raphson.likelihoods._command import Command
 from raphson.likelihoods._likelihood import Likelihood
 from raphson.likelihoods._special._cumulative_links import LINKS, CumulativeLink, Interval
+from raphson.likelihoods._special._softmax import one_hot_variance
 from raphson.likelihoods._support import COUNT, Support
 from raphson.likelihoods._targets import refuse_outside
 from raphson.linalg import Dense, DiagonalPlusLowRank, Matrix
@@ -149,8 +150,7 @@ class Ordinal(ClosedForm[_Parts]):
 
     def variance(self, f: Tensor) -> Tensor:
         """Return ``p (1 - p)``, ``(..., J)``, the variances of the entries of the one-hot level."""
-        p = self.mean(f)
-        return p * (1 - p)
+        return one_hot_variance(self.mean(f))
 
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise ``InputError`` for the first level that is not a whole number from 0 to J - 1, or unless C is J - 1."""
@@ -201,7 +201,9 @@ class Ordinal(ClosedForm[_Parts]):
         # a log-concave density: both entries of the diagonal are differences that are not negative
         low = (at.lower * (at.lower_second - at.upper)).clamp_min(0)
         high = (at.upper * (at.upper_second - at.lower)).clamp_min(0)
-        root = at.lower.sqrt() * at.upper.sqrt()
+        # either may be infinite where the other is zero
+        none = (at.lower == 0) | (at.upper == 0)
+        root = torch.where(none, 0.0, at.lower.sqrt() * at.upper.sqrt())
         difference = _beside(p.level, -root, root, n_outputs)
         return DiagonalPlusLowRank(_beside(p.level, low, high, n_outputs), difference.unsqueeze(-1))
 

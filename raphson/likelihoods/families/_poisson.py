@@ -132,6 +132,11 @@ class Poisson(Likelihood):
         y, rate = like_outputs(f, y), f.exp()
         return Derivatives(_value(f, y, rate), rate - y, None if hessian is None else Diagonal(rate))
 
+    def power_curvature(self, f: Tensor, y: Tensor, power: float) -> Tensor:
+        """Return ``power * ((power - 1) * mean + count)``."""
+        count = like_outputs(f, y)
+        return count if power == 1 else power * ((power - 1) * f.exp() + count)
+
     def definition(self) -> Definition:
         """Return the formulas in the output."""
         from raphson.likelihoods.formulas import GLM_BOOK, Convexity, Definition, positive, real, sympy

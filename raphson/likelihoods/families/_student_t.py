@@ -13,7 +13,8 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.likelihoods._closed_form import ClosedForm
 from raphson.likelihoods._command import Command
-from raphson.likelihoods._parameters import block_entries, check_number, interleaved, total
+from raphson.likelihoods._links import softplus
+from raphson.likelihoods._parameters import block_entries, check_number, constant, interleaved, product, total
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, log_remainder
 from raphson.likelihoods._special._half_step import FROM, half_step, half_step_derivatives, half_step_excess
 from raphson.likelihoods._special._sampling import log_gamma_variate
@@ -27,28 +28,73 @@ if TYPE_CHECKING:
 class _Model(NamedTuple):
     location: Tensor
     log_scale: Tensor
-    df: Tensor  # (..., M), or a scalar where it is fixed
+    log_df: Tensor | float  # (..., M), or a number where it is fixed
+    df: Tensor | float
 
 
 @dataclass(eq=False)
 class _Parts:
-    """The standardized residual ``r`` and how its weight ``1 / (1 + r^2 / df)`` splits 1."""
+    """The residual ``d`` and how its weight ``1 / (1 + t)``, ``t = (d / scale)^2 / df``, splits 1.
+
+    All come from the logarithm of ``t``: residuals and scales of any size overflow only where a result does.
+    """
 
     f: Tensor
     model: _Model
-    r: Tensor
-    t: Tensor  # r^2 / df
-    weight: Tensor  # 1 / (1 + t), near 1 for a residual of the usual size
-    rest: Tensor  # t / (1 + t), near 1 for an outlier
+    d: Tensor
+    log_t: Tensor
+    inside: Tensor  # whether t < 1
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """Near 1 for a residual of the usual size."""
+        return torch.sigmoid(-self.log_t)
+
+    @cached_property
+    def rest(self) -> Tensor:
+        """``t / (1 + t)``, near 1 for an outlier."""
+        return torch.sigmoid(self.log_t)
+
+    @cached_property
+    def log_spread(self) -> Tensor:
+        """``log(1 + t)``."""
+        return softplus(self.log_t)
+
+    @cached_property
+    def square(self) -> Tensor:
+        """``(d / scale)^2``."""
+        return (self.d * (-self.model.log_scale).exp()).square()
+
+    @cached_property
+    def part(self) -> Tensor:
+        """``df * rest``."""
+        return torch.where(self.inside, self.weight * self.square, self.rest * self.model.df)
+
+    @cached_property
+    def precision(self) -> Tensor:
+        """``(1 + 1 / df) / scale^2``."""
+        twice = -2.0 * self.model.log_scale
+        return twice.exp() + (twice - self.model.log_df).exp()
+
+    @cached_property
+    def pull(self) -> Tensor:
+        """``(1 + 1 / df) * weight * d / scale^2``."""
+        near = torch.where(self.d == 0, self.d, self.weight * self.d * self.precision)
+        return torch.where(self.inside, near, (self.rest + self.part) / self.d)
 
     @cached_property
     def half_step(self) -> tuple[Tensor, Tensor]:
         """The derivatives of the normalizing constant in the log of the degrees of freedom."""
-        return half_step_derivatives(0.5 * self.model.df)
+        assert isinstance(self.model.df, Tensor)
+        return half_step_derivatives(_half(self.model.df))
 
     @cached_property
     def by_df(self) -> Tensor:
-        return self.model.df * self.rest.square() * log_remainder(self.rest, self.weight)
+        """``df * (log(1 + t) - rest)``."""
+        near = self.rest < 0.1
+        rest = torch.where(near, self.rest, 0.0)
+        inside = torch.where(near, self.part, 0.0) * rest * log_remainder(rest, 1 - rest)
+        return torch.where(near, inside, (self.log_spread - self.rest) * self.model.df)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,16 +179,24 @@ class StudentT(ClosedForm[_Parts]):
         location, scale = (x.sqrt() for x in _information(model))
         if self.df is not None:
             return Diagonal(interleaved(location, scale))
-        cross, log_df = _information_of_df(model.df)
-        off = cross / scale
+        _, log_df = _information_of_df(model)
+        off = -scale / (model.df + 1)
         zero = torch.zeros_like(off)
         corner = (log_df - off.square()).clamp_min(0).sqrt()
         return EqualBlocksMatrix(block_entries(((location, zero, zero), (zero, scale, zero), (zero, off, corner))))
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw responses, ``(..., M)``, a normal variate over the root of a chi-square one: never infinite."""
-        location, log_scale, df = self._model(f.detach())
-        half = (0.5 * df).expand_as(location).contiguous()
+        location, log_scale, _, df = self._model(f.detach())
+        # far beyond any difference from the normal distribution, or from the widest variate that there is
+        limit = torch.finfo(f.dtype).max ** 0.45
+        half = (
+            torch
+            .as_tensor(0.5 * df, dtype=f.dtype, device=f.device)
+            .clamp(1 / limit, limit)
+            .expand_as(location)
+            .contiguous()
+        )
         stretch = (0.5 * (half.log() - log_gamma_variate(half, generator)) + log_scale).exp()
         normal = torch.empty_like(half).normal_(generator=generator)
         return torch.nan_to_num(location + stretch * normal)
@@ -150,13 +204,14 @@ class StudentT(ClosedForm[_Parts]):
     def mean(self, f: Tensor) -> Tensor:
         """Return the location, ``(..., M)``; infinite up to one degree of freedom, where there is no mean."""
         model = self._model(f)
-        return torch.where(model.df > 1, model.location, torch.inf)
+        return torch.where(torch.as_tensor(model.log_df > 0, device=f.device), model.location, torch.inf)
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variance, ``(..., M)``: infinite up to df = 2, nan up to df = 1, where there is no mean."""
-        _, log_scale, df = self._model(f)
-        finite = (2 * log_scale).exp() * df / (df - 2)
-        return torch.where(df > 2, finite, torch.where(df > 1, torch.inf, torch.nan).to(finite))
+        _, log_scale, number, df = self._model(f)
+        log_df = torch.as_tensor(number, dtype=f.dtype, device=f.device)
+        finite = (2 * log_scale).exp() / (1 - 2 / df)
+        return torch.where(log_df > math.log(2), finite, torch.where(log_df > 0, torch.inf, torch.nan).to(finite))
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
         """Return the median, the log of the scaled median absolute deviation, and 4 to 30 degrees of freedom.
@@ -185,42 +240,53 @@ class StudentT(ClosedForm[_Parts]):
             raise InputError(f"The model has {f.shape[-1]} outputs, but {k} are needed per response.")
         location, log_scale, *log_df = f.view(*f.shape[:-1], f.shape[-1] // k, k).unbind(-1)
         if self.df is not None:
-            return _Model(location, log_scale, f.new_full((), self.df))
-        # far beyond any difference from the normal distribution, and no square overflows
-        limit = 0.45 * math.log(torch.finfo(f.dtype).max)
-        return _Model(location, log_scale, log_df[0].clamp(-limit, limit).exp())
+            return _Model(location, log_scale, math.log(self.df), float(self.df))
+        return _Model(location, log_scale, log_df[0], log_df[0].exp())
+
+    @cached_property
+    def _constant(self) -> float:
+        """The part of the value that the fixed degrees of freedom alone decide."""
+        assert self.df is not None
+        log_df = torch.tensor(math.log(self.df), dtype=torch.float64)
+        return float(_constant(log_df, log_df.exp()))
 
     def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
         model = self._model(f)
-        r = (like_outputs(model.location, y) - model.location) * (-model.log_scale).exp()
-        t = r.square() / model.df
-        weight = 1 / (1 + t)
-        return _Parts(f, model, r, t, weight, t * weight)
+        if once and isinstance(model.log_df, Tensor):
+            log_df = constant(model.log_df)
+            model = model._replace(log_df=log_df, df=log_df.exp())
+        d = like_outputs(model.location, y) - model.location
+        log_t = 2.0 * (d.abs().log() - model.log_scale) - model.log_df
+        return _Parts(f, model, d, log_t, log_t < 0)
 
     def _value(self, p: _Parts) -> Tensor:
-        constant = HALF_LOG_TWO_PI - half_step(0.5 * p.model.df)
-        return total(0.5 * (p.model.df + 1) * p.t.log1p() + p.model.log_scale + constant, p.f)
+        _, log_scale, log_df, df = p.model
+        constant = _constant(log_df, df) if isinstance(log_df, Tensor) and isinstance(df, Tensor) else self._constant
+        # log(1 + t) / t is 1 where t underflows
+        t = p.log_t.exp()
+        share = torch.where(t == 0, 1.0, p.log_spread / torch.where(t == 0, 1.0, t))
+        tail = torch.where(p.inside, p.square * share, p.log_spread * df)
+        return total(0.5 * (tail + p.log_spread) + log_scale + constant, p.f)
 
     def _gradient(self, p: _Parts) -> Tensor:
-        _, log_scale, df = p.model
-        location = -(1 + 1 / df) * p.weight * p.r * (-log_scale).exp()
-        scale = 1 - (df + 1) * p.rest
+        scale = p.weight - p.part
         if self.df is not None:
-            return interleaved(location, scale)
-        return interleaved(location, scale, 0.5 * (p.by_df - p.rest) - p.half_step[0])
+            return interleaved(-p.pull, scale)
+        return interleaved(-p.pull, scale, 0.5 * (p.by_df - p.rest) - p.half_step[0])
 
     def _observed(self, p: _Parts) -> EqualBlocks:
-        _, log_scale, df = p.model
-        precision = (-log_scale).exp()
-        weight = (1 + 1 / df) * p.weight
-        a = weight * (p.weight - p.rest) * precision.square()
-        b = 2 * weight * p.weight * p.r * precision
-        c = 2 * (df + 1) * p.rest * p.weight
+        near = p.weight * p.precision
+        a = (p.weight - p.rest) * torch.where(p.inside, near, p.pull / p.d)
+        b, c = p.weight * p.pull * 2, p.weight * (p.rest + p.part) * 2
         if self.df is not None:
             return EqualBlocks(block_entries(((a, b), (b, c))))
-        d = -p.r * precision * p.weight * (p.rest - p.weight / df)
-        e = p.rest * (p.weight - df * p.rest)
-        g = 0.5 * (p.by_df + e) - p.half_step[1]
+        # with infinitely many degrees of freedom the other factor of b and c may be infinite, and of g both terms
+        b, c = (torch.where(p.weight == 0, 0.0, entry) for entry in (b, c))
+        df = p.model.df
+        d = p.pull * (p.weight / (df + 1) - p.rest / (1 + 1 / df))
+        e = product(p.rest, p.weight - p.part)
+        outside = (p.log_spread - p.rest * (1 + p.rest)) * df + p.rest * p.weight
+        g = 0.5 * torch.where(p.inside, p.by_df + e, outside) - p.half_step[1]
         return EqualBlocks(block_entries(((a, b, d), (b, c, e), (d, e, g))))
 
     def _expected(self, p: _Parts) -> SymmetricOperator:
@@ -230,7 +296,7 @@ class StudentT(ClosedForm[_Parts]):
         location, scale = _information(model)
         if self.df is not None:
             return Diagonal(interleaved(location, scale))
-        cross, log_df = _information_of_df(model.df)
+        cross, log_df = (entry.expand_as(scale) for entry in _information_of_df(model))
         zero = torch.zeros_like(cross)
         return EqualBlocks(block_entries(((location, zero, zero), (zero, scale, cross), (zero, cross, log_df))))
 
@@ -293,21 +359,37 @@ class StudentT(ClosedForm[_Parts]):
         )
 
 
+def _half(df: Tensor) -> Tensor:
+    """Return half of the degrees of freedom, away from zero, where functions of them have their limits."""
+    return (0.5 * df).clamp_min(torch.finfo(df.dtype).tiny ** 0.4)
+
+
+def _constant(log_df: Tensor, df: Tensor) -> Tensor:
+    """Return the logarithm of the normalizing constant at scale 1."""
+    half = _half(df)
+    # below, the half step of the gamma function is half of the logarithm and a constant
+    below = (math.log(2.0 * torch.finfo(df.dtype).tiny ** 0.4) - log_df).clamp(min=0)
+    return HALF_LOG_TWO_PI - half_step(half) + 0.5 * below
+
+
 def _information(model: _Model) -> tuple[Tensor, Tensor]:
     """Return the information on location and log scale, which are uncorrelated, ``(..., M)`` each."""
-    _, log_scale, df = model
-    scale = (2 * df / (df + 3)).expand_as(log_scale)
-    return (df + 1) / (df + 3) * (-2 * log_scale).exp(), scale
+    _, log_scale, _, df = model
+    share = 2 / (1 + 3 / df)
+    scale = share.expand_as(log_scale) if isinstance(share, Tensor) else torch.full_like(log_scale, share)
+    return (1 - 2 / (df + 3)) * (-2 * log_scale).exp(), scale
 
 
-def _information_of_df(df: Tensor) -> tuple[Tensor, Tensor]:
+def _information_of_df(model: _Model) -> tuple[Tensor, Tensor]:
     """Return the information on the log of the degrees of freedom: with the log scale, and its own."""
-    product = 2 * (df + 1) * (df + 3)
-    first, second = half_step_derivatives(0.5 * df)
+    df = model.df
+    assert isinstance(df, Tensor)
+    half, product = _half(df), 2 * (df + 1) * (df + 3)
+    first, second = half_step_derivatives(half)
     few = first - second + (3 - df) / product
     # first - second starts with 1 / (2 df), which cancels against the other term: taken together in closed form
-    many = half_step_excess(0.5 * df) + (7 + 3 / df) / product
-    return -2 / (df + 1) * (df / (df + 3)), torch.where(0.5 * df < FROM, few, many)
+    many = half_step_excess(half) + (7 + 3 / df) / product
+    return -2 / (df + 1) / (1 + 3 / df), torch.where(half < FROM, few, many)
 
 
 def _weighted_median(rows: Tensor, weights: Tensor | None) -> Tensor:

@@ -34,8 +34,8 @@ class _Parts(NamedTuple):
     z: Tensor  # log of the cumulative hazard
     hazard: Tensor  # cumulative
     excess: Tensor  # cumulative hazard less event
-    log_shape: Tensor
-    shape: Tensor
+    log_shape: Tensor | float
+    shape: Tensor | float
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,9 +158,13 @@ class Weibull(ClosedForm[_Parts]):
     def variance(self, f: Tensor) -> Tensor:
         r"""Return the variances :math:`\eta^2 [\Gamma(1 + 2/k) - \Gamma(1 + 1/k)^2]`, ``(..., M)``."""
         log_scale, log_shape = self._split(f)
-        a = (-log_shape).exp()
-        once = torch.lgamma(1 + a)
-        return (2 * (log_scale + once)).exp() * torch.expm1(torch.lgamma(1 + 2 * a) - 2 * once)
+        # an inverse shape whose gamma function is infinite, but not its logarithm
+        a = (-log_shape).exp().clamp(max=torch.finfo(f.dtype).max ** 0.4)
+        twice = torch.lgamma(1 + 2 * a)
+        small = a < 1 / 64
+        # log Gamma(1 + 2 a) - 2 log Gamma(1 + a), by its series where the two nearly cancel
+        change = torch.where(small, _doubling(torch.where(small, a, 0.0)), twice - 2 * torch.lgamma(1 + a))
+        return (2 * log_scale + twice).exp() * -torch.expm1(-change)
 
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise ``InputError`` for the first time that is not positive and finite, or event that is not 0 or 1.
@@ -222,22 +226,39 @@ class Weibull(ClosedForm[_Parts]):
         return like_outputs(log_scale, time), like_outputs(log_scale, event)
 
     def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
-        log_scale, log_shape = self._split(f)
+        log_shape: Tensor | float
+        shape: Tensor | float
+        if self.shape is not None:
+            log_scale, log_shape, shape = f, math.log(self.shape), float(self.shape)
+        else:
+            log_scale, log_shape = self._split(f)
+            shape = log_shape.exp().clamp(max=torch.finfo(f.dtype).max)
         time, event = self._targets(log_scale, y)
-        log_time, shape = time.log(), log_shape.exp()
-        z = shape * (log_time - log_scale)
-        hazard = z.exp()
-        return _Parts(f, log_time, event, z, hazard, hazard - event, log_shape, shape)
+        log_time = time.log()
+        # finite below, so that no hazard times its logarithm is zero
+        z = ((log_time - log_scale) * shape).clamp(min=torch.finfo(f.dtype).min)
+        excess = torch.expm1(z)
+        return _Parts(
+            f,
+            log_time,
+            event,
+            z,
+            z.exp(),
+            excess if isinstance(event, float) else excess + (1 - event),
+            log_shape,
+            shape,
+        )
 
     def _value(self, p: _Parts) -> Tensor:
-        return _parameters.total(p.hazard - p.event * (p.z + p.log_shape - p.log_time), p.f)
+        gain = p.z - p.log_time + p.log_shape
+        return _parameters.total(p.hazard - (gain if isinstance(p.event, float) else p.event * gain), p.f)
 
     def _gradient(self, p: _Parts) -> Tensor:
         scale = -p.shape * p.excess
         return scale if self.shape is not None else _parameters.interleaved(scale, p.z * p.excess - p.event)
 
     def _observed(self, p: _Parts) -> SymmetricOperator:
-        scale = p.shape.square() * p.hazard
+        scale = (p.z + 2 * p.log_shape).exp()
         if self.shape is not None:
             return Diagonal(scale)
         turned = p.z * p.hazard
@@ -247,7 +268,7 @@ class Weibull(ClosedForm[_Parts]):
         return self._variation(p) if self.censored else self._information(p.f)
 
     def _variation(self, p: _Parts) -> SymmetricOperator:
-        scale = p.shape.square() * p.hazard
+        scale = (p.z + 2 * p.log_shape).exp()
         if self.shape is not None:
             return Diagonal(scale)
         turned = p.z * p.hazard
@@ -308,6 +329,21 @@ class Weibull(ClosedForm[_Parts]):
             notes=(_CENSORED,) if self.censored else (),
             target_words="a time y, and δ = 1 for an event, 0 if right-censored" if self.censored else "a time y",
         )
+
+
+# zeta(n) (2^n - 2) / n with alternating signs, n = 2, 3, ...: the next term is below 1e-16 of the first for a < 1/64
+_ZETA = (
+    *(1.6449340668482264, 1.2020569031595943, 1.0823232337111382, 1.03692775514337, 1.0173430619844491),
+    *(1.0083492773819228, 1.0040773561979443, 1.0020083928260822, 1.000994575127818, 1.000494188604119),
+)
+_DOUBLING = tuple((-1) ** n * zeta * (2**n - 2) / n for n, zeta in enumerate(_ZETA, 2))
+
+
+def _doubling(a: Tensor) -> Tensor:
+    total = torch.full_like(a, _DOUBLING[-1])
+    for c in _DOUBLING[-2::-1]:
+        total = total * a + c
+    return total * a.square()
 
 
 _CENSORED = (
