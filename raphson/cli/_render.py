@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,7 +71,10 @@ def _cells(values: list[Any]) -> list[str]:
         (lower, "#.4g"),
         (upper, "#.4g"),
     ]
-    cells = ["" if pd.isna(value) else format(value, style) for value, style in formats]
+    # the exponential of a large coefficient may be beyond the largest number
+    cells = [
+        "" if pd.isna(value) else ">1e308" if value == math.inf else format(value, style) for value, style in formats
+    ]
     if cells[3] == "0.000":
         cells[3] = "<0.001"
     return cells

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -121,6 +122,8 @@ def _cells(row: Mapping[Hashable, Any]) -> list[str]:
 
 
 def _number(column: str, value: Any) -> str:
+    if value == math.inf:
+        return ">1e308"  # the exponential of a large coefficient
     if isinstance(value, str):
         return value
     if column == "p_value":

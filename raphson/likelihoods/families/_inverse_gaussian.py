@@ -2,6 +2,7 @@ r"""The inverse Gaussian likelihood by the log or another link: positive respons
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
