@@ -27,12 +27,12 @@ def congruent(information: Sequence[Sequence[Number]], parameters: Sequence[Jet]
     """The information in the outputs from that in functions of them."""
     n = range(len(parameters[0].g))
     pairs = [(a, b, information[i][j]) for i, a in enumerate(parameters) for j, b in enumerate(parameters)]
-    return [[mp.fsum(c * a.g[i] * b.g[j] for a, b, c in pairs) for j in n] for i in n]
+    return [[sum(c * a.g[i] * b.g[j] for a, b, c in pairs) for j in n] for i in n]
 
 
 def outer(scores: Sequence[tuple[Number, Sequence[Number]]], n: int) -> Matrix:
     """The sum of weights times products of scores."""
-    return [[mp.fsum(w * g[i] * g[j] for w, g in scores) for j in range(n)] for i in range(n)]
+    return [[sum(w * g[i] * g[j] for w, g in scores) for j in range(n)] for i in range(n)]
 
 
 class Exact:
@@ -126,14 +126,14 @@ class _Categorical(Exact):
     def information(self, m, f, y):
         k, shares = len(f), [exp(x.v) for x in log_shares(f)]
         if y is None:
-            weight = mp.fsum(p * mp.fsum(self._row(m, k, [i])) for i, p in enumerate(shares))
+            weight = sum(p * sum(self._row(m, k, [i])) for i, p in enumerate(shares))
         else:
-            weight = mp.fsum(self._row(m, k, y))
+            weight = sum(self._row(m, k, y))
         return outer([(weight * p, x.g) for p, x in zip(shares, log_shares(f), strict=True)], k)
 
     def moments(self, m, f):
         p = [exp(x.v) for x in log_shares(f)]
-        return p, [a * mp.fsum(b for j, b in enumerate(p) if j != i) for i, a in enumerate(p)]
+        return p, [a * sum(b for j, b in enumerate(p) if j != i) for i, a in enumerate(p)]
 
 
 class _Multinomial(_Categorical):
@@ -141,7 +141,7 @@ class _Multinomial(_Categorical):
         return list(y) if len(y) == k else [mp.mpf(int(i == y[0])) for i in range(k)]
 
     def value(self, m, f, y):
-        ways = mp.loggamma(mp.fsum(y) + 1) - mp.fsum(mp.loggamma(x + 1) for x in y)
+        ways = mp.loggamma(sum(y) + 1) - sum(mp.loggamma(x + 1) for x in y)
         return super().value(m, f, y) - ways
 
 
@@ -165,7 +165,7 @@ class _Ordinal(Exact):
 
     def moments(self, m, f):
         p = [exp(x.v) for x in self._levels(m, f)]
-        return p, [a * mp.fsum(b for j, b in enumerate(p) if j != i) for i, a in enumerate(p)]
+        return p, [a * sum(b for j, b in enumerate(p) if j != i) for i, a in enumerate(p)]
 
 
 # means and a second parameter ----------------------------------------------------------------------------------------
@@ -312,8 +312,8 @@ def _integral(x: Number, size: Number) -> Number:
 
     def change(y):
         fall = exp(-y)
-        z, kept = -s * mp.expm1(-y), rest + s * fall
-        less = mp.fsum(z**k / (k + 2) for k in range(16)) if z < 0.01 else (-mp.log(kept) - z) / z**2
+        z, kept = -s * expm1(-y), rest + s * fall
+        less = sum(z**k / (k + 2) for k in range(16)) if z < 0.01 else (-mp.log(kept) - z) / z**2
         return fall * s**2 * (1 / kept - less)
 
     if s == 0:
@@ -391,8 +391,10 @@ class _Weibull(Exact):
     def moments(self, m, f):
         eta, kappa = self._parameters(m, f)
         s = exp(-kappa.v)
-        once, twice = mp.loggamma(1 + s), mp.loggamma(1 + 2 * s)
-        return [exp(eta.v + once)], [exp(2 * eta.v + twice) * -mp.expm1(2 * once - twice)]
+        once, twice = (jet.gamma_function(-1, 1 + x) for x in (s, 2 * s))
+        # a difference that few digits would call zero
+        share = -expm1(2 * once - twice) if s > 1e-60 else mp.pi**2 / 6 * s**2
+        return [exp(eta.v + once)], [exp(2 * eta.v + twice) * share]
 
 
 class _Beta(Exact):

@@ -205,7 +205,7 @@ def complaints(likelihood: Likelihood, dtype: torch.dtype, most: int) -> list[st
         far = beyond(likelihood, f[i], true["nll"][0])
         # what counts is small against the expected information: a gradient's standard deviation is its root
         information = [mp.sqrt(true["expected"][a * c + a]) for a in range(c)]
-        counts = mp.fsum(target) if isinstance(likelihood, lk.Multinomial | lk.Binomial) else 1
+        counts = sum(target) if isinstance(likelihood, lk.Multinomial | lk.Binomial) else 1
         counts = max(counts, likelihood.trials or 1) if isinstance(likelihood, lk.Binomial) else counts
         # or against the gradient's own products where that is far from its mean
         second = [b % len(likelihood.parameters) > 0 for b in range(c)]
@@ -213,9 +213,9 @@ def complaints(likelihood: Likelihood, dtype: torch.dtype, most: int) -> list[st
         pairs = [a * b for a in sizes for b in sizes]
         moved = {
             # an output or a target that is off by its rounding; so many trials that are off by the rounding of one
-            "nll": [mp.fsum(abs(x * g) for x, g in zip(row, true["gradient"], strict=True)) + max(counts, 1)],
+            "nll": [sum(abs(x * g) for x, g in zip(row, true["gradient"], strict=True)) + max(counts, 1)],
             "gradient": [
-                mp.fsum(abs(row[a] * true["hessian"][a * c + b]) for a in range(c))
+                sum(abs(row[a] * true["hessian"][a * c + b]) for a in range(c))
                 + information[b]
                 + second[b]
                 + (counts > 9) * counts

@@ -133,7 +133,7 @@ class MeanAnd(Parametrization):
         first = self.scale_map.first(second)
         a, b = self.scale_map.second(second, first)
         # a number b of zero is that of the precision, in which the value is linear but for a logarithm
-        second_derivative = _filled(a, second) if isinstance(b, float) and b == 0 else r * r * b + a
+        second_derivative = _filled(a, second) if isinstance(b, float) and b == 0 else r * r * b + _bounded(a)
         return Entries(at.inverse_scale.square(), 2 * first * r * at.inverse_scale, second_derivative)
 
     def expected(self, second: Tensor, at: Moments) -> Entries:
@@ -188,6 +188,11 @@ class Natural(Parametrization):
 
 def _filled(x: Number, like: Tensor) -> Tensor:
     return x if isinstance(x, Tensor) else torch.full_like(like, x)
+
+
+def _bounded(a: Number) -> Number:
+    # the other term may be infinite, of the other sign
+    return a.clamp(min=torch.finfo(a.dtype).min) if isinstance(a, Tensor) else a
 
 
 def _times(x: Number, factor: float) -> Number:

@@ -164,7 +164,9 @@ class Weibull(ClosedForm[_Parts]):
         small = a < 1 / 64
         # log Gamma(1 + 2 a) - 2 log Gamma(1 + a), by its series where the two nearly cancel
         change = torch.where(small, _doubling(torch.where(small, a, 0.0)), twice - 2 * torch.lgamma(1 + a))
-        return (2 * log_scale + twice).exp() * -torch.expm1(-change)
+        # by logarithms: the scale may overflow where the rest underflows
+        share = torch.where(change > 0, (-torch.expm1(-change)).log(), math.log(_DOUBLING[0]) - 2 * log_shape)
+        return (2 * log_scale + twice + share).exp()
 
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise ``InputError`` for the first time that is not positive and finite, or event that is not 0 or 1.
