@@ -60,7 +60,7 @@ def exact(link: str, x: float, y: int) -> tuple[float, float, float]:
 def test_tails_keep_their_digits_wherever_the_output_is(link, y):
     for x in POINTS.get(link, EVERYWHERE):
         if link in ("probit", "logit") and abs(x) > 700:
-            continue  # beyond the digits of the oracle; test_extreme_outputs has the limits
+            continue  # beyond the digits of the oracle; test_far_out has the limits
         f, target = torch.tensor([[x]], dtype=DTYPE), torch.tensor([[float(y)]], dtype=DTYPE)
         value, gradient, curvature = exact(link, x, y)
         at = Bernoulli(link=link).derivatives(f, target)

@@ -165,7 +165,8 @@ REFUSED = 123456789.0
 def beyond(likelihood: Likelihood, f: torch.Tensor, nll: object) -> bool:
     """Whether the loss, or a parameter that the outputs are maps of, is no number of the type."""
     limits = torch.finfo(f.dtype)
-    if abs(nll) > limits.max / 8:
+    # the chain rule has the base's own derivatives between
+    if abs(nll) > (limits.max / 8) ** (0.5 if isinstance(likelihood, lk.Linked) else 1):
         return True
     if getattr(likelihood, "link", None) == "log" and isinstance(likelihood, lk.Gaussian | lk.HeteroscedasticGaussian):
         likelihood = lk.Linked(lk.HeteroscedasticGaussian(), ("exp", "exp"))
@@ -210,10 +211,11 @@ def complaints(likelihood: Likelihood, dtype: torch.dtype, most: int) -> list[st
         # or against the gradient's own products where that is far from its mean
         second = [b % len(likelihood.parameters) > 0 for b in range(c)]
         sizes = [max(a, abs(g), b) for a, g, b in zip(information, true["gradient"], second, strict=True)]
+        logs = sum(abs(mp.log(abs(t))) for t in target if t)
         pairs = [a * b for a in sizes for b in sizes]
         moved = {
             # an output or a target that is off by its rounding; so many trials that are off by the rounding of one
-            "nll": [sum(abs(x * g) for x, g in zip(row, true["gradient"], strict=True)) + max(counts, 1)],
+            "nll": [sum(abs(x * g) for x, g in zip(row, true["gradient"], strict=True)) + max(counts, 1) + logs],
             "gradient": [
                 sum(abs(row[a] * true["hessian"][a * c + b]) for a in range(c))
                 + information[b]

@@ -239,14 +239,14 @@ class Weibull(ClosedForm[_Parts]):
         log_time = time.log()
         # finite below, so that no hazard times its logarithm is zero
         z = ((log_time - log_scale) * shape).clamp(min=torch.finfo(f.dtype).min)
-        excess = torch.expm1(z)
+        hazard, excess = z.exp(), torch.expm1(z)
         return _Parts(
             f,
             log_time,
             event,
             z,
-            z.exp(),
-            excess if isinstance(event, float) else excess + (1 - event),
+            hazard,
+            excess if isinstance(event, float) else torch.where(event == 0, hazard, excess),
             log_shape,
             shape,
         )
