@@ -60,7 +60,7 @@ def random_targets(rng: np.random.Generator, likelihood: Likelihood, x: np.ndarr
     if extreme < 0.1:
         y = y[:1].expand_as(y).clone()  # all the same
     elif extreme < 0.2:
-        y = torch.where((torch.rand(y.shape[0]) < 0.5).view(-1, *[1] * (y.ndim - 1)), y, y[:1])
+        y = torch.where(torch.from_numpy(rng.random(y.shape[0]) < 0.5).view(-1, *[1] * (y.ndim - 1)), y, y[:1])
     del example
     return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
