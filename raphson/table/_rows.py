@@ -115,7 +115,8 @@ def plain(series: pd.Series[Any]) -> np.ndarray:
 
     if isinstance(series.dtype, pd.StringDtype):  # one text for each level, not for each row
         codes, levels = pd.factorize(series)
-        return np.asarray(levels, dtype=object)[codes]
+        texts: np.ndarray = np.asarray(levels, dtype=object)[codes]
+        return texts
     values = np.asarray(series.to_numpy())
     if values.dtype.kind == "f" and (np.abs(values) <= LARGEST_WHOLE).all() and (values == np.round(values)).all():
         return values.astype(np.int64)
