@@ -60,7 +60,7 @@ def _read_parquet(file: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(file)
+        table = pq.read_table(file, pre_buffer=False)  # else the whole file is in memory beside its columns
         table.validate(full=True)
         return table
     except Exception as error:  # a damaged file may show as any of many errors
@@ -103,7 +103,11 @@ def _read_csv(file: Path) -> Any:
 
 def _has_large_whole(column: Any) -> bool:
     import numpy as np
+    import pyarrow.compute as pc
 
+    least, most = pc.min_max(column).values()
+    if least.is_valid and -LARGEST_WHOLE < least.as_py() <= most.as_py() < LARGEST_WHOLE:
+        return False
     values = np.asarray(column.to_pandas())
     with np.errstate(invalid="ignore"):
         return bool((np.abs(values) >= LARGEST_WHOLE).any() and (values[np.isfinite(values)] % 1 == 0).all())
@@ -182,12 +186,17 @@ def _to_frame(file: Path, table: Any) -> pd.DataFrame:
         elif pa.types.is_nested(field.type):
             raise InputError(f"{file}: column '{name}' holds lists or records; a table needs one value a cell.")
     try:
-        frame = table.to_pandas(ignore_metadata=True)
+        exact = {}
         for name, field in zip(table.schema.names, table.schema, strict=True):
             # beside missing values, integers become floats, in which neighbors beyond 2^53 are equal
-            if pa.types.is_integer(field.type) and frame[name].dtype.kind == "f" and _has_large_whole(table[name]):
+            if pa.types.is_integer(field.type) and table[name].null_count and _has_large_whole(table[name]):
                 unsigned = pa.types.is_unsigned_integer(field.type)
-                frame[name] = table[name].to_pandas(integer_object_nulls=True).astype("UInt64" if unsigned else "Int64")
+                exact[name] = table[name].to_pandas(integer_object_nulls=True).astype("UInt64" if unsigned else "Int64")
+        frame = table.to_pandas(ignore_metadata=True, self_destruct=True)  # the table is not used after this
+        for name, column in exact.items():
+            frame[name] = column
+        del table
+        pa.default_memory_pool().release_unused()
     except (pa.ArrowException, ValueError) as error:
         raise InputError(f"{file} cannot be read ({_first_line(error)}).") from None
     return frame
