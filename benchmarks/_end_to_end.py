@@ -1,8 +1,8 @@
 """The whole command on a large table: process start, imports, reading, coding, fit and printed table, each apart.
 
-Beside it pandas and scikit-learn do the same without standard errors, on the same objective, the log-likelihood without a penalty. Every contestant runs in
-a process of its own, whose stages are timed by the clock and by the processor; its peak memory is what it takes beyond
-what the imports left, in units of the coded table.
+Beside it pandas and scikit-learn do the same without standard errors, on the same objective: the log-likelihood without
+a penalty. Every contestant runs in a process of its own, whose stages are timed by the clock and by the processor; its
+peak memory is what it takes beyond what the imports left, in units of the coded table.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def code():
 design, data = stage("code", code)
 del frame
 x = pd.DataFrame(data.x, columns=list(data.names), copy=False)
-model = MultinomialLogisticRegression(tol=1e-6, reference=None)
+model = MultinomialLogisticRegression()
 stage("fit", lambda: model.fit(x, data.y))
 stage("table", lambda: render(model.summary(), list(design.notes), "party = {}"))
 answer = [model.coef_.tolist(), list(model.classes_)]
