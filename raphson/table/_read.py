@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections import Counter
 from pathlib import Path
@@ -86,7 +87,8 @@ def _read_csv(file: Path) -> Any:
         raise InputError(f"{file} holds zero bytes, so it is not text in UTF-8; save the file in that encoding.")
     separator = _separator(sample)
     point = _decimal_point(sample, separator)
-    table = _parse_csv(file, separator, point, {})
+    quoted = _may_have_quotes(file, sample)
+    table = _parse_csv(file, separator, point, quoted, {})
     large = [
         name
         for name, column in zip(table.schema.names, table.columns, strict=True)
@@ -95,7 +97,7 @@ def _read_csv(file: Path) -> Any:
     # Whole numbers beyond int64 were read as floats, where neighbors are equal; beyond uint64 they stay so.
     for name in large if len(set(table.schema.names)) == table.num_columns else []:
         try:
-            table = _parse_csv(file, separator, point, {name: pa.uint64()})
+            table = _parse_csv(file, separator, point, quoted, {name: pa.uint64()})
         except InputError:
             continue
     return table
@@ -113,11 +115,18 @@ def _has_large_whole(column: Any) -> bool:
         return bool((np.abs(values) >= LARGEST_WHOLE).any() and (values[np.isfinite(values)] % 1 == 0).all())
 
 
-def _parse_csv(file: Path, separator: str, point: str, types: dict[str, Any]) -> Any:
+def _may_have_quotes(file: Path, sample: bytes) -> bool:
+    """Return False where no cell is quoted, so that each line is a record, which is read faster."""
+    with file.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as held:
+        compressed = held[: len(sample)] != sample
+        return compressed or held.find(b'"') >= 0
+
+
+def _parse_csv(file: Path, separator: str, point: str, quoted: bool, types: dict[str, Any]) -> Any:
     import pyarrow as pa
     import pyarrow.csv as csv
 
-    parse = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+    parse = csv.ParseOptions(delimiter=separator, newlines_in_values=quoted)
     convert = csv.ConvertOptions(strings_can_be_null=True, decimal_point=point, column_types=types)
     # Row numbers in messages exist only in a single-threaded read, so a failed read is repeated to name it.
     for threads in (True, False):
