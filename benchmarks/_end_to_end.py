@@ -58,7 +58,7 @@ print("\\n" + json.dumps([stages, answer]))
 
 _RAPHSON_IMPORTS = """global rp, MultinomialLogisticRegression, pd, render
     import raphson.cli._fit
-    import pandas as pd, raphson as rp
+    import pandas as pd, pyarrow.csv, pyarrow.parquet, raphson as rp
     from raphson import MultinomialLogisticRegression
     from raphson.cli._render import render"""
 
@@ -77,7 +77,7 @@ answer = [model.coef_.tolist(), list(model.classes_)]
 """
 
 _SKLEARN_IMPORTS = """global pd, np, LogisticRegression
-    import numpy as np, pandas as pd, torch
+    import numpy as np, pandas as pd, pyarrow.csv, pyarrow.parquet, torch
     from sklearn.linear_model import LogisticRegression"""
 
 _SKLEARN = """
