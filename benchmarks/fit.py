@@ -20,6 +20,7 @@ import numpy as np
 import scipy.sparse as sp
 import sklearn
 import torch
+from _end_to_end import end_to_end, end_to_end_table
 from _problems import Problem, problems
 from sklearn.linear_model import LogisticRegression
 
@@ -314,8 +315,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="*", help="words; keep the data sets whose name holds one")
     parser.add_argument("--no-errors", action="store_true", help="leave out the comparison of standard errors")
+    parser.add_argument("--end-to-end", action="store_true", help="only the whole command, on 10^6 rows of a file")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/fit.json"))
     arguments = parser.parse_args()
+    if arguments.end_to_end:
+        whole = end_to_end(arguments.repeats)
+        print("\n".join(end_to_end_table(whole)))
+        target = arguments.json.with_stem(f"{arguments.json.stem}_end_to_end")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps({"machine": machine(), "end to end": whole}, indent=1))
+        return
     folder = arguments.tables if arguments.tables.exists() else None
     results, errors, updates = {}, {}, {}
     for problem in problems(folder, arguments.only):

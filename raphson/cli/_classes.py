@@ -33,7 +33,7 @@ def fit_classes(design: rp.Design, data: TrainingData, options: FitOptions) -> t
         raise rp.InputError(
             f"the target '{design.target}' holds fractional numbers; a categorical target needs classes."
         )
-    classes = np.unique(data.y)
+    classes = np.sort(pd.unique(data.y))
     _refuse_classes_without_weight(data, classes, options.weights)
     notes = []
     if data.y.dtype.kind in "iu" and len(classes) > _MANY_NUMBERS:
@@ -47,7 +47,7 @@ def fit_classes(design: rp.Design, data: TrainingData, options: FitOptions) -> t
         max_iter=options.max_iter,
         progress=options.progress,
     )
-    x = pd.DataFrame(data.x, columns=list(data.names))
+    x = pd.DataFrame(data.x, columns=list(data.names), copy=False)
     model.fit(x, data.y, sample_weight=data.weights, offset=offset_matrix(data.offset, len(classes)))
     return model, notes
 

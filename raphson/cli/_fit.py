@@ -90,6 +90,7 @@ def run_fit(options: FitOptions) -> int:
             unfit = [f"--formula {next(iter(named))}=..."] if named else [o for o, v in given.items() if v is not None]
             if unfit:
                 raise rp.InputError(f"{unfit[0]} does not go with classes; say with --likelihood what the target is.")
+            del frame  # its coded rows are enough, and a large table is not held twice
             model, more = fit_classes(design, data, options)
         else:
             if options.reference != "first":

@@ -19,7 +19,7 @@ def suited_name(y: np.ndarray, column: str) -> tuple[str, str | None]:
     """Return a likelihood by what the target ``(N,)`` holds, and a sentence that says so, None for classes."""
     if y.dtype.kind not in "iuf":
         return CATEGORICAL, None
-    levels = np.unique(y)
+    levels = np.sort(pd.unique(y))
     if y.dtype.kind in "iu" and len(levels) <= MANY_LEVELS:
         return CATEGORICAL, None
     if y.dtype.kind in "iu" and levels[0] >= 0:
@@ -52,7 +52,7 @@ def prepare_target(
         if given is not None:
             raise rp.InputError(f"--levels orders the levels of an ordinal target; '{name}' has numbers.")
         return y, trials or 0, None
-    found = list(dict.fromkeys(str(value) for value in np.unique(y)))
+    found = list(dict.fromkeys(str(value) for value in np.sort(pd.unique(y))))
     levels = found
     if given is not None:
         levels = [level.strip() for level in given.split(",")]

@@ -33,7 +33,7 @@ def _predictions(model: Any, design: rp.Design, frame: pd.DataFrame) -> pd.DataF
     table: Any = frame
     if getattr(model, "formula", None) is None:
         matrix, names = design.matrix(frame)
-        table = pd.DataFrame(matrix, columns=list(names))
+        table = pd.DataFrame(matrix, columns=list(names), copy=False)
     if isinstance(model, rp.MultinomialLogisticRegression):
         offset = offset_matrix(offset, len(model.classes_))
         return _classes(model.predict_proba(table, offset=offset), model.classes_)

@@ -77,7 +77,7 @@ def fit_regression(
     offset = data.offset[:, 0] if data.offset is not None and data.offset.shape[1] == 1 else data.offset
     notes = [note] if note else []
     if not named:
-        x = pd.DataFrame(data.x, columns=list(data.names))
+        x = pd.DataFrame(data.x, columns=list(data.names), copy=False)
         model = rp.VectorGLM(likelihood, constraints=choice.constraints, fit_intercept=design.fit_intercept, **settings)
         return model.fit(x, y, sample_weight=data.weights, offset=offset), notes
     if choice.target == "ordered":

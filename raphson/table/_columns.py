@@ -33,9 +33,13 @@ class Number:
         """Names of the columns it becomes."""
         return (self.name,)
 
-    def encode(self, series: pd.Series[Any]) -> np.ndarray:
-        """Return the column as an ``(N, 1)`` float64 array; missing values are NaN."""
-        return to_numbers(series, self.name)[:, None]
+    def read(self, series: pd.Series[Any]) -> np.ndarray:
+        """Return the numbers ``(N,)``, float64, of a column without missing values."""
+        return to_numbers(series, self.name)
+
+    def write(self, numbers: np.ndarray, out: np.ndarray) -> None:
+        """Write some rows of what ``read`` returned to their place in the matrix, ``(rows, 1)``."""
+        out[:, 0] = numbers
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,13 @@ class Category:
         """Names of the columns it becomes, in the usual ``name[T.level]`` form."""
         return tuple(f"{self.name}[T.{level}]" for level in self.levels[1:])
 
-    def encode(self, series: pd.Series[Any]) -> np.ndarray:
-        """Return the ``(N, levels - 1)`` float64 indicator columns; a missing value has NaN in each."""
-        codes = level_codes(series, self.name, self.levels)
-        coded = np.zeros((len(codes), len(self.levels)))
-        coded[np.arange(len(codes)), codes] = 1.0
-        coded[codes < 0] = np.nan
-        return coded[:, 1:]
+    def read(self, series: pd.Series[Any]) -> np.ndarray:
+        """Return the positions of the levels ``(N,)`` of a column without missing values."""
+        return level_codes(series, self.name, self.levels)
+
+    def write(self, codes: np.ndarray, out: np.ndarray) -> None:
+        """Write some rows of what ``read`` returned to their place in the matrix, ``(rows, levels - 1)``."""
+        np.equal(codes[:, None], np.arange(1, len(self.levels)), out=out, casting="unsafe")
 
 
 Column = Number | Category
@@ -74,38 +78,40 @@ def learn_column(series: pd.Series[Any], name: str) -> tuple[Column, str | None]
     """
     import pandas as pd
 
-    present = series.dropna()
-    if present.empty:
+    if not series.notna().any():
         raise InputError(f"column '{name}' is missing in every row; drop it.")
     dtype = series.dtype
     if pd.api.types.is_datetime64_any_dtype(dtype) or pd.api.types.is_timedelta64_dtype(dtype):
         raise InputError(f"column '{name}' holds dates; derive numbers (a year, an age in days) from it, or drop it.")
     if isinstance(dtype, pd.CategoricalDtype):
+        present = series.dropna()
         observed = set(present.unique())
         levels = tuple(level_text(c) for c in dtype.categories if c in observed)
         return _category(name, levels, "categories", len(present))
     if pd.api.types.is_bool_dtype(dtype):
+        present = series.dropna()
         return _category(name, tuple(level_text(v) for v in sorted(present.unique())), "truth values", len(present))
     if pd.api.types.is_numeric_dtype(dtype):
         return Number(name), None
-    return _learn_text(present, series, name)
+    return _learn_text(series, name)
 
 
-def _learn_text(present: pd.Series[Any], series: pd.Series[Any], name: str) -> tuple[Column, str | None]:
+def _learn_text(series: pd.Series[Any], name: str) -> tuple[Column, str | None]:
     import pandas as pd
 
-    unique = list(present.unique())
+    codes, found = pd.factorize(series)  # each cell is hashed once; what follows looks at the distinct ones
+    unique, n_rows = list(found), int((codes >= 0).sum())
     if all(isinstance(value, bool) for value in unique):
-        return _category(name, tuple(level_text(v) for v in sorted(unique)), "truth values", len(present))
+        return _category(name, tuple(level_text(v) for v in sorted(unique)), "truth values", n_rows)
     odd = next((value for value in unique if not isinstance(value, str | bool | int | float | np.number)), None)
     if odd is not None:
         raise InputError(f"column '{name}' holds values of type {type(odd).__name__}; use numbers or text, or drop it.")
-    numeric = pd.to_numeric(present, errors="coerce").notna()
+    numeric = pd.to_numeric(pd.Series(unique, dtype=object), errors="coerce").notna().to_numpy()
     if numeric.all():
         return Number(name), f"{name}: numbers stored as text, used as numbers"
-    if numeric.mean() > 0.5:
+    if np.bincount(codes[codes >= 0])[numeric].sum() > 0.5 * n_rows:
         to_numbers(series, name)  # names the first cell that is not a number
-    return _category(name, tuple(sorted(level_text(value) for value in unique)), "text", len(present))
+    return _category(name, tuple(sorted(level_text(value) for value in unique)), "text", n_rows)
 
 
 def _category(name: str, levels: tuple[str, ...], kind: str, n_rows: int) -> tuple[Column, str | None]:
@@ -120,7 +126,7 @@ def _category(name: str, levels: tuple[str, ...], kind: str, n_rows: int) -> tup
 
 
 def to_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
-    """Return a column as float64 ``(N,)``, missing values as NaN.
+    """Return a column as float64 ``(N,)``, missing values as NaN; one that holds float64 is not copied.
 
     Raises:
         InputError: If a cell is a text that is not a number, or is infinite; the message names its row.
@@ -129,6 +135,22 @@ def to_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
 
     if pd.api.types.is_datetime64_any_dtype(series.dtype) or isinstance(series.dtype, pd.CategoricalDtype):
         raise InputError(f"column '{name}' must be numeric; it holds {series.dtype} values.")
+    if isinstance(series.dtype, np.dtype) and series.dtype.kind in "iuf":
+        values: np.ndarray = series.to_numpy().astype(np.float64, copy=False)
+    else:
+        values = _parsed(series, name)
+    infinite = np.isinf(values)
+    if infinite.any():
+        raise InputError(
+            f"column '{name}', data row {series.index[int(infinite.argmax())]}: the value is infinite; "
+            "correct it or leave the cell empty."
+        )
+    return values
+
+
+def _parsed(series: pd.Series[Any], name: str) -> np.ndarray:
+    import pandas as pd
+
     numbers = pd.to_numeric(series, errors="coerce")
     values: np.ndarray = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
     bad: np.ndarray = np.isnan(values) & series.notna().to_numpy()
@@ -137,12 +159,6 @@ def to_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
         raise InputError(
             f"column '{name}', data row {series.index[row]}: '{series.iloc[row]}' is not a number, although "
             f"the column is numeric ({bad.sum()} such of {len(series)}); correct it or leave the cell empty."
-        )
-    infinite = np.isinf(values)
-    if infinite.any():
-        raise InputError(
-            f"column '{name}', data row {series.index[int(infinite.argmax())]}: the value is infinite; "
-            "correct it or leave the cell empty."
         )
     return values
 
@@ -166,7 +182,7 @@ def level_codes(series: pd.Series[Any], name: str, levels: tuple[str, ...]) -> n
     position = {level: index for index, level in enumerate(levels)}
     known = np.array([position.get(level_text(value), -2) for value in unique] + [-1])
     found: np.ndarray = known[codes]
-    if (found == -2).any():
+    if (known == -2).any():
         raise InputError(unseen_level(series, int((found == -2).argmax()), name, levels))
     return found
 

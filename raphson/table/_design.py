@@ -14,6 +14,7 @@ from raphson.table._expression import quote
 from raphson.table._formula import FormulaCoding, learn_formula, variables
 from raphson.table._offsets import offset_values, read_offset, split_offsets
 from raphson.table._rows import (
+    at_rows,
     complete_rows,
     event_numbers,
     numbered,
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
+
+_WRITTEN_ROWS = 4096
+"""Rows of the matrix that are written at a time: it is filled by columns, and these stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +161,10 @@ class Design:
         rows, notes = complete_rows(frame, needed, missing)
         coding: tuple[Column, ...] | FormulaCoding
         if right is None:
-            learned = [learn_column(frame[name].iloc[rows], name) for name in used]
+            learned = [learn_column(at_rows(frame[name], rows), name) for name in used]
             coding, sentences = tuple(column for column, _ in learned), [note for _, note in learned if note]
         else:
-            coding, sentences = learn_formula(right, frame.iloc[rows])
+            coding, sentences = learn_formula(right, at_rows(frame, rows))
         return cls(coding, target, weights, offsets, groups, (*sentences, *notes), terms, event)
 
     @property
@@ -267,7 +271,15 @@ class Design:
     def _encode(self, complete: pd.DataFrame) -> np.ndarray:
         if isinstance(self.coding, FormulaCoding):
             return self.coding.encode(complete)
-        return np.concatenate([column.encode(complete[column.name]) for column in self.coding], axis=1)
+        widths = [len(column.labels) for column in self.coding]
+        places = [slice(end - width, end) for width, end in zip(widths, np.cumsum(widths), strict=True)]
+        held = [column.read(complete[column.name]) for column in self.coding]
+        matrix = np.empty((len(complete), sum(widths)))
+        for start in range(0, len(complete), _WRITTEN_ROWS):
+            rows = slice(start, start + _WRITTEN_ROWS)
+            for column, place, values in zip(self.coding, places, held, strict=True):
+                column.write(values[rows], matrix[rows, place])
+        return matrix
 
     def training(self, frame: pd.DataFrame) -> TrainingData:
         """Return the arrays for a fit, from the rows that are complete.
@@ -283,7 +295,7 @@ class Design:
         for name in needed:
             require(name, names)
         rows, _ = complete_rows(frame, needed, "drop")
-        complete = frame if len(rows) == len(frame) else frame.iloc[rows]
+        complete = at_rows(frame, rows)
         x = self._encode(complete)
         weights = None if self.weights is None else weight_numbers(frame[self.weights], self.weights)[rows]
         offset = self.offsets(complete)

@@ -64,15 +64,14 @@ def complete_rows(frame: pd.DataFrame, needed: list[str], missing: str) -> tuple
     """
     if missing not in ("drop", "error"):
         raise InputError(f"missing must be 'drop' or 'error', not '{missing}'.")
-    absent = frame[needed].isna().to_numpy()
-    incomplete = absent.any(axis=1)
-    if not incomplete.any():
+    absent = {name: mask for name in needed if (mask := frame[name].isna().to_numpy()).any()}
+    if not absent:
         return np.arange(len(frame)), []
-    counts = {name: int(count) for name, count in zip(needed, absent.sum(axis=0), strict=True) if count}
-    per_column = ", ".join(f"{name} {count}" for name, count in counts.items())
+    incomplete = np.logical_or.reduce(list(absent.values()))
+    per_column = ", ".join(f"{name} {int(mask.sum())}" for name, mask in absent.items())
     if missing == "error":
         row = int(incomplete.argmax())
-        column = needed[int(absent[row].argmax())]
+        column = next(name for name, mask in absent.items() if mask[row])
         raise InputError(
             f"column '{column}', data row {row + 1}: the value is missing (rows with missing values: "
             f"{int(incomplete.sum())}; {per_column}); fill in the values or let the rows be dropped."
@@ -81,6 +80,11 @@ def complete_rows(frame: pd.DataFrame, needed: list[str], missing: str) -> tuple
         raise InputError(f"every row has a missing value ({per_column}); drop the columns that are mostly missing.")
     note = f"{int(incomplete.sum())} of {len(frame)} rows left out for missing values ({per_column})"
     return np.flatnonzero(~incomplete), [note]
+
+
+def at_rows(table: Any, rows: np.ndarray) -> Any:
+    """Return the rows of a frame or column at increasing positions; not a copy where these are all."""
+    return table if len(rows) == len(table) else table.iloc[rows]
 
 
 def weight_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
@@ -107,6 +111,12 @@ def event_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
 
 def plain(series: pd.Series[Any]) -> np.ndarray:
     """Return a complete column ``(N,)``; whole numbers that became floats are integers again, if they are exact."""
+    import pandas as pd
+
+    if isinstance(series.dtype, pd.StringDtype):  # one text for each level, not for each row
+        codes, levels = pd.factorize(series)
+        texts: np.ndarray = np.asarray(levels, dtype=object)[codes]
+        return texts
     values = np.asarray(series.to_numpy())
     if values.dtype.kind == "f" and (np.abs(values) <= LARGEST_WHOLE).all() and (values == np.round(values)).all():
         return values.astype(np.int64)

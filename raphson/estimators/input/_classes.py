@@ -42,7 +42,9 @@ def encode_classes(labels: Labels, weights: Tensor | None) -> tuple[Labels, Tens
 
 
 def _numbered(labels: Labels) -> tuple[Labels, NDArray[np.int64]]:
-    """Return the sorted distinct labels and the position of each label among them; whole numbers are not sorted."""
+    """Return the sorted distinct labels and the position of each label among them; only distinct ones are sorted."""
+    import pandas as pd
+
     if labels.dtype.kind in "iu" and np.can_cast(labels.dtype, np.int64):
         least = int(labels.min())
         if int(labels.max()) - least < max(1024, labels.size):
@@ -50,8 +52,9 @@ def _numbered(labels: Labels) -> tuple[Labels, NDArray[np.int64]]:
             present = np.bincount(shifted) > 0
             classes = (np.flatnonzero(present) + least).astype(labels.dtype)
             return classes, shifted if present.all() else (np.cumsum(present) - 1)[shifted]
-    classes, found = np.unique(labels, return_inverse=True)
-    return classes, np.ascontiguousarray(found, dtype=np.int64)
+    codes, distinct = pd.factorize(labels)
+    classes, position = np.unique(np.asarray(distinct, dtype=labels.dtype), return_inverse=True)
+    return classes, position.astype(np.int64, copy=False)[codes]
 
 
 def class_weights(rows: Rows, classes: Labels, wanted: Any) -> Tensor | None:

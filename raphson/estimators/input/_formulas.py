@@ -165,7 +165,7 @@ def _numbers(design: Design, frame: pd.DataFrame) -> Any:
     matrix, names = design.matrix(frame)
     if not names:  # scikit-learn does not take a frame without columns
         return matrix
-    return pd.DataFrame(matrix, columns=list(names), index=range(len(frame)))
+    return pd.DataFrame(matrix, columns=list(names), index=range(len(frame)), copy=False)
 
 
 def _require_table(frame: Any) -> None:

@@ -168,7 +168,7 @@ def check_labels(y: Any, n_rows: int) -> NDArray[Any]:
     if labels.dtype.kind == "f":
         _refuse_fractions(labels)
     if labels.dtype.kind == "O":
-        kinds = {type(v) for v in labels}
+        kinds = set(map(type, labels))
         if len(kinds) > 1 and any(issubclass(k, str) for k in kinds):
             names = ", ".join(sorted(k.__name__ for k in kinds))
             raise InputError(f"The target mixes types ({names}); make all labels text or all numbers.")
