@@ -9,6 +9,10 @@ from ._errors import RaphsonWarning as RaphsonWarning
 from ._errors import SeparationWarning as SeparationWarning
 from ._errors import TooLargeError as TooLargeError
 from ._native import show_config as show_config
+from .diagnose import Diagnosis as Diagnosis
+from .diagnose import LearningRate as LearningRate
+from .diagnose import diagnose as diagnose
+from .diagnose import suggest_learning_rate as suggest_learning_rate
 from .estimators import MultinomialLogisticRegression as MultinomialLogisticRegression
 from .estimators import VectorGLM as VectorGLM
 from .explain import Explanation as Explanation

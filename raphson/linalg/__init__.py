@@ -7,6 +7,8 @@ from raphson.linalg._block_diagonal import BlockDiagonal as BlockDiagonal
 from raphson.linalg._block_diagonal import BlockDiagonalMatrix as BlockDiagonalMatrix
 from raphson.linalg._cholesky import cholesky as cholesky
 from raphson.linalg._cholesky import cholesky_solve as cholesky_solve
+from raphson.linalg._cholesky import equilibrate as equilibrate
+from raphson.linalg._cholesky import rounding as rounding
 from raphson.linalg._cholesky import solve_symmetric as solve_symmetric
 from raphson.linalg._congruence import ScaledRows as ScaledRows
 from raphson.linalg._congruence import congruence as congruence
@@ -32,6 +34,7 @@ from raphson.linalg._krylov import Lanczos as Lanczos
 from raphson.linalg._krylov import cg as cg
 from raphson.linalg._krylov import extreme_eigenvalues as extreme_eigenvalues
 from raphson.linalg._krylov import lanczos as lanczos
+from raphson.linalg._krylov import random_vector as random_vector
 from raphson.linalg._low_rank import DiagonalPlusLowRank as DiagonalPlusLowRank
 from raphson.linalg._matrix import Matrix as Matrix
 from raphson.linalg._matrix import ScaledColumns as ScaledColumns
