@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson._errors import InputError
@@ -61,6 +62,7 @@ class JudgedMixin(SummaryMixin):
         Raises:
             InputError: The table does not have the columns and classes of the model.
         """
+        check_is_fitted(self)
         other: Any = clone(self)
         other.set_params(warm_start=True, max_iter=0, progress=False)
         for name in ("coef_", "intercept_", "classes_", "_layout", "_named"):
@@ -79,6 +81,7 @@ class JudgedMixin(SummaryMixin):
 
     def diagnosed(self) -> Subject:
         """Return what ``rp.diagnose`` judges: the Hessian of the penalized average loss at the coefficients."""
+        check_is_fitted(self)
         fitted, rows = self._require_fit(), self._training_rows()
         layout, likelihood, l2 = fitted.layout, self._likelihood(), fitted.objective.l2
         here, relative = layout.output_map, likelihood.differences_only and layout.is_relative
