@@ -185,6 +185,35 @@ def predict(
     run_predict(model, data, out)
 
 
+_Model = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of a saved model.")]
+
+
+@app.command()
+def check(
+    model: _Model,
+    data: _Table,
+    within: Annotated[
+        float, typer.Option(help="Largest error, in standard errors, that exit code 0 stands for.", min=0)
+    ] = 0.01,
+) -> None:
+    """Certify, without fitting, that a saved model is the optimum for the table it was fitted to."""
+    from raphson.cli._check import run_check
+
+    raise typer.Exit(run_check(model, data, within))
+
+
+@app.command()
+def diagnose(
+    model: _Model,
+    data: _Table,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what shape the objective of a saved model has: convexity, spectrum, null directions."""
+    from raphson.cli._check import run_diagnose
+
+    run_diagnose(model, data, json=json)
+
+
 @app.command()
 def explain(
     likelihood: Annotated[str, typer.Argument(metavar="LIKELIHOOD", help="Such as gamma or heteroscedastic-gaussian.")],

@@ -65,7 +65,8 @@ class LinearEstimator(MarginsMixin, BaseEstimator):
         coef, ones = far_coefficients(fitted).numpy(), int(layout.output_map.intercept)
         self.coef_ = coef[:, ones:].copy()
         self.intercept_ = coef[:, 0].copy() if ones else np.zeros(len(coef))
-        self.solution_ = solution
+        self._error_bound = None
+        self.solution_ = replace(solution, certify=self._certify)
         self._penalty = objective.l2
         self.n_obs_, self.n_rows_ = objective.total_weight, fitted.n_rows
         self._fractional = rows.are_weights_fractional
@@ -222,7 +223,7 @@ class LinearEstimator(MarginsMixin, BaseEstimator):
         # neither the user's rows nor the solver's working state belong in a pickle
         state: dict[str, Any] = dict(super().__getstate__())
         if "_training" in state:
-            solution = replace(self.solution_, hessian=None, last_step=None)
+            solution = replace(self.solution_, hessian=None, last_step=None, certify=None)
             state.update(_training=None, _fitted=None, solution_=solution)
         return state
 

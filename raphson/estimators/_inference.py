@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 _NO_ROWS = (
-    "The training rows are not part of a saved or unpickled model; refit it to get this quantity. "
+    "The training rows are not part of a saved or unpickled model; attach(X, y) gives them back without a fit. "
     "Coefficients, predictions and the covariance stored with the model remain available."
 )
 

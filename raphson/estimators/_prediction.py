@@ -11,8 +11,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.estimators._judged import JudgedMixin
 from raphson.estimators._names import INTERCEPT
-from raphson.estimators._summary import SummaryMixin
 from raphson.estimators.fit._covariance import CovarianceKind
 from raphson.estimators.input._formulas import Formulas
 from raphson.estimators.input._rows import dense
@@ -25,7 +25,7 @@ from raphson.linalg import check_dense_size
 _BLOCK_ELEMENTS = 2**22
 
 
-class PredictionMixin(SummaryMixin):
+class PredictionMixin(JudgedMixin):
     """Predictions with their uncertainty, for an estimator that supplies what is declared here."""
 
     _mean_scale: str

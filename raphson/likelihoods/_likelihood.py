@@ -12,11 +12,14 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._command import Command
+from raphson.likelihoods._extended import extended_mean
 from raphson.likelihoods._support import REAL, Support
 from raphson.likelihoods._targets import check_columns
 from raphson.linalg import LinearOperator, SymmetricOperator
@@ -181,6 +184,33 @@ class Likelihood(abc.ABC):
     def hessian_bound(self) -> float | None:
         """A number b with observed Hessian <= b I for every ``f`` and ``y``, or None if there is none."""
         return None
+
+    @property
+    def self_concordance(self) -> float | None:
+        r"""M with :math:`|D^3\ell[a, b, b]| \le M |a| D^2\ell[b, b]` for all ``f``, ``y`` and a, b; None if not known.
+
+        :math:`|a|` is the largest absolute entry of a, or for ``differences_only`` its largest less its smallest: the
+        generalized self-concordance of Bach (2010) and Sun and Tran-Dinh (2019) with :math:`\nu = 2`. 0 is quadratic.
+        Softmax, logistic and exponential partition functions have third cumulants of that size, M = 1.
+        """
+        return None if self.partition is None else 1.0
+
+    def extended_gradient(self, f: NDArray[np.longdouble], y: Tensor) -> NDArray[np.longdouble] | None:
+        """Return the gradient in extended precision, from which the error of a fit is bounded.
+
+        Args:
+            f: Outputs ``(N, C)``.
+            y: Targets.
+
+        Returns:
+            ``(N, C)``, or None for a likelihood or targets for which it is not known.
+        """
+        t = None if self.partition is None else self.statistic(y, f.shape[-1])
+        if t is None or self.partition is None:
+            return None
+        mean = extended_mean(self.partition, f) * np.longdouble(self.partition_multiple)
+        found: NDArray[np.longdouble] = mean - t.reshape(f.shape).cpu().numpy()
+        return found
 
     @abc.abstractmethod
     def nll(self, f: Tensor, y: Tensor) -> Tensor:

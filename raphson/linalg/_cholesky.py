@@ -87,7 +87,7 @@ def solve_symmetric(
         scale = matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
         _refuse_singular(lambda v: cholesky_solve(lower, v), matrix, scale, labels, terms)
         return cholesky_solve(lower, b)
-    scale = _equilibrate(matrix)
+    scale = equilibrate(matrix)
     column = scale.unsqueeze(-1)
     factors, pivots, _ = torch.linalg.lu_factor_ex(column * matrix * column.mT)
     # A pivot of exactly zero would turn the null vector, which the error reports, into infinity.
@@ -103,7 +103,7 @@ def solve_symmetric(
     return solve(b)
 
 
-def _equilibrate(matrix: Tensor) -> Tensor:
+def equilibrate(matrix: Tensor) -> Tensor:
     """Return ``s``, ``(*batch, n)``, for which the rows of ``diag(s) A diag(s)`` have a largest entry near 1.
 
     Ruiz (2001), "A scaling algorithm to equilibrate both rows and columns norms in matrices"; the error in

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from raphson._errors import InputError, RaphsonWarning
 from raphson.data import Batch, Batches, take, tree_map
 from raphson.likelihoods import Likelihood, from_torch
-from raphson.linalg import widest_float
+from raphson.linalg import SymmetricOperator, widest_float
 from raphson.network._checks import probe, twice
 from raphson.network._module import Model
 from raphson.network._module_parts import refuse_training_mode
@@ -144,6 +144,19 @@ class Objective:
     def feed_forward(self) -> FeedForward | None:
         """The network as linear layers and elementwise activations, which have closed forms; None for any other."""
         return find_feed_forward(self.model.module)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the outputs are linear in the parameters, as those of a single linear layer are."""
+        network = self.feed_forward
+        return network is not None and len(network.layers) == 1 and not network.layers[0].activations
+
+    curvatures: ClassVar[dict[str, Callable[[Objective], SymmetricOperator]]] = {}
+    """What computes a curvature of an objective, by name: put here by the files that define it, which import this."""
+
+    def curvature(self, name: str) -> SymmetricOperator:
+        """Return ``"hessian"`` or ``"gauss-newton"``, ``(P, P)``, as products."""
+        return self.curvatures[name](self)
 
     @property
     def information_is_observed(self) -> bool:

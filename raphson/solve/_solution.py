@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from raphson._errors import NotEstimableError
 from raphson.linalg import SymmetricOperator
 
 
@@ -67,6 +69,7 @@ class Solution:
         method: Name of the solver.
         hessian: The Hessian at or next to ``theta``, where the solver had it in full precision; None elsewhere.
         history: One ``Step`` per iteration, the start included.
+        certify: What bounds the error of the result, for whoever asks for ``error_bound``; None where nothing can.
     """
 
     theta: Tensor
@@ -79,8 +82,25 @@ class Solution:
     last_step: Tensor | None = None
     hessian: SymmetricOperator | None = field(default=None, repr=False)
     history: tuple[Step, ...] = field(default=(), repr=False)
+    certify: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def converged(self) -> bool:
         """Whether ``theta`` is a stationary point to the accuracy asked for, or attainable."""
         return self.status.converged
+
+    @property
+    def error_bound(self) -> Any:
+        """A rigorous bound on the distance of each reported coefficient from the exact optimum.
+
+        It is worked out when it is asked for, from the rows of the fit: some passes over them in extended precision.
+
+        Raises:
+            NotEstimableError: The solution has no rows: it is not that of an estimator that was fitted here.
+        """
+        if self.certify is None:
+            raise NotEstimableError(
+                "The error of this solution cannot be bounded without the rows it was fitted to, which a saved or "
+                "unpickled model does not have. Use attach(X, y) of the estimator first, or 'raphson check DIR DATA'."
+            )
+        return self.certify()

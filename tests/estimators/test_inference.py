@@ -334,7 +334,7 @@ def test_an_unpickled_model_predicts_and_says_what_it_lacks(anes, anes_fit):
     assert len(pickle.dumps(anes_fit)) < x.to_numpy().nbytes  # the rows stay at home
     np.testing.assert_array_equal(back.predict_interval(x).lower, anes_fit.predict_interval(x).lower)
     for ask in (lambda: back.margins(), lambda: back.covariance("sandwich")):
-        with pytest.raises(NotEstimableError, match=r"training rows are not part of a saved .* refit"):
+        with pytest.raises(NotEstimableError, match=r"training rows are not part of a saved .* attach"):
             ask()
 
 

@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson._errors import InputError
@@ -90,6 +92,19 @@ class Gaussian(Likelihood):
     def hessian_bound(self) -> float | None:
         """The largest ``sigma^-2``, by the identity."""
         return None if self.link != "identity" else float(torch.as_tensor(self.scale).min()) ** -2
+
+    @property
+    def self_concordance(self) -> float | None:
+        """Zero for the identity: the Hessian is constant."""
+        return None if self.link != "identity" else 0.0
+
+    def extended_gradient(self, f: NDArray[np.longdouble], y: Tensor) -> NDArray[np.longdouble] | None:
+        """Return ``(f - y) / sigma^2`` of the identity link."""
+        if self.link != "identity":
+            return None
+        scale = np.asarray(torch.as_tensor(self.scale).double().cpu()).astype(np.longdouble)
+        found: NDArray[np.longdouble] = (f - y.reshape(f.shape).double().cpu().numpy()) / scale**2
+        return found
 
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
         """Return the negative log-likelihood summed over responses, ``(...,)``."""

@@ -166,3 +166,10 @@ def gauss_newton(
     if structure != "implicit":
         return gauss_newton_structure(objective, middle, structure, blocks)
     return gauss_newton_products(objective, middle, keep)
+
+
+def _without_warning(objective: Objective) -> SymmetricOperator:
+    return ggn(objective, kind="observed" if objective.likelihood.concave else "expected")
+
+
+Objective.curvatures["gauss-newton"] = _without_warning

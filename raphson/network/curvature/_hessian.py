@@ -105,3 +105,6 @@ def _derivatives(
     with torch.no_grad():
         gradient = objective.scaled(objective.likelihood.gradient(f, batch.y), batch)
         return gradient, _OBSERVED.product(objective, f, batch, index)
+
+
+Objective.curvatures["hessian"] = hessian

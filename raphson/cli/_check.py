@@ -1,0 +1,70 @@
+"""``raphson check`` and ``raphson diagnose``: a saved model and the table it was fitted to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import raphson as rp
+from raphson.cli._classes import offset_matrix
+
+
+def run_check(directory: Path, data: Path, within: float) -> int:
+    """Print how far the model is from the exact optimum on a table.
+
+    Args:
+        directory: A saved model.
+        data: The table that it was fitted to.
+        within: Largest error in standard errors of a usable model.
+
+    Returns:
+        Exit code: 0 if every coefficient is certified to be that close, 1 otherwise.
+    """
+    model = _attached(directory, data)
+    bound = model.solution_.error_bound
+    print(bound.sentence)
+    if not bound.certified:
+        return 1
+    if bound.largest > within:
+        print(f"This is more than the {within:g} asked for: was the model fitted to this table?")
+        return 1
+    return 0
+
+
+def run_diagnose(directory: Path, data: Path, *, json: bool) -> None:
+    """Print the diagnosis.
+
+    Args:
+        directory: A saved model.
+        data: The table that it was fitted to.
+        json: Whether to print JSON.
+    """
+    found = rp.diagnose(_attached(directory, data))
+    print(found.to_json() if json else found)
+
+
+def _attached(directory: Path, data: Path) -> Any:
+    """Return a saved model with the rows of a table."""
+    saved = rp.load(directory)
+    model, design = saved.model, saved.design
+    if design is None or design.target is None:
+        raise rp.InputError(f"{directory} was saved without its design, so it cannot read a table.")
+    frame = rp.read_table(data)
+    training = design.training(frame)
+    y: Any = training.y
+    table: Any = pd.DataFrame(training.x, columns=list(training.names))
+    if getattr(model, "formula", None) is not None:
+        table = frame.iloc[training.rows].reset_index(drop=True)
+    if isinstance(model, rp.MultinomialLogisticRegression):
+        offset = offset_matrix(training.offset, len(model.classes_))
+        return model.attach(table, y, training.weights, offset)
+    if model.levels_ is not None:
+        y = pd.Series(pd.Categorical([str(value) for value in y], categories=model.levels_, ordered=True))
+    elif training.event is not None:
+        y = np.column_stack([y, training.event])
+    offset = training.offset
+    offset = offset[:, 0] if offset is not None and offset.shape[1] == 1 else offset
+    return model.attach(table, y, training.weights, offset)

@@ -1,0 +1,30 @@
+"""Judging an objective by its Hessian: convexity with a guarantee, spectrum, step size.
+
+`raphson.diagnose` is this package and, called, the function of the same name: ``rp.diagnose(operator)``.
+"""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from raphson.diagnose._diagnose import diagnose as diagnose
+from raphson.diagnose._diagnosis import Diagnosis as Diagnosis
+from raphson.diagnose._diagnosis import Direction as Direction
+from raphson.diagnose._error_bound import ErrorBound as ErrorBound
+from raphson.diagnose._error_bound import Evidence as Evidence
+from raphson.diagnose._error_bound import bound_error as bound_error
+from raphson.diagnose._everywhere import Everywhere as Everywhere
+from raphson.diagnose._everywhere import Subject as Subject
+from raphson.diagnose._everywhere import everywhere as everywhere
+from raphson.diagnose._inertia import Inertia as Inertia
+from raphson.diagnose._step_size import LearningRate as LearningRate
+from raphson.diagnose._step_size import suggest_learning_rate as suggest_learning_rate
+
+
+class _CallableModule(ModuleType):
+    # Importing the package binds its name in `raphson`; the function of that name must stay reachable there.
+    def __call__(self, *args: Any, **kwargs: Any) -> Diagnosis:
+        return diagnose(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -1,0 +1,248 @@
+r"""The error certificate of a fit: gradient and Hessian at the reported coefficients, with bounds on their rounding.
+
+The gradient is summed in extended precision from the table as it was given and the coefficients as they are reported,
+in the solver's parameters, whose columns :math:`(x - m) / s` are exact functions of the table for the numbers m and s.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raphson._errors import NotEstimableError
+from raphson.diagnose import ErrorBound, Evidence, bound_error
+from raphson.estimators.fit._fitted import Fitted
+from raphson.estimators.input._rows import Rows
+from raphson.linear import LinearObjective
+
+_LARGEST = 2000
+"""Coefficients up to which an inverse root of the Hessian is formed."""
+
+_BLOCK_ELEMENTS = 2**20
+_UNIT = 2.0**-53
+_EXTENDED = float(np.finfo(np.longdouble).eps)
+_FUNCTIONS = 64
+"""Roundings allowed for a weight, an exponential and a product in a term of a sum."""
+
+Extended = NDArray[np.longdouble]
+
+
+def certify(fitted: Fitted, rows: Rows, coef: Tensor) -> ErrorBound:
+    """Bound the distance of reported coefficients from the exact optimum.
+
+    Args:
+        fitted: The fit: its objective, and how its parameters become those reported.
+        rows: The rows.
+        coef: The coefficients ``(C, D')`` that are reported.
+
+    Returns:
+        The bound, or a sentence that says why there is none.
+    """
+    labels = fitted.layout.labels
+    try:
+        coefficients, errors = bound_error(_evidence(fitted, rows, coef))
+    except NotEstimableError as reason:
+        return ErrorBound(False, f"Not certified: {reason}.", labels)
+    largest = int(errors.argmax())
+    name = " of ".join(reversed(labels[largest]))
+    sentence = (
+        f"Every coefficient is within {float(errors.max()):.1e} standard errors of the exact optimum "
+        f"(the largest is that of {name}, {coefficients[largest]:.1e}), by generalized self-concordance with rounding."
+    )
+    return ErrorBound(True, sentence, labels, torch.from_numpy(coefficients), torch.from_numpy(errors))
+
+
+def _refuse(fitted: Fitted, rows: Rows) -> None:
+    objective = fitted.objective
+    name, here = type(objective.likelihood).__name__, objective.output_map
+    if fitted.jeffreys:
+        raise NotEstimableError("Jeffreys' penalty is not self-concordant")
+    if fitted.limit is not None or fitted.diverging is not None:
+        raise NotEstimableError("the targets are separated, so that there is no finite optimum")
+    if fitted.null_basis.shape[1]:
+        raise NotEstimableError("columns are collinear, so that the optimum is not unique")
+    if objective.likelihood.self_concordance is None:
+        raise NotEstimableError(f"the likelihood {name} is not known to be self-concordant")
+    if objective.n_parameters > _LARGEST:
+        raise NotEstimableError(f"there are more than {_LARGEST} coefficients")
+    if not all(_is_selection(group.matrix) for group in (*here.groups, *fitted.layout.output_map.groups)):
+        raise NotEstimableError("coefficients act on several outputs at once")
+
+
+def _is_selection(matrix: Tensor) -> bool:
+    """Whether every output has at most one of the coefficients, unchanged: products are then without rounding."""
+    return bool(((matrix == 0) | (matrix == 1)).all() and (matrix.sum(1) <= 1).all())
+
+
+def _evidence(fitted: Fitted, rows: Rows, coef: Tensor) -> Evidence:
+    _refuse(fitted, rows)
+    objective = fitted.objective
+    likelihood, here = objective.likelihood, objective.output_map
+    theta = _solver_parameters(objective, coef)
+    sums = _Sums(objective, rows, coef.numpy())
+    gradient, gradient_error, terms = sums.totals()
+    expanded = here.expand(torch.eye(objective.n_parameters, dtype=torch.float64)).numpy()
+    hessian = objective.hessian(theta).to_dense().numpy().copy()
+    hessian = (hessian + hessian.T) / 2
+    flat = expanded.reshape(len(expanded), -1)
+    penalty = objective.ridge.diagonal.numpy() if objective.l2 else 0.0
+    # outputs of the Hessian's own pass: as far off as those of this pass in double precision, at most
+    moved = math.expm1(4 * sums.output_error(objective, theta)) if likelihood.self_concordance else 0.0
+    to_reported = fitted.reported(torch.eye(objective.n_parameters, dtype=torch.float64)).mT.contiguous().numpy()
+    offset = np.zeros(len(to_reported))
+    if fitted.layout.output_map.is_plain and likelihood.differences_only:
+        mean = np.abs(coef.numpy().astype(np.longdouble).mean(0)).astype(np.float64)
+        offset = np.tile(mean, here.n_outputs)
+    return Evidence(
+        hessian=hessian,
+        terms=(flat @ terms.reshape(-1)) * 1.01 + penalty,
+        roundings=objective.n_rows + _FUNCTIONS,
+        moved=moved,
+        gradient=flat.astype(np.longdouble) @ gradient.reshape(-1),
+        gradient_error=flat @ gradient_error.reshape(-1) * 1.01,
+        concordance=float(likelihood.self_concordance or 0.0),
+        row_size=lambda inverse: sums.row_size(np.tensordot(inverse, expanded, 1), likelihood.differences_only),
+        to_reported=to_reported,
+        offset=offset,
+        weight=float(objective.total_weight),
+    )
+
+
+def _solver_parameters(objective: LinearObjective, coef: Tensor) -> Tensor:
+    here = objective.output_map
+    standard = objective.design.from_table(coef)
+    return here.collapse(standard if here.left_out is None else standard - standard[[here.left_out]])
+
+
+class _Sums:
+    """Passes over the rows at given coefficients, in extended precision."""
+
+    def __init__(self, objective: LinearObjective, rows: Rows, coef: NDArray[np.float64]) -> None:
+        self.objective, self.rows, self.coef = objective, rows, coef
+        design = objective.design
+        self.ones = int(design.intercept)
+        self.center, self.scale = design.center.numpy(), design.scale.numpy()
+        self.weights = None if rows.weights is None else rows.weights.numpy().astype(np.longdouble)
+
+    def _blocks(self) -> Any:
+        """Yield rows with their columns as given ``(rows, D)``, float64."""
+        n, d = self.rows.x.shape
+        step = max(1, _BLOCK_ELEMENTS // (d + 1))
+        for start in range(0, n, step):
+            part = slice(start, min(start + step, n))
+            x = self.rows.x[part]
+            yield part, np.asarray(x.toarray() if sp.issparse(x) else x, dtype=np.float64)
+
+    def _standardized(self, x: NDArray[np.float64]) -> Extended:
+        body = (x.astype(np.longdouble) - self.center) / self.scale
+        return np.concatenate([np.ones((len(x), self.ones), dtype=np.longdouble), body], 1)
+
+    def _outputs(self, part: slice, x: NDArray[np.float64]) -> tuple[Extended, NDArray[np.float64]]:
+        """Return outputs ``(rows, C)``, and the sum of the absolute values of their terms."""
+        slopes = self.coef[:, self.ones :]
+        f = x.astype(np.longdouble) @ slopes.T.astype(np.longdouble)
+        size = np.abs(x) @ np.abs(slopes).T
+        if self.ones:
+            f, size = f + self.coef[:, 0], size + np.abs(self.coef[:, 0])
+        if self.rows.offset is not None:
+            offset = self.rows.offset[part].numpy()
+            f, size = f + offset, size + np.abs(offset)
+        return f, size
+
+    def totals(self) -> tuple[Extended, NDArray[np.float64], NDArray[np.float64]]:
+        """Return gradient, bound on its rounding, and sums of absolute terms of the Hessian, each ``(C, D')``.
+
+        Raises:
+            NotEstimableError: The targets have no gradient in extended precision.
+        """
+        objective, d = self.objective, self.coef.shape[1]
+        c = len(self.coef)
+        total = np.zeros((c, d), dtype=np.longdouble)
+        errors, terms = np.zeros((c, d)), np.zeros((c, d))
+        n = objective.n_rows
+        for part, x in self._blocks():
+            f, size = self._outputs(part, x)
+            y = objective.y[part]
+            r = objective.likelihood.extended_gradient(f, y)
+            if r is None:
+                name = type(objective.likelihood).__name__
+                raise NotEstimableError(f"{name} with these targets or weights has no gradient in extended precision")
+            standard = self._standardized(x)
+            absolute = np.abs(standard).astype(np.float64)
+            # mean values, which bound second derivatives before what is subtracted from them
+            curvature = self._curvature(f, y)
+            error_f = (x.shape[1] + 4) * _EXTENDED * size
+            spread = error_f.max(1, keepdims=True) if objective.likelihood.differences_only else error_f
+            error = curvature * (2 * spread + _FUNCTIONS * _EXTENDED * (1 + np.abs(f).astype(np.float64)))
+            error += (n + _FUNCTIONS) * _EXTENDED * (np.abs(r).astype(np.float64) + curvature)
+            w = 1.0 if self.weights is None else self.weights[part][:, None]
+            total += (r * w).T @ standard
+            errors += (error * np.asarray(w, dtype=np.float64)).T @ absolute
+            terms += (curvature * np.asarray(w, dtype=np.float64)).T @ np.square(absolute)
+        weight = np.longdouble(n) if self.weights is None else self.weights.sum()
+        total, errors, terms = total / weight, errors / float(weight) * 1.01, terms / float(weight)
+        if objective.l2:
+            slopes = self.coef[:, self.ones :].astype(np.longdouble)
+            if objective.ridge.centered:
+                slopes = slopes - slopes.mean(0)
+            own = np.longdouble(objective.l2) * slopes / self.scale
+            total[:, self.ones :] += own
+            size = np.abs(self.coef[:, self.ones :]).max(0) * objective.l2 / self.scale
+            errors[:, self.ones :] += (c + 16) * _EXTENDED * size
+        return total, errors + 8 * _EXTENDED * np.abs(total).astype(np.float64), terms
+
+    def _curvature(self, f: Extended, y: Tensor) -> NDArray[np.float64]:
+        """Return what second derivatives are made of: means of the statistic, or the constant one."""
+        likelihood = self.objective.likelihood
+        at = torch.from_numpy(f.astype(np.float64))
+        if likelihood.partition is None:
+            return np.asarray(likelihood.hessian(at, y).diagonal(), dtype=np.float64)
+        return np.asarray(likelihood.log_partition(at, hessian=False).gradient, dtype=np.float64) * 1.0001
+
+    def output_error(self, objective: LinearObjective, theta: Tensor) -> float:
+        """Return how far outputs in double precision may be from those of the reported coefficients."""
+        double = objective.predictors(theta).mT.numpy()
+        largest = 0.0
+        standard = np.abs(objective.design.from_table(torch.from_numpy(self.coef)).numpy())
+        for part, x in self._blocks():
+            f, _ = self._outputs(part, x)
+            gap = double[part] - f
+            if objective.likelihood.differences_only:
+                gap = gap - gap[:, :1]
+            size = np.abs(self._standardized(x)).astype(np.float64) @ standard.T
+            if self.rows.offset is not None:
+                size = size + np.abs(self.rows.offset[part].numpy())
+            rounding = 4 * (x.shape[1] + 8) * _UNIT * float(size.max())
+            largest = max(largest, float(np.abs(gap).max()) + rounding)
+        return largest
+
+    def row_size(self, whitened: NDArray[np.float64], differences: bool) -> float:
+        """Return the largest size of the outputs of a row in a direction of length one.
+
+        Args:
+            whitened: ``B`` times the map from parameters to coefficients, ``(p, C, D')``.
+            differences: Whether the size is the largest difference of two outputs.
+
+        Returns:
+            The size.
+        """
+        p, c, d = whitened.shape
+        absolute, largest = np.abs(whitened), 0.0
+        for _, x in self._blocks():
+            for start in range(0, len(x), 4096):
+                standard = self._standardized(x[start : start + 4096]).astype(np.float64)
+                lengths = np.stack([
+                    np.linalg.norm(whitened[:, k] @ standard.T, axis=0) * 1.0001
+                    + 2 * (p + d + 4) * _UNIT * np.linalg.norm(absolute[:, k] @ np.abs(standard).T, axis=0)
+                    for k in range(c)
+                ])
+                if differences and c > 1:
+                    lengths = np.sort(lengths, axis=0)[-2:].sum(0)
+                largest = max(largest, float(lengths.max()))
+        return largest
