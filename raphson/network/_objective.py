@@ -195,6 +195,13 @@ class Objective:
         copy.model = self.model.restricted(params)
         return copy
 
+    def with_likelihood(self, likelihood: Likelihood) -> Objective:
+        """Return the same objective with another likelihood for the same targets and outputs (another scale, say)."""
+        copy = object.__new__(Objective)
+        copy.__dict__.update(self.__dict__)
+        copy.likelihood = likelihood
+        return copy
+
     def position_weights(self, batch: Batch) -> Tensor | None:
         """Return the example weights of a batch for each position, ``(N, ...)``, or None where all are 1.
 

@@ -15,7 +15,7 @@ from raphson.network._objective import Objective
 from raphson.network._parameters import ParameterSpace
 from raphson.network.curvature.factors._kronecker_factors import MatmulTerm, RecordedCall, Sharing, TableTerm, Term
 from raphson.network.curvature.factors._layer_operator import LayerOperator
-from raphson.network.curvature.factors._layer_plan import Bias, KroneckerPlan, make_plan
+from raphson.network.curvature.factors._layer_plan import Bias, KroneckerPlan, make_plan, view_names
 from raphson.network.curvature.factors._output_factor import Sampling, output_factors
 from raphson.network.curvature.factors._recorded_batches import RecordedBatch, average_weights
 from raphson.network.curvature.factors._syrk import Syrk
@@ -251,9 +251,8 @@ def _block(
     operator: SymmetricOperator,
     exact: bool = False,
 ) -> ParameterBlock:
-    names = [v.name if v.is_whole(space.tensors[v.name]) else f"{v.name} (part)" for v in views]
     first: int = space.slices[views[0].name].start + views[0].offset
-    return ParameterBlock(", ".join(names), first, places, operator, exact)
+    return ParameterBlock(view_names(views, space), first, places, operator, exact)
 
 
 def _all_places(views: Sequence[ParameterView], space: ParameterSpace) -> Tensor:

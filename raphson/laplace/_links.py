@@ -1,0 +1,69 @@
+r"""From Gaussian outputs to responses without samples: closed forms, and approximations for classes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+
+
+class _ExactGaussian:
+    r"""The predictive density of a Gaussian with a fixed scale: :math:`N(f, \Sigma + \sigma^2 I)`."""
+
+    def applies(self, likelihood: Likelihood) -> bool:
+        """Whether the likelihood is such a Gaussian, with its outputs as means and a density that integrates to 1."""
+        return isinstance(likelihood, Gaussian) and likelihood.link == "identity" and likelihood.normalized
+
+    def __call__(self, likelihood: Likelihood, f: Tensor, covariance: Tensor, y: Tensor, joint: bool) -> Tensor:
+        """Return log densities ``(N, ...)`` of ``y``, or one number for all together."""
+        residual = y.to(f.dtype).reshape(f.shape) - f
+        noise = likelihood.variance(f)
+        if joint:
+            residual, noise = residual.reshape(-1), noise.reshape(-1)
+        lower = torch.linalg.cholesky(covariance + torch.diag_embed(noise))
+        half = torch.linalg.solve_triangular(lower, residual.unsqueeze(-1), upper=False).squeeze(-1)
+        constant = 0.5 * residual.shape[-1] * math.log(2 * math.pi)
+        value: Tensor = -0.5 * half.square().sum(-1) - lower.diagonal(dim1=-2, dim2=-1).log().sum(-1) - constant
+        return value
+
+
+exact_gaussian = _ExactGaussian()
+
+
+def approximated(likelihood: Likelihood, link: str, f: Tensor, covariance: Tensor) -> Tensor:
+    r"""Return outputs at which a likelihood of classes gives the averaged probabilities, ``(N, ..., C)``.
+
+    Probit: :math:`f / \sqrt{1 + \pi v / 8}`. Bridge: the logarithms of the means of the Dirichlet distribution with
+    :math:`\alpha_k = \frac{1}{\Sigma_{kk}} \bigl(1 - \frac2K + \frac{e^{f_k}}{K^2} \sum_l e^{-f_l}\bigr)`, after
+    outputs are conditioned on adding up to 0.
+
+    Raises:
+        InputError: The likelihood has no such link.
+    """
+    known = {"probit": (Bernoulli, Categorical), "bridge": (Categorical,)}[link]
+    if not isinstance(likelihood, known):
+        names = " and ".join(kind.__name__ for kind in known)
+        raise InputError(
+            f"link='{link}' approximates probabilities of classes ({names}), and {type(likelihood).__name__} has none: "
+            "use link='mixture'."
+        )
+    if link == "probit":
+        return f / (1 + math.pi / 8 * covariance.diagonal(dim1=-2, dim2=-1)).sqrt()
+    return log_dirichlet(f, covariance)
+
+
+def log_dirichlet(f: Tensor, covariance: Tensor) -> Tensor:
+    """Return the logarithms of the parameters of the Dirichlet distribution of the Laplace bridge, ``(..., K)``."""
+    k = f.shape[-1]
+    # softmax does not see the sum of the outputs: condition on its being zero
+    rows, total = covariance.sum(-1), covariance.sum((-2, -1)).unsqueeze(-1)
+    total = total.clamp_min(torch.finfo(f.dtype).tiny)
+    mean = f - rows * f.sum(-1, keepdim=True) / total
+    variance = covariance.diagonal(dim1=-2, dim2=-1) - rows.square() / total
+    variance = variance.clamp_min(torch.finfo(f.dtype).eps)
+    both = torch.logsumexp(-mean, -1, keepdim=True) + mean - 2 * math.log(k)
+    return torch.logaddexp(f.new_tensor(1 - 2 / k).log(), both) - variance.log()

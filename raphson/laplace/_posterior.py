@@ -1,0 +1,242 @@
+r"""The posterior of a network's parameters: a Gaussian whose precision is the curvature plus the prior's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.data import Inputs
+from raphson.laplace._curvature import Structure
+from raphson.laplace._evidence import Evidence, Residuals, determinant, fixed_scale
+from raphson.laplace._evidence import evidence as evidence_at
+from raphson.laplace._operators import combined, inverse_diagonal
+from raphson.laplace._predictive import Link, Predictive, from_outputs, from_samples
+from raphson.laplace._prior import Per, Prior, make_prior
+from raphson.laplace._tune import tune_by_evidence, tune_by_validation
+from raphson.linalg import SymmetricOperator
+from raphson.network import Objective, OutputCovariance
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    r"""A Gaussian over the parameters of a network, :math:`N(\hat\theta, \Lambda^{-1})`.
+
+    .. math::
+        \Lambda = \frac1T\, W C + \operatorname{diag}(\delta),
+
+    with the curvature C of the average loss, the total weight W of the data, the prior precisions :math:`\delta` and a
+    temperature T of the likelihood. A network trained on an average loss with a weight decay (or ``l2``) of
+    :math:`\lambda` has the prior precision :math:`\delta = W \lambda`. Made by ``laplace``; changes make a new one.
+
+    Attributes:
+        objective: The network with its likelihood and data.
+        structure: Name of the structure.
+        curvature: :math:`W C`, ``(P, P)``.
+        prior: The prior.
+        mean: :math:`\hat\theta`, ``(P,)``.
+        loss: The summed loss at the mean.
+        temperature: T.
+        bias: Whether a bias shares the block of its weight.
+        entries: Numbers of the parameters in the posterior, where these are a subnetwork; None for all.
+        residuals: Of a Gaussian likelihood with one scale; None for another.
+    """
+
+    objective: Objective
+    structure: Structure
+    curvature: SymmetricOperator
+    prior: Prior
+    mean: Tensor
+    loss: float
+    temperature: float
+    bias: Literal["joint", "separate"]
+    entries: Tensor | None
+    residuals: Residuals | None
+    versions: tuple[int, ...]
+
+    @property
+    def prior_precision(self) -> float | dict[str, float]:
+        """One number, or numbers by name of a layer or tensor."""
+        return self.prior.described
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of uncertain parameters ``P``."""
+        return self.mean.shape[0]
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the parameters, in the order of ``mean``; None where there are very many."""
+        labels = self.objective.space.labels()
+        if labels is None or self.entries is None:
+            return labels
+        return tuple(labels[i] for i in self.entries.tolist())
+
+    @cached_property
+    def precision(self) -> SymmetricOperator:
+        r""":math:`\Lambda`, ``(P, P)``, in the structure of the posterior."""
+        return combined(self.curvature, 1.0 / self.temperature, self.prior.vector)
+
+    def variance(self) -> Tensor:
+        r"""Return the marginal variances of the parameters, the diagonal of :math:`\Lambda^{-1}`, ``(P,)``."""
+        return inverse_diagonal(self.precision)
+
+    def sample(self, n: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Draw parameters.
+
+        Args:
+            n: How many.
+            generator: Source of randomness; None for torch's own.
+
+        Returns:
+            ``(n, P)``.
+        """
+        root = self.precision.factor()
+        noise = torch.randn(
+            root.shape[-1], n, generator=generator, dtype=self.precision.dtype, device=self.precision.device
+        )
+        return (self.mean.unsqueeze(-1) + self.precision.solve(root.mm(noise))).mT
+
+    # evidence -------------------------------------------------------------------------------------------------------
+
+    def log_marginal_likelihood(self) -> Tensor:
+        """Return the Laplace approximation of the log evidence, a number."""
+        return self.evidence().value
+
+    def evidence(self) -> Evidence:
+        """Return the log marginal likelihood and its gradient in log prior precisions and a Gaussian's log scale."""
+        scaled = None if self.residuals is None else (self.residuals, fixed_scale(self.objective.likelihood))
+        return evidence_at(
+            determinant(self.curvature, self.prior),
+            self.prior,
+            self.squares,
+            self.loss,
+            self.temperature,
+            residuals=scaled,
+        )
+
+    @property
+    def squares(self) -> Tensor:
+        """Squared norms of the mean by group of the prior, ``(G,)``."""
+        return self.prior.sums(self.mean.square())
+
+    def tune_prior(
+        self,
+        by: Literal["evidence", "validation"] = "evidence",
+        per: Per | None = None,
+        data: Any = None,
+        *,
+        scale: bool = False,
+        link: Link = "mixture",
+    ) -> Posterior:
+        r"""Return the posterior with the prior precisions that suit the data best.
+
+        By evidence: MacKay's fixed point :math:`\delta_g \leftarrow (P_g - \delta_g \operatorname{tr}_g \Lambda^{-1}) /
+        \|\theta_g\|^2`, then L-BFGS in the logarithms. By validation: the mean log predictive density of other data,
+        on a grid of powers of ten that is refined, group by group.
+
+        Args:
+            by: ``"evidence"`` or ``"validation"``.
+            per: One precision for ``"all"`` parameters, each ``"layer"`` or each ``"tensor"``; None for the groups that
+                there are.
+            data: For ``"validation"``: data like those of the objective, held out.
+            scale: By evidence: whether the scale of a Gaussian likelihood is tuned with it.
+            link: For ``"validation"``: how densities are computed, as in ``predict``.
+
+        Returns:
+            The posterior.
+
+        Raises:
+            InputError: An argument is not one of those above, or there are no data to validate on.
+
+        References:
+            D. J. C. MacKay (1992), Bayesian interpolation, Neural Computation 4. A. Immer et al. (2021), Scalable
+            marginal likelihood estimation for model selection in deep learning, ICML.
+        """
+        if by == "evidence":
+            return tune_by_evidence(self, per, scale)
+        if by != "validation":
+            raise InputError(f"by is {by!r}, but a prior is tuned by 'evidence' or 'validation'.")
+        if data is None:
+            raise InputError("Validation needs data that the network was not trained on: give data=(x, y).")
+        return tune_by_validation(self, per, data, link)
+
+    def with_prior(self, prior_precision: float | Tensor | Mapping[str, float]) -> Posterior:
+        """Return the posterior with another prior: one precision, or precisions by name of a layer or tensor."""
+        space = self.objective.space
+        prior = make_prior(space.names, space.sizes, prior_precision, self.mean)
+        return replace(self, prior=prior if self.entries is None else prior.of_entries(self.entries))
+
+    # prediction -----------------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        x: Inputs,
+        method: Literal["glm", "sample"] = "glm",
+        link: Link = "mixture",
+        samples: int = 100,
+        generator: torch.Generator | None = None,
+        joint: bool = False,
+    ) -> Predictive:
+        r"""Return what the posterior predicts.
+
+        ``"glm"`` is the linearized network: outputs are Gaussian with the network's as mean and covariance
+        :math:`J_n \Lambda^{-1} J_n^\top`, which is exact for this posterior in a linear model. ``"sample"`` runs the
+        network with sampled parameters.
+
+        Args:
+            x: Inputs, as for the model.
+            method: ``"glm"`` or ``"sample"``.
+            link: From outputs to the response: ``"mixture"`` averages over samples of the outputs; for classes there
+                are ``"probit"`` (MacKay 1992, outputs divided by the root of :math:`1 + \pi v / 8`) and ``"bridge"``
+                (a Dirichlet distribution, Hobbhahn, Kristiadi and Hennig 2022), which need none.
+            samples: Number of samples.
+            generator: Source of randomness; None for a fixed one.
+            joint: Whether the covariance is that of all inputs together.
+
+        Returns:
+            The predictive distribution.
+
+        Raises:
+            InputError: An argument is not one of those above, or the model has changed.
+
+        References:
+            A. Immer, M. Korzepa and M. Bauer (2021), Improving predictions of Bayesian neural nets via local
+            linearization, AISTATS.
+        """
+        self.objective.model.check_unchanged(self.versions)
+        if method not in {"glm", "sample"}:
+            raise InputError(f"method is {method!r}, but a prediction is by 'glm' or 'sample'.")
+        if samples < 1:
+            raise InputError(f"samples is {samples}, but at least one is needed.")
+        likelihood = self.objective.likelihood
+        if method == "sample":
+            return from_samples(likelihood, self._sampled_outputs(x, samples, generator))
+        if joint:
+            f, covariance = self._outputs.joint(x)
+        else:
+            parts = list(self._outputs(x))
+            f, covariance = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        return from_outputs(likelihood, f, covariance, link, samples, generator, joint)
+
+    @cached_property
+    def _outputs(self) -> OutputCovariance:
+        return OutputCovariance(self.objective, self.precision, self.bias, self.entries)
+
+    def _sampled_outputs(self, x: Inputs, samples: int, generator: torch.Generator | None) -> Tensor:
+        """Return outputs with sampled parameters, ``(S, N, ..., C)``."""
+        objective, found = self.objective, []
+        generator = generator or torch.Generator(self.mean.device).manual_seed(0)
+        whole = objective.space.vector()
+        x = self._outputs.on_device(x)
+        for _ in range(samples):
+            theta = self.sample(1, generator)[0]
+            theta = theta if self.entries is None else whole.index_copy(0, self.entries, theta)
+            with torch.no_grad():
+                found.append(objective.model.call(objective.space.unflatten(theta), x))
+        return torch.stack(found)

@@ -1,0 +1,116 @@
+"""Covariances of outputs, structure by structure, against dense matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import raphson as rp
+
+from .laplace_cases import CASES, DTYPE, Case, jacobian
+
+STRUCTURES = ["dense", "diagonal", "kfac", "ekfac", "low_rank"]
+
+
+def reference(post: rp.Posterior, model: Any, x: Any) -> tuple[Tensor, Tensor]:
+    """Return the outputs and the covariance of all of them, ``(N, ..., C, N, ..., C)``."""
+    j = jacobian(model, x, list(post.objective.space.names))
+    inverse = torch.linalg.inv(post.precision.to_dense())
+    flat = j.reshape(-1, j.shape[-1])
+    f = model(x).detach()
+    return f, (flat @ inverse @ flat.mT).view(*f.shape, *f.shape)
+
+
+def by_position(whole: Tensor, f: Tensor) -> Tensor:
+    m, c = f.shape[:-1].numel(), f.shape[-1]
+    own = whole.reshape(m, c, m, c).diagonal(dim1=0, dim2=2).movedim(-1, 0)
+    return own.reshape(*f.shape, c)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_covariance_of_outputs(case: Case, structure: str) -> None:
+    model, likelihood, data, x = case.make()
+    post = rp.laplace(model, likelihood, data, structure=structure, prior_precision=0.3, rank=6)
+    f, whole = reference(post, model, x)
+    pred = post.predict(x)
+    expected = by_position(whole, f)
+    torch.testing.assert_close(pred.output_mean, f, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(pred.output_covariance, expected, rtol=1e-8, atol=1e-10 * float(expected.abs().max()))
+    joint = post.predict(x, joint=True)
+    torch.testing.assert_close(
+        joint.output_covariance, whole.reshape(f.numel(), f.numel()), rtol=1e-8, atol=1e-10 * float(whole.abs().max())
+    )
+
+
+@pytest.mark.parametrize("structure", ["kfac", "ekfac", "diagonal", "dense"])
+def test_a_prior_for_each_tensor(structure: str) -> None:
+    model, likelihood, data, x = CASES[0].make()
+    prior = {name: 0.1 * (i + 1) for i, name in enumerate(dict(model.named_parameters()))}
+    post = rp.laplace(model, likelihood, data, structure=structure, prior_precision=prior)
+    assert post.prior_precision == pytest.approx(prior)
+    flat = torch.cat([torch.full((p.numel(),), prior[name], dtype=DTYPE) for name, p in model.named_parameters()])
+    torch.testing.assert_close(post.precision.diagonal() - post.curvature.diagonal(), flat)
+    f, whole = reference(post, model, x)
+    torch.testing.assert_close(post.predict(x).output_covariance, by_position(whole, f), rtol=1e-8, atol=1e-12)
+
+
+def test_precision_is_total_weight_times_curvature_plus_prior() -> None:
+    model, likelihood, (x, y), _ = CASES[0].make()
+    weight = torch.arange(1.0, 1.0 + len(y), dtype=DTYPE) / 3
+    objective = rp.Objective(model, likelihood, (x, y, weight))
+    eye = torch.eye(objective.n_parameters, dtype=DTYPE)
+    for structure, curvature in {
+        "dense": rp.ggn(objective, "dense"),
+        "diagonal": rp.ggn(objective, "diagonal"),
+        "kfac": rp.kfac(objective),
+        "ekfac": rp.ekfac(objective),
+    }.items():
+        post = rp.laplace(model, likelihood, (x, y, weight), structure=structure, prior_precision=0.5, temperature=2.0)
+        expected = curvature.to_dense() * float(weight.sum()) / 2.0 + 0.5 * eye
+        torch.testing.assert_close(post.precision.to_dense(), expected)
+
+
+@pytest.mark.parametrize("subset", ["last_layer", ["2.weight", "0"]], ids=str)
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_some_parameters(structure: str, subset: Any) -> None:
+    model, likelihood, data, x = CASES[0].make()
+    post = rp.laplace(model, likelihood, data, structure=structure, subset=subset, rank=5)
+    names = ["4.weight", "4.bias"] if subset == "last_layer" else ["0.weight", "0.bias", "2.weight"]
+    assert list(post.objective.space.names) == names
+    f, whole = reference(post, model, x)
+    torch.testing.assert_close(post.predict(x).output_covariance, by_position(whole, f), rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("subset", ["largest_variance", "random"])
+def test_a_subnetwork(subset: str) -> None:
+    model, likelihood, data, x = CASES[0].make()
+    post = rp.laplace(model, likelihood, data, structure="dense", subset=subset, size=9)
+    assert post.entries is not None and post.n_parameters == 9
+    objective = rp.Objective(model, likelihood, data)
+    whole = rp.ggn(objective, "dense").to_dense() * objective.total_weight
+    chosen = whole[post.entries][:, post.entries] + torch.eye(9, dtype=DTYPE)
+    torch.testing.assert_close(post.precision.to_dense(), chosen)
+    if subset == "largest_variance":
+        variances = 1 / (whole.diagonal() + 1)
+        assert set(post.entries.tolist()) == set(variances.topk(9).indices.tolist())
+    j = jacobian(model, x, list(objective.space.names))[..., post.entries]
+    expected = j @ torch.linalg.inv(chosen) @ j.mT
+    torch.testing.assert_close(post.predict(x).output_covariance, expected, rtol=1e-8, atol=1e-12)
+    assert post.sample(3).shape == (3, 9)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_samples_have_the_covariance(structure: str) -> None:
+    model, likelihood, data, _ = CASES[1].make(40)
+    post = rp.laplace(model, likelihood, data, structure=structure, prior_precision=1.0, rank=6)
+    n = 40000
+    draws = post.sample(n, torch.Generator().manual_seed(0)) - post.mean
+    whitened = draws @ torch.linalg.cholesky(post.precision.to_dense())
+    gap = whitened.mT @ whitened / n - torch.eye(post.n_parameters, dtype=DTYPE)
+    # entries of a sample covariance of white noise have standard deviation 1 / sqrt(n), the diagonal sqrt(2 / n)
+    assert float(gap.abs().max()) < 6 * (2 / n) ** 0.5
+    torch.testing.assert_close(post.variance(), torch.linalg.inv(post.precision.to_dense()).diagonal())
