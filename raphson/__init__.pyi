@@ -9,6 +9,7 @@ from ._errors import RaphsonWarning as RaphsonWarning
 from ._errors import SeparationWarning as SeparationWarning
 from ._errors import TooLargeError as TooLargeError
 from ._native import show_config as show_config
+from .estimators import BayesianMLP as BayesianMLP
 from .estimators import MultinomialLogisticRegression as MultinomialLogisticRegression
 from .estimators import VectorGLM as VectorGLM
 from .explain import Explanation as Explanation

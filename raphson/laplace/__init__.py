@@ -10,6 +10,7 @@ from typing import Any
 from raphson.laplace._fit import laplace as laplace
 from raphson.laplace._posterior import Posterior as Posterior
 from raphson.laplace._predictive import Predictive as Predictive
+from raphson.laplace._prior import Prior as Prior
 
 
 class _CallableModule(ModuleType):

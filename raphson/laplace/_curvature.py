@@ -2,8 +2,8 @@ r"""The curvature of the summed losses in the structure of a posterior."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from raphson.linalg import (
     SymmetricOperator,
     check_dense_size,
 )
-from raphson.network import LayerOperator, Objective, ekfac, fisher, ggn, hessian, kfac
+from raphson.network import LayerOperator, Objective, ekfac, fisher, ggn, hessian, kfac, multiplied_factors
 
 Structure = Literal["dense", "diagonal", "kfac", "ekfac", "low_rank"]
 Kind = Literal["expected", "observed", "hessian"]
@@ -45,7 +45,19 @@ class Curvature:
     generator: torch.Generator | None
 
 
-def curvature_of(objective: Objective, wanted: Curvature, entries: Tensor | None = None) -> SymmetricOperator:
+class Computed(NamedTuple):
+    """A curvature.
+
+    Attributes:
+        operator: It, ``(P, P)``, Kronecker products in their eigenbases.
+        factors: The Kronecker products themselves, for ``"kfac"``: those of more data are added to them.
+    """
+
+    operator: SymmetricOperator
+    factors: LayerOperator | None
+
+
+def curvature_of(objective: Objective, wanted: Curvature, entries: Tensor | None = None) -> Computed:
     """Return the curvature of the summed losses, without a penalty.
 
     Args:
@@ -54,8 +66,11 @@ def curvature_of(objective: Objective, wanted: Curvature, entries: Tensor | None
         entries: Numbers of the parameters to take, for a dense structure; None for all.
 
     Returns:
-        A symmetric operator ``(P, P)``, Kronecker products in their eigenbases.
+        The curvature.
     """
+    if wanted.structure == "kfac":
+        factors = multiplied_factors(kfac(objective, bias=wanted.bias), 1.0 / objective.scale)
+        return Computed(eigenbases(factors), factors)
     found = _average(objective, wanted)
     if entries is not None:
         assert isinstance(found, Dense)
@@ -63,28 +78,25 @@ def curvature_of(objective: Objective, wanted: Curvature, entries: Tensor | None
         kept = None if labels is None else tuple(labels[i] for i in entries.tolist())
         found = Dense(found.matrix[entries][:, entries].clone(), labels=kept)
     zeros = torch.zeros(found.shape[-1], dtype=found.dtype, device=found.device)
-    return combined(found, 1.0 / objective.scale, zeros)
+    return Computed(combined(found, 1.0 / objective.scale, zeros), None)
 
 
 def _average(objective: Objective, wanted: Curvature) -> SymmetricOperator:
     structure, kind = wanted.structure, wanted.kind
-    if structure == "kfac":
-        return _eigenbases(kfac(objective, bias=wanted.bias))
     if structure == "ekfac":
-        return _eigenbases(ekfac(objective, bias=wanted.bias))
+        return eigenbases(ekfac(objective, bias=wanted.bias))
     if structure == "low_rank":
         return _low_rank(objective, wanted)
-    if structure == "dense":
+    form: Literal["dense", "diagonal"] = "dense" if structure == "dense" else "diagonal"
+    if form == "dense":
         check_dense_size((objective.n_parameters,) * 2, objective.dtype, "structure='kfac', 'diagonal' or a subset")
     if kind == "hessian":
-        return hessian(objective, structure)
-    return ggn(objective, structure, kind="observed") if kind == "observed" else fisher(objective, structure=structure)
+        return hessian(objective, form)
+    return ggn(objective, form, kind="observed") if kind == "observed" else fisher(objective, structure=form)
 
 
-def _eigenbases(operator: LayerOperator) -> LayerOperator:
+def eigenbases(operator: LayerOperator) -> LayerOperator:
     """Return layered curvature with its Kronecker products in their eigenbases."""
-    from dataclasses import replace
-
     blocks = []
     for block in operator.blocks:
         if isinstance(block, Kronecker):

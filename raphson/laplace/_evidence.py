@@ -16,8 +16,9 @@ R, C is proportional to :math:`\sigma^{-2}` and the derivative in :math:`\log\si
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,6 @@ from torch import Tensor
 
 from raphson.laplace._operators import combined, inverse_diagonal, spectrum
 from raphson.laplace._prior import Prior
-from raphson.likelihoods import Gaussian, Likelihood
 from raphson.linalg import SymmetricOperator
 
 
@@ -36,14 +36,24 @@ class Residuals:
     Attributes:
         total: Sum of weighted squared residuals.
         count: Number of responses, weighted.
+        scale: The scale.
+        constant: What the loss of a response is at least: the logarithm of the normalizing constant.
     """
 
     total: float
     count: float
+    scale: float
+    constant: float
 
-    def loss(self, scale: float, constant: float) -> float:
-        """Return the summed loss at another scale, with ``constant`` for each response."""
-        return 0.5 * self.total / scale**2 + self.count * constant
+    @property
+    def loss(self) -> float:
+        """The summed loss."""
+        return 0.5 * self.total / self.scale**2 + self.count * self.constant
+
+    def at(self, scale: float) -> Residuals:
+        """Return the same with another scale."""
+        constant = self.constant + math.log(scale / self.scale) if self.constant else 0.0
+        return replace(self, scale=scale, constant=constant)
 
 
 class Evidence(NamedTuple):
@@ -58,12 +68,6 @@ class Evidence(NamedTuple):
     value: Tensor
     log_prior: Tensor
     log_scale: Tensor | None
-
-
-def fixed_scale(likelihood: Likelihood) -> float:
-    """Return the scale of a Gaussian with one."""
-    assert isinstance(likelihood, Gaussian)
-    return float(likelihood.scale)
 
 
 Determinant = Callable[[Tensor, float], tuple[Tensor, Tensor]]
@@ -97,7 +101,7 @@ def evidence(
     loss: float,
     temperature: float,
     multiple: float = 1.0,
-    residuals: tuple[Residuals, float] | None = None,
+    residuals: Residuals | None = None,
 ) -> Evidence:
     """Return the evidence with its gradient.
 
@@ -108,7 +112,7 @@ def evidence(
         loss: The summed loss.
         temperature: Of the likelihood.
         multiple: By what the curvature is multiplied besides.
-        residuals: Of a Gaussian, with its scale; None for another likelihood.
+        residuals: Of a Gaussian; None for another likelihood.
 
     Returns:
         The evidence.
@@ -120,6 +124,6 @@ def evidence(
     determined = prior.sizes - delta * traces
     log_scale = None
     if residuals is not None:
-        own, scale = residuals
-        log_scale = (own.total / scale**2 - own.count) / temperature + determined.sum()
+        misfit = residuals.total / residuals.scale**2 - residuals.count
+        log_scale = misfit / temperature + determined.sum()
     return Evidence(value, 0.5 * (determined - delta * squares), log_scale)

@@ -123,37 +123,41 @@ def laplace(
     bias: Literal["joint", "separate"] = "joint" if _one_for_each_layer(objective, prior.keys) else "separate"
     made = curvature_of(objective, Curvature(structure, kind, bias, rank, generator), entries)
     mean = space.vector() if entries is None else space.vector()[entries]
-    loss, residuals = loss_and_residuals(objective)
+    loss, gradient, residuals = loss_and_residuals(objective)
     post = Posterior(
-        objective,
-        structure,
-        made,
-        prior,
-        mean,
-        loss,
-        float(temperature),
-        bias,
-        entries,
-        residuals,
-        objective.model.versions(),
+        objective=objective,
+        structure=structure,
+        curvature=made.operator,
+        prior=prior,
+        mean=mean,
+        loss=loss,
+        gradient=gradient if entries is None else gradient[entries],
+        total_weight=objective.total_weight,
+        temperature=float(temperature),
+        bias=bias,
+        versions=objective.model.versions(),
+        entries=entries,
+        residuals=residuals,
+        factors=made.factors,
     )
     if kind != "expected":
         _refuse_indefinite(post, kind)
     return post
 
 
-def loss_and_residuals(objective: Objective) -> tuple[float, Residuals | None]:
-    """Return the summed loss and, of a Gaussian with one scale, what it depends on."""
-    loss = float(objective.value()) / objective.scale
+def loss_and_residuals(objective: Objective) -> tuple[float, Tensor, Residuals | None]:
+    """Return the summed loss, its gradient and, of a Gaussian with one scale, what the loss depends on."""
+    value, gradient = objective.value_and_gradient()
+    loss, gradient = float(value) / objective.scale, gradient / objective.scale
     likelihood = objective.likelihood
     scale = torch.as_tensor(likelihood.scale, dtype=torch.float64) if isinstance(likelihood, Gaussian) else None
     if scale is None or scale.numel() > 1:
-        return loss, None
+        return loss, gradient, None
     assert isinstance(likelihood, Gaussian)
     count = objective.total_weight * objective.n_outputs
     sigma = float(scale)
     constant = math.log(sigma) + 0.5 * math.log(2 * math.pi) if likelihood.normalized else 0.0
-    return loss, Residuals(2 * sigma**2 * (loss - count * constant), count)
+    return loss, gradient, Residuals(2 * sigma**2 * (loss - count * constant), count, sigma, constant)
 
 
 def _restricted(objective: Objective, subset: str | Iterable[str]) -> Objective:
@@ -192,7 +196,7 @@ def _entries(
     if subset == "random":
         generator = generator or torch.Generator(objective.device).manual_seed(0)
         return torch.randperm(p, generator=generator, device=objective.device)[:size].sort().values
-    diagonal = curvature_of(objective, Curvature("diagonal", "expected", "joint", 0, None)).diagonal()
+    diagonal = curvature_of(objective, Curvature("diagonal", "expected", "joint", 0, None)).operator.diagonal()
     return (diagonal + prior).topk(size, largest=False).indices.sort().values
 
 

@@ -94,7 +94,9 @@ def inverse_diagonal(operator: SymmetricOperator) -> Tensor:
 @inverse_diagonal.register
 def _(operator: Dense) -> Tensor:
     eye = torch.eye(operator.shape[-1], dtype=operator.dtype, device=operator.device)
-    return cholesky_solve(cholesky(operator.matrix, labels=operator.labels), eye).diagonal()
+    lower = cholesky(operator.matrix, labels=operator.labels)
+    inverse: Tensor = torch.linalg.solve_triangular(lower, eye, upper=False)
+    return inverse.square().sum(0)
 
 
 @inverse_diagonal.register

@@ -13,14 +13,15 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.data import Inputs
 from raphson.laplace._curvature import Structure
-from raphson.laplace._evidence import Evidence, Residuals, determinant, fixed_scale
+from raphson.laplace._evidence import Evidence, Residuals, determinant
 from raphson.laplace._evidence import evidence as evidence_at
 from raphson.laplace._operators import combined, inverse_diagonal
 from raphson.laplace._predictive import Link, Predictive, from_outputs, from_samples
 from raphson.laplace._prior import Per, Prior, make_prior
 from raphson.laplace._tune import tune_by_evidence, tune_by_validation
+from raphson.laplace._update import updated
 from raphson.linalg import SymmetricOperator
-from raphson.network import Objective, OutputCovariance
+from raphson.network import LayerOperator, Objective, OutputCovariance
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +42,15 @@ class Posterior:
         prior: The prior.
         mean: :math:`\hat\theta`, ``(P,)``.
         loss: The summed loss at the mean.
+        gradient: Its gradient there, ``(P,)``.
+        total_weight: W.
         temperature: T.
         bias: Whether a bias shares the block of its weight.
+        versions: The state of the model, which must not change.
         entries: Numbers of the parameters in the posterior, where these are a subnetwork; None for all.
         residuals: Of a Gaussian likelihood with one scale; None for another.
+        factors: The Kronecker factors behind the curvature of ``"kfac"``, to which those of more data are added.
+        complete: Whether the objective has all the data that the curvature is of.
     """
 
     objective: Objective
@@ -53,11 +59,15 @@ class Posterior:
     prior: Prior
     mean: Tensor
     loss: float
+    gradient: Tensor
+    total_weight: float
     temperature: float
     bias: Literal["joint", "separate"]
-    entries: Tensor | None
-    residuals: Residuals | None
     versions: tuple[int, ...]
+    entries: Tensor | None = None
+    residuals: Residuals | None = None
+    factors: LayerOperator | None = None
+    complete: bool = True
 
     @property
     def prior_precision(self) -> float | dict[str, float]:
@@ -110,14 +120,13 @@ class Posterior:
 
     def evidence(self) -> Evidence:
         """Return the log marginal likelihood and its gradient in log prior precisions and a Gaussian's log scale."""
-        scaled = None if self.residuals is None else (self.residuals, fixed_scale(self.objective.likelihood))
         return evidence_at(
             determinant(self.curvature, self.prior),
             self.prior,
             self.squares,
             self.loss,
             self.temperature,
-            residuals=scaled,
+            residuals=self.residuals,
         )
 
     @property
@@ -165,6 +174,25 @@ class Posterior:
         if data is None:
             raise InputError("Validation needs data that the network was not trained on: give data=(x, y).")
         return tune_by_validation(self, per, data, link)
+
+    def update(self, data: Any) -> Posterior:
+        """Return the posterior after other data as well, with this one as the prior (sequential Laplace).
+
+        Curvatures add up. Where the mean is the mode of this posterior, as after training to the end with its prior, it
+        takes the Newton step to the new mode, in a copy of the model; elsewhere it stays, with a warning if that leaves
+        it far from the new mode. Both make a linear model's posterior that of all data at once.
+
+        Args:
+            data: Data like those of the objective.
+
+        Returns:
+            The posterior; data that do not fit are an ``InputError``.
+
+        References:
+            H. Ritter, A. Botev and D. Barber (2018), Online structured Laplace approximations for overcoming
+            catastrophic forgetting, NeurIPS.
+        """
+        return updated(self, data)
 
     def with_prior(self, prior_precision: float | Tensor | Mapping[str, float]) -> Posterior:
         """Return the posterior with another prior: one precision, or precisions by name of a layer or tensor."""

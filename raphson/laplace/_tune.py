@@ -16,7 +16,8 @@ from raphson.laplace._curvature import Curvature, curvature_of
 from raphson.laplace._evidence import determinant, evidence
 from raphson.laplace._operators import combined
 from raphson.laplace._prior import Per, Prior, regrouped
-from raphson.network import Objective
+from raphson.likelihoods import Gaussian
+from raphson.network import Objective, multiplied_factors
 
 if TYPE_CHECKING:
     from raphson.laplace._posterior import Posterior
@@ -40,9 +41,7 @@ def tune_by_evidence(post: Posterior, per: Per | None, scale: bool) -> Posterior
     post = _with_groups(post, per)
     squares = post.squares
     log_det = determinant(post.curvature, post.prior)
-    lik: Any = post.objective.likelihood
-    start = float(lik.scale) if scale else 1.0
-    constant = 0.5 * math.log(2 * math.pi)
+    start = post.residuals.scale if post.residuals is not None else 1.0
 
     def at(values: Tensor, sigma: float) -> tuple[float, Tensor, float]:
         """Return the evidence and its gradient at precisions and a scale."""
@@ -50,9 +49,8 @@ def tune_by_evidence(post: Posterior, per: Per | None, scale: bool) -> Posterior
         if not scale or post.residuals is None:
             found = evidence(log_det, prior, squares, post.loss, post.temperature)
             return float(found.value), found.log_prior, 0.0
-        extra = math.log(sigma) + constant if lik.normalized else 0.0
-        loss, ratio = post.residuals.loss(sigma, extra), (start / sigma) ** 2
-        found = evidence(log_det, prior, squares, loss, post.temperature, ratio, (post.residuals, sigma))
+        own = post.residuals.at(sigma)
+        found = evidence(log_det, prior, squares, own.loss, post.temperature, (start / sigma) ** 2, own)
         assert found.log_scale is not None
         return float(found.value), found.log_prior, float(found.log_scale)
 
@@ -95,16 +93,17 @@ def _climb(
 
 def with_scale(post: Posterior, sigma: float) -> Posterior:
     """Return the posterior with another scale of its Gaussian likelihood: curvature and loss change in closed form."""
-    assert post.residuals is not None
-    lik: Any = post.objective.likelihood
-    changed = replace(lik, scale=sigma)
-    constant = math.log(sigma) + 0.5 * math.log(2 * math.pi) if lik.normalized else 0.0
-    zeros = torch.zeros_like(post.mean)
+    assert post.residuals is not None and isinstance(post.objective.likelihood, Gaussian)
+    own, zeros = post.residuals.at(sigma), torch.zeros_like(post.mean)
+    ratio = (post.residuals.scale / sigma) ** 2
     return replace(
         post,
-        objective=post.objective.with_likelihood(changed),
-        curvature=combined(post.curvature, (float(lik.scale) / sigma) ** 2, zeros),
-        loss=post.residuals.loss(sigma, constant),
+        objective=post.objective.with_likelihood(replace(post.objective.likelihood, scale=sigma)),
+        curvature=combined(post.curvature, ratio, zeros),
+        factors=None if post.factors is None else multiplied_factors(post.factors, ratio),
+        gradient=post.gradient * ratio,
+        residuals=own,
+        loss=own.loss,
     )
 
 
@@ -162,5 +161,10 @@ def _with_groups(post: Posterior, per: Per | None) -> Posterior:
         prior = regrouped(post.prior, space.names, space.sizes, per)
     if per != "tensor" or post.bias == "separate" or post.structure not in {"kfac", "ekfac"}:
         return replace(post, prior=prior)
-    wanted = Curvature(post.structure, "expected", "separate", 0, None)
-    return replace(post, prior=prior, bias="separate", curvature=curvature_of(post.objective, wanted))
+    if not post.complete:
+        raise InputError(
+            "A weight and its bias share a block here, and the data to part them are gone (after update, or loading): "
+            "make the posterior with a prior_precision for each tensor, or tune per='layer'."
+        )
+    made = curvature_of(post.objective, Curvature(post.structure, "expected", "separate", 0, None))
+    return replace(post, prior=prior, bias="separate", curvature=made.operator, factors=made.factors)

@@ -31,7 +31,7 @@ from raphson.linalg import (
 )
 from raphson.network._objective import Objective
 from raphson.network._parameters import ParameterSpace
-from raphson.network.autodiff._per_example import example_jacobian
+from raphson.network.curvature._dense_jacobian import dense_jacobian
 from raphson.network.curvature.factors._layer_operator import LayerOperator
 from raphson.network.curvature.factors._layer_plan import Bias, PlanPart, make_plan
 from raphson.network.curvature.factors._layer_sums import joined, whole
@@ -126,8 +126,7 @@ class OutputCovariance:
 
     def _jacobian(self, part: Batch) -> Tensor:
         """Return the Jacobian of some examples, ``(n, E, P)``."""
-        whole = example_jacobian(self._objective.model, part.x, part.n_examples, self._objective.traits)
-        rows = whole.flatten(1, -2).detach()
+        rows = dense_jacobian(self._objective, part).flatten(1, -2).detach()
         return rows if self._entries is None else rows[..., self._entries]
 
     def _halves(self, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,7 @@ class ParameterBlock(NamedTuple):
         places: Returns the number of each row's parameter.
         operator: The operator.
         exact: Whether it (or its diagonal) is exact by construction.
+        inputs: Which of its Kronecker factors is the average over inputs.
     """
 
     names: str
@@ -43,6 +44,7 @@ class ParameterBlock(NamedTuple):
     places: Callable[[], Tensor]
     operator: SymmetricOperator
     exact: bool = False
+    inputs: int | None = None
 
 
 class ExactSums:
@@ -132,7 +134,8 @@ class LayerSums:
             index = index + space.slices[plan.weight.name].start
             return index.reshape(-1) if plan.bias is None else joined(index, plan.bias.places(space))
 
-        return _block([view for view in (plan.weight, plan.bias) if view is not None], space, places, operator)
+        views = [view for view in (plan.weight, plan.bias) if view is not None]
+        return _block(views, space, places, operator)._replace(inputs=0 if plan.flipped[0] else 1)
 
     def other_blocks(self) -> list[ParameterBlock]:
         """Return the blocks of everything but the weights."""
@@ -207,7 +210,12 @@ def assemble(objective: Objective, blocks: list[ParameterBlock]) -> LayerOperato
     operators = tuple(block.operator for block in blocks)
     names, exact = (tuple(getattr(block, what) for block in blocks) for what in ("names", "exact"))
     found = LayerOperator(
-        operators, names, exact, lambda: torch.cat([part() for part in places]), labels=space.labels()
+        operators,
+        names,
+        exact,
+        lambda: torch.cat([part() for part in places]),
+        tuple(block.inputs for block in blocks),
+        labels=space.labels(),
     )
     return found.shift(objective.l2) if objective.l2 else found
 
