@@ -127,6 +127,6 @@ def _low_rank(objective: Objective, wanted: Curvature) -> DiagonalPlusLowRank:
     keep = values > values[-1] * k * torch.finfo(values.dtype).eps
     half = image @ (vectors[:, keep] / values[keep].sqrt())
     left, singular, _ = torch.linalg.svd(half, full_matrices=False)
-    low_rank = left[:, :rank] * singular[:rank]
+    low_rank = (left[:, :rank] * singular[:rank]).contiguous()
     diagonal = fisher(objective, structure="diagonal").diagonal() - low_rank.square().sum(1)
     return DiagonalPlusLowRank(diagonal.clamp_min(0.0), low_rank, labels=objective.space.labels())

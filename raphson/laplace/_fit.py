@@ -139,6 +139,7 @@ def laplace(
         entries=entries,
         residuals=residuals,
         factors=made.factors,
+        kind=kind,
     )
     if kind != "expected":
         _refuse_indefinite(post, kind)

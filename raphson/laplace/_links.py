@@ -38,8 +38,8 @@ def approximated(likelihood: Likelihood, link: str, f: Tensor, covariance: Tenso
     r"""Return outputs at which a likelihood of classes gives the averaged probabilities, ``(N, ..., C)``.
 
     Probit: :math:`f / \sqrt{1 + \pi v / 8}`. Bridge: the logarithms of the means of the Dirichlet distribution with
-    :math:`\alpha_k = \frac{1}{\Sigma_{kk}} \bigl(1 - \frac2K + \frac{e^{f_k}}{K^2} \sum_l e^{-f_l}\bigr)`, after
-    outputs are conditioned on adding up to 0.
+    :math:`\alpha_k = \frac{1}{\Sigma_{kk}} \bigl(1 - \frac2K + \frac{e^{f_k}}{K^2} \sum_l e^{-f_l}\bigr)`, with
+    the mean over classes taken out, which probabilities do not depend on.
 
     Raises:
         InputError: The likelihood has no such link.
@@ -59,11 +59,9 @@ def approximated(likelihood: Likelihood, link: str, f: Tensor, covariance: Tenso
 def log_dirichlet(f: Tensor, covariance: Tensor) -> Tensor:
     """Return the logarithms of the parameters of the Dirichlet distribution of the Laplace bridge, ``(..., K)``."""
     k = f.shape[-1]
-    # softmax does not see the sum of the outputs: condition on its being zero
-    rows, total = covariance.sum(-1), covariance.sum((-2, -1)).unsqueeze(-1)
-    total = total.clamp_min(torch.finfo(f.dtype).tiny)
-    mean = f - rows * f.sum(-1, keepdim=True) / total
-    variance = covariance.diagonal(dim1=-2, dim2=-1) - rows.square() / total
+    # softmax does not see the mean over classes: it is taken out of outputs and covariance
+    mean = f - f.mean(-1, keepdim=True)
+    variance = covariance.diagonal(dim1=-2, dim2=-1) - 2 * covariance.mean(-1) + covariance.mean((-2, -1)).unsqueeze(-1)
     variance = variance.clamp_min(torch.finfo(f.dtype).eps)
     both = torch.logsumexp(-mean, -1, keepdim=True) + mean - 2 * math.log(k)
     return torch.logaddexp(f.new_tensor(1 - 2 / k).log(), both) - variance.log()

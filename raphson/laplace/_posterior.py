@@ -2,24 +2,27 @@ r"""The posterior of a network's parameters: a Gaussian whose precision is the c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raphson._errors import InputError
 from raphson.data import Inputs
-from raphson.laplace._curvature import Structure
+from raphson.laplace._curvature import Kind, Structure
 from raphson.laplace._evidence import Evidence, Residuals, determinant
 from raphson.laplace._evidence import evidence as evidence_at
 from raphson.laplace._operators import combined, inverse_diagonal
 from raphson.laplace._predictive import Link, Predictive, from_outputs, from_samples
 from raphson.laplace._prior import Per, Prior, make_prior
+from raphson.laplace._state import fields_of, read, save, tensors_of, without_data
 from raphson.laplace._tune import tune_by_evidence, tune_by_validation
 from raphson.laplace._update import updated
+from raphson.likelihoods import Likelihood
 from raphson.linalg import SymmetricOperator
 from raphson.network import LayerOperator, Objective, OutputCovariance
 
@@ -51,6 +54,7 @@ class Posterior:
         residuals: Of a Gaussian likelihood with one scale; None for another.
         factors: The Kronecker factors behind the curvature of ``"kfac"``, to which those of more data are added.
         complete: Whether the objective has all the data that the curvature is of.
+        kind: Which curvature.
     """
 
     objective: Objective
@@ -68,6 +72,7 @@ class Posterior:
     residuals: Residuals | None = None
     factors: LayerOperator | None = None
     complete: bool = True
+    kind: Kind = "expected"
 
     @property
     def prior_precision(self) -> float | dict[str, float]:
@@ -111,6 +116,47 @@ class Posterior:
             root.shape[-1], n, generator=generator, dtype=self.precision.dtype, device=self.precision.device
         )
         return (self.mean.unsqueeze(-1) + self.precision.solve(root.mm(noise))).mT
+
+    # storage --------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors that determine the posterior, by name."""
+        return tensors_of(self)
+
+    def save(self, file: str | Path) -> None:
+        """Write the posterior to a safetensors file; it holds numbers and names, no row of the data and no code.
+
+        Args:
+            file: Where to. What cannot be written is an ``InputError``.
+        """
+        save(self, file)
+
+    @classmethod
+    def load(
+        cls, file: str | Path, model: nn.Module | Callable[..., Tensor], likelihood: Likelihood | None = None
+    ) -> Posterior:
+        """Return a posterior that ``save`` wrote.
+
+        Args:
+            file: The file.
+            model: The network, with any values of its parameters: a copy gets those of the file.
+            likelihood: The likelihood, where it is made from code; None for one that the file describes.
+
+        Returns:
+            The posterior; a file that holds none, and a model with other parameters, are an ``InputError``.
+        """
+        return cls(**fields_of(*read(file), model, likelihood))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # rows of the data do not belong in a pickle, and what was derived can be derived again
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return own | {"objective": without_data(self.objective), "complete": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        objective = state["objective"]
+        objective.model.refresh()  # a pickle has the parameters twice
+        for name, value in (state | {"versions": objective.model.versions()}).items():
+            object.__setattr__(self, name, value)
 
     # evidence -------------------------------------------------------------------------------------------------------
 

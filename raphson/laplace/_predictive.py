@@ -24,6 +24,10 @@ _RESPONSES = 4000
 """Responses of an example that an interval is read from: a 95 % limit is then known to 0.04 standard deviations."""
 
 
+_HALVINGS = 40
+"""How often a sample outside the domain is moved half the way to the mean."""
+
+
 @dataclass(frozen=True, eq=False)
 class Predictive:
     r"""The distribution of outputs and responses at some inputs, averaged over the parameters.
@@ -126,7 +130,7 @@ class Predictive:
             moved = (noise @ self._root.mT).view(n, *f.shape)
         else:
             moved = (self._root @ noise.unsqueeze(-1)).squeeze(-1)
-        return self.likelihood.sample(f + moved, generator)
+        return self.likelihood.sample(inside(self.likelihood, f, moved), generator)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Return limits between which a response lies with probability ``level``, as much outside on either side.
@@ -219,16 +223,33 @@ class Predictive:
         step = max(1, _TOGETHER // (max(samples, times) * f[0].numel()))
         if self.joint and self.outputs is None:
             moved = (self.noise @ self._root.mT).view(samples, *f.shape)
-            return [function(f + moved, slice(None))]
+            return [function(inside(self.likelihood, f, moved), slice(None))]
         found = []
         for start in range(0, len(f), step):
             rows = slice(start, start + step)
             if self.outputs is not None:
                 part = self.outputs[:, rows]
             else:
-                part = f[rows] + (self._root[rows] @ self.noise.mT).movedim(-1, 0)
+                part = inside(self.likelihood, f[rows], (self._root[rows] @ self.noise.mT).movedim(-1, 0))
             found.append(function(part, rows))
         return found
+
+
+def inside(likelihood: Likelihood, f: Tensor, moved: Tensor) -> Tensor:
+    """Return ``f + moved``, ``(S, N, ..., C)``, where that leaves the domain of the likelihood only part of the way.
+
+    A Gaussian knows of no bounds: a scale that is an output comes out negative now and then, thresholds out of order.
+    """
+    found = f + moved
+    for _ in range(_HALVINGS):
+        outside = torch.isnan(likelihood.mean(found)).any(-1)
+        for c, domain in enumerate(likelihood.domains * (f.shape[-1] // len(likelihood.domains))):
+            outside |= ~domain.contains(found[..., c])
+        if not bool(outside.any()):
+            return found
+        moved = torch.where(outside.unsqueeze(-1), moved / 2, moved)
+        found = f + moved
+    return found
 
 
 def from_outputs(

@@ -48,7 +48,7 @@ def updated(post: Posterior, data: Any) -> Posterior:
     old.model.check_unchanged(post.versions)
     names: Any = list(old.space.names) if old.model.module is not None else old.model.everything
     new = Objective(old.model.function, old.likelihood, data, params=names)
-    wanted = Curvature(post.structure, "expected", post.bias, _rank(post.curvature), None)
+    wanted = Curvature(post.structure, post.kind, post.bias, _rank(post.curvature), None)
     more = curvature_of(new, wanted)
     raw = None
     if post.factors is not None:
@@ -107,7 +107,8 @@ def _at(objective: Objective, theta: Tensor) -> Objective:
     values = space.unflatten(theta)
     if model.module is None:
         params = {name: values.get(name, p).clone() for name, p in model.everything.items()}
-        return Objective(model.function, objective.likelihood, batches, params=params)
+        whole = Objective(model.function, objective.likelihood, batches, params=params)
+        return whole.restricted(list(space.names))
     module = copy.deepcopy(model.module)
     own = dict(module.named_parameters())
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """Networks: an objective, and its curvature by layers and automatic differentiation."""
 
+from raphson.network._module import Model as Model
 from raphson.network._objective import Objective as Objective
 from raphson.network.curvature._ekfac import ekfac as ekfac
 from raphson.network.curvature._example_gradients import example_gradient_norms as example_gradient_norms

@@ -194,6 +194,12 @@ class BayesianMLP(BaseEstimator):
         weights = check_weights(sample_weight, density.shape[0])
         return float(density.mean() if weights is None else (weights @ density) / weights.sum())
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.target_tags.required = True
+        return tags
+
     # units ------------------------------------------------------------------------------------------------------------
 
     def _learn_units(self, table: Any, y: Tensor, likelihood: Likelihood, weights: Tensor | None) -> Tensor:
