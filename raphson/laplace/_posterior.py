@@ -214,12 +214,14 @@ class Posterior:
             marginal likelihood estimation for model selection in deep learning, ICML.
         """
         if by == "evidence":
-            return tune_by_evidence(self, per, scale)
+            tuned: Posterior = tune_by_evidence(self, per, scale)
+            return tuned
         if by != "validation":
             raise InputError(f"by is {by!r}, but a prior is tuned by 'evidence' or 'validation'.")
         if data is None:
             raise InputError("Validation needs data that the network was not trained on: give data=(x, y).")
-        return tune_by_validation(self, per, data, link)
+        validated: Posterior = tune_by_validation(self, per, data, link)
+        return validated
 
     def update(self, data: Any) -> Posterior:
         """Return the posterior after other data as well, with this one as the prior (sequential Laplace).
@@ -238,7 +240,8 @@ class Posterior:
             H. Ritter, A. Botev and D. Barber (2018), Online structured Laplace approximations for overcoming
             catastrophic forgetting, NeurIPS.
         """
-        return updated(self, data)
+        later: Posterior = updated(self, data)
+        return later
 
     def with_prior(self, prior_precision: float | Tensor | Mapping[str, float]) -> Posterior:
         """Return the posterior with another prior: one precision, or precisions by name of a layer or tensor."""

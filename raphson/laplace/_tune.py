@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +19,6 @@ from raphson.laplace._prior import Per, Prior, regrouped
 from raphson.likelihoods import Gaussian
 from raphson.network import Objective, multiplied_factors
 
-if TYPE_CHECKING:
-    from raphson.laplace._posterior import Posterior
-    from raphson.laplace._predictive import Link
-
 _FIXED_POINT_STEPS = 30
 _RANGE = 1e10
 """Precisions stay between its inverse and this: beyond, a group is switched off, or free, to working precision."""
@@ -31,7 +27,7 @@ _GRID = np.logspace(-4, 4, 9)
 """Precisions that validation tries first; it then halves the distance between powers three times around the best."""
 
 
-def tune_by_evidence(post: Posterior, per: Per | None, scale: bool) -> Posterior:
+def tune_by_evidence(post: Any, per: Per | None, scale: bool) -> Any:
     """Return the posterior with the largest evidence in the prior precisions and, if asked for, the noise scale."""
     if scale and post.residuals is None:
         raise InputError(
@@ -91,7 +87,7 @@ def _climb(
     return torch.from_numpy(best[: len(values)]).to(values).exp(), math.exp(best[-1]) if scale else sigma
 
 
-def with_scale(post: Posterior, sigma: float) -> Posterior:
+def with_scale(post: Any, sigma: float) -> Any:
     """Return the posterior with another scale of its Gaussian likelihood: curvature and loss change in closed form."""
     assert post.residuals is not None and isinstance(post.objective.likelihood, Gaussian)
     own, zeros = post.residuals.at(sigma), torch.zeros_like(post.mean)
@@ -107,7 +103,7 @@ def with_scale(post: Posterior, sigma: float) -> Posterior:
     )
 
 
-def tune_by_validation(post: Posterior, per: Per | None, data: Any, link: Link) -> Posterior:
+def tune_by_validation(post: Any, per: Per | None, data: Any, link: Any) -> Any:
     """Return the posterior whose predictive density of other data is largest."""
     post = _with_groups(post, per)
     held_out = Objective(post.objective.model.function, post.objective.likelihood, data, params=_names(post))
@@ -139,13 +135,13 @@ def tune_by_validation(post: Posterior, per: Per | None, data: Any, link: Link) 
     return replace(post, prior=post.prior.with_values(values))
 
 
-def _names(post: Posterior) -> Any:
+def _names(post: Any) -> Any:
     """Return what tells an objective of other data which parameters are differentiated."""
     model = post.objective.model
     return list(post.objective.space.names) if model.module is not None else model.everything
 
 
-def _with_groups(post: Posterior, per: Per | None) -> Posterior:
+def _with_groups(post: Any, per: Per | None) -> Any:
     """Return the posterior with the groups of the prior that are asked for."""
     if per is None:
         return post

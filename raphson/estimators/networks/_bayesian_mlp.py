@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from raphson._errors import InputError
-from raphson.estimators.input._response import check_response
+from raphson.estimators.input._target import check_target
 from raphson.estimators.input._validate import as_tensor, check_table, check_weights
 from raphson.estimators.networks._train import Training, train
 from raphson.laplace import Posterior, Predictive
@@ -104,7 +104,7 @@ class BayesianMLP(BaseEstimator):
         self._check_options()
         likelihood = self._likelihood()
         table = check_table(self, X, reset=True)
-        response, c = check_response(y, table.shape[0], likelihood)
+        response, c = check_target(y, table.shape[0], likelihood)
         weights = check_weights(sample_weight, table.shape[0])
         x = self._learn_units(table, response, likelihood, weights)
         target, common = response, response
@@ -173,7 +173,7 @@ class BayesianMLP(BaseEstimator):
             ``(N,)``.
         """
         found = self.predictive(X)
-        response, _ = check_response(y, found.output_mean.shape[0], self._likelihood())
+        response, _ = check_target(y, found.output_mean.shape[0], self._likelihood())
         if not self._standardized:
             return found.log_density(response).numpy()
         scaled = (response - self._center) / self._unit
