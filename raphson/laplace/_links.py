@@ -34,26 +34,29 @@ class _ExactGaussian:
 exact_gaussian = _ExactGaussian()
 
 
-def approximated(likelihood: Likelihood, link: str, f: Tensor, covariance: Tensor) -> Tensor:
-    r"""Return outputs at which a likelihood of classes gives the averaged probabilities, ``(N, ..., C)``.
+def probit(likelihood: Likelihood, f: Tensor, variance: Tensor) -> Tensor:
+    r"""Return :math:`f / \sqrt{1 + \pi v / 8}`, outputs at which a likelihood of classes gives averaged probabilities."""
+    _refuse_other(likelihood, "probit", (Bernoulli, Categorical))
+    return f / (1 + math.pi / 8 * variance).sqrt()
 
-    Probit: :math:`f / \sqrt{1 + \pi v / 8}`. Bridge: the logarithms of the means of the Dirichlet distribution with
-    :math:`\alpha_k = \frac{1}{\Sigma_{kk}} \bigl(1 - \frac2K + \frac{e^{f_k}}{K^2} \sum_l e^{-f_l}\bigr)`, with
-    the mean over classes taken out, which probabilities do not depend on.
 
-    Raises:
-        InputError: The likelihood has no such link.
+def bridge(likelihood: Likelihood, f: Tensor, covariance: Tensor) -> Tensor:
+    r"""Return outputs at which a categorical likelihood gives the means of a Dirichlet distribution, ``(N, ..., C)``.
+
+    Its parameters are :math:`\alpha_k = \frac{1}{\Sigma_{kk}} \bigl(1 - \frac2K + \frac{e^{f_k}}{K^2} \sum_l
+    e^{-f_l}\bigr)`, with the mean over classes taken out, which probabilities do not depend on.
     """
-    known = {"probit": (Bernoulli, Categorical), "bridge": (Categorical,)}[link]
+    _refuse_other(likelihood, "bridge", (Categorical,))
+    return log_dirichlet(f, covariance)
+
+
+def _refuse_other(likelihood: Likelihood, link: str, known: tuple[type[Likelihood], ...]) -> None:
     if not isinstance(likelihood, known):
         names = " and ".join(kind.__name__ for kind in known)
         raise InputError(
             f"link='{link}' approximates probabilities of classes ({names}), and {type(likelihood).__name__} has none: "
             "use link='mixture'."
         )
-    if link == "probit":
-        return f / (1 + math.pi / 8 * covariance.diagonal(dim1=-2, dim2=-1)).sqrt()
-    return log_dirichlet(f, covariance)
 
 
 def log_dirichlet(f: Tensor, covariance: Tensor) -> Tensor:

@@ -295,11 +295,11 @@ class Posterior:
         if method == "sample":
             return from_samples(likelihood, self._sampled_outputs(x, samples, generator))
         if joint:
-            f, covariance = self._outputs.joint(x)
-        else:
-            parts = list(self._outputs(x))
-            f, covariance = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-        return from_outputs(likelihood, f, covariance, link, samples, generator, joint)
+            f, spread = self._outputs.joint(x)
+            return from_outputs(likelihood, f, spread, link, samples, generator, joint)
+        roots = list(self._outputs.roots(x))
+        f, spread = (torch.cat(part) for part in zip(*(roots or self._outputs(x)), strict=True))
+        return from_outputs(likelihood, f, spread, link, samples, generator, is_root=bool(roots))
 
     @cached_property
     def _outputs(self) -> OutputCovariance:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.laplace._links import approximated, exact_gaussian
+from raphson.laplace._links import bridge, exact_gaussian, probit
 from raphson.likelihoods import Likelihood
+from raphson.network import squared_roots
 
 Link = Literal["mixture", "probit", "bridge"]
 
@@ -39,7 +40,8 @@ class Predictive:
     Attributes:
         likelihood: The likelihood.
         output_mean: ``(N, ..., C)``.
-        output_covariance: ``(N, ..., C, C)``; with ``joint=True`` of all outputs, row-major, ``(N ... C, N ... C)``.
+        spread: The covariance of the outputs, or a square root of it.
+        is_root: Which of the two.
         link: From outputs to responses.
         joint: Whether the covariance is that of all inputs together.
         noise: Standard normal numbers ``(S, C)`` that samples are made of, the same for all examples.
@@ -48,11 +50,17 @@ class Predictive:
 
     likelihood: Likelihood
     output_mean: Tensor
-    output_covariance: Tensor
+    spread: Tensor
+    is_root: bool
     link: Link
     joint: bool
     noise: Tensor
     outputs: Tensor | None = None
+
+    @cached_property
+    def output_covariance(self) -> Tensor:
+        """``(N, ..., C, C)``; with ``joint=True`` of all outputs together, row-major, ``(N ... C, N ... C)``."""
+        return squared_roots(self.spread) if self.is_root else self.spread
 
     @property
     def mean(self) -> Tensor:
@@ -74,7 +82,7 @@ class Predictive:
         """The variance of the response's mean, shaped like ``mean``: what comes from uncertain parameters."""
         if self._exact is None:
             return self._moments[1]
-        return self._marginal_covariance.diagonal(dim1=-2, dim2=-1)
+        return self._output_variance
 
     @property
     def variance(self) -> Tensor:
@@ -181,7 +189,9 @@ class Predictive:
         """Outputs at which the likelihood gives the predictive probabilities, for a link that is not the mixture."""
         if self.link == "mixture":
             return None
-        return approximated(self.likelihood, self.link, self.output_mean, self._marginal_covariance)
+        if self.link == "probit":
+            return probit(self.likelihood, self.output_mean, self._output_variance)
+        return bridge(self.likelihood, self.output_mean, self._marginal_covariance)
 
     @cached_property
     def _marginal_covariance(self) -> Tensor:
@@ -193,9 +203,16 @@ class Predictive:
         own = self.output_covariance.view(positions, c, positions, c).diagonal(dim1=0, dim2=2)
         return own.movedim(-1, 0).reshape(*f.shape, c)
 
+    @property
+    def _output_variance(self) -> Tensor:
+        """Variances of the outputs, ``(N, ..., C)``."""
+        return self.spread.square().sum(-1) if self.is_root else self._marginal_covariance.diagonal(dim1=-2, dim2=-1)
+
     @cached_property
     def _root(self) -> Tensor:
         """A square root of the covariance."""
+        if self.is_root:
+            return self.spread
         lower: Tensor
         lower, info = torch.linalg.cholesky_ex(self.output_covariance)
         if not bool(info.any()):
@@ -260,6 +277,7 @@ def from_outputs(
     samples: int,
     generator: torch.Generator | None,
     joint: bool = False,
+    is_root: bool = False,
 ) -> Predictive:
     """Return the predictive distribution of Gaussian outputs.
 
@@ -271,6 +289,7 @@ def from_outputs(
         samples: Number of samples of the outputs.
         generator: Source of randomness; None for a fixed one.
         joint: Whether the covariance is that of all together.
+        is_root: Whether ``covariance`` is a square root of it, ``(N, C, r)``.
 
     Returns:
         The predictive distribution.
@@ -281,7 +300,7 @@ def from_outputs(
     if link not in get_args(Link):
         raise InputError(f"link is {link!r}, but it must be one of {', '.join(get_args(Link))}.")
     noise = normal_points(samples, covariance.shape[-1], generator, f)
-    made = Predictive(likelihood, f, covariance, link, joint, noise)
+    made = Predictive(likelihood, f, covariance, is_root, link, joint, noise)
     _ = made._shifted  # noqa: SLF001  a link that the likelihood does not have is refused now
     return made
 
@@ -291,7 +310,7 @@ def from_samples(likelihood: Likelihood, outputs: Tensor) -> Predictive:
     f = outputs.mean(0)
     centered = (outputs - f).movedim(0, -1)
     covariance = centered @ centered.mT / max(1, len(outputs) - 1)
-    return Predictive(likelihood, f, covariance, "mixture", False, outputs.new_zeros(0), outputs)
+    return Predictive(likelihood, f, covariance, False, "mixture", False, outputs.new_zeros(0), outputs)
 
 
 def normal_points(n: int, d: int, generator: torch.Generator | None, like: Tensor) -> Tensor:

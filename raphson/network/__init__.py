@@ -15,6 +15,7 @@ from raphson.network.curvature._jacobian import jacobian as jacobian
 from raphson.network.curvature._jacobian import second_derivatives as second_derivatives
 from raphson.network.curvature._kfac import kfac as kfac
 from raphson.network.curvature._output_covariance import OutputCovariance as OutputCovariance
+from raphson.network.curvature._output_covariance import squared_roots as squared_roots
 from raphson.network.curvature.factors._factor_sums import added_factors as added_factors
 from raphson.network.curvature.factors._factor_sums import multiplied_factors as multiplied_factors
 from raphson.network.curvature.factors._layer_operator import KnownOrder as KnownOrder

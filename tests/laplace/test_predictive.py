@@ -114,3 +114,22 @@ def test_samples_have_the_covariance(structure: str) -> None:
     # entries of a sample covariance of white noise have standard deviation 1 / sqrt(n), the diagonal sqrt(2 / n)
     assert float(gap.abs().max()) < 6 * (2 / n) ** 0.5
     torch.testing.assert_close(post.variance(), torch.linalg.inv(post.precision.to_dense()).diagonal())
+
+
+@pytest.mark.parametrize("structure", ["kfac", "diagonal"])
+def test_many_classes_keep_a_square_root(structure: str) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 520)).to(DTYPE)
+    x, y = torch.randn(6, 3, dtype=DTYPE), torch.arange(6)
+    post = rp.laplace(model, rp.Categorical(), (x, y), structure=structure, subset="last_layer")
+    pred = post.predict(x[:2])
+    f, whole = reference(post, model, x[:2])
+    torch.testing.assert_close(pred.output_covariance, by_position(whole, f), rtol=1e-8, atol=1e-12)
+    joint = post.predict(x[:2], joint=True, link="probit")
+    torch.testing.assert_close(post.predict(x[:2], link="probit").mean, joint.mean)
+    # averages over 100 samples, 1040 of them, are within six standard errors of those over many
+    exact = rp.laplace(model, rp.Categorical(), (x, y), structure=structure, subset="last_layer").predict(
+        x[:2], samples=4000
+    )
+    bound = 6 * (exact.epistemic / 100).sqrt()
+    assert bool(((pred.mean - exact.mean).abs() < bound).all())

@@ -44,7 +44,7 @@ from raphson.network.layers._layer_calls import Lookup, Matmul, weight_gradients
 _TOGETHER = 2**23
 """Entries of what a model makes, or of Jacobians, for all outputs of some examples at a time."""
 
-_MANY_OUTPUTS = 512
+MANY_OUTPUTS = 512
 """Outputs from which on half of a symmetric product is worth the saving."""
 
 Halves = Iterator[tuple[slice, Tensor, Tensor]]
@@ -74,6 +74,23 @@ class OutputCovariance:
             for rows in self._parts(batch):
                 part = batch.rows(rows)
                 yield from self._by_layers(part) if self._by_layer else self._by_jacobian(part)
+
+    def roots(self, x: Inputs) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield outputs ``(n, C)`` and square roots ``(n, C, r)`` of their covariances, some examples at a time.
+
+        For many outputs: a layer's half of the covariance is made by one matrix product less than the covariance.
+        Nothing is yielded where outputs are few or the halves are no roots.
+        """
+        (batch,) = self._batches(x)
+        if not self._by_layer or batch.y.ndim > 2 or batch.y.shape[1] < MANY_OUTPUTS:
+            return
+        for rows in self._parts(batch):
+            for _, recorded in recorded_parts(self._objective, batch.rows(rows), 0, rows.stop - rows.start):
+                f = recorded.record.output.detach()
+                halves = list(self._of_layers(recorded, f.shape[1]))
+                if any(left is not right or left.shape[0] != f.shape[0] for _, left, right in halves):
+                    return
+                yield f, halves[0][1] if len(halves) == 1 else torch.cat([left for _, left, _ in halves], -1)
 
     def joint(self, x: Inputs) -> tuple[Tensor, Tensor]:
         """Return the outputs ``(N, ..., C)`` and the covariance of all of them together, row-major."""
@@ -318,7 +335,7 @@ def _rotated(q: LinearOperator, t: Tensor) -> Tensor:
     if isinstance(q, Diagonal):
         return t
     matrix = q.to_dense()
-    if t.ndim == 4 and t.shape[1] == t.shape[2] >= _MANY_OUTPUTS and t.shape[-1] == 1:
+    if t.ndim == 4 and t.shape[1] == t.shape[2] >= MANY_OUTPUTS and t.shape[-1] == 1:
         eye = torch.eye(t.shape[1], dtype=t.dtype, device=t.device)
         if all(torch.equal(one.squeeze(-1), eye) for one in t):
             # the last layer of a classifier: its outputs are the model's
@@ -328,13 +345,22 @@ def _rotated(q: LinearOperator, t: Tensor) -> Tensor:
 
 def _add_products(total: Tensor, left: Tensor, right: Tensor) -> None:
     """Add ``L R^T``, ``(n, E, E)``; of a large symmetric product half is computed."""
-    if left is right and left.shape[1] >= _MANY_OUTPUTS:
-        for own, half in zip(total, left, strict=True):
-            product = Syrk(1, half.shape[0], half)
-            product.add(half[None, None])
-            own += product.total()[0]
+    if left is right and left.shape[1] >= MANY_OUTPUTS:
+        total += squared_roots(left)
         return
     total.baddbmm_(left, right.mT)
+
+
+def squared_roots(root: Tensor) -> Tensor:
+    """Return ``R R^T`` for ``(n, E, r)``, of large ones by half the operations."""
+    if root.shape[1] < MANY_OUTPUTS:
+        return root @ root.mT
+    found = []
+    for half in root:
+        product = Syrk(1, half.shape[0], half)
+        product.add(half[None, None])
+        found.append(product.total()[0])
+    return torch.stack(found) if len(found) > 1 else found[0].unsqueeze(0)
 
 
 def _by_position(total: Tensor, f: Tensor) -> Tensor:
