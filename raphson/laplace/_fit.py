@@ -168,9 +168,10 @@ def _restricted(objective: Objective, subset: str | Iterable[str]) -> Objective:
             f"subset is {subset!r}, but it must be one of {', '.join(_SUBSETS)}, or a list of names of parameters."
         )
     if subset == "last_layer":
+        if objective.model.module is None:
+            raise InputError("A function has no layers: name the parameters of the last one, as in subset=['w', 'b'].")
         last = objective.space.names[-1].rpartition(".")[0]
-        names = [name for name in objective.space.names if name.rpartition(".")[0] == last]
-        return objective.restricted(names if last else [objective.space.names[-1]])
+        return objective.restricted([name for name in objective.space.names if name.rpartition(".")[0] == last])
     return objective if isinstance(subset, str) else objective.restricted(list(subset))
 
 

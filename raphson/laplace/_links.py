@@ -35,7 +35,7 @@ exact_gaussian = _ExactGaussian()
 
 
 def probit(likelihood: Likelihood, f: Tensor, variance: Tensor) -> Tensor:
-    r"""Return :math:`f / \sqrt{1 + \pi v / 8}`, outputs at which a likelihood of classes gives averaged probabilities."""
+    r"""Return :math:`f / \sqrt{1 + \pi v / 8}`: outputs at which classes have their averaged probabilities."""
     _refuse_other(likelihood, "probit", (Bernoulli, Categorical))
     return f / (1 + math.pi / 8 * variance).sqrt()
 

@@ -123,6 +123,7 @@ def test_many_classes_keep_a_square_root(structure: str) -> None:
     x, y = torch.randn(6, 3, dtype=DTYPE), torch.arange(6)
     post = rp.laplace(model, rp.Categorical(), (x, y), structure=structure, subset="last_layer")
     pred = post.predict(x[:2])
+    assert pred.is_root
     f, whole = reference(post, model, x[:2])
     torch.testing.assert_close(pred.output_covariance, by_position(whole, f), rtol=1e-8, atol=1e-12)
     joint = post.predict(x[:2], joint=True, link="probit")
@@ -133,3 +134,16 @@ def test_many_classes_keep_a_square_root(structure: str) -> None:
     )
     bound = 6 * (exact.epistemic / 100).sqrt()
     assert bool(((pred.mean - exact.mean).abs() < bound).all())
+
+
+def test_a_layer_alone_is_the_last_one_and_functions_have_none() -> None:
+    model, x = torch.nn.Linear(3, 2).to(DTYPE), torch.randn(5, 3, dtype=DTYPE)
+    post = rp.laplace(model, rp.Gaussian(), (x, torch.zeros(5, 2, dtype=DTYPE)), subset="last_layer")
+    assert post.objective.space.names == ("weight", "bias")
+    params = {"w": torch.ones(3, 2, dtype=DTYPE)}
+    options = {"data": (x, torch.zeros(5, 2, dtype=DTYPE)), "params": params, "structure": "dense"}
+    post = rp.laplace(lambda p, x: x @ p["w"], rp.Gaussian(), **options)
+    expected = torch.einsum("ni,ij,nj->n", x, torch.linalg.inv(x.mT @ x + torch.eye(3, dtype=DTYPE)), x)
+    torch.testing.assert_close(post.predict(x).output_covariance[:, 0, 0], expected)
+    with pytest.raises(rp.InputError, match="has no layers"):
+        rp.laplace(lambda p, x: x @ p["w"], rp.Gaussian(), subset="last_layer", **options)
