@@ -19,7 +19,7 @@ from raphson.laplace._evidence import evidence as evidence_at
 from raphson.laplace._operators import combined, inverse_diagonal
 from raphson.laplace._predictive import Link, Predictive, from_outputs, from_samples
 from raphson.laplace._prior import Per, Prior, make_prior
-from raphson.laplace._state import fields_of, read, save, tensors_of, without_data
+from raphson.laplace._state import description_of, fields_of, read, save, tensors_of, without_data
 from raphson.laplace._tune import tune_by_evidence, tune_by_validation
 from raphson.laplace._update import updated
 from raphson.likelihoods import Likelihood
@@ -123,6 +123,21 @@ class Posterior:
         """Return the tensors that determine the posterior, by name."""
         return tensors_of(self)
 
+    def metadata(self) -> dict[str, Any]:
+        """Return the rest as plain values, ready for JSON: names, numbers and the description of the likelihood."""
+        return description_of(self)
+
+    @classmethod
+    def from_state(
+        cls,
+        tensors: dict[str, Tensor],
+        metadata: dict[str, Any],
+        model: nn.Module | Callable[..., Tensor],
+        likelihood: Likelihood | None = None,
+    ) -> Posterior:
+        """Return the posterior that ``state_dict`` and ``metadata`` are of; arguments else as of ``load``."""
+        return cls(**fields_of(tensors, metadata, model, likelihood))
+
     def save(self, file: str | Path) -> None:
         """Write the posterior to a safetensors file; it holds numbers and names, no row of the data and no code.
 
@@ -145,7 +160,7 @@ class Posterior:
         Returns:
             The posterior; a file that holds none, and a model with other parameters, are an ``InputError``.
         """
-        return cls(**fields_of(*read(file), model, likelihood))
+        return cls.from_state(*read(file), model, likelihood)
 
     def __getstate__(self) -> dict[str, Any]:
         # rows of the data do not belong in a pickle, and what was derived can be derived again

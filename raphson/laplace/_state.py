@@ -38,8 +38,10 @@ def tensors_of(post: Any) -> dict[str, Tensor]:
         found["entries"] = post.entries
     if post.factors is not None:
         found |= {f"factors.{name}": t for name, t in post.factors.state_dict().items()}
+    inputs: dict[str, Tensor] = {}
+    _packed(post.objective.example_inputs(), inputs)
     values = post.objective.model.everything
-    return found | {f"parameter.{name}": value for name, value in values.items()}
+    return found | inputs | {f"parameter.{name}": value for name, value in values.items()}
 
 
 def without_data(objective: Objective) -> Objective:
@@ -94,6 +96,7 @@ def description_of(post: Any) -> dict[str, Any]:
         "residuals": None if rest is None else [rest.total, rest.count, rest.scale, rest.constant],
         "curvature": _kind(post.curvature),
         "factors": None if post.factors is None else _kind(post.factors),
+        "x": _packed(objective.example_inputs(), {}),
     }
 
 
@@ -143,11 +146,8 @@ def _unpacked(form: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:
 
 def save(post: Any, file: str | Path) -> None:
     """Write a posterior to a file."""
-    inputs: dict[str, Tensor] = {}
-    described = {**description_of(post), "x": _packed(post.objective.example_inputs(), inputs)}
-    own = {**tensors_of(post), **inputs}
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in own.items()}
-    metadata = {"raphson": json.dumps(described)}
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors_of(post).items()}
+    metadata = {"raphson": json.dumps(description_of(post))}
     try:
         safetensors.torch.save_file(tensors, str(file), metadata)
     except OSError as error:

@@ -92,3 +92,16 @@ def test_clear_errors():
             rp.BayesianMLP(**{options[0]: options[1]}).fit(x, y)
     with pytest.raises(rp.InputError, match="row 3"):
         rp.BayesianMLP().fit(x, np.where(np.arange(20) == 3, np.nan, y))
+
+
+@pytest.mark.parametrize("structure", ["dense", "kfac"])
+def test_a_saved_network_predicts_alike(structure, tmp_path):
+    x, y = load_diabetes(return_X_y=True, as_frame=True)
+    net = rp.BayesianMLP(rp.StudentT(5.0), hidden=(6, 4), structure=structure, max_iter=2).fit(x, y)
+    net.save(tmp_path / "net")
+    again = rp.load(tmp_path / "net").model
+    for found, expected in zip(again.predict(x, return_std=True), net.predict(x, return_std=True), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert again.get_params()["hidden"] == (6, 4) and again.n_iter_ == 2
+    np.testing.assert_array_equal(again.predict_interval(x)[0], net.predict_interval(x)[0])
+    assert list(again.feature_names_in_) == list(x.columns)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,15 @@ from raphson.estimators.input._target import check_target
 from raphson.estimators.input._validate import as_tensor, check_table, check_weights
 from raphson.estimators.networks._train import Training, train
 from raphson.laplace import Posterior, Predictive
-from raphson.likelihoods import REAL, Gaussian, HeteroscedasticGaussian, Likelihood, as_likelihood
+from raphson.likelihoods import (
+    REAL,
+    Gaussian,
+    HeteroscedasticGaussian,
+    Likelihood,
+    as_likelihood,
+    from_description,
+    to_description,
+)
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 
@@ -199,6 +209,71 @@ class BayesianMLP(BaseEstimator):
         tags.input_tags.sparse = True
         tags.target_tags.required = True
         return tags
+
+    # saving: numbers and names, no rows and no code -------------------------------------------------------------------
+
+    def save(self, directory: str | Path) -> None:
+        """Save the fitted model in a directory, as ``raphson.save`` does; ``raphson.load`` reads it.
+
+        Args:
+            directory: Where to.
+        """
+        import raphson
+
+        raphson.save(self, directory)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors of the fitted model."""
+        check_is_fitted(self, "posterior_")
+        units = {"columns": torch.from_numpy(np.stack([self._means, self._spread]))}
+        if self._standardized:
+            units["target"] = torch.stack([self._center, self._unit])
+        return units | {f"posterior.{name}": t for name, t in self.posterior_.state_dict().items()}
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the likelihood, names and facts of the fitted model, ready for JSON."""
+        check_is_fitted(self, "posterior_")
+        names = getattr(self, "feature_names_in_", None)
+        return {
+            "likelihood": to_description(self._likelihood()),
+            "names": None if names is None else list(names),
+            "bounds": self.bounds_,
+            "converged": self.converged_,
+            "posterior": json.dumps(self.posterior_.metadata()),
+        }
+
+    @classmethod
+    def from_state(cls, params: dict[str, Any], tensors: dict[str, Tensor], metadata: dict[str, Any]) -> BayesianMLP:
+        """Rebuild a fitted model, which predicts bit for bit alike.
+
+        Args:
+            params: Constructor arguments, as ``get_params`` gives them, but the likelihood.
+            tensors: What ``state_dict`` returned.
+            metadata: What ``metadata`` returned.
+
+        Returns:
+            The model, without the training rows.
+        """
+        model = cls(from_description(metadata["likelihood"]), **params)
+        model._means, model._spread = tensors["columns"].numpy()
+        model.n_features_in_ = len(model._means)
+        if metadata["names"] is not None:
+            model.feature_names_in_ = np.array(metadata["names"], dtype=object)
+        model._standardized = "target" in tensors
+        if model._standardized:
+            model._center, model._unit = tensors["target"]
+        start = "posterior."
+        own = {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+        described = json.loads(metadata["posterior"])
+        last = own[f"parameter.{2 * len(model.hidden)}.bias"]
+        network = model._network(model.n_features_in_, last)
+        model.posterior_ = Posterior.from_state(own, described, network)
+        held = model.posterior_.objective.model.module
+        assert isinstance(held, nn.Sequential)
+        model.model_ = held
+        model.bounds_, model.converged_ = metadata["bounds"], metadata["converged"]
+        model.n_iter_ = len(model.bounds_)
+        return model
 
     # units ------------------------------------------------------------------------------------------------------------
 
