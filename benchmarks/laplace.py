@@ -1,4 +1,4 @@
-"""Laplace posteriors of a digits network beside laplace-torch: time and memory, and how well probabilities are calibrated.
+"""Laplace posteriors of a digits network beside laplace-torch: time, memory, and how calibrated the probabilities are.
 
     python benchmarks/laplace.py --peer PYTHON     # an interpreter with laplace-torch 0.3 and curvlinops 3.0.1
 

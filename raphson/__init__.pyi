@@ -16,8 +16,10 @@ from .explain import Explanation as Explanation
 from .explain import Shapes as Shapes
 from .explain import explain as explain
 from .explain import shapes as shapes
+from .laplace import Influence as Influence
 from .laplace import Posterior as Posterior
 from .laplace import Predictive as Predictive
+from .laplace import influence as influence
 from .laplace import laplace as laplace
 from .likelihoods import AutomaticLikelihood as AutomaticLikelihood
 from .likelihoods import Bernoulli as Bernoulli

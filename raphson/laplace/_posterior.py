@@ -2,7 +2,7 @@ r"""The posterior of a network's parameters: a Gaussian whose precision is the c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -315,6 +315,18 @@ class Posterior:
         roots = list(self._outputs.roots(x))
         f, spread = (torch.cat(part) for part in zip(*(roots or self._outputs(x)), strict=True))
         return from_outputs(likelihood, f, spread, link, samples, generator, is_root=bool(roots))
+
+    def output_covariances(self, x: Inputs) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield outputs ``(n, ..., C)`` of the linearized network and their covariances, some inputs at a time.
+
+        Args:
+            x: Inputs, as for the model.
+
+        Yields:
+            Outputs, and covariances ``(n, ..., C, C)``.
+        """
+        self.objective.model.check_unchanged(self.versions)
+        yield from self._outputs(x)
 
     @cached_property
     def _outputs(self) -> OutputCovariance:
