@@ -86,6 +86,7 @@ def measure(library: str, task: str, file: str) -> dict[str, float]:
         post = timed("tune", lambda: post.tune_prior())
         p = timed("predict", lambda: post.predict(new, link="probit").mean)
     else:
+        sys.path.remove(str(HERE))  # this file has the peer's name
         from laplace import Laplace
         from torch.utils.data import DataLoader, TensorDataset
 

@@ -101,6 +101,8 @@ def eigenbases(operator: LayerOperator) -> LayerOperator:
     for block in operator.blocks:
         if isinstance(block, Kronecker):
             block = block.shift(0.0)
+            # what rounding leaves of a zero can be below the prior precision, in single precision above all
+            block = replace(block, eigenvalues=block.eigenvalues.clamp_min(0.0))
         elif isinstance(block, Sum):
             block = Dense(block.to_dense())
         blocks.append(block)

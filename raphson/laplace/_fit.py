@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from raphson._errors import IndefiniteError, InputError
 from raphson.laplace._curvature import Curvature, Kind, Structure, curvature_of
 from raphson.laplace._evidence import Residuals
+from raphson.laplace._half_precision import in_single
 from raphson.laplace._posterior import Posterior
 from raphson.laplace._prior import make_prior
 from raphson.likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood
@@ -59,7 +60,8 @@ def laplace(
     ================ ====================================================================================
 
     Args:
-        model: A module in evaluation mode, or a function ``f(params, *x)``; outputs ``(N, ..., C)``.
+        model: A module in evaluation mode, or a function ``f(params, *x)``; outputs ``(N, ..., C)``. Of one in half
+            precision the posterior has a copy in single.
         likelihood: A likelihood, or a torch loss that stands for one.
         data: The training data, as for ``Objective``.
         structure: One of those above.
@@ -112,6 +114,7 @@ def laplace(
         raise InputError(f"temperature is {temperature:g}, but it must be a positive finite number.")
     if kind != "expected" and structure not in {"dense", "diagonal"}:
         raise InputError(f"structure='{structure}' is made of the expected curvature; leave kind={kind!r} out.")
+    model, data, params = in_single(model, data, params)
     objective = Objective(model, likelihood, data, params=params, progress=progress)
     objective = _restricted(objective, subset)
     entries: Tensor | None = None

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from raphson._errors import InputError
-from raphson.data import Inputs
+from raphson.data import Inputs, tree_map
 from raphson.laplace._curvature import Kind, Structure
 from raphson.laplace._evidence import Evidence, Residuals, determinant
 from raphson.laplace._evidence import evidence as evidence_at
+from raphson.laplace._half_precision import HALF, widened
 from raphson.laplace._operators import combined, inverse_diagonal
 from raphson.laplace._predictive import Link, Predictive, from_outputs, from_samples
 from raphson.laplace._prior import Per, Prior, make_prior
@@ -302,6 +303,8 @@ class Posterior:
             linearization, AISTATS.
         """
         self.objective.model.check_unchanged(self.versions)
+        if self.objective.dtype not in HALF:
+            x = tree_map(widened, x)
         if method not in {"glm", "sample"}:
             raise InputError(f"method is {method!r}, but a prediction is by 'glm' or 'sample'.")
         if samples < 1:

@@ -147,3 +147,18 @@ def test_a_layer_alone_is_the_last_one_and_functions_have_none() -> None:
     torch.testing.assert_close(post.predict(x).output_covariance[:, 0, 0], expected)
     with pytest.raises(rp.InputError, match="has no layers"):
         rp.laplace(lambda p, x: x @ p["w"], rp.Gaussian(), subset="last_layer", **options)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_low_precision(dtype: torch.dtype, structure: str) -> None:
+    model, likelihood, (x, y), new = CASES[0].make(40)
+    exact = rp.laplace(model, likelihood, (x, y), structure=structure, prior_precision=0.1, rank=6).predict(new)
+    model.to(dtype)
+    post = rp.laplace(model, likelihood, (x.to(dtype), y), structure=structure, prior_precision=0.1, rank=6)
+    found = post.tune_prior(per="layer").with_prior(0.1).predict(new.to(dtype))
+    tol = 1e-2 if dtype is torch.float32 else 0.3
+    torch.testing.assert_close(found.output_covariance.to(DTYPE), exact.output_covariance, rtol=tol, atol=tol)
+    torch.testing.assert_close(found.mean.to(DTYPE), exact.mean, rtol=tol, atol=tol)
+    tiny = post.with_prior(1e-6 if structure in {"kfac", "diagonal"} else 1e-2)
+    assert bool(torch.isfinite(tiny.predict(new.to(dtype)).mean).all())
