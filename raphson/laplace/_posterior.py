@@ -68,7 +68,7 @@ class Posterior:
     total_weight: float
     temperature: float
     bias: Literal["joint", "separate"]
-    versions: tuple[int, ...]
+    versions: list[Any]
     entries: Tensor | None = None
     residuals: Residuals | None = None
     factors: LayerOperator | None = None
@@ -166,7 +166,7 @@ class Posterior:
     def __getstate__(self) -> dict[str, Any]:
         # rows of the data do not belong in a pickle, and what was derived can be derived again
         own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return own | {"objective": without_data(self.objective), "complete": False}
+        return own | {"objective": without_data(self.objective), "complete": False, "versions": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         objective = state["objective"]
