@@ -31,6 +31,11 @@ _LOWEST, _HIGHEST = 1e-4, 1e6
 """Bounds of prior precisions, for inputs and outputs of size 1."""
 
 
+_COLLAPSE = 1.0
+"""Fall of the bound, for each row, below its best value at which training ends with the best round: an approximate
+structure can leave so wide an output covariance that the next round has nothing to learn from."""
+
+
 @dataclass(frozen=True)
 class Training:
     """How to train.
@@ -89,6 +94,7 @@ def train(
     cloud: Tensor | None = None
     bounds: list[float] = []
     small = 0
+    best = (torch.zeros(0), values, likelihood)
     post = laplace(model, likelihood, batch, structure=options.structure)
     for number in range(options.rounds):
         post = replace(post, prior=groups.with_values(values))
@@ -110,6 +116,13 @@ def train(
             post = laplace(model, likelihood, batch, structure=options.structure)
         change = abs(bounds[-1] - bounds[-2]) / len(x) if number else math.inf
         small = small + 1 if change < options.tol else 0
+        if bounds[-1] < max(bounds) - _COLLAPSE * len(x):
+            kept, values, likelihood = best
+            torch.nn.utils.vector_to_parameters(kept, model.parameters())
+            post = laplace(model, likelihood, batch, structure=options.structure)
+            break
+        if bounds[-1] == max(bounds):
+            best = post.mean, values, likelihood
         if small > 1 or number == options.rounds - 1:
             break
         values = ((groups.sizes - values * traces).clamp_min(1e-3) / post.squares).clamp(_LOWEST, _HIGHEST)
