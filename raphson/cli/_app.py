@@ -66,6 +66,10 @@ def fit(
             metavar="NAME",
         ),
     ] = None,
+    model: Annotated[
+        str,
+        typer.Option(help="linear, or a small Bayesian network: mlp:50 has one hidden layer of 50.", metavar="KIND"),
+    ] = "linear",
     levels: Annotated[
         str | None, typer.Option(help="Levels of an ordinal target that is text, lowest first.", metavar="A,B,...")
     ] = None,
@@ -146,6 +150,7 @@ def fit(
         target=target,
         formula=tuple(formula or ()),
         likelihood=likelihood,
+        model=model,
         levels=levels,
         trials=trials,
         link=link,

@@ -9,6 +9,7 @@ from typing import Any
 import raphson as rp
 from raphson.cli._classes import fit_classes
 from raphson.cli._likelihoods import CATEGORICAL, suited_name
+from raphson.cli._network import describe_network, fit_network, hidden_units
 from raphson.cli._options import FitOptions, split_formulas
 from raphson.cli._output import check_output, write_table
 from raphson.cli._regression import complete_in_all, fit_regression
@@ -82,6 +83,9 @@ def run_fit(options: FitOptions) -> int:
     if name is None:
         name, why = suited_name(data.y, design.target or "")
         notes += [why] if why else []
+    hidden = hidden_units(options.model)
+    if hidden is not None:
+        return _fit_network(design, data, name, hidden, named, notes, options)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if name == CATEGORICAL:
@@ -142,6 +146,29 @@ def _check_penalty(options: FitOptions) -> None:
     for option, given in unfit.items():
         if given:
             raise rp.InputError(f"--intervals profile goes by the likelihood, which {option} does not; leave out one.")
+
+
+def _fit_network(
+    design: rp.Design,
+    data: Any,
+    name: str,
+    hidden: tuple[int, ...],
+    named: dict[str, str],
+    notes: list[str],
+    options: FitOptions,
+) -> int:
+    """Fit a network, print and save it; the exit code is 0."""
+    if named or options.out is not None:
+        option = f"--formula {next(iter(named))}=..." if named else "--out"
+        raise rp.InputError(f"{option} is for linear models; leave it out, or say --model linear.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, more = fit_network(design, data, name, hidden, options)
+    if not options.quiet:
+        print(describe_network(model, data, [*notes, *more]))
+    if options.save is not None:
+        rp.save(model, options.save, design)
+    return 0
 
 
 def render_problem(sentence: str, notes: Any, quiet: bool) -> None:

@@ -21,6 +21,7 @@ class FitOptions:
     target: str | None
     formula: tuple[str, ...]
     likelihood: str | None
+    model: str
     levels: str | None
     trials: int | None
     link: str | None

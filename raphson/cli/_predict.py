@@ -10,6 +10,7 @@ import pandas as pd
 
 import raphson as rp
 from raphson.cli._classes import offset_matrix
+from raphson.cli._network import network_predictions
 from raphson.cli._output import check_output, write_table
 
 
@@ -34,6 +35,8 @@ def _predictions(model: Any, design: rp.Design, frame: pd.DataFrame) -> pd.DataF
     if getattr(model, "formula", None) is None:
         matrix, names = design.matrix(frame)
         table = pd.DataFrame(matrix, columns=list(names), copy=False)
+    if isinstance(model, rp.BayesianMLP):
+        return network_predictions(model, table)
     if isinstance(model, rp.MultinomialLogisticRegression):
         offset = offset_matrix(offset, len(model.classes_))
         return _classes(model.predict_proba(table, offset=offset), model.classes_)

@@ -2,3 +2,4 @@
 
 from raphson.estimators._multinomial import MultinomialLogisticRegression as MultinomialLogisticRegression
 from raphson.estimators._vector_glm import VectorGLM as VectorGLM
+from raphson.estimators.networks._bayesian_mlp import BayesianMLP as BayesianMLP

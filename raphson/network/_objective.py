@@ -208,6 +208,24 @@ class Objective:
         copy.model = self.model.restricted(params)
         return copy
 
+    def with_likelihood(self, likelihood: Likelihood) -> Objective:
+        """Return the same objective with another likelihood for the same targets and outputs (another scale, say)."""
+        copy = object.__new__(Objective)
+        copy.__dict__.update(self.__dict__)
+        copy.likelihood = likelihood
+        return copy
+
+    def example_inputs(self) -> Any:
+        """Return made-up inputs, one or two, of the shapes and types of the data: numbers at random, or zeros."""
+        generator = torch.Generator(self.device).manual_seed(0)
+
+        def made(t: Tensor) -> Tensor:
+            if not t.is_floating_point():
+                return torch.zeros_like(t)
+            return torch.empty_like(t).normal_(generator=generator)
+
+        return tree_map(made, self._probed_inputs)
+
     def position_weights(self, batch: Batch) -> Tensor | None:
         """Return the example weights of a batch for each position, ``(N, ...)``, or None where all are 1.
 

@@ -27,7 +27,7 @@ TENSOR_FILE = "tensors.safetensors"
 _FIELDS = {
     *("format", "format_version", "raphson", "class", "params", "metadata", "design", "tensors_sha256"),
 }
-_CLASSES = {"MultinomialLogisticRegression": "raphson.estimators", "VectorGLM": "raphson.estimators"}
+_CLASSES = dict.fromkeys(("MultinomialLogisticRegression", "VectorGLM", "BayesianMLP"), "raphson.estimators")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from raphson.solve._factor import inverse_map as inverse_map
 from raphson.solve._first_order import gradient_descent as gradient_descent
 from raphson.solve._first_order import stochastic_gradient_descent as stochastic_gradient_descent
+from raphson.solve._lbfgs import Descent as Descent
+from raphson.solve._lbfgs import lbfgs as lbfgs
 from raphson.solve._newton import Finish as Finish
 from raphson.solve._newton import Stage as Stage
 from raphson.solve._newton import newton as newton

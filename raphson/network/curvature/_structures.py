@@ -14,7 +14,7 @@ from raphson.data import Batch
 from raphson.linalg import BlockDiagonal, Dense, Diagonal, SymmetricOperator, check_dense_size
 from raphson.network._objective import Objective
 from raphson.network._parameters import ParameterSpace
-from raphson.network.autodiff._per_example import example_jacobian
+from raphson.network.curvature._dense_jacobian import dense_jacobian
 from raphson.network.curvature._layer_diagonal import layer_diagonal
 from raphson.network.curvature.factors._output_curvature import OutputCurvature, slice_rows
 from raphson.network.curvature.factors._output_factor import Estimator, OutputDraw
@@ -103,7 +103,7 @@ def _jacobian_chunks(objective: Objective, middle: OutputCurvature) -> Iterator[
         width = max(1, _JACOBIAN // (f[0].numel() * p))
         for rows in slice_rows(batch.n_examples, width):
             part = batch.rows(rows)
-            jacobian = example_jacobian(objective.model, part.x, part.n_examples, objective.traits)
+            jacobian = dense_jacobian(objective, part)
             image = middle.operator(objective.likelihood, f[rows], part.y, generator).mm(jacobian)
             weights = objective.position_weights(part)
             image = image * objective.scale if weights is None else image * (objective.scale * weights)[..., None, None]

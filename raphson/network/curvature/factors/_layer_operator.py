@@ -76,6 +76,8 @@ class LayerOperator(SymmetricOperator):
         names: For each block the parameters in it.
         exact: For each block whether it (or its diagonal) is exact by construction.
         order: Returns the parameter of each row of the blocks, one block after the other: many never ask.
+        inputs: For each block which of its Kronecker factors is the average over inputs; None where there is none. Left
+            out where nobody adds factors up.
         labels: Names of the ``P`` parameters.
     """
 
@@ -83,6 +85,7 @@ class LayerOperator(SymmetricOperator):
     names: tuple[str, ...]
     exact: tuple[bool, ...]
     order: Callable[[], Tensor]
+    inputs: tuple[int | None, ...] = ()
 
     def __getstate__(self) -> dict[str, object]:
         # the function that works out the order holds on to what was differentiated

@@ -33,6 +33,33 @@ class KroneckerPlan:
     bias: ParameterView | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class PlanPart:
+    """What makes up one block.
+
+    Attributes:
+        views: The parameters in it, the weight first; none for a parameter outside recognized layers.
+        numbers: The calls.
+        weight: Its Kronecker block, or None.
+        unrecognized: The name of a parameter outside recognized layers, or None.
+    """
+
+    views: tuple[ParameterView, ...]
+    numbers: tuple[int, ...]
+    weight: KroneckerPlan | None = None
+    unrecognized: str | None = None
+
+    def names(self, space: ParameterSpace) -> str:
+        """Return the names of its parameters, as a layered operator has them."""
+        return self.unrecognized or view_names(self.views, space)
+
+    def first(self, space: ParameterSpace) -> int:
+        """Return where its first parameter begins in the vector of all."""
+        if self.unrecognized is not None:
+            return int(space.slices[self.unrecognized].start)
+        return int(space.slices[self.views[0].name].start) + self.views[0].offset
+
+
 @dataclass(eq=False)
 class LayerPlan:
     """The blocks of a network.
@@ -48,6 +75,22 @@ class LayerPlan:
     biases: dict[ParameterView, list[int]]
     affine: dict[tuple[ParameterView, ...], list[int]]
     unrecognized: list[str]
+
+    def parts(self, space: ParameterSpace) -> list[PlanPart]:
+        """Return what makes up each block, in the order of the blocks of a layered operator."""
+        parts = [
+            PlanPart(tuple(v for v in (one.weight, one.bias) if v is not None), tuple(one.calls), one)
+            for one in self.weights
+        ]
+        parts += [PlanPart((bias,), tuple(numbers)) for bias, numbers in self.biases.items()]
+        parts += [PlanPart(views, tuple(numbers)) for views, numbers in self.affine.items()]
+        parts += [PlanPart((), (), unrecognized=name) for name in self.unrecognized]
+        return sorted(parts, key=lambda part: part.first(space))
+
+
+def view_names(views: Sequence[ParameterView], space: ParameterSpace) -> str:
+    """Return the names of parameters, or parts of them, that share a block."""
+    return ", ".join(v.name if v.is_whole(space.tensors[v.name]) else f"{v.name} (part)" for v in views)
 
 
 def make_plan(space: ParameterSpace, record: LayerRecord, bias: Bias) -> LayerPlan:

@@ -15,7 +15,7 @@ from raphson.network._objective import Objective
 from raphson.network._parameters import ParameterSpace
 from raphson.network.curvature.factors._kronecker_factors import MatmulTerm, RecordedCall, Sharing, TableTerm, Term
 from raphson.network.curvature.factors._layer_operator import LayerOperator
-from raphson.network.curvature.factors._layer_plan import Bias, KroneckerPlan, make_plan
+from raphson.network.curvature.factors._layer_plan import Bias, KroneckerPlan, make_plan, view_names
 from raphson.network.curvature.factors._output_factor import Sampling, output_factors
 from raphson.network.curvature.factors._recorded_batches import RecordedBatch, average_weights
 from raphson.network.curvature.factors._syrk import Syrk
@@ -36,6 +36,7 @@ class ParameterBlock(NamedTuple):
         places: Returns the number of each row's parameter.
         operator: The operator.
         exact: Whether it (or its diagonal) is exact by construction.
+        inputs: Which of its Kronecker factors is the average over inputs.
     """
 
     names: str
@@ -43,6 +44,7 @@ class ParameterBlock(NamedTuple):
     places: Callable[[], Tensor]
     operator: SymmetricOperator
     exact: bool = False
+    inputs: int | None = None
 
 
 class ExactSums:
@@ -132,7 +134,8 @@ class LayerSums:
             index = index + space.slices[plan.weight.name].start
             return index.reshape(-1) if plan.bias is None else joined(index, plan.bias.places(space))
 
-        return _block([view for view in (plan.weight, plan.bias) if view is not None], space, places, operator)
+        views = [view for view in (plan.weight, plan.bias) if view is not None]
+        return _block(views, space, places, operator)._replace(inputs=0 if plan.flipped[0] else 1)
 
     def other_blocks(self) -> list[ParameterBlock]:
         """Return the blocks of everything but the weights."""
@@ -207,7 +210,12 @@ def assemble(objective: Objective, blocks: list[ParameterBlock]) -> LayerOperato
     operators = tuple(block.operator for block in blocks)
     names, exact = (tuple(getattr(block, what) for block in blocks) for what in ("names", "exact"))
     found = LayerOperator(
-        operators, names, exact, lambda: torch.cat([part() for part in places]), labels=space.labels()
+        operators,
+        names,
+        exact,
+        lambda: torch.cat([part() for part in places]),
+        tuple(block.inputs for block in blocks),
+        labels=space.labels(),
     )
     return found.shift(objective.l2) if objective.l2 else found
 
@@ -251,9 +259,8 @@ def _block(
     operator: SymmetricOperator,
     exact: bool = False,
 ) -> ParameterBlock:
-    names = [v.name if v.is_whole(space.tensors[v.name]) else f"{v.name} (part)" for v in views]
     first: int = space.slices[views[0].name].start + views[0].offset
-    return ParameterBlock(", ".join(names), first, places, operator, exact)
+    return ParameterBlock(view_names(views, space), first, places, operator, exact)
 
 
 def _all_places(views: Sequence[ParameterView], space: ParameterSpace) -> Tensor:

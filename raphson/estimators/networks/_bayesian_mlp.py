@@ -1,0 +1,348 @@
+"""A small network with its posterior behind scikit-learn's interface."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from raphson._errors import InputError
+from raphson.estimators.input._target import check_target
+from raphson.estimators.input._validate import as_tensor, check_table, check_weights
+from raphson.estimators.networks._train import Training, train
+from raphson.laplace import Posterior, Predictive
+from raphson.likelihoods import (
+    REAL,
+    Gaussian,
+    HeteroscedasticGaussian,
+    Likelihood,
+    as_likelihood,
+    from_description,
+    to_description,
+)
+
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
+
+
+class BayesianMLP(BaseEstimator):
+    r"""A feed-forward network for tables whose predictions say how sure they are.
+
+    Columns and real-valued targets are standardized inside. The network is trained with the posterior of its
+    parameters: in rounds, the loss averaged over the outputs' posterior plus the prior is minimized by L-BFGS from the
+    inverse of the Gauss-Newton precision, and prior precisions (one for each tensor and output) and, of a Gaussian, the
+    scale follow from the evidence. No rows are held out for any of this.
+
+    Args:
+        likelihood: The likelihood, or a torch loss that stands for one; None for
+            ``HeteroscedasticGaussian()``, whose mean and scale depend on the columns. Where the tails of the residuals
+            are not normal, ``StudentT(df=5)`` predicts better densities.
+        hidden: Numbers of hidden units, layer by layer.
+        structure: Of the posterior, as for ``laplace``.
+        activation: ``"tanh"``, ``"relu"``, ``"silu"`` or ``"gelu"``.
+        max_iter: Largest number of rounds.
+        steps: Largest number of L-BFGS steps in a round.
+        tol: Training stops early when the bound on the log evidence changes by less for each row in two rounds.
+        random_state: Seed of the start values.
+
+    Attributes:
+        posterior_: The posterior of the trained network, in standardized units.
+        model_: The network.
+        bounds_: The bound on the log evidence after each round.
+        n_iter_: Number of rounds.
+        converged_: Whether the last rounds changed the bound little.
+        n_features_in_: Number of columns D.
+
+    References:
+        D. J. C. MacKay (1992), A practical Bayesian framework for backpropagation networks, Neural Computation 4.
+        A. Immer et al. (2023), Effective Bayesian heteroscedastic regression with deep neural networks, NeurIPS.
+
+    Examples:
+        >>> import numpy as np
+        >>> import raphson as rp
+        >>> x = np.linspace(-2, 2, 60)[:, None]
+        >>> y = np.sin(2 * x[:, 0])
+        >>> net = rp.BayesianMLP(rp.Gaussian(), hidden=(10,), max_iter=5).fit(x, y)
+        >>> bool(np.abs(net.predict(x) - y).max() < 0.1)
+        True
+        >>> low, high = net.predict_interval(np.array([[0.0], [5.0]]))
+        >>> bool(high[1] - low[1] > high[0] - low[0])
+        True
+    """
+
+    def __init__(
+        self,
+        likelihood: Any = None,
+        hidden: Sequence[int] = (50,),
+        structure: str = "dense",
+        *,
+        activation: str = "silu",
+        max_iter: int = 14,
+        steps: int = 40,
+        tol: float = 1e-3,
+        random_state: Any = 0,
+    ) -> None:
+        self.likelihood = likelihood
+        self.hidden = hidden
+        self.structure = structure
+        self.activation = activation
+        self.max_iter = max_iter
+        self.steps = steps
+        self.tol = tol
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> BayesianMLP:
+        """Train the network.
+
+        Args:
+            X: ``(N, D)`` numbers.
+            y: Targets as the likelihood takes them: ``(N,)``, or ``(N, M)`` for M responses; classes count from 0.
+            sample_weight: ``(N,)`` weights; 3 means the same as three rows.
+
+        Returns:
+            The fitted estimator; an argument that cannot be used is an ``InputError``.
+        """
+        self._check_options()
+        likelihood = self._likelihood()
+        table = check_table(self, X, reset=True)
+        response, c = check_target(y, table.shape[0], likelihood)
+        weights = check_weights(sample_weight, table.shape[0])
+        x = self._learn_units(table, response, likelihood, weights)
+        target, common = response, response
+        if self._standardized:
+            target = (response - self._center) / self._unit
+            # a scale that starts at that of the targets sees no outliers before the mean is learned
+            common = torch.special.ndtri(torch.linspace(0.005, 0.995, 199, dtype=torch.float64))
+            common = common if response.ndim == 1 else common[:, None].expand(-1, *response.shape[1:])
+            if isinstance(likelihood, Gaussian):
+                likelihood = Gaussian(link=likelihood.link)
+        self.model_ = self._network(x.shape[1], likelihood.start(common, c, None if self._standardized else weights))
+        options = Training(self.structure, self.max_iter, self.steps, self.tol)
+        done = train(self.model_, likelihood, (x, target, weights), options)
+        self.posterior_: Posterior = done.posterior
+        self.bounds_, self.converged_, self.n_iter_ = done.bounds, done.converged, len(done.bounds)
+        return self
+
+    def predictive(self, X: Any) -> Predictive:
+        """Return the predictive distribution, in standardized units of a real-valued target.
+
+        Args:
+            X: ``(N, D)`` numbers.
+
+        Returns:
+            The distribution.
+        """
+        check_is_fitted(self, "posterior_")
+        x = self._scaled(check_table(self, X, reset=False))
+        return self.posterior_.predict(x, generator=torch.Generator().manual_seed(0))
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Return the mean of the target in each row and, if asked for, the standard deviation of a new target.
+
+        Args:
+            X: ``(N, D)`` numbers.
+            return_std: Whether standard deviations are returned as well.
+
+        Returns:
+            ``(N,)``, or ``(N, M)`` for several responses; of levels and classes the probabilities ``(N, K)``.
+        """
+        found = self.predictive(X)
+        mean = self._in_units(found.mean)
+        return (mean, self._in_units(found.variance.sqrt(), shift=False)) if return_std else mean
+
+    def predict_interval(self, X: Any, level: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return limits between which a new target lies with probability ``level``; of classes, those of probabilities.
+
+        Args:
+            X: ``(N, D)`` numbers.
+            level: Between 0 and 1.
+
+        Returns:
+            Lower and upper limits, shaped as ``predict`` gives means.
+        """
+        low, high = self.predictive(X).interval(level)
+        return self._in_units(low), self._in_units(high)
+
+    def log_density(self, X: Any, y: Any) -> NDArray[np.float64]:
+        """Return the log predictive density (or probability) of targets, in their own units.
+
+        Args:
+            X: ``(N, D)`` numbers.
+            y: Targets.
+
+        Returns:
+            ``(N,)``.
+        """
+        found = self.predictive(X)
+        response, _ = check_target(y, found.output_mean.shape[0], self._likelihood())
+        if not self._standardized:
+            return found.log_density(response).numpy()
+        scaled = (response - self._center) / self._unit
+        return (found.log_density(scaled) - self._unit.log().sum()).numpy()
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the mean log predictive density per row, larger being better, for every likelihood alike.
+
+        Args:
+            X: ``(N, D)`` numbers.
+            y: Targets.
+            sample_weight: ``(N,)`` weights.
+
+        Returns:
+            The mean.
+        """
+        density = torch.from_numpy(self.log_density(X, y))
+        weights = check_weights(sample_weight, density.shape[0])
+        return float(density.mean() if weights is None else (weights @ density) / weights.sum())
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.target_tags.required = True
+        return tags
+
+    # saving: numbers and names, no rows and no code -------------------------------------------------------------------
+
+    def save(self, directory: str | Path) -> None:
+        """Save the fitted model in a directory, as ``raphson.save`` does; ``raphson.load`` reads it.
+
+        Args:
+            directory: Where to.
+        """
+        import raphson
+
+        raphson.save(self, directory)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors of the fitted model."""
+        check_is_fitted(self, "posterior_")
+        units = {"columns": torch.from_numpy(np.stack([self._means, self._spread]))}
+        if self._standardized:
+            units["target"] = torch.stack([self._center, self._unit])
+        return units | {f"posterior.{name}": t for name, t in self.posterior_.state_dict().items()}
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the likelihood, names and facts of the fitted model, ready for JSON."""
+        check_is_fitted(self, "posterior_")
+        names = getattr(self, "feature_names_in_", None)
+        return {
+            "likelihood": to_description(self._likelihood()),
+            "names": None if names is None else list(names),
+            "bounds": self.bounds_,
+            "converged": self.converged_,
+            "posterior": json.dumps(self.posterior_.metadata()),
+        }
+
+    @classmethod
+    def from_state(cls, params: dict[str, Any], tensors: dict[str, Tensor], metadata: dict[str, Any]) -> BayesianMLP:
+        """Rebuild a fitted model, which predicts bit for bit alike.
+
+        Args:
+            params: Constructor arguments, as ``get_params`` gives them, but the likelihood.
+            tensors: What ``state_dict`` returned.
+            metadata: What ``metadata`` returned.
+
+        Returns:
+            The model, without the training rows.
+        """
+        model = cls(from_description(metadata["likelihood"]), **params)
+        model._means, model._spread = tensors["columns"].numpy()
+        model.n_features_in_ = len(model._means)
+        if metadata["names"] is not None:
+            model.feature_names_in_ = np.array(metadata["names"], dtype=object)
+        model._standardized = "target" in tensors
+        if model._standardized:
+            model._center, model._unit = tensors["target"]
+        start = "posterior."
+        own = {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+        described = json.loads(metadata["posterior"])
+        last = own[f"parameter.{2 * len(model.hidden)}.bias"]
+        network = model._network(model.n_features_in_, last)
+        model.posterior_ = Posterior.from_state(own, described, network)
+        held = model.posterior_.objective.model.module
+        assert isinstance(held, nn.Sequential)
+        model.model_ = held
+        model.bounds_, model.converged_ = metadata["bounds"], metadata["converged"]
+        model.n_iter_ = len(model.bounds_)
+        return model
+
+    # units ------------------------------------------------------------------------------------------------------------
+
+    def _learn_units(self, table: Any, y: Tensor, likelihood: Likelihood, weights: Tensor | None) -> Tensor:
+        """Remember means and standard deviations, and return the standardized columns."""
+        if not isinstance(table, np.ndarray):
+            table = table.toarray()
+        w = np.ones(len(table)) if weights is None else weights.numpy()
+        self._means = np.average(table, axis=0, weights=w)
+        spread = np.sqrt(np.average((table - self._means) ** 2, axis=0, weights=w))
+        # what rounding leaves of a constant is no spread
+        self._spread = np.where(spread > 1e-12 * np.abs(self._means), spread, 1.0)
+        self._standardized = likelihood.support == REAL and y.is_floating_point()
+        if self._standardized:
+            rows, own = y.reshape(len(y), -1), torch.from_numpy(w)[:, None] / w.sum()
+            center = (own * rows).sum(0)
+            unit = (own * (rows - center).square()).sum(0).sqrt()
+            unit = torch.where(unit > 1e-12 * center.abs(), unit, 1.0)
+            self._center, self._unit = (center, unit) if y.ndim > 1 else (center[0], unit[0])
+        return self._scaled(table)
+
+    def _scaled(self, table: Any) -> Tensor:
+        table = table if isinstance(table, np.ndarray) else table.toarray()
+        return as_tensor((table - self._means) / self._spread)
+
+    def _in_units(self, values: Tensor, shift: bool = True) -> NDArray[np.float64]:
+        if self._standardized:
+            values = values * self._unit + (self._center if shift else 0.0)
+        return (values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values).numpy()
+
+    # the network ------------------------------------------------------------------------------------------------------
+
+    def _network(self, inputs: int, start: Tensor) -> nn.Sequential:
+        """Return the network at its start, with outputs near ``start``, ``(C,)``."""
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        generator = torch.Generator().manual_seed(seed)
+        modules: list[nn.Module] = []
+        for a, b in pairwise((inputs, *self.hidden)):
+            layer = _empty_linear(a, b)
+            with torch.no_grad():
+                layer.weight.normal_(std=a**-0.5, generator=generator)
+                layer.bias.normal_(std=0.5, generator=generator)
+            modules += [layer, ACTIVATIONS[self.activation]()]
+        last = _empty_linear((inputs, *self.hidden)[-1], len(start))
+        with torch.no_grad():
+            last.weight.normal_(std=0.1 * last.in_features**-0.5, generator=generator)
+            last.bias.copy_(start)
+        return nn.Sequential(*modules, last).eval()
+
+    def _likelihood(self) -> Likelihood:
+        if self.likelihood is None:
+            return HeteroscedasticGaussian()
+        if isinstance(self.likelihood, type):
+            name = self.likelihood.__name__
+            raise InputError(f"likelihood is the class {name}; pass an instance, {name}().")
+        found: Likelihood = as_likelihood(self.likelihood)
+        return found
+
+    def _check_options(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise InputError(f"activation is {self.activation!r}, but it must be one of {', '.join(ACTIVATIONS)}.")
+        sizes = tuple(self.hidden)
+        if any(not isinstance(size, int | np.integer) or size < 1 for size in sizes):
+            raise InputError(f"hidden is {self.hidden!r}, but it must be whole numbers of units, such as (50,).")
+        if self.max_iter < 1 or self.steps < 1:
+            raise InputError("max_iter and steps must be 1 or more.")
+
+
+def _empty_linear(inputs: int, outputs: int) -> nn.Linear:
+    """Return a linear layer with undefined entries, for which no random numbers are drawn."""
+    made: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, dtype=torch.float64)  # type: ignore[no-untyped-call]
+    return made

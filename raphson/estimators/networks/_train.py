@@ -1,0 +1,201 @@
+r"""Training of a small network with its posterior: the expected loss, and prior precisions by evidence.
+
+A round minimizes, in the parameters :math:`\theta`,
+
+.. math:: \sum_n w_n\, \mathrm{E}\,\ell(f_n(\theta) + \varepsilon_n, y_n) + \tfrac12 \sum_g \delta_g \|\theta_g\|^2,
+    \qquad \varepsilon_n \sim N(0, J_n \Lambda^{-1} J_n^\top),
+
+with the posterior precision :math:`\Lambda` of the round before, by L-BFGS from its inverse; then :math:`\Lambda` and
+:math:`\delta_g = (P_g - \delta_g \operatorname{tr}_g \Lambda^{-1}) / \|\theta_g\|^2` are computed anew. The expectation
+over outputs is what keeps a scale that is learned from shrinking to the residuals of an overfitted mean: for a Gaussian
+with a constant scale its optimum is the evidence's, :math:`\sigma^2 = R / (n - \sum_g \gamma_g)`. It is taken at the
+:math:`2C` points :math:`\pm\sqrt C\,L_n e_c` with :math:`L_n L_n^\top` the covariance, which have its moments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raphson.laplace import Posterior, Prior, laplace
+from raphson.likelihoods import Gaussian, Likelihood
+from raphson.linalg import Dense, cholesky, cholesky_solve
+from raphson.solve import lbfgs
+
+_LOWEST, _HIGHEST = 1e-4, 1e6
+"""Bounds of prior precisions, for inputs and outputs of size 1."""
+
+
+_COLLAPSE = 1.0
+"""Fall of the bound, for each row, below its best value at which training ends with the best round: an approximate
+structure can leave so wide an output covariance that the next round has nothing to learn from."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train.
+
+    Attributes:
+        structure: Of the posterior.
+        rounds: Largest number of rounds.
+        steps: Largest number of steps in a round.
+        tol: Training ends when the bound on the evidence changes by less for each example, twice.
+    """
+
+    structure: Any
+    rounds: int
+    steps: int
+    tol: float
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained network.
+
+    Attributes:
+        posterior: Its posterior.
+        bounds: A lower bound on the log evidence after each round.
+        converged: Whether the last rounds changed it little.
+    """
+
+    posterior: Posterior
+    bounds: list[float]
+    converged: bool
+
+
+def train(
+    model: nn.Sequential,
+    likelihood: Likelihood,
+    data: tuple[Tensor, Tensor, Tensor | None],
+    options: Training,
+    progress: Callable[[int, float], None] | None = None,
+) -> Trained:
+    """Train a network, whose parameters are changed, and return its posterior.
+
+    Args:
+        model: The network, in double precision; its last module is linear.
+        likelihood: The likelihood; a Gaussian's scale is tuned as well.
+        data: Inputs, targets and weights.
+        options: How to train.
+        progress: Called with the number of the round and the bound.
+
+    Returns:
+        The trained network.
+    """
+    x, y, weight = data
+    batch = (x, y) if weight is None else (x, y, weight)
+    groups = _groups(model, fine=options.structure in {"dense", "diagonal"})
+    values = torch.ones(len(groups.keys), dtype=x.dtype)
+    cloud: Tensor | None = None
+    bounds: list[float] = []
+    small = 0
+    best = (torch.zeros(0), values, likelihood)
+    post = laplace(model, likelihood, batch, structure=options.structure)
+    for number in range(options.rounds):
+        post = replace(post, prior=groups.with_values(values))
+        loss = _ExpectedLoss(post, x, y, weight, cloud)
+        found = lbfgs(loss, post.mean, _inverse(post), max_iter=options.steps, tol=1e-5)
+        torch.nn.utils.vector_to_parameters(found.theta, model.parameters())
+        post = laplace(model, likelihood, batch, structure=options.structure)
+        post = replace(post, prior=groups.with_values(values))
+        cloud = _cloud(post.predict(x).output_covariance)
+        fit = float(_ExpectedLoss(post, x, y, weight, cloud)(post.mean)[0])
+        traces = post.prior.sums(post.variance())
+        determinant = float(post.precision.slogdet().logabsdet)
+        half = values @ traces + determinant - groups.sizes @ values.log() - post.n_parameters
+        bounds.append(-fit - 0.5 * float(half))
+        if progress is not None:
+            progress(number, bounds[-1])
+        if isinstance(likelihood, Gaussian):
+            likelihood = _with_noise(likelihood, post, x, y, weight, cloud)
+            post = laplace(model, likelihood, batch, structure=options.structure)
+        change = abs(bounds[-1] - bounds[-2]) / len(x) if number else math.inf
+        small = small + 1 if change < options.tol else 0
+        if bounds[-1] < max(bounds) - _COLLAPSE * len(x):
+            kept, values, likelihood = best
+            torch.nn.utils.vector_to_parameters(kept, model.parameters())
+            post = laplace(model, likelihood, batch, structure=options.structure)
+            break
+        if bounds[-1] == max(bounds):
+            best = post.mean, values, likelihood
+        if small > 1 or number == options.rounds - 1:
+            break
+        values = ((groups.sizes - values * traces).clamp_min(1e-3) / post.squares).clamp(_LOWEST, _HIGHEST)
+    return Trained(replace(post, prior=groups.with_values(values)), bounds, small > 1)
+
+
+class _ExpectedLoss:
+    """The loss averaged over points around the outputs, plus the prior: value and gradient at parameters ``(P,)``."""
+
+    def __init__(self, post: Posterior, x: Tensor, y: Tensor, weight: Tensor | None, cloud: Tensor | None) -> None:
+        self._objective, self._prior = post.objective, post.prior.vector
+        self._x, self._weight = x, weight
+        self._cloud = torch.zeros(1, 1, 1, dtype=x.dtype) if cloud is None else cloud
+        self._y = y.expand(len(self._cloud), *y.shape)
+
+    def __call__(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        objective = self._objective
+        leaves = {name: p.requires_grad_() for name, p in objective.space.unflatten(theta.clone()).items()}
+        f = objective.model.call(leaves, self._x)
+        with torch.no_grad():
+            around = f + self._cloud
+            nll = objective.likelihood.nll(around, self._y).mean(0)
+            gradient = objective.likelihood.gradient(around, self._y).mean(0)
+            if self._weight is not None:
+                nll, gradient = nll * self._weight, gradient * self._weight.unsqueeze(-1)
+        parts = torch.autograd.grad(f, list(leaves.values()), gradient)
+        pull = self._prior * theta
+        return nll.sum() + 0.5 * (theta @ pull), torch.cat([part.reshape(-1) for part in parts]) + pull
+
+
+def _cloud(covariance: Tensor) -> Tensor:
+    """Return ``2C`` points ``(2C, N, C)`` with mean 0 and these covariances ``(N, C, C)``."""
+    c = covariance.shape[-1]
+    level = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] * 1e-9
+    eye = torch.eye(c, dtype=covariance.dtype, device=covariance.device)
+    columns = math.sqrt(c) * cholesky(covariance + (level + 1e-300) * eye).movedim(-1, 0)
+    return torch.cat([columns, -columns])
+
+
+def _inverse(post: Posterior) -> Callable[[Tensor], Tensor]:
+    """Return the product with the posterior covariance."""
+    precision = post.precision
+    if not isinstance(precision, Dense):
+        return precision.solve
+    lower = cholesky(precision.matrix)
+    return lambda v: cholesky_solve(lower, v.unsqueeze(-1)).squeeze(-1)
+
+
+def _groups(model: nn.Sequential, fine: bool) -> Prior:
+    """Return a prior with a precision for each tensor, and of the last weight for each output; or for each layer."""
+    keys: list[str] = []
+    places: list[Tensor] = []
+    names = [name for name, _ in model.named_parameters()]
+    for name, p in model.named_parameters():
+        if not fine:
+            layer = name.rpartition(".")[0]
+            keys += [] if layer in keys else [layer]
+            places.append(torch.full((p.numel(),), keys.index(layer)))
+        elif name == names[-2]:
+            places.append((torch.arange(p.shape[0]) + len(keys)).repeat_interleave(p.shape[1]))
+            keys += [f"{name}[{i}]" for i in range(p.shape[0])]
+        else:
+            places.append(torch.full((p.numel(),), len(keys)))
+            keys.append(name)
+    return Prior(tuple(keys), torch.ones(len(keys), dtype=torch.float64), torch.cat(places))
+
+
+def _with_noise(
+    likelihood: Gaussian, post: Posterior, x: Tensor, y: Tensor, weight: Tensor | None, cloud: Tensor
+) -> Gaussian:
+    """Return a Gaussian with the scale that the residuals around the outputs' points have."""
+    with torch.no_grad():
+        f = post.objective.model.call(None, x)
+        squares = (y.reshape(f.shape) - f - cloud).square().mean(0)
+        mean = squares.mean() if weight is None else (weight @ squares).mean() / weight.sum()
+    return replace(likelihood, scale=float(mean.clamp_min(1e-12).sqrt()))

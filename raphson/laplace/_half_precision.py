@@ -1,0 +1,44 @@
+"""Models in half precision, whose curvature has no decomposition there: a copy in single precision stands for them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raphson.data import tree_map
+
+HALF = frozenset({torch.float16, torch.bfloat16})
+
+
+def in_single(
+    model: nn.Module | Callable[..., Tensor], data: Any, params: Mapping[str, Tensor] | None
+) -> tuple[nn.Module | Callable[..., Tensor], Any, Mapping[str, Tensor] | None]:
+    """Return model, data and parameters in single precision where the model is in half, else as they are."""
+    values = list(model.parameters()) if isinstance(model, nn.Module) else list((params or {}).values())
+    if not any(value.dtype in HALF for value in values):
+        return model, data, params
+    if isinstance(model, nn.Module):
+        model = copy.deepcopy(model).float()
+    else:
+        params = {name: widened(value) for name, value in (params or {}).items()}
+    whole = isinstance(data, tuple | list) and len(data) > 1 and isinstance(data[1], Tensor)
+    return model, tree_map(widened, tuple(data)) if whole else _Widened(data), params
+
+
+def widened(t: Tensor) -> Tensor:
+    """Return a tensor in single precision if it is in half, else as it is."""
+    return t.float() if t.dtype in HALF else t
+
+
+class _Widened:
+    """Batches in single precision, each time that they are read."""
+
+    def __init__(self, batches: Any) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return (tree_map(widened, tuple(batch)) for batch in self._batches)

@@ -1,0 +1,331 @@
+r"""What a posterior predicts: outputs with their covariance, through the likelihood to the response."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.laplace._links import bridge, exact_gaussian, probit
+from raphson.likelihoods import Likelihood
+from raphson.network import squared_roots
+
+Link = Literal["mixture", "probit", "bridge"]
+
+_TOGETHER = 2**23
+"""Entries of sampled outputs, or of sampled responses, that are made at a time."""
+
+_RESPONSES = 4000
+"""Responses of an example that an interval is read from: a 95 % limit is then known to 0.04 standard deviations."""
+
+
+_HALVINGS = 40
+"""How often a sample outside the domain is moved half the way to the mean."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictive:
+    r"""The distribution of outputs and responses at some inputs, averaged over the parameters.
+
+    With samples :math:`f_s` of the outputs the response has the density :math:`\frac1S \sum_s p(y \mid f_s)`, the mean
+    of its means, and a variance in two parts: the mean of the variances (aleatoric) and the variance of the means
+    (epistemic). For a Gaussian with a fixed scale both integrals are taken in closed form.
+
+    Attributes:
+        likelihood: The likelihood.
+        output_mean: ``(N, ..., C)``.
+        spread: The covariance of the outputs, or a square root of it.
+        is_root: Which of the two.
+        link: From outputs to responses.
+        joint: Whether the covariance is that of all inputs together.
+        noise: Standard normal numbers ``(S, C)`` that samples are made of, the same for all examples.
+        outputs: Sampled outputs ``(S, N, ..., C)`` where these are given; None where they are made of the covariance.
+    """
+
+    likelihood: Likelihood
+    output_mean: Tensor
+    spread: Tensor
+    is_root: bool
+    link: Link
+    joint: bool
+    noise: Tensor
+    outputs: Tensor | None = None
+
+    @cached_property
+    def output_covariance(self) -> Tensor:
+        """``(N, ..., C, C)``; with ``joint=True`` of all outputs together, row-major, ``(N ... C, N ... C)``."""
+        return squared_roots(self.spread) if self.is_root else self.spread
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the response: probabilities of classes ``(N, ..., K)``, or ``(N, ..., M)``."""
+        f = self._exact
+        if f is not None:
+            return f
+        if self._shifted is not None:
+            return self.likelihood.mean(self._shifted)
+        return self._moments[0]
+
+    @property
+    def aleatoric(self) -> Tensor:
+        """The mean of the response's variance, shaped like ``mean``: what better knowledge of parameters leaves."""
+        return self._moments[2] if self._exact is None else self.likelihood.variance(self.output_mean)
+
+    @property
+    def epistemic(self) -> Tensor:
+        """The variance of the response's mean, shaped like ``mean``: what comes from uncertain parameters."""
+        if self._exact is None:
+            return self._moments[1]
+        return self._output_variance
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of the response, aleatoric and epistemic together, shaped like ``mean``."""
+        return self.aleatoric + self.epistemic
+
+    def log_density(self, y: Tensor) -> Tensor:
+        """Return the log density (or probability) of responses under the predictive distribution.
+
+        Args:
+            y: Responses, as for the likelihood.
+
+        Returns:
+            ``(N, ...)``; with ``joint=True`` one number for all together.
+        """
+        f = self.output_mean
+        y = y.to(f.device)
+        if self._exact is not None:
+            return exact_gaussian(self.likelihood, f, self.output_covariance, y, self.joint)
+        if self._shifted is not None:
+            value = -self.likelihood.nll(self._shifted, y)
+            return value.sum() if self.joint else value
+
+        def density(part: Tensor, rows: slice) -> Tensor:
+            targets = y[rows]
+            nll = self.likelihood.nll(part, targets.expand(len(part), *targets.shape))
+            if self.joint:
+                nll = nll.flatten(1).sum(1)
+            return torch.logsumexp(-nll, 0, keepdim=self.joint) - math.log(len(part))
+
+        value = torch.cat(self._over_samples(density))
+        return value[0] if self.joint else value
+
+    def sample(self, n: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Draw responses.
+
+        Args:
+            n: How many for each input.
+            generator: Source of randomness; None for torch's own.
+
+        Returns:
+            ``(n, N, ...)``, as the likelihood samples.
+        """
+        if self.outputs is not None:
+            device = self.outputs.device
+            places = torch.randint(len(self.outputs), (n,), generator=generator, device=device)
+            return self.likelihood.sample(self.outputs[places], generator)
+        f = self.output_mean
+        size = self._root.shape[-1]
+        shape = (n, size) if self.joint else (n, *f.shape[:-1], size)
+        noise = torch.randn(shape, generator=generator, dtype=f.dtype, device=f.device)
+        if self.joint:
+            moved = (noise @ self._root.mT).view(n, *f.shape)
+        else:
+            moved = (self._root @ noise.unsqueeze(-1)).squeeze(-1)
+        return self.likelihood.sample(inside(self.likelihood, f, moved), generator)
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Return limits between which a response lies with probability ``level``, as much outside on either side.
+
+        For classes (probabilities as means) the limits are those of the probability under the posterior.
+
+        Args:
+            level: Between 0 and 1.
+
+        Returns:
+            Lower and upper limits, shaped like ``mean``.
+
+        Raises:
+            InputError: ``level`` is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise InputError(f"level is {level:g}, but a probability between 0 and 1 is needed (0.95, say).")
+        tails = (0.5 - level / 2, 0.5 + level / 2)
+        if self._exact is not None:
+            width = self.variance.sqrt() * (math.sqrt(2) * torch.erfinv(self.variance.new_tensor(level)))
+            return self.mean - width, self.mean + width
+        generator = torch.Generator(self.output_mean.device).manual_seed(0)
+
+        def limits(part: Tensor, rows: slice) -> Tensor:
+            found = self.likelihood.mean(part)
+            times = -(-_RESPONSES // len(part))
+            responses = self.likelihood.sample(part.expand(times, *part.shape).flatten(0, 1), generator)
+            if responses.shape[1:] == found.shape[1:] and not self._is_binary(responses):
+                found = responses
+            q = torch.tensor(tails, dtype=part.dtype, device=part.device)
+            return torch.quantile(found.to(part.dtype), q, 0).movedim(0, 1)
+
+        low, high = torch.cat(self._over_samples(limits, _RESPONSES)).unbind(1)
+        return low, high
+
+    @staticmethod
+    def _is_binary(responses: Tensor) -> bool:
+        return bool(((responses == 0) | (responses == 1)).all())
+
+    @cached_property
+    def _exact(self) -> Tensor | None:
+        """The mean where the predictive density has a closed form: a Gaussian with outputs as means."""
+        closed = self.outputs is None and self.link == "mixture" and exact_gaussian.applies(self.likelihood)
+        return self.output_mean if closed else None
+
+    @cached_property
+    def _shifted(self) -> Tensor | None:
+        """Outputs at which the likelihood gives the predictive probabilities, for a link that is not the mixture."""
+        if self.link == "mixture":
+            return None
+        if self.link == "probit":
+            return probit(self.likelihood, self.output_mean, self._output_variance)
+        return bridge(self.likelihood, self.output_mean, self._marginal_covariance)
+
+    @cached_property
+    def _marginal_covariance(self) -> Tensor:
+        """Covariances of the outputs of each input, ``(N, ..., C, C)``."""
+        if not self.joint:
+            return self.output_covariance
+        f = self.output_mean
+        positions, c = f.shape[:-1].numel(), f.shape[-1]
+        own = self.output_covariance.view(positions, c, positions, c).diagonal(dim1=0, dim2=2)
+        return own.movedim(-1, 0).reshape(*f.shape, c)
+
+    @property
+    def _output_variance(self) -> Tensor:
+        """Variances of the outputs, ``(N, ..., C)``."""
+        return self.spread.square().sum(-1) if self.is_root else self._marginal_covariance.diagonal(dim1=-2, dim2=-1)
+
+    @cached_property
+    def _root(self) -> Tensor:
+        """A square root of the covariance."""
+        if self.is_root:
+            return self.spread
+        lower: Tensor
+        lower, info = torch.linalg.cholesky_ex(self.output_covariance)
+        if not bool(info.any()):
+            return lower
+        values, vectors = torch.linalg.eigh(self.output_covariance)
+        # rounding leaves small negative ones where outputs move together
+        root: Tensor = vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
+        return root
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean of means, variance of means and mean of variances over the samples."""
+
+        def moments(part: Tensor, _: slice) -> Tensor:
+            means = self.likelihood.mean(part)
+            return torch.stack([means.mean(0), means.var(0, correction=0), self.likelihood.variance(part).mean(0)], 1)
+
+        mean, epistemic, aleatoric = torch.cat(self._over_samples(moments)).unbind(1)
+        return mean, epistemic, aleatoric
+
+    def _over_samples(self, function: Callable[[Tensor, slice], Tensor], times: int = 1) -> list[Tensor]:
+        """Return what a function makes of sampled outputs ``(S, n, ..., C)``, some examples at a time."""
+        f = self.output_mean
+        samples = len(self.noise) if self.outputs is None else len(self.outputs)
+        step = max(1, _TOGETHER // (max(samples, times) * f[0].numel()))
+        if self.joint and self.outputs is None:
+            moved = (self.noise @ self._root.mT).view(samples, *f.shape)
+            return [function(inside(self.likelihood, f, moved), slice(None))]
+        found = []
+        for start in range(0, len(f), step):
+            rows = slice(start, start + step)
+            if self.outputs is not None:
+                part = self.outputs[:, rows]
+            else:
+                part = inside(self.likelihood, f[rows], (self._root[rows] @ self.noise.mT).movedim(-1, 0))
+            found.append(function(part, rows))
+        return found
+
+
+def inside(likelihood: Likelihood, f: Tensor, moved: Tensor) -> Tensor:
+    """Return ``f + moved``, ``(S, N, ..., C)``, where that leaves the domain of the likelihood only part of the way.
+
+    A Gaussian knows of no bounds: a scale that is an output comes out negative now and then, thresholds out of order.
+    """
+    found = f + moved
+    for _ in range(_HALVINGS):
+        outside = torch.isnan(likelihood.mean(found)).any(-1)
+        for c, domain in enumerate(likelihood.domains * (f.shape[-1] // len(likelihood.domains))):
+            outside |= ~domain.contains(found[..., c])
+        if not bool(outside.any()):
+            return found
+        moved = torch.where(outside.unsqueeze(-1), moved / 2, moved)
+        found = f + moved
+    return found
+
+
+def from_outputs(
+    likelihood: Likelihood,
+    f: Tensor,
+    covariance: Tensor,
+    link: Link,
+    samples: int,
+    generator: torch.Generator | None,
+    joint: bool = False,
+    is_root: bool = False,
+) -> Predictive:
+    """Return the predictive distribution of Gaussian outputs.
+
+    Args:
+        likelihood: The likelihood.
+        f: Their means, ``(N, ..., C)``.
+        covariance: ``(N, ..., C, C)``, or that of all together.
+        link: From outputs to responses.
+        samples: Number of samples of the outputs.
+        generator: Source of randomness; None for a fixed one.
+        joint: Whether the covariance is that of all together.
+        is_root: Whether ``covariance`` is a square root of it, ``(N, C, r)``.
+
+    Returns:
+        The predictive distribution.
+
+    Raises:
+        InputError: There is no such link, or the likelihood has none.
+    """
+    if link not in get_args(Link):
+        raise InputError(f"link is {link!r}, but it must be one of {', '.join(get_args(Link))}.")
+    noise = normal_points(samples, covariance.shape[-1], generator, f)
+    made = Predictive(likelihood, f, covariance, is_root, link, joint, noise)
+    _ = made._shifted  # noqa: SLF001  a link that the likelihood does not have is refused now
+    return made
+
+
+def from_samples(likelihood: Likelihood, outputs: Tensor) -> Predictive:
+    """Return the predictive distribution of sampled outputs, ``(S, N, ..., C)``."""
+    f = outputs.mean(0)
+    centered = (outputs - f).movedim(0, -1)
+    covariance = centered @ centered.mT / max(1, len(outputs) - 1)
+    return Predictive(likelihood, f, covariance, False, "mixture", False, outputs.new_zeros(0), outputs)
+
+
+def normal_points(n: int, d: int, generator: torch.Generator | None, like: Tensor) -> Tensor:
+    """Return ``n`` points of the standard normal distribution in ``d`` dimensions, spread evenly where d is small.
+
+    Scrambled Sobol points, in pairs of opposite sign so that their mean is zero: for a few dimensions averages over a
+    hundred of them are as good as over thousands of independent ones.
+    """
+    generator = generator or torch.Generator(like.device).manual_seed(0)
+    half = -(-n // 2)
+    if d > 64:
+        points = torch.randn(half, d, generator=generator, dtype=like.dtype, device=like.device)
+    else:
+        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        engine = torch.quasirandom.SobolEngine(d, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
+        uniform = engine.draw(half, dtype=torch.float64)
+        points = torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9)).to(dtype=like.dtype, device=like.device)
+    return torch.cat([points, -points])[:n]

@@ -1,0 +1,108 @@
+"""Limited-memory BFGS that starts from an inverse Hessian of the caller's, for smooth functions without noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_MEMORY = 20
+_SUFFICIENT = 1e-4
+
+
+class Descent(NamedTuple):
+    """Where a run ended.
+
+    Attributes:
+        theta: The point, ``(P,)``.
+        value: The function there.
+        gradient: Its gradient, ``(P,)``.
+        evaluations: How often the function was evaluated.
+        iterations: Steps that were taken.
+    """
+
+    theta: Tensor
+    value: Tensor
+    gradient: Tensor
+    evaluations: int
+    iterations: int
+
+
+def lbfgs(
+    function: Callable[[Tensor], tuple[Tensor, Tensor]],
+    theta: Tensor,
+    inverse: Callable[[Tensor], Tensor],
+    *,
+    max_iter: int,
+    tol: float = 0.0,
+) -> Descent:
+    """Minimize a function whose gradient costs little beside a factorization of its Hessian.
+
+    The two-loop recursion of L-BFGS (Nocedal and Wright 2006, algorithm 7.4) with ``inverse``, a solve with a
+    curvature factored once, in place of a multiple of the identity, and a backtracking line search.
+
+    Args:
+        function: From ``(P,)`` to the value and the gradient.
+        theta: Start, ``(P,)``.
+        inverse: Product with a positive definite approximation of the inverse Hessian.
+        max_iter: Largest number of steps.
+        tol: The run ends with a step that lowers the function by less.
+
+    Returns:
+        The last point; a function that is not finite there ends the run at the start.
+
+    >>> import torch
+    >>> found = lbfgs(lambda v: ((v * v).sum(), 2 * v), torch.ones(2), lambda g: g / 2, max_iter=5)
+    >>> found.theta
+    tensor([0., 0.])
+    """
+    value, gradient = function(theta)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    evaluations, iterations, t = 1, 0, 1.0
+    while iterations < max_iter and bool(torch.isfinite(value)):
+        direction = _direction(gradient, pairs, inverse)
+        slope = float(gradient @ direction)
+        if not slope < 0:
+            if not pairs:
+                break
+            pairs.clear()
+            continue
+        # where the last step was short, the next one is hardly ever whole: fewer evaluations than from 1 each time
+        t, found = min(1.0, 4 * t), False
+        for _ in range(20):
+            moved = theta + t * direction
+            new_value, new_gradient = function(moved)
+            evaluations += 1
+            finite = bool(torch.isfinite(new_value))
+            if finite and float(new_value - value) <= _SUFFICIENT * t * slope:
+                found = True
+                break
+            # the minimum of the parabola through value, slope and new value, kept within bounds
+            excess = float(new_value - value) - t * slope
+            t *= max(0.1, min(0.5, -slope * t / (2 * excess))) if finite and excess > 0 else 0.5
+        if not found:
+            break
+        step, change = moved - theta, new_gradient - gradient
+        if float(step @ change) > 1e-10 * float(step.norm() * change.norm()):
+            pairs = [*pairs[-_MEMORY + 1 :], (step, change)]
+        fall = float(value - new_value)
+        theta, value, gradient = moved, new_value, new_gradient
+        iterations += 1
+        if fall <= tol:
+            break
+    return Descent(theta, value, gradient, evaluations, iterations)
+
+
+def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]], inverse: Callable[[Tensor], Tensor]) -> Tensor:
+    q, weights = gradient.clone(), []
+    for step, change in reversed(pairs):
+        rho = 1 / (step @ change)
+        weight = rho * (step @ q)
+        weights.append((weight, rho))
+        q -= weight * change
+    q = inverse(q)
+    for (step, change), (weight, rho) in zip(pairs, reversed(weights), strict=True):
+        q = q + (weight - rho * (change @ q)) * step
+    return -q

@@ -1,0 +1,107 @@
+"""Small networks with posteriors behind scikit-learn's interface."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.model_selection import cross_val_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import raphson as rp
+
+
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks([
+    rp.BayesianMLP(hidden=(5,), max_iter=2, steps=5),
+    rp.BayesianMLP(rp.Gaussian(), hidden=(4,), max_iter=2, steps=5, structure="kfac"),
+])
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+def waves(n, seed=0):
+    g = np.random.default_rng(seed)
+    x = g.uniform(-2, 2, (n, 1))
+    scale = 0.05 + 0.2 * (x[:, 0] > 0)
+    return 3.0 + 10 * x, 100 + 7 * (np.sin(2 * x[:, 0]) + scale * g.standard_normal(n)), 7 * scale
+
+
+@pytest.mark.parametrize("structure", ["dense", "kfac", "ekfac", "diagonal"])
+def test_mean_scale_and_intervals(structure):
+    x, y, _ = waves(400)
+    xt, yt, scale = waves(2000, 1)
+    net = rp.BayesianMLP(rp.HeteroscedasticGaussian(), hidden=(20,), structure=structure).fit(x, y)
+    mean, sd = net.predict(xt, return_std=True)
+    low, high = net.predict_interval(xt, 0.9)
+    assert abs(np.mean((yt > low) & (yt < high)) - 0.9) < 0.03
+    # the noise is what no net can explain: a density of known noise loses little to this one
+    truth = np.mean(-0.5 * ((yt - 100 - 7 * np.sin(2 * (xt[:, 0] - 3) / 10)) / scale) ** 2 - np.log(scale)) - 0.919
+    assert net.score(xt, yt) > truth - 0.12
+    assert np.corrcoef(sd, scale)[0, 1] > 0.9
+    far = net.predict_interval(np.array([[103.0]]))
+    assert (far[1] - far[0])[0] > (1.1 if structure == "diagonal" else 2) * np.max(high - low)
+    assert abs(net.log_density(xt, yt).mean() - net.score(xt, yt)) < 1e-12
+
+
+def test_units_do_not_matter():
+    x, y = load_diabetes(return_X_y=True)
+    one = rp.BayesianMLP(hidden=(4,), max_iter=3).fit(x, y)
+    other = rp.BayesianMLP(hidden=(4,), max_iter=3).fit(1e6 * x - 3.0, 1e-3 * y + 5.0)
+    np.testing.assert_allclose(other.predict(1e6 * x - 3.0), 1e-3 * one.predict(x) + 5.0, rtol=1e-5)
+    assert other.score(1e6 * x - 3.0, 1e-3 * y + 5.0) == pytest.approx(one.score(x, y) + np.log(1e3), abs=1e-4)
+
+
+def test_a_gaussian_learns_its_scale():
+    g = np.random.default_rng(0)
+    x = g.standard_normal((600, 2))
+    y = x[:, 0] - x[:, 1] + 0.5 * g.standard_normal(600)
+    net = rp.BayesianMLP(rp.Gaussian(), hidden=(20,)).fit(x, y)
+    assert net.posterior_.objective.likelihood.scale * y.std() == pytest.approx(0.5, rel=0.1)
+    assert cross_val_score(clone(net), x, y, cv=3).mean() > -0.80  # the truth has -0.726
+
+
+def test_classes_counts_weights_and_seeds():
+    x, y = load_iris(return_X_y=True, as_frame=True)
+    net = rp.BayesianMLP(rp.Categorical(), hidden=(8,), max_iter=4).fit(x, y)
+    p = net.predict(x)
+    assert p.shape == (150, 3) and np.allclose(p.sum(1), 1) and np.mean(p.argmax(1) == y) > 0.96
+    again = rp.BayesianMLP(rp.Categorical(), hidden=(8,), max_iter=4).fit(x.to_numpy(), y)
+    np.testing.assert_array_equal(again.predict(x.to_numpy()), p)
+    other = rp.BayesianMLP(rp.Categorical(), hidden=(8,), max_iter=4, random_state=1).fit(x, y)
+    assert not np.allclose(other.predict(x), p, atol=1e-9)
+    counts = np.random.default_rng(0).poisson(np.exp(x.iloc[:, 0] - 5))
+    rates = rp.BayesianMLP(rp.Poisson(), hidden=(5,), max_iter=4).fit(x, counts)
+    assert np.corrcoef(rates.predict(x), np.exp(x.iloc[:, 0] - 5))[0, 1] > 0.8
+    twice = rp.BayesianMLP(rp.Poisson(), hidden=(5,), max_iter=2).fit(pd.concat([x, x]), np.r_[counts, counts])
+    weighted = rp.BayesianMLP(rp.Poisson(), hidden=(5,), max_iter=2).fit(x, counts, np.full(150, 2.0))
+    np.testing.assert_allclose(weighted.predict(x), twice.predict(x), rtol=1e-4)
+
+
+def test_clear_errors():
+    x, y, _ = waves(20)
+    for options, words in {
+        ("activation", "swish"): "one of tanh, relu, silu, gelu",
+        ("hidden", (0,)): "whole numbers of units",
+        ("structure", "full"): "one of dense, diagonal",
+        ("likelihood", rp.Gaussian): "pass an instance",
+    }.items():
+        with pytest.raises(rp.InputError, match=words):
+            rp.BayesianMLP(**{options[0]: options[1]}).fit(x, y)
+    with pytest.raises(rp.InputError, match="row 3"):
+        rp.BayesianMLP().fit(x, np.where(np.arange(20) == 3, np.nan, y))
+
+
+@pytest.mark.parametrize("structure", ["dense", "kfac"])
+def test_a_saved_network_predicts_alike(structure, tmp_path):
+    x, y = load_diabetes(return_X_y=True, as_frame=True)
+    net = rp.BayesianMLP(rp.StudentT(5.0), hidden=(6, 4), structure=structure, max_iter=2).fit(x, y)
+    net.save(tmp_path / "net")
+    again = rp.load(tmp_path / "net").model
+    for found, expected in zip(again.predict(x, return_std=True), net.predict(x, return_std=True), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert again.get_params()["hidden"] == (6, 4) and again.n_iter_ == 2
+    np.testing.assert_array_equal(again.predict_interval(x)[0], net.predict_interval(x)[0])
+    assert list(again.feature_names_in_) == list(x.columns)
