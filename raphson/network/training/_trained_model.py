@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raphson._errors import InputError
 from raphson.data import Batch
-from raphson.likelihoods import Likelihood, resolve_loss
+from raphson.likelihoods import Likelihood, from_torch
 from raphson.network._chance import undisturbed
 from raphson.network._checks import Traits, observe
 from raphson.network._module import Model
@@ -46,8 +46,8 @@ class TrainedModel:
         likelihood: Likelihood | nn.Module,
         params: Mapping[str, Tensor] | str | Iterable[str] | None = None,
     ) -> None:
-        resolved = resolve_loss(likelihood)
-        self.likelihood, self.reduction = resolved.likelihood, resolved.reduction or "mean"
+        given = from_torch(likelihood)
+        self.likelihood, self.reduction = given.likelihood, given.reduction or "mean"
         self._model = Model(model, params)
         module = self._model.module
         self._all: dict[str, Tensor] = dict(params) if isinstance(params, Mapping) else {}
