@@ -9,10 +9,10 @@ from, so that the derivative of its graph in :math:`u` along :math:`v` is :math:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raphson._errors import InputError
 from raphson.data import Batch
@@ -24,8 +24,20 @@ from raphson.network.autodiff._double_backward import differentiable_kernels
 from raphson.network.autodiff._linearize import rewritten
 from raphson.network.layers._recorder import Source, record_training
 
-if TYPE_CHECKING:
-    from raphson.network.training._trained_model import TrainedModel
+
+class Trained(Protocol):
+    """What is trained."""
+
+    likelihood: Likelihood
+    reduction: str
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The parameters."""
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module; None for a function."""
 
 
 class TrainingPass:
@@ -51,7 +63,7 @@ class TrainingPass:
 
     def __init__(
         self,
-        trained: TrainedModel,
+        trained: Trained,
         batch: Callable[[], Batch],
         forward: Callable[[], Tensor],
         leaves: Mapping[str, Tensor],
