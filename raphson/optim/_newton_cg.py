@@ -56,7 +56,7 @@ class NewtonCG:
         >>> import torch
         >>> import raphson as rp
         >>> model = lambda p, x: p["a"] * p["b"] * x
-        >>> params = {"a": torch.zeros(1).double(), "b": torch.full((1,), 1e-8).double()}
+        >>> params = {"a": torch.zeros(1).double(), "b": torch.full((1,), 1e-3).double()}
         >>> data = torch.ones(1, 1).double(), torch.ones(1, 1).double()
         >>> opt = rp.optim.NewtonCG(model, rp.Gaussian(normalized=False), params, curvature="hessian")
         >>> opt.minimize(data).value < 1e-10

@@ -28,8 +28,13 @@ from raphson.network.layers._recorder import Source, record_training
 class Trained(Protocol):
     """What is trained."""
 
-    likelihood: Likelihood
-    reduction: str
+    @property
+    def likelihood(self) -> Likelihood:
+        """The likelihood."""
+
+    @property
+    def reduction(self) -> str:
+        """``"mean"`` or ``"sum"``."""
 
     @property
     def space(self) -> ParameterSpace:
