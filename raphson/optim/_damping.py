@@ -53,15 +53,21 @@ class DampingSchedule:
                 break
         self.value = min(max(best, self._options.smallest), self._options.largest)
 
-    def adapt(self, change: float, promised: float) -> None:
-        """Change it by what a step did to the loss and what the model had promised."""
+    def adapt(self, change: float, promised: float, lr: float) -> None:
+        """Change it by what a step did to the loss and what the model had promised.
+
+        Args:
+            change: Of the loss.
+            promised: By the model.
+            lr: Factor of the step: where a schedule makes it short, noise is dealt with, and damping grows as much less.
+        """
         assert self.value is not None
         factor = self._options.rate**self._options.period
         ratio = change / promised if promised < 0 and math.isfinite(change) else -math.inf
         if ratio > _GOOD:
             self.value = max(self.value * factor, self._options.smallest)
         elif ratio < _BAD:
-            self.value = min(self.value / factor, self._options.largest)
+            self.value = min(self.value / factor ** min(lr, 1.0), self._options.largest)
 
 
 def _finite(change: float) -> float:

@@ -189,7 +189,7 @@ class KFAC(torch.optim.Optimizer):
             coefficients = model.minimum()
             step = model.step(coefficients)
         else:
-            step = rule.step(direction, average, max(group["lr"] for group in self.param_groups))
+            step = rule.step(direction, average, self._largest_lr)
         taken = values.times("lr", step)
         if not bool(torch.isfinite(taken).all()):
             raise InputError(
@@ -209,6 +209,10 @@ class KFAC(torch.optim.Optimizer):
         if self._average is not None:
             self._average.update()
         return gathered.loss
+
+    @property
+    def _largest_lr(self) -> float:
+        return max(float(group["lr"]) for group in self.param_groups)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Do nothing of importance: gradients are not kept in the parameters."""
@@ -275,7 +279,7 @@ class KFAC(torch.optim.Optimizer):
         products = isinstance(self._rule, QuadraticStep) or self._damping.value is None
         made = self._trained.run(given, products or self._damping.due(self._count + 1))
         if before is not None and self._promised is not None:
-            self._damping.adapt(float(made.loss) - before, self._promised)
+            self._damping.adapt(float(made.loss) - before, self._promised, self._largest_lr)
             self._promised = None
         gradient = made.gradient(keep=self._options.estimator == "empirical")
         gathered = self._gathered or Gathered(self._trained.reduction)

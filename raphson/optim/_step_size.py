@@ -40,10 +40,10 @@ class QuadraticStep:
 
     Examples:
         >>> QuadraticStep().averaging
-        0.9
+        0.8
     """
 
-    averaging: float = 0.9
+    averaging: float = 0.8
     momentum: bool = False
 
     def __post_init__(self) -> None:
