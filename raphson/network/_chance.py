@@ -60,3 +60,25 @@ def undisturbed(module: nn.Module | None, device: torch.device) -> Generator[Non
         for part, name, b in buffers:
             setattr(part, name, b)
         before.restore(device)
+
+
+@contextmanager
+def statistics_unharmed(module: nn.Module | None) -> Generator[None, None, None]:
+    """Put running statistics back where what runs inside raises: a batch that is refused must not stay in them.
+
+    Args:
+        module: The module; None for a function.
+
+    Yields:
+        Nothing.
+    """
+    parts = [] if module is None else [part for part in module.modules() if part.training]
+    norms = [part for part in parts if isinstance(getattr(part, "running_mean", None), Tensor)]
+    kept = [(b, b.clone()) for part in norms for b in part.buffers(recurse=False)]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+        raise

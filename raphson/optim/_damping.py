@@ -59,7 +59,7 @@ class DampingSchedule:
         Args:
             change: Of the loss.
             promised: By the model.
-            lr: Factor of the step: where a schedule makes it short, noise is dealt with, and damping grows as much less.
+            lr: Factor of the step: where a schedule makes it short, noise is dealt with, and damping grows less.
         """
         assert self.value is not None
         factor = self._options.rate**self._options.period

@@ -277,13 +277,15 @@ class KFAC(torch.optim.Optimizer):
             self._rule = QuadraticStep() if large else FixedStep()
         before = self._loss_before(given) if self._gathered is None and self._promised is not None else None
         products = isinstance(self._rule, QuadraticStep) or self._damping.value is None
-        made = self._trained.run(given, products or self._damping.due(self._count + 1))
+        with self._trained.unharmed():
+            made = self._trained.run(given, products or self._damping.due(self._count + 1))
+            gradient = made.gradient(keep=self._options.estimator == "empirical")
+            measured = self._curvature.measure(made, self._count)
         if before is not None and self._promised is not None:
             self._damping.adapt(float(made.loss) - before, self._promised, self._largest_lr)
             self._promised = None
-        gradient = made.gradient(keep=self._options.estimator == "empirical")
         gathered = self._gathered or Gathered(self._trained.reduction)
-        return gathered.with_pass(made, gradient, self._curvature.measure(made, self._count)), made
+        return gathered.with_pass(made, gradient, measured), made
 
     @torch.no_grad()
     def _loss_before(self, given: Given) -> float:

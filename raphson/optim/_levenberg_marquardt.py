@@ -18,8 +18,9 @@ from raphson.optim._options import one_of, positive
 from raphson.solve import Solution, Status, Step
 
 _ACCEPT = 1e-4
-_ROUNDING = 2.0**-46
-"""Share of the objective below which a promised change cannot be seen in it."""
+_UNSEEN, _BLURRED = 2.0**-46, 2.0**-20
+"""Shares of the objective below which what is left to gain cannot be seen in it, or may not be: residuals that are
+small against the outputs have as many digits less."""
 
 _STEP = 0.1
 """Length of the differences that give second derivatives along a step, in steps (Transtrum and Sethna 2012)."""
@@ -173,30 +174,30 @@ class LevenbergMarquardt:
             return _Advance(gradient, value, None, Status.CONVERGED)
         if last:
             return _Advance(gradient, value, None, None)
-        fine = 0.5 * model.merit(scales) ** 2 <= _ROUNDING * abs(value)
-        for _ in range(_TRIES):
+        left = 0.5 * model.merit(scales) ** 2  # what a full step promises
+        for attempt in range(_TRIES):
             step, curved = self._proposed(problem, model, theta, scales)
             promised = model.promised(step)
             problem.put(theta + step + 0.5 * curved)
             new = problem.value()
-            change = new - value
-            if fine:
-                # what is left to gain cannot be seen in the objective: the gradient tells
-                found = self._linearized(problem) if math.isfinite(new) else None
-                if found is None or not found.merit(scales) < model.merit(scales):
-                    problem.put(theta)
-                    return _Advance(gradient, value, step, Status.PRECISION_REACHED)
-                self._model = found
-                return _Advance(gradient, new, step, None)
-            ratio = change / promised if promised < 0 else -math.inf
+            ratio = (new - value) / promised if promised < 0 else -math.inf
             bent = 2 * float((scales * curved).norm()) > _BENT * float((scales * step).norm())
-            if ratio > _ACCEPT and not bent:
+            if ratio > _ACCEPT and not bent and left > _UNSEEN * abs(value):
                 self.damping = max(self.damping * max(1 / 3, 1 - (2 * ratio - 1) ** 3), _SMALLEST)
                 self._growth = 2.0
                 return _Advance(gradient, new, step, None)
+            if attempt == 0 and left <= _BLURRED * abs(value) and math.isfinite(new):
+                # rounding of the outputs may hide it in the objective: the gradient tells
+                found = self._linearized(problem)
+                if found.merit(scales) < model.merit(scales):
+                    self._model = found
+                    return _Advance(gradient, new, step, None)
             problem.put(theta)
+            if left <= _UNSEEN * abs(value):
+                return _Advance(gradient, value, step, Status.PRECISION_REACHED)
             self.damping, self._growth = self.damping * self._growth, self._growth * 2
-        return _Advance(gradient, value, None, Status.STALLED)
+        blurred = left <= _BLURRED * abs(value)
+        return _Advance(gradient, value, None, Status.PRECISION_REACHED if blurred else Status.STALLED)
 
     def _proposed(
         self, problem: NetworkProblem, model: Linearized, theta: Tensor, scales: Tensor

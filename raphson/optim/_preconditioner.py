@@ -17,6 +17,9 @@ from raphson.optim._options import CurvatureOptions
 _SHARE = 0.2
 """What factors, and inverses, may cost a step, in gradients: by count of operations, where no period is given."""
 
+_EIGEN = 5.0
+"""Cost of an eigen-decomposition in inverses (measured)."""
+
 _SETTLING = 100
 """Steps over which a period grows from 1 to what it is: on an autoencoder seldom updates in the first 50 steps cost as
 many steps later (measured)."""
@@ -72,11 +75,9 @@ class Preconditioner:
         )
 
     def take(self, measured: Measured | None, count: int) -> None:
-        """Take the curvature of a step's batches into the averages; ``InputError`` if it is not finite."""
+        """Take the curvature of a step's batches into the averages."""
         if measured is None:
             return
-        assert self._plan is not None
-        self._plan.check_finite(measured)
         # as much is forgotten a step, however seldom the averages are updated
         keep = min(1.0 - 1.0 / (self._updates + 1), self._options.decay ** max(1, count - self._measured_at))
         for i, (state, factors) in enumerate(zip(self._blocks, measured.factors, strict=True)):
@@ -91,7 +92,8 @@ class Preconditioner:
     def refresh(self, damped: Damped, count: int, force: bool = False) -> None:
         """Make inverses for a damping, if step ``count`` is one of those that do."""
         assert self._plan is not None
-        due = _due(count, self._inverted_at, self._period(self._options.inverse_period, self._plan.flops()[2]))
+        flops = self._plan.flops()[2] * (_EIGEN if self._options.structure == "ekfac" else 1.0)
+        due = _due(count, self._inverted_at, self._period(self._options.inverse_period, flops))
         for state in self._blocks:
             state.refresh(damped(state.block.owner), due or force)
         self._shift = self._diagonal_shift(damped)

@@ -211,7 +211,8 @@ class TestWhatIsNotFinite:
         for name, block in state["kfac"]["curvature"]["blocks"].items():
             assert all(torch.equal(t, now["curvature"]["blocks"][name][key]) for key, t in block.items())
         assert torch.equal(state["kfac"]["gradient"], now["gradient"])
-        assert state["kfac"]["count"] == now["count"]
+        for key in ("count", "damping", "promised"):
+            assert state["kfac"][key] == now[key]
 
     def test_inputs(self):
         model, opt, x, y = self.trained()
@@ -226,6 +227,19 @@ class TestWhatIsNotFinite:
             model[0].bias[0] = float("nan")
         with pytest.raises(rp.InputError, match=r"layer with parameter '0\.weight'"):
             opt.step(x, y)
+
+    def test_running_statistics_do_not_keep_the_batch(self):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).double()
+        x, y = data()
+        opt = KFAC(model, rp.Categorical(), damping=0.1)
+        opt.step(x, y)
+        before = {k: b.clone() for k, b in model.named_buffers()}
+        bad = x.clone()
+        bad[0, 0] = float("nan")
+        with pytest.raises(rp.InputError, match="the inputs"):
+            opt.step(bad, y)
+        assert all(torch.equal(b, before[k]) for k, b in model.named_buffers())
 
     def test_a_gradient(self):
         class Root(nn.Module):

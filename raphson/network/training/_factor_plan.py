@@ -182,7 +182,8 @@ class FactorPlan:
             bases: For each block eigenvectors of its factors, or none at all.
 
         Returns:
-            Factors, diagonal and moments; ``InputError`` if the batch went through other layers than the first one.
+            Factors, diagonal and moments; ``InputError`` if the batch went through other layers than the first one, or
+            one of them is not finite.
         """
         self._check(made.record)
         recorded = RecordedBatch(0, made.batch, made.record, mixed=True)
@@ -215,10 +216,11 @@ class FactorPlan:
                     outputs, named = made.backward(column, self.diagonal)
                     _hand_over(outputs, jobs)
                     diagonal += self._squared_rest(named)
-        return Measured([_factors(term) for term in terms], diagonal, [basis.moments for basis in moments])
+        found = Measured([_factors(term) for term in terms], diagonal, [basis.moments for basis in moments])
+        self._check_finite(found)
+        return found
 
-    def check_finite(self, measured: Measured) -> None:
-        """Raise ``InputError``, naming the layer, unless all factors are finite."""
+    def _check_finite(self, measured: Measured) -> None:
         for block, factors in zip(self.blocks, measured.factors, strict=True):
             if not all(bool(torch.isfinite(t).all()) for t in factors[:2]):
                 raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from raphson._errors import InputError
 from raphson.data import Batch
 from raphson.likelihoods import Likelihood, from_torch
-from raphson.network._chance import undisturbed
+from raphson.network._chance import statistics_unharmed, undisturbed
 from raphson.network._checks import Traits, observe
 from raphson.network._module import Model
 from raphson.network._parameters import ParameterSpace
@@ -80,6 +81,10 @@ class TrainedModel:
         if self._traits is None:
             self._traits = observe(self._model, forward)
         return TrainingPass(self, batch, forward, leaves, self._traits, products)
+
+    def unharmed(self) -> AbstractContextManager[None]:
+        """Return a context that puts running statistics back if a batch is refused inside."""
+        return statistics_unharmed(self.module)
 
     def loss(self, given: Given) -> Tensor:
         """Return the loss of a batch at the present parameters, with the random numbers that the next pass has, too."""

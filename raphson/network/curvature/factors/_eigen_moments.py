@@ -68,7 +68,7 @@ class EigenMoments:
                 for one, g in zip(calls, rotated, strict=True)
             ]
             total = torch.stack(rows).sum(0)[:, 0]
-            self.moments[0] += _rotated(None if self._q_in is None else self._q_in[0], total).square().sum(0)
+            self.moments[0] += (total if self._q_in is None else self._q_in[0].mT @ total).square().sum(0)
 
     def operator(self) -> SymmetricOperator:
         """Return the block."""
@@ -85,4 +85,9 @@ class EigenMoments:
 
 
 def _rotated(q: Tensor | None, t: Tensor) -> Tensor:
-    return t if q is None else q.mT @ t
+    """Return ``Q^T t`` for each of ``G`` groups, ``(..., G, d, P)``: one product a group, of all examples together."""
+    if q is None:
+        return t
+    rows = t.movedim(-3, 0).transpose(-2, -1)
+    turned = rows.reshape(rows.shape[0], -1, rows.shape[-1]) @ q
+    return turned.view(rows.shape).transpose(-2, -1).movedim(0, -3)
