@@ -112,32 +112,36 @@ def test_what_cannot_be_used_is_refused(call, match):
 
 
 @pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_contractive_codes_of_digits_move_less_and_classify_better():
-    """Rifai et al. 2011: a smaller Jacobian and a lower test error of a linear readout, over 5 seeds."""
+    """Rifai et al. 2011: a smaller Jacobian and a lower test error of a linear readout, over 5 seeds, tied weights."""
     from sklearn.datasets import load_digits
     from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images / 16, dtype=torch.float32)
     train, test = slice(0, 1200), slice(1200, None)
-    results = {0.0: [], 0.1: []}
+    results = {0.0: [], 0.3: []}
     for seed in range(5):
         for weight, found in results.items():
             torch.manual_seed(seed)
-            encoder, decoder = nn.Sequential(nn.Linear(64, 100), nn.Sigmoid()), nn.Linear(100, 64)
-            opt = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 3e-3)
-            for _ in range(60):
+            encoder, shift = nn.Sequential(nn.Linear(64, 256), nn.Sigmoid()), nn.Parameter(torch.zeros(64))
+            opt = torch.optim.Adam([*encoder.parameters(), shift], 3e-3)
+            for _ in range(100):
                 for rows in torch.randperm(1200).split(100):
-                    loss = nn.functional.binary_cross_entropy_with_logits(decoder(encoder(x[rows])), x[rows]) * 64
+                    out = encoder(x[rows]) @ encoder[0].weight + shift
+                    loss = nn.functional.binary_cross_entropy_with_logits(out, x[rows]) * 64
                     loss = loss + weight * rp.contractive_penalty(encoder, x[rows])
                     opt.zero_grad()
                     loss.backward()
                     opt.step()
             with torch.no_grad():
                 codes = encoder(x).numpy()
-            readout = LogisticRegression(max_iter=2000).fit(codes[train], labels[train])
+            readout = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(codes[train], labels[train])
             norm = float(rp.contractive_penalty(encoder, x[test]).detach()) ** 0.5
             found.append((norm, 1 - readout.score(codes[test], labels[test])))
-    plain, contractive = (torch.tensor(results[weight]).mean(0) for weight in (0.0, 0.1))
-    assert contractive[0] < plain[0]
+    plain, contractive = (torch.tensor(results[weight]).mean(0) for weight in (0.0, 0.3))
+    assert contractive[0] < 0.5 * plain[0]
     assert contractive[1] < plain[1], (plain, contractive)
