@@ -120,7 +120,7 @@ class KFAC(torch.optim.Optimizer):
 
     def report(self) -> LayerReport:
         """Return layer by layer what is stored, in how many bytes; known after the first step."""
-        vectors = 1 + (self._average is not None)
+        vectors = 2 + (self._average is not None)
         return self._curvature.report(vectors)
 
     def averaged(self) -> AbstractContextManager[None]:

@@ -118,8 +118,8 @@ class Preconditioner:
         if self._plan is not None and self._plan.diagonal:
             n = len(self._plan.rest)
             rows.append((", ".join(self._plan.diagonal), n, "diagonal, sampled", 2 * n * itemsize))
-        n = self._space.numel
-        rows.append(("all", n, "previous step, averages", vectors * n * itemsize))
+        size = vectors * self._space.numel * itemsize
+        rows.append(("previous step, averages of gradients and iterates", 0, f"{vectors} vectors", size))
         return LayerReport(tuple(rows))
 
     def state_dict(self) -> dict[str, Any]:
