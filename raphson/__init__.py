@@ -14,7 +14,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _STUB = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
-_HOME = {name: package for package, name in re.findall(r"^from \.(\w+) import (\w+) as", _STUB, re.MULTILINE)}
+_HOME = {name: package for package, name in re.findall(r"^from \.(\w*) import (\w+) as", _STUB, re.MULTILINE)}
 
 __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0605
 
@@ -22,7 +22,8 @@ __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0605
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'raphson' has no attribute '{name}'")
-    value = getattr(import_module(f"raphson.{_HOME[name]}"), name)
+    home = _HOME[name]
+    value = getattr(import_module(f"raphson.{home}"), name) if home else import_module(f"raphson.{name}")
     globals()[name] = value
     return value
 

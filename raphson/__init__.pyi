@@ -1,5 +1,6 @@
 """The public names and where they live; ``__init__.py`` reads them here."""
 
+from . import optim as optim
 from ._errors import CollinearityWarning as CollinearityWarning
 from ._errors import IndefiniteError as IndefiniteError
 from ._errors import InputError as InputError
@@ -79,6 +80,9 @@ from .network import Jacobian as Jacobian
 from .network import LayerOperator as LayerOperator
 from .network import LayerReport as LayerReport
 from .network import Objective as Objective
+from .network import PenaltyEstimate as PenaltyEstimate
+from .network import contractive_penalty as contractive_penalty
+from .network import contractive_penalty_estimate as contractive_penalty_estimate
 from .network import ekfac as ekfac
 from .network import example_gradient_norms as example_gradient_norms
 from .network import example_gradients as example_gradients

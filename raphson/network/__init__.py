@@ -1,7 +1,11 @@
 """Networks: an objective, and its curvature by layers and automatic differentiation."""
 
+from raphson.network._contractive import PenaltyEstimate as PenaltyEstimate
+from raphson.network._contractive import contractive_penalty as contractive_penalty
+from raphson.network._contractive import contractive_penalty_estimate as contractive_penalty_estimate
 from raphson.network._module import Model as Model
 from raphson.network._objective import Objective as Objective
+from raphson.network._parameters import ParameterSpace as ParameterSpace
 from raphson.network.curvature._ekfac import ekfac as ekfac
 from raphson.network.curvature._example_gradients import example_gradient_norms as example_gradient_norms
 from raphson.network.curvature._example_gradients import example_gradients as example_gradients
@@ -16,8 +20,16 @@ from raphson.network.curvature._jacobian import second_derivatives as second_der
 from raphson.network.curvature._kfac import kfac as kfac
 from raphson.network.curvature._output_covariance import OutputCovariance as OutputCovariance
 from raphson.network.curvature._output_covariance import squared_roots as squared_roots
+from raphson.network.curvature._root_jacobian import root_jacobian as root_jacobian
 from raphson.network.curvature.factors._factor_sums import added_factors as added_factors
 from raphson.network.curvature.factors._factor_sums import multiplied_factors as multiplied_factors
 from raphson.network.curvature.factors._layer_operator import KnownOrder as KnownOrder
 from raphson.network.curvature.factors._layer_operator import LayerOperator as LayerOperator
 from raphson.network.curvature.factors._layer_operator import LayerReport as LayerReport
+from raphson.network.training._factor_plan import FactorPlan as FactorPlan
+from raphson.network.training._factor_plan import Factors as Factors
+from raphson.network.training._factor_plan import KroneckerBlock as KroneckerBlock
+from raphson.network.training._factor_plan import Measured as Measured
+from raphson.network.training._trained_model import Given as Given
+from raphson.network.training._trained_model import TrainedModel as TrainedModel
+from raphson.network.training._training_pass import TrainingPass as TrainingPass

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from raphson._errors import InputError
 from raphson.data import take, tree_map
 from raphson.network._call_place import place_of_call
+from raphson.network._chance import undisturbed
 from raphson.network._module import Inputs, Model
 from raphson.network._plain_run import checkpoint_around
 from raphson.network.autodiff._rewrite import Rewritten
@@ -27,9 +28,18 @@ _ATTENTION = ("flash_attention", "efficient_attention", "cudnn_attention", "fuse
 _ONCE = ("hardsigmoid", "cdist", "weight_norm", "prelu")
 _RECURRENT = ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn")
 
+_REENTRANT = (
+    "The model calls torch.utils.checkpoint with use_reentrant=True, which runs without a graph and writes into the "
+    "gradients of the parameters: call it with use_reentrant=False."
+)
+
 
 class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Collects the names of the operations that run inside it, and counts the entries of what they make.
+
+    Args:
+        model: The model.
+        random: Whether operations may be random.
 
     Attributes:
         names: Names of the operations.
@@ -37,9 +47,9 @@ class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         trouble: A sentence on the first operation that no fixed, differentiable function of an example has, or None.
     """
 
-    def __init__(self, model: Any = None) -> None:
+    def __init__(self, model: Any = None, random: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._model = model
+        self._model, self._random = model, random
         self.names: set[str] = set()
         self.entries = 0
         self.trouble: str | None = None
@@ -51,7 +61,7 @@ class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.checkpoints.add(checkpoint_around())
         if self.trouble is None:
             given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False))
-            trouble = _trouble_of(func, {**given, **(kwargs or {})})
+            trouble = _trouble_of(func, {**given, **(kwargs or {})}, self._random)
             if trouble is not None:
                 self.trouble = f"{place_of_call(self._model)} {trouble}"
         out = func(*args, **(kwargs or {}))
@@ -63,10 +73,11 @@ class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def _trouble_of(func: Any, given: Mapping[str, Any]) -> str | None:
+def _trouble_of(func: Any, given: Mapping[str, Any], random: bool) -> str | None:
     """Return why an operation with these arguments has no place in a model, as the end of a sentence; None if it has.
 
-    Random operations take a generator or are tagged; that includes some which can be random but are not as called.
+    Random operations take a generator or are tagged; that includes some which can be random but are not as called. They
+    may be there if ``random``.
     """
     name = str(func).removesuffix(".default")
     defaults = {argument.name: argument.default_value for argument in func._schema.arguments}
@@ -75,7 +86,7 @@ def _trouble_of(func: Any, given: Mapping[str, Any]) -> str | None:
     still = rate == 0 or options.get("training") is False or options.get("train") is False
     tagged = torch.Tag.nondeterministic_seeded in func.tags or "generator" in options
     recurrent = any(part in name for part in _RECURRENT) and bool(rate)
-    if (tagged or recurrent) and not still:
+    if (tagged or recurrent) and not still and not random:
         return (
             f"draws random numbers ({name}): the loss is then no fixed function of the parameters. Call model.eval(), "
             "or take the random part out of the model."
@@ -145,10 +156,7 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
         with _Kernels(model.module or model.function) as kernels:
             together = _together(model, both)
         if "reentrant" in kernels.checkpoints:
-            raise InputError(
-                "The model calls torch.utils.checkpoint with use_reentrant=True, which runs without a graph and writes "
-                "into the gradients of the parameters: call it with use_reentrant=False."
-            )
+            raise InputError(_REENTRANT)
         model.checkpointed = bool(kernels.checkpoints - {None})
         _check_backward(together)
         together = together.detach()
@@ -244,3 +252,34 @@ def _apart(model: Model, one: Inputs, other: Inputs, traits: Traits) -> Tensor:
             return outputs()
         traits.channels_last = False
     return outputs()
+
+
+def observe(model: Model, run: Callable[[], Tensor]) -> Traits:
+    """Return what one evaluation shows of a model in whatever mode it is, which may be random and mix examples.
+
+    Args:
+        model: The model; remembers whether it uses checkpoints.
+        run: Evaluates it.
+
+    Returns:
+        Its traits, with nothing changed: generators and running statistics are as before.
+
+    Raises:
+        InputError: The model makes a call whose derivative is wrong or missing.
+    """
+    with undisturbed(model.module, model.space.device):
+        with torch.enable_grad(), _Kernels(model.module or model.function, random=True) as kernels:
+            out = run()
+        if "reentrant" in kernels.checkpoints:
+            raise InputError(_REENTRANT)
+        if kernels.trouble is not None:
+            raise InputError(kernels.trouble)
+        model.checkpointed = bool(kernels.checkpoints - {None})
+        traits = Traits(kernels.names, max(1, kernels.entries // max(1, out.shape[0])))
+        if traits.channels_last:
+            try:
+                with torch.no_grad(), Rewritten(True):
+                    run()
+            except RuntimeError:
+                traits.channels_last = False
+    return traits

@@ -141,10 +141,7 @@ class Model:
     def call(self, params: Mapping[str, Tensor] | None, x: Inputs) -> Tensor:
         """Return the outputs ``(N, ..., C)``, or the ``logits`` of an output with some (as transformers' models give).
 
-        Parameters that are not named are as they are, without gradients.
-
-        Raises:
-            InputError: The output is not a tensor of at least one axis for examples and one for outputs.
+        Parameters that are not named are as they are, without gradients; ``InputError`` if the outputs are no tensor.
         """
         values = {**self.everything, **(params or {})}
         args, kwargs = ((), dict(x)) if isinstance(x, Mapping) else (x if isinstance(x, tuple) else (x,), {})
@@ -154,6 +151,20 @@ class Model:
             else:
                 places = {place: values[name] for place, name in self._structure.places.items()}
                 out = functional_call(self.module, places, args, kwargs, tie_weights=False)
+        return self.outputs(out)
+
+    def outputs(self, out: Any) -> Tensor:
+        """Return what the model returned as outputs ``(N, ..., C)`` of the parameters' type.
+
+        Args:
+            out: A tensor, or an output with ``logits`` (as transformers' models give).
+
+        Returns:
+            The tensor.
+
+        Raises:
+            InputError: It is not a tensor of at least one axis for examples and one for outputs.
+        """
         out = getattr(out, "logits", out)
         if not isinstance(out, Tensor) or out.ndim < 2:
             seen = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"

@@ -2,30 +2,22 @@ r"""K-FAC with corrected eigenvalues."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from raphson.linalg import Dense, Diagonal, KroneckerEigen, LinearOperator, Matrix, SymmetricOperator
+from raphson.linalg import Dense, SymmetricOperator
 from raphson.network._objective import Objective
 from raphson.network.curvature._kfac import check_options, layer_sums
-from raphson.network.curvature.factors._kronecker_factors import (
-    MatmulTerm,
-    RecordedCall,
-    Sharing,
-    TableTerm,
-    Term,
-    grouped,
-)
+from raphson.network.curvature.factors._eigen_moments import EigenMoments
+from raphson.network.curvature.factors._kronecker_factors import MatmulTerm, Sharing, TableTerm, Term
 from raphson.network.curvature.factors._layer_operator import LayerOperator
 from raphson.network.curvature.factors._layer_plan import Bias
 from raphson.network.curvature.factors._layer_sums import LayerSums
 from raphson.network.curvature.factors._output_factor import Estimator, output_factors, sampling_of
 from raphson.network.curvature.factors._recorded_batches import recorded_batches
-from raphson.network.curvature.factors._squared_gradients import squared_gradients, squared_table
-from raphson.network.layers._layer_calls import Lookup, Matmul
 
 
 def ekfac(
@@ -94,77 +86,24 @@ def ekfac(
     return sums.operator([_operator(sums, i, basis) for i, basis in enumerate(bases)])
 
 
-class _Basis:
-    """The eigenbasis of a term and the second moments in it; None for a factor that is diagonal."""
-
-    def __init__(self, term: MatmulTerm | TableTerm) -> None:
-        self._table = isinstance(term, TableTerm)
-        self._joint = isinstance(term, MatmulTerm) and term.joint
-        inputs, outputs = term.inputs, term.outputs
-        if self._table:
-            inputs, outputs = inputs[None], outputs[None]
-        self._q_in, self._q_out = _eigenvectors(inputs), _eigenvectors(outputs)
-        i, o = inputs.shape[1], outputs.shape[1]
-        self.moments = outputs.new_zeros(outputs.shape[0], *((i, o) if self._table else (o, i)))
-
-    def add(self, calls: Sequence[RecordedCall], gradients: Mapping[int, Tensor]) -> None:
-        """Add a batch's squared gradients."""
-        if self._table:
-            self._add_table(calls, gradients)
-            return
-        inputs, outputs = [], []
-        for one in calls:
-            assert isinstance(one.call, Matmul)
-            a = one.recorded.summed_inputs(one.number)
-            a = torch.cat([a, torch.ones_like(a[:, :, :1])], dim=2) if self._joint else a
-            inputs.append(_rotated(self._q_in, a))
-            outputs.append(_rotated(self._q_out, one.call.example_outputs(gradients[one.number], one.summed)))
-        self.moments += squared_gradients(inputs, outputs)
-
-    def _add_table(self, calls: Sequence[RecordedCall], gradients: Mapping[int, Tensor]) -> None:
-        plain = [gradients[one.number] for one in calls]
-        rotated = plain if self._q_out is None else [g @ self._q_out[0] for g in plain]
-        first = calls[0].call
-        assert isinstance(first, Lookup)
-        if self._q_in is None and len(calls) == 1:
-            self.moments[0] += squared_table(first, rotated[0], calls[0].summed)
-            return
-        for n in range(calls[0].summed.n):
-            rows = [
-                one.call.example_gradients(g, one.summed, slice(n, n + 1))[0][1]
-                for one, g in zip(calls, rotated, strict=True)
-            ]
-            total = torch.stack(rows).sum(0)[:, 0]
-            self.moments[0] += _rotated(None if self._q_in is None else self._q_in[0], total).square().sum(0)
-
-    def operator(self) -> SymmetricOperator:
-        """Return the block."""
-        sizes = self.moments.shape[1:]
-        order = (self._q_in, self._q_out) if self._table else (self._q_out, self._q_in)
-        blocks = []
-        for g, moments in enumerate(self.moments):
-            bases: list[LinearOperator] = [
-                Diagonal(moments.new_ones(size)) if q is None else Matrix(q[g])
-                for q, size in zip(order, sizes, strict=True)
-            ]
-            blocks.append(KroneckerEigen(tuple(bases), moments))
-        return blocks[0] if len(blocks) == 1 else grouped(blocks)
-
-
 def _eigenvectors(factors: Tensor) -> Tensor | None:
     """Return eigenvectors of ``(G, d, d)``; None for diagonals ``(G, d)``."""
     return None if factors.ndim == 2 else Dense(factors).eigh().eigenvectors.to_dense()
 
 
-def _rotated(q: Tensor | None, t: Tensor) -> Tensor:
-    return t if q is None else q.mT @ t
-
-
-def _basis(terms: Mapping[bool, Term]) -> _Basis | None:
+def _basis(terms: Mapping[bool, Term]) -> EigenMoments | None:
     """Return the basis of a weight; None for one used both ways round, whose two products have none in common."""
     (term, *more) = terms.values()
-    return _Basis(term) if not more and isinstance(term, MatmulTerm | TableTerm) else None
+    if more or not isinstance(term, MatmulTerm | TableTerm):
+        return None
+    inputs, outputs, table = term.inputs, term.outputs, isinstance(term, TableTerm)
+    if table:
+        inputs, outputs = inputs[None], outputs[None]
+    groups, o, i = outputs.shape[0], outputs.shape[1], inputs.shape[1]
+    joint = isinstance(term, MatmulTerm) and term.joint
+    shape = (groups, i, o) if table else (groups, o, i)
+    return EigenMoments(_eigenvectors(inputs), _eigenvectors(outputs), shape, table, joint, outputs)
 
 
-def _operator(sums: LayerSums, i: int, basis: _Basis | None) -> SymmetricOperator:
+def _operator(sums: LayerSums, i: int, basis: EigenMoments | None) -> SymmetricOperator:
     return sums.weight_operator(i) if basis is None else basis.operator()

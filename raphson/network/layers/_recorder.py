@@ -54,6 +54,34 @@ def record_layers(
     )
 
 
+def record_training(run: Callable[[], Tensor], leaves: Mapping[str, Tensor]) -> tuple[LayerRecord, list[Source]]:
+    """Return every layer call in one run of a model that computes with leaves, and where their gradients are found.
+
+    Layer calls are made with stand-ins for the leaves, in the same memory: a leaf's gradient is the sum of its own, if
+    it is used outside recognized layers, and its stand-in's. One backward pass gives output gradients and weight
+    gradients.
+
+    Args:
+        run: Runs the model and returns its outputs.
+        leaves: The parameters by name, as the model uses them; they require gradients.
+
+    Returns:
+        The record, and the tensors to differentiate in, with the names of the leaves: two for a leaf used both ways.
+    """
+    stand_ins = {name: p.detach().requires_grad_() for name, p in leaves.items()}
+    mode = _Recorder(leaves, stand_ins)
+    with torch.enable_grad(), mode:
+        output = run()
+    refuse_constant(output, tuple(leaves))
+    nodes, reached = graph_nodes(output)
+    calls = tuple(call for call in mode.calls if call.edge.node in nodes)
+    seen = {id(leaf) for leaf in reached}
+    outside = frozenset(name for name, leaf in leaves.items() if id(leaf) in seen)
+    sources = [Source(name, t) for tensors in (stand_ins, leaves) for name, t in tensors.items() if id(t) in seen]
+    edges = [call.edge for call in calls]
+    return LayerRecord(output, calls, outside, _GraphBackward(output, edges, BatchedVJP.supports(nodes))), sources
+
+
 def record_feed_forward(feed_forward: FeedForward, space: ParameterSpace, x: Any) -> LayerRecord | None:
     """Return what ``record_layers`` would of a feed-forward network, from its closed form: nothing is recorded.
 
@@ -122,6 +150,18 @@ class _Begin(torch.autograd.Function):
         return [None] * len(wanted)
 
 
+class Source(NamedTuple):
+    """A tensor in a graph whose gradient is, or is part of, that of a parameter.
+
+    Attributes:
+        name: The parameter.
+        tensor: The tensor.
+    """
+
+    name: str
+    tensor: Tensor
+
+
 class _Found(NamedTuple):
     view: ParameterView
     cut: Tensor
@@ -130,9 +170,10 @@ class _Found(NamedTuple):
 class _Recorder(TorchFunctionMode):
     """Records the calls that are linear in some leaves while it is active."""
 
-    def __init__(self, leaves: Mapping[str, Tensor]) -> None:
+    def __init__(self, leaves: Mapping[str, Tensor], stand_ins: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         self.calls: list[LayerCall] = []
+        self._stand_ins = stand_ins or {}
         self._names = {id(leaf): name for name, leaf in leaves.items()}
         first = next(iter(leaves.values()))
         self._root = torch.zeros((), dtype=first.dtype, device=first.device, requires_grad=True)
@@ -157,7 +198,17 @@ class _Recorder(TorchFunctionMode):
             if name is None:
                 return None
             offset = int(t.storage_offset() - base.storage_offset())
-            return _Found(ParameterView(name, offset, tuple(t.size()), tuple(t.stride())), t.detach())
+            view = ParameterView(name, offset, tuple(t.size()), tuple(t.stride()))
+            return _Found(view, self._cut(t, view))
+
+    def _cut(self, t: Tensor, view: ParameterView) -> Tensor:
+        """Return what a call computes with in place of a view of a leaf: without a graph, or leading to a stand-in."""
+        stand_in = self._stand_ins.get(view.name)
+        if stand_in is None:
+            return t.detach()
+        if view.is_whole(stand_in):
+            return stand_in
+        return stand_in.as_strided(view.size, view.stride, int(stand_in.storage_offset()) + view.offset)
 
     def record(self, call: LayerCall, out: Tensor) -> Tensor:
         """Return the output of a call, which leads to gradients, and record the call."""

@@ -22,7 +22,15 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.linalg import Dense, Diagonal, EqualBlocks, Kronecker, SymmetricOperator, widest_float
+from raphson.linalg import (
+    MAX_DENSE_ELEMENTS,
+    Dense,
+    Diagonal,
+    EqualBlocks,
+    Kronecker,
+    SymmetricOperator,
+    widest_float,
+)
 from raphson.network.curvature.factors._patch_syrk import PatchSyrk
 from raphson.network.curvature.factors._recorded_batches import RecordedBatch
 from raphson.network.curvature.factors._syrk import Syrk, as_operator, syrk_of
@@ -92,6 +100,7 @@ class MatmulTerm(Term):
         joint: Whether the bias is a last column of the weight.
         flipped: Whether the weight is stored as its transpose, columns first.
         like: Gives type and device.
+        most: Number of elements up to which a factor is dense; of a larger one there is the diagonal only.
     """
 
     shape: tuple[int, int, int]
@@ -99,14 +108,15 @@ class MatmulTerm(Term):
     joint: bool
     flipped: bool
     like: Tensor
+    most: int = MAX_DENSE_ELEMENTS
 
     def __post_init__(self) -> None:
         groups, o, i = self.shape
         # a joint bias is one more input, which is 1
-        self._inputs = syrk_of(groups, i, self.like, border=int(self.joint))
+        self._inputs = syrk_of(groups, i, self.like, int(self.joint), self.most)
         self._patches: PatchSyrk | None = None
         self._means = self.like.new_zeros(groups, i)
-        self._outputs = syrk_of(groups, o, self.like)
+        self._outputs = syrk_of(groups, o, self.like, most=self.most)
         self._count: float | Tensor = 0.0
 
     def add_inputs(self, calls: Sequence[RecordedCall], independent: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
@@ -201,17 +211,19 @@ class TableTerm(Term):
         shape: ``(V, E)``.
         sharing: How positions are combined.
         like: Gives type and device.
+        most: As for ``MatmulTerm``.
     """
 
     shape: tuple[int, int]
     sharing: Sharing
     like: Tensor
+    most: int = MAX_DENSE_ELEMENTS
 
     def __post_init__(self) -> None:
         v, e = self.shape
         self._dense = self.sharing == "reduce" and v <= _DENSE_TABLE
         self._inputs = self.like.new_zeros(v, v) if self._dense else self.like.new_zeros(v)
-        self._outputs = syrk_of(1, e, self.like)
+        self._outputs = syrk_of(1, e, self.like, most=self.most)
         self._count: float | Tensor = 0.0
 
     def add_inputs(self, calls: Sequence[RecordedCall], independent: Tensor | None, example: Tensor | None) -> None:  # noqa: D102

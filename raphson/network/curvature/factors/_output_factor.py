@@ -19,6 +19,7 @@ from raphson._errors import InputError
 from raphson.data import Batch
 from raphson.linalg import LinearOperator
 from raphson.network._objective import Objective
+from raphson.network._weighted_loss import WeightedLoss
 from raphson.network.curvature.factors._output_curvature import even_parts
 from raphson.network.curvature.factors._recorded_batches import RecordedBatch
 from raphson.network.curvature.factors._syrk import Syrk
@@ -73,7 +74,7 @@ def sampling_of(
     return made
 
 
-def output_factors(objective: Objective, recorded: RecordedBatch, sampling: Sampling) -> Iterator[Tensor]:
+def output_factors(objective: WeightedLoss, recorded: RecordedBatch, sampling: Sampling) -> Iterator[Tensor]:
     """Yield the output factor of a batch, scale and weights included, some vectors at a time, ``(k, N, ..., C)``."""
     batch, record = recorded.batch, recorded.record
     f = record.output.detach()
@@ -95,7 +96,7 @@ def output_factors(objective: Objective, recorded: RecordedBatch, sampling: Samp
         yield from _apart(u * root, recorded)
 
 
-def sampled_factors(objective: Objective, recorded: RecordedBatch, draw: OutputDraw) -> Iterator[Tensor]:
+def sampled_factors(objective: WeightedLoss, recorded: RecordedBatch, draw: OutputDraw) -> Iterator[Tensor]:
     """Yield the output factor that ``draw`` is for a batch, as ``output_factors`` does."""
     batch, record = recorded.batch, recorded.record
     f = record.output.detach()
@@ -130,7 +131,7 @@ def _whole(f: Tensor, source: Tensor | LinearOperator, chunk: int) -> Iterator[T
         yield source.mm(unit.expand(*f.shape[:-1], *unit.shape)).movedim(-1, 0)
 
 
-def add_output_hessians(total: Syrk, objective: Objective, batch: Batch, f: Tensor) -> None:
+def add_output_hessians(total: Syrk, objective: WeightedLoss, batch: Batch, f: Tensor) -> None:
     """Add the expected output Hessians of a batch, times weight and scale."""
     root = _root(objective, batch, f)
     c = f.shape[-1]
@@ -139,7 +140,7 @@ def add_output_hessians(total: Syrk, objective: Objective, batch: Batch, f: Tens
         total.add((u * root).reshape(-1, 1, c, 1))
 
 
-def _root(objective: Objective, batch: Batch, f: Tensor) -> Tensor:
+def _root(objective: WeightedLoss, batch: Batch, f: Tensor) -> Tensor:
     """Return the square root of scale times weight, broadcast against the outputs."""
     weights = objective.position_weights(batch)
     if weights is None:

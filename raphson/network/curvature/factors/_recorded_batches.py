@@ -12,6 +12,7 @@ from torch import Tensor
 from raphson.data import Batch, tree_map
 from raphson.network._objective import Objective
 from raphson.network._tensor_memory import is_near
+from raphson.network._weighted_loss import WeightedLoss
 from raphson.network.autodiff._linearize import rewritten
 from raphson.network.curvature.factors._output_curvature import even_parts
 from raphson.network.layers._layer_calls import Matmul
@@ -133,7 +134,9 @@ def _recorded(objective: Objective, batch: Batch, index: int) -> LayerRecord:
         )
 
 
-def average_weights(objective: Objective, batch: Batch, positions: torch.Size) -> tuple[Tensor | None, Tensor | None]:
+def average_weights(
+    objective: WeightedLoss, batch: Batch, positions: torch.Size
+) -> tuple[Tensor | None, Tensor | None]:
     """Return how much each position and each example counts in an average of layer inputs, ``(N T,)`` and ``(N,)``.
 
     A position counts by its example's weight times what the likelihood gives to its target, an example by the mean

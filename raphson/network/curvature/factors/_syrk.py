@@ -100,9 +100,9 @@ class DiagonalSyrk:
         return self._whole
 
 
-def syrk_of(groups: int, d: int, like: Tensor, border: int = 0) -> Syrk | DiagonalSyrk:
-    """Return a running sum of outer products, or of its diagonal where it is larger than ``MAX_DENSE_ELEMENTS``."""
-    fits = groups * (d + border) ** 2 <= MAX_DENSE_ELEMENTS
+def syrk_of(groups: int, d: int, like: Tensor, border: int = 0, most: int = MAX_DENSE_ELEMENTS) -> Syrk | DiagonalSyrk:
+    """Return a running sum of outer products, or of its diagonal where it has more than ``most`` elements."""
+    fits = groups * (d + border) ** 2 <= most
     return (Syrk if fits else DiagonalSyrk)(groups, d, like, border)
 
 

@@ -1,0 +1,1 @@
+"""Networks while they are trained: passes over mini-batches in whatever mode the network is in."""

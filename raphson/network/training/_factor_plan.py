@@ -1,0 +1,304 @@
+r"""Which parameters of a network have Kronecker-factored curvature, and the factors of one mini-batch.
+
+A weight in a layer has the block :math:`L \otimes R` with ``L`` on the side of its rows. What has no such block has a
+diagonal: scales and shifts of norms, weights inside recurrent kernels, weights used as themselves and as their
+transpose. It is estimated without a pass over single examples: with random signs :math:`z` and a root :math:`S S^T` of
+the output Hessian, :math:`E[(J^T S z)^2]` is the diagonal of :math:`J^T S S^T J` (the Gauss-Newton-Bartlett estimate
+of Liu et al. 2023, Sophia).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.network._parameters import ParameterSpace
+from raphson.network.curvature.factors._eigen_moments import EigenMoments
+from raphson.network.curvature.factors._kronecker_factors import (
+    MatmulTerm,
+    RecordedCall,
+    Sharing,
+    TableTerm,
+)
+from raphson.network.curvature.factors._layer_plan import KroneckerPlan, make_plan
+from raphson.network.curvature.factors._output_factor import Sampling, output_factors
+from raphson.network.curvature.factors._recorded_batches import RecordedBatch, average_weights
+from raphson.network.layers._layer_calls import LayerCall, Lookup, Matmul
+from raphson.network.layers._layer_record import Consumer, LayerRecord
+from raphson.network.training._training_pass import TrainingPass
+
+LARGEST = 4096
+"""Rows of a factor beyond which it is kept as its diagonal: an inverse of 4,096 rows takes a second on a processor."""
+
+Estimator = Literal["mc", "exact", "empirical"]
+
+
+class Factors(NamedTuple):
+    """The factors of a block: a matrix for each of ``G`` groups, or its diagonal.
+
+    Attributes:
+        left: On the side of the rows, ``(G, O, O)`` or ``(G, O)``.
+        right: On the side of the columns, ``(G, I, I)`` or ``(G, I)``.
+        flipped: Whether the side of the rows is that of the layer's inputs, whose factor is an average; the other one
+            has the scale of the loss.
+    """
+
+    left: Tensor
+    right: Tensor
+    flipped: bool
+
+
+class Measured(NamedTuple):
+    """The curvature of one batch.
+
+    Attributes:
+        factors: Of each block.
+        diagonal: Of the parameters in no block, ``(R,)``.
+        moments: Of each block, second moments of the gradients in a given basis, ``(G, O, I)``; empty without bases.
+    """
+
+    factors: list[Factors]
+    diagonal: Tensor
+    moments: list[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class KroneckerBlock:
+    """The parameters of a block, and where they lie in the vector of all.
+
+    Attributes:
+        names: The parameters.
+        weight: Where the weight's entries lie, as ``G`` times ``O`` times ``I``.
+        bias: Where the bias's entries lie, which are a last column; None without one.
+        shape: ``(G, O, I)`` of the weight alone.
+        flipped: Whether the layer's inputs are on the side of the rows (tables).
+    """
+
+    names: tuple[str, ...]
+    weight: slice | Tensor
+    bias: slice | Tensor | None
+    shape: tuple[int, int, int]
+    flipped: bool
+
+    @property
+    def owner(self) -> str:
+        """The weight, which names the block."""
+        return self.names[0]
+
+    def take(self, v: Tensor) -> Tensor:
+        """Return the part of a vector ``(P,)`` as matrices ``(G, O, I')``, a bias last."""
+        weight = v[self.weight].view(self.shape)
+        if self.bias is None:
+            return weight
+        return torch.cat([weight, v[self.bias].view(*self.shape[:2], 1)], 2)
+
+    def put(self, v: Tensor, values: Tensor) -> None:
+        """Write matrices ``(G, O, I')`` into a vector."""
+        v[self.weight] = values[..., : self.shape[2]].reshape(-1)
+        if self.bias is not None:
+            v[self.bias] = values[..., -1].reshape(-1)
+
+    @property
+    def places(self) -> list[slice | Tensor]:
+        """Where its parameters lie."""
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+
+class FactorPlan:
+    """The blocks of a network, as its first pass shows them.
+
+    Args:
+        first: The pass.
+        sharing: How positions with a shared weight are combined.
+
+    Attributes:
+        blocks: The Kronecker blocks.
+        diagonal: Names of the parameters with entries in no block.
+    """
+
+    def __init__(self, first: TrainingPass, sharing: Sharing) -> None:
+        self._space, self._sharing = first.space, sharing
+        plan = make_plan(first.space, first.record, "joint")
+        self._calls = tuple(call.without_input() for call in first.record.calls)
+        # used both ways round, a weight has a sum of two Kronecker products, which has no cheap inverse
+        self._weights = [weight for weight in plan.weights if len(set(weight.flipped)) == 1]
+        self.blocks = [_block(first.space, weight, self._calls[weight.calls[0]]) for weight in self._weights]
+        covered = torch.zeros(first.space.numel, dtype=torch.bool, device=first.space.device)
+        for block in self.blocks:
+            for places in block.places:
+                covered[places] = True
+        self._rest = ~covered
+        self.diagonal = tuple(name for name, place in first.space.slices.items() if bool(self._rest[place].any()))
+
+    @cached_property
+    def rest(self) -> Tensor:
+        """Where the entries in no block lie, ``(R,)``."""
+        return self._rest.nonzero().squeeze(1)
+
+    def flops(self) -> tuple[float, float, float]:
+        """Return the operations of a gradient, of all factors and of all inverses, for the first batch."""
+        gradient = factors = inverses = 0.0
+        for call in self._calls:
+            if isinstance(call, Matmul):
+                groups, o, i = call.weight_shape
+                positions = call.positions * call.inner
+                gradient += 6.0 * positions * groups * o * i
+                factors += 1.25 * positions * groups * (o * o + i * i) + 2.0 * positions * groups * o * i
+        for block in self.blocks:
+            groups, o, i = block.shape
+            inverses += groups * sum(n**3 for n in (o, i + (block.bias is not None)) if n <= LARGEST)
+        return gradient, factors, inverses
+
+    @property
+    def diagonal_places(self) -> dict[str, slice]:
+        """Where the entries of each parameter of ``diagonal`` lie among those in no block."""
+        slices, start, found = self._space.slices, 0, {}
+        for name in self.diagonal:
+            n = int(self._rest[slices[name]].sum())
+            found[name], start = slice(start, start + n), start + n
+        return found
+
+    def measure(
+        self,
+        made: TrainingPass,
+        estimator: Estimator,
+        samples: int,
+        generator: torch.Generator,
+        bases: Sequence[Factors] = (),
+    ) -> Measured:
+        """Return the curvature of one batch.
+
+        Args:
+            made: The batch's pass, after its gradient was asked for.
+            estimator: How the output side is estimated.
+            samples: Number of samples, for ``"mc"`` and for the diagonal.
+            generator: Their source.
+            bases: For each block eigenvectors of its factors, or none at all.
+
+        Returns:
+            Factors, diagonal and moments; ``InputError`` if the batch went through other layers than the first one, or
+            one of them is not finite.
+        """
+        self._check(made.record)
+        recorded = RecordedBatch(0, made.batch, made.record, mixed=True)
+        terms = [self._term(i) for i in range(len(self.blocks))]
+        calls = [[RecordedCall(recorded, number) for number in weight.calls] for weight in self._weights]
+        position, example = average_weights(made, made.batch, made.f.shape[:-1])
+        independent = example if position is None or not recorded.positionwise else position
+        for term, own in zip(terms, calls, strict=True):
+            term.add_inputs(own, independent, example)
+        moments = [_moments(block, basis) for block, basis in zip(self.blocks, bases, strict=bool(bases))]
+        jobs = [
+            ([one.number for one in own], partial(what.add_outputs, own))
+            for what, own in zip(terms, calls, strict=True)
+        ]
+        jobs += [
+            ([one.number for one in own], partial(what.add, own))
+            for what, own in zip(moments, calls, strict=bool(moments))
+        ]
+        diagonal = self._space.empty().new_zeros(self.rest.shape[0])
+        if estimator == "empirical":
+            _hand_over(made.empirical_gradients(), jobs)
+        elif estimator == "exact":
+            for u in output_factors(made, recorded, Sampling("exact")):
+                made.record.deliver(u, jobs)
+        if estimator != "mc":
+            jobs = []
+        if jobs or self.diagonal:
+            for u in output_factors(made, recorded, Sampling("mc", samples, generator)):
+                for column in u:
+                    outputs, named = made.backward(column, self.diagonal)
+                    _hand_over(outputs, jobs)
+                    diagonal += self._squared_rest(named)
+        found = Measured([_factors(term) for term in terms], diagonal, [basis.moments for basis in moments])
+        self._check_finite(found)
+        return found
+
+    def _check_finite(self, measured: Measured) -> None:
+        for block, factors in zip(self.blocks, measured.factors, strict=True):
+            if not all(bool(torch.isfinite(t).all()) for t in factors[:2]):
+                raise InputError(
+                    f"The curvature of the layer with parameter '{block.owner}' is not finite for this batch, while "
+                    "its gradient is. Nothing was changed. Its inputs or output gradients are too large to be squared: "
+                    "scale the inputs, or use a wider floating-point type."
+                )
+        if not bool(torch.isfinite(measured.diagonal).all()):
+            bad = next(
+                n for n, p in self.diagonal_places.items() if not bool(torch.isfinite(measured.diagonal[p]).all())
+            )
+            raise InputError(
+                f"The curvature in parameter '{bad}' is not finite for this batch, while its gradient is. Nothing was "
+                "changed."
+            )
+
+    def _squared_rest(self, named: Mapping[str, Tensor]) -> Tensor:
+        if not self.diagonal:
+            return self._space.empty()
+        tensors = self._space.tensors
+        whole = {name: named[name] if name in named else t.new_zeros(t.shape) for name, t in tensors.items()}
+        return self._space.flatten(whole)[self.rest].square()
+
+    def _term(self, i: int) -> MatmulTerm | TableTerm:
+        weight, block, like = self._weights[i], self.blocks[i], self._space.empty()
+        most = LARGEST**2
+        if isinstance(self._calls[weight.calls[0]], Lookup):
+            return TableTerm((block.shape[1], block.shape[2]), self._sharing, like, most)
+        return MatmulTerm(block.shape, self._sharing, block.bias is not None, False, like, most)
+
+    def _check(self, record: LayerRecord) -> None:
+        calls = record.calls
+        if len(calls) != len(self._calls) or any(
+            (type(a), a.weight, a.bias) != (type(b), b.weight, b.bias) for a, b in zip(calls, self._calls, strict=True)
+        ):
+            raise InputError(
+                f"The batch goes through other layers than the first one did ({len(calls)} calls with parameters "
+                f"against {len(self._calls)}), so that there is no one set of layers to factorize. Use batches of one "
+                "kind, and a network that takes the same way each time."
+            )
+
+
+def _hand_over(outputs: Sequence[Tensor], jobs: Sequence[tuple[Sequence[int], Consumer]]) -> None:
+    """Give output gradients of all layer calls, one vector each, to those who wait for them."""
+    for numbers, take in jobs:
+        take({number: outputs[number].unsqueeze(0) for number in numbers})
+
+
+def _factors(term: MatmulTerm | TableTerm) -> Factors:
+    if isinstance(term, TableTerm):
+        return Factors(term.inputs.unsqueeze(0), term.outputs.unsqueeze(0), True)
+    return Factors(term.outputs, term.inputs, False)
+
+
+def _moments(block: KroneckerBlock, basis: Factors) -> EigenMoments:
+    left, right = (t if t.ndim == 3 else None for t in basis[:2])
+    groups, o, i = block.shape
+    sizes = (groups, o, i + (block.bias is not None))
+    like = basis.left
+    if block.flipped:
+        return EigenMoments(left, right, sizes, True, False, like)
+    return EigenMoments(right, left, sizes, False, block.bias is not None, like)
+
+
+def _block(space: ParameterSpace, plan: KroneckerPlan, call: LayerCall) -> KroneckerBlock:
+    parameter, start = space.tensors[plan.weight.name], space.slices[plan.weight.name].start
+    shape = (1, plan.weight.size[0], plan.weight.size[1])
+    index = plan.weight.index(parameter)
+    if isinstance(call, Matmul):
+        shape, index = call.weight_shape, call.weight_index(parameter)
+    views = [view for view in (plan.weight, plan.bias) if view is not None]
+    names = tuple(v.name if v.is_whole(space.tensors[v.name]) else f"{v.name} (part)" for v in views)
+    bias = None if plan.bias is None else _slice(plan.bias.places(space))
+    return KroneckerBlock(names, _slice(index.reshape(-1) + start), bias, shape, isinstance(call, Lookup))
+
+
+def _slice(index: Tensor) -> slice | Tensor:
+    """Return places in order as a slice, which copies nothing."""
+    first, n = int(index[0]), index.shape[0]
+    whole = torch.equal(index, torch.arange(first, first + n, device=index.device))
+    return slice(first, first + n) if whole else index

@@ -1,0 +1,315 @@
+r"""One forward pass of a mini-batch: loss, gradient, curvature factors and Jacobian products, all from one graph.
+
+With F operations of a forward pass, the gradient is F forward, F backward and F for the weights, and it is made once.
+The factors' inputs come with the forward pass; their output gradients are those of the loss (``empirical``) or one more
+backward pass of F without the weights (``mc``). The gradient is linear in the output gradient :math:`u` that it starts
+from, so that the derivative of its graph in :math:`u` along :math:`v` is :math:`J v`, 2F.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from raphson._errors import InputError
+from raphson.data import Batch
+from raphson.likelihoods import Likelihood
+from raphson.network._chance import Chance, undisturbed
+from raphson.network._checks import Traits
+from raphson.network._parameters import ParameterSpace
+from raphson.network.autodiff._double_backward import differentiable_kernels
+from raphson.network.autodiff._linearize import rewritten
+from raphson.network.layers._recorder import Source, record_training
+
+
+class Trained(Protocol):
+    """What is trained."""
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The likelihood."""
+
+    @property
+    def reduction(self) -> str:
+        """``"mean"`` or ``"sum"``."""
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The parameters."""
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module; None for a function."""
+
+
+class TrainingPass:
+    """A mini-batch with its forward pass.
+
+    Args:
+        trained: The network and the likelihood.
+        batch: Returns the batch, after ``forward`` ran.
+        forward: Runs the network and returns outputs ``(N, ..., C)``.
+        leaves: The parameters that it computes with.
+        traits: What is known about the network.
+        products: Whether products with the Jacobian will be asked for.
+
+    Attributes:
+        f: Outputs ``(N, ..., C)``, without a graph.
+        total_weight: ``W``, the weights of examples and targets added up.
+        scale: The factor of the sum over the batch: ``1 / W`` for a mean, 1 for a sum.
+        loss: The loss, without a penalty.
+
+    Raises:
+        InputError: Outputs do not fit the targets, or a loss is not finite.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        batch: Callable[[], Batch],
+        forward: Callable[[], Tensor],
+        leaves: Mapping[str, Tensor],
+        traits: Traits,
+        products: bool,
+    ) -> None:
+        self._trained, self._forward, self._products = trained, forward, products
+        self._leaves, self._traits = leaves, traits
+        self._chance = Chance.now(trained.space.device)
+        self._record()
+        self.batch = batch()
+        self._check_shape()
+        self.total_weight = total_weight(trained.likelihood, self.f, self.batch)
+        if not self.total_weight > 0:
+            raise InputError(
+                "The weights of the batch add up to 0 (all weights zero, or every target ignored): there is nothing to "
+                "average. Leave the batch out."
+            )
+        self.scale = 1.0 / self.total_weight if trained.reduction == "mean" else 1.0
+        self.loss = self._loss(self.f)
+        if not bool(torch.isfinite(self.loss)):
+            raise InputError(self._not_finite())
+
+    def _record(self) -> None:
+        """Run the network."""
+        # of second derivatives only those in u are needed, but the gradient itself is: its graph is made in full
+        with differentiable_kernels(self._traits), rewritten(self._traits, once=False, fold=False):
+            self.record, self._sources = record_training(self._forward, self._leaves)
+        self.f = self.record.output.detach()
+        self._released = False
+
+    def release(self) -> None:
+        """Forget the graph, which takes the memory; it is made again, with the same random numbers, where needed."""
+        if not self._released:
+            self._released = True
+            del self.record, self._sources, self._linear, self._u, self._output_gradients
+
+    def _remake(self) -> None:
+        with undisturbed(self._trained.module, self.device):
+            self._chance.restore(self.device)
+            self._record()
+        self.gradient()
+
+    @property
+    def _edges(self) -> list[Any]:
+        return [call.edge for call in self.record.calls]
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The likelihood."""
+        return self._trained.likelihood
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The parameters."""
+        return self._trained.space
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the parameters."""
+        return self.space.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return self.space.device
+
+    def position_weights(self, batch: Batch) -> Tensor | None:
+        """Return the example weights for each position, ``(N, ...)``, or None where all are 1."""
+        return _position_weights(self.f, batch)
+
+    def gradient(self, keep: bool = False) -> Tensor:
+        """Return the gradient of the loss, ``(P,)``, from one backward pass; ``InputError`` where it is not finite.
+
+        Args:
+            keep: Whether to keep the output gradients of the layer calls, for ``empirical_gradients``.
+
+        Returns:
+            The gradient.
+        """
+        u = self.scaled(self.likelihood.gradient(self.f, self.batch.y))
+        self._u = u.detach().requires_grad_(self._products)
+        edges = self._edges if keep else []
+        tensors = [*edges, *(source.tensor for source in self._sources)]
+        with torch.enable_grad():
+            found = torch.autograd.grad(
+                self.record.output, tensors, self._u, retain_graph=True, create_graph=self._products
+            )
+        self._output_gradients = [g.detach().to(self.dtype) for g in found[: len(edges)]]
+        parts = found[len(edges) :]
+        linear = [(s.name, part) for s, part in zip(self._sources, parts, strict=True) if part.requires_grad]
+        self._linear = linear if self._products else []
+        named = _by_name(self._sources, [part.detach() for part in parts])
+        zeros = {n: t.new_zeros(t.shape) for n, t in self.space.tensors.items() if n not in named}
+        gradient = self.space.flatten(named | zeros)
+        self._check_gradient(gradient)
+        return gradient
+
+    def backward(self, u: Tensor, names: Collection[str] = ()) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Return the output gradients of the layer calls, and gradients by name, for ``u``, ``(N, ..., C)``.
+
+        Args:
+            u: Gradients with respect to the outputs.
+            names: The parameters whose gradients are wanted.
+
+        Returns:
+            A gradient for each layer call, and for each parameter that the outputs depend on.
+        """
+        edges = self._edges
+        wanted = [source for source in self._sources if source.name in names]
+        tensors = [*edges, *(source.tensor for source in wanted)]
+        found = torch.autograd.grad(self.record.output, tensors, u, retain_graph=True) if tensors else ()
+        return [g.to(self.dtype) for g in found[: len(edges)]], _by_name(wanted, found[len(edges) :])
+
+    def empirical_gradients(self) -> list[Tensor]:
+        """Return the gradients of the layer calls whose outer products sum to the empirical curvature.
+
+        They are those of the loss, which came with its gradient, over the root of the scale.
+        """
+        if self.batch.weight is None:
+            return [g / self.scale**0.5 for g in self._output_gradients]
+        weights = self.position_weights(self.batch)
+        assert weights is not None
+        root = (weights * self.scale).sqrt().unsqueeze(-1)
+        return self.backward(self.likelihood.gradient(self.f, self.batch.y) * root)[0]
+
+    def jvp(self, v: Tensor) -> Tensor:
+        """Return the Jacobian of the outputs times ``v``, ``(N, ..., C)``, for ``v`` of shape ``(P,)``."""
+        if self._released:
+            self._remake()
+        named = self.space.unflatten(v)
+        parts, along = [part for _, part in self._linear], [named[name] for name, _ in self._linear]
+        try:
+            (out,) = torch.autograd.grad(parts, self._u, along, retain_graph=True, materialize_grads=True)
+        except RuntimeError as error:
+            raise InputError(
+                f"The network cannot be differentiated twice ({str(error).split('. ')[0]}), which the quadratic model "
+                "of a step needs. Use step_size='fixed' with adapt_damping=False."
+            ) from error
+        return out
+
+    def curvature(self, directions: Sequence[Tensor]) -> Tensor:
+        """Return ``v_i^T G v_j``, ``(k, k)``, with the Gauss-Newton matrix ``G`` of the batch for directions ``(P,)``.
+
+        The middle factor is the expected Hessian of the loss in the outputs.
+        """
+        gone = self._released
+        moved = [self.jvp(v) for v in directions]
+        if gone:
+            self.release()
+        hessian = self.likelihood.fisher(self.f, self.batch.y)
+        pushed = [self.scaled(hessian.mv(m)) for m in moved]
+        rows = [torch.stack([(a * b).sum() for b in pushed]) for a in moved]
+        found = torch.stack(rows)
+        return (found + found.mT) / 2
+
+    def scaled(self, values: Tensor) -> Tensor:
+        """Return values per output ``(N, ..., C)`` times the example weights and the scale."""
+        weights = self.position_weights(self.batch)
+        values = values * self.scale
+        return values if weights is None else values * weights.unsqueeze(-1)
+
+    def loss_now(self) -> Tensor:
+        """Return the loss of the batch at the present parameters, for the same random numbers."""
+        device = self.device
+        with undisturbed(self._trained.module, device), torch.no_grad():
+            self._chance.restore(device)
+            return self._loss(self._forward())
+
+    def _loss(self, f: Tensor) -> Tensor:
+        return self.scale * weighted_nll(self.likelihood, f, self.batch)
+
+    def _check_shape(self) -> None:
+        f, y = self.f, self.batch.y
+        if f.shape[:-1] != y.shape[: f.ndim - 1]:
+            raise InputError(
+                f"The outputs have shape {tuple(f.shape)} and the targets {tuple(y.shape)}, but the outputs must have "
+                "the axes of the targets and then one for the outputs of each, (N, ..., C) (torch's cross-entropy has "
+                "classes on axis 1: move them to the end, as in logits.movedim(1, -1))."
+            )
+        self.likelihood.check(y, f.shape[-1])
+
+    def _not_finite(self) -> str:
+        bad = (~torch.isfinite(self.likelihood.nll(self.f, self.batch.y))).nonzero()
+        row = f" (row {bad[0].tolist()[0]})" if len(bad) else ""
+        return (
+            f"The loss of the batch is {float(self.loss):g}{row}, which begins in {self._first_not_finite()}. Nothing "
+            "was changed. Look for missing or extreme values there, or take smaller steps (more damping, a smaller lr)."
+        )
+
+    def _first_not_finite(self) -> str:
+        """Return in words where along the network the first value is not finite."""
+        before = "the inputs"
+        for call in self.record.calls:
+            if call.x.is_floating_point() and not bool(torch.isfinite(call.x).all()):
+                return before
+            before = f"what comes out of the layer with parameter '{call.name}'"
+        return before if not bool(torch.isfinite(self.f).all()) else "the loss itself: the outputs are finite"
+
+    def _check_gradient(self, gradient: Tensor) -> None:
+        if bool(torch.isfinite(gradient).all()):
+            return
+        named = self.space.unflatten(gradient)
+        bad = [name for name, part in named.items() if not bool(torch.isfinite(part).all())]
+        where = self._first_not_finite()
+        why = (
+            "A derivative overflows or does not exist after that layer (a square root or logarithm at zero, a norm of "
+            "zeros): look at what follows it."
+            if where.startswith("the loss")
+            else f"What is not finite begins in {where}: look there for missing or extreme values."
+        )
+        raise InputError(
+            f"The gradient in parameter '{bad[-1]}' is not finite{f' (and in {len(bad) - 1} more)' * (len(bad) > 1)}, "
+            f"while the loss is {float(self.loss):g}. Nothing was changed. {why}"
+        )
+
+
+def weighted_nll(likelihood: Likelihood, f: Tensor, batch: Batch) -> Tensor:
+    """Return the sum of the losses of a batch, times the example weights."""
+    nll, weights = likelihood.nll(f, batch.y), _position_weights(f, batch)
+    return (nll if weights is None else nll * weights).sum()
+
+
+def total_weight(likelihood: Likelihood, f: Tensor, batch: Batch) -> float:
+    """Return the weights of examples and targets added up over positions."""
+    total = torch.ones(f.shape[:-1], dtype=f.dtype, device=f.device)
+    for w in (likelihood.weight(batch.y), _position_weights(f, batch)):
+        total = total if w is None else total * w.to(total)
+    return float(total.sum())
+
+
+def _position_weights(f: Tensor, batch: Batch) -> Tensor | None:
+    if batch.weight is None:
+        return None
+    shape = f.shape[:-1]
+    return batch.weight.to(f.dtype).reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+
+
+def _by_name(sources: Sequence[Source], parts: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return gradients in tensors of the graph by parameter."""
+    found: dict[str, Tensor] = {}
+    for source, part in zip(sources, parts, strict=True):
+        found[source.name] = found[source.name] + part if source.name in found else part
+    return found

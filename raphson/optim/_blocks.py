@@ -1,0 +1,146 @@
+r"""Running averages of the factors of a block, and steps from their damped inverses.
+
+The damping :math:`\lambda` is split between the factors of :math:`L \otimes R` (Martens and Grosse 2015, section 6.3):
+
+.. math:: \bigl(L + \tfrac{\sqrt\lambda}{\pi} I\bigr) \otimes \bigl(R + \pi \sqrt\lambda\, I\bigr), \qquad
+    \pi = \sqrt{\frac{\operatorname{tr} R / \dim R}{\operatorname{tr} L / \dim L}} ,
+
+which makes what the product adds to :math:`L \otimes R + \lambda I` small.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from raphson.network import Factors, KroneckerBlock
+
+State = dict[str, Tensor]
+
+
+class BlockState(Protocol):
+    """Curvature of a block of parameters."""
+
+    block: KroneckerBlock
+
+    @property
+    def basis(self) -> Factors | None:
+        """Eigenvectors of the factors in which second moments are wanted; None where they are not."""
+
+    def trace(self) -> float:
+        """Return the trace of the curvature."""
+
+    def update(self, factors: Factors, moments: Tensor | None, keep: float) -> None:
+        """Take new factors and moments into the averages, of which the share ``keep`` stays."""
+
+    def refresh(self, damping: float, due: bool) -> None:
+        """Make what ``solve`` needs for a damping; what is expensive only if it is due."""
+
+    def solve(self, values: Tensor) -> Tensor:
+        """Return the damped inverse times matrices ``(G, O, I)``."""
+
+    def state(self) -> State:
+        """Return what a state dictionary holds."""
+
+    def load(self, state: State) -> None:
+        """Take it back."""
+
+    def report(self) -> tuple[str, int, str, int]:
+        """Return the parameters, their number, the structure and the bytes."""
+
+
+class KroneckerState:
+    """The averages of both factors, and inverses of the damped ones."""
+
+    def __init__(self, block: KroneckerBlock) -> None:
+        self.block = block
+        self._factors: Factors | None = None
+        self._inverses: Factors | None = None
+
+    @property
+    def basis(self) -> Factors | None:  # noqa: D102
+        return None
+
+    def trace(self) -> float:  # noqa: D102
+        assert self._factors is not None
+        return float((trace(self._factors.left) * trace(self._factors.right)).sum())
+
+    def update(self, factors: Factors, moments: Tensor | None, keep: float) -> None:  # noqa: D102
+        if self._factors is None:
+            self._factors = factors
+            return
+        self._factors.left.lerp_(factors.left, 1.0 - keep)
+        self._factors.right.lerp_(factors.right, 1.0 - keep)
+
+    def refresh(self, damping: float, due: bool) -> None:  # noqa: D102
+        if not due and self._inverses is not None:
+            return
+        assert self._factors is not None
+        left, right, flipped = self._factors
+        pi, root = balance(left, right), damping**0.5
+        self._inverses = Factors(_inverse(left, root / pi), _inverse(right, root * pi), flipped)
+
+    def solve(self, values: Tensor) -> Tensor:  # noqa: D102
+        assert self._inverses is not None
+        left, right = self._inverses[:2]
+        values = left @ values if left.ndim == 3 else left.unsqueeze(2) * values
+        return values @ right if right.ndim == 3 else values * right.unsqueeze(1)
+
+    def state(self) -> State:  # noqa: D102
+        found: State = {}
+        for what, pair in (("factor", self._factors), ("inverse", self._inverses)):
+            if pair is not None:
+                found |= {f"left_{what}": pair.left, f"right_{what}": pair.right}
+        return found
+
+    def load(self, state: State) -> None:  # noqa: D102
+        flipped = self.block.flipped
+        if "left_factor" in state:
+            self._factors = Factors(state["left_factor"], state["right_factor"], flipped)
+        if "left_inverse" in state:
+            self._inverses = Factors(state["left_inverse"], state["right_inverse"], flipped)
+
+    def report(self) -> tuple[str, int, str, int]:  # noqa: D102
+        return block_row(self.block, self._factors, "Kronecker", self.state())
+
+
+def block_row(block: KroneckerBlock, factors: Factors | None, what: str, state: State) -> tuple[str, int, str, int]:
+    """Return the line of a report for a block."""
+    groups, o, i = block.shape
+    n = groups * o * (i + (block.bias is not None))
+    sizes = "not seen yet"
+    if factors is not None:
+        sides = (f"{t.shape[1]}{' (diagonal)' * (t.ndim == 2)}" for t in factors[:2])
+        sizes = f"{f'{groups} of ' * (groups > 1)}{what} {' x '.join(sides)}"
+    return ", ".join(block.names), n, sizes, sum(t.numel() * t.element_size() for t in state.values())
+
+
+def balance(left: Tensor, right: Tensor) -> Tensor:
+    """Return ``pi`` for each group, ``(G,)``; 1 where a factor is zero."""
+    size_left, size_right = (trace(t) / t.shape[1] for t in (left, right))
+    tiny = torch.finfo(left.dtype).tiny
+    known = (size_left > tiny) & (size_right > tiny)
+    return torch.where(known, size_right / size_left.clamp_min(tiny), 1.0).sqrt()
+
+
+def trace(t: Tensor) -> Tensor:
+    """Return the trace of each group, ``(G,)``, of matrices or diagonals."""
+    return t.sum(1) if t.ndim == 2 else t.diagonal(dim1=1, dim2=2).sum(1)
+
+
+def _inverse(t: Tensor, shift: Tensor) -> Tensor:
+    """Return the inverse of ``t + shift I`` for each group; of a diagonal, its reciprocal."""
+    if t.ndim == 2:
+        return (t + shift[:, None]).reciprocal()
+    damped = t.clone()
+    damped.diagonal(dim1=1, dim2=2).add_(shift[:, None])
+    factor, info = torch.linalg.cholesky_ex(damped)
+    if not bool(info.any()):
+        return torch.cholesky_inverse(factor)
+    # rounding made it indefinite: in double precision, with no eigenvalue below the shift
+    values, vectors = torch.linalg.eigh(damped.double())
+    values = values.clamp_min(shift.double().clamp_min(torch.finfo(t.dtype).tiny)[:, None])
+    inverse: Tensor = (vectors / values.unsqueeze(1)) @ vectors.mT
+    return inverse.to(t.dtype)

@@ -1,0 +1,91 @@
+"""What the batches of one step add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from raphson.network import Factors, Measured, TrainingPass
+
+
+class Gathered:
+    """Loss, gradient and curvature of one batch or several, each with its share of the weight.
+
+    Args:
+        reduction: Whether the loss is a mean or a sum over examples.
+    """
+
+    def __init__(self, reduction: str) -> None:
+        self._mean = reduction == "mean"
+        self._passes: list[TrainingPass] = []
+        self._losses: list[Tensor] = []
+        self._gradients: list[Tensor] = []
+        self._measured: list[Measured | None] = []
+
+    def with_pass(self, made: TrainingPass, gradient: Tensor, measured: Measured | None) -> Self:
+        """Return a copy with one more batch: where a later error ends the step, nothing has been added."""
+        copy = type(self)("mean" if self._mean else "sum")
+        copy._passes = [*self._passes, made]
+        copy._losses = [*self._losses, made.loss]
+        copy._gradients = [*self._gradients, gradient]
+        copy._measured = [*self._measured, measured]
+        return copy
+
+    def release(self) -> None:
+        """Forget the graphs: they are made again where they are needed."""
+        for made in self._passes:
+            made.release()
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss."""
+        return self._total(self._losses)
+
+    @property
+    def gradient(self) -> Tensor:
+        """The gradient, ``(P,)``."""
+        return self._total(self._gradients)
+
+    @property
+    def measured(self) -> Measured | None:
+        """The curvature; None where it was not asked for."""
+        found = [one for one in self._measured if one is not None]
+        if not found or len(found) == 1 == len(self._measured):
+            return found[0] if found else None
+        blocks = zip(*(one.factors for one in found), strict=True)
+        moments = zip(*(one.moments for one in found), strict=True)
+        return Measured(
+            [self._factors(block) for block in blocks],
+            self._total([one.diagonal for one in found]),
+            [self._total(list(block)) for block in moments],
+        )
+
+    def curvature(self, directions: Sequence[Tensor]) -> Tensor:
+        """Return products of directions with the Gauss-Newton matrix between them, ``(k, k)``."""
+        return self._total([made.curvature(directions) for made in self._passes])
+
+    def loss_now(self) -> Tensor:
+        """Return the loss at the present parameters."""
+        return self._total([made.loss_now() for made in self._passes])
+
+    def _factors(self, block: Sequence[Factors]) -> Factors:
+        """Return factors of several batches as those of one: the scale of the loss is in the outputs' side only."""
+        left, right = [one.left for one in block], [one.right for one in block]
+        if block[0].flipped:
+            return Factors(self._average(left), self._total(right), True)
+        return Factors(self._total(left), self._average(right), False)
+
+    def _total(self, values: list[Tensor]) -> Tensor:
+        return self._average(values) if self._mean else torch.stack(values).sum(0)
+
+    def _average(self, values: list[Tensor]) -> Tensor:
+        if len(values) == 1:
+            return values[0]
+        weights = [made.total_weight for made in self._passes]
+        total = torch.zeros_like(values[0])
+        for w, v in zip(weights, values, strict=True):
+            total.add_(v, alpha=w / sum(weights))
+        return total

@@ -1,0 +1,108 @@
+"""Parameter groups as parts of one vector: step sizes and weight decays entry by entry, where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+
+Groups = list[dict[str, Any]]
+"""Parameter groups as torch has them."""
+
+
+def group_names(params: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """Return the parameters of all groups together, and the groups with names in the place of tensors.
+
+    Args:
+        params: What was given: None, names, a dictionary of tensors, or groups ``{"params": names, ...}``.
+
+    Returns:
+        Names, None or tensors for a model; and groups, empty where there is one for all.
+
+    Raises:
+        InputError: A group has no names.
+    """
+    if params is None or isinstance(params, str | Mapping):
+        return params, []
+    found = list(params)
+    if not found or not isinstance(found[0], dict):
+        return found, []
+    names: list[str] = []
+    for group in found:
+        own = group.get("params")
+        own = [own] if isinstance(own, str) else list(own or ())
+        if not own or not all(isinstance(name, str) for name in own):
+            raise InputError(
+                "A parameter group needs 'params' with names, or prefixes of names, of the model's parameters, as in "
+                "{'params': ['head'], 'lr': 0.1}: curvature belongs to layers, which tensors do not tell."
+            )
+        names += own
+    return names, found
+
+
+def torch_groups(tensors: Mapping[str, Tensor], groups: Sequence[dict[str, Any]]) -> Groups:
+    """Return groups of tensors for ``torch.optim.Optimizer``, from groups of names (``group_names``).
+
+    Raises:
+        InputError: A parameter is in two groups.
+    """
+    if not groups:
+        return [{"params": list(tensors.values()), "names": list(tensors)}]
+    owner: dict[str, int] = {}
+    for i, group in enumerate(groups):
+        own = [group["params"]] if isinstance(group["params"], str) else group["params"]
+        for want in own:
+            for name in tensors:
+                if name == want or name.startswith(f"{want}."):
+                    if owner.setdefault(name, i) != i:
+                        raise InputError(f"Parameter '{name}' is in two groups: name it in one.")
+    return [
+        {
+            **group,
+            "params": [tensors[n] for n in tensors if owner[n] == i],
+            "names": [n for n in tensors if owner[n] == i],
+        }
+        for i, group in enumerate(groups)
+    ]
+
+
+class GroupValues:
+    """Values of an option of each group, times parts of a vector.
+
+    Args:
+        slices: Where each parameter lies.
+        groups: The groups, with ``names``.
+    """
+
+    def __init__(self, slices: Mapping[str, slice], groups: Groups) -> None:
+        self._groups = groups
+        self._places = [[slices[name] for name in group["names"]] for group in groups]
+
+    def common(self, option: str) -> float | None:
+        """Return the value that all groups have; None where they differ."""
+        values = {float(group[option]) for group in self._groups}
+        return values.pop() if len(values) == 1 else None
+
+    def times(self, option: str, v: Tensor) -> Tensor:
+        """Return a vector ``(P,)`` times the option's value of each parameter's group."""
+        common = self.common(option)
+        if common is not None:
+            return v * common
+        out = torch.empty_like(v)
+        for group, places in zip(self._groups, self._places, strict=True):
+            for place in places:
+                torch.mul(v[place], float(group[option]), out=out[place])
+        return out
+
+    def at(self, option: str, name: str) -> float:
+        """Return the option's value for a parameter."""
+        return next(float(group[option]) for group in self._groups if name in group["names"])
+
+
+def names_of(params: Any) -> Iterable[str] | None:
+    """Return what a model takes as ``params``."""
+    return group_names(params)[0]  # type: ignore[no-any-return]

@@ -1,0 +1,344 @@
+r"""K-FAC as an optimizer for an ordinary training loop."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raphson._errors import InputError
+from raphson.data import Batch
+from raphson.likelihoods import Likelihood
+from raphson.network import Given, LayerReport, TrainedModel, TrainingPass
+from raphson.optim._average import IterateAverage, averaged_gradient
+from raphson.optim._damping import DampingSchedule
+from raphson.optim._gathered import Gathered
+from raphson.optim._groups import GroupValues, group_names, torch_groups
+from raphson.optim._options import CurvatureOptions, DampingOptions, StepSize, one_of
+from raphson.optim._preconditioner import Preconditioner
+from raphson.optim._step_size import FixedStep, QuadraticModel, QuadraticStep
+
+LARGE_BATCH = 256
+"""Examples from which on a mini-batch's own quadratic model decides on the step: its minimum then generalizes."""
+
+_NOT_GIVEN = object()
+
+
+class KFAC(torch.optim.Optimizer):
+    r"""Natural-gradient steps with Kronecker-factored curvature (K-FAC).
+
+    A step goes along :math:`\Delta = -(\hat G + \lambda I)^{-1} m`, where :math:`m` is the running average of the
+    gradients and :math:`\hat G` that of the Gauss-Newton matrix, stored for each layer as a Kronecker product of two
+    small matrices (``rp.kfac`` has the formula). For mini-batches of 256 examples and more its length minimizes the
+    exact quadratic model of the mini-batch (``QuadraticStep``); for smaller ones, whose own model is too optimistic, it
+    is fixed (``FixedStep``). One forward pass serves the loss, the gradient, the factors and the model. The network
+    stays in the mode that it is in: with batch statistics or dropout, gradient and curvature are those of the network
+    as it was sampled in that pass.
+
+    Linear layers, convolutions and embeddings have Kronecker factors. All other parameters (scales and shifts of norms,
+    weights in recurrent kernels) have diagonal curvature, from samples; ``report()`` lists what is stored, in how
+    many bytes. A loss or gradient that is not finite raises ``InputError``, which names the layer, before anything has
+    changed.
+
+    Args:
+        model: A module, in any mode, or a function ``f(params, *x)``; outputs ``(N, ..., C)``.
+        likelihood: A likelihood, or a torch loss that stands for one.
+        params: Names or prefixes of the parameters; None for those with ``requires_grad=True``; or groups
+            ``{"params": names, "lr": ..., "weight_decay": ...}``. For a function, the dictionary of its parameters.
+        lr: Factor of every step; torch's schedulers change it. Let it fall to zero where the number of steps is known.
+        weight_decay: :math:`\eta` of the penalty :math:`\tfrac{\eta}{2} \|\theta\|^2`, in gradient and curvature.
+        damping: :math:`\lambda` at the start, or ``DampingOptions``; None: found at the first step.
+        step_size: ``"quadratic"``, ``"fixed"``, a ``QuadraticStep`` or ``FixedStep``; ``"auto"``: by the size of the
+            first mini-batch.
+        curvature: How curvature is estimated: ``CurvatureOptions``.
+        averaging: Whether to keep an average of the iterates, for ``averaged()``.
+
+    Raises:
+        InputError: An argument is not one of those above.
+
+    References:
+        J. Martens and R. Grosse (2015), Optimizing neural networks with Kronecker-factored approximate curvature.
+        R. Grosse and J. Martens (2016), A Kronecker-factored approximate Fisher matrix for convolution layers.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> x, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[2.0], [4.0], [6.0]])
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> opt = rp.optim.KFAC(model, rp.Gaussian(), damping=1e-6, step_size="quadratic")
+        >>> loss = opt.step(x, y)
+        >>> round(model.weight.item(), 3)  # the loss is quadratic: one step is enough
+        2.0
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Callable[..., Tensor],
+        likelihood: Likelihood | nn.Module,
+        params: Mapping[str, Tensor] | str | Iterable[Any] | None = None,
+        *,
+        lr: float = 1.0,
+        weight_decay: float = 0.0,
+        damping: float | DampingOptions | None = None,
+        step_size: StepSize | QuadraticStep | FixedStep = "auto",
+        curvature: CurvatureOptions | None = None,
+        averaging: bool = True,
+    ) -> None:
+        names, groups = group_names(params)
+        self._trained = TrainedModel(model, likelihood, names)
+        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+            if not 0 <= value < float("inf"):
+                raise InputError(f"{name} is {value!r}, but it must be a finite number that is not negative.")
+        super().__init__(torch_groups(self._trained.tensors, groups), {"lr": lr, "weight_decay": weight_decay})
+        self._options = curvature or CurvatureOptions()
+        if isinstance(step_size, str):
+            one_of("step_size", step_size, ("auto", "quadratic", "fixed"))
+        named: dict[str, QuadraticStep | FixedStep] = {"quadratic": QuadraticStep(), "fixed": FixedStep()}
+        self._rule = named.get(step_size) if isinstance(step_size, str) else step_size
+        self._damping = DampingSchedule(damping if isinstance(damping, DampingOptions) else DampingOptions(damping))
+        self._curvature = Preconditioner(self._trained.space, self._options)
+        self._average = IterateAverage(list(self._trained.tensors.values())) if averaging else None
+        self._average_gradient: Tensor | None = None
+        self._gathered: Gathered | None = None
+        self._previous: Tensor | None = None
+        self._promised: float | None = None
+        self._count = 0
+
+    @property
+    def damping(self) -> float | None:
+        """The present damping; None before the first step."""
+        return self._damping.value
+
+    @property
+    def diagonal_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters without Kronecker factors; known after the first step."""
+        return self._curvature.diagonal_names
+
+    def report(self) -> LayerReport:
+        """Return layer by layer what is stored, in how many bytes; known after the first step."""
+        vectors = 2 + (self._average is not None)
+        return self._curvature.report(vectors)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Return a context in which the model has the average of its iterates, for evaluation or saving.
+
+        Returns:
+            A context manager; running statistics of the model are not averaged.
+
+        Raises:
+            InputError: ``averaging`` is off.
+        """
+        if self._average is None:
+            raise InputError("There is no average of the iterates: give KFAC(..., averaging=True).")
+        return self._average.swapped()
+
+    def accumulate(self, x: Any, y: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+        """Take a batch into the next step, which is then one for all batches together; memory is that for one.
+
+        Args:
+            x: Inputs, or a closure, as for ``step``.
+            y: Targets.
+            weight: Example weights ``(N,)``.
+
+        Returns:
+            The loss of the batch.
+        """
+        gathered, made = self._gather(x, y, weight)
+        gathered.release()
+        self._gathered = gathered
+        return made.loss
+
+    @torch.no_grad()
+    def step(self, x: Any, y: Tensor | None = None, weight: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Take a step for a mini-batch.
+
+        Args:
+            x: Inputs: a tensor, a tuple of positional or a dictionary of named arguments; or a closure, which runs the
+                model and returns ``(outputs, targets)`` or ``(outputs, targets, weight)``, and may be called again.
+            y: Targets.
+            weight: Example weights ``(N,)``.
+
+        Returns:
+            The loss before the step, the penalty aside: of all batches since the last step.
+
+        Raises:
+            InputError: The loss or its gradient is not finite, or the batch does not fit; nothing has changed.
+        """  # noqa: DOC502
+        gathered, _ = self._gather(x, y, weight)
+        self._gathered = None
+        theta = self._trained.space.vector()
+        values = GroupValues(self._trained.space.slices, self.param_groups)
+        rule = self._rule
+        assert rule is not None
+        gradient = gathered.gradient + values.times("weight_decay", theta)
+        average = averaged_gradient(self._average_gradient, gradient, rule.averaging)
+        self._curvature.take(gathered.measured, self._count)
+        if self._damping.value is None:
+            guess = max(self._curvature.mean, torch.finfo(theta.dtype).tiny)
+            self._damping.begin(lambda damping: self._trial(damping, gathered, gradient, values), guess)
+        self._curvature.refresh(self._damped(values), self._count)
+        direction = self._curvature.solve(average).neg_()
+        model: QuadraticModel | None = None
+        if isinstance(rule, QuadraticStep):
+            moving = [self._previous] if rule.momentum and self._previous is not None else []
+            model = self._model(gathered, [direction, *moving], gradient, values)
+            coefficients = model.minimum()
+            step = model.step(coefficients)
+        else:
+            step = rule.step(direction, average, self._largest_lr)
+        taken = values.times("lr", step)
+        if not bool(torch.isfinite(taken).all()):
+            raise InputError(
+                f"The step in parameter '{self._not_finite(taken)}' is not finite, while loss and gradient are: its "
+                "damped curvature cannot be inverted in this floating-point type. No parameter was changed. Use more "
+                "damping, or a wider type."
+            )
+        self._promised = None
+        if self._damping.due(self._count + 1):
+            if model is None or values.common("lr") != 1.0:
+                model, coefficients = self._model(gathered, [taken], gradient, values), torch.ones(1).double()
+            self._promised = model.change(coefficients)
+        self._move(taken)
+        self._previous = taken
+        self._average_gradient = average
+        self._count += 1
+        if self._average is not None:
+            self._average.update()
+        return gathered.loss
+
+    @property
+    def _largest_lr(self) -> float:
+        return max(float(group["lr"]) for group in self.param_groups)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Do nothing of importance: gradients are not kept in the parameters."""
+        super().zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next step depends on, as tensors and numbers; the model's own state is apart.
+
+        Batches that were accumulated since the last step are not in it.
+        """
+        found = super().state_dict()
+        for group in found["param_groups"]:
+            group.pop("names", None)
+        found["kfac"] = {
+            "count": self._count,
+            "quadratic": isinstance(self._rule, QuadraticStep) if self._rule is not None else None,
+            "damping": self._damping.value,
+            "promised": self._promised,
+            "previous": self._previous,
+            "gradient": self._average_gradient,
+            "curvature": self._curvature.state_dict(),
+            "average": None if self._average is None else self._average.values,
+            "averaged": 0 if self._average is None else self._average.count,
+        }
+        return found
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state, bit for bit if model and data do.
+
+        Args:
+            state_dict: What ``state_dict`` returned.
+
+        Raises:
+            InputError: It is that of another optimizer.
+        """
+        if "kfac" not in state_dict:
+            raise InputError("This is not the state of a KFAC optimizer: it has no entry 'kfac'.")
+        names = [group["names"] for group in self.param_groups]
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "kfac"})
+        for group, own in zip(self.param_groups, names, strict=True):
+            group["names"] = own
+        own = copy.deepcopy(state_dict["kfac"])
+        self._count, self._damping.value, self._promised = own["count"], own["damping"], own["promised"]
+        if self._rule is None and own["quadratic"] is not None:
+            self._rule = QuadraticStep() if own["quadratic"] else FixedStep()
+        self._previous, self._average_gradient = own["previous"], own["gradient"]
+        self._curvature.load_state_dict(own["curvature"])
+        if self._average is not None:
+            self._average.values, self._average.count = own["average"], own["averaged"]
+
+    def _gather(self, x: Any, y: Tensor | None, weight: Tensor | None) -> tuple[Gathered, TrainingPass]:
+        """Run a batch and add what the step needs of it to what was accumulated."""
+        given: Given
+        if callable(x) and y is None:
+            given = x
+        elif y is None:
+            raise InputError("step(x, y) needs targets: give a batch, or a closure that returns (model(x), y).")
+        else:
+            given = Batch(x, y, weight)
+        if self._rule is None:
+            large = not isinstance(given, Batch) or given.n_examples >= LARGE_BATCH
+            self._rule = QuadraticStep() if large else FixedStep()
+        before = self._loss_before(given) if self._gathered is None and self._promised is not None else None
+        products = isinstance(self._rule, QuadraticStep) or self._damping.value is None
+        with self._trained.unharmed():
+            made = self._trained.run(given, products or self._damping.due(self._count + 1))
+            gradient = made.gradient(keep=self._options.estimator == "empirical")
+            measured = self._curvature.measure(made, self._count)
+        if before is not None and self._promised is not None:
+            self._damping.adapt(float(made.loss) - before, self._promised, self._largest_lr)
+            self._promised = None
+        gathered = self._gathered or Gathered(self._trained.reduction)
+        return gathered.with_pass(made, gradient, measured), made
+
+    @torch.no_grad()
+    def _loss_before(self, given: Given) -> float:
+        """Return the loss of a mini-batch where the last step began, and what the step did to the penalty with it."""
+        assert self._previous is not None
+        values = GroupValues(self._trained.space.slices, self.param_groups)
+        after = self._penalty(values)
+        tensors = list(self._trained.tensors.values())
+        here = [p.detach().clone() for p in tensors]
+        self._move(-self._previous)
+        before = float(self._trained.loss(given)) + self._penalty(values) - after
+        torch._foreach_copy_(tensors, here)
+        return before
+
+    def _damped(self, values: GroupValues) -> Callable[[str], float]:
+        damping = self._damping.value
+        assert damping is not None
+        return lambda name: damping + values.at("weight_decay", name)
+
+    def _not_finite(self, step: Tensor) -> str:
+        parts = self._trained.space.unflatten(step)
+        return next(name for name, part in parts.items() if not bool(torch.isfinite(part).all()))
+
+    def _model(
+        self, gathered: Gathered, directions: list[Tensor], gradient: Tensor, values: GroupValues
+    ) -> QuadraticModel:
+        matrix = gathered.curvature(directions)
+        assert self._damping.value is not None
+        shifted = [self._damping.value * v + values.times("weight_decay", v) for v in directions]
+        more = torch.stack([torch.stack([torch.dot(a, b) for b in shifted]) for a in directions])
+        slopes = torch.stack([torch.dot(gradient, v) for v in directions])
+        return QuadraticModel(directions, slopes, matrix + more)
+
+    def _trial(self, damping: float, gathered: Gathered, gradient: Tensor, values: GroupValues) -> float:
+        """Return the change of the loss by a first step with a damping; the parameters are left as they are."""
+        self._damping.value = damping
+        self._curvature.refresh(self._damped(values), self._count, force=True)
+        direction = self._curvature.solve(gradient).neg_()
+        model = self._model(gathered, [direction], gradient, values)
+        step = model.step(model.minimum())
+        self._damping.value = None
+        before = [p.detach().clone() for p in self._trained.tensors.values()]
+        self._move(step)
+        change = float(gathered.loss_now() - gathered.loss)
+        torch._foreach_copy_(list(self._trained.tensors.values()), before)
+        gathered.release()  # the graph's tensors were written into
+        return change
+
+    def _move(self, step: Tensor) -> None:
+        parts = self._trained.space.unflatten(step)
+        tensors = self._trained.tensors
+        torch._foreach_add_(list(tensors.values()), [parts[name] for name in tensors])
+
+    def _penalty(self, values: GroupValues) -> float:
+        theta = self._trained.space.vector()
+        return 0.5 * float(torch.dot(theta, values.times("weight_decay", theta)))

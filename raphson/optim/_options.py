@@ -1,0 +1,121 @@
+"""Options of the optimizers that belong together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from raphson._errors import InputError
+
+Estimator = Literal["mc", "exact", "empirical"]
+Structure = Literal["kfac", "ekfac"]
+StepSize = Literal["auto", "quadratic", "fixed"]
+
+
+@dataclass(frozen=True)
+class CurvatureOptions:
+    """How ``KFAC`` estimates the curvature of a mini-batch, and how it averages it over mini-batches.
+
+    Args:
+        estimator: The output side of the factors: ``"mc"`` (sampled, one backward pass without weight gradients),
+            ``"exact"`` (all C vectors), ``"empirical"`` (the loss gradients themselves, no pass).
+        structure: ``"kfac"``, or ``"ekfac"``: with the second moments of the gradients in the factors' eigenbasis.
+        sharing: How positions that share a weight are combined, ``"expand"`` or ``"reduce"``.
+        samples: Number of samples for ``"mc"``.
+        decay: Share of the running averages that stays after a step.
+        factor_period: Steps between updates of the factors; None: so that these cost a fifth of a gradient a step.
+        inverse_period: Steps between inverses; None: so that these cost a fifth of a gradient a step.
+        generator: Source of the samples; None for one that starts from 0.
+
+    Raises:
+        InputError: A value is not one of those above.
+
+    Examples:
+        >>> CurvatureOptions(estimator="empirical").decay
+        0.95
+    """
+
+    estimator: Estimator = "mc"
+    structure: Structure = "kfac"
+    sharing: Literal["expand", "reduce"] = "expand"
+    samples: int = 1
+    decay: float = 0.95
+    factor_period: int | None = None
+    inverse_period: int | None = None
+    generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("estimator", get_args(Estimator)),
+            ("structure", get_args(Structure)),
+            ("sharing", ("expand", "reduce")),
+        ):
+            one_of(name, getattr(self, name), known)
+        for name in ("samples", "factor_period", "inverse_period"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise InputError(f"{name} is {value!r}, but it must be a whole number, 1 or more.")
+        share("decay", self.decay)
+
+
+@dataclass(frozen=True)
+class DampingOptions:
+    r"""How the damping :math:`\lambda` of a quadratic model is chosen.
+
+    Every ``period`` steps the change of the loss by a step is compared with what its quadratic model promised. Where
+    the ratio of the two is above 1/2, :math:`\lambda` is multiplied by ``rate ** period``; negative, it is divided.
+    Other than with Martens and Grosse (2015, section 6.5), the loss is that of the next mini-batch: on the one
+    that made it, a step of the exact model is nearly always as good as promised, and the damping would fall to zero.
+
+    Args:
+        start: The first value, in the units of the curvature; None: chosen at the first step.
+        adapt: Whether it changes.
+        period: Steps between changes.
+        rate: Factor of a change, a step.
+        smallest: Lower bound.
+        largest: Upper bound.
+
+    Raises:
+        InputError: A value makes no sense.
+
+    Examples:
+        >>> DampingOptions(start=1e-3, adapt=False).start
+        0.001
+    """
+
+    start: float | None = None
+    adapt: bool = True
+    period: int = 5
+    rate: float = 0.95
+    smallest: float = 1e-10
+    largest: float = 1e10
+
+    def __post_init__(self) -> None:
+        if self.start is not None:
+            positive("damping", self.start)
+        if not 0 < self.rate < 1:
+            raise InputError(f"rate is {self.rate!r}, but it must be between 0 and 1.")
+        if self.period < 1:
+            raise InputError(f"period is {self.period!r}, but it must be 1 or more.")
+        if not 0 < self.smallest <= self.largest:
+            raise InputError(f"smallest is {self.smallest!r} and largest {self.largest!r}: positive, in this order.")
+
+
+def one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    """Raise ``InputError`` for a value that is not one of the possible ones."""
+    if value not in known:
+        raise InputError(f"{name} is {value!r}, but it must be one of {', '.join(map(repr, known))}.")
+
+
+def positive(name: str, value: float) -> None:
+    """Raise ``InputError`` for a number that is not positive and finite."""
+    if not 0 < value < float("inf"):
+        raise InputError(f"{name} is {value!r}, but it must be a positive, finite number.")
+
+
+def share(name: str, value: float) -> None:
+    """Raise ``InputError`` for a number that is no share: at least 0 and less than 1."""
+    if not 0 <= value < 1:
+        raise InputError(f"{name} is {value!r}, but it must be at least 0 and less than 1.")

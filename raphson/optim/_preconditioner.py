@@ -1,0 +1,180 @@
+"""The running curvature of a network: blocks and a diagonal, updated and inverted from time to time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raphson.network import FactorPlan, LayerReport, Measured, ParameterSpace, TrainingPass
+from raphson.optim._blocks import BlockState, KroneckerState
+from raphson.optim._eigen import EigenState
+from raphson.optim._options import CurvatureOptions
+
+_SHARE = 0.2
+"""What factors, and inverses, may cost a step, in gradients: by count of operations, where no period is given."""
+
+_EIGEN = 5.0
+"""Cost of an eigen-decomposition in inverses (measured)."""
+
+_SETTLING = 100
+"""Steps over which a period grows from 1 to what it is: on an autoencoder seldom updates in the first 50 steps cost as
+many steps later (measured)."""
+
+_PRIOR = 4.0
+"""Samples that the mean over a tensor counts as in its diagonal: a single sampled square is near zero too often."""
+
+Damped = Callable[[str], float]
+"""From a parameter's name to what is added to its curvature."""
+
+
+class Preconditioner:
+    """Curvature of all parameters of a network, averaged over mini-batches.
+
+    Args:
+        space: The parameters.
+        options: How curvature is estimated.
+    """
+
+    def __init__(self, space: ParameterSpace, options: CurvatureOptions) -> None:
+        self._space, self._options = space, options
+        self._plan: FactorPlan | None = None
+        self._blocks: list[BlockState] = []
+        self._diagonal: Tensor | None = None
+        self._saved: dict[str, Any] | None = None
+        self._shift: Tensor | None = None
+        self._measured_at, self._inverted_at, self._updates = -1, -1, 0
+        self._generator = options.generator or torch.Generator(space.device).manual_seed(0)
+
+    @property
+    def diagonal_names(self) -> tuple[str, ...]:
+        """Names of the parameters in no block."""
+        return () if self._plan is None else self._plan.diagonal
+
+    @property
+    def mean(self) -> float:
+        """The mean eigenvalue of the curvature, by its blocks' traces."""
+        total = 0.0 if self._diagonal is None else float(self._diagonal.sum())
+        return (total + sum(state.trace() for state in self._blocks)) / self._space.numel
+
+    def measure(self, made: TrainingPass, count: int) -> Measured | None:
+        """Return the curvature of a batch, if step ``count`` (from 0) is one of those that update it."""
+        plan = self._planned(made)
+        if not _due(count, self._measured_at, self._period(self._options.factor_period, plan.flops()[1])):
+            return None
+        bases = [state.basis for state in self._blocks]
+        return plan.measure(
+            made,
+            self._options.estimator,
+            self._options.samples,
+            self._generator,
+            [basis for basis in bases if basis is not None],
+        )
+
+    def take(self, measured: Measured | None, count: int) -> None:
+        """Take the curvature of a step's batches into the averages."""
+        if measured is None:
+            return
+        # as much is forgotten a step, however seldom the averages are updated
+        keep = min(1.0 - 1.0 / (self._updates + 1), self._options.decay ** max(1, count - self._measured_at))
+        for i, (state, factors) in enumerate(zip(self._blocks, measured.factors, strict=True)):
+            state.update(factors, measured.moments[i] if measured.moments else None, keep)
+        if self._diagonal is None:
+            self._diagonal = measured.diagonal
+        else:
+            self._diagonal.lerp_(measured.diagonal, 1.0 - keep)
+        self._updates += 1
+        self._measured_at = count
+
+    def refresh(self, damped: Damped, count: int, force: bool = False) -> None:
+        """Make inverses for a damping, if step ``count`` is one of those that do."""
+        assert self._plan is not None
+        flops = self._plan.flops()[2] * (_EIGEN if self._options.structure == "ekfac" else 1.0)
+        due = _due(count, self._inverted_at, self._period(self._options.inverse_period, flops))
+        for state in self._blocks:
+            state.refresh(damped(state.block.owner), due or force)
+        self._shift = self._diagonal_shift(damped)
+        if due and not force:
+            self._inverted_at = count
+
+    def solve(self, v: Tensor) -> Tensor:
+        """Return the damped inverse times a vector ``(P,)``."""
+        assert self._plan is not None and self._diagonal is not None and self._shift is not None
+        out = torch.empty_like(v)
+        for state in self._blocks:
+            state.block.put(out, state.solve(state.block.take(v)))
+        if self._plan.diagonal:
+            rest = self._plan.rest
+            out[rest] = v[rest] / self._shift
+        return out
+
+    def report(self, vectors: int) -> LayerReport:
+        """Return what is stored, with so many vectors of all parameters."""
+        rows = [state.report() for state in self._blocks]
+        itemsize = self._space.dtype.itemsize
+        if self._plan is not None and self._plan.diagonal:
+            n = len(self._plan.rest)
+            rows.append((", ".join(self._plan.diagonal), n, "diagonal, sampled", 2 * n * itemsize))
+        size = vectors * self._space.numel * itemsize
+        rows.append(("previous step, averages of gradients and iterates", 0, f"{vectors} vectors", size))
+        return LayerReport(tuple(rows))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all averages and inverses, and where the generator is."""
+        found: dict[str, Any] = {
+            "measured_at": self._measured_at,
+            "inverted_at": self._inverted_at,
+            "updates": self._updates,
+            "diagonal": self._diagonal,
+            "generator": self._generator.get_state(),
+            "blocks": {state.block.owner: state.state() for state in self._blocks},
+        }
+        return self._saved or found
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them back; those of blocks when the first batch has shown which there are."""
+        self._measured_at, self._inverted_at = state["measured_at"], state["inverted_at"]
+        self._updates, self._diagonal = state["updates"], state["diagonal"]
+        self._generator.set_state(state["generator"].cpu())
+        self._saved = state
+        self._put_back()
+
+    def _put_back(self) -> None:
+        if self._saved is None or self._plan is None:
+            return
+        for state in self._blocks:
+            state.load(self._saved["blocks"][state.block.owner])
+        self._saved = None
+
+    def _planned(self, made: TrainingPass) -> FactorPlan:
+        if self._plan is None:
+            self._plan = FactorPlan(made, self._options.sharing)
+            kind = KroneckerState if self._options.structure == "kfac" else EigenState
+            self._blocks = [kind(block) for block in self._plan.blocks]
+            self._put_back()
+        return self._plan
+
+    def _period(self, given: int | None, flops: float) -> int:
+        if given is not None:
+            return given
+        assert self._plan is not None
+        gradient = self._plan.flops()[0]
+        return max(1, math.ceil(flops / (_SHARE * gradient))) if gradient else 10
+
+    def _diagonal_shift(self, damped: Damped) -> Tensor | None:
+        """Return the damped diagonal, ``(R,)``, drawn towards its mean by tensor while few samples made it."""
+        assert self._plan is not None and self._diagonal is not None
+        seen = min(float(self._updates), 1.0 / (1.0 - self._options.decay)) * self._options.samples
+        out = torch.empty_like(self._diagonal)
+        for name, place in self._plan.diagonal_places.items():
+            part = self._diagonal[place]
+            out[place] = (seen * part + _PRIOR * part.mean()) / (seen + _PRIOR) + damped(name)
+        return out
+
+
+def _due(count: int, last: int, period: int) -> bool:
+    """Whether something is due at step ``count``: more often at the start, when everything changes."""
+    return last < 0 or count - last >= min(period, 1 + count * period // _SETTLING)

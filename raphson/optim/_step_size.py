@@ -1,0 +1,125 @@
+r"""How far to go along a preconditioned gradient and the previous step.
+
+The exact quadratic model of a mini-batch, with its Gauss-Newton matrix G, the damping :math:`\lambda` and the penalty
+:math:`\eta`, is
+
+.. math:: M(\delta) = g^\top \delta + \tfrac12 \delta^\top (G + (\lambda + \eta) I) \delta, \qquad
+    \delta = \alpha \Delta + \mu\, \delta_0 ,
+
+whose minimum in :math:`\alpha` and :math:`\mu` takes a product of the Jacobian with each direction (Martens and Grosse
+2015, sections 6.4 and 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raphson.optim._options import positive, share
+
+_SINGULAR = 1e-6
+"""Share of the largest eigenvalue of the scaled 2 x 2 system below which its directions count as one."""
+
+
+@dataclass(frozen=True)
+class QuadraticStep:
+    r"""A step to the minimum of the mini-batch's exact quadratic model along the natural gradient.
+
+    The natural gradient is that of the running average of the gradients, which the model of a single mini-batch, by
+    itself too optimistic about its own gradient, then judges.
+
+    Args:
+        averaging: Share of the running average of the gradients that stays; 0 for the present gradient alone.
+        momentum: Whether the minimum is taken along the previous step, too (Martens and Grosse 2015, section 7).
+
+    Raises:
+        InputError: A number makes no sense.
+
+    Examples:
+        >>> QuadraticStep().averaging
+        0.8
+    """
+
+    averaging: float = 0.8
+    momentum: bool = False
+
+    def __post_init__(self) -> None:
+        share("averaging", self.averaging)
+
+
+@dataclass(frozen=True)
+class FixedStep:
+    r"""A step of fixed length along the natural gradient, kept short where it would lead too far.
+
+    With the natural gradient :math:`\Delta` of the running average of the gradients the step is
+    :math:`\nu\, \text{lr}\, \Delta`, with :math:`\nu = \min(1, \sqrt{\kappa / |g^\top \Delta|} / \text{lr})`: it moves
+    the outputs by no more than :math:`\kappa` in twice the Kullback-Leibler divergence (Ba, Grosse and Martens 2017).
+
+    Args:
+        averaging: Share of the running average of the gradients that stays (momentum).
+        norm_constraint: :math:`\kappa`; infinity for none.
+
+    Raises:
+        InputError: A number makes no sense.
+
+    Examples:
+        >>> FixedStep().averaging
+        0.9
+    """
+
+    averaging: float = 0.9
+    norm_constraint: float = 1e-2
+
+    def __post_init__(self) -> None:
+        share("averaging", self.averaging)
+        if self.norm_constraint != float("inf"):
+            positive("norm_constraint", self.norm_constraint)
+
+    def step(self, direction: Tensor, gradient: Tensor, lr: float) -> Tensor:
+        """Return the step before it is multiplied with ``lr``, for a direction and the gradient that it comes from."""
+        decrement = float(torch.dot(gradient, direction).abs())
+        shorter = min(1.0, (self.norm_constraint / max(decrement, 1e-300)) ** 0.5 / max(lr, 1e-300))
+        return direction * float(shorter)
+
+
+@dataclass(frozen=True)
+class QuadraticModel:
+    """The model of a mini-batch in a space of few directions.
+
+    Attributes:
+        directions: The directions, ``(P,)`` each.
+        slopes: ``g^T v_i``, ``(k,)``.
+        matrix: ``v_i^T (G + (lambda + eta) I) v_j``, ``(k, k)``.
+    """
+
+    directions: Sequence[Tensor]
+    slopes: Tensor
+    matrix: Tensor
+
+    def minimum(self) -> Tensor:
+        """Return the coefficients of the directions where the model is smallest, ``(k,)``, float64 on the processor."""
+        a, b = self.matrix.double().cpu(), self.slopes.double().cpu()
+        if len(b) == 1:
+            first: Tensor = -b / a[0]
+            return first
+        root = a.diagonal().clamp_min(torch.finfo(torch.float64).tiny).rsqrt()
+        scaled = a * root[:, None] * root
+        inverse: Tensor = torch.linalg.pinv(scaled, rtol=_SINGULAR, hermitian=True)
+        found: Tensor = inverse @ (b * root)
+        return -found * root
+
+    def change(self, coefficients: Tensor) -> float:
+        """Return the change of the loss that the model promises for coefficients ``(k,)``."""
+        a, b = self.matrix.double().cpu(), self.slopes.double().cpu()
+        return float(b @ coefficients + 0.5 * coefficients @ a @ coefficients)
+
+    def step(self, coefficients: Tensor) -> Tensor:
+        """Return the combination of the directions, ``(P,)``."""
+        first, *more = self.directions
+        found = first * float(coefficients[0])
+        for v, c in zip(more, coefficients[1:], strict=True):
+            found.add_(v, alpha=float(c))
+        return found
