@@ -67,6 +67,7 @@ class Solution:
         method: Name of the solver.
         hessian: The Hessian at or next to ``theta``, where the solver had it in full precision; None elsewhere.
         history: One ``Step`` per iteration, the start included.
+        reason: Why this solver was taken, in a sentence; empty where there was no choice.
     """
 
     theta: Tensor
@@ -79,6 +80,7 @@ class Solution:
     last_step: Tensor | None = None
     hessian: SymmetricOperator | None = field(default=None, repr=False)
     history: tuple[Step, ...] = field(default=(), repr=False)
+    reason: str = ""
 
     @property
     def converged(self) -> bool:
