@@ -21,7 +21,7 @@ _FORCING = 0.5
 _TRUST = 0.9
 """A system is solved to this share of the factor by which the last step reduced the gradient."""
 
-_DEAR = 30.0
+_DEAR = 60.0
 """Price in products from which a preconditioner has to be earned: where a few products do, it would never pay."""
 
 _EXACT = 0.05
