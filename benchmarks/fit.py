@@ -21,6 +21,8 @@ import scipy.sparse as sp
 import sklearn
 import torch
 from _end_to_end import end_to_end, end_to_end_table
+from _grid import SLOWEST, limited, paired
+from _grid import run as run_grid
 from _problems import Problem, problems
 from sklearn.linear_model import LogisticRegression
 
@@ -59,12 +61,12 @@ def full(model: Any) -> tuple[np.ndarray, np.ndarray]:
     return coef, intercept
 
 
-def contestants(problem: Problem) -> dict[str, Callable[[], Any]]:
+def contestants(problem: Problem, l2: float = L2) -> dict[str, Callable[[], Any]]:
     """Return the solvers that are tried on a problem, by name; each returns a fitted model."""
     n, k = len(problem.y), int(problem.y.max()) + 1
     # for two classes scikit-learn penalizes the difference b of the two by b^2 / 2, the sum-to-zero form by b^2 / 4
-    c = (1.0 if k > 2 else 2.0) / (L2 * n)
-    found = {"raphson": lambda: MultinomialLogisticRegression(l2=L2, tol=TOL, reference=None).fit(problem.x, problem.y)}
+    c = (1.0 if k > 2 else 2.0) / (l2 * n)
+    found = {"raphson": lambda: MultinomialLogisticRegression(l2=l2, tol=TOL, reference=None).fit(problem.x, problem.y)}
     names = ["lbfgs", "newton-cg"]
     if (problem.x.shape[1] + 1) * k <= CHOLESKY_COEFFICIENTS:
         names.append("newton-cholesky")
@@ -73,6 +75,49 @@ def contestants(problem: Problem) -> dict[str, Callable[[], Any]]:
             problem.x, problem.y
         )
     return found
+
+
+def glum(problem: Problem, l2: float) -> dict[str, Callable[[], Any]]:
+    """Return glum's logistic regression, where it is installed and has the same objective: two classes.
+
+    It forms the Hessian of all columns, so that wide tables are left out.
+    """
+    try:
+        from glum import GeneralizedLinearRegressor
+    except ImportError:
+        return {}
+    if problem.y.max() > 1 or problem.x.shape[1] > CHOLESKY_COEFFICIENTS:
+        return {}
+
+    def fit() -> Any:
+        # half of the squared difference b of two classes is the sum-to-zero form's squared norm
+        model = GeneralizedLinearRegressor(
+            family="binomial", alpha=l2 / 2, l1_ratio=0.0, gradient_tol=TOL, max_iter=1_000
+        ).fit(problem.x, problem.y.astype(float))
+        model.coef_, model.intercept_ = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
+        return model
+
+    return {"glum": fit}
+
+
+def race_cell(problem: Problem, l2: float, repeats: int) -> dict[str, dict[str, Any]]:
+    """Time a cell of the grid: every contestant once to check its answer, then the quick ones in turns."""
+    runners = contestants(problem, l2) | glum(problem, l2)
+    results: dict[str, dict[str, Any]] = {}
+    for name, call in runners.items():
+        start = time.perf_counter()
+        model = limited(call, 4 * SLOWEST if name == "raphson" else SLOWEST)
+        seconds = time.perf_counter() - start
+        gradient = np.inf if model is None else gradient_norm(problem, *full(model), l2)
+        results[name] = {"seconds": seconds, "gradient": gradient, "credited": bool(gradient <= TOL)}
+    credited = [r["seconds"] for name, r in results.items() if r["credited"] and name != "raphson"]
+    # a peer ten times slower than the best one is not it
+    fast = [n for n, r in results.items() if n == "raphson" or (r["credited"] and r["seconds"] < 10 * min(credited))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, times in paired({name: runners[name] for name in fast}, repeats).items():
+            results[name]["seconds"] = float(np.median(times))
+    return results
 
 
 def race(problem: Problem, repeats: int) -> dict[str, dict[str, float]]:
@@ -317,6 +362,7 @@ def main() -> None:
     parser.add_argument("--no-errors", action="store_true", help="leave out the comparison of standard errors")
     parser.add_argument("--end-to-end", action="store_true", help="only the whole command, on 10^6 rows of a file")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/fit.json"))
+    parser.add_argument("--grid", action="store_true", help="the grid of shapes instead; --only: words its cells have")
     arguments = parser.parse_args()
     if arguments.end_to_end:
         whole = end_to_end(arguments.repeats)
@@ -324,6 +370,10 @@ def main() -> None:
         target = arguments.json.with_stem(f"{arguments.json.stem}_end_to_end")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps({"machine": machine(), "end to end": whole}, indent=1))
+        return
+    if arguments.grid:
+        print(", ".join(f"{key} {value}" for key, value in machine().items()))
+        run_grid(race_cell, arguments.only, arguments.repeats, arguments.json.with_name("grid.json"))
         return
     folder = arguments.tables if arguments.tables.exists() else None
     results, errors, updates = {}, {}, {}

@@ -36,6 +36,12 @@ _LEAST = torch.tensor(1e-200, dtype=torch.float64)
 _CACHED_ROWS = 4096
 """Rows that pass through several operations while they are in the cache."""
 
+_CACHED_ELEMENTS = 2**16
+"""Numbers that do so in tables of many columns."""
+
+_PANEL_ELEMENTS = 2**18
+"""Entries of the columns that are centered at a time for the products of rows: they stay in the cache."""
+
 _BLOCK_ELEMENTS = 2**17
 """Outputs per block: enough to occupy two threads, little enough to stay in the cache."""
 
@@ -120,9 +126,10 @@ class DenseDesign(Design):
         standardize: bool = False,
         dtype: torch.dtype = torch.float64,
         moments: tuple[Tensor, Tensor] | None = None,
+        cached: bool = True,
     ) -> None:
         self.x, self.intercept, self.dtype = x, intercept, dtype
-        d = x.shape[1]
+        self._may_cache, d = cached, x.shape[1]
         if moments is not None:
             self.center, self.scale = moments
         elif standardize:
@@ -153,7 +160,24 @@ class DenseDesign(Design):
 
     @property
     def _is_cached(self) -> bool:
-        return self.n_rows * self.n_columns * self.dtype.itemsize <= CACHE_BYTES
+        few = self.n_rows * self.n_columns * self.dtype.itemsize <= CACHE_BYTES
+        return few and (self._may_cache or not self._read_in_place)
+
+    def without_copy(self) -> DenseDesign:  # noqa: D102
+        moments = self.center, self.scale
+        return DenseDesign(self.x, intercept=self.intercept, dtype=self.dtype, moments=moments, cached=False)
+
+    def row_products(self, columns: slice | Tensor) -> Tensor:  # noqa: D102
+        x, center, n = self.x[:, columns], self.center[columns], self.n_rows
+        total = torch.zeros(n, n, dtype=torch.float64)
+        width = max(256, _PANEL_ELEMENTS // max(n, 1))
+        tile = max(64, -(-n // 4))  # of a symmetric matrix one triangle is enough: four tiles need 5/8 of the products
+        for start in range(0, x.shape[1], width):
+            part = x[:, start : start + width].double() - center[start : start + width]
+            for first in range(0, n, tile):
+                rows = slice(first, min(first + tile, n))
+                total[rows, : rows.stop].addmm_(part[rows], part[: rows.stop].mT)
+        return total.tril() + total.tril(-1).mT
 
     @property
     def is_raw(self) -> bool:
@@ -215,9 +239,10 @@ def _moments_of_sums(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor, bool
     """Return center and scale of the columns from sums of values and squares, and whether these kept their digits."""
     n, d = x.shape
     total, squares = torch.zeros(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
-    buffer = torch.empty(min(n, _CACHED_ROWS), d, dtype=torch.float64)
-    for start in range(0, n, _CACHED_ROWS):
-        block = x[start : start + _CACHED_ROWS]
+    step = min(_CACHED_ROWS, max(8, _CACHED_ELEMENTS // max(d, 1)))
+    buffer = torch.empty(min(n, step), d, dtype=torch.float64)
+    for start in range(0, n, step):
+        block = x[start : start + step]
         total += block.sum(0)
         squares += torch.mul(block, block, out=buffer[: block.shape[0]]).sum(0)
     center, square = total / n, squares / n
@@ -239,7 +264,7 @@ def _moments_of_few(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor, bool]
 def _moments(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor]:
     """Return center and scale of the columns, safe for entries of 1e24 and 1e-24 and for large means."""
     n, d = x.shape
-    center, scale, safe = (_moments_of_few if n <= _CACHED_ROWS else _moments_of_sums)(x, centered=centered)
+    center, scale, safe = (_moments_of_few if n * d <= _CACHED_ELEMENTS else _moments_of_sums)(x, centered=centered)
     if safe:
         return center, scale
     size = max(1024, 2**20 // max(d, 1))

@@ -90,6 +90,18 @@ class Design(abc.ABC):
     def astype(self, dtype: torch.dtype) -> Design:
         """Return the same design whose blocks have another element type."""
 
+    @abc.abstractmethod
+    def row_products(self, columns: slice | Tensor) -> Tensor:
+        """Return the inner products of the rows, centered, in the units of the table, ``(N, N)``.
+
+        Args:
+            columns: Which of the D columns of the table they are of.
+        """
+
+    def without_copy(self) -> Design:
+        """Return the same design that caches no standardized copy where it can do without: few passes are to come."""
+        return self
+
     def whole(self) -> Tensor | None:
         """Return all rows as one double-precision tensor ``(D', N)`` where such a copy is cached; None elsewhere."""
         return None

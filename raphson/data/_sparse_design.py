@@ -86,6 +86,10 @@ class SparseDesign(Design):
     def take(self, index: Tensor) -> SparseDesign:  # noqa: D102
         return SparseDesign(self.x[index.numpy()], intercept=self.intercept, dtype=self.dtype, scale=self.scale)
 
+    def row_products(self, columns: slice | Tensor) -> Tensor:  # noqa: D102
+        x = self.x[:, columns if isinstance(columns, slice) else columns.numpy()]
+        return torch.from_numpy((x @ x.T).toarray()).double()
+
     def astype(self, dtype: torch.dtype) -> SparseDesign:  # noqa: D102
         return SparseDesign(self.x, intercept=self.intercept, dtype=dtype, scale=self.scale)
 

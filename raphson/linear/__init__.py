@@ -5,6 +5,7 @@ from raphson.linear._block_jacobi import block_jacobi_inverse as block_jacobi_in
 from raphson.linear._bounds import gram_matrix as gram_matrix
 from raphson.linear._bounds import lipschitz_bound as lipschitz_bound
 from raphson.linear._bounds import row_lipschitz_bound as row_lipschitz_bound
+from raphson.linear._gradient_space import GradientSpace as GradientSpace
 from raphson.linear._hessian import Evaluation as Evaluation
 from raphson.linear._hessian import LinearHessian as LinearHessian
 from raphson.linear._objective import LinearObjective as LinearObjective
@@ -13,3 +14,6 @@ from raphson.linear._output_map import OutputMap as OutputMap
 from raphson.linear._output_map import as_list as as_list
 from raphson.linear._output_map import is_unit as is_unit
 from raphson.linear._output_map import matrix_rank as matrix_rank
+from raphson.linear._row_space import RowSpace as RowSpace
+from raphson.linear._row_space import has_row_space as has_row_space
+from raphson.linear._row_space import row_space_cost as row_space_cost

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from raphson.linear._hessian import LinearHessian
 from raphson.linear._objective import LinearObjective
+from raphson.linear._row_space import has_row_space
 
 _BLOCK_ELEMENTS = 2**26
 """Blocks with more entries than this in all are replaced by their diagonals."""
 
 _RIDGE = 1e-6
-"""Share of a block's mean diagonal added to it, so that single precision factorizes it."""
+_SHIFTS = (_RIDGE, 1e-5, 1e-4, 1e-3)
+"""Shares of a block's mean diagonal added to it, so that single precision factorizes it: the first that does."""
 
 
 def has_blocks(hessian: LinearHessian) -> bool:
@@ -30,18 +32,16 @@ def has_blocks(hessian: LinearHessian) -> bool:
     return here.is_uniform and here.selected is not None and here.basis.shape[1] * here.n_columns**2 <= _BLOCK_ELEMENTS
 
 
-def block_jacobi_inverse(hessian: LinearHessian) -> Callable[[Tensor], Tensor]:
+def block_jacobi_inverse(hessian: LinearHessian, *, blocks: bool = True) -> Callable[[Tensor], Tensor]:
     """Return ``v -> M^-1 v``, M the Hessian's diagonal blocks, or its diagonal where they are none or too large."""
-    if not has_blocks(hessian):
+    made = hessian.blocks() if blocks and has_blocks(hessian) else None
+    factor = None if made is None else _factor(made)
+    if made is None or factor is None:
         diagonal = hessian.diagonal()
         scaled = (diagonal + _RIDGE * diagonal.mean()).reciprocal()
         return lambda v: v * scaled
-    blocks = hessian.blocks()
-    level = blocks.diagonal(dim1=1, dim2=2).mean(1)
-    ridge = _RIDGE * (level + level.mean())
-    blocks.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(blocks))
-    q, d, _ = blocks.shape
+    inverse = torch.cholesky_inverse(factor)
+    q, d, _ = made.shape
 
     def solve(v: Tensor) -> Tensor:
         # from the left, which is the same and several times faster
@@ -50,9 +50,25 @@ def block_jacobi_inverse(hessian: LinearHessian) -> Callable[[Tensor], Tensor]:
     return solve
 
 
+def _factor(blocks: Tensor) -> Tensor | None:
+    """Return the Cholesky factors of blocks ``(q, d, d)``, shifted by their rounding and more; None if none helps."""
+    diagonal = blocks.diagonal(dim1=1, dim2=2)
+    level, before = diagonal.mean(1), 0.0
+    for share in _SHIFTS:
+        diagonal.add_(((share - before) * (level + level.mean()))[:, None])
+        factor: Tensor
+        factor, info = torch.linalg.cholesky_ex(blocks)
+        if not bool(info.any()):
+            return factor
+        before = share
+    return None
+
+
 def block_jacobi_cost(objective: LinearObjective) -> float:
     """Return what ``block_jacobi_inverse`` costs in Hessian products, from the shapes alone."""
     here = objective.output_map
+    if has_row_space(objective):
+        return 1.0  # the diagonal alone
     q, d, n = here.basis.shape[1], here.n_columns, objective.n_rows
     if q * d * d > _BLOCK_ELEMENTS:
         return 1.0

@@ -22,6 +22,10 @@ _EXPONENTIAL, _SPECIAL = 3.0, 60.0
 """Nanoseconds of an output's part in the loss of a row: an exponential, or gamma functions among others."""
 
 
+_PASSES = 40.0
+"""Evaluations and Hessian products that a fit takes, about."""
+
+
 class Cost(NamedTuple):
     """Nanoseconds.
 
@@ -55,9 +59,55 @@ class Cost(NamedTuple):
             work = sum(r * (r + 1) / 2 * w * w for r, w in sizes)
             work += sum(a[0] * b[0] * a[1] * b[1] for i, a in enumerate(sizes) for b in sizes[i + 1 :])
             rows = work / 90 + 0.5 * (c * c + d)
-        return cls(evaluation, width * (n * rows + p**3 / 150), n * (0.02 * q * d + 2.0 * q) + 1e5, calls)
+        return cls(evaluation, width * (n * rows + p**3 / 150), n * (0.3 * d + 0.02 * q * d + 2.0 * q) + 1e5, calls)
 
     @property
     def dense_in_evaluations(self) -> float:
         """Cost of a dense Hessian and its factorization in evaluations; zero where reusing an old one is no cheaper."""
         return 0.0 if self.dense < _FREE else (self.dense + self.calls) / self.evaluation
+
+
+class RowCost(NamedTuple):
+    """Nanoseconds of a fit in the span of the rows and of one in all columns.
+
+    Attributes:
+        basis: The products of all rows and their factor.
+        passed: An evaluation, or a Hessian product, with all columns, calls aside.
+        rotated: One with the coordinates of the rows.
+    """
+
+    basis: float
+    passed: float
+    rotated: float
+
+    @classmethod
+    def of(cls, n: int, n_groups: int, q: int, entries: float, pairs: float, *, sparse: bool) -> RowCost:
+        """Count from the shapes alone.
+
+        Args:
+            n: N.
+            n_groups: How many groups of columns are given such coordinates, N each.
+            q: Outputs that products with the data have.
+            entries: Entries of the table that every pass reads.
+            pairs: Products of two entries that the products of all rows are made of.
+            sparse: Whether the table is sparse.
+
+        Returns:
+            The costs.
+        """
+        square = n_groups * float(n) * n
+        return cls(
+            basis=pairs * (2.0 if sparse else 1 / 40) + square * n / 100,
+            passed=entries * (1.0 + 0.5 * q if sparse else 0.7 + 0.04 * q),
+            rotated=square * (0.2 + 0.03 * q),
+        )
+
+    @property
+    def gain(self) -> float:
+        """What a fit in the span of the rows saves, negative where it does not pay."""
+        return _PASSES * (self.passed - self.rotated) - self.basis
+
+    @property
+    def rounds(self) -> float:
+        """How many fits among gradients, each with a pass over the table, the basis of the rows costs."""
+        return (self.basis + 12.0 * _CALLS) / (self.passed + 8.0 * _CALLS)

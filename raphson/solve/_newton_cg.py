@@ -21,6 +21,9 @@ _FORCING = 0.5
 _TRUST = 0.9
 """A system is solved to this share of the factor by which the last step reduced the gradient."""
 
+_DEAR = 60.0
+"""Price in products from which a preconditioner has to be earned: where a few products do, it would never pay."""
+
 _EXACT = 0.05
 """Smallest relative residual asked for, short of the tolerance: a step that gained more than this promises no more."""
 
@@ -70,13 +73,14 @@ def newton_cg(
     if not is_finite(at):
         max_iter, status = 0, Status.NOT_FINITE
     inverse: Inverse | None = None
+    plain = 0  # products without a preconditioner, which is made once they would have paid for it
     first, excess = 0, 0  # products of the first solve with the present preconditioner, and of later ones beyond that
     before = math.nan
     for _ in range(max_iter):
         if at.norm <= tol:
             break
         assert at.hessian is not None
-        if precondition is not None and inverse is None:
+        if precondition is not None and inverse is None and (refresh_cost <= _DEAR or plain >= refresh_cost):
             inverse, first, excess = precondition(at), 0, 0
         length = float(at.gradient.norm())
         gained = _FORCING if math.isnan(before) else min(_FORCING, _TRUST * length / before)
@@ -94,6 +98,9 @@ def newton_cg(
             break
         theta, at, _ = found
         history.add(at)
+        if inverse is None:
+            plain += solved.iterations
+            continue
         first = first or solved.iterations
         excess += solved.iterations - first
         if excess >= refresh_cost:

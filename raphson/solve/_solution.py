@@ -70,6 +70,7 @@ class Solution:
         hessian: The Hessian at or next to ``theta``, where the solver had it in full precision; None elsewhere.
         history: One ``Step`` per iteration, the start included.
         certify: What bounds the error of the result, for whoever asks for ``error_bound``; None where nothing can.
+        reason: Why this solver was taken, in a sentence; empty where there was no choice.
     """
 
     theta: Tensor
@@ -83,6 +84,7 @@ class Solution:
     hessian: SymmetricOperator | None = field(default=None, repr=False)
     history: tuple[Step, ...] = field(default=(), repr=False)
     certify: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
+    reason: str = ""
 
     @property
     def converged(self) -> bool:

@@ -18,8 +18,8 @@ from torch import Tensor
 from raphson._errors import InputError, NotEstimableError, RaphsonWarning, TooLargeError
 from raphson.estimators.fit._fitted import Fitted
 from raphson.infer import Estimates, inverse_information, sandwich, small_sample_factor
-from raphson.linalg import CGStatus, Dense, cg
-from raphson.linear import OutputMap, block_jacobi_inverse
+from raphson.linalg import CGStatus, Dense, DiagonalPlusLowRank, SymmetricOperator, cg, check_dense_size
+from raphson.linear import OutputMap, RowSpace, block_jacobi_inverse
 
 CovarianceKind = Literal["observed", "expected", "sandwich"]
 WeightMeaning = Literal["frequency", "sampling"]
@@ -28,6 +28,9 @@ DENSE_COVARIANCE = 8192
 """Coefficients up to which the whole covariance is formed (0.5 GB, and a few such arrays on the way)."""
 
 _TOL = 1e-9
+
+_OUTSIDE = 1e-7
+"""Share of the outputs that coefficients outside the span of the rows may make up, for a fit to lie in that span."""
 
 
 def estimates(
@@ -46,16 +49,22 @@ def estimates(
     """
     if fitted.limit is not None:
         fitted = fitted.limit
-    p = fitted.objective.n_parameters
+    space = row_space_of(fitted) if kind == "sandwich" else None
+    p = fitted.objective.n_parameters if space is None else space.objective.n_parameters
     if p > DENSE_COVARIANCE:
         raise TooLargeError(
             f"The covariance of {p} coefficients would take {8 * p * p / 1e9:.1f} GB; ask for some columns, as in "
             "standard_errors(columns=['x1', 'x2']), which forms only their part of the inverse."
         )
-    free, name = free_covariance(fitted, kind, groups, correction, weights)
+    covariance: SymmetricOperator
+    if space is None:
+        free, name = free_covariance(fitted, kind, groups, correction, weights)
+        covariance = fitted.covariance(free)
+    else:
+        covariance, name = _sandwich_of_rows(fitted, space, groups, correction, weights)
     made = Estimates(
         values=fitted.reported(fitted.solution.theta[None])[0],
-        covariance=fitted.covariance(free),
+        covariance=covariance,
         labels=fitted.shown_layout.labels,
         kind=name,
         estimable=fitted.estimable,  # type: ignore[arg-type]
@@ -77,8 +86,12 @@ def _representable(found: Estimates) -> Estimates:
         RaphsonWarning,
         stacklevel=4,
     )
-    matrix = torch.where(lost[:, None] | lost, 0.0, found.covariance.to_dense())
-    return replace(found, covariance=Dense(matrix), estimable=found.estimable & ~lost)
+    known = found.covariance
+    if isinstance(known, DiagonalPlusLowRank):
+        known = replace(known, low_rank=torch.where(lost[:, None], 0.0, known.low_rank))
+    else:
+        known = Dense(torch.where(lost[:, None] | lost, 0.0, known.to_dense()))
+    return replace(found, covariance=known, estimable=found.estimable & ~lost)
 
 
 def free_covariance(
@@ -107,28 +120,78 @@ def free_covariance(
                 "kind='sandwich' for the sampling covariance of the penalized estimates, or fit with "
                 "l2=0 for classical standard errors."
             )
-    theta, total, p = solution.theta, objective.total_weight, objective.n_parameters
+    theta, total = solution.theta, objective.total_weight
     found = solution.hessian if kind != "expected" and not fitted.jeffreys else None
     if found is None:
         found = objective.hessian(theta, "expected" if kind == "expected" else "observed")
     inverse = inverse_information(Dense(found.to_dense() * total, labels=fitted.parameter_names))
     if kind != "sandwich":
         return inverse.to_dense(), f"{kind} information"
-    n = total if weights == "frequency" else float(fitted.n_rows)
-    correction = correction or "stata"
+    factor, name = _correction(fitted, groups, correction, weights)
     if groups is None:
         meat = objective.score_gram(theta, squared_weights=weights == "sampling")
+    else:
+        scores = objective.group_scores(theta, *_clusters(fitted, groups))
+        meat = scores.mT @ scores
+    return sandwich(inverse, Dense(meat), factor).to_dense(), name
+
+
+def _correction(
+    fitted: Fitted, groups: Tensor | None, correction: str | None, weights: WeightMeaning
+) -> tuple[float, str]:
+    """Return the small-sample factor of a sandwich and the name of the covariance that it makes."""
+    objective, correction = fitted.objective, correction or "stata"
+    n, p = objective.total_weight if weights == "frequency" else float(fitted.n_rows), objective.n_parameters
+    if groups is None:
         factor, name = small_sample_factor(correction, n, p), f"sandwich ({correction})"
     else:
         n_groups = int(groups.max()) + 1
-        own = groups if fitted.rows is None else groups[fitted.rows]
-        scores = objective.group_scores(theta, own, n_groups)
-        meat = scores.mT @ scores
         factor = small_sample_factor(correction, n, p, n_groups)
         name = f"sandwich clustered in {n_groups} groups ({correction})"
-    if objective.l2 > 0 or fitted.jeffreys:
-        name += " of the penalized estimates"
-    return sandwich(inverse, Dense(meat), factor).to_dense(), name
+    return factor, name + " of the penalized estimates" * (objective.l2 > 0 or fitted.jeffreys)
+
+
+def _clusters(fitted: Fitted, groups: Tensor) -> tuple[Tensor, int]:
+    """Return the cluster of each row of a fit and the number of clusters."""
+    return groups if fitted.rows is None else groups[fitted.rows], int(groups.max()) + 1
+
+
+def row_space_of(fitted: Fitted) -> RowSpace | None:
+    """Return the row space of a penalized fit with more columns than rows, where it holds the optimum; else None."""
+    if fitted.row_space is not None:
+        return fitted.row_space
+    space = RowSpace.of(fitted.objective)
+    if space is None:
+        return None
+    theta = fitted.solution.theta
+    outside = fitted.objective.largest_move(space.back(space.into(theta)) - theta)
+    return space if outside <= _OUTSIDE * (1.0 + fitted.objective.largest_move(theta)) else None
+
+
+def _sandwich_of_rows(
+    fitted: Fitted, space: RowSpace, groups: Tensor | None, correction: str | None, weights: WeightMeaning
+) -> tuple[SymmetricOperator, str]:
+    r"""Return the sandwich of the reported parameters, ``(P, P)``, which lies in the span of the rows.
+
+    Scores :math:`s_n` are combinations of rows, and so is :math:`H^{-1} s_n`: with V an orthonormal basis of the span
+    and :math:`V_\perp` one of what is orthogonal to it, :math:`H^{-1} = V H_r^{-1} V^T + \lambda^{-1} V_\perp
+    V_\perp^T`, of which scores never see the second part. So :math:`\sum_n H^{-1} s_n s_n^T H^{-1}` is a product of
+    N vectors, whose squares are the variances: what is formed is ``(N, P)``, or ``(G, P)`` for clusters.
+    """
+    factor, name = _correction(fitted, groups, correction, weights)
+    small = space.objective
+    theta = space.into(fitted.solution.theta)
+    inverse = inverse_information(Dense(small.hessian(theta).to_dense() * small.total_weight)).to_dense()
+    own, n_groups = (torch.arange(small.n_rows), small.n_rows) if groups is None else _clusters(fitted, groups)
+    p = fitted.layout.output_map.n_parameters
+    check_dense_size((n_groups, p), torch.float64, "standard_errors(columns=[...]) of a fit with fewer columns")
+    scores = small.group_scores(theta, own, n_groups)
+    if groups is None and weights == "frequency" and small.weights is not None:
+        scores = scores / small.weights.sqrt()[:, None]  # a weight counts copies of a row, each with a score of its own
+    parts = fitted.reported(space.back(scores @ inverse)) * factor**0.5
+    if p <= DENSE_COVARIANCE:
+        return Dense(parts.mT @ parts), name
+    return DiagonalPlusLowRank(parts.new_zeros(p), parts.mT), name
 
 
 def column_estimates(fitted: Fitted, columns: Tensor, labels: tuple[tuple[str, str], ...]) -> Estimates:

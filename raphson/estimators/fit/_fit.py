@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raphson._errors import CollinearityWarning, InputError, RaphsonWarning
 from raphson.data import DenseDesign, Design, SparseDesign
+from raphson.estimators.fit._by_rows import solve_penalized
 from raphson.estimators.fit._edge import fit_inside
 from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.fit._null_directions import independent, null_directions
@@ -65,9 +66,14 @@ def fit(
     relative = likelihood.differences_only and layout.is_relative
     if relative:
         solver_map = OutputMap.relative(report.n_outputs, _most_frequent(rows), len(columns), report.intercept)
-    objective = LinearObjective(
-        design, likelihood, rows.y, solver_map, weights=rows.weights, offset=rows.offset, l2=options.l2
-    )
+
+    def build(cached: bool) -> LinearObjective:
+        table = design if cached else design.without_copy()
+        return LinearObjective(
+            table, likelihood, rows.y, solver_map, weights=rows.weights, offset=rows.offset, l2=options.l2
+        )
+
+    objective = build(True)
     if not objective.n_parameters:
         raise InputError(
             "There is no coefficient to fit: all targets are in one class, or no column varies and there is no "
@@ -78,9 +84,13 @@ def fit(
     if start is not None or not relative:
         coef = start_coefficients(rows, likelihood, report) if start is None else start
         theta = _from_table(objective, coef[:, columns], relative)
+    space, warm = None, start is not None
     with options.shown_progress() as callback:
-        solution = fit_inside(objective, theta, options, callback, warm=start is not None)
-    made = Fitted(objective, solution, layout, kept, null, rows.y.shape[0], options.jeffreys)
+        if options.l2 > 0:
+            solution, objective, space = solve_penalized(build, theta, options, callback, warm=warm)
+        else:
+            solution = fit_inside(objective, theta, options, callback, warm=warm)
+    made = Fitted(objective, solution, layout, kept, null, rows.y.shape[0], options.jeffreys, space)
     bounded = any(domain is not REAL for domain in likelihood.domains)
     if solution.converged and (bounded or not likelihood.concave):
         made = _inside(made, rows)

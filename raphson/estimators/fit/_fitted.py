@@ -18,7 +18,7 @@ from raphson.estimators.fit._sum_to_zero import centered
 from raphson.estimators.fit._wide import OwnColumns
 from raphson.estimators.input._layout import Layout
 from raphson.linalg import Dense, DiagonalPlusLowRank, SymmetricOperator
-from raphson.linear import LinearObjective
+from raphson.linear import LinearObjective, RowSpace
 from raphson.solve import Solution
 
 _NULL_SPACE_ELEMENTS = 10**7
@@ -39,6 +39,7 @@ class Fitted:
             else of parameters ``(P, r)``; r is 0 if there are none.
         n_rows: Rows with positive weight.
         jeffreys: Whether the likelihood is penalized by Jeffreys' prior.
+        row_space: The span of the rows, where the fit was made in it.
         limit: The fit of the limiting model, where some coefficients are infinite and others are not.
         rows: Of such a limit: its rows among all, bool ``(N,)``.
         diverging: Of such a limit: parameters without a finite estimate, bool ``(P,)``. ``kept`` and ``null_basis`` are
@@ -55,6 +56,7 @@ class Fitted:
     null_basis: Tensor | OwnColumns
     n_rows: int
     jeffreys: bool = False
+    row_space: RowSpace | None = None
     limit: Fitted | None = None
     rows: Tensor | None = None
     diverging: Tensor | None = None

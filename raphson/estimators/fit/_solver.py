@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from raphson.linear import (
     OutputMap,
     block_jacobi_cost,
     block_jacobi_inverse,
+    has_row_space,
     lipschitz_bound,
     row_lipschitz_bound,
 )
@@ -45,10 +47,10 @@ _SINGLE_FROM_PAIRS = 10
 _DENSE_COEFFICIENTS = 2000
 """Up to this many coefficients the Hessian at the end is formed, for standard errors; beyond, only multiplied."""
 
-_FEW_ITERATIONS = 10
+FEW_ITERATIONS = 10
 """Fewer iterations than this are taken literally: as Newton steps, each alone, which a warm start continues exactly."""
 
-_PRECISE = 1e-8
+PRECISE = 1e-8
 """A tolerance this small, and every fit without a penalty, ends with a Newton step in double precision."""
 
 _SMALL, _SMALL_OF_SUBSET = 1e5, 1e6
@@ -97,7 +99,19 @@ def solve(
         The solution. A solver that needs a bound on the curvature that the model does not have is an ``InputError``.
     """
     solution = _solve(objective, start, options, callback, warm=warm)
-    return _completed(objective, solution, options, callback)
+    return replace(_completed(objective, solution, options, callback), reason=_reason(objective.reduced, options))
+
+
+def _reason(objective: LinearObjective, options: FitOptions) -> str:
+    """Return why a fit is solved as it is, in a sentence."""
+    if options.solver != "auto":
+        return f"The solver is the one asked for, '{options.solver}'."
+    p, cost = objective.n_parameters, objective.cost
+    dense = f"a Hessian of {p} coefficients costs as much as {cost.dense / cost.evaluation:.1f} gradients"
+    if goes_by_products(objective):
+        return f"Hessian products: {dense}, or {cost.dense / cost.product:.0f} products."
+    kept = "so that each is kept over several steps" if _factor_cost(objective) else "so that every step has its own"
+    return f"Dense Hessians: {dense}, {kept}."
 
 
 def _completed(
@@ -115,7 +129,7 @@ def _completed(
     tol = options.tol
     for _ in range(_TIGHTENINGS):
         missing = 0.5 * objective.total_weight * solution.newton_decrement**2
-        literal = options.max_iter < _FEW_ITERATIONS or options.solver not in ("auto", "newton")
+        literal = options.max_iter < FEW_ITERATIONS or options.solver not in ("auto", "newton")
         if not solution.converged or not missing > _MISSING or literal or not is_dense(objective):
             break
         tol = _TIGHTER * min(tol, max(solution.gradient_norm, tol**2))
@@ -123,15 +137,20 @@ def _completed(
         more = newton(
             objective, solution.theta, tol=tol, max_iter=options.max_iter, scoring=not concave, callback=callback
         )
-        steps = enumerate(more.history[1:], start=len(solution.history))
-        history = (*solution.history, *(step._replace(iteration=i) for i, step in steps))
-        solution = replace(more, history=history, iterations=len(history) - 1)
+        solution = continued(solution, more)
     if math.sqrt(objective.total_weight) * solution.newton_decrement > _MOVED:
         solution = replace(solution, hessian=None)
     first = solution.history[0].value
     if solution.converged and solution.value > first + _ROUNDED * max(1.0, abs(first)):
         return replace(solution, status=Status.STALLED)
     return solution
+
+
+def continued(solution: Solution, more: Solution) -> Solution:
+    """Return what a solver found that went on from a solution, with the history of both."""
+    steps = enumerate(more.history[1:], start=len(solution.history))
+    history = (*solution.history, *(step._replace(iteration=i) for i, step in steps))
+    return replace(more, history=history, iterations=len(history) - 1)
 
 
 def _solve(
@@ -145,12 +164,12 @@ def _solve(
     if solver in ("gradient-descent", "sgd"):
         return _first_order(objective, start, options, callback)
     if solver == "newton-cg":
-        return _by_products(objective, start, tol, max_iter, callback, step=False)
-    literal = max_iter < _FEW_ITERATIONS
+        return solve_by_products(objective, start, options, callback)
+    literal = max_iter < FEW_ITERATIONS
     if is_dense(objective) and (solver == "newton" or literal):
         return newton(objective, start, tol=tol, max_iter=max_iter, scoring=not concave, callback=callback)
-    step = objective.l2 == 0 or tol <= _PRECISE or not concave
-    if not is_dense(objective) or (objective.n_parameters > _FROZEN_COEFFICIENTS and concave and _has_own(objective)):
+    step = objective.l2 == 0 or tol <= PRECISE or not concave
+    if goes_by_products(objective):
         return _by_products(objective, start, tol, max_iter, callback, step=step)
     outputs = objective.output_map.basis.shape[1]
     # the Newton step at the end squares the error: what a single output costs makes that worth waiting for
@@ -182,9 +201,22 @@ def _jeffreys(objective: LinearObjective, start: Tensor, options: FitOptions, ca
     return newton(problem, start, tol=options.tol, max_iter=options.max_iter, factor_cost=1.0, callback=callback)
 
 
+def solve_by_products(
+    objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None
+) -> Solution:
+    """Minimize with Hessian products alone, to the tolerance and no further."""
+    return _by_products(objective, start, options.tol, options.max_iter, callback, step=False)
+
+
 def is_dense(objective: LinearObjective) -> bool:
-    """Return whether the Hessian of an objective is small enough to be formed."""
-    return objective.n_parameters <= _DENSE_COEFFICIENTS
+    """Return whether the Hessian of an objective is small enough to be formed, and does not grow with wide tables."""
+    return objective.n_parameters <= _DENSE_COEFFICIENTS and not has_row_space(objective)
+
+
+def goes_by_products(objective: LinearObjective) -> bool:
+    """Return whether ``"auto"`` takes Hessian products, since blocks for each output cost less than a whole Hessian."""
+    many = objective.n_parameters > _FROZEN_COEFFICIENTS and objective.likelihood.concave and _has_own(objective)
+    return many or not is_dense(objective)
 
 
 def _has_own(objective: LinearObjective) -> bool:
@@ -266,14 +298,21 @@ def _by_products(
         coef = here.expand(start)
         start, back = (coef - coef.mean(0)).reshape(-1), _relative(here)
     problem = problem.with_curvature(torch.float32, products=True)
+    precondition = _diagonal if has_row_space(objective) else _blocks
     return newton_cg(
         problem,
         start,
         tol=tol,
         max_iter=max_iter,
-        precondition=_blocks,
-        refresh_cost=block_jacobi_cost(problem) if max_iter >= _FEW_ITERATIONS else 0.0,
-        finish=Finish(objective, step=step, dense=dense, direction=None if dense else _by_cg, back=back),
+        precondition=precondition,
+        refresh_cost=block_jacobi_cost(problem) if max_iter >= FEW_ITERATIONS else 0.0,
+        finish=Finish(
+            objective,
+            step=step,
+            dense=dense,
+            direction=None if dense else partial(_by_cg, precondition=precondition),
+            back=back,
+        ),
         callback=callback,
     )
 
@@ -293,7 +332,12 @@ def _blocks(at: Evaluation) -> Callable[[Tensor], Tensor]:
     return block_jacobi_inverse(at.hessian)
 
 
-def _by_cg(at: Evaluation) -> Tensor:
+def _diagonal(at: Evaluation) -> Callable[[Tensor], Tensor]:
+    assert isinstance(at.hessian, LinearHessian)
+    return block_jacobi_inverse(at.hessian, blocks=False)
+
+
+def _by_cg(at: Evaluation, precondition: Callable[[Evaluation], Callable[[Tensor], Tensor]]) -> Tensor:
     """Return the Newton step where the Hessian is only multiplied."""
     assert at.hessian is not None
-    return cg(at.hessian, -at.gradient, preconditioner=_blocks(at), tol=1e-4, max_iter=500).x
+    return cg(at.hessian, -at.gradient, preconditioner=precondition(at), tol=1e-4, max_iter=500).x

@@ -72,7 +72,6 @@ def check_table(estimator: Any, x: Any, *, reset: bool, min_columns: int = 1) ->
             )
         except ValueError as error:
             raise InputError(" ".join(str(error).split())) from None
-    names = feature_names(x, out.shape[1])
     values = out.data if sp.issparse(out) else out
     with np.errstate(all="ignore"):
         flat = values.ravel(order="K")
@@ -81,9 +80,9 @@ def check_table(estimator: Any, x: Any, *, reset: bool, min_columns: int = 1) ->
         squares = float(np.einsum("i,i->", flat, flat))
     if not squares < LARGEST**2:
         if not np.isfinite(flat).all():
-            _refuse_not_finite(out, names)
+            _refuse_not_finite(out, feature_names(x, out.shape[1]))
         if reset and max(flat.max(), -flat.min()) > LARGEST:
-            _refuse_large(out, names)
+            _refuse_large(out, feature_names(x, out.shape[1]))
     return out
 
 
