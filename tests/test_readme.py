@@ -66,8 +66,8 @@ def comparable(text: str) -> str:
     return re.sub(r"(Gradient norm +)[\d.e+-]+", r"\1rounding", text)
 
 
-@pytest.mark.parametrize("session", SESSIONS, ids=lambda session: session.splitlines()[0][2:50])
-def test_the_commands_of_the_readme_print_what_it_says(session: str) -> None:
+def check_session(session: str, document: str) -> None:
+    """Run the commands of a block one after another, and compare what they print with what stands below them."""
     status = 0
     for step in re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]:
         command, _, expected = step.partition("\n")
@@ -77,4 +77,9 @@ def test_the_commands_of_the_readme_print_what_it_says(session: str) -> None:
         printed, status = output(command)
         flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
         same = doctest.OutputChecker().check_output(comparable(expected), comparable(printed), flags)
-        assert same, f"README.md says\n{expected}\nbut 'raphson' prints\n{printed}"
+        assert same, f"{document} says\n{expected}\nbut 'raphson' prints\n{printed}"
+
+
+@pytest.mark.parametrize("session", SESSIONS, ids=lambda session: session.splitlines()[0][2:50])
+def test_the_commands_of_the_readme_print_what_it_says(session: str) -> None:
+    check_session(session, "README.md")
