@@ -43,8 +43,8 @@ def likelihood_pages() -> dict[str, str]:
     rows = "\n".join(f"| [{kind.__name__}]({name_of(kind)}.md) | {outputs_of(kind)} |" for kind in kinds)
     intro = (
         "# Likelihoods\n\nA likelihood knows the loss of one example as a function of the model's outputs, and its "
-        "first and second derivatives. Each page has the formulas that `rp.explain` derives with SymPy, and how far the "
-        "code is from them.\n\n"
+        "first and second derivatives. Each page has the formulas that `rp.explain` derives with SymPy, and how far "
+        "the code is from them.\n\n"
     )
     return {"index.md": f"{intro}| likelihood | outputs |\n| --- | --- |\n{rows}\n", **pages}
 
