@@ -28,8 +28,10 @@ def outputs_of(kind: type[rp.Likelihood]) -> str:
 def likelihood_page(kind: type[rp.Likelihood]) -> str:
     """Return the page of a likelihood: formulas by ``rp.explain``, then the class."""
     explanation = rp.explain(kind.examples()[0])
-    # a blank line would end the block of HTML
-    formulas = re.sub(r"\n\s*\n", "\n", explanation._repr_html_())
+    # MathML, which a browser shows without a script; a blank line would end the block of HTML
+    body = re.search(r"<body>(?:.*?</h1>)?(.*)</body>", explanation.to_html(), re.DOTALL)
+    assert body is not None
+    formulas = re.sub(r"\n\s*\n", "\n", body[1])
     commands = ", ".join(f"`--likelihood {command.name}`" for command in kind.commands)
     line = f"On the command line: {commands}.\n\n" if commands else ""
     first = f"The formulas are those of `rp.{explanation.title}`.\n\n"
