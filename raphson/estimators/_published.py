@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from raphson.estimators._margins import MarginsMixin
@@ -37,5 +36,7 @@ class PublishedTableMixin(MarginsMixin):
     def __maketables_stat__(self, key: str) -> Any:
         """Return a statistic of the fit by the name of its key; None for one that is not known."""
         attribute = {"N": "n_obs_", "ll": "loglik_", "aic": "aic_", "bic": "bic_"}.get(key)
-        value = None if attribute is None or (self._penalty > 0 and key in {"aic", "bic"}) else getattr(self, attribute)
-        return int(value) if key == "N" and value == np.floor(value) else value
+        if attribute is None or (self._penalty > 0 and key in {"aic", "bic"}):
+            return None
+        value = float(getattr(self, attribute))
+        return int(value) if key == "N" and value.is_integer() else value
