@@ -319,8 +319,10 @@ class NegativeBinomial(MeanFamily[_Parts]):
 def _of_count(y: Tensor, log_dispersion: Tensor, curved: bool) -> _OfCount:
     some = y > 0
     log_y = torch.where(some, y, 1.0).log()
-    x = torch.where(some, log_y, -math.inf) + log_dispersion
-    share, rest, log_whole = torch.sigmoid(x), torch.sigmoid(-x), softplus(x)
+    # not from a logarithm of zero, whose second derivatives PyTorch makes nan
+    x = log_y + log_dispersion
+    share, rest = torch.where(some, torch.sigmoid(x), 0.0), torch.where(some, torch.sigmoid(-x), 1.0)
+    log_whole = torch.where(some, softplus(x), 0.0)
     # where the square of the size would underflow, all functions of it have their limits
     size = (-log_dispersion).exp().clamp_min(torch.finfo(y.dtype).tiny ** 0.4)
     numbers = torch.cat(((y + size).reshape(-1), size.reshape(-1)))

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from raphson.linalg import (
-    MAX_DENSE_ELEMENTS,
     Dense,
     Diagonal,
     EqualBlocks,
@@ -100,7 +99,8 @@ class MatmulTerm(Term):
         joint: Whether the bias is a last column of the weight.
         flipped: Whether the weight is stored as its transpose, columns first.
         like: Gives type and device.
-        most: Number of elements up to which a factor is dense; of a larger one there is the diagonal only.
+        most: Number of elements up to which a factor is dense, of a larger one there is the diagonal only; None for the
+            largest array that is made unasked.
     """
 
     shape: tuple[int, int, int]
@@ -108,7 +108,7 @@ class MatmulTerm(Term):
     joint: bool
     flipped: bool
     like: Tensor
-    most: int = MAX_DENSE_ELEMENTS
+    most: int | None = None
 
     def __post_init__(self) -> None:
         groups, o, i = self.shape
@@ -217,7 +217,7 @@ class TableTerm(Term):
     shape: tuple[int, int]
     sharing: Sharing
     like: Tensor
-    most: int = MAX_DENSE_ELEMENTS
+    most: int | None = None
 
     def __post_init__(self) -> None:
         v, e = self.shape

@@ -100,9 +100,9 @@ class DiagonalSyrk:
         return self._whole
 
 
-def syrk_of(groups: int, d: int, like: Tensor, border: int = 0, most: int = MAX_DENSE_ELEMENTS) -> Syrk | DiagonalSyrk:
+def syrk_of(groups: int, d: int, like: Tensor, border: int = 0, most: int | None = None) -> Syrk | DiagonalSyrk:
     """Return a running sum of outer products, or of its diagonal where it has more than ``most`` elements."""
-    fits = groups * (d + border) ** 2 <= most
+    fits = groups * (d + border) ** 2 <= (MAX_DENSE_ELEMENTS if most is None else most)
     return (Syrk if fits else DiagonalSyrk)(groups, d, like, border)
 
 
