@@ -1,0 +1,114 @@
+"""Residuals of the rows that a model was fitted to, and tests of how the targets vary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from raphson import diagnose
+from raphson._errors import InputError
+from raphson.diagnose import Randomness, ResidualKind, SimulationTest
+from raphson.estimators._published import PublishedTableMixin
+from raphson.likelihoods import COUNT, TargetDistribution
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class ResidualsMixin(PublishedTableMixin):
+    """What the targets of the training rows say against the fitted model."""
+
+    def residuals(self, kind: ResidualKind = "quantile", generator: Randomness = 0) -> pd.DataFrame:
+        """Return the residuals of the training rows; under the model quantile residuals are standard normal.
+
+        Kinds and sources are those of ``raphson.diagnose.residuals``. A weight is a number of rows, all of which have
+        the same residual: it does not enter. Offsets do.
+
+        Args:
+            kind: ``"response"``, ``"pearson"``, ``"deviance"`` or ``"quantile"`` (Dunn and Smyth 1996).
+            generator: Source of the draws of quantile residuals, or a seed.
+
+        Returns:
+            A frame with a row for each row of the fit, indexed by the position of the row among those given to ``fit``
+            (with a formula, by the table's index), and a column for each mean; or one column, named after the kind,
+            where a row has one residual.
+
+        Raises:
+            InputError: The kind is unknown, or the likelihood does not have it.
+
+        Examples:
+            Pearson residuals of counts about a common mean of 4.
+
+            >>> import numpy as np
+            >>> import raphson as rp
+            >>> model = rp.VectorGLM(rp.Poisson()).fit(np.array([[0.0], [1.0], [0.0], [1.0]]), [2, 3, 6, 5])
+            >>> model.residuals("pearson")["mean"].round(6).tolist()
+            [-1.0, -0.5, 1.0, 0.5]
+        """  # noqa: DOC502
+        import pandas as pd
+
+        predicted = self._training_distribution()
+        values = diagnose.residuals(predicted, kind, generator)
+        values = values.reshape(len(values), -1)
+        rows, names = self._training_rows(), self._mean_names()
+        if values.shape[1] != len(names):
+            names = [kind] if values.shape[1] == 1 else names[: values.shape[1]]
+        index = np.flatnonzero(rows.kept) if rows.frame is None else rows.frame.index
+        return pd.DataFrame(values, index=index, columns=names)
+
+    def dispersion_test(self, simulations: int = 250, generator: Randomness = 0) -> SimulationTest:
+        """Test by simulation from the fit whether the targets vary more, or less, than the model says.
+
+        Args:
+            simulations: Number of simulated sets of targets.
+            generator: Source of randomness, or a seed.
+
+        Returns:
+            The test of ``raphson.diagnose.dispersion_test``; its ``ratio`` above 1 is overdispersion.
+
+        Raises:
+            InputError: Targets cannot be simulated, or have no finite variance.
+        """  # noqa: DOC502
+        predicted = self._training_distribution()
+        return diagnose.dispersion_test(predicted, self._row_weights(), simulations=simulations, generator=generator)
+
+    def zero_inflation_test(self, simulations: int = 250, generator: Randomness = 0) -> SimulationTest:
+        """Test by simulation from the fit whether there are more, or fewer, zeros than the model says.
+
+        Args:
+            simulations: Number of simulated sets of targets.
+            generator: Source of randomness, or a seed.
+
+        Returns:
+            The test of ``raphson.diagnose.zero_inflation_test``; its ``ratio`` above 1 is zero inflation.
+
+        Raises:
+            InputError: The targets are no counts.
+        """
+        if self._likelihood().support is not COUNT:
+            raise InputError(f"{type(self._likelihood()).__name__} has no counts, so there are no zeros to test.")
+        predicted = self._training_distribution()
+        return diagnose.zero_inflation_test(
+            predicted, self._row_weights(), simulations=simulations, generator=generator
+        )
+
+    def _training_distribution(self) -> TargetDistribution:
+        check_is_fitted(self)
+        rows = self._training_rows()
+        return self._likelihood().distribution(self._training_outputs(), rows.y)
+
+    def _training_outputs(self) -> Tensor:
+        """Return the outputs ``(n, C)`` of the rows that the model was fitted to, offsets included."""
+        rows, coef = self._training_rows(), self.coef_.T
+        f = torch.as_tensor(rows.x @ (torch.from_numpy(coef) if isinstance(rows.x, Tensor) else coef))
+        f = f + torch.from_numpy(self.intercept_)
+        return f if rows.offset is None else f + rows.offset
+
+    def _row_weights(self) -> NDArray[Any] | None:
+        weights = self._training_rows().weights
+        return None if weights is None else weights.numpy()
