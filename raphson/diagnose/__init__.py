@@ -17,6 +17,7 @@ from raphson.diagnose._everywhere import Everywhere as Everywhere
 from raphson.diagnose._everywhere import Subject as Subject
 from raphson.diagnose._everywhere import everywhere as everywhere
 from raphson.diagnose._inertia import Inertia as Inertia
+from raphson.diagnose._frequencies import count_frequencies as count_frequencies
 from raphson.diagnose._residuals import Randomness as Randomness
 from raphson.diagnose._residuals import ResidualKind as ResidualKind
 from raphson.diagnose._residuals import residuals as residuals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +16,27 @@ from raphson._errors import InputError
 from raphson.diagnose import Randomness, ResidualKind, SimulationTest
 from raphson.estimators._published import PublishedTableMixin
 from raphson.likelihoods import COUNT, TargetDistribution
+from raphson.linalg import check_dense_size
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class FittedRows:
+    """The rows that a model was fitted to, beside what it predicts for them; all have the index of ``residuals``.
+
+    Attributes:
+        observed: Targets in the units of the means: shares of successes, one-hot classes; missing where censored.
+        means: Predicted means, or class probabilities.
+        weights: Example weights.
+        columns: Columns of the table.
+    """
+
+    observed: pd.DataFrame
+    means: pd.DataFrame
+    weights: pd.Series
+    columns: pd.DataFrame
 
 
 class ResidualsMixin(PublishedTableMixin):
@@ -55,11 +74,44 @@ class ResidualsMixin(PublishedTableMixin):
         predicted = self._training_distribution()
         values = diagnose.residuals(predicted, kind, generator)
         values = values.reshape(len(values), -1)
-        rows, names = self._training_rows(), self._mean_names()
+        names = self._mean_names()
         if values.shape[1] != len(names):
             names = [kind] if values.shape[1] == 1 else names[: values.shape[1]]
-        index = np.flatnonzero(rows.kept) if rows.frame is None else rows.frame.index
-        return pd.DataFrame(values, index=index, columns=names)
+        return pd.DataFrame(values, index=self._row_index(), columns=names)
+
+    def fitted_rows(self) -> FittedRows:
+        """Return the training rows beside their predicted means: what figures and calibration are made of.
+
+        Returns:
+            Targets, means, weights and columns, in frames of one index. A table too large to be dense is refused.
+        """
+        import pandas as pd
+
+        predicted, rows, names = self._training_distribution(), self._training_rows(), self._mean_names()
+        index = self._row_index()
+        check_dense_size(rows.x.shape, torch.float64, "a fit to fewer rows or columns")
+        weights = self._row_weights()
+        return FittedRows(
+            observed=pd.DataFrame(predicted.observed.reshape(len(index), -1), index=index, columns=names),
+            means=pd.DataFrame(predicted.mean.reshape(len(index), -1), index=index, columns=names),
+            weights=pd.Series(np.ones(len(index)) if weights is None else weights, index=index, name="weight"),
+            columns=pd.DataFrame(rows.dense_x().numpy(), index=index, columns=list(self._layout.columns)),
+        )
+
+    def count_frequencies(self, largest: int | None = None) -> pd.DataFrame:
+        """Return how often each count occurs in the training rows, and how often the fit expects it.
+
+        Args:
+            largest: The last count with a row of its own; None for the largest observed one, at most 100.
+
+        Returns:
+            A frame indexed by the count, with columns ``observed`` and ``expected``.
+
+        Raises:
+            InputError: The targets are no counts.
+        """  # noqa: DOC502
+        predicted = self._training_distribution()
+        return diagnose.count_frequencies(self._likelihood(), predicted, self._row_weights(), largest=largest)
 
     def dispersion_test(self, simulations: int = 250, generator: Randomness = 0) -> SimulationTest:
         """Test by simulation from the fit whether the targets vary more, or less, than the model says.
@@ -108,6 +160,10 @@ class ResidualsMixin(PublishedTableMixin):
         f = torch.as_tensor(rows.x @ (torch.from_numpy(coef) if isinstance(rows.x, Tensor) else coef))
         f = f + torch.from_numpy(self.intercept_)
         return f if rows.offset is None else f + rows.offset
+
+    def _row_index(self) -> Any:
+        rows = self._training_rows()
+        return np.flatnonzero(rows.kept) if rows.frame is None else rows.frame.index
 
     def _row_weights(self) -> NDArray[Any] | None:
         weights = self._training_rows().weights
