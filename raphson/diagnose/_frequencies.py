@@ -8,10 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raphson._errors import InputError
-from raphson.likelihoods import COUNT, Likelihood, TargetDistribution
+from raphson.likelihoods import COUNT, Likelihood, TargetDistribution, Univariate
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def are_counts(likelihood: Likelihood, predicted: TargetDistribution) -> bool:
+    """Return whether targets are single counts without a known total.
+
+    Args:
+        likelihood: That of the targets.
+        predicted: ``likelihood.distribution(f, y)``.
+
+    Returns:
+        Whether they are.
+    """
+    return likelihood.support is COUNT and isinstance(predicted, Univariate) and not np.ndim(predicted.total)
 
 
 def count_frequencies(
@@ -37,8 +50,7 @@ def count_frequencies(
     """
     import pandas as pd
 
-    law = getattr(predicted, "law", None)
-    if likelihood.support is not COUNT or law is None or not np.all(getattr(predicted, "total", 1.0) == 1.0):
+    if not (isinstance(predicted, Univariate) and are_counts(likelihood, predicted)):
         raise InputError(
             f"A rootogram is of counts (Poisson, NegativeBinomial); {type(likelihood).__name__} has none. For classes "
             "look at calibration."
@@ -48,5 +60,5 @@ def count_frequencies(
     last = int(min(values.max(), 100)) if largest is None else largest
     counts = np.arange(last + 1)
     observed = [float(each[values == k].sum()) for k in counts]
-    expected = [float((each * law.pmf(k)).sum()) for k in counts]
+    expected = [float((each * predicted.law.pmf(k)).sum()) for k in counts]
     return pd.DataFrame({"observed": observed, "expected": expected}, index=pd.Index(counts, name="count"))

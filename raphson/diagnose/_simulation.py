@@ -108,6 +108,46 @@ def zero_inflation_test(
     return _test("Share of zeros", share, predicted, simulations, generator)
 
 
+def calibration_test(
+    predicted: TargetDistribution,
+    weights: NDArray[np.float64] | None = None,
+    *,
+    bins: int = 10,
+    simulations: int = 250,
+    generator: Randomness = 0,
+) -> SimulationTest:
+    r"""Test whether classes occur as often as the model says among rows that it gives similar probabilities.
+
+    The statistic is that of Hosmer and Lemeshow, :math:`\sum (O - E)^2 / V` over classes and bins of equal numbers
+    of rows by predicted probability, with its distribution by simulation in place of an approximate chi-square one.
+
+    Args:
+        predicted: ``likelihood.distribution(f, y)`` of labels, levels or binary targets.
+        weights: ``(N,)`` example weights; None means 1 each.
+        bins: Number of bins for each class.
+        simulations: Number of simulated sets.
+        generator: Source of randomness, or a seed.
+
+    Returns:
+        The test.
+
+    References:
+        Hosmer and Lemeshow (1980), Goodness of fit tests for the multiple logistic regression model, Commun. Statist.
+        A9, 1043-1069.
+    """
+    mean = predicted.mean.reshape(len(predicted.mean), -1)
+    variance = predicted.variance.reshape(mean.shape)
+    each = np.ones(len(mean)) if weights is None else weights
+    parts = [(c, p) for c in range(mean.shape[1]) for p in np.array_split(np.argsort(mean[:, c], kind="stable"), bins)]
+    spread = [max(float(each[p] @ variance[p, c]), 1e-12) for c, p in parts]
+
+    def distance(at: TargetDistribution) -> float:
+        difference = np.nan_to_num(at.observed.reshape(mean.shape) - mean) * each[:, None]
+        return float(sum(difference[p, c].sum() ** 2 / v for (c, p), v in zip(parts, spread, strict=True)))
+
+    return _test("Distance of classes from their probabilities", distance, predicted, simulations, generator)
+
+
 def _average(values: NDArray[np.float64], weights: NDArray[np.float64] | None) -> float:
     rows = values.mean(1)
     known = np.isfinite(rows)

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson._errors import InputError, NotEstimableError
-from raphson.estimators._residuals import ResidualsMixin
+from raphson.estimators._report import ReportMixin
 from raphson.estimators.fit._examine import examine
 from raphson.estimators.fit._fit import fit, null_predictors
 from raphson.estimators.fit._limit_fit import far_coefficients
@@ -39,7 +39,7 @@ _FRACTIONAL = (
 _FACTS = ("loglik_", "loglik_null_", "df_model_", "df_null_", "n_obs_", "n_rows_", "n_iter_", "n_features_in_")
 
 
-class LinearEstimator(ResidualsMixin, BaseEstimator):
+class LinearEstimator(ReportMixin, BaseEstimator):
     """A linear model behind scikit-learn's interface; an estimator supplies arguments, layout and predictions."""
 
     fit_intercept: bool

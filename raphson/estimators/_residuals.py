@@ -15,8 +15,9 @@ from raphson import diagnose
 from raphson._errors import InputError
 from raphson.diagnose import Randomness, ResidualKind, SimulationTest
 from raphson.estimators._published import PublishedTableMixin
-from raphson.likelihoods import COUNT, TargetDistribution
-from raphson.linalg import check_dense_size
+from raphson.infer import label_name
+from raphson.likelihoods import TargetDistribution
+from raphson.linalg import Dense, SymmetricOperator, check_dense_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,12 +143,68 @@ class ResidualsMixin(PublishedTableMixin):
         Raises:
             InputError: The targets are no counts.
         """
-        if self._likelihood().support is not COUNT:
+        if not self.has_counts():
             raise InputError(f"{type(self._likelihood()).__name__} has no counts, so there are no zeros to test.")
         predicted = self._training_distribution()
         return diagnose.zero_inflation_test(
             predicted, self._row_weights(), simulations=simulations, generator=generator
         )
+
+    def calibration_test(self, bins: int = 10, simulations: int = 250, generator: Randomness = 0) -> SimulationTest:
+        """Test by simulation from the fit whether classes occur as often as the model says, in bins by probability.
+
+        Args:
+            bins: Number of bins for each class.
+            simulations: Number of simulated sets of targets.
+            generator: Source of randomness, or a seed.
+
+        Returns:
+            The test of ``raphson.diagnose.calibration_test``.
+
+        Raises:
+            InputError: The targets are no classes.
+        """
+        if not self.has_classes():
+            raise InputError(f"{type(self._likelihood()).__name__} has no classes whose probabilities could be tested.")
+        predicted = self._training_distribution()
+        return diagnose.calibration_test(
+            predicted, self._row_weights(), bins=bins, simulations=simulations, generator=generator
+        )
+
+    def has_classes(self) -> bool:
+        """Return whether every target is one of some classes, or 0 or 1."""
+        predicted = self._training_distribution()
+        seen, mean = predicted.observed, predicted.mean
+        single = np.isin(seen[np.isfinite(seen)], (0.0, 1.0)).all()
+        return bool(single and np.allclose(predicted.variance, mean * (1 - mean)))
+
+    def has_counts(self) -> bool:
+        """Return whether the targets are single counts, which a rootogram shows."""
+        return diagnose.are_counts(self._likelihood(), self._training_distribution())
+
+    def hessian(self) -> SymmetricOperator:
+        """Return the Hessian of the objective at the fit in the reported coefficients of standardized columns.
+
+        The objective is the average loss with its penalty; a column in units of its standard deviation about its mean
+        makes curvatures comparable. Where the reported coefficients depend on each other (sums of zero over classes,
+        columns that depend on others) it is zero along what the data cannot tell apart.
+
+        Returns:
+            An operator ``(P, P)`` with labels, in the order of ``estimates``.
+
+        Raises:
+            NotEstimableError: The training rows are not part of a saved model. A matrix too large to form is a
+                ``TooLargeError``.
+        """  # noqa: DOC502
+        fitted = self._require_fit()
+        p = fitted.objective.n_parameters
+        check_dense_size((len(self._layout.labels), p), torch.float64, "a fit to fewer columns")
+        to_reported = fitted.standardized_map()
+        back = torch.linalg.pinv(to_reported)
+        found = fitted.solution.hessian
+        found = fitted.problem.hessian(fitted.solution.theta) if found is None else found
+        dense = back.mT @ found.to_dense() @ back
+        return Dense(0.5 * (dense + dense.mT), labels=tuple(map(label_name, self._layout.labels)))
 
     def _training_distribution(self) -> TargetDistribution:
         check_is_fitted(self)
