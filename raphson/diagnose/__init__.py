@@ -16,9 +16,9 @@ from raphson.diagnose._error_bound import bound_error as bound_error
 from raphson.diagnose._everywhere import Everywhere as Everywhere
 from raphson.diagnose._everywhere import Subject as Subject
 from raphson.diagnose._everywhere import everywhere as everywhere
-from raphson.diagnose._inertia import Inertia as Inertia
 from raphson.diagnose._frequencies import are_counts as are_counts
 from raphson.diagnose._frequencies import count_frequencies as count_frequencies
+from raphson.diagnose._inertia import Inertia as Inertia
 from raphson.diagnose._residuals import Randomness as Randomness
 from raphson.diagnose._residuals import ResidualKind as ResidualKind
 from raphson.diagnose._residuals import residuals as residuals

@@ -112,6 +112,7 @@ def convergence(solution: Any, *, against: Literal["iteration", "seconds"] = "it
     for ax, title in zip(axes, ("Largest entry of the gradient", "Objective above the best value"), strict=True):
         new_axes(ax)
         ax.set_yscale("log")
+        ax.xaxis.get_major_locator().set_params(integer=against == "iteration")
         ax.set(xlabel=against, title=title)
         ax.grid(alpha=0.3)
     if len(histories) > 1:
