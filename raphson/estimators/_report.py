@@ -68,7 +68,8 @@ class ReportMixin(ResidualsMixin):
             ['pass', 'pass', 'pass']
         """  # noqa: DOC502
         check_is_fitted(self)
-        pages = path is None or check_report(path).suffix.lower() == ".html"
+        if path is not None:
+            check_report(path)
         summary = self.summary(kind, level, groups, **options)
         summary = type(summary)(summary.title, summary.facts, summary.table, (*notes, *summary.notes), summary.level)
         matrix = spectrum = None
@@ -85,12 +86,11 @@ class ReportMixin(ResidualsMixin):
         else:
             finding = "The training rows are not part of a saved model, so the model was not compared with its targets."
             checks.append(Check("Residuals", Verdict.LOOK, finding, "fit again to look at residuals."))
-        drawn = tuple(figures(self, summary, matrix, names, generator)) if pages else ()
         solution = self.solution_
         made = Report(
             summary,
             tuple(checks),
-            drawn,
+            lambda: tuple(figures(self, summary, matrix, names, generator)),
             self._reproduction(command, generator),
             {
                 "solution": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,13 +31,35 @@ class FittedRows:
         observed: Targets in the units of the means: shares of successes, one-hot classes; missing where censored.
         means: Predicted means, or class probabilities.
         weights: Example weights.
-        columns: Columns of the table.
+        names: Names of the columns of the table.
+        table: ``(n, D)`` tensor or SciPy sparse matrix.
     """
 
     observed: pd.DataFrame
     means: pd.DataFrame
     weights: pd.Series
-    columns: pd.DataFrame
+    names: list[str]
+    table: Any = field(repr=False)
+
+    def column(self, name: str) -> pd.Series:
+        """Return a column of the table.
+
+        Args:
+            name: One of ``names``.
+
+        Returns:
+            Its values.
+
+        Raises:
+            InputError: There is none of that name.
+        """
+        import pandas as pd
+
+        if name not in self.names:
+            raise InputError(f"There is no column named '{name}'; the first are {', '.join(self.names[:12])}.")
+        found = self.table[:, [self.names.index(name)]]
+        values = found.numpy() if isinstance(found, Tensor) else found.toarray()
+        return pd.Series(values.ravel(), index=self.means.index, name=name)
 
 
 class ResidualsMixin(PublishedTableMixin):
@@ -84,19 +106,19 @@ class ResidualsMixin(PublishedTableMixin):
         """Return the training rows beside their predicted means: what figures and calibration are made of.
 
         Returns:
-            Targets, means, weights and columns, in frames of one index. A table too large to be dense is refused.
+            Targets, means and weights, in frames of one index, and the columns one by one.
         """
         import pandas as pd
 
         predicted, rows, names = self._training_distribution(), self._training_rows(), self._mean_names()
         index = self._row_index()
-        check_dense_size(rows.x.shape, torch.float64, "a fit to fewer rows or columns")
         weights = self._row_weights()
         return FittedRows(
             observed=pd.DataFrame(predicted.observed.reshape(len(index), -1), index=index, columns=names),
             means=pd.DataFrame(predicted.mean.reshape(len(index), -1), index=index, columns=names),
             weights=pd.Series(np.ones(len(index)) if weights is None else weights, index=index, name="weight"),
-            columns=pd.DataFrame(rows.dense_x().numpy(), index=index, columns=list(self._layout.columns)),
+            names=list(self._layout.columns),
+            table=rows.x if isinstance(rows.x, Tensor) else rows.x.tocsc(),
         )
 
     def count_frequencies(self, largest: int | None = None) -> pd.DataFrame:

@@ -39,7 +39,7 @@ def residuals(model: Any, *, kind: str = "quantile", columns: Any = None, genera
     """
     table = needs(model, "residuals", _ESTIMATOR)(kind, generator)
     rows = needs(model, "fitted_rows", _ESTIMATOR)()
-    chosen = list(rows.columns.columns[:_MOST_COLUMNS] if columns is None else columns)
+    chosen = list(rows.names[:_MOST_COLUMNS] if columns is None else columns)
     count = 3 + len(chosen)
     if axes is None:
         width = min(3, count)
@@ -58,7 +58,7 @@ def residuals(model: Any, *, kind: str = "quantile", columns: Any = None, genera
     name = "predicted mean" if means.shape[1] == values.shape[1] else "largest predicted probability"
     _scatter(axes[2], repeated[every], values[every], name)
     for ax, column in zip(axes[3:], chosen, strict=False):
-        x = numbers(rows.columns[column])[:, None]
+        x = numbers(rows.column(column))[:, None]
         _scatter(ax, np.broadcast_to(x, values.shape)[every], values[every], str(column))
     axes[0].figure.suptitle(f"{kind.capitalize()} residuals")
     return axes

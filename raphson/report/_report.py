@@ -8,8 +8,9 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,14 +77,14 @@ class Report:
     Attributes:
         summary: Title, facts, table of coefficients and notes.
         checks: What was looked at, in the order of their numbers.
-        figures: Pictures, of the page only.
+        draw: Draws the pictures, of the page only, when they are first wanted.
         reproduce: How to make it again: ``(name, value)`` pairs.
         numbers: More numbers, of the JSON form only.
     """
 
     summary: Summary
     checks: tuple[Check, ...]
-    figures: tuple[Figure, ...]
+    draw: Callable[[], tuple[Figure, ...]] = field(repr=False)
     reproduce: tuple[tuple[str, str], ...]
     numbers: Mapping[str, Any]
 
@@ -92,6 +93,11 @@ class Report:
 
     def _repr_html_(self) -> str:
         return self.to_html()
+
+    @cached_property
+    def figures(self) -> tuple[Figure, ...]:
+        """The pictures of the page."""
+        return self.draw()
 
     @property
     def verdicts(self) -> str:

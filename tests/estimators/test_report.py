@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 import raphson as rp
 
@@ -198,11 +199,23 @@ def test_the_hessian_is_that_of_the_reported_coefficients():
     """With standardized columns the second derivatives of the loss, by differences of the log-likelihood."""
     model = classes_model()
     rows = model.fitted_rows()
-    z = (rows.columns - rows.columns.mean()) / rows.columns.std(ddof=0)
+    columns = pd.DataFrame({name: rows.column(name) for name in rows.names})
+    z = (columns - columns.mean()) / columns.std(ddof=0)
     again = rp.MultinomialLogisticRegression().fit(z, rows.observed.idxmax(axis=1))
     information = np.linalg.inv(again.covariance().to_numpy(dtype=float)) / len(z)
     np.testing.assert_allclose(model.hessian().to_dense(), information, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(again.hessian().to_dense(), information, rtol=1e-6, atol=1e-9)
+
+
+def test_wide_sparse_tables():
+    rng = np.random.default_rng(0)
+    x = sp.random(300, 1500, 0.01, random_state=0, format="csr")
+    model = rp.VectorGLM(rp.Gaussian(), l2=0.1).fit(x, rng.normal(size=300))
+    report = model.report(None)
+    assert verdicts(report)["Convergence"] == "pass" and "Curvature and condition" not in verdicts(report)
+    assert model.fitted_rows().column("x3").sum() == x[:, 3].sum()
+    with pytest.raises(rp.InputError, match="no column named 'z'"):
+        model.fitted_rows().column("z")
 
 
 def test_names_of_files_are_checked_first(tmp_path, monkeypatch):

@@ -70,7 +70,7 @@ def figures(model: Any, summary: Any, matrix: Any, labels: Any, generator: Any) 
 
 def _of_rows(model: Any, generator: Any) -> Iterator[Figure]:
     rows = model.fitted_rows()
-    columns = list(rows.columns.columns[:_MOST_COLUMNS])
+    columns = rows.names[:_MOST_COLUMNS]
     panels = 3 + len(columns)
     count = -(-panels // 2)
     yield _figure(
