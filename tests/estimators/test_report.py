@@ -122,6 +122,8 @@ def test_checks_see_what_is_wrong():
         "Finite estimates",
         "Collinearity",
         "Curvature and condition",
+        "Convexity certificate",
+        "Error certificate",
         "Rows per coefficient",
         "Distribution of the targets",
         "Dispersion",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raphson.diagnose import diagnose
 from raphson.report import Check, Verdict
 from raphson.solve import Status
 
@@ -21,6 +22,9 @@ _GOOD_CONDITION, _BAD_CONDITION = 1e4, 1e10
 latter dependencies are called strong (Belsley, Kuh and Welsch 1980, section 3.2); 1e10 leaves six digits."""
 
 _ROWS_PER_COEFFICIENT = 10
+
+_ACCURATE = 0.01
+"""Distance from the optimum, in standard errors, that does not matter beside the sampling error."""
 
 _REMEDIES = {
     Status.MAX_ITERATIONS: "raise max_iter, or look at separation and collinearity below.",
@@ -48,6 +52,8 @@ def fit_checks(
     yield _collinear(model)
     if spectrum is not None:
         yield _curvature(*spectrum)
+        yield _convex(model)
+        yield _error_bound(model.solution_)
     share = model.n_obs_ / max(model.df_model_, 1)
     finding = f"{model.n_obs_:.10g} observations for {model.df_model_} free coefficients: {share:.3g} for each."
     if share >= _ROWS_PER_COEFFICIENT:
@@ -112,6 +118,26 @@ def _curvature(values: Array, vectors: Array, names: list[str]) -> Check:
     verdict = Verdict.LOOK if condition < _BAD_CONDITION else Verdict.PROBLEM
     remedy = f"the data say least about {', '.join(heavy)} together; leave out or combine columns that say the same."
     return Check(name, verdict, finding, remedy)
+
+
+def _convex(model: Any) -> Check:
+    found = diagnose(model)
+    everywhere = "" if found.everywhere is None else f" {found.everywhere.sentence}"
+    finding = f"At the fit the objective is {found.convex}. {found.guarantee}{everywhere}"
+    if found.convex in ("strongly convex", "convex"):
+        return Check("Convexity certificate", Verdict.PASS, finding)
+    verdict = Verdict.PROBLEM if found.convex == "not convex" else Verdict.LOOK
+    return Check("Convexity certificate", verdict, finding, "look at the condition and what the data determine, above.")
+
+
+def _error_bound(solution: Any) -> Check:
+    name = "Error certificate"
+    bound = solution.error_bound
+    if not bound.certified:
+        return Check(name, Verdict.LOOK, f"Not certified. {bound.sentence}", "judge by the gradient and the condition.")
+    if bound.largest <= _ACCURATE:
+        return Check(name, Verdict.PASS, bound.sentence)
+    return Check(name, Verdict.LOOK, bound.sentence, "lower tol for coefficients closer to the optimum.")
 
 
 def _parted(text: str) -> tuple[str, str]:

@@ -211,8 +211,10 @@ class StudentT(ClosedForm[_Parts]):
         """Return Student distributions, ``(..., M)``; the deviance keeps scale and degrees of freedom."""
         from scipy import stats
 
-        location, log_scale, df = self._model(f)
-        value, scale, freedom = to_array(like_outputs(location, y)), to_array(log_scale.exp()), to_array(df)
+        location, log_scale, _, df = self._model(f)
+        value, scale = to_array(like_outputs(location, y)), to_array(log_scale.exp())
+        # beyond, the distribution is the normal one to ten digits, and SciPy's series for it may not be
+        freedom = to_array(torch.as_tensor(df).clamp(max=1e10))
         return Univariate(stats.t(freedom, to_array(location), scale), value, stats.t(freedom, value, scale))
 
     def variance(self, f: Tensor) -> Tensor:
