@@ -1,6 +1,7 @@
 """The public names and where they live; ``__init__.py`` reads them here."""
 
 from . import optim as optim
+from . import plot as plot
 from ._errors import CollinearityWarning as CollinearityWarning
 from ._errors import IndefiniteError as IndefiniteError
 from ._errors import InputError as InputError

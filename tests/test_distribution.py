@@ -66,9 +66,11 @@ def test_the_source_distribution_holds_the_repository_and_a_wheel_builds_from_it
     # one wheel for every Python from 3.11 on: the compiled modules keep to the limited C API
     assert wheel.name.startswith(f"raphson-{raphson.__version__}-cp311-abi3-")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    modules = {f"raphson/{name}" for name in files(copy / "raphson") if name.endswith((".py", ".pyi", "py.typed"))}
+    modules = {
+        f"raphson/{name}" for name in files(copy / "raphson") if name.endswith((".py", ".pyi", "py.typed", ".html"))
+    }
     assert modules <= held
-    assert {Path(name).suffix for name in held} <= {".py", ".pyi", ".typed", ".so"}
+    assert {Path(name).suffix for name in held} <= {".py", ".pyi", ".typed", ".so", ".html"}
     assert all(name.startswith("raphson/") for name in held)
 
 

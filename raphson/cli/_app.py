@@ -130,6 +130,12 @@ def fit(
     out: Annotated[
         Path | None, typer.Option(help="File to write the coefficients to: .csv or .parquet.", metavar="FILE")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write a report to: .html (figures need raphson[plot]), .md or .json.", metavar="FILE"
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.")] = False,
     progress: Annotated[
         bool | None,
@@ -171,6 +177,7 @@ def fit(
         tol=tol,
         save=save,
         out=out,
+        report=report,
         exp=exp,
         quiet=quiet,
         progress=sys.stderr.isatty() and not quiet if progress is None else progress,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 import warnings
 from typing import Any
 
@@ -15,6 +17,7 @@ from raphson.cli._output import check_output, write_table
 from raphson.cli._regression import complete_in_all, fit_regression
 from raphson.cli._render import render
 from raphson.likelihoods import command_name
+from raphson.report import check_report
 from raphson.saved import check_target
 from raphson.table import split_formula, split_survival
 
@@ -58,6 +61,8 @@ def run_fit(options: FitOptions) -> int:
         check_target(options.save)
     if options.out is not None:
         check_output(options.out)
+    if options.report is not None:
+        check_report(options.report)
     frame = rp.read_table(options.data)
     design = rp.Design.fit(
         frame,
@@ -119,6 +124,8 @@ def run_fit(options: FitOptions) -> int:
             rp.save(model, options.save, design)
         if options.out is not None:
             write_table(summary.to_frame().reset_index(), options.out)
+        if options.report is not None:
+            write_report(model, options, notes, data.groups)
     if model.solution_.converged:
         return 0
     render_problem(model.solution_.status.sentence, [*map(_as_options, summary.notes)], options.quiet)
@@ -158,8 +165,9 @@ def _fit_network(
     options: FitOptions,
 ) -> int:
     """Fit a network, print and save it; the exit code is 0."""
-    if named or options.out is not None:
-        option = f"--formula {next(iter(named))}=..." if named else "--out"
+    if named or options.out is not None or options.report is not None:
+        option = "--report" if options.out is None else "--out"
+        option = f"--formula {next(iter(named))}=..." if named else option
         raise rp.InputError(f"{option} is for linear models; leave it out, or say --model linear.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -171,9 +179,23 @@ def _fit_network(
     return 0
 
 
+def write_report(model: Any, options: FitOptions, notes: list[str], groups: Any) -> None:
+    """Write the report of a fit, with the command that makes it again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.report(
+            options.report,
+            kind=options.covariance,
+            level=options.level,
+            groups=groups,
+            method=options.intervals,
+            exp=options.exp,
+            command=shlex.join(["raphson", *sys.argv[1:]]),
+            notes=notes,
+        )
+
+
 def render_problem(sentence: str, notes: Any, quiet: bool) -> None:
     """Say on standard error why the result is not usable, with the notes where they were not printed already."""
-    import sys
-
     detail = " ".join(notes) if quiet else ""
     print(f"raphson: this fit is not usable. {sentence} {detail}".rstrip(), file=sys.stderr)

@@ -42,6 +42,7 @@ class FitOptions:
     tol: float
     save: Path | None
     out: Path | None
+    report: Path | None
     exp: bool
     quiet: bool
     progress: bool

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson._errors import InputError, NotEstimableError
-from raphson.estimators._published import PublishedTableMixin
+from raphson.estimators._report import ReportMixin
 from raphson.estimators.fit._examine import examine
 from raphson.estimators.fit._fit import fit, null_predictors
 from raphson.estimators.fit._limit_fit import far_coefficients
@@ -39,7 +39,7 @@ _FRACTIONAL = (
 _FACTS = ("loglik_", "loglik_null_", "df_model_", "df_null_", "n_obs_", "n_rows_", "n_iter_", "n_features_in_")
 
 
-class LinearEstimator(PublishedTableMixin, BaseEstimator):
+class LinearEstimator(ReportMixin, BaseEstimator):
     """A linear model behind scikit-learn's interface; an estimator supplies arguments, layout and predictions."""
 
     fit_intercept: bool
@@ -98,17 +98,15 @@ class LinearEstimator(PublishedTableMixin, BaseEstimator):
         return self._loglik_null()
 
     def _loglik_at_fit(self) -> float:
-        rows, coef = self._training_rows(), self.coef_.T
-        f = torch.as_tensor(rows.x @ (torch.from_numpy(coef) if isinstance(rows.x, Tensor) else coef))
-        return self._loglik(rows, f + torch.from_numpy(self.intercept_))
+        return self._loglik(self._training_rows(), self._training_outputs())
 
     def _loglik_null(self) -> float:
         rows = self._training_rows()
         f = null_predictors(rows, self._likelihood(), len(self.intercept_), self._null_intercepts())
-        return self._loglik(rows, f.expand(rows.y.shape[0], -1))
+        return self._loglik(rows, f if rows.offset is None else f + rows.offset)
 
     def _loglik(self, rows: Rows, f: Tensor) -> float:
-        nll = self._likelihood().nll(f if rows.offset is None else f + rows.offset, rows.y)
+        nll = self._likelihood().nll(f.expand(rows.y.shape[0], -1), rows.y)
         return -float(nll.sum() if rows.weights is None else rows.weights @ nll)
 
     # names ----------------------------------------------------------------------------------------------------------

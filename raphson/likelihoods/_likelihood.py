@@ -25,6 +25,7 @@ from raphson.likelihoods._targets import check_columns
 from raphson.linalg import LinearOperator, SymmetricOperator
 
 if TYPE_CHECKING:
+    from raphson.likelihoods._target_distribution import TargetDistribution
     from raphson.likelihoods.formulas import Definition
 
 
@@ -281,6 +282,23 @@ class Likelihood(abc.ABC):
     @abc.abstractmethod
     def variance(self, f: Tensor) -> Tensor:
         """Return the variance of the target under the model at ``f``, elementwise, shaped like ``mean``."""
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return the distribution of the targets under the model at ``f``, beside the targets seen.
+
+        Residuals come from its means, variances, tail probabilities and deviances.
+
+        Args:
+            f: Outputs ``(..., C)``.
+            y: Targets.
+
+        Raises:
+            InputError: The likelihood is made from code, or its class does not give a distribution.
+        """
+        raise InputError(
+            f"{type(self).__name__} does not say how its targets are distributed, only how to draw them: residuals of "
+            "kind 'quantile' are by simulation, the other kinds need the method distribution() of a class of your own."
+        )
 
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise for the first row whose target lies outside the support.

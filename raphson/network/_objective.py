@@ -281,11 +281,20 @@ class Objective:
             self.model.refresh()
             check_adjoint(self.model, self._probed_inputs, self.traits, second)
 
-    def value(self) -> Tensor:
-        """Return the objective, a number; ``InputError`` names the batch and row where it is not finite."""
+    def value(self, theta: Tensor | None = None) -> Tensor:
+        """Return the objective, a number; ``InputError`` names the batch and row where it is not finite.
+
+        Args:
+            theta: ``(P,)`` parameters to take in place of the model's, which stay as they are.
+
+        Returns:
+            The objective.
+        """
+        params = None if theta is None else self.space.unflatten(theta)
         with torch.no_grad():
-            total = sum((self._loss(self.outputs(b, i), b, i) for i, b in enumerate(self.batches())), self._zero())
-        return total + self._penalty()
+            losses = (self._loss(self.outputs(b, i, params), b, i) for i, b in enumerate(self.batches()))
+            total = sum(losses, self._zero())
+        return total + self._penalty(theta)
 
     def gradient(self) -> Tensor:
         """Return the gradient, ``(P,)``."""
@@ -350,8 +359,8 @@ class Objective:
         weights = self.position_weights(batch)
         return self.scale * (nll if weights is None else nll * weights).sum()
 
-    def _penalty(self) -> Tensor:
-        return 0.5 * self.l2 * self.space.vector().square().sum()
+    def _penalty(self, theta: Tensor | None = None) -> Tensor:
+        return 0.5 * self.l2 * (self.space.vector() if theta is None else theta).square().sum()
 
     def _zero(self) -> Tensor:
         return torch.zeros((), dtype=self.dtype, device=self.device)

@@ -49,7 +49,7 @@ class Summary:
         return self.table
 
     def __str__(self) -> str:
-        headers = list(self._headers().values())
+        headers = column_headers(self)
         blocks = [(heading, list(rows)) for heading, rows in self._blocks()]
         names = [name for _, rows in blocks for name, _ in rows] + [heading for heading, _ in blocks]
         widths = [max(len(text) for text in [*names, ""])]
@@ -72,7 +72,7 @@ class Summary:
 
     def _repr_html_(self) -> str:
         facts = "".join(f"<tr>{_th(name)}{_td(_fact(value))}</tr>" for name, value in self.facts)
-        head = "".join(_th(header) for header in self._headers().values())
+        head = "".join(_th(header) for header in column_headers(self))
         body = "".join(
             f"<tbody><tr>{_th(heading)}{head}</tr>"
             + "".join(f"<tr>{_th(name)}{''.join(map(_td, cells))}</tr>" for name, cells in rows)
@@ -83,20 +83,11 @@ class Summary:
         title = f"<caption>{html.escape(self.title)}</caption>"
         return f"<div><table>{title}{facts}</table><table>{body}</table>{notes}</div>"
 
-    def _headers(self) -> Mapping[str, str]:
-        tail = (1 - self.level) / 2
-        bounds = {"lower": f"[{tail:.4g}", "upper": f"{1 - tail:.4g}]"}
-        if "t" in self.table.columns:
-            bounds["p_value"] = "P>|t|"
-        if "chi2" in self.table.columns:
-            bounds["p_value"] = "P>chi2"
-        return {str(name): (_HEADERS | bounds).get(str(name), str(name)) for name in self.table.columns}
-
     def _blocks(self) -> Iterator[tuple[str, list[tuple[str, list[str]]]]]:
         """Yield one block per class: its heading, and the name and cells of every row."""
         blocks: dict[Hashable, list[tuple[str, list[str]]]] = {}
         for (output, feature), row in zip(self.table.index, self.table.to_dict("records"), strict=True):
-            blocks.setdefault(output, []).append((str(feature), _cells(row)))
+            blocks.setdefault(output, []).append((str(feature), row_cells(row)))
         name = self.table.index.names[0]
         for output, rows in blocks.items():
             yield (f"{name}: {output}" if name and str(output) else str(output)), rows
@@ -112,7 +103,19 @@ class Summary:
         return [f"{a}    {b}".rstrip() for a, b in zip(*columns, strict=True)]
 
 
-def _cells(row: Mapping[Hashable, Any]) -> list[str]:
+def column_headers(summary: Summary) -> list[str]:
+    """Return what stands above the columns of a summary's table."""
+    tail = (1 - summary.level) / 2
+    bounds = {"lower": f"[{tail:.4g}", "upper": f"{1 - tail:.4g}]"}
+    if "t" in summary.table.columns:
+        bounds["p_value"] = "P>|t|"
+    if "chi2" in summary.table.columns:
+        bounds["p_value"] = "P>chi2"
+    return [(_HEADERS | bounds).get(str(name), str(name)) for name in summary.table.columns]
+
+
+def row_cells(row: Mapping[Any, Any]) -> list[str]:
+    """Return the cells of a coefficient's row as texts."""
     import pandas as pd
 
     first, *_ = row

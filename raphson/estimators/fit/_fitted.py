@@ -177,6 +177,11 @@ class Fitted:
         """Return the largest change that a step in the solver's parameters makes to an output, in its units."""
         return self.objective.largest_move(step, in_units=True)
 
+    def standardized_map(self) -> Tensor:
+        """Return the matrix ``(P, p)`` from the solver's parameters to the reported ones of standardized columns."""
+        eye = torch.eye(self.objective.n_parameters, dtype=torch.float64)
+        return self.to_parameters(eye, standardized=True)[:, self.layout.order].mT
+
     def standardized(self, step: Tensor) -> Tensor:
         """Return a step in the solver's parameters as reported ones of standardized columns, ``(P,)``."""
         return self.to_parameters(step[None], standardized=True)[0][self.layout.order]

@@ -12,7 +12,9 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._support import REAL, Support
+from raphson.likelihoods._target_distribution import to_array
 from raphson.likelihoods._targets import columns, refuse_outside
+from raphson.likelihoods.composed._sampled import Sampled
 from raphson.likelihoods.composed._start import fit_constant_outputs
 from raphson.linalg import Diagonal, EqualBlocks, SymmetricOperator
 
@@ -173,6 +175,12 @@ class AutomaticLikelihood(Likelihood):
     def mean(self, f: Tensor) -> Tensor:
         """Return the mean of the target, shaped like a sample."""
         return self._join(self._need("mean")(self._split(f)), f)
+
+    def distribution(self, f: Tensor, y: Tensor) -> Sampled:
+        """Return what 1000 draws from the model say of the target."""
+        self._need("sample")
+        target = to_array(y if self.names is None else columns(y, f.shape[-1], len(self.names)))
+        return Sampled(lambda generator: self.sample(f, generator), target, self.title)
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variance of the target, shaped like a sample."""

@@ -14,6 +14,7 @@ from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._links import IDENTITY, Link, Mapped, as_link
 from raphson.likelihoods._parameters import product
 from raphson.likelihoods._support import Support
+from raphson.likelihoods._target_distribution import TargetDistribution
 from raphson.linalg import (
     Diagonal,
     EqualBlocks,
@@ -212,6 +213,10 @@ class Linked(Likelihood):
     def mean(self, f: Tensor) -> Tensor:
         """Return the mean of the target."""
         return self.base.mean(self._theta(f))
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return what the base predicts at the maps of ``f``."""
+        return self.base.distribution(self._theta(f), y)
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variance of the target."""

@@ -35,6 +35,7 @@ _COMPUTED = (
     "sample",
     "mean",
     "variance",
+    "distribution",
     "start",
     "second_given",
 )

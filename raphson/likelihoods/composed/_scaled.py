@@ -12,6 +12,7 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._support import Support
+from raphson.likelihoods._target_distribution import TargetDistribution
 from raphson.linalg import LinearOperator, Scaled, ScaledColumns
 
 if TYPE_CHECKING:
@@ -151,6 +152,10 @@ class ScaledLikelihood(Likelihood):
     def mean(self, f: Tensor) -> Tensor:
         """Return the mean under the base."""
         return self.base.mean(f)
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return what the base predicts."""
+        return self.base.distribution(f, y)
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variance under the base."""

@@ -15,7 +15,8 @@ from raphson.likelihoods._links import softplus
 from raphson.likelihoods._parameters import total
 from raphson.likelihoods._special._binary_links import BINARY_LINKS, BinaryFamily, Tails
 from raphson.likelihoods._support import UNIT_INTERVAL
-from raphson.likelihoods._targets import check_columns, columns, like_outputs, start_rows
+from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
+from raphson.likelihoods._targets import check_columns, columns, like_outputs, refuse_outside, start_rows
 from raphson.linalg import Diagonal
 
 if TYPE_CHECKING:
@@ -141,6 +142,15 @@ class Bernoulli(BinaryFamily):
     def mean(self, f: Tensor) -> Tensor:
         """Return the probabilities of a positive label, ``(..., M)``."""
         return self._link.tails(f).mean
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return Bernoulli distributions of labels, ``(..., M)``; a target between 0 and 1 is refused."""
+        from scipy import stats
+
+        target = like_outputs(f, y)
+        refuse_outside((target != 0) & (target != 1), target, "0 or 1 to have a distribution")
+        label = to_array(target)
+        return Univariate(stats.bernoulli(to_array(self.mean(f))), label, stats.bernoulli(label))
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variances of the labels, ``(..., M)``."""

@@ -18,6 +18,7 @@ from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, binet_de
 from raphson.likelihoods._special._binet_together import binet_together
 from raphson.likelihoods._special._sampling import log_gamma_variate
 from raphson.likelihoods._support import OPEN_UNIT_INTERVAL
+from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import columns, like_outputs, refuse_outside, start_rows, weighted_mean
 from raphson.linalg import EqualBlocks, EqualBlocksMatrix
 
@@ -169,6 +170,18 @@ class Beta(Likelihood):
     def mean(self, f: Tensor) -> Tensor:
         """Return the mean of each response, ``(..., M)``."""
         return torch.sigmoid(split(f, None)[0])
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return beta distributions, ``(..., M)``.
+
+        The deviance takes the target for its best mean, which is so for a large precision (Ferrari and
+        Cribari-Neto 2004, Beta regression for modelling rates and proportions, J. Appl. Statist. 31, section 4).
+        """
+        from scipy import stats
+
+        a, b = (to_array(shape) for shape in _model(f).shapes)
+        value = to_array(columns(y, f.shape[-1], 2))
+        return Univariate(stats.beta(a, b), value, stats.beta((a + b) * value, (a + b) * (1 - value)))
 
     def variance(self, f: Tensor) -> Tensor:
         """Return ``mean (1 - mean) / (1 + precision)``, ``(..., M)``."""

@@ -17,6 +17,7 @@ from raphson.likelihoods._parameters import total
 from raphson.likelihoods._special._binary_links import BinaryFamily, Tails
 from raphson.likelihoods._special._log_coefficient import log_coefficient
 from raphson.likelihoods._support import COUNT
+from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import columns, like_outputs, refuse_outside, start_rows
 from raphson.linalg import Diagonal
 
@@ -157,6 +158,16 @@ class Binomial(BinaryFamily):
     def mean(self, f: Tensor) -> Tensor:
         """Return the success probability, ``(..., M)``."""
         return self._link.tails(f).mean
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return binomial distributions of successes, ``(..., M)``, in units of their share."""
+        from scipy import stats
+
+        successes, failures = self._counts(f, y)
+        total = successes + failures
+        n = total.long().cpu().numpy()
+        laws = [stats.binom(n, to_array(p)) for p in (self.mean(f), successes / total.clamp(min=1))]
+        return Univariate(laws[0], to_array(successes), laws[1], to_array(total))
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variance of the share of successes in the fixed number of trials, or in one, ``(..., M)``."""

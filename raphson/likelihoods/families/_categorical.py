@@ -23,6 +23,7 @@ from raphson.likelihoods._special._softmax import (
     split,
 )
 from raphson.likelihoods._special._softmax_factor import SoftmaxFactor
+from raphson.likelihoods._target_distribution import ClassLabels, TargetDistribution, to_array
 from raphson.likelihoods._targets import refuse_outside
 from raphson.likelihoods.families._bernoulli import Bernoulli
 from raphson.linalg import DiagonalPlusLowRank, widest_float
@@ -136,6 +137,19 @@ class Categorical(Likelihood):
     def mean(self, f: Tensor) -> Tensor:
         """Return the class probabilities ``p``, ``(..., K)``, the mean of the one-hot label."""
         return softmax(f)
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return the distribution of labels, ``(...,)``, in the order of their numbers; ignored ones do not count.
+
+        Raises:
+            InputError: The targets are rows of probabilities.
+        """
+        if y.is_floating_point():
+            raise InputError(
+                "The targets are rows of class probabilities; residuals need one label per row, or Multinomial counts."
+            )
+        label = torch.where(y == self.ignore_index, -1, y).cpu().numpy()
+        return ClassLabels(to_array(torch.log_softmax(f, -1)), label)
 
     def variance(self, f: Tensor) -> Tensor:
         """Return ``p (1 - p)``, ``(..., K)``, the variances of the entries of the one-hot label."""

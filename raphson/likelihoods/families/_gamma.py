@@ -14,6 +14,7 @@ from raphson.likelihoods import _parameters
 from raphson.likelihoods._command import Command
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, binet_derivatives
 from raphson.likelihoods._support import POSITIVE
+from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import like_outputs, start_rows, weighted_mean
 from raphson.likelihoods.composed import _mean_link
 from raphson.likelihoods.composed._mean_family import MeanFamily
@@ -134,6 +135,16 @@ class Gamma(MeanFamily[_Parts]):
         shape = log_shape.exp().expand_as(log_mean)
         y = torch._standard_gamma(shape, generator=generator) * (log_mean - log_shape).exp()
         return y.clamp(min=torch.finfo(f.dtype).tiny)
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return gamma distributions, ``(..., M)``; the deviance keeps the shape."""
+        from scipy import stats
+
+        log_mean, log_shape = self._split(f)
+        value, shape = to_array(like_outputs(log_mean, y)), to_array(log_shape.exp())
+        return Univariate(
+            stats.gamma(shape, scale=to_array(log_mean.exp()) / shape), value, stats.gamma(shape, scale=value / shape)
+        )
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variances, mean squared over shape, ``(..., M)``."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.likelihoods._likelihood import Likelihood
 from raphson.likelihoods._support import Support
+from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import check_columns, like_outputs, start_rows
 from raphson.likelihoods.composed import _mean_link
 from raphson.linalg import Diagonal
@@ -133,6 +134,13 @@ class Gaussian(Likelihood):
     def mean(self, f: Tensor) -> Tensor:
         """Return the mean of the response, which is ``f``."""
         return f
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return normal distributions, ``(..., M)``."""
+        from scipy import stats
+
+        value, scale = to_array(like_outputs(f, y)), to_array(self._scale(f))
+        return Univariate(stats.norm(to_array(f), scale), value, stats.norm(value, scale))
 
     def variance(self, f: Tensor) -> Tensor:
         """Return ``sigma^2``, ``(..., M)``."""

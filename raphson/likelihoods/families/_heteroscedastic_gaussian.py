@@ -17,6 +17,7 @@ from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._parameters import blocks, interleaved, lower_blocks
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI
 from raphson.likelihoods._support import Support
+from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import columns, like_outputs, start_rows, weighted_mean
 from raphson.likelihoods.composed import _mean_link
 from raphson.likelihoods.families._gaussian_parametrizations import PARAMETRIZATIONS, Entries, Moments, Parametrization
@@ -191,6 +192,14 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
     def mean(self, f: Tensor) -> Tensor:
         """Return the means of the responses, ``(..., M)``."""
         return self._moments(f)[1].mean
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return normal distributions, ``(..., M)``; the deviance keeps the scale."""
+        from scipy import stats
+
+        at = self._moments(f)[1]
+        value, scale = to_array(like_outputs(at.mean, y)), to_array(1 / at.inverse_scale)
+        return Univariate(stats.norm(to_array(at.mean), scale), value, stats.norm(value, scale))
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variances of the responses, ``(..., M)``."""

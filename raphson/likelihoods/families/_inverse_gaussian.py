@@ -13,6 +13,7 @@ from raphson.likelihoods import _parameters
 from raphson.likelihoods._command import Command
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI
 from raphson.likelihoods._support import POSITIVE
+from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import like_outputs, start_rows, weighted_mean
 from raphson.likelihoods.composed import _mean_link
 from raphson.likelihoods.composed._mean_family import MeanFamily
@@ -96,6 +97,15 @@ class InverseGaussian(MeanFamily[_Parts]):
         low = 1 / (1 + a + (a * (a + 2)).sqrt())
         first = torch.empty_like(low).uniform_(generator=generator) * (1 + low) <= 1
         return torch.where(first, low, 1 / low) * log_mean.exp()
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return inverse Gaussian distributions, ``(..., M)``; the deviance keeps the shape."""
+        from scipy import stats
+
+        log_mean, log_shape = self._split(f)
+        value, shape = to_array(like_outputs(log_mean, y)), to_array(log_shape.exp())
+        laws = [stats.invgauss(mean / shape, scale=shape) for mean in (to_array(log_mean.exp()), value)]
+        return Univariate(laws[0], value, laws[1])
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variances, mean cubed over shape, ``(..., M)``."""

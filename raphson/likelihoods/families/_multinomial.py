@@ -13,6 +13,7 @@ from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._special._log_coefficient import log_coefficient
 from raphson.likelihoods._special._softmax_factor import SoftmaxFactor
 from raphson.likelihoods._support import COUNT
+from raphson.likelihoods._target_distribution import ClassCounts, TargetDistribution, to_array
 from raphson.likelihoods._targets import refuse_outside
 from raphson.likelihoods.families._categorical import Categorical
 from raphson.linalg import DiagonalPlusLowRank
@@ -103,6 +104,10 @@ class Multinomial(Likelihood):
     def mean(self, f: Tensor) -> Tensor:
         """Return the class probabilities ``p``, ``(..., K)``."""
         return _LABELS.mean(f)
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return the distribution of counts given their total, ``(..., K)``."""
+        return ClassCounts(to_array(self.mean(f)), to_array(_counts(f, y)))
 
     def variance(self, f: Tensor) -> Tensor:
         """Return ``p (1 - p)``, ``(..., K)``, the variances of the counts at a total of one."""

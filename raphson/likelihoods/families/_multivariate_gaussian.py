@@ -12,6 +12,7 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._closed_form import ClosedForm
+from raphson.likelihoods._target_distribution import JointNormal, TargetDistribution, to_array
 from raphson.likelihoods._targets import check_columns, like_outputs, start_rows
 from raphson.linalg import Dense, Matrix
 
@@ -143,6 +144,12 @@ class MultivariateGaussian(ClosedForm[_Parts]):
     def mean(self, f: Tensor) -> Tensor:
         """Return the means, ``(..., M)``."""
         return self._mean_and_factor(f)[0]
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return the joint normal distribution of the responses."""
+        mean, p = self._mean_and_factor(f)[0], self._parts(f, y)
+        parts = (mean + p.residual, mean, self.variance(f), p.z, p.factor)
+        return JointNormal(*(to_array(part) for part in parts))
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variances of the responses, ``(..., M)``, the diagonal of ``covariance``."""

@@ -17,6 +17,7 @@ from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, log_rema
 from raphson.likelihoods._special._binet_together import binet_together
 from raphson.likelihoods._special._negative_binomial_information import dispersion_information
 from raphson.likelihoods._support import COUNT
+from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import like_outputs, log_mean_count, start_rows, weighted_mean
 from raphson.likelihoods.composed import _mean_link
 from raphson.likelihoods.composed._mean_family import MeanFamily
@@ -24,6 +25,10 @@ from raphson.linalg import Diagonal, SymmetricOperator
 
 if TYPE_CHECKING:
     from raphson.likelihoods.formulas import Definition, Expr
+
+
+_LARGEST_SIZE = 1e9
+"""Sizes (inverse dispersions) in SciPy's distribution: 1 - p is rounded by 1e-16, and a larger size is a Poisson's."""
 
 
 class _OfCount(NamedTuple):
@@ -178,6 +183,15 @@ class NegativeBinomial(MeanFamily[_Parts]):
         size = (-log_dispersion).exp().clamp(max=1.0 / torch.finfo(f.dtype).eps).expand_as(log_mean)
         rate = torch._standard_gamma(size, generator=generator) * (log_mean - size.log()).exp()
         return torch.poisson(rate, generator=generator)
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return negative binomial distributions, ``(..., M)``; the deviance keeps the dispersion."""
+        from scipy import stats
+
+        log_mean, log_dispersion = self._split(f)
+        value, size = to_array(like_outputs(log_mean, y)), to_array((-log_dispersion).exp().clamp(max=_LARGEST_SIZE))
+        laws = [stats.nbinom(size, size / (size + mean)) for mean in (to_array(log_mean.exp()), value)]
+        return Univariate(laws[0], value, laws[1])
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variances, mean plus dispersion times its square, ``(..., M)``."""

@@ -16,6 +16,7 @@ from raphson.likelihoods._likelihood import Likelihood
 from raphson.likelihoods._special._cumulative_links import LINKS, CumulativeLink, Interval
 from raphson.likelihoods._special._softmax import one_hot_variance
 from raphson.likelihoods._support import COUNT, Support
+from raphson.likelihoods._target_distribution import ClassLabels, TargetDistribution, to_array
 from raphson.likelihoods._targets import refuse_outside
 from raphson.linalg import Dense, DiagonalPlusLowRank, Matrix
 
@@ -147,6 +148,11 @@ class Ordinal(ClosedForm[_Parts]):
     def mean(self, f: Tensor) -> Tensor:
         """Return the level probabilities, ``(..., J)``; nan where the outputs do not increase."""
         return self._at_all(f).log_p.exp()
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return the distribution of levels, ``(...,)``."""
+        level, _ = self._level(f, y)
+        return ClassLabels(to_array(self._at_all(f).log_p), level.squeeze(-1).cpu().numpy())
 
     def variance(self, f: Tensor) -> Tensor:
         """Return ``p (1 - p)``, ``(..., J)``, the variances of the entries of the one-hot level."""

@@ -13,6 +13,7 @@ from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._parameters import total
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet
 from raphson.likelihoods._support import COUNT, Support
+from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import columns, like_outputs, log_mean_count, start_rows
 from raphson.likelihoods.composed import _mean_link
 from raphson.linalg import Diagonal
@@ -118,6 +119,13 @@ class Poisson(Likelihood):
     def mean(self, f: Tensor) -> Tensor:
         """Return the means, ``(..., M)``."""
         return f.exp()
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return Poisson distributions, ``(..., M)``."""
+        from scipy import stats
+
+        value = to_array(like_outputs(f, y))
+        return Univariate(stats.poisson(to_array(self.mean(f))), value, stats.poisson(value))
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variances, which are the means."""

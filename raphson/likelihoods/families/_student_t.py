@@ -18,6 +18,7 @@ from raphson.likelihoods._parameters import block_entries, check_number, constan
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, log_remainder
 from raphson.likelihoods._special._half_step import FROM, half_step, half_step_derivatives, half_step_excess
 from raphson.likelihoods._special._sampling import log_gamma_variate
+from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import like_outputs, start_rows, weighted_mean
 from raphson.linalg import Diagonal, EqualBlocks, EqualBlocksMatrix, LinearOperator, SymmetricOperator
 
@@ -205,6 +206,16 @@ class StudentT(ClosedForm[_Parts]):
         """Return the location, ``(..., M)``; infinite up to one degree of freedom, where there is no mean."""
         model = self._model(f)
         return torch.where(torch.as_tensor(model.log_df > 0, device=f.device), model.location, torch.inf)
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return Student distributions, ``(..., M)``; the deviance keeps scale and degrees of freedom."""
+        from scipy import stats
+
+        location, log_scale, _, df = self._model(f)
+        value, scale = to_array(like_outputs(location, y)), to_array(log_scale.exp())
+        # beyond, the distribution is the normal one to ten digits, and SciPy's series for it may not be
+        freedom = to_array(torch.as_tensor(df).clamp(max=1e10))
+        return Univariate(stats.t(freedom, to_array(location), scale), value, stats.t(freedom, value, scale))
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variance, ``(..., M)``: infinite up to df = 2, nan up to df = 1, where there is no mean."""

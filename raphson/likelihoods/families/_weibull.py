@@ -14,6 +14,7 @@ from raphson.likelihoods import _parameters
 from raphson.likelihoods._closed_form import ClosedForm
 from raphson.likelihoods._command import Command
 from raphson.likelihoods._support import POSITIVE, Support
+from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import check_columns, like_outputs, start_rows, weighted_mean
 from raphson.linalg import Diagonal, LinearOperator, SymmetricOperator
 
@@ -154,6 +155,16 @@ class Weibull(ClosedForm[_Parts]):
         r"""Return the means :math:`\eta\,\Gamma(1 + 1/k)` of the uncensored times, ``(..., M)``."""
         log_scale, log_shape = self._split(f)
         return (log_scale + torch.lgamma(1 + (-log_shape).exp())).exp()
+
+    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
+        """Return Weibull distributions, ``(..., M)``; the deviance keeps the shape, and knows what is censored."""
+        from scipy import stats
+
+        log_scale, log_shape = self._split(f)
+        time, event = self._targets(log_scale, y)
+        value, shape = to_array(time), to_array(log_shape.exp())
+        laws = [stats.weibull_min(shape, scale=scale) for scale in (to_array(log_scale.exp()), value)]
+        return Univariate(laws[0], value, laws[1], event=to_array(event) if isinstance(event, Tensor) else None)
 
     def variance(self, f: Tensor) -> Tensor:
         r"""Return the variances :math:`\eta^2 [\Gamma(1 + 2/k) - \Gamma(1 + 1/k)^2]`, ``(..., M)``."""

@@ -1,0 +1,64 @@
+"""How often each count occurs, and how often the model expects it: what a rootogram shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raphson._errors import InputError
+from raphson.likelihoods import COUNT, Likelihood, TargetDistribution, Univariate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def are_counts(likelihood: Likelihood, predicted: TargetDistribution) -> bool:
+    """Return whether targets are single counts without a known total.
+
+    Args:
+        likelihood: That of the targets.
+        predicted: ``likelihood.distribution(f, y)``.
+
+    Returns:
+        Whether they are.
+    """
+    return likelihood.support is COUNT and isinstance(predicted, Univariate) and not np.ndim(predicted.total)
+
+
+def count_frequencies(
+    likelihood: Likelihood,
+    predicted: TargetDistribution,
+    weights: NDArray[np.float64] | None = None,
+    *,
+    largest: int | None = None,
+) -> pd.DataFrame:
+    """Return observed and expected frequencies of the counts 0, 1, 2, ...
+
+    Args:
+        likelihood: That of the counts.
+        predicted: ``likelihood.distribution(f, y)``.
+        weights: ``(N,)`` example weights; None means 1 each.
+        largest: The last count with a row of its own; None for the largest observed one, at most 100.
+
+    Returns:
+        A frame indexed by the count, with columns ``observed`` and ``expected``: weighted sums over rows and responses.
+
+    Raises:
+        InputError: The targets are no single counts.
+    """
+    import pandas as pd
+
+    if not (isinstance(predicted, Univariate) and are_counts(likelihood, predicted)):
+        raise InputError(
+            f"A rootogram is of counts (Poisson, NegativeBinomial); {type(likelihood).__name__} has none. For classes "
+            "look at calibration."
+        )
+    values = predicted.observed
+    each = np.ones(values.shape) if weights is None else np.broadcast_to(weights[:, None], values.shape)
+    last = int(min(values.max(), 100)) if largest is None else largest
+    counts = np.arange(last + 1)
+    observed = [float(each[values == k].sum()) for k in counts]
+    expected = [float((each * predicted.law.pmf(k)).sum()) for k in counts]
+    return pd.DataFrame({"observed": observed, "expected": expected}, index=pd.Index(counts, name="count"))

@@ -1,0 +1,137 @@
+"""The figures of a report, drawn on figures of their own: no state of matplotlib's is touched."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from raphson import plot
+from raphson._errors import RaphsonError
+from raphson.report import Figure
+
+_POINTS = 300
+"""Rows up to which a scatter is kept as lines and points; more are a picture of fixed size."""
+
+_MOST_COEFFICIENTS = 60
+_MOST_COLUMNS = 6
+
+
+def figures(model: Any, summary: Any, matrix: Any, labels: Any, generator: Any) -> Iterator[Figure]:
+    """Yield the figures that the model has.
+
+    Args:
+        model: A fitted estimator.
+        summary: Its summary.
+        matrix: Its Hessian as an array, or None.
+        labels: Labels of the Hessian.
+        generator: Source of randomness, or a seed.
+
+    Yields:
+        The figures.
+    """
+    table = summary.to_frame()
+    shown = table.iloc[:, 0].notna()
+    if 0 < len(table) <= _MOST_COEFFICIENTS and shown.any():
+        yield _figure(
+            "Coefficients",
+            f"Forest plot of {len(table)} coefficients with {100 * summary.level:g}% intervals; the numbers are those "
+            "of the table above.",
+            (1, 1, 6.4, 1.2 + 0.24 * len(table)),
+            lambda axes: plot.coefficients(summary, ax=axes[0]),
+        )
+    solution = model.solution_
+    if solution.history:
+        first, last = solution.history[0], solution.history[-1]
+        yield _figure(
+            "Convergence",
+            f"Largest entry of the gradient, from {first.gradient_norm:.1e} to {last.gradient_norm:.1e} in "
+            f"{solution.iterations} iterations, and the objective above its best value, both on logarithmic axes.",
+            (1, 2, 6.4, 2.9),
+            lambda axes: plot.convergence(solution, axes=axes),
+        )
+    if matrix is not None:
+        yield _figure(
+            "Hessian",
+            f"Heat map of the {len(matrix)} by {len(matrix)} Hessian of standardized columns, each entry over the "
+            "roots of its two diagonal entries; lines part the blocks of classes or outputs.",
+            (1, 1, 6.4, 5.4),
+            lambda axes: plot.hessian(matrix, labels=labels, ax=axes[0]),
+        )
+        yield _figure(
+            "Spectrum",
+            "Eigenvalues of that Hessian, largest first, on a logarithmic axis; the checks have the ends in numbers.",
+            (1, 1, 6.4, 3.6),
+            lambda axes: plot.spectrum(matrix, ax=axes[0]),
+        )
+    if model.has_rows():
+        yield from _of_rows(model, generator)
+
+
+def _of_rows(model: Any, generator: Any) -> Iterator[Figure]:
+    rows = model.fitted_rows()
+    columns = rows.names[:_MOST_COLUMNS]
+    panels = 3 + len(columns)
+    count = -(-panels // 2)
+    yield _figure(
+        "Quantile residuals",
+        "QQ plot and worm plot of quantile residuals with 95% bands of order statistics, and residuals against the "
+        f"predicted mean and against {', '.join(map(str, columns)) or 'no column'}, with means in bins; without a "
+        "pattern where the model holds.",
+        (count, 2, 6.4, 2.6 * count),
+        lambda axes: plot.residuals(model, columns=columns, generator=generator, axes=axes[:panels]),
+        used=panels,
+        kind="svg" if len(rows.means) <= _POINTS else "png",
+    )
+    if model.has_counts():
+        yield _figure(
+            "Rootogram",
+            "Square roots of observed frequencies of counts, hanging from those that the fit expects: bars end at the "
+            "zero line where the two agree.",
+            (1, 1, 6.4, 3.6),
+            lambda axes: plot.rootogram(model, ax=axes[0]),
+        )
+    if model.has_classes():
+        yield _figure(
+            "Calibration",
+            "Shares of each class among rows of similar predicted probability, with 95% intervals; on the diagonal "
+            "where probabilities are right.",
+            (1, 1, 5.2, 5.0),
+            lambda axes: plot.calibration(model, ax=axes[0]),
+        )
+        k = max(2, rows.means.shape[1])
+        yield _figure(
+            "Confusion",
+            "Weighted numbers of rows by class, in lines, and most probable class, in columns.",
+            (1, 1, 2.2 + 0.5 * k, 1.8 + 0.5 * k),
+            lambda axes: plot.confusion(model, ax=axes[0]),
+        )
+
+
+def _figure(
+    title: str,
+    description: str,
+    size: tuple[int, int, float, float],
+    draw: Callable[[Any], Any],
+    used: int | None = None,
+    kind: str = "svg",
+) -> Figure:
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure as Canvas
+    except ModuleNotFoundError as error:
+        raise RaphsonError(
+            "A page has figures, which need matplotlib, pip install 'raphson[plot]'. A .md or .json report has none."
+        ) from error
+    rows, columns, width, height = size
+    with matplotlib.rc_context({"svg.hashsalt": "raphson", "font.size": 9}):
+        canvas = Canvas(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(canvas)
+        axes = canvas.subplots(rows, columns, squeeze=False).ravel()
+        for unused in axes[used:] if used is not None else ():
+            unused.remove()
+        draw(axes)
+        image = io.BytesIO()
+        canvas.savefig(image, format=kind, metadata={"Date": None} if kind == "svg" else None, dpi=130)
+    return Figure(title, image.getvalue(), "svg+xml" if kind == "svg" else kind, description)

@@ -1,0 +1,76 @@
+"""Predictions with their uncertainty, and what single examples do to a fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raphson._errors import InputError
+from raphson.plot._axes import BLUE, COLORS, ORANGE, needs, new_axes, numbers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def bands(
+    post: Any, x: Any, *, level: float = 0.95, data: Any = None, names: Any = None, ax: Axes | None = None
+) -> Axes:
+    """Draw the predicted mean over one input with the interval of a new target, or of a class probability.
+
+    Args:
+        post: Anything whose ``predict(x)`` has ``mean`` and ``interval(level)``: a Laplace posterior.
+        x: Inputs ``(N, 1)`` or ``(N,)`` in any order.
+        level: Coverage of the interval.
+        data: A pair ``(x, y)`` to draw as points.
+        names: A name for each response or class.
+        ax: Axes to draw on.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: The inputs have more than one column.
+    """
+    line = numbers(x)
+    if line.ndim > 2 or line.ndim == 2 and line.shape[1] != 1:
+        raise InputError(f"x has shape {line.shape}, but bands are drawn over one input: pass x of shape (N, 1).")
+    found = needs(post, "predict", "a posterior, such as rp.laplace(...)")(x)
+    lower, upper = needs(found, "interval", "a posterior whose predictions have intervals")(level)
+    order = np.argsort(line.ravel())
+    at = line.ravel()[order]
+    mean, lower, upper = (numbers(part).reshape(len(at), -1)[order] for part in (found.mean, lower, upper))
+    ax = new_axes(ax)
+    if data is not None:
+        ax.plot(numbers(data[0]).ravel(), numbers(data[1]).ravel(), ".", color="black", markersize=3, alpha=0.5)
+    for i in range(mean.shape[1]):
+        color = COLORS[i % len(COLORS)]
+        name = None if names is None and mean.shape[1] == 1 else str(i if names is None else names[i])
+        ax.fill_between(at, lower[:, i], upper[:, i], color=color, alpha=0.2, linewidth=0)
+        ax.plot(at, mean[:, i], color=color, label=name)
+    if mean.shape[1] > 1 or names is not None:
+        ax.legend(frameon=False)
+    ax.set(xlabel="x", title=f"Mean and {100 * level:g}% interval")
+    return ax
+
+
+def influence(found: Any, *, named: int = 5, ax: Axes | None = None) -> Axes:
+    """Draw Cook's distance of each example, the largest ones by name.
+
+    Args:
+        found: What ``rp.influence`` returns: anything with ``rows`` and ``cook``.
+        named: How many examples are named.
+        ax: Axes to draw on.
+
+    Returns:
+        The axes.
+    """
+    what = "what rp.influence(posterior, rows) returns"
+    rows, cook = numbers(needs(found, "rows", what)), numbers(needs(found, "cook", what))
+    ax = new_axes(ax)
+    ax.vlines(rows, 0, cook, color=BLUE, linewidth=1)
+    for i in np.argsort(cook)[::-1][:named]:
+        ax.annotate(f"{rows[i]:g}", (rows[i], cook[i]), color=ORANGE, ha="center", va="bottom", fontsize=8)
+    ax.set_ylim(bottom=0)
+    ax.set(xlabel="row", ylabel="Cook's distance", title="Influence of single rows")
+    return ax
