@@ -40,7 +40,8 @@ _ENTRIES = 10**5
 
 
 def solve_penalized(
-    build: Callable[[bool], LinearObjective],
+    objective: LinearObjective,
+    uncached: Callable[[], LinearObjective],
     start: Tensor,
     options: FitOptions,
     callback: Callback | None,
@@ -50,7 +51,8 @@ def solve_penalized(
     """Minimize an objective with a ridge penalty where that pays in a subspace of the slopes.
 
     Args:
-        build: Makes the objective; False for one that caches no standardized copy of the table.
+        objective: The objective.
+        uncached: Makes the same that caches no standardized copy of the table.
         start: Parameters to start from, ``(P,)``.
         options: Solver, tolerance and iterations.
         callback: Called with a ``Step`` after every iteration.
@@ -59,8 +61,11 @@ def solve_penalized(
     Returns:
         The solution, the objective that it is of, and the row space where it was reached there.
     """
-    objective, known = build(False), None
-    if _goes_by_gradients(objective, options, warm=warm):
+    wide, by_gradients = has_row_space(objective), _goes_by_gradients(objective, options, warm=warm)
+    if not wide and not by_gradients:
+        return fit_inside(objective, start, options, callback, warm=warm), objective, None
+    cached, objective, known = objective, uncached(), None
+    if by_gradients:
         by_rows = row_space_cost(objective).rounds if _goes_by_rows(objective, options) else math.inf
         if by_rows >= _WORTH:
             known = _solve_by_gradients(objective, start, options, callback, math.ceil(min(by_rows + 2.0, _GRADIENTS)))
@@ -70,7 +75,7 @@ def solve_penalized(
     space = RowSpace.of(objective) if _goes_by_rows(objective, options) else None
     warm = warm or known is not None
     if space is None:
-        objective = objective if has_row_space(objective) else build(True)
+        objective = objective if wide else cached
         found = fit_inside(objective, start, options, callback, warm=warm)
     else:
         found, space = _solve_by_rows(space, start, options, callback, warm=warm)

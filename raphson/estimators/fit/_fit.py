@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import replace
 
@@ -67,13 +68,12 @@ def fit(
     if relative:
         solver_map = OutputMap.relative(report.n_outputs, _most_frequent(rows), len(columns), report.intercept)
 
-    def build(cached: bool) -> LinearObjective:
-        table = design if cached else design.without_copy()
+    def build(table: Design) -> LinearObjective:
         return LinearObjective(
             table, likelihood, rows.y, solver_map, weights=rows.weights, offset=rows.offset, l2=options.l2
         )
 
-    objective = build(True)
+    objective = build(design)
     if not objective.n_parameters:
         raise InputError(
             "There is no coefficient to fit: all targets are in one class, or no column varies and there is no "
@@ -87,7 +87,8 @@ def fit(
     space, warm = None, start is not None
     with options.shown_progress() as callback:
         if options.l2 > 0:
-            solution, objective, space = solve_penalized(build, theta, options, callback, warm=warm)
+            uncached = functools.partial(build, design.without_copy())
+            solution, objective, space = solve_penalized(objective, uncached, theta, options, callback, warm=warm)
         else:
             solution = fit_inside(objective, theta, options, callback, warm=warm)
     made = Fitted(objective, solution, layout, kept, null, rows.y.shape[0], options.jeffreys, space)
