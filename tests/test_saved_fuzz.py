@@ -188,3 +188,15 @@ def test_deeply_nested_json(models: list[tuple[Path, Any]], tmp_path: Path, fiel
         (tmp_path / "m" / "model.json").write_text(text)
     with pytest.raises(rp.InputError):
         rp.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("reference", ["first", None, 2])
+def test_the_reference_comes_back(reference, tmp_path):
+    """Of a multinomial model with any reference class, or none: the argument, the labels and the errors."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((90, 2)), rng.integers(0, 3, 90)
+    model = rp.MultinomialLogisticRegression(reference=reference).fit(x, y)
+    rp.save(model, tmp_path / "model")
+    again = rp.load(tmp_path / "model").model
+    assert again.reference == reference
+    pd.testing.assert_series_equal(again.standard_errors(), model.standard_errors())

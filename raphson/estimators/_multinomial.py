@@ -274,7 +274,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
     def metadata(self) -> dict[str, Any]:
         """Return the names, labels and facts of the fitted model, ready for JSON."""
         facts = super().metadata()
-        return {"classes": class_labels(self.classes_), "reference": self._reference, **facts}
+        return {"classes": class_labels(self.classes_), "reference_position": self._reference, **facts}
 
     @classmethod
     def from_state(
@@ -292,7 +292,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         """
         model = cls(**params)
         classes = restore_classes(metadata["classes"])
-        formulas, model._reference = metadata["formulas"], metadata["reference"]
+        formulas, model._reference = metadata["formulas"], metadata["reference_position"]
         intercept = model.fit_intercept and (formulas is None or not Formulas.from_json(formulas).without_intercept)
         layout = _layout(classes, model._reference, metadata["names"], bool(intercept))
         model._restore(layout, tensors, metadata)

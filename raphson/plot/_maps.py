@@ -69,7 +69,9 @@ def landscape(
     filled = ax.contourf(a, b, seen, levels=20, cmap="viridis")
     ax.figure.colorbar(filled, ax=ax, label="objective")
     model = float(value) + plane @ slope + 0.5 * np.einsum("ni,ij,nj->n", plane, bend, plane)
-    ax.contour(a, b, model.reshape(a.shape), levels=filled.levels[::3], colors="white", linewidths=0.8, linestyles="--")
+    ax.contour(
+        a, b, model.reshape(a.shape), levels=list(filled.levels)[::3], colors="white", linewidths=0.8, linestyles="--"
+    )
     ax.plot([0], [0], "o", color="white", markeredgecolor="black")
     low, high = np.linalg.eigvalsh(bend)
     shape = "bowl" if low > 0 else ("saddle" if high > 0 else "hill")

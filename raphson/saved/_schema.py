@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ _METADATA: dict[str, Check] = {
     "facts": record({
         **dict.fromkeys(("loglik_", "loglik_null_"), NUMBER),
         **dict.fromkeys(("df_model_", "df_null_", "n_iter_", "n_features_in_", "n_rows_"), WHOLE),
-        "n_obs_": NONNEGATIVE,
+        "n_obs_": instance("a number above 0", float, least=math.ulp(0.0)),
     }),
     "solution": record({
         "status": one_of(*Status.__members__),
@@ -119,7 +120,7 @@ SCHEMA: dict[str, tuple[Check, Check]] = {
             },
             optional=True,
         ),
-        record({"classes": _classes, "reference": maybe(WHOLE), **_METADATA}),
+        record({"classes": _classes, "reference_position": maybe(WHOLE), **_METADATA}),
     ),
     "VectorGLM": (
         record(
@@ -162,9 +163,9 @@ def check_content(kind: str, params: Any, metadata: Any) -> None:
     else:
         if params.get("reference") not in (None, "first", "last", *metadata["classes"]["values"]):
             refuse("params.reference", "'first', 'last', null or a class", params["reference"])
-        reference, n_classes = metadata["reference"], len(metadata["classes"]["values"])
+        reference, n_classes = metadata["reference_position"], len(metadata["classes"]["values"])
         if (reference is None) != (params.get("reference", "first") is None) or (reference or 0) >= n_classes:
-            refuse("reference", "the position of a class", reference)
+            refuse("reference_position", "the position of a class", reference)
 
 
 def check_tensors(kind: str, params: Any, metadata: Any, tensors: dict[str, Tensor]) -> None:
