@@ -43,10 +43,6 @@ class Block(abc.ABC):
     def features(self) -> Tensor:
         """Return the block as a dense tensor ``(D', rows)``."""
 
-    def products(self) -> Tensor | None:
-        """Return the products of two columns, ``(D' (D' + 1) / 2, rows)``, where they are cached; None elsewhere."""
-        return None
-
     @abc.abstractmethod
     def adjoint_squared(self, r: Tensor) -> Tensor:
         """Return ``r @ X**2``, ``(C, D')``: the diagonal counterpart of ``adjoint``."""
