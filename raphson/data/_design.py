@@ -78,6 +78,19 @@ class Design(abc.ABC):
     def blocks(self, n_outputs: int) -> Iterator[Block]:
         """Yield the rows in order, in blocks fit for ``n_outputs`` outputs."""
 
+    def predict(self, coef: Tensor) -> Tensor:
+        """Return the products ``(C, N)`` of all rows with coefficients ``(C, D')``."""
+        parts = []
+        for block in self.blocks(coef.shape[0]):
+            coef = block.arrange(coef)
+            parts.append(block.predict(coef))
+        return torch.cat(parts, 1)
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        """Return ``r @ X``, ``(C, D')``, for ``r`` of shape ``(C, N)``."""
+        first, *others = (block.adjoint(r[:, block.rows]) for block in self.blocks(r.shape[0]))
+        return sum(others, start=first)
+
     @abc.abstractmethod
     def take(self, index: Tensor) -> Design:
         """Return the design of some rows, standardized as this one."""

@@ -19,7 +19,7 @@ from raphson.estimators.fit._certificate import certify
 from raphson.infer import label_name
 from raphson.likelihoods import Likelihood
 from raphson.linalg import Dense, Implicit, SymmetricOperator
-from raphson.linear import LinearObjective, OutputMap
+from raphson.linear import OutputMap
 
 _DENSE = 2000
 """Coefficients up to which the Hessian is formed."""
@@ -88,15 +88,7 @@ class JudgedMixin(SummaryMixin):
         if relative:
             here = OutputMap.own(here.n_outputs, here.n_columns, here.intercept)
         build = DenseDesign if isinstance(rows.x, Tensor) else SparseDesign
-        raw = LinearObjective(
-            build(rows.x, intercept=here.intercept),
-            likelihood,
-            rows.y,
-            here,
-            weights=rows.weights,
-            offset=rows.offset,
-            l2=l2,
-        )
+        raw = rows.objective(build(rows.x, intercept=here.intercept), likelihood, here, l2)
         hessian = raw.hessian(here.collapse(self._coefficients()))
         columns = [INTERCEPT] * here.intercept + list(layout.columns)
         labels = layout.parameter_names

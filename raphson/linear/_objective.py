@@ -360,6 +360,18 @@ class LinearObjective:
 
     # parts and other forms ---------------------------------------------------------------------------------------
 
+    def on(self, design: Design, output_map: OutputMap, likelihood: Likelihood | None = None) -> LinearObjective:
+        """Return the objective of the same rows with other columns, perhaps with another likelihood."""
+        return LinearObjective(
+            design,
+            likelihood or self.likelihood,
+            self.y,
+            output_map,
+            weights=self.weights,
+            offset=self.offset,
+            l2=self.l2,
+        )
+
     def _changed(self, forget: tuple[str, ...], **attributes: object) -> LinearObjective:
         """Return a copy with other attributes, without what was worked out from those changed."""
         other = copy.copy(self)

@@ -277,15 +277,7 @@ class _Room:
     def with_barrier(self, barrier: float) -> LinearObjective:
         """Return the objective with a barrier at the bounds."""
         own = self.objective
-        return LinearObjective(
-            own.design,
-            _Inside(own.likelihood, self.low, self.high, barrier),
-            own.y,
-            own.output_map,
-            weights=own.weights,
-            offset=own.offset,
-            l2=own.l2,
-        )
+        return own.on(own.design, own.output_map, _Inside(own.likelihood, self.low, self.high, barrier))
 
     def longest(self, f: Tensor, move: Tensor) -> float:
         """Return how much of a move ``(C, N)`` of the outputs leaves a share of the room that each had."""
