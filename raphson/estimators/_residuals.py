@@ -14,7 +14,7 @@ from torch import Tensor
 from raphson import diagnose
 from raphson._errors import InputError
 from raphson.diagnose import Randomness, ResidualKind, SimulationTest
-from raphson.estimators._published import PublishedTableMixin
+from raphson.estimators._margins import MarginsMixin
 from raphson.infer import label_name
 from raphson.likelihoods import TargetDistribution
 from raphson.linalg import Dense, SymmetricOperator, check_dense_size
@@ -62,7 +62,7 @@ class FittedRows:
         return pd.Series(values.ravel(), index=self.means.index, name=name)
 
 
-class ResidualsMixin(PublishedTableMixin):
+class ResidualsMixin(MarginsMixin):
     """What the targets of the training rows say against the fitted model."""
 
     def residuals(self, kind: ResidualKind = "quantile", generator: Randomness = 0) -> pd.DataFrame:
@@ -235,10 +235,8 @@ class ResidualsMixin(PublishedTableMixin):
 
     def _training_outputs(self) -> Tensor:
         """Return the outputs ``(n, C)`` of the rows that the model was fitted to, offsets included."""
-        rows, coef = self._training_rows(), self.coef_.T
-        f = torch.as_tensor(rows.x @ (torch.from_numpy(coef) if isinstance(rows.x, Tensor) else coef))
-        f = f + torch.from_numpy(self.intercept_)
-        return f if rows.offset is None else f + rows.offset
+        rows = self._training_rows()
+        return torch.from_numpy(self._outputs(rows.x.numpy() if isinstance(rows.x, Tensor) else rows.x, rows.offset))
 
     def _row_index(self) -> Any:
         rows = self._training_rows()
