@@ -208,7 +208,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         return f[:, 1] - f[:, 0] if f.shape[1] == 2 else f
 
     def predict_proba(self, X: Any, offset: Any = None) -> NDArray[Any]:
-        """Return class probabilities ``(N, K)`` of rows, columns in the order of ``classes_``; offsets as in ``fit``."""
+        """Return class probabilities ``(N, K)`` of rows, in the order of ``classes_``; offsets as in ``fit``."""
         return Categorical().mean(torch.from_numpy(self._linear_predictors(X, offset))).numpy()
 
     def predict_log_proba(self, X: Any, offset: Any = None) -> NDArray[Any]:

@@ -14,10 +14,9 @@ from raphson.data import DenseDesign, Design, SparseDesign
 from raphson.estimators.fit._by_rows import solve_penalized
 from raphson.estimators.fit._edge import fit_inside
 from raphson.estimators.fit._fitted import Fitted
-from raphson.estimators.fit._null_directions import independent, null_directions
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._start import guess, start_coefficients
-from raphson.estimators.fit._wide import OwnColumns
+from raphson.estimators.fit._wide import OwnColumns, independent, null_directions
 from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._collinear import Collinearity, find_collinear

@@ -73,12 +73,8 @@ def _take(rows: Rows, mask: Tensor, offset: Tensor | None) -> Rows:
 def far_coefficients(fitted: Fitted) -> Tensor:
     """Return the coefficients of all outputs that predictions are made with, ``(C, D')``.
 
-    Args:
-        fitted: A fit.
-
-    Returns:
-        The optimum; where the fit diverges and its limit is known, the finite estimates of the limit, as far along the
-        directions of recession as the fit got.
+    Those are the optimum; where the fit diverges and its limit is known, the finite estimates of the limit, as far
+    along the directions of recession as the fit got.
     """
     found, limit = fitted.coefficients(), fitted.limit
     if limit is None or limit.recession is None:
