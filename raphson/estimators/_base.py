@@ -90,15 +90,12 @@ class LinearEstimator(ReportMixin, BaseEstimator):
     @cached_property
     def loglik_(self) -> float:  # type: ignore[override]
         """Log-likelihood at the fit with all constants, summed over weighted rows; computed when first asked for."""
-        return self._loglik_at_fit()
+        return self._loglik(self._training_rows(), self._training_outputs())
 
     @cached_property
     def loglik_null_(self) -> float:  # type: ignore[override]
         """Log-likelihood of the model with offsets and intercepts alone; computed when first asked for."""
         return self._loglik_null()
-
-    def _loglik_at_fit(self) -> float:
-        return self._loglik(self._training_rows(), self._training_outputs())
 
     def _loglik_null(self) -> float:
         rows = self._training_rows()

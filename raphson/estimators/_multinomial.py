@@ -183,13 +183,6 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         eye = torch.eye(len(self.intercept_), dtype=torch.float64)
         return eye[:, 1:] if self._layout.output_map.intercept else eye[:, :0]
 
-    def _loglik_at_fit(self) -> float:
-        if self.penalty == "jeffreys":
-            return super()._loglik_at_fit()
-        # the value is the log-likelihood, because that of labels has no constant
-        objective, solution = self._require_fit().objective, self.solution_
-        return -(solution.value - objective.penalty(solution.theta)) * objective.total_weight
-
     def _loglik_null(self) -> float:
         rows = self._training_rows()
         if rows.offset is None and self._layout.output_map.intercept:

@@ -81,7 +81,7 @@ class RowCost(NamedTuple):
 
     @classmethod
     def of(cls, n: int, n_groups: int, q: int, entries: float, pairs: float, *, sparse: bool) -> RowCost:
-        """Count for N rows, of which ``n_groups`` groups of columns are given coordinates, and products of q outputs.
+        """Return the costs for N rows, ``n_groups`` groups of columns in their span, and products of q outputs.
 
         A pass over the table reads ``entries``; the products of all rows are made of ``pairs`` of them.
         """

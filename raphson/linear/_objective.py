@@ -168,10 +168,6 @@ class LinearObjective:
         """Return the gradient ``(P,)`` at ``theta``."""
         return self.evaluate(theta, None).gradient
 
-    def penalty(self, theta: Tensor) -> float:
-        """Return the penalty's share of the objective."""
-        return 0.5 * float(theta @ self.ridge.mv(theta)) if self.l2 else 0.0
-
     def hessian(self, theta: Tensor, kind: Kind = "observed") -> LinearHessian:
         """Return the Hessian ``(P, P)`` at ``theta``, observed or expected, as an operator that is not formed."""
         return self._hessian(lambda: self._recomputed(theta, kind))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -290,8 +289,16 @@ def _by_products(
         problem = objective.with_map(OutputMap.own(objective.n_outputs, here.n_columns, here.intercept))
         coef = here.expand(start)
         start, back = (coef - coef.mean(0)).reshape(-1), _relative(here)
-    problem = problem.with_curvature(torch.float32)
-    precondition = _diagonal if has_row_space(objective) else _blocks
+    problem, blocks = problem.with_curvature(torch.float32), not has_row_space(objective)
+
+    def precondition(at: Evaluation) -> Callable[[Tensor], Tensor]:
+        assert isinstance(at.hessian, LinearHessian)
+        return block_jacobi_inverse(at.hessian, blocks=blocks)
+
+    def direction(at: Evaluation) -> Tensor:
+        assert at.hessian is not None
+        return cg(at.hessian, -at.gradient, preconditioner=precondition(at), tol=1e-4, max_iter=500).x
+
     return newton_cg(
         problem,
         start,
@@ -299,13 +306,7 @@ def _by_products(
         max_iter=max_iter,
         precondition=precondition,
         refresh_cost=block_jacobi_cost(problem) if max_iter >= FEW_ITERATIONS else 0.0,
-        finish=Finish(
-            objective,
-            step=step,
-            dense=dense,
-            direction=None if dense else partial(_by_cg, precondition=precondition),
-            back=back,
-        ),
+        finish=Finish(objective, step=step, dense=dense, direction=None if dense else direction, back=back),
         callback=callback,
     )
 
@@ -318,19 +319,3 @@ def _relative(here: OutputMap) -> Callable[[Tensor], Tensor]:
         return (coef[here.selected] - coef[here.left_out]).reshape(-1)
 
     return back
-
-
-def _blocks(at: Evaluation) -> Callable[[Tensor], Tensor]:
-    assert isinstance(at.hessian, LinearHessian)
-    return block_jacobi_inverse(at.hessian)
-
-
-def _diagonal(at: Evaluation) -> Callable[[Tensor], Tensor]:
-    assert isinstance(at.hessian, LinearHessian)
-    return block_jacobi_inverse(at.hessian, blocks=False)
-
-
-def _by_cg(at: Evaluation, precondition: Callable[[Evaluation], Callable[[Tensor], Tensor]]) -> Tensor:
-    """Return the Newton step where the Hessian is only multiplied."""
-    assert at.hessian is not None
-    return cg(at.hessian, -at.gradient, preconditioner=precondition(at), tol=1e-4, max_iter=500).x

@@ -49,9 +49,6 @@ class OwnColumns:
         """Return the structure of a null space, SciPy's sparse ``(D, r)``, or None if a vector has no row of its own.
 
         The first rows, ``n_intercepts``, do not count as own; of several the last one does.
-
-        Returns:
-            The structure.
         """
         by_row = null.tocsr()
         single = np.flatnonzero(np.diff(by_row.indptr) == 1)
@@ -143,9 +140,6 @@ def null_directions(collinearity: Collinearity, output_map: OutputMap, scale: Te
 
     The columns have standard deviations ``scale`` ``(D,)``. Many directions come by their structure; where outputs have
     columns of their own and it would take a huge factorization, that is a ``TooLargeError``.
-
-    Returns:
-        The directions.
     """
     structure = None
     if collinearity.nullity > MANY:
