@@ -122,7 +122,7 @@ class ResidualsMixin(MarginsMixin):
         )
 
     def count_frequencies(self, largest: int | None = None) -> pd.DataFrame:
-        """Return ``raphson.diagnose.count_frequencies`` of the training rows: by count ``observed`` and ``expected``."""
+        """Return ``raphson.diagnose.count_frequencies`` of the training rows, ``observed`` and ``expected``."""
         predicted = self._training_distribution()
         return diagnose.count_frequencies(self._likelihood(), predicted, self._row_weights(), largest=largest)
 
