@@ -68,14 +68,12 @@ class KhatriRaoGram:
         for start in range(0, x.shape[1], self._rows):
             rows = slice(start, min(start + self._rows, x.shape[1]))
             a = output.entries(rows, dtype, None if weights is None else weights[rows])
-            self._add_stacked(x[:, rows], a)
-
-    def _add_stacked(self, x: Tensor, a: Tensor) -> None:
-        # each pair's block is symmetric: a tile of features meets only itself and those after it
-        for tile, total in zip(self._tiles, self._totals, strict=True):
-            stacked = self._workspace(total.shape[0], x.shape[1])
-            torch.mul(a[:, None], x[tile], out=stacked.view(a.shape[0], -1, x.shape[1]))
-            total.addmm_(stacked, x[tile.start :].mT)
+            part = x[:, rows]
+            # each pair's block is symmetric: a tile of features meets only itself and those after it
+            for tile, total in zip(self._tiles, self._totals, strict=True):
+                stacked = self._workspace(total.shape[0], part.shape[1])
+                torch.mul(a[:, None], part[tile], out=stacked.view(a.shape[0], -1, part.shape[1]))
+                total.addmm_(stacked, part[tile.start :].mT)
 
     def _workspace(self, rows: int, columns: int) -> Tensor:
         """Return uninitialized memory, the same at every call: fresh pages cost more than what is written to them."""
