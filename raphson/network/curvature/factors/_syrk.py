@@ -15,8 +15,8 @@ _PARTS = 4
 """Tiles of a large sum: of four, symmetry leaves 5/8 of a whole product."""
 
 _HALVED = 512
-"""Size above which a sum is halved before it is tiled: with 784 columns 4.8 ms against 5.2, with 1024 16.9 against 18.4,
-with 2048 41 against 47 (measured, one thread)."""
+"""Size above which a sum is halved before it is tiled: with 784 columns 4.8 ms against 5.2, with 1024 16.9 against
+18.4, with 2048 41 against 47 (measured, one thread)."""
 
 _SMALL = 128
 """Size below which one product beats several with fewer operations (measured)."""
