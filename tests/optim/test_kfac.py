@@ -446,6 +446,12 @@ def test_memory_is_reported_by_layer():
     assert first[3] == 2 * (16 + 36) * 8
 
 
+def state_of(model, x, y):
+    opt = KFAC(model, rp.Categorical(), damping=0.1)
+    opt.step(x, y)
+    return opt.state_dict()
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [
@@ -459,6 +465,39 @@ def test_memory_is_reported_by_layer():
         (lambda model, x, y: KFAC(model, rp.Categorical()).step(x, y[:, None]), "shape"),
         (lambda model, x, y: KFAC(model, rp.Categorical()).step(x, y + 5), "class|target"),
         (lambda model, x, y: KFAC(model, rp.Categorical()).load_state_dict({}), "'kfac'"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).load_state_dict(state_of(mlp(5, 3), x, y)), "another netw"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).load_state_dict(state_of(mlp(5, 6, 3), x, y)), "another ne"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step(x[:, :3], y), r"Module '0' \(Linear\) says: mat1"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step(x.float(), y), "have type torch.float32 and"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step((x, x), y), "The model .Sequential. says: .*forward"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step(x.numpy(), y), "inputs of the batch hold no tensor"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step(x, y.numpy()), "targets of the batch must be a tensor"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step(x[:7], y), "7 rows of inputs but 40"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step(x[:0], y[:0]), "has no example"),
+        (
+            lambda model, x, y: KFAC(model, rp.Categorical()).step(x, y, x[:7, 0].abs()),
+            r"weights of the batch .*\(7,\)",
+        ),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step(x, y, y - 1.0), "weight of row .* is -1"),
+        (
+            lambda model, x, y: KFAC(model, rp.Categorical()).step(lambda: (model(x), y, torch.ones(3))),
+            r"weights of the batch .*\(3,\)",
+        ),
+        (lambda model, x, y: KFAC(model, rp.Categorical(), lr="1"), "lr is '1'"),
+        (lambda model, x, y: KFAC(model, rp.Categorical(), damping="1"), "damping is '1'"),
+        (lambda model, x, y: KFAC(model, rp.Categorical(), curvature="ekfac"), "curvature is 'ekfac'"),
+        (lambda model, x, y: KFAC(model, rp.Categorical(), step_size=0.1), "step_size is 0.1"),
+        (lambda model, x, y: KFAC(model, rp.Categorical(), averaging=0.9), "averaging is 0.9"),
+        (lambda model, x, y: KFAC(model, rp.Categorical(), [{"params": "0", "momentum": 1}]), "option 'momentum'"),
+        (
+            lambda model, x, y: KFAC(model, rp.Categorical(), [{"params": "0", "lr": -1}]),
+            "lr of the group of '0' is -1",
+        ),
+        (lambda model, x, y: CurvatureOptions(decay="x"), "decay is 'x'"),
+        (lambda model, x, y: CurvatureOptions(samples=0), "samples is 0"),
+        (lambda model, x, y: CurvatureOptions(generator=3), "generator is 3"),
+        (lambda model, x, y: DampingOptions(period=1.5), "period is 1.5"),
+        (lambda model, x, y: DampingOptions(smallest=1.0, largest=0.5), "smallest is 1.0"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_a_sentence(call, match):
