@@ -9,7 +9,7 @@ import torch
 
 from raphson._errors import InputError
 
-Estimator = Literal["mc", "exact", "empirical"]
+Estimator = Literal["mc", "exact", "empirical", "recursive"]
 Structure = Literal["kfac", "ekfac"]
 StepSize = Literal["auto", "quadratic", "fixed"]
 
@@ -20,7 +20,8 @@ class CurvatureOptions:
 
     Args:
         estimator: The output side of the factors: ``"mc"`` (sampled, one backward pass without weight gradients),
-            ``"exact"`` (all C vectors), ``"empirical"`` (the loss gradients themselves, no pass).
+            ``"exact"`` (all C vectors), ``"empirical"`` (the loss gradients themselves, no pass), ``"recursive"``
+            (KFRA: averages passed from layer to layer of a ``torch.nn.Sequential``, linear or elementwise; no pass).
         structure: ``"kfac"``, or ``"ekfac"``: with the second moments of the gradients in the factors' eigenbasis.
         sharing: How positions that share a weight are combined, ``"expand"`` or ``"reduce"``.
         samples: Number of samples for ``"mc"``.

@@ -98,7 +98,7 @@ class TestAgainstDenseReferences:
         assert abs(float(at @ first)) < 1e-9 * float(g.norm() * first.norm())
         assert abs(float(at @ second)) < 1e-9 * float(g.norm() * second.norm())
 
-    @pytest.mark.parametrize("estimator", ["exact", "empirical", "mc"])
+    @pytest.mark.parametrize("estimator", ["exact", "empirical", "mc", "recursive"])
     def test_factors_are_those_of_kfac(self, estimator):
         model, x, y = mlp(5, 4, 3), *data()
         objective = rp.Objective(model, rp.Categorical(), (x, y))
@@ -113,6 +113,49 @@ class TestAgainstDenseReferences:
         objective = rp.Objective(model, rp.Categorical(), (x, y))
         block = rp.kfac(objective, "exact" if estimator == "mc" else estimator).blocks[0].to_dense()
         torch.testing.assert_close(found, block, rtol=0.05 if estimator == "mc" else 1e-10, atol=2e-3)
+
+
+class TestRecursiveFactors:
+    """KFRA in training; that the factors are those of ``rp.kfac`` is tested above."""
+
+    options = CurvatureOptions("recursive")
+
+    @pytest.mark.parametrize("structure", ["kfac", "ekfac"])
+    def test_it_trains_with_weights_a_frozen_layer_and_both_structures(self, structure):
+        model, (x, y) = mlp(5, 6, 4, 3), data(n=60)
+        model[2].weight.requires_grad_(False)
+        weight = torch.randint(0, 4, (60,)).double()
+        opt = KFAC(model, rp.Categorical(), curvature=CurvatureOptions("recursive", structure))
+        losses = [float(opt.step(x, y, weight)) for _ in range(20)]
+        assert losses[-1] < 0.8 * losses[0]
+        state = opt.state_dict()["kfac"]["curvature"]["blocks"]
+        assert list(state) == ["0.weight", "4.weight"]
+        assert opt.diagonal_parameters == ("2.bias",)
+
+    def test_weights_are_repetitions(self):
+        x, y = data(n=20)
+        weight = torch.randint(1, 4, (20,)).double()
+        found = []
+        for batch in ((x, y, weight), (x.repeat_interleave(weight.long(), 0), y.repeat_interleave(weight.long(), 0))):
+            opt = KFAC(mlp(5, 4, 3), rp.Categorical(), damping=0.1, curvature=self.options)
+            opt.step(*batch)
+            found.append(opt.state_dict()["kfac"]["curvature"]["blocks"]["0.weight"]["left_factor"])
+        torch.testing.assert_close(*found)
+
+    @pytest.mark.parametrize(
+        ("last", "closure", "match"),
+        [
+            (nn.Dropout(0.5), False, "module '1' drops values"),
+            (nn.LayerNorm(3), False, "module '1' is a LayerNorm"),
+            (nn.Identity(), True, "not a closure"),
+        ],
+    )
+    def test_what_it_does_not_know_is_refused(self, last, closure, match):
+        x, y = data()
+        model = nn.Sequential(nn.Linear(5, 3), last).double()
+        opt = KFAC(model, rp.Categorical(), curvature=self.options)
+        with pytest.raises(rp.InputError, match=match):
+            opt.step(lambda: (model(x), y)) if closure else opt.step(x, y)
 
 
 def test_invariance_to_a_linear_change_of_a_layers_inputs():
