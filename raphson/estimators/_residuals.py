@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from raphson import diagnose
 from raphson._errors import InputError
-from raphson.diagnose import Randomness, ResidualKind, SimulationTest
+from raphson.diagnose import Randomness, ResidualKind, SimulationTest, are_counts, count_frequencies, residuals
+from raphson.diagnose import calibration_test as _calibration_test
+from raphson.diagnose import dispersion_test as _dispersion_test
+from raphson.diagnose import zero_inflation_test as _zero_inflation_test
 from raphson.estimators._published import PublishedTableMixin
 from raphson.infer import label_name
 from raphson.likelihoods import TargetDistribution
@@ -95,7 +97,7 @@ class ResidualsMixin(PublishedTableMixin):
         import pandas as pd
 
         predicted = self._training_distribution()
-        values = diagnose.residuals(predicted, kind, generator)
+        values = residuals(predicted, kind, generator)
         values = values.reshape(len(values), -1)
         names = self._mean_names()
         if values.shape[1] != len(names):
@@ -134,7 +136,7 @@ class ResidualsMixin(PublishedTableMixin):
             InputError: The targets are no counts.
         """  # noqa: DOC502
         predicted = self._training_distribution()
-        return diagnose.count_frequencies(self._likelihood(), predicted, self._row_weights(), largest=largest)
+        return count_frequencies(self._likelihood(), predicted, self._row_weights(), largest=largest)
 
     def dispersion_test(self, simulations: int = 250, generator: Randomness = 0) -> SimulationTest:
         """Test by simulation from the fit whether the targets vary more, or less, than the model says.
@@ -150,7 +152,7 @@ class ResidualsMixin(PublishedTableMixin):
             InputError: Targets cannot be simulated, or have no finite variance.
         """  # noqa: DOC502
         predicted = self._training_distribution()
-        return diagnose.dispersion_test(predicted, self._row_weights(), simulations=simulations, generator=generator)
+        return _dispersion_test(predicted, self._row_weights(), simulations=simulations, generator=generator)
 
     def zero_inflation_test(self, simulations: int = 250, generator: Randomness = 0) -> SimulationTest:
         """Test by simulation from the fit whether there are more, or fewer, zeros than the model says.
@@ -168,9 +170,7 @@ class ResidualsMixin(PublishedTableMixin):
         if not self.has_counts():
             raise InputError(f"{type(self._likelihood()).__name__} has no counts, so there are no zeros to test.")
         predicted = self._training_distribution()
-        return diagnose.zero_inflation_test(
-            predicted, self._row_weights(), simulations=simulations, generator=generator
-        )
+        return _zero_inflation_test(predicted, self._row_weights(), simulations=simulations, generator=generator)
 
     def calibration_test(self, bins: int = 10, simulations: int = 250, generator: Randomness = 0) -> SimulationTest:
         """Test by simulation from the fit whether classes occur as often as the model says, in bins by probability.
@@ -189,7 +189,7 @@ class ResidualsMixin(PublishedTableMixin):
         if not self.has_classes():
             raise InputError(f"{type(self._likelihood()).__name__} has no classes whose probabilities could be tested.")
         predicted = self._training_distribution()
-        return diagnose.calibration_test(
+        return _calibration_test(
             predicted, self._row_weights(), bins=bins, simulations=simulations, generator=generator
         )
 
@@ -202,7 +202,7 @@ class ResidualsMixin(PublishedTableMixin):
 
     def has_counts(self) -> bool:
         """Return whether the targets are single counts, which a rootogram shows."""
-        return diagnose.are_counts(self._likelihood(), self._training_distribution())
+        return are_counts(self._likelihood(), self._training_distribution())
 
     def hessian(self) -> SymmetricOperator:
         """Return the Hessian of the objective at the fit in the reported coefficients of standardized columns.
