@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from raphson import diagnose
 from raphson._errors import InputError
-from raphson.diagnose import Randomness, ResidualKind, SimulationTest
+from raphson.diagnose import Randomness, ResidualKind, SimulationTest, are_counts, count_frequencies, residuals
+from raphson.diagnose import calibration_test as _calibration_test
+from raphson.diagnose import dispersion_test as _dispersion_test
+from raphson.diagnose import zero_inflation_test as _zero_inflation_test
 from raphson.estimators._margins import MarginsMixin
 from raphson.infer import label_name
 from raphson.likelihoods import TargetDistribution
@@ -95,7 +97,7 @@ class ResidualsMixin(MarginsMixin):
         import pandas as pd
 
         predicted = self._training_distribution()
-        values = diagnose.residuals(predicted, kind, generator)
+        values = residuals(predicted, kind, generator)
         values = values.reshape(len(values), -1)
         names = self._mean_names()
         if values.shape[1] != len(names):
@@ -124,28 +126,26 @@ class ResidualsMixin(MarginsMixin):
     def count_frequencies(self, largest: int | None = None) -> pd.DataFrame:
         """Return ``raphson.diagnose.count_frequencies`` of the training rows, ``observed`` and ``expected``."""
         predicted = self._training_distribution()
-        return diagnose.count_frequencies(self._likelihood(), predicted, self._row_weights(), largest=largest)
+        return count_frequencies(self._likelihood(), predicted, self._row_weights(), largest=largest)
 
     def dispersion_test(self, simulations: int = 250, generator: Randomness = 0) -> SimulationTest:
         """Return ``raphson.diagnose.dispersion_test`` of the training rows; a ``ratio`` above 1 is overdispersion."""
         predicted = self._training_distribution()
-        return diagnose.dispersion_test(predicted, self._row_weights(), simulations=simulations, generator=generator)
+        return _dispersion_test(predicted, self._row_weights(), simulations=simulations, generator=generator)
 
     def zero_inflation_test(self, simulations: int = 250, generator: Randomness = 0) -> SimulationTest:
         """Return ``raphson.diagnose.zero_inflation_test`` of the training rows; targets must be counts."""
         if not self.has_counts():
             raise InputError(f"{type(self._likelihood()).__name__} has no counts, so there are no zeros to test.")
         predicted = self._training_distribution()
-        return diagnose.zero_inflation_test(
-            predicted, self._row_weights(), simulations=simulations, generator=generator
-        )
+        return _zero_inflation_test(predicted, self._row_weights(), simulations=simulations, generator=generator)
 
     def calibration_test(self, bins: int = 10, simulations: int = 250, generator: Randomness = 0) -> SimulationTest:
         """Return ``raphson.diagnose.calibration_test`` of the training rows; targets must be classes."""
         if not self.has_classes():
             raise InputError(f"{type(self._likelihood()).__name__} has no classes whose probabilities could be tested.")
         predicted = self._training_distribution()
-        return diagnose.calibration_test(
+        return _calibration_test(
             predicted, self._row_weights(), bins=bins, simulations=simulations, generator=generator
         )
 
@@ -158,7 +158,7 @@ class ResidualsMixin(MarginsMixin):
 
     def has_counts(self) -> bool:
         """Return whether the targets are single counts, which a rootogram shows."""
-        return diagnose.are_counts(self._likelihood(), self._training_distribution())
+        return are_counts(self._likelihood(), self._training_distribution())
 
     def hessian(self) -> SymmetricOperator:
         """Return the Hessian of the objective at the fit in the reported coefficients of standardized columns.
