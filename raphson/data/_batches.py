@@ -116,7 +116,7 @@ class Batches:
         """Yield batches, refusing those that differ from the first pass."""
         count = -1
         for count, item in enumerate(self._batches):
-            batch = item if isinstance(item, Batch) else self._with_warning(_batch(item, count))
+            batch = item if isinstance(item, Batch) else self._with_warning(_batch(item, count, self._complete))
             if self._checked:
                 self._compare(count, batch)
             yield batch.to(self._device)
@@ -189,8 +189,8 @@ def _mapping(what: str, batch: Mapping[Any, Any]) -> str:
     )
 
 
-def _batch(item: Any, index: int) -> Batch:
-    """Return a batch of ``(x, y)`` or ``(x, y, weight)``, checked."""
+def _batch(item: Any, index: int, seen: bool = False) -> Batch:
+    """Return a batch of ``(x, y)`` or ``(x, y, weight)``, checked; ``seen``: in an earlier pass, too."""
     if isinstance(item, Mapping):
         raise InputError(_mapping(f"Batch {index}", item))
     if not isinstance(item, tuple | list) or len(item) not in {2, 3}:
@@ -209,17 +209,19 @@ def _batch(item: Any, index: int) -> Batch:
     if y.shape[0] == 0:
         raise InputError(f"Batch {index} has no example: leave empty batches out.")
     if weight is not None:
-        weight = _weights(weight, y.shape[0], index)
+        weight = _weights(weight, y.shape[0], index, seen)
     return Batch(x, y, weight)
 
 
-def _weights(given: Any, n: int, index: int) -> Tensor:
+def _weights(given: Any, n: int, index: int, seen: bool) -> Tensor:
     weight: Tensor = torch.as_tensor(given)
     if weight.shape != (n,):
         raise InputError(
             f"The weights of batch {index} have shape {tuple(weight.shape)}, but there must be one number for each of "
             f"its {n} examples, ({n},)."
         )
+    if seen and not weight.is_cpu:  # once is enough where looking means to wait for a device
+        return weight
     bad = ~(torch.isfinite(weight) & (weight >= 0))
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
