@@ -210,7 +210,8 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
 
     def predict(self, X: Any, offset: Any = None) -> NDArray[Any]:
         """Return the label of the most probable class of each row, ``(N,)``."""
-        labels: NDArray[Any] = self.classes_[self._best_outputs(X, offset)]
+        best = self._best_outputs(X, offset)  # before classes_, which an unfitted estimator does not have
+        labels: NDArray[Any] = self.classes_[best]
         return labels
 
     # names --------------------------------------------------------------------------------------------------

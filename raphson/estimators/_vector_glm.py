@@ -72,31 +72,20 @@ class VectorGLM(LinearEstimator):
         constraints: How columns act on the outputs, as above; None for the default.
         l2: Penalty :math:`\lambda` of the average loss, on slopes only: scikit-learn's ``alpha`` for its
             Poisson regression.
-        penalty: ``"ridge"``, of size ``l2``; or ``"jeffreys"``: the likelihood times the root of the determinant of
-            the expected information, whose maximum is finite under separation and less biased (Firth 1993).
+        penalty: ``"ridge"`` or ``"jeffreys"``, as in ``MultinomialLogisticRegression``.
         fit_intercept: False leaves out the intercept of the parameters that columns act on; constants stay.
         solver: ``"auto"``, ``"newton"`` (dense Hessian) or ``"newton-cg"`` (Hessian products); for a concave likelihood
             without constraints also ``"gradient-descent"`` or ``"sgd"``.
-        tol: Bound on the infinity norm of the gradient of the average loss.
-        max_iter: Largest number of iterations.
-        warm_start: Start from the previous fit's coefficients.
-        progress: True shows the iterations of a long fit on the terminal; a function is called with every ``Step``.
+        tol, max_iter, warm_start, progress: As in ``MultinomialLogisticRegression``.
 
     Attributes:
-        coef_: ``(C, D)`` slopes of the outputs: constraints expanded, zero where a column does not act. Under
-            separation those with a finite estimate have it, and the others, whose estimate is infinite, the size at
-            which the fit stopped: predictions are then near the limit. ``summary()`` and ``separation_`` say which.
+        coef_: ``(C, D)`` slopes of the outputs: constraints expanded, zero where a column does not act. What they are
+            under separation, and all attributes not listed here, are as in ``MultinomialLogisticRegression``.
         intercept_: ``(C,)``.
         output_names_: Names of the C outputs.
         levels_: Names of the levels, lowest first, where the target was an ordered categorical or counts levels
             otherwise than from 0; else None.
-        n_iter_: Iterations taken.
-        loglik_: Log-likelihood at the fit (sum over weighted rows, without the penalty).
-        loglik_null_: That of the model with intercepts alone.
-        solution_: What the solver returned, with its status and history; its ``value`` leaves out terms that depend on
-            the targets only.
-        separation_: What makes coefficients infinite, or None.
-        collinearity_: What is linearly dependent among the columns, or None.
+        solution_: What the solver returned; its ``value`` leaves out terms that depend on the targets only.
 
     References:
         Yee and Wild (1996), Vector generalized additive models, J. R. Statist. Soc. B 58, 481-493. McCullagh and Nelder

@@ -336,8 +336,6 @@ class LinearObjective:
 
     def to_table(self, theta: Tensor) -> Tensor:
         """Turn parameters ``(..., P)`` into those of the table's columns."""
-        if self.output_map.is_uniform:
-            return self.design.to_table(theta.reshape(-1, self.design.n_columns)).view(theta.shape)
         return self.output_map.to_table(theta, self.design.center, self.design.scale)
 
     def table_gradient(self, gradient: Tensor) -> Tensor:
