@@ -95,11 +95,10 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values; numbers that are not finite are None."""
-        counts = None if self.inertia is None else self.inertia
         known = self.everywhere
         return {
             "title": self.title,
-            "inertia": None if counts is None else list(counts[:3]),
+            "inertia": None if self.inertia is None else list(self.inertia),
             "convex": self.convex,
             "guarantee": self.guarantee,
             "everywhere": None
