@@ -16,6 +16,7 @@ import raphson as rp
 from raphson.estimators.fit._fit import _from_table
 from raphson.estimators.fit._start import start_coefficients
 from raphson.likelihoods import Likelihood, catalogue
+from raphson.linalg import DiagonalPlusLowRank
 
 FAMILIES = [kind for kind in catalogue().values() if kind.examples()]
 CASES, FEW = 500, 50
@@ -113,7 +114,7 @@ def _not_worse_than_scipy(model) -> None:
         full = start_coefficients(model._training, likelihood, model._layout.output_map)
         if not model._layout.output_map.is_uniform:
             return _locally_best(objective, solution)
-        start = _from_table(objective, full[:, columns], relative)
+        start = _from_table(objective, full[:, columns], relative, model._fitted.orthogonal)
     found = _scipy(objective, start)
     if likelihood.concave or found is None:
         return _best(objective, solution, found)
@@ -153,7 +154,9 @@ def _are_those_of_the_numerical_hessian(model, errors: np.ndarray) -> bool:
     assert lowest > -rounding, "standard errors at a point that is no minimum"
     if lowest < 2e3 * rounding:
         return False
-    expected = model._fitted.covariance(torch.linalg.inv(narrow)).diagonal().clamp(min=0).sqrt().numpy()
+    root = torch.linalg.inv(torch.linalg.cholesky(narrow)).mT
+    covariance = model._fitted.covariance(DiagonalPlusLowRank(torch.zeros(len(root), dtype=root.dtype), root))
+    expected = covariance.diagonal().sqrt().numpy()
     known = ~np.isnan(errors)
     np.testing.assert_allclose(errors[known], expected[known], rtol=1e-3)
     return True
@@ -165,7 +168,9 @@ def _hessian_by_differences(model, step: float) -> torch.Tensor:
     columns = []
     for j, unit in enumerate(torch.eye(objective.n_parameters, dtype=torch.float64)):
         h = step * max(1.0, abs(float(theta[j])))
-        near, far = (objective.gradient(theta + k * h * unit) - objective.gradient(theta - k * h * unit) for k in (1, 2))
+        near, far = (
+            objective.gradient(theta + k * h * unit) - objective.gradient(theta - k * h * unit) for k in (1, 2)
+        )
         columns.append((8.0 * near - far) / (12.0 * h))
     hessian = torch.stack(columns) * objective.total_weight
     return 0.5 * (hessian + hessian.mT)
