@@ -35,6 +35,7 @@ _FRACTIONAL = (
     "observed and expected information would take them as counts."
 )
 
+_SOLUTION = ("value", "gradient_norm", "iterations", "method")
 _FACTS = ("loglik_", "loglik_null_", "df_model_", "df_null_", "n_obs_", "n_rows_", "n_iter_", "n_features_in_")
 
 
@@ -77,8 +78,7 @@ class LinearEstimator(ReportMixin, BaseEstimator):
         """Return the coefficients ``(C, D')`` of the last fit, if they have this shape."""
         if not hasattr(self, "coef_") or self.coef_.shape != shape:
             return None
-        ones = int(self._layout.output_map.intercept)
-        return torch.from_numpy(np.column_stack([self.intercept_[:, None][:, :ones], self.coef_]))
+        return self._coefficients()
 
     def _null_intercepts(self) -> Tensor:
         """Return the constraint matrix ``(C, r)`` of the intercepts of the model without columns."""
@@ -89,15 +89,12 @@ class LinearEstimator(ReportMixin, BaseEstimator):
     @cached_property
     def loglik_(self) -> float:  # type: ignore[override]
         """Log-likelihood at the fit with all constants, summed over weighted rows; computed when first asked for."""
-        return self._loglik_at_fit()
+        return self._loglik(self._training_rows(), self._training_outputs())
 
     @cached_property
     def loglik_null_(self) -> float:  # type: ignore[override]
         """Log-likelihood of the model with offsets and intercepts alone; computed when first asked for."""
         return self._loglik_null()
-
-    def _loglik_at_fit(self) -> float:
-        return self._loglik(self._training_rows(), self._training_outputs())
 
     def _loglik_null(self) -> float:
         rows = self._training_rows()
@@ -161,10 +158,7 @@ class LinearEstimator(ReportMixin, BaseEstimator):
             "facts": {name: getattr(self, name) for name in _FACTS},
             "solution": {
                 "status": solution.status.name,
-                "value": solution.value,
-                "gradient_norm": solution.gradient_norm,
-                "iterations": solution.iterations,
-                "method": solution.method,
+                **{name: getattr(solution, name) for name in _SOLUTION},
             },
             "refusal": self._refusal,
             "notes": self._notes(),
@@ -194,14 +188,8 @@ class LinearEstimator(ReportMixin, BaseEstimator):
         if facts["named"]:
             self.feature_names_in_ = np.array(self._names, dtype=object)
         known = facts["solution"]
-        self.solution_ = Solution(
-            theta=torch.zeros(0),
-            status=Status[known["status"]],
-            value=known["value"],
-            gradient_norm=known["gradient_norm"],
-            iterations=known["iterations"],
-            method=known["method"],
-        )
+        at = {name: known[name] for name in _SOLUTION}
+        self.solution_ = Solution(torch.zeros(0), Status[known["status"]], **at)
         self._refusal, self._saved_notes, self._penalty = facts["refusal"], facts["notes"], facts["ridge"]
         self._fractional, formulas = facts["fractional"], facts["formulas"]
         self._formulas = None if formulas is None else Formulas.from_json(formulas)

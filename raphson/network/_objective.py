@@ -43,7 +43,7 @@ class Objective:
     The data are read once here (to add up :math:`W`, to check them, and to remember what they were) and once for every
     quantity; batches must be the same each time. The model must be in evaluation mode, and is left as it is. Its parts
     are looked at once: values of parameters are always the present ones, but after a layer was replaced, a hook
-    registered or a mode changed, every use is refused, and a new objective is needed.
+    registered, a mode or a number in an attribute changed, every use is refused, and a new objective is needed.
 
     Args:
         model: A module, or a function ``f(params, *x)``; outputs ``(N, ..., C)``, the ``C`` of them last. A compiled

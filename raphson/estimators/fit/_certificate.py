@@ -34,16 +34,7 @@ Extended = NDArray[np.longdouble]
 
 
 def certify(fitted: Fitted, rows: Rows, coef: Tensor) -> ErrorBound:
-    """Bound the distance of reported coefficients from the exact optimum.
-
-    Args:
-        fitted: The fit: its objective, and how its parameters become those reported.
-        rows: The rows.
-        coef: The coefficients ``(C, D')`` that are reported.
-
-    Returns:
-        The bound, or a sentence that says why there is none.
-    """
+    """Bound the distance of reported coefficients ``(C, D')`` from the optimum, or say why there is no bound."""
     labels = fitted.layout.labels
     try:
         coefficients, errors = bound_error(_evidence(fitted, rows, coef))
@@ -227,12 +218,8 @@ class _Sums:
     def row_size(self, whitened: NDArray[np.float64], differences: bool) -> float:
         """Return the largest size of the outputs of a row in a direction of length one.
 
-        Args:
-            whitened: ``B`` times the map from parameters to coefficients, ``(p, C, D')``.
-            differences: Whether the size is the largest difference of two outputs.
-
-        Returns:
-            The size.
+        ``whitened`` is ``B`` times the map from parameters to coefficients, ``(p, C, D')``; with ``differences`` the
+        size is the largest difference of two outputs.
         """
         p, c, d = whitened.shape
         absolute, largest = np.abs(whitened), 0.0

@@ -183,16 +183,9 @@ def absent_levels(likelihood: Likelihood, y: Tensor, layout: Layout) -> str | No
 
 
 def find_edge(objective: LinearObjective, theta: Tensor, layout: Layout, kept: Tensor) -> Edge | None:
-    """Return which outputs lie on a bound, or None.
+    """Return the output that lies on a bound in most rows; None where none does.
 
-    Args:
-        objective: The objective.
-        theta: The parameters.
-        layout: For the names of the outputs.
-        kept: ``(n,)`` positions of the rows among those given to the fit.
-
-    Returns:
-        The output that does so in most rows.
+    The layout names it; ``kept`` ``(n,)`` has the positions of the rows among those given to the fit.
     """
     limits = bounds(objective.likelihood, objective.n_outputs)
     if limits is None:
@@ -229,14 +222,7 @@ def _is_pit(room: Tensor) -> Tensor:
 def fit_inside(
     objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None, *, warm: bool = False
 ) -> Solution:
-    """Fit a model whose outputs may have bounds.
-
-    Args:
-        objective: The objective.
-        start: Where to start.
-        options: How to fit.
-        callback: Called with every step.
-        warm: As in ``solve``.
+    """Fit a model whose outputs may have bounds; arguments are those of ``solve``.
 
     Returns:
         The optimum inside; else the end of the central path, marked where that is on the edge.
@@ -283,15 +269,7 @@ class _Room:
     def with_barrier(self, barrier: float) -> LinearObjective:
         """Return the objective with a barrier at the bounds."""
         own = self.objective
-        return LinearObjective(
-            own.design,
-            _Inside(own.likelihood, self.low, self.high, barrier),
-            own.y,
-            own.output_map,
-            weights=own.weights,
-            offset=own.offset,
-            l2=own.l2,
-        )
+        return own.on(own.design, own.output_map, _Inside(own.likelihood, self.low, self.high, barrier))
 
     def longest(self, f: Tensor, move: Tensor) -> float:
         """Return how much of a move ``(C, N)`` of the outputs leaves a share of the room that each had."""

@@ -86,12 +86,7 @@ def _looks_separated(fitted: Fitted) -> bool:
 def recession_of(fitted: Fitted, rows: Rows) -> Recession | None:
     """Return what makes coefficients infinite without a penalty, or None where nothing is known to.
 
-    Args:
-        fitted: A fit; its last step, if any, is tried as a direction.
-        rows: Its rows.
-
-    Returns:
-        Directions of the parameters of the layout's map.
+    A fit's last step, if any, is tried as a direction. Directions are of the parameters of the layout's map.
     """
     shown, likelihood, step = fitted.layout, fitted.objective.likelihood, fitted.solution.last_step
     relative = relative_layout(shown, likelihood)

@@ -14,11 +14,10 @@ from raphson.data import DenseDesign, Design, SparseDesign
 from raphson.estimators.fit._by_rows import solve_penalized
 from raphson.estimators.fit._edge import fit_inside
 from raphson.estimators.fit._fitted import Fitted
-from raphson.estimators.fit._null_directions import independent, null_directions
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._orthogonal import OrthogonalColumns
 from raphson.estimators.fit._start import guess, start_coefficients
-from raphson.estimators.fit._wide import OwnColumns
+from raphson.estimators.fit._wide import OwnColumns, independent, null_directions
 from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._collinear import Collinearity, find_collinear
@@ -70,18 +69,11 @@ def fit(
     relative = likelihood.differences_only and layout.is_relative
     if relative:
         solver_map = OutputMap.relative(report.n_outputs, _most_frequent(rows), len(columns), report.intercept)
-
     orthogonal = None
     if nearly and isinstance(design, DenseDesign):
         orthogonal = OrthogonalColumns.of(design, solver_map)
         design = design if orthogonal is None else orthogonal.design
-
-    def build(table: Design) -> LinearObjective:
-        return LinearObjective(
-            table, likelihood, rows.y, solver_map, weights=rows.weights, offset=rows.offset, l2=options.l2
-        )
-
-    objective = build(design)
+    objective = rows.objective(design, likelihood, solver_map, options.l2)
     if not objective.n_parameters:
         raise InputError(
             "There is no coefficient to fit: all targets are in one class, or no column varies and there is no "
@@ -95,7 +87,7 @@ def fit(
     space, warm = None, start is not None
     with options.shown_progress() as callback:
         if options.l2 > 0:
-            uncached = functools.partial(build, design.without_copy())
+            uncached = functools.partial(objective.on, design.without_copy(), solver_map)
             solution, objective, space = solve_penalized(objective, uncached, theta, options, callback, warm=warm)
         else:
             solution = fit_inside(objective, theta, options, callback, warm=warm)
@@ -127,7 +119,7 @@ def null_predictors(rows: Rows, likelihood: Likelihood, n_outputs: int, intercep
         return torch.zeros(n_outputs, dtype=torch.float64)
     empty = DenseDesign(torch.zeros(rows.y.shape[0], 0, dtype=torch.float64))
     output_map = OutputMap.uniform(intercepts, 1, True)
-    objective = LinearObjective(empty, likelihood, rows.y, output_map, weights=rows.weights, offset=rows.offset)
+    objective = rows.objective(empty, likelihood, output_map)
     start = torch.linalg.lstsq(intercepts, guess(rows, likelihood, n_outputs)[:, None]).solution[:, 0]
     options = FitOptions(0.0, "auto", 1e-10, 100, False)
     return intercepts @ fit_inside(objective, start, options, None).theta
