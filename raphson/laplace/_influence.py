@@ -83,7 +83,7 @@ def influence(post: Posterior | _Fitted, rows: Sequence[int] | Tensor | slice) -
     if not isinstance(post, Posterior):
         if not hasattr(post, "influence"):
             raise InputError(
-                f"{type(post).__name__} has no influence of rows: give a posterior (rp.laplace) or a fitted linear model."
+                f"{type(post).__name__} has no influence of rows: give a posterior or a fitted linear model."
             )
         return post.influence(rows)
     objective = post.objective
