@@ -23,9 +23,8 @@ from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._overflow import refuse_overflow
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._collinear import Collinearity
-from raphson.infer import Estimates
+from raphson.infer import Estimates, covariance_root, of_root
 from raphson.likelihoods import Likelihood
-from raphson.linalg import Dense
 from raphson.solve import Solution, Status
 
 _COVARIANCE_COEFFICIENTS = 3000
@@ -135,7 +134,10 @@ class LinearEstimator(ReportMixin, BaseEstimator):
                 found = self.estimates()
             except NotEstimableError:
                 return state
-            state["covariance"] = found.covariance.to_dense().contiguous()
+            root = covariance_root(found.covariance)
+            if root.shape[1] > root.shape[0]:
+                root = torch.linalg.qr(root.mT, mode="r").R.mT
+            state["covariance_root"] = torch.nn.functional.pad(root, (0, root.shape[0] - root.shape[1])).contiguous()
             state["estimable"] = found.estimable
             if found.null_space is not None:
                 state["null_space"] = found.null_space.contiguous()
@@ -189,10 +191,10 @@ class LinearEstimator(ReportMixin, BaseEstimator):
         self.separation_ = self.collinearity_ = None
         self._fitted = self._training = None
         self._estimates_cache = {}
-        if "covariance" in tensors:
+        if "covariance_root" in tensors:
             self._estimates_cache[self._default_kind(None, None), None, "sampling"] = Estimates(
                 values=self._reported(),
-                covariance=Dense(tensors["covariance"]),
+                covariance=of_root(tensors["covariance_root"]),
                 labels=layout.labels,
                 kind=facts["covariance"],
                 estimable=tensors["estimable"],

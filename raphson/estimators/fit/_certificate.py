@@ -59,6 +59,8 @@ def _refuse(fitted: Fitted, rows: Rows) -> None:
         raise NotEstimableError("the targets are separated, so that there is no finite optimum")
     if fitted.null_basis.shape[1]:
         raise NotEstimableError("columns are collinear, so that the optimum is not unique")
+    if fitted.orthogonal is not None:
+        raise NotEstimableError("columns are nearly collinear, so that rounding of their values decides")
     if objective.likelihood.self_concordance is None:
         raise NotEstimableError(f"the likelihood {name} is not known to be self-concordant")
     if objective.n_parameters > _LARGEST:

@@ -157,19 +157,25 @@ class Edge:
 
 
 def absent_levels(likelihood: Likelihood, y: Tensor, layout: Layout) -> str | None:
-    """Return a sentence where levels of an ordinal target between others have no rows, so that cuts meet; else None."""
+    """Return a sentence where levels of an ordinal target have no rows, so that cuts have no estimate; else None."""
     if not isinstance(likelihood, Ordinal):
         return None
     counts = torch.bincount(y.long().reshape(-1), minlength=len(layout.outputs) + 1)
-    seen = counts.nonzero()[:, 0]
-    absent = [k for k in range(int(seen[0]), int(seen[-1])) if not counts[k]]
+    absent = (counts == 0).nonzero()[:, 0].tolist()
     if not absent:
         return None
-    names = [name.rsplit("|", 1)[0] for name in layout.outputs]
-    which = listed([names[k] for k in absent])
+    seen = counts.nonzero()[:, 0]
+    names = [layout.outputs[0].split("|")[0], *(name.rsplit("|", 1)[1] for name in layout.outputs)]
+    inside = all(int(seen[0]) < k < int(seen[-1]) for k in absent)
+    what = (
+        "the cuts on both sides of it meet at the optimum, at the edge of what ordered cuts may be, and the fit "
+        "stopped short of that"
+        if inside
+        else "the cuts beside it have no finite or no distinct estimates"
+    )
     return (
-        f"The target is never {which}: the cuts on both sides of it meet at the optimum, at the edge of what ordered "
-        "cuts may be, and the fit stopped short of that. Remedy: leave such levels out of the target's coding."
+        f"The target is never {listed([names[k] for k in absent])}: {what}. Remedy: leave such levels out of the "
+        "target's coding."
     )
 
 
