@@ -5,6 +5,8 @@ from raphson.data._batches import Batches as Batches
 from raphson.data._batches import Inputs as Inputs
 from raphson.data._batches import take as take
 from raphson.data._batches import tree_map as tree_map
+from raphson.data._column_moments import ColumnSums as ColumnSums
+from raphson.data._column_moments import fused_sums as fused_sums
 from raphson.data._dense_design import DenseBlock as DenseBlock
 from raphson.data._dense_design import DenseDesign as DenseDesign
 from raphson.data._dense_design import RawBlock as RawBlock

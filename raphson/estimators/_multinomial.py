@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +28,7 @@ from raphson.estimators.input._formula_rows import FormulaRows
 from raphson.estimators.input._formulas import Formulas
 from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import make_rows
-from raphson.estimators.input._validate import check_labels, check_table, check_weights, feature_names
+from raphson.estimators.input._validate import check_labels, check_training_table, check_weights, feature_names
 from raphson.likelihoods import Categorical
 
 
@@ -153,7 +154,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
                 raise InputError("Surv(time, event) holds censored times; classes have one column.")
             X = given.formulas.tables(given.frame)
             intercept = intercept and not given.formulas.without_intercept
-        table = check_table(self, X, reset=True, min_columns=self._min_columns)
+        table, sums = check_training_table(self, X, min_columns=self._min_columns)
         names = feature_names(X, table.shape[1])
         labels = check_labels(y, table.shape[0])
         weights = check_weights(sample_weight, table.shape[0])
@@ -161,7 +162,8 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         self._reference = reference_position(self.reference, classes, y)
         layout = _layout(classes, self._reference, names, intercept)
         frame = None if given is None else given.frame
-        rows = make_rows(table, codes, weights, self._whole_offset(frame, offset, table.shape[0], len(classes)))
+        whole = self._whole_offset(frame, offset, table.shape[0], len(classes))
+        rows = make_rows(table, codes, weights, whole, sums)
         rows = rows if given is None else given.attach(rows)
         rows = replace(rows, weights=class_weights(rows, classes, self.class_weight))
         start = None
@@ -300,6 +302,6 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         return model
 
 
-def _layout(classes: NDArray[Any], reference: int | None, names: list[str], intercept: bool) -> Layout:
+def _layout(classes: NDArray[Any], reference: int | None, names: Sequence[str], intercept: bool) -> Layout:
     """Return the layout in which every class but the reference has coefficients of its own."""
     return Layout.of_classes([str(c) for c in classes], names, reference, intercept)

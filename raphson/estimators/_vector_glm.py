@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.data import ColumnSums
 from raphson.estimators._base import LinearEstimator
 from raphson.estimators.fit._options import Progress
 from raphson.estimators.input._formula_rows import FormulaRows
@@ -22,7 +24,7 @@ from raphson.estimators.input._named import named_likelihood
 from raphson.estimators.input._rows import make_rows
 from raphson.estimators.input._tables import is_tables, merge_tables
 from raphson.estimators.input._target import check_target, level_codes
-from raphson.estimators.input._validate import check_offset, check_table, check_weights, feature_names
+from raphson.estimators.input._validate import check_offset, check_training_table, check_weights, feature_names
 from raphson.likelihoods import (
     COUNT,
     NONNEGATIVE,
@@ -180,7 +182,7 @@ class VectorGLM(LinearEstimator):
                 f"Surv(time, event) holds censored times, which {type(likelihood).__name__} does not take as it is; "
                 "use Weibull(censored=True)."
             )
-        table, names = self._read(X)
+        table, names, sums = self._read(X)
         y, levels = level_codes(y, likelihood)
         response, c = check_target(y, table.shape[0], likelihood)
         layout = self._make_layout(likelihood, c, names)
@@ -189,7 +191,7 @@ class VectorGLM(LinearEstimator):
             layout = replace(layout, outputs=cuts)
         weights = check_weights(sample_weight, table.shape[0])
         whole = self._whole_offset(None if given is None else given.frame, offset, table.shape[0], c)
-        rows = make_rows(table, response, weights, whole)
+        rows = make_rows(table, response, weights, whole, sums)
         rows = rows if given is None else given.attach(rows)
         start = self._coefficients_before((c, len(names))) if self.warm_start else None
         self._fit_rows(rows, likelihood, layout, start)
@@ -199,8 +201,8 @@ class VectorGLM(LinearEstimator):
     def _null_intercepts(self) -> Tensor:
         return self._likelihood().default_columns(len(self.intercept_))[0]
 
-    def _read(self, X: Any) -> tuple[Any, list[str]]:
-        """Return the table of all columns and their names; remembers which parameter has which."""
+    def _read(self, X: Any) -> tuple[Any, Sequence[str], ColumnSums | None]:
+        """Return the table of all columns, their names and, if known, their sums; remembers which parameter has which."""
         self._columns = None
         if is_tables(X):
             if self.constraints is not None:
@@ -209,10 +211,10 @@ class VectorGLM(LinearEstimator):
                     "one table with them."
                 )
             X, self._columns = merge_tables(X)
-        table = check_table(self, X, reset=True, min_columns=self._min_columns)
-        return table, feature_names(X, table.shape[1])
+        table, sums = check_training_table(self, X, min_columns=self._min_columns)
+        return table, feature_names(X, table.shape[1]), sums
 
-    def _make_layout(self, likelihood: Likelihood, c: int, names: list[str]) -> Layout:
+    def _make_layout(self, likelihood: Likelihood, c: int, names: Sequence[str]) -> Layout:
         left_out = () if self._formulas is None else self._formulas.without_intercept
         if self._columns is None:
             constraints = self.constraints
