@@ -120,6 +120,9 @@ class Diagnosis:
         """Return a vector ``(P,)`` with the names of its parameters."""
         return named(vector, self.labels)
 
+    def __repr__(self) -> str:
+        return f"<Diagnosis of the {self.title[0].lower()}{self.title[1:]}: {self.convex}; print it>"
+
     def __str__(self) -> str:
         lines = [self.title, "=" * len(self.title), f"At this point: {self.convex}. {self.guarantee}"]
         if self.everywhere is not None:

@@ -115,6 +115,12 @@ class Objective:
         self._looking = False
         self._read()
 
+    def __repr__(self) -> str:
+        return (
+            f"<Objective of {self.likelihood}: total weight {self.total_weight:g}, {self.n_outputs} outputs, "
+            f"{self.n_parameters} parameters, {self.reduction}{f', l2={self.l2:g}' if self.l2 else ''}>"
+        )
+
     @property
     def space(self) -> ParameterSpace:
         """The parameters that are differentiated."""

@@ -25,7 +25,7 @@ from raphson.estimators._names import listed
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._solver import is_dense, solve
 from raphson.estimators.input._layout import Layout
-from raphson.likelihoods import Likelihood, Ordinal
+from raphson.likelihoods import REAL, Likelihood, Ordinal
 from raphson.linalg import SymmetricOperator, plus_diagonal
 from raphson.linear import LinearObjective
 from raphson.solve import Callback, Solution, Status, inverse_map, newton
@@ -61,8 +61,11 @@ _BOUNDS = {
 
 def bounds(likelihood: Likelihood, n_outputs: int) -> tuple[Tensor, Tensor] | None:
     """Return what outputs must be greater and less than, ``(C,)`` each; None where no output has a bound."""
+    domains = likelihood.domains
+    if all(domain is REAL for domain in domains):
+        return None
     probes = torch.tensor(_PROBES, dtype=torch.float64)
-    each = [_bounds_of(domain.contains(probes)) for domain in likelihood.domains]
+    each = [_bounds_of(domain.contains(probes)) for domain in domains]
     if all(pair == (-math.inf, math.inf) for pair in each):
         return None
     low, high = torch.tensor(each, dtype=torch.float64).mT.repeat(1, n_outputs // len(each))
