@@ -202,7 +202,7 @@ class VectorGLM(LinearEstimator):
         return self._likelihood().default_columns(len(self.intercept_))[0]
 
     def _read(self, X: Any) -> tuple[Any, Sequence[str], ColumnSums | None]:
-        """Return the table of all columns, their names and, if known, their sums; remembers which parameter has which."""
+        """Return the table of all columns, their names and sums, if known; remembers which parameter has which."""
         self._columns = None
         if is_tables(X):
             if self.constraints is not None:

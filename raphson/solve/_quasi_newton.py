@@ -15,7 +15,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from raphson.solve._line_search import Direction, at_rounding, is_finite
+from raphson.solve._line_search import Direction, is_finite
 from raphson.solve._newton import two_loops
 from raphson.solve._problem import Callback, Evaluation, History, Problem
 from raphson.solve._solution import Solution, Status
@@ -55,7 +55,7 @@ def quasi_newton(
         callback: Called with a ``Step`` after every step.
 
     Returns:
-        The solution; ``MAX_ITERATIONS`` where it gave up.
+        The solution; it has converged only if the gradient is below the tolerance.
     """
     evaluate = functools.partial(problem.evaluate, hessian=None)
     history = History(callback)
@@ -81,7 +81,7 @@ def quasi_newton(
             evaluations += _TRIALS
             continue
         if found is None:
-            status = Status.PRECISION_REACHED if at_rounding(direction, at) else Status.STALLED
+            status = Status.STALLED  # or at the rounding of the value: a Newton step tells
             break
         reached, new, trials = found
         moved, change = reached - theta, new.gradient - at.gradient
