@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.data import ColumnSums
 from raphson.estimators._base import LinearEstimator
 from raphson.estimators.fit._options import Progress
 from raphson.estimators.input._formulas import ALL
@@ -21,7 +23,7 @@ from raphson.estimators.input._layout import Layout, make_layout, make_parameter
 from raphson.estimators.input._named import named_likelihood
 from raphson.estimators.input._tables import is_tables, merge_tables
 from raphson.estimators.input._target import check_target, level_codes
-from raphson.estimators.input._validate import check_offset, check_table, check_weights, feature_names
+from raphson.estimators.input._validate import check_offset, check_training_table, check_weights, feature_names
 from raphson.likelihoods import (
     COUNT,
     NONNEGATIVE,
@@ -164,7 +166,7 @@ class VectorGLM(LinearEstimator):
                 f"Surv(time, event) holds censored times, which {type(likelihood).__name__} does not take as it is; "
                 "use Weibull(censored=True)."
             )
-        table, names = self._read(given.x)
+        table, names, sums = self._read(given.x)
         y, levels = level_codes(given.y, likelihood)
         response, c = check_target(y, table.shape[0], likelihood)
         layout = self._make_layout(likelihood, c, names)
@@ -172,7 +174,8 @@ class VectorGLM(LinearEstimator):
             cuts = tuple(f"{low}|{high}" for low, high in itertools.pairwise(levels))
             layout = replace(layout, outputs=cuts)
         weights = check_weights(given.sample_weight, table.shape[0])
-        rows = given.rows(table, response, weights, self._whole_offset(given.frame, given.offset, table.shape[0], c))
+        whole = self._whole_offset(given.frame, given.offset, table.shape[0], c)
+        rows = given.rows(table, response, weights, whole, sums)
         start = self._coefficients_before((c, len(names))) if self.warm_start else None
         self._fit_rows(rows, likelihood, layout, start)
         self.levels_ = levels
@@ -181,8 +184,8 @@ class VectorGLM(LinearEstimator):
     def _null_intercepts(self) -> Tensor:
         return self._likelihood().default_columns(len(self.intercept_))[0]
 
-    def _read(self, X: Any) -> tuple[Any, list[str]]:
-        """Return the table of all columns and their names; remembers which parameter has which."""
+    def _read(self, X: Any) -> tuple[Any, Sequence[str], ColumnSums | None]:
+        """Return the table of all columns, their names and sums, if known; remembers which parameter has which."""
         self._columns = None
         if is_tables(X):
             if self.constraints is not None:
@@ -191,10 +194,10 @@ class VectorGLM(LinearEstimator):
                     "one table with them."
                 )
             X, self._columns = merge_tables(X)
-        table = check_table(self, X, reset=True, min_columns=self._min_columns)
-        return table, feature_names(X, table.shape[1])
+        table, sums = check_training_table(self, X, min_columns=self._min_columns)
+        return table, feature_names(X, table.shape[1]), sums
 
-    def _make_layout(self, likelihood: Likelihood, c: int, names: list[str]) -> Layout:
+    def _make_layout(self, likelihood: Likelihood, c: int, names: Sequence[str]) -> Layout:
         left_out = () if self._formulas is None else self._formulas.without_intercept
         if self._columns is None:
             constraints = self.constraints
