@@ -211,6 +211,11 @@ class Posterior:
         \|\theta_g\|^2`, then L-BFGS in the logarithms. By validation: the mean log predictive density of other data,
         on a grid of powers of ten that is refined, group by group.
 
+        For classes, tune by validation. Where they are nearly separated the mode of the parameters is far from their
+        mean under the posterior (Kuss and Rasmussen 2005), whatever the structure, and with the evidence's prior
+        probabilities become too flat: on digits the negative log-likelihood rises from 0.05 to 0.4, while inputs of
+        other kinds are told apart better. ``BayesianMLP`` moves the mean as well.
+
         Args:
             by: ``"evidence"`` or ``"validation"``.
             per: One precision for ``"all"`` parameters, each ``"layer"`` or each ``"tensor"``; None for the groups that
@@ -227,17 +232,16 @@ class Posterior:
 
         References:
             D. J. C. MacKay (1992), Bayesian interpolation, Neural Computation 4. A. Immer et al. (2021), Scalable
-            marginal likelihood estimation for model selection in deep learning, ICML.
+            marginal likelihood estimation for model selection in deep learning, ICML. M. Kuss and C. E. Rasmussen
+            (2005), Assessing approximate inference for binary Gaussian process classification, JMLR 6.
         """
         if by == "evidence":
-            tuned: Posterior = tune_by_evidence(self, per, scale)
-            return tuned
+            return tune_by_evidence(self, per, scale)
         if by != "validation":
             raise InputError(f"by is {by!r}, but a prior is tuned by 'evidence' or 'validation'.")
         if data is None:
             raise InputError("Validation needs data that the network was not trained on: give data=(x, y).")
-        validated: Posterior = tune_by_validation(self, per, data, link)
-        return validated
+        return tune_by_validation(self, per, data, link)
 
     def update(self, data: Any) -> Posterior:
         """Return the posterior after other data as well, with this one as the prior (sequential Laplace).
@@ -256,8 +260,7 @@ class Posterior:
             H. Ritter, A. Botev and D. Barber (2018), Online structured Laplace approximations for overcoming
             catastrophic forgetting, NeurIPS.
         """
-        later: Posterior = updated(self, data)
-        return later
+        return updated(self, data)
 
     def with_prior(self, prior_precision: float | Tensor | Mapping[str, float]) -> Posterior:
         """Return the posterior with another prior: one precision, or precisions by name of a layer or tensor."""
