@@ -25,7 +25,7 @@ from raphson.laplace._tune import tune_by_evidence, tune_by_validation
 from raphson.laplace._update import updated
 from raphson.likelihoods import Likelihood
 from raphson.linalg import SymmetricOperator
-from raphson.network import LayerOperator, Objective, OutputCovariance
+from raphson.network import LayerOperator, Objective, OutputCovariance, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,6 +278,7 @@ class Posterior:
         samples: int = 100,
         generator: torch.Generator | None = None,
         joint: bool = False,
+        progress: bool = False,
     ) -> Predictive:
         r"""Return what the posterior predicts.
 
@@ -294,6 +295,7 @@ class Posterior:
             samples: Number of samples.
             generator: Source of randomness; None for a fixed one.
             joint: Whether the covariance is that of all inputs together.
+            progress: Whether a line on standard error shows how many inputs, or samples, are done.
 
         Returns:
             The predictive distribution.
@@ -314,12 +316,12 @@ class Posterior:
             raise InputError(f"samples is {samples}, but at least one is needed.")
         likelihood = self.objective.likelihood
         if method == "sample":
-            return from_samples(likelihood, self._sampled_outputs(x, samples, generator))
+            return from_samples(likelihood, self._sampled_outputs(x, samples, generator, progress))
         if joint:
             f, spread = self._outputs.joint(x)
             return from_outputs(likelihood, f, spread, link, samples, generator, joint)
-        roots = list(self._outputs.roots(x))
-        f, spread = (torch.cat(part) for part in zip(*(roots or self._outputs(x)), strict=True))
+        roots = list(self._outputs.roots(x, progress))
+        f, spread = (torch.cat(part) for part in zip(*(roots or self._outputs(x, progress)), strict=True))
         return from_outputs(likelihood, f, spread, link, samples, generator, is_root=bool(roots))
 
     def output_covariances(self, x: Inputs) -> Iterator[tuple[Tensor, Tensor]]:
@@ -338,13 +340,15 @@ class Posterior:
     def _outputs(self) -> OutputCovariance:
         return OutputCovariance(self.objective, self.precision, self.bias, self.entries)
 
-    def _sampled_outputs(self, x: Inputs, samples: int, generator: torch.Generator | None) -> Tensor:
+    def _sampled_outputs(
+        self, x: Inputs, samples: int, generator: torch.Generator | None, progress: bool = False
+    ) -> Tensor:
         """Return outputs with sampled parameters, ``(S, N, ..., C)``."""
         objective, found = self.objective, []
         generator = generator or torch.Generator(self.mean.device).manual_seed(0)
         whole = objective.space.vector()
         x = self._outputs.on_device(x)
-        for _ in range(samples):
+        for _ in shown(range(samples), "samples", progress):
             theta = self.sample(1, generator)[0]
             theta = theta if self.entries is None else whole.index_copy(0, self.entries, theta)
             with torch.no_grad():
