@@ -80,10 +80,10 @@ def _climb(
     def negative(point: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
         own = torch.from_numpy(point[: len(values)]).to(values).exp()
         value, log_prior, log_scale = at(own, math.exp(point[-1]) if scale else sigma)
-        gradient = log_prior.double().cpu().numpy()
+        gradient = log_prior.cpu().double().numpy()
         return -value, -np.append(gradient, log_scale) if scale else -gradient
 
-    start = values.double().log().cpu().numpy()
+    start = values.cpu().double().log().numpy()
     start = np.append(start, math.log(sigma)) if scale else start
     bounds = [(-math.log(_RANGE), math.log(_RANGE))] * len(values) + [(None, None)] * scale
     found = minimize(negative, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 200}).x

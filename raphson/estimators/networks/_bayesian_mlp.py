@@ -139,14 +139,7 @@ class BayesianMLP(BaseEstimator):
         return self
 
     def predictive(self, X: Any) -> Predictive:
-        """Return the predictive distribution, in standardized units of a real-valued target.
-
-        Args:
-            X: ``(N, D)`` numbers.
-
-        Returns:
-            The distribution.
-        """
+        """Return the predictive distribution of rows, in standardized units of a real-valued target."""
         check_is_fitted(self, "posterior_")
         x = self._scaled(check_table(self, X, reset=False))
         return self.posterior_.predict(x, generator=torch.Generator().manual_seed(0))
@@ -250,16 +243,7 @@ class BayesianMLP(BaseEstimator):
 
     @classmethod
     def from_state(cls, params: dict[str, Any], tensors: dict[str, Tensor], metadata: dict[str, Any]) -> BayesianMLP:
-        """Rebuild a fitted model, which predicts bit for bit alike.
-
-        Args:
-            params: Constructor arguments, as ``get_params`` gives them, but the likelihood.
-            tensors: What ``state_dict`` returned.
-            metadata: What ``metadata`` returned.
-
-        Returns:
-            The model, without the training rows.
-        """
+        """Rebuild a model of ``get_params``, ``state_dict`` and ``metadata``; it predicts the same bit for bit."""
         model = cls(from_description(metadata["likelihood"]), **params)
         model._means, model._spread = tensors["columns"].numpy()
         model.n_features_in_ = len(model._means)
