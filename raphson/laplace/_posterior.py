@@ -137,7 +137,15 @@ class Posterior:
         likelihood: Likelihood | None = None,
     ) -> Posterior:
         """Return the posterior that ``state_dict`` and ``metadata`` are of; arguments else as of ``load``."""
-        return cls(**fields_of(tensors, metadata, model, likelihood))
+        try:
+            return cls(**fields_of(tensors, metadata, model, likelihood))
+        except InputError:
+            raise
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
+            raise InputError(
+                f"This is no whole posterior ({type(error).__name__}: {error}): the file was changed, or is of "
+                "another network."
+            ) from None
 
     def save(self, file: str | Path) -> None:
         """Write the posterior to a safetensors file; it holds numbers and names, no row of the data and no code.
