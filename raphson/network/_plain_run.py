@@ -13,6 +13,8 @@ import torch.utils.checkpoint
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from raphson._errors import InputError
+
 
 @contextlib.contextmanager
 def plain_run(checkpointed: bool) -> Generator[None, None, None]:
@@ -38,6 +40,19 @@ def plain_run(checkpointed: bool) -> Generator[None, None, None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def refuse_surroundings(device: torch.device) -> None:
+    """Raise ``InputError`` inside contexts that keep derivatives from being those of the model."""
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "This was called inside torch.inference_mode(), where nothing has derivatives: call it outside."
+        )
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        raise InputError(
+            "This was called inside torch.autocast(), which would round curvature, too: call it outside, and put "
+            "autocast into the forward pass of the model."
+        )
 
 
 class _Kept(TorchFunctionMode):
