@@ -73,6 +73,8 @@ class Model:
             self.everything = {name: p.detach() for name, p in params.items()}
             self.space = ParameterSpace(dict(self.everything))
             self._given = params
+        kind = self.space.device.type
+        self._device_type = kind if torch.amp.is_autocast_available(kind) else None
         self._latest = _Latest([])
         self._mine: list[Any] | None = None
 
@@ -94,7 +96,7 @@ class Model:
 
     def _look(self) -> list[Any]:
         """Do the same, and return where parameters and buffers are in memory, in which form."""
-        refuse_surroundings(self.space.device)
+        refuse_surroundings(self._device_type)
         latest = self._latest
         if self._structure is None:
             current = self._given

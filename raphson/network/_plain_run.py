@@ -42,13 +42,20 @@ def plain_run(checkpointed: bool) -> Generator[None, None, None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def refuse_surroundings(device: torch.device) -> None:
-    """Raise ``InputError`` inside contexts that keep derivatives from being those of the model."""
+def refuse_surroundings(device_type: str | None) -> None:
+    """Refuse contexts that keep derivatives from being those of the model.
+
+    Args:
+        device_type: The type of the model's device; None for one without autocast.
+
+    Raises:
+        InputError: This runs in inference mode, or under autocast.
+    """
     if torch.is_inference_mode_enabled():
         raise InputError(
             "This was called inside torch.inference_mode(), where nothing has derivatives: call it outside."
         )
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+    if device_type is not None and torch.is_autocast_enabled(device_type):
         raise InputError(
             "This was called inside torch.autocast(), which would round curvature, too: call it outside, and put "
             "autocast into the forward pass of the model."
