@@ -92,10 +92,10 @@ class Batches:
         self._device = device
         self._sums: list[int] = []
         self._complete = False
-        self._weights_seen = False
+        self._seen: list[Tensor] | None = []
         _refuse_form(data)
         if _is_whole(data):
-            self._batches: Iterable[Any] = [self._with_warning(checked_batch(data, "batch 0").to(device))]
+            self._batches: Iterable[Any] = [self._with_warning(checked_batch(data, "batch 0").to(device), True)]
             self._checked = False
             return
         if not isinstance(data, Iterable):
@@ -126,21 +126,31 @@ class Batches:
             raise InputError("data has no batch: give at least one, with at least one example.")
         if self._complete and self._checked and count + 1 != len(self._sums):
             raise InputError(f"data had {len(self._sums)} batches on the first pass and has {count + 1} now: {_REMEDY}")
+        self._look_at_weights(True)
         self._complete = True
 
-    def _with_warning(self, batch: Batch) -> Batch:
-        """Return the batch, with a warning where the first one has weights that look like indices."""
-        if not self._weights_seen and batch.weight is not None and _like_indices(batch.weight):
-            low, high = int(batch.weight.min()), int(batch.weight.max())
-            warnings.warn(
-                f"The third part of a batch (x, y, weight) holds {len(batch.weight)} different whole numbers from "
-                f"{low} to {high}, which look like indices of examples, by which they are weighted now. If that "
-                "is not meant, let the batches be (x, y).",
-                RaphsonWarning,
-                stacklevel=4,
-            )
-        self._weights_seen = True
+    def _with_warning(self, batch: Batch, last: bool = False) -> Batch:
+        """Return the batch, with a warning where the weights of the first ones look like indices."""
+        if self._seen is not None:
+            self._seen += [] if batch.weight is None else [batch.weight]
+            self._look_at_weights(last)
         return batch
+
+    def _look_at_weights(self, last: bool) -> None:
+        """Look once, when there are enough of them, or no more."""
+        if self._seen is None or not (last or sum(map(len, self._seen)) >= _FEWEST_SCATTERED):
+            return
+        weight = torch.cat([w.cpu().double() for w in self._seen]) if self._seen else None
+        scattered = all(not w.is_floating_point() for w in self._seen)
+        self._seen = None
+        if weight is not None and _like_indices(weight, scattered):
+            warnings.warn(
+                f"The third parts of batches (x, y, weight) hold {len(weight)} different whole numbers from "
+                f"{int(weight.min())} to {int(weight.max())}, which look like indices of examples, by which they are "
+                "weighted now. If that is not meant, let the batches be (x, y).",
+                RaphsonWarning,
+                stacklevel=5,
+            )
 
     def _compare(self, index: int, batch: Batch) -> None:
         value = _checksum(batch)
@@ -216,6 +226,10 @@ def checked_batch(item: Any, name: str = "the batch", *, seen: bool = False) -> 
     tensors = _tensors(x)
     if not tensors:
         raise InputError(f"The inputs of {name} hold no tensor: give a tensor, or a tuple or dict of tensors.")
+    for tensor in (*tensors, y):
+        if tensor.layout is not torch.strided or tensor.device.type == "meta":
+            how = f"have layout {tensor.layout}" if tensor.device.type != "meta" else "are on the meta device"
+            raise InputError(f"The inputs or targets of {name} {how}: give dense tensors with values.")
     first = tensors[0]
     if first.ndim == 0 or first.shape[0] != y.shape[0]:
         rows = first.shape[0] if first.ndim else "no"
@@ -224,7 +238,12 @@ def checked_batch(item: Any, name: str = "the batch", *, seen: bool = False) -> 
         raise InputError(f"{_begin(name)} has no example: leave empty batches out.")
     if weight is not None:
         weight = checked_weights(weight, y.shape[0], name, seen=seen)
-    return Batch(x, y, weight)
+    # what was made in inference mode cannot be part of a graph
+    return Batch(tree_map(_usable, x), _usable(y), weight)
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _begin(name: str) -> str:
@@ -252,13 +271,12 @@ def checked_weights(given: Any, n: int, name: str = "the batch", *, seen: bool =
     return weight
 
 
-def _like_indices(weight: Tensor) -> bool:
+def _like_indices(weight: Tensor, integers: bool) -> bool:
     """Return whether weights are whole numbers without repetition: a range in any order, or many integers."""
-    n, numbers = weight.shape[0], weight.cpu().double()
-    gaps = numbers.sort().values.diff()
-    if n < _FEWEST_INDICES or bool((numbers != numbers.round()).any()) or bool((gaps == 0).any()):
+    n, gaps = weight.shape[0], weight.sort().values.diff()
+    if n < _FEWEST_INDICES or bool((weight != weight.round()).any()) or bool((gaps == 0).any()):
         return False
-    return bool((gaps == 1).all()) or (n >= _FEWEST_SCATTERED and not weight.is_floating_point())
+    return bool((gaps == 1).all()) or (n >= _FEWEST_SCATTERED and integers)
 
 
 def _tensors(x: Inputs) -> list[Tensor]:

@@ -97,6 +97,10 @@ def _product(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         length = v.shape[axis] if v.ndim >= -axis else None
         if length != self.shape[side] or v.dtype is not self.dtype or v.device != self.device:
             raise _refusal(self, name, v, self.shape[side])
+        if v.layout is not torch.strided:
+            raise _refused_layout(self, name, v)
+        if axis == -2 and v.shape[-1] == 0:  # no column
+            return v.new_zeros(*v.shape[:-2], self.shape[-3 - side], 0)
         return method(self, v)
 
     return product
@@ -111,6 +115,8 @@ def _solve(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         length = b.shape[-1 if b.ndim < len(self.shape) else -2] if b.ndim else None
         if length != n or b.dtype is not self.dtype or b.device != self.device:
             raise _refusal(self, name, b, n)
+        if b.layout is not torch.strided:
+            raise _refused_layout(self, name, b)
         if b.dtype in HALF:
             return getattr(self.to(dtype=torch.float32), name)(b.float(), *args, **options).to(b.dtype)
         return method(self, b, *args, **options)
@@ -163,6 +169,13 @@ def _tensor(operator: Guarded, v: Any) -> Tensor:
             f"{type(operator).__name__} multiplies tensors and NumPy arrays of real numbers, and got {kind}."
         )
     return torch.tensor(v, dtype=operator.dtype, device=operator.device)
+
+
+def _refused_layout(operator: Guarded, name: str, v: Tensor) -> InputError:
+    return InputError(
+        f"{type(operator).__name__} multiplies dense vectors, but the one in {name} has layout {v.layout}: convert it "
+        "by v.to_dense()."
+    )
 
 
 def _refusal(operator: Guarded, name: str, v: Tensor, length: int) -> InputError:

@@ -177,7 +177,8 @@ class LinearOperator(abc.ABC):
         return np.array(as_numpy(self.to_dense()), dtype=dtype, copy=copy)
 
     def __matmul__(self, v: Tensor) -> Tensor:
-        return self.mv(v) if np.ndim(v) < len(self.shape) else self.mm(v)
+        # a list has no axes, and is refused by the product
+        return self.mv(v) if getattr(v, "ndim", 0) < len(self.shape) else self.mm(v)
 
 
 guard(LinearOperator)  # type: ignore[type-abstract]

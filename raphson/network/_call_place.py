@@ -37,7 +37,7 @@ def runnable(model: Any, x: Any, parameters: torch.dtype) -> Generator[None, Non
         yield
     except _OWN_WORDS:
         raise
-    except (RuntimeError, TypeError, IndexError) as error:
+    except Exception as error:
         found: list[Tensor] = []
         tree_map(found.append, x)
         other = [t.dtype for t in found if t.is_floating_point() and t.dtype != parameters]

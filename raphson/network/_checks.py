@@ -6,19 +6,18 @@ The operations that run are seen by PyTorch's private ``TorchDispatchMode``, her
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raphson._errors import InputError
+from raphson._errors import InputError, RaphsonError
 from raphson.data import take, tree_map
 from raphson.network._call_place import place_of_call, runnable
-from raphson.network._chance import undisturbed
+from raphson.network._chance import Sources, undisturbed
 from raphson.network._module import Inputs, Model
 from raphson.network._plain_run import checkpoint_around
 from raphson.network.autodiff._rewrite import Rewritten
@@ -73,6 +72,32 @@ class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
+class _Hooks(TorchFunctionMode):
+    """Sees whether a model puts hooks on tensors.
+
+    Args:
+        model: The model.
+
+    Attributes:
+        trouble: A sentence on the first one, or None.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self._model = model
+        self.trouble: str | None = None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.register_hook and self.trouble is None:
+            self.trouble = (
+                f"{place_of_call(self._model)} puts a hook on a tensor (register_hook), which may change gradients on "
+                "their way back: they would belong to no loss. Take the hook out of the forward pass."
+            )
+        return func(*args, **(kwargs or {}))
+
+
 def _trouble_of(func: Any, given: Mapping[str, Any], random: bool) -> str | None:
     """Return why an operation with these arguments has no place in a model, as the end of a sentence; None if it has.
 
@@ -119,13 +144,14 @@ class Traits:
         rewritten: Whether it makes calls that ``Rewritten`` replaces.
         channels_last: Whether it runs with images that have their channels last in memory.
         entries: Number of entries, for an example, of what its operations make.
+        eps: The coarsest precision of what they make.
         batched: Whether products with several vectors at once are those with each.
         adjoint: For which parameters, by name, products with its Jacobian were checked.
         shared: Whether examples share a layer call, for each way in which batches go through the model.
     """
 
-    def __init__(self, names: set[str], entries: int) -> None:
-        self.entries = entries
+    def __init__(self, names: set[str], entries: int, eps: float = 0.0) -> None:
+        self.entries, self.eps = entries, eps
         self.batched = True
         self.adjoint: set[tuple[str | bool, ...]] = set()
         self.shared: dict[Hashable, bool] = {}
@@ -149,18 +175,17 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
     device = model.space.device
     own = [device] if device.type not in {"cpu", "meta"} else []
     written = model.buffer_versions()
-    states = random.getstate(), np.random.get_state(legacy=False)
+    sources = Sources(model.module or model.function)
     # what kind of device does not matter where there is none
     with torch.random.fork_rng(devices=own, device_type=device.type if own else "cuda"):
-        seed = torch.get_rng_state()
-        with _Kernels(model.module or model.function) as kernels:
+        with _Hooks(model.module or model.function) as hooks, _Kernels(model.module or model.function) as kernels:
             together = _together(model, both)
         if "reentrant" in kernels.checkpoints:
             raise InputError(_REENTRANT)
         model.checkpointed = bool(kernels.checkpoints - {None})
         _check_backward(together)
         together = together.detach()
-        trouble = kernels.trouble or _drawn_otherwise(seed, *states)
+        trouble = kernels.trouble or hooks.trouble or sources.drawn()
         if trouble is not None:
             raise InputError(trouble)
         model.check_buffers(written)
@@ -169,7 +194,7 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
                 f"The model returned outputs of shape {tuple(together.shape)} for 2 examples: examples must be on the "
                 "first axis (of a recurrent module: batch_first=True)."
             )
-        traits = Traits(kernels.names, max(1, kernels.entries // 2))
+        traits = Traits(kernels.names, max(1, kernels.entries // 2), kernels.eps)
         apart = _apart(model, one, other, traits)
     # of a model that goes through half precision in between, as under torch.autocast, a few of its digits
     tol = max(10 * torch.finfo(together.dtype).eps ** 0.5, 16 * kernels.eps)
@@ -200,28 +225,14 @@ def _check_backward(f: Tensor) -> None:
         ) from error
 
 
-def _drawn_otherwise(seed: Tensor, python: Any, numpy: dict[str, Any]) -> str | None:
-    """Return a sentence if random numbers were drawn since generators had these states, and put the states back."""
-    now = np.random.get_state(legacy=False)
-    sources = {
-        "torch's generator": torch.equal(seed, torch.get_rng_state()),
-        "Python's random": python == random.getstate(),
-        "NumPy's generator": str(numpy) == str(now),
-    }
-    random.setstate(python)
-    np.random.set_state(numpy)
-    drawn = [name for name, same in sources.items() if not same]
-    if not drawn:
-        return None
-    return (
-        f"The model draws random numbers (from {', '.join(drawn)}): the loss is then no fixed function of the "
-        "parameters. Call model.eval(), or take the random part out of the model."
-    )
-
-
 def _together(model: Model, x: Inputs) -> Tensor:
     with runnable(model.module or model.function, x, model.space.dtype):
         return model.call(model.leaves(), x)
+
+
+def _first_words(error: Exception) -> str:
+    """Return the kind of an error, and the first sentence of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0].split('. ')[0]}" if str(error) else repr(error)
 
 
 def twice(t: Tensor) -> Tensor:
@@ -241,7 +252,15 @@ def _apart(model: Model, one: Inputs, other: Inputs, traits: Traits) -> Tensor:
         with contextlib.suppress(RuntimeError):
             return outputs()
         traits.channels_last = False
-    return outputs()
+    try:
+        return outputs()
+    except RaphsonError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"The model runs on two examples together and fails on one of them alone ({_first_words(error)}): it mixes "
+            "examples across the batch. Use normalization with fixed statistics (model.eval())."
+        ) from error
 
 
 def observe(model: Model, run: Callable[[], Tensor]) -> Traits:
@@ -265,7 +284,7 @@ def observe(model: Model, run: Callable[[], Tensor]) -> Traits:
         if kernels.trouble is not None:
             raise InputError(kernels.trouble)
         model.checkpointed = bool(kernels.checkpoints - {None})
-        traits = Traits(kernels.names, max(1, kernels.entries // max(1, out.shape[0])))
+        traits = Traits(kernels.names, max(1, kernels.entries // max(1, out.shape[0])), kernels.eps)
         if traits.channels_last:
             try:
                 with torch.no_grad(), Rewritten(True):

@@ -6,16 +6,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from raphson._errors import InputError, RaphsonError
 from raphson.network._module_parts import ModuleStructure, refuse_without_values, unwrapped
 from raphson.network._parameters import ParameterSpace, chosen
-from raphson.network._plain_run import plain_run
+from raphson.network._plain_run import plain_run, refuse_surroundings
 from raphson.network._tensor_memory import in_place_version, in_place_versions, in_same_memory, memory_of
 
 Inputs = Any
+
+_COMPARED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Types that PyTorch finds the smallest and largest number of."""
 
 
 @dataclass(eq=False)
@@ -69,6 +73,8 @@ class Model:
             self.everything = {name: p.detach() for name, p in params.items()}
             self.space = ParameterSpace(dict(self.everything))
             self._given = params
+        kind = self.space.device.type
+        self._device_type = kind if torch.amp.is_autocast_available(kind) else None
         self._latest = _Latest([])
         self._mine: list[Any] | None = None
 
@@ -90,6 +96,7 @@ class Model:
 
     def _look(self) -> list[Any]:
         """Do the same, and return where parameters and buffers are in memory, in which form."""
+        refuse_surroundings(self._device_type)
         latest = self._latest
         if self._structure is None:
             current = self._given
@@ -115,6 +122,21 @@ class Model:
                     f"{mine.dtype} on {mine.device}. Make a new Objective."
                 )
             self.everything[name] = p.detach()
+
+    def refuse_infinite(self) -> None:
+        """Raise ``InputError``, naming the entry, for a parameter that is infinite or nan."""
+        found = {name: p for name, p in self.everything.items() if p.numel() and p.dtype in _COMPARED}
+        if not found:
+            return
+        fine = torch.stack([torch.isfinite(torch.stack(torch.aminmax(p))).all() for p in found.values()])
+        if bool(fine.all()):
+            return
+        name, p = [*found.items()][int((~fine).nonzero()[0])]
+        place = tuple((~torch.isfinite(p)).nonzero()[0].tolist())
+        raise InputError(
+            f"Parameter '{name}' is {float(p[place]):g} at {list(place)}: nothing computed with it has a value. "
+            "Load or train the model again, from where its parameters were finite."
+        )
 
     def buffer_versions(self) -> dict[str, tuple[Tensor, int]]:
         """Return the buffers of floating-point type, and how often each has been written into."""
@@ -181,5 +203,11 @@ class Model:
                 f"The model returned {seen}, but outputs must be one tensor (N, ..., C), examples first and outputs "
                 "last. Wrap the model so that it returns that (a single output needs a last axis of 1)."
             )
+        if not out.is_floating_point() or out.layout is not torch.strided:
+            what = f"of type {out.dtype}" if out.layout is torch.strided else f"with layout {out.layout}"
+            raise InputError(
+                f"The model returned outputs {what}, but outputs must be a dense tensor of real numbers, which has "
+                "derivatives: wrap the model so that it returns that (logits, not labels)."
+            )
         # under torch.autocast outputs are of another type than parameters
-        return out.to(self.space.dtype) if out.is_floating_point() else out
+        return out.to(self.space.dtype)

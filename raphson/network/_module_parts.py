@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from raphson._errors import InputError
 
@@ -36,10 +37,24 @@ def refuse_without_values(module: nn.Module) -> None:
             "The model is a torch.jit module, whose parameters cannot be replaced: give the module that it was made "
             "of, or a function f(params, x)."
         )
-    for name, p in module.named_parameters():
+    tensors = [
+        *(("Parameter", *p) for p in module.named_parameters()),
+        *(("Buffer", *b) for b in module.named_buffers()),
+    ]
+    for kind, name, p in tensors:
+        if isinstance(p, UninitializedParameter | UninitializedBuffer):
+            raise InputError(
+                f"{kind} '{name}' has no shape yet, which a lazy module finds out when it is first called: call the "
+                "model once on some inputs."
+            )
+        if p.is_inference():
+            raise InputError(
+                f"{kind} '{name}' was made in torch.inference_mode(), so that it has no derivatives: make the model "
+                "outside of it."
+            )
         if p.device.type == "meta":
             raise InputError(
-                f"Parameter '{name}' is on the meta device, where it has a shape but no values: load the model's "
+                f"{kind} '{name}' is on the meta device, where it has a shape but no values: load the model's "
                 "weights first (model.to_empty(device='cpu'), then load_state_dict)."
             )
 
@@ -52,6 +67,16 @@ def children(part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def is_plain(part: nn.Module) -> bool:
     """Whether calling a module is running the ``forward`` of its class: no hook, no other ``forward``."""
     return not (part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__)
+
+
+def refuse_gradient_hooks(module: nn.Module | None) -> None:
+    """Raise ``InputError`` for the first part with a hook that may change gradients on their way back."""
+    for name, part in module.named_modules() if module is not None else ():
+        if part._backward_hooks or part._backward_pre_hooks:
+            raise InputError(
+                f"{_words(part, name)} has a backward hook, which may change gradients on their way back: they would "
+                "belong to no loss. Remove it (handle.remove())."
+            )
 
 
 def refuse_training_mode(module: nn.Module | None) -> None:

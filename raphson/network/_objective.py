@@ -14,12 +14,14 @@ from raphson._errors import InputError, RaphsonWarning
 from raphson.data import Batch, Batches, take, tree_map
 from raphson.likelihoods import Likelihood, from_torch
 from raphson.linalg import SymmetricOperator, is_near, widest_float
+from raphson.network._batch_checks import check_infinite_inputs, check_target_axes, not_finite
 from raphson.network._checks import probe, twice
 from raphson.network._module import Model
-from raphson.network._module_parts import refuse_training_mode
+from raphson.network._module_parts import refuse_gradient_hooks, refuse_training_mode
 from raphson.network._parameters import ParameterSpace
 from raphson.network._progress import shown
 from raphson.network.autodiff._adjoint import check_adjoint
+from raphson.network.autodiff._linearize import refuse_constant
 from raphson.network.layers._feed_forward import FeedForward, find_feed_forward
 
 Reduction = Literal["mean", "sum"]
@@ -69,7 +71,8 @@ class Objective:
         notes: What was done differently than usual, in sentences.
 
     Raises:
-        InputError: The model is in training mode or mixes examples, or data or arguments do not fit.
+        InputError: The model is in training mode, random, hooked or mixes examples, a parameter is not finite, or data
+            or arguments do not fit.
 
     Examples:
         Least squares with one parameter: :math:`L = \tfrac12 \cdot \tfrac12 (1 + 9)` at 0, up to a constant.
@@ -109,6 +112,7 @@ class Objective:
         self.likelihood, self.l2, self.progress = given.likelihood, float(l2), progress
         self.reduction: Reduction = given.reduction or reduction or "mean"
         refuse_training_mode(self.model.module)
+        refuse_gradient_hooks(self.model.module)
         self._classes_second = isinstance(likelihood, nn.CrossEntropyLoss)
         self._batches = Batches(data, self.model.space.device)
         self._unseen: list[Tensor] = []
@@ -305,13 +309,17 @@ class Objective:
         total, gradient = self._zero(), self.l2 * self.space.vector()
         for index, batch in enumerate(batches):
             leaves = self.model.leaves()
-            f = self.outputs(batch, index, leaves)
+            with torch.enable_grad():
+                f = self.outputs(batch, index, leaves)
+            refuse_constant(f, self.space.names)
             total += self._loss(f.detach(), batch, index)
             with torch.no_grad():
                 g = self.scaled(self.likelihood.gradient(f.detach(), batch.y), batch)
             parts = torch.autograd.grad(f, list(leaves.values()), g, materialize_grads=True)
             gradient += torch.cat([part.reshape(-1) for part in parts])
-        return total + self._penalty(), gradient
+        if not is_near(gradient) or bool(torch.isfinite(gradient).all()):
+            return total + self._penalty(), gradient
+        raise not_finite(self.space, gradient)
 
     def scaled(self, values: Tensor, batch: Batch) -> Tensor:
         """Return values per output ``(..., N, ..., C)`` times the example weights and the scale."""
@@ -368,6 +376,7 @@ class Objective:
         """Read the data once: check them, add up the weights and remember the batches."""
         self.n_examples, self.n_batches, wide = 0, 0, widest_float(self.device)
         total = torch.zeros((), dtype=wide, device=self.device)  # read once, when all batches were seen
+        self.model.refuse_infinite()
         for index, batch in enumerate(self.batches()):
             if index == 0:
                 self._probe(batch)
@@ -375,7 +384,8 @@ class Objective:
                 self.likelihood.check(batch.y, self.n_outputs)
             except InputError as error:
                 raise InputError(f"Batch {index}: {error}") from error
-            self._check_target_axes(batch.y, index)
+            check_target_axes(self.likelihood, self._outputs[:1], batch.y, index)
+            check_infinite_inputs(self.model, self.likelihood, batch, index)
             shape = batch.y.shape[: self._outputs.ndim - 1]
             weight = self.likelihood.weight(batch.y)
             weight = torch.ones((), dtype=wide, device=self.device) if weight is None else weight.to(wide)
@@ -389,21 +399,6 @@ class Objective:
             raise InputError(
                 "The weights of all examples add up to 0 (all weights zero, or every target ignored), so that there "
                 "is nothing to average. Give some example a positive weight."
-            )
-
-    def _check_target_axes(self, y: Tensor, index: int) -> None:
-        """Raise for targets with a last axis of 1 that the likelihood does not take, as one example shows."""
-        f = self._outputs[:1]
-        if y.ndim != f.ndim or y.shape[-1] != 1:
-            return
-        try:
-            shape = self.likelihood.nll(f, y[:1]).shape
-        except (RuntimeError, InputError):
-            shape = None
-        if shape != f.shape[:-1]:
-            raise InputError(
-                f"Batch {index}: the targets have shape {tuple(y.shape)}, but {type(self.likelihood).__name__} takes "
-                f"one for each row of {self.n_outputs} outputs: drop their last axis, as in y.squeeze(-1)."
             )
 
     def _probe(self, batch: Batch) -> None:

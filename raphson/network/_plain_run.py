@@ -13,6 +13,8 @@ import torch.utils.checkpoint
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from raphson._errors import InputError
+
 
 @contextlib.contextmanager
 def plain_run(checkpointed: bool) -> Generator[None, None, None]:
@@ -38,6 +40,26 @@ def plain_run(checkpointed: bool) -> Generator[None, None, None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def refuse_surroundings(device_type: str | None) -> None:
+    """Refuse contexts that keep derivatives from being those of the model.
+
+    Args:
+        device_type: The type of the model's device; None for one without autocast.
+
+    Raises:
+        InputError: This runs in inference mode, or under autocast.
+    """
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "This was called inside torch.inference_mode(), where nothing has derivatives: call it outside."
+        )
+    if device_type is not None and torch.is_autocast_enabled(device_type):
+        raise InputError(
+            "This was called inside torch.autocast(), which would round curvature, too: call it outside, and put "
+            "autocast into the forward pass of the model."
+        )
 
 
 class _Kept(TorchFunctionMode):

@@ -52,6 +52,34 @@ class Functional(nn.Module):
         return F.dropout(x, 0.001, self.training)
 
 
+GENERATOR = random.Random(0)
+
+
+def noisy(h: Tensor) -> Tensor:
+    return h + 1e-13 * GENERATOR.random()
+
+
+class Draws(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = np.random.default_rng(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1e-13 * float(self.generator.random())
+
+
+def doubled_back(h: Tensor) -> Tensor:
+    if h.requires_grad:
+        h.register_hook(lambda g: 2 * g)
+    return h
+
+
+def hooked_back() -> nn.Module:
+    model = body(nn.Tanh())
+    model[1].register_full_backward_hook(lambda module, inputs, outputs: None)
+    return model
+
+
 class Tanh(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -421,6 +449,15 @@ CASES = [
             "random of Python": lambda h: h * (1 + 1e-12 * random.random()),
             "random of NumPy": lambda h: h * (1 + 1e-12 * float(np.random.rand())),  # noqa: NPY002
         }.items()
+    ),
+    refused("a generator of its own", lambda: body(Draws()), "draws random numbers .from a generator of its own"),
+    refused("a global generator", lambda: Calls(noisy), "draws random numbers .from a generator of its own"),
+    refused("tensor hook", lambda: Calls(doubled_back), "Calls. puts a hook on a tensor"),
+    refused("backward hook", hooked_back, "Module '1' .Tanh. has a backward hook"),
+    refused(
+        "statistics of the batch",
+        lambda: norm_model(nn.BatchNorm1d(4, track_running_stats=False)),
+        "fails on one of them alone .ValueError.*mixes examples",
     ),
     refused("counting buffer", lambda: body(Counts()), "buffer '1.mean'"),
     *(

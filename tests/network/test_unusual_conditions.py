@@ -147,7 +147,70 @@ def test_an_encoder_with_a_padding_mask(nested: bool, all_padded: bool) -> None:
     torch.testing.assert_close(rp.example_gradient_norms(objective), rows.norm(dim=1))
 
 
+def made(model: nn.Module | None = None, x: Tensor = X, y: Tensor = Y) -> rp.Objective:
+    return rp.Objective(model or network(), rp.Categorical(), (x, y))
+
+
+def in_inference_mode(make: Callable[[], Any]) -> Any:
+    with torch.inference_mode():
+        return make()
+
+
+def inside_autocast() -> Tensor:
+    objective = made()
+    with torch.autocast("cpu", torch.bfloat16):
+        return objective.gradient()
+
+
+def with_entry(value: float) -> nn.Module:
+    model = network()
+    with torch.no_grad():
+        model[0].weight[1, 2] = value
+    return model
+
+
+def infinite_inputs() -> Tensor:
+    x = X.clone()
+    x[3, 1] = torch.inf  # behind the hyperbolic tangent the losses stay finite
+    return x
+
+
 REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
+    "lazy": ("'0.weight' has no shape yet", lambda: made(nn.Sequential(nn.LazyLinear(C)))),
+    "made in inference mode": (
+        r"'0.weight' was made in torch.inference_mode\(\)",
+        lambda: made(in_inference_mode(network)),
+    ),
+    "inside inference mode": (r"inside torch.inference_mode\(\)", lambda: in_inference_mode(made().gradient)),
+    "inside autocast": (r"inside torch.autocast\(\)", inside_autocast),
+    "nan parameter": (r"'0.weight' is nan at \[1, 2\]", lambda: made(with_entry(torch.nan))),
+    "infinite parameter": (r"'0.weight' is -inf at \[1, 2\]", lambda: made(with_entry(-torch.inf))),
+    "infinite inputs": (
+        r"gradient of batch 0 is nan in parameter '0.weight\[0,1\]'",
+        lambda: made(x=infinite_inputs()),
+    ),
+    "sparse inputs": ("batch 0 have layout torch.sparse_coo", lambda: made(x=X.to_sparse())),
+    "inputs without values": ("batch 0 are on the meta device", lambda: made(x=X.to("meta"))),
+    "inputs of another width": (
+        r"shape \(2, 2\). Module .0. .Linear. says: mat1 and mat2 shapes",
+        lambda: made(x=X[:, :2]),
+    ),
+    "one-hot integers": (
+        r"targets have shape \(6, 3\) and type torch.int64.*y.argmax\(-1\)",
+        lambda: made(y=nn.functional.one_hot(Y, C)),
+    ),
+    "whole outputs": ("outputs of type torch.int64", lambda: made(Inside(lambda m, x: m(x).argmax(1, keepdim=True)))),
+    "complex outputs": ("outputs of type torch.complex64", lambda: made(Inside(lambda m, x: m(x) * 1j))),
+    "sparse outputs": ("layout torch.sparse_coo", lambda: made(Inside(lambda m, x: m(x).to_sparse()))),
+    "detached": (
+        "outputs do not depend on inner.0.weight",
+        lambda: made(Inside(lambda m, x: m(x).detach())).gradient(),
+    ),
+    "sparse vector": (
+        r"layout torch.sparse_coo: convert it by v.to_dense",
+        lambda: rp.ggn(made()) @ torch.ones(43).to_sparse(),
+    ),
+    "parameters for a vector": ("got a list", lambda: rp.ggn(made()) @ list(network().parameters())),
     "meta": (
         r"'0.weight' is on the meta device.*to_empty",
         lambda: rp.Objective(network().to("meta"), rp.Categorical(), (X, Y)),
@@ -224,6 +287,22 @@ def test_copies_of_a_jacobian() -> None:
     for operator in (jacobian, jacobian.matrix()):
         with pytest.raises(TypeError, match=r"cannot be pickled. Pickle .*to_dense\(\)"):
             pickle.dumps(operator)
+
+
+def test_surroundings_that_change_nothing() -> None:
+    objective = made()
+    with torch.no_grad():
+        assert torch.equal(objective.gradient(), made().gradient())
+    assert torch.equal(made(x=in_inference_mode(lambda: X * 1)).gradient(), objective.gradient())
+    for operator in (rp.ggn(objective), rp.kfac(objective), rp.ggn(objective, "diagonal")):
+        assert (operator @ torch.ones(43, 0)).shape == (43, 0)
+
+
+@pytest.mark.parametrize("size", [2, 3, 6])
+def test_a_loader_that_gives_indices_too_is_pointed_out(size: int) -> None:
+    batches = [(X[i : i + size], Y[i : i + size], torch.arange(i, i + size)) for i in range(0, N, size)]
+    with pytest.warns(rp.RaphsonWarning, match="look like indices"):
+        rp.Objective(network(), rp.Categorical(), batches)
 
 
 def test_scipy_takes_products() -> None:

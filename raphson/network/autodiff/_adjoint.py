@@ -7,6 +7,8 @@ where :math:`J^\top u`, a plain backward pass, is right.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -65,15 +67,21 @@ def _agrees(model: Model, x: Inputs, traits: Traits) -> bool:
         return True  # nothing to see here: the loss names what is not finite
     v = found / size
     if lin.together and u.numel() <= _BATCHED:
-        traits.batched &= _same_in_turn(lin.jvp, v) and _same_in_turn(lambda u: torch.cat(_rows(lin.vjp(u))), u)
-    return bool(((lin.jvp(v) * u).sum() - size).abs() <= min(0.1, 10 * torch.finfo(found.dtype).eps ** 0.5) * size)
+        tol = _tolerance(found.dtype, traits)
+        traits.batched &= _same_in_turn(lin.jvp, v, tol)
+        traits.batched &= _same_in_turn(lambda u: torch.cat(_rows(lin.vjp(u))), u, tol)
+    return bool(((lin.jvp(v) * u).sum() - size).abs() <= _tolerance(found.dtype, traits) * size)
 
 
-def _same_in_turn(function: Function, row: Tensor) -> bool:
+def _tolerance(dtype: torch.dtype, traits: Traits) -> float:
+    """Return which relative difference is rounding, also where a model goes through half precision (autocast)."""
+    return min(0.1, max(10 * math.sqrt(torch.finfo(dtype).eps), 16 * traits.eps))
+
+
+def _same_in_turn(function: Function, row: Tensor, tol: float) -> bool:
     """Whether a function of two vectors at once is that of each: not all of torch's derivatives are under ``vmap``."""
     pair = torch.stack([row, _mixture(row) * row.norm()])
     at_once, in_turn = map_rows(function, pair, True), map_rows(function, pair, False)
-    tol = min(0.1, 10 * torch.finfo(row.dtype).eps ** 0.5)
     return at_once.shape == in_turn.shape and bool((at_once - in_turn).norm() <= tol * in_turn.norm())
 
 
@@ -96,7 +104,9 @@ def _curved_right(model: Model, x: Inputs, traits: Traits, differences: bool) ->
 
     graph = GradientGraph(model, x, traits, lambda f: (_mixture(f), torch.zeros_like))
     if graph.together and len(theta) <= _BATCHED:
-        traits.batched &= _same_in_turn(lambda w: torch.cat(_rows(graph.product(w))), w)
+        traits.batched &= _same_in_turn(
+            lambda w: torch.cat(_rows(graph.product(w))), w, _tolerance(theta.dtype, traits)
+        )
     if not differences:
         return True
     found = torch.cat(_rows(graph.product(w)))

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from raphson._errors import InputError
 from raphson.data import Batch
-from raphson.linalg import Implicit
+from raphson.linalg import Implicit, is_near
 from raphson.network._objective import Objective
 from raphson.network._tensor_memory import block_of
 
@@ -54,6 +55,7 @@ class NetworkProducts:
         self._objective, self._linearize, self._keep_all = objective, linearize, keep_all
         self._versions = objective.model.versions()
         self._cached: list[BatchProducts] | None = None
+        self._finite = False  # until a product was
 
     def operator(self) -> Implicit:
         """Return the symmetric operator ``(P, P)``."""
@@ -78,6 +80,14 @@ class NetworkProducts:
             part = batch.products(rows)
             total = part if total is None else total.add_(part)
         assert total is not None
+        if not self._finite:
+            self._finite = not is_near(total) or bool(torch.isfinite(total).all())
+            if not self._finite and bool(torch.isfinite(rows).all()):
+                objective.value_and_gradient()  # names the parameter
+                raise InputError(
+                    "The product is not finite, although the vector, every loss and the gradient are: the second "
+                    "derivative of the model, or a number in between, is infinite at its parameters."
+                )
         return total.add_(rows, alpha=objective.l2) if objective.l2 else total
 
     def _batches(self) -> Iterator[BatchProducts]:

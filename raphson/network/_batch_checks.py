@@ -1,0 +1,70 @@
+"""What a batch must be for the losses of a network to have derivatives, beyond what its model and likelihood ask."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from raphson._errors import InputError
+from raphson.data import Batch, tree_map
+from raphson.likelihoods import Likelihood
+from raphson.linalg import is_near
+from raphson.network._module import Model
+from raphson.network._parameters import ParameterSpace
+
+
+def check_target_axes(likelihood: Likelihood, f: Tensor, y: Tensor, index: int) -> None:
+    """Raise ``InputError`` for targets with as many axes as outputs that a likelihood does not take.
+
+    Args:
+        likelihood: The likelihood.
+        f: Outputs of one example, which show it.
+        y: Targets of a batch.
+        index: Its number.
+
+    Raises:
+        InputError: The likelihood gives them no losses, or losses of another shape.
+    """
+    if y.ndim != f.ndim:
+        return
+    try:
+        shape = likelihood.nll(f, y[:1]).shape
+    except (RuntimeError, InputError):
+        shape = None
+    if shape != f.shape[:-1]:
+        labels = "y.argmax(-1), or y of the outputs' type if its rows are numbers"
+        remedy = "drop their last axis, as in y.squeeze(-1)" if y.shape[-1] == 1 else f"give {labels}"
+        raise InputError(
+            f"Batch {index}: the targets have shape {tuple(y.shape)} and type {y.dtype}, but "
+            f"{type(likelihood).__name__} takes one for each row of {f.shape[-1]} outputs: {remedy}."
+        )
+
+
+def check_infinite_inputs(model: Model, likelihood: Likelihood, batch: Batch, index: int) -> None:
+    """Refuse infinite inputs that reach a gradient, unlike those in a mask, by ``InputError``.
+
+    They can do so where the losses are finite: behind an activation that saturates. Where looking at a value means to
+    wait for a device, it is the gradient that shows them.
+    """
+    found: list[Tensor] = []
+    tree_map(lambda t: found.append(t) if t.is_floating_point() else None, batch.x)
+    if not any(is_near(t) and bool(torch.isinf(t).any()) for t in found):
+        return
+    leaves = model.leaves()
+    with torch.enable_grad():
+        f = model.call(leaves, batch.x)
+    gradient = likelihood.gradient(f.detach(), batch.y)
+    parts = torch.autograd.grad(f, list(leaves.values()), gradient, materialize_grads=True)
+    total = torch.cat([part.reshape(-1) for part in parts])
+    if bool(torch.isfinite(f).all()) and not bool(torch.isfinite(total).all()):
+        error = not_finite(model.space, total, f" of batch {index}")
+        raise error
+
+
+def not_finite(space: ParameterSpace, gradient: Tensor, where: str = "") -> InputError:
+    """Return the error for a gradient ``(P,)`` that is not finite, which names its first such entry."""
+    index = int((~torch.isfinite(gradient)).nonzero()[0])
+    return InputError(
+        f"The gradient{where} is {float(gradient[index]):g} in parameter '{space.label(index)}', although the losses "
+        "are finite. Check for infinite inputs, and for parameters that are infinite or too large."
+    )
