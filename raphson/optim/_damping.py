@@ -16,7 +16,7 @@ _MEMORY = 0.8
 """Share of the running sums of changes and promises that stays: near a minimum the change on a single mini-batch is
 mostly noise. A damping that follows it alone ends a sixfold of its start, at a loss of 68.7 (same measurement)."""
 
-_NEARLY = 0.85
+_NEARLY = 0.8
 """Share of the best first step's gain that a smaller first damping has to reach: the best first step is a cautious one,
 and dampings of half its size are ahead after five steps and stay ahead (an autoencoder, measured)."""
 
