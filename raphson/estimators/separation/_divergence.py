@@ -67,15 +67,7 @@ def falls_on(fitted: Fitted) -> bool:
 
 
 def find_no_spread(fitted: Fitted, rows: Rows) -> Divergence | None:
-    """Return the parameters of scale that have nothing to estimate where targets are fitted exactly.
-
-    Args:
-        fitted: A fit.
-        rows: Its rows.
-
-    Returns:
-        What diverges, or None.
-    """
+    """Return the parameters of scale that have nothing to estimate where targets are fitted exactly, or None."""
     likelihood, objective = fitted.objective.likelihood, fitted.objective
     k, y = len(likelihood.parameters), rows.y
     if k < 2 or y.shape[0] != objective.n_rows or not y.is_floating_point() or likelihood.support is COUNT:
@@ -85,10 +77,14 @@ def find_no_spread(fitted: Fitted, rows: Rows) -> Divergence | None:
         mean = likelihood.mean(objective.predictors(fitted.solution.theta).mT)
     except NotImplementedError:
         return None
+    if isinstance(likelihood, StudentT):  # up to one degree of freedom there is no mean
+        mean = objective.predictors(fitted.solution.theta).mT[:, ::k]
     if mean.shape[0] != times.shape[0] or mean.numel() != times.numel():
         return None
     exact = _EXACT if fitted.solution.converged else _NEARLY
-    if not bool(((mean.reshape(times.shape) - times).abs() <= exact * times.abs().amax()).all()):
+    # as many columns as rows fit every target, though the solver stopped short of that
+    saturated = not fitted.solution.converged and not objective.l2 and objective.n_rows <= objective.design.n_columns
+    if not saturated and not bool(((mean.reshape(times.shape) - times).abs() <= exact * times.abs().amax()).all()):
         return None
     labels = fitted.layout.labels
     seconds = tuple(name for i, name in enumerate(fitted.layout.outputs) if i % k)
