@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raphson._errors import InputError
+from raphson.network._call_place import runnable
 from raphson.network.layers._feed_forward import find_feed_forward
 
 Function = Callable[[Tensor], Tensor]
@@ -109,8 +110,8 @@ def contractive_penalty_estimate(
         >>> rp.contractive_penalty_estimate(torch.nn.Linear(2, 1), torch.randn(5, 2)).standard_error.item()
         0.0
     """
-    if samples < 2:
-        raise InputError(f"samples is {samples}, but a standard error takes two samples or more.")
+    if not isinstance(samples, int) or samples < 2:
+        raise InputError(f"samples is {samples!r}, but a standard error takes two samples or more.")
     squares = _squares(encoder, x, "hutchinson", samples, 0.0, 0.0, 1, generator)
     variance = squares.detach().var(0) / samples
     return PenaltyEstimate(squares.mean(), variance.sum().sqrt() / squares.shape[1])
@@ -130,8 +131,13 @@ def _squares(
     if method not in {"exact", "hutchinson"}:
         raise InputError(f"method is {method!r}, but it must be 'exact' or 'hutchinson'.")
     for name, value in (("samples", samples), ("corruptions", corruptions)):
-        if value < 1:
-            raise InputError(f"{name} is {value}, but it must be 1 or more.")
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} is {value!r}, but it must be a whole number, 1 or more.")
+    for name, size in (("higher_order", higher_order), ("noise", noise)):
+        if not isinstance(size, int | float) or not 0 <= size < float("inf"):
+            raise InputError(f"{name} is {size!r}, but it must be a finite number that is not negative.")
+    if not isinstance(x, Tensor):
+        raise InputError(f"x is a {type(x).__name__}, but inputs must be a tensor (N, ...): torch.as_tensor makes one.")
     if not x.is_floating_point() or x.ndim < 2:
         raise InputError(
             f"x has type {x.dtype} and shape {tuple(x.shape)}: a penalty on a Jacobian takes inputs (N, ...) of a "
@@ -172,9 +178,10 @@ class _SingleLayer:
 
     def derivative(self, x: Tensor) -> Tensor:
         """Return the derivatives of the activation, ``(N, ..., out)``, with a graph."""
-        for module in self._flatten:
-            x = module(x)
-        z = F.linear(x, self._linear.weight, self._linear.bias)
+        with runnable(self._linear, x, self._linear.weight.dtype):
+            for module in self._flatten:
+                x = module(x)
+            z = F.linear(x, self._linear.weight, self._linear.bias)
         if not self._activations:
             return torch.ones_like(z)
         a = z if z.requires_grad else z.detach().requires_grad_()
@@ -203,10 +210,20 @@ def _single_layer(encoder: nn.Module | Callable[[Tensor], Tensor]) -> _SingleLay
     return _SingleLayer(layer.linear, layer.activations, found.before)
 
 
+def _run(encoder: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the codes; ``InputError``, with the layer's name, where the encoder cannot be run."""
+    parameters = encoder.parameters() if isinstance(encoder, nn.Module) else iter(())
+    with runnable(encoder, x, next((p.dtype for p in parameters), x.dtype)):
+        codes = encoder(x)
+    if not isinstance(codes, Tensor) or codes.ndim == 0:
+        raise InputError(f"The encoder made a {type(codes).__name__}, but codes must be one tensor (N, ...).")
+    return codes
+
+
 def _pulled(encoder: Callable[[Tensor], Tensor], x: Tensor, v: Tensor | None) -> Tensor:
     """Return ``J^T v`` for vectors ``(S, N, H)``, or all rows of J, as ``(S, N, ...)`` with a graph."""
     inputs = x if x.requires_grad else x.detach().requires_grad_()
-    codes = encoder(inputs)
+    codes = _run(encoder, inputs)
     if codes.shape[:1] != x.shape[:1]:
         raise InputError(
             f"The encoder made codes of shape {tuple(codes.shape)} of inputs {tuple(x.shape)}: examples must stay on "
@@ -236,7 +253,7 @@ def _all_rows(rows: Tensor) -> Tensor:
 
 def _signs(encoder: Callable[[Tensor], Tensor], x: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
     with torch.no_grad():
-        h = encoder(x)[0].numel()
+        h = _run(encoder, x)[0].numel()
     drawn = torch.randint(0, 2, (samples, len(x), h), generator=generator, device=_device(generator, x))
     return drawn.to(x).mul_(2).sub_(1)
 

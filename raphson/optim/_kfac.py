@@ -232,6 +232,7 @@ class KFAC(torch.optim.Optimizer):
             "count": self._count,
             "quadratic": isinstance(self._rule, QuadraticStep) if self._rule is not None else None,
             "damping": self._damping.value,
+            "damping_seen": self._damping.seen,
             "promised": self._promised,
             "previous": self._previous,
             "gradient": self._average_gradient,
@@ -267,6 +268,7 @@ class KFAC(torch.optim.Optimizer):
             group["names"] = own
         own = copy.deepcopy(state_dict["kfac"])
         self._count, self._damping.value, self._promised = own["count"], own["damping"], own["promised"]
+        self._damping.seen = own["damping_seen"]
         if self._rule is None and own["quadratic"] is not None:
             self._rule = QuadraticStep() if own["quadratic"] else FixedStep()
         self._previous, self._average_gradient = own["previous"], own["gradient"]

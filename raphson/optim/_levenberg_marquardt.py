@@ -51,6 +51,10 @@ class LevenbergMarquardt:
     :math:`f''` is the second derivative of the outputs along :math:`\delta`, and steps of too much curvature,
     :math:`2 \|D a\| > 0.75\, \|D \delta\|`, are refused (Transtrum and Sethna 2012).
 
+    Of NIST's 27 nonlinear regressions it solves all from both starting points, to 6 digits of the parameters and more.
+    Residuals have fewer digits where they are small against the outputs: those of Lanczos1, a hundred times float64's
+    rounding, have two.
+
     Args:
         model: A module in evaluation mode, or a function ``f(params, *x)``; float64 for more than a few digits.
         likelihood: A likelihood, or a torch loss that stands for one.

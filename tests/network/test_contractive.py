@@ -103,6 +103,13 @@ def test_dropout_is_part_of_the_encoder_that_was_sampled():
         (lambda e, x: rp.contractive_penalty(e, x.long()), "floating-point"),
         (lambda e, x: rp.contractive_penalty(lambda t: e(t).T, x), "first axis"),
         (lambda e, x: rp.contractive_penalty_estimate(e, x, samples=1), "two samples"),
+        (lambda e, x: rp.contractive_penalty(e, x.numpy()), "x is a ndarray"),
+        (lambda e, x: rp.contractive_penalty(e, x[:, :2]), r"Module .* says: mat1 and mat2"),
+        (lambda e, x: rp.contractive_penalty(e[:2], x[:, :2]), r"inputs of shape .*, 2\)"),
+        (lambda e, x: rp.contractive_penalty(e, x.float()), "have type torch.float32"),
+        (lambda e, x: rp.contractive_penalty(lambda t: (e(t), t), x), "made a tuple"),
+        (lambda e, x: rp.contractive_penalty(e, x, samples=1.5), "samples is 1.5"),
+        (lambda e, x: rp.contractive_penalty(e, x, higher_order=-1.0), "higher_order is -1"),
     ],
 )
 def test_what_cannot_be_used_is_refused(call, match):

@@ -74,8 +74,9 @@ def test_all_certified_values(name, start):
     solution, deviation = fitted(name, problem.starts[start], problem.x, problem.y, max_iter=2000)
     assert solution.converged
     assert nist.digits(solution.theta, problem.certified) > 6
-    if name != "Lanczos1":  # its residuals, 1e-13, are rounding of the data as float64 holds them
-        assert deviation == pytest.approx(problem.deviation, rel=1e-6)
+    # residuals of Lanczos1, 9e-14, are a hundred times float64's rounding of outputs of size 2.5: two digits are left
+    # (the certified parameters themselves, as printed to 11 digits, leave residuals of 1.5e-11)
+    assert deviation == pytest.approx(problem.deviation, rel=2e-2 if name == "Lanczos1" else 1e-6)
 
 
 def exponential():

@@ -1,0 +1,51 @@
+"""The damping: what it does about noise, and about failure."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from raphson.optim import DampingOptions
+from raphson.optim._damping import DampingSchedule
+
+
+def after(*changes, lr=1.0, **options):
+    """The damping, from 1, after steps that promised -1 and changed the loss by so much."""
+    schedule = DampingSchedule(DampingOptions(1.0, **options))
+    for change in changes:
+        schedule.adapt(change, -1.0, lr)
+    return schedule.value
+
+
+def test_steps_as_good_as_promised_lower_it():
+    assert after(-1.0) == pytest.approx(0.95**5)
+    assert after(-1.0, -1.0, -1.0) == pytest.approx(0.95**15)
+    assert after(*[-1.0] * 20, smallest=0.5) == 0.5
+
+
+def test_a_single_bad_step_among_good_ones_is_noise():
+    assert after(*[-0.5] * 10, 1.0, *[-0.5] * 10) == 1.0
+    assert after(*[-0.5] * 10, *[1.0] * 10) > 2.0
+
+
+def test_a_loss_that_is_not_finite_raises_it_at_once_and_is_forgotten():
+    assert after(*[-0.5] * 10, math.nan) == pytest.approx(0.95**-5)
+    assert after(*[-0.5] * 10, math.inf, -0.5) == pytest.approx(0.95**-5)
+
+
+def test_a_schedule_that_shortens_steps_holds_it():
+    assert after(1.0, lr=0.0) == 1.0
+    assert 1.0 < after(1.0, lr=0.5) < after(1.0)
+
+
+def test_it_is_found_where_a_first_step_does_most():
+    schedule = DampingSchedule(DampingOptions())
+    schedule.begin(lambda damping: abs(math.log10(damping) - 2.2), guess=1e-3)
+    assert schedule.value == pytest.approx(10**2, rel=1e-6)
+
+
+def test_a_smaller_one_is_taken_where_its_first_step_does_nearly_as_much():
+    schedule = DampingSchedule(DampingOptions())
+    schedule.begin(lambda damping: -1.0 + 0.06 * (math.log10(damping) - 2) ** 2, guess=1.0)
+    assert schedule.value == pytest.approx(10**0.5, rel=1e-6)  # within 1.8 decades the gain is 0.8 or more
