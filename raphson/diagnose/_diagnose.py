@@ -65,7 +65,7 @@ def diagnose(
         >>> import torch
         >>> import raphson as rp
         >>> saddle = rp.diagnose(rp.Dense(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), labels=("a", "b")))
-        >>> saddle.convex, saddle.inertia[:3]
+        >>> saddle.convex, tuple(saddle.inertia)
         ('not convex', (1, 0, 1))
         >>> saddle.witness / saddle.witness[0]
         tensor([ 1., -1.])
@@ -202,7 +202,7 @@ def _by_factors(subject: Subject) -> _Facts:
         )
     scaled = Scaled.of(matrix)
     other = scaled if subject.congruent is None else Scaled.of(subject.congruent.to_dense())
-    counts = inertia(other)
+    counts, exact, level = inertia(other)
     n = len(matrix)
     whole = (matrix.double() + matrix.double().mT).cpu() / 2
     values, vectors = torch.linalg.eigh(whole)
@@ -219,12 +219,12 @@ def _by_factors(subject: Subject) -> _Facts:
         convex = "not convex" if witness is not None else "undecided"
     elif not counts.zero:
         convex = "strongly convex"
-    elif counts.exact:
+    elif exact:
         convex = "convex"
     how = (
         f"By LDL^T factorization (Bunch and Kaufman), {counts.negative} eigenvalues are negative, {counts.zero} zero"
-        f"{'' if counts.exact else ' within rounding'} and {counts.positive} positive. A sign is given only beyond the "
-        f"backward error of the factors, {counts.level:.1e} of a matrix with rows of unit size: failure probability 0."
+        f"{'' if exact else ' within rounding'} and {counts.positive} positive. A sign is given only beyond the "
+        f"backward error of the factors, {level:.1e} of a matrix with rows of unit size: failure probability 0."
     )
     positive = not counts.negative and not counts.zero
     # clamping would hide what it decides: eigenvalues that are known to be positive may still round to less

@@ -95,11 +95,10 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values; numbers that are not finite are None."""
-        counts = None if self.inertia is None else self.inertia
         known = self.everywhere
         return {
             "title": self.title,
-            "inertia": None if counts is None else list(counts[:3]),
+            "inertia": None if self.inertia is None else list(self.inertia),
             "convex": self.convex,
             "guarantee": self.guarantee,
             "everywhere": None
@@ -120,6 +119,9 @@ class Diagnosis:
     def direction(self, vector: Tensor) -> Direction:
         """Return a vector ``(P,)`` with the names of its parameters."""
         return named(vector, self.labels)
+
+    def __repr__(self) -> str:
+        return f"<Diagnosis of the {self.title[0].lower()}{self.title[1:]}: {self.convex}; print it>"
 
     def __str__(self) -> str:
         lines = [self.title, "=" * len(self.title), f"At this point: {self.convex}. {self.guarantee}"]

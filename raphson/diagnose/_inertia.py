@@ -31,13 +31,23 @@ class Inertia(NamedTuple):
         negative: Certainly negative.
         zero: Within rounding of zero, or exactly zero.
         positive: Certainly positive.
-        exact: Whether every zero is exactly zero.
-        level: What counts as zero, relative to the matrix with rows of unit size.
     """
 
     negative: int
     zero: int
     positive: int
+
+
+class Count(NamedTuple):
+    """An inertia, and how far it is known.
+
+    Attributes:
+        inertia: The counts.
+        exact: Whether every zero is exactly zero.
+        level: What counts as zero, relative to the matrix with rows of unit size.
+    """
+
+    inertia: Inertia
     exact: bool = True
     level: float = 0.0
 
@@ -68,7 +78,7 @@ class Scaled(NamedTuple):
         return cls(found, scale, skew + rounding(len(found), matrix.dtype) * size)
 
 
-def inertia(scaled: Scaled) -> Inertia:
+def inertia(scaled: Scaled) -> Count:
     """Return the inertia of a scaled matrix.
 
     Args:
@@ -82,15 +92,15 @@ def inertia(scaled: Scaled) -> Inertia:
     matrix = np.ascontiguousarray(full[np.ix_(used, used)])
     nothing, n = int((~used).sum()), len(matrix)
     if not n:
-        return Inertia(0, nothing, 0)
+        return Count(Inertia(0, nothing, 0))
     off = matrix - np.diag(matrix.diagonal())
     if not off.any():
         signs = np.sign(matrix.diagonal())
-        return Inertia(int((signs < 0).sum()), nothing, int((signs > 0).sum()))
+        return Count(Inertia(int((signs < 0).sum()), nothing, int((signs > 0).sum())))
     negative, low = _certain(matrix, scaled.uncertainty)
     positive, high = _certain(-matrix, scaled.uncertainty)
     unclear = n - negative - positive
-    return Inertia(negative, nothing + unclear, positive, unclear == 0, max(low, high))
+    return Count(Inertia(negative, nothing + unclear, positive), unclear == 0, max(low, high))
 
 
 def _certain(matrix: NDArray[np.float64], uncertainty: float) -> tuple[int, float]:

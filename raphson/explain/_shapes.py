@@ -112,6 +112,9 @@ class Shapes:
             for row in self.rows
         ]
 
+    def __repr__(self) -> str:
+        return f"<Shapes of {len(self.rows)} quantities: print it, or to_frame()>"
+
     def __str__(self) -> str:
         import textwrap
 

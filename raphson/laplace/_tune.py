@@ -15,7 +15,7 @@ from raphson._errors import InputError
 from raphson.laplace._curvature import Curvature, curvature_of
 from raphson.laplace._evidence import determinant, evidence
 from raphson.laplace._operators import combined
-from raphson.laplace._prior import Per, Prior, regrouped
+from raphson.laplace._prior import Per, Prior, parts_modules, regrouped
 from raphson.likelihoods import Gaussian
 from raphson.network import Objective, multiplied_factors
 
@@ -155,7 +155,8 @@ def _with_groups(post: Any, per: Per | None) -> Any:
         prior = regrouped(whole, space.names, space.sizes, per).of_entries(post.entries)
     else:
         prior = regrouped(post.prior, space.names, space.sizes, per)
-    if per != "tensor" or post.bias == "separate" or post.structure not in {"kfac", "ekfac"}:
+    parted = post.entries is None and parts_modules(prior, space.names, space.sizes)
+    if not parted or post.bias == "separate" or post.structure not in {"kfac", "ekfac"}:
         return replace(post, prior=prior)
     if not post.complete:
         raise InputError(

@@ -132,7 +132,11 @@ def _decomposition(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _element_type(name: str, given: Any) -> property:
-    """Return ``dtype`` as a property that answers SciPy, whose functions make a NumPy type of it, with such a type."""
+    """Return ``dtype`` as a property that answers SciPy, whose functions make a NumPy type of it, with such a type.
+
+    SciPy asks nothing else: ``eigsh`` and ``aslinearoperator`` read ``dtype`` of what they are given, subclasses of
+    their own operator included, and NumPy makes no type of a ``torch.dtype``. So who asks has to decide.
+    """
 
     def dtype(self: Guarded) -> Any:
         """Element type of the products."""

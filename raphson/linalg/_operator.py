@@ -63,6 +63,8 @@ class LinearOperator(abc.ABC):
 
     def __init_subclass__(cls) -> None:
         guard(cls)
+        if "__repr__" not in vars(cls):  # else a dataclass would list its numbers, thousands of them
+            cls.__repr__ = LinearOperator.__repr__  # type: ignore[method-assign]
 
     @property
     def shape(self) -> torch.Size:
@@ -166,6 +168,10 @@ class LinearOperator(abc.ABC):
     def rmatvec(self, v: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return ``A^T v`` for SciPy."""
         return cast(np.ndarray[Any, Any], self.rmv(np.reshape(v, -1)))  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        where = "" if self.device.type == "cpu" else f" on {self.device}"
+        return f"<{type(self).__name__} {' x '.join(map(str, self.shape))}, {self.dtype}{where}>"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         return np.array(as_numpy(self.to_dense()), dtype=dtype, copy=copy)

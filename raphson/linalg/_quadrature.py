@@ -147,6 +147,12 @@ class SpectralDensity:
     level: float
     products: int
 
+    def __repr__(self) -> str:
+        return (
+            f"<SpectralDensity from {float(self.grid[0]):.4g} to {float(self.grid[-1]):.4g}, error at most "
+            f"{float(self.error.max()):.2g} with probability {self.level:g}, {self.products} products>"
+        )
+
 
 def spectral_density(
     operator: SymmetricOperator,

@@ -42,7 +42,7 @@ class Objective:
     The data are read once here (to add up :math:`W`, to check them, and to remember what they were) and once for every
     quantity; batches must be the same each time. The model must be in evaluation mode, and is left as it is. Its parts
     are looked at once: values of parameters are always the present ones, but after a layer was replaced, a hook
-    registered or a mode changed, every use is refused, and a new objective is needed.
+    registered, a mode or a number in an attribute changed, every use is refused, and a new objective is needed.
 
     Args:
         model: A module, or a function ``f(params, *x)``; outputs ``(N, ..., C)``, the ``C`` of them last. A compiled
@@ -113,6 +113,12 @@ class Objective:
         self._unseen: list[Tensor] = []
         self._looking = False
         self._read()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Objective of {self.likelihood}: total weight {self.total_weight:g}, {self.n_outputs} outputs, "
+            f"{self.n_parameters} parameters, {self.reduction}{f', l2={self.l2:g}' if self.l2 else ''}>"
+        )
 
     @property
     def space(self) -> ParameterSpace:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 _VERSION, _DTYPE = attrgetter("_version"), attrgetter("dtype")
+_SET_TO = Tensor.is_set_to
 _POINTER, _SIZE, _STRIDE = Tensor.data_ptr, Tensor.size, Tensor.stride
 
 
@@ -30,6 +31,16 @@ def in_place_versions(tensors: Sequence[Tensor]) -> list[int]:
 def memory_of(tensors: Sequence[Tensor]) -> list[Any]:
     """Return where tensors are in memory, and in which form, in a list that is equal where that is the same."""
     return [*map(_POINTER, tensors), *map(_SIZE, tensors), *map(_STRIDE, tensors), *map(_DTYPE, tensors)]
+
+
+def in_same_memory(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Return whether each of some tensors is in the memory of another one, in the same form (type aside)."""
+    if len(tensors) != len(others):
+        return False
+    try:
+        return all(map(_SET_TO, tensors, others))
+    except RuntimeError:  # tensors of a device, or of a kind, that has no such operation
+        return memory_of(tensors) == memory_of(others)
 
 
 def block_of(t: Tensor) -> tuple[int, int]:

@@ -276,3 +276,9 @@ def test_state_dict_of_nested_operators_is_flat_and_keeps_numbers_exactly():
     ]
     again = from_state_dict("BlockDiagonal", state)
     assert torch.equal(again.to_dense(), operator.to_dense())
+
+
+def test_an_operator_is_shown_in_one_line() -> None:
+    kept = Kronecker((Dense(torch.eye(40)), Diagonal(torch.ones(30))))
+    assert repr(kept) == "<Kronecker 1200 x 1200, torch.float32>"
+    assert repr(Dense(torch.eye(2, dtype=torch.float64))) == "<Dense 2 x 2, torch.float64>"

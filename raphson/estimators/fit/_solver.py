@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -40,9 +39,6 @@ from raphson.solve import (
 
 _FROZEN_COEFFICIENTS = 250
 """Up to this many coefficients ``auto`` takes dense Hessians; beyond, products preconditioned by blocks are cheaper."""
-
-_SINGLE_FROM_PAIRS = 10
-"""Pairs of outputs from which Hessians are summed in single precision; with fewer they are cheap anyway."""
 
 _DENSE_COEFFICIENTS = 2000
 """Up to this many coefficients the Hessian at the end is formed, for standard errors; beyond, only multiplied."""
@@ -171,21 +167,17 @@ def _solve(
     step = objective.l2 == 0 or tol <= PRECISE or not concave
     if goes_by_products(objective):
         return _by_products(objective, start, tol, max_iter, callback, step=step)
-    outputs = objective.output_map.basis.shape[1]
     # the Newton step at the end squares the error: what a single output costs makes that worth waiting for
     coarse = max(tol, 0.1 * math.sqrt(tol)) if step and concave and objective.n_outputs == 1 else None
-    working = objective
-    if outputs * (outputs + 1) // 2 >= _SINGLE_FROM_PAIRS:
-        working = objective.with_curvature(torch.float32)
     return newton(
-        working,
+        objective,
         start,
         tol=tol,
         max_iter=max_iter,
-        factor_cost=_factor_cost(working),
+        factor_cost=_factor_cost(objective),
         scoring=not concave,
         extended=True,
-        stages=() if warm else _stages(working),
+        stages=() if warm else _stages(objective),
         propose=scoring_step,
         finish=Finish(objective, step=step),
         coarse=coarse,
@@ -253,19 +245,24 @@ def _first_order(objective: LinearObjective, start: Tensor, options: FitOptions,
     )
 
 
+def has_stages(objective: LinearObjective) -> bool:
+    """Return whether a dense fit begins with subsets of the rows."""
+    p = objective.n_parameters
+    smallest = max(_SUBSET_ROWS, _SUBSET_ROWS_PER_COEFFICIENT * p)
+    return objective.n_rows * p >= _SUBSETS_FROM and objective.n_rows >= 3.0 * smallest
+
+
 def _stages(objective: LinearObjective) -> tuple[Stage, ...]:
     """Return growing random subsets of the rows to fit first; none where passes are cheap.
 
     A subset of n rows puts the optimum within its sampling error, about ``p / 2n`` in value, at n / N of the price, and
     its Hessian is good enough to begin the next one with.
     """
-    p = objective.n_parameters
-    if objective.n_rows * p < _SUBSETS_FROM:
+    if not has_stages(objective):
         return ()
+    p = objective.n_parameters
     smallest = max(_SUBSET_ROWS, _SUBSET_ROWS_PER_COEFFICIENT * p)
     ratio = objective.n_rows / smallest
-    if ratio < 3.0:
-        return ()
     levels = max(1, round(math.log(ratio, _SUBSET_GROWTH)))
     generator = torch.Generator().manual_seed(0)
     found = []
@@ -280,7 +277,7 @@ def _by_products(
     objective: LinearObjective, start: Tensor, tol: float, max_iter: int, callback: Callback | None, *, step: bool
 ) -> Solution:
     """Fit without a dense Hessian, in symmetric coordinates where there is a reference to do without."""
-    here, concave = objective.output_map, objective.likelihood.concave
+    concave = objective.likelihood.concave
     dense = step and is_dense(objective)
     if not _has_own(objective) or not concave:
         return newton_cg(
@@ -292,13 +289,17 @@ def _by_products(
             finish=Finish(objective, step=dense, dense=dense),
             callback=callback,
         )
-    problem, back = objective, None
-    if here.left_out is not None and objective.likelihood.differences_only:
-        problem = objective.with_map(OutputMap.own(objective.n_outputs, here.n_columns, here.intercept))
-        coef = here.expand(start)
-        start, back = (coef - coef.mean(0)).reshape(-1), _relative(here)
-    problem = problem.with_curvature(torch.float32, products=True)
-    precondition = _diagonal if has_row_space(objective) else _blocks
+    problem, start, back = symmetric(objective, start)
+    problem, blocks = problem.with_curvature(torch.float32), not has_row_space(objective)
+
+    def precondition(at: Evaluation) -> Callable[[Tensor], Tensor]:
+        assert isinstance(at.hessian, LinearHessian)
+        return block_jacobi_inverse(at.hessian, blocks=blocks)
+
+    def direction(at: Evaluation) -> Tensor:
+        assert at.hessian is not None
+        return cg(at.hessian, -at.gradient, preconditioner=precondition(at), tol=1e-4, max_iter=500).x
+
     return newton_cg(
         problem,
         start,
@@ -306,15 +307,29 @@ def _by_products(
         max_iter=max_iter,
         precondition=precondition,
         refresh_cost=block_jacobi_cost(problem) if max_iter >= FEW_ITERATIONS else 0.0,
-        finish=Finish(
-            objective,
-            step=step,
-            dense=dense,
-            direction=None if dense else partial(_by_cg, precondition=precondition),
-            back=back,
-        ),
+        finish=Finish(objective, step=step, dense=dense, direction=None if dense else direction, back=back),
         callback=callback,
     )
+
+
+def symmetric(
+    objective: LinearObjective, start: Tensor
+) -> tuple[LinearObjective, Tensor, Callable[[Tensor], Tensor] | None]:
+    """Return an objective relative to one of several outputs in coordinates that sum to zero: as it is otherwise.
+
+    Args:
+        objective: The objective.
+        start: Parameters ``(P,)``.
+
+    Returns:
+        The objective, the parameters in its coordinates, and the map from there back; None for the identity.
+    """
+    here = objective.output_map
+    if here.left_out is None or not objective.likelihood.differences_only:
+        return objective, start, None
+    coef = here.expand(start)
+    own = objective.with_map(OutputMap.own(objective.n_outputs, here.n_columns, here.intercept))
+    return own, (coef - coef.mean(0)).reshape(-1), _relative(here)
 
 
 def _relative(here: OutputMap) -> Callable[[Tensor], Tensor]:
@@ -325,19 +340,3 @@ def _relative(here: OutputMap) -> Callable[[Tensor], Tensor]:
         return (coef[here.selected] - coef[here.left_out]).reshape(-1)
 
     return back
-
-
-def _blocks(at: Evaluation) -> Callable[[Tensor], Tensor]:
-    assert isinstance(at.hessian, LinearHessian)
-    return block_jacobi_inverse(at.hessian)
-
-
-def _diagonal(at: Evaluation) -> Callable[[Tensor], Tensor]:
-    assert isinstance(at.hessian, LinearHessian)
-    return block_jacobi_inverse(at.hessian, blocks=False)
-
-
-def _by_cg(at: Evaluation, precondition: Callable[[Evaluation], Callable[[Tensor], Tensor]]) -> Tensor:
-    """Return the Newton step where the Hessian is only multiplied."""
-    assert at.hessian is not None
-    return cg(at.hessian, -at.gradient, preconditioner=precondition(at), tol=1e-4, max_iter=500).x

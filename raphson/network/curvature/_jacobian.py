@@ -55,6 +55,9 @@ class Jacobian:
         self._versions = model.versions()
         self.outputs = self._lin.outputs
 
+    def __repr__(self) -> str:
+        return f"<Jacobian {' x '.join(map(str, self.shape))}, {self.dtype}>"
+
     def __copy__(self) -> Self:
         return self
 
