@@ -59,9 +59,13 @@ class Recursion:
 
     def hessians(self) -> list[Tensor]:
         """Return the matrix of each layer's pre-activations, ``(out, out)``, from the bottom up."""
-        above, found = self._top.total()[0], []
-        for layer, total in zip(self._layers[::-1], self._derivatives[::-1], strict=True):
-            here = above * divided(total.total()[0], self._weight) if layer.activations else above
-            found.append(here)
-            above = layer.w.mT @ here @ layer.w
+        found: list[Tensor] = []
+        for i in range(len(self._layers) - 1, -1, -1):
+            if found:
+                w = self._layers[i + 1].w
+                above = w.mT @ found[-1] @ w
+            else:
+                above = self._top.total()[0]
+            activated, total = self._layers[i].activations, self._derivatives[i]
+            found.append(above * divided(total.total()[0], self._weight) if activated else above)
         return found[::-1]

@@ -61,8 +61,9 @@ class Syrk:
         else:
             for g in range(groups):
                 rows = x[:, g].reshape(b, d) if length == 1 else x[:, g].mT.reshape(-1, d)
+                total = self._sum[g]
                 for up, across in tiles:
-                    self._sum[g, up, across].addmm_(rows[:, up].mT, rows[:, across], beta=0 if self._empty else 1)
+                    total[up, across].addmm_(rows[:, up].mT, rows[:, across], beta=0 if self._empty else 1)
         self._empty = False
 
     def total(self) -> Tensor:
