@@ -116,7 +116,9 @@ class Batches:
         """Yield batches, refusing those that differ from the first pass."""
         count = -1
         for count, item in enumerate(self._batches):
-            batch = item if isinstance(item, Batch) else self._with_warning(checked_batch(item, f"batch {count}"))
+            batch = item
+            if not isinstance(item, Batch):
+                batch = self._with_warning(checked_batch(item, f"batch {count}", seen=self._complete))
             if self._checked:
                 self._compare(count, batch)
             yield batch.to(self._device)
@@ -189,12 +191,13 @@ def _mapping(what: str, batch: Mapping[Any, Any]) -> str:
     )
 
 
-def checked_batch(item: Any, name: str = "the batch") -> Batch:
+def checked_batch(item: Any, name: str = "the batch", *, seen: bool = False) -> Batch:
     """Return a batch of ``(x, y)`` or ``(x, y, weight)``.
 
     Args:
         item: What was given.
         name: What messages call it.
+        seen: Whether it was seen in an earlier pass, too.
 
     Returns:
         The batch.
@@ -220,7 +223,7 @@ def checked_batch(item: Any, name: str = "the batch") -> Batch:
     if y.shape[0] == 0:
         raise InputError(f"{_begin(name)} has no example: leave empty batches out.")
     if weight is not None:
-        weight = checked_weights(weight, y.shape[0], name)
+        weight = checked_weights(weight, y.shape[0], name, seen=seen)
     return Batch(x, y, weight)
 
 
@@ -229,7 +232,7 @@ def _begin(name: str) -> str:
     return name[:1].upper() + name[1:]
 
 
-def checked_weights(given: Any, n: int, name: str = "the batch") -> Tensor:
+def checked_weights(given: Any, n: int, name: str = "the batch", *, seen: bool = False) -> Tensor:
     """Return example weights ``(n,)``; ``InputError`` if they are not one number, finite and not negative, for each."""
     weight: Tensor = torch.as_tensor(given)
     if weight.shape != (n,):
@@ -237,6 +240,8 @@ def checked_weights(given: Any, n: int, name: str = "the batch") -> Tensor:
             f"The weights of {name} have shape {tuple(weight.shape)}, but there must be one number for each of "
             f"its {n} examples, ({n},)."
         )
+    if seen and not weight.is_cpu:  # once is enough where looking means to wait for a device
+        return weight
     bad = ~(torch.isfinite(weight) & (weight >= 0))
     if bool(bad.any()):
         row = int(bad.nonzero()[0])

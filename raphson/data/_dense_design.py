@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from raphson.data._column_moments import ColumnSums, column_moments
 from raphson.data._design import Block, Design
 
 CACHE_BYTES = 2**27
@@ -24,17 +25,8 @@ _CONDITION = 1e-9
 _CENTERING = 1e3
 """Means up to this many standard deviations may be subtracted from sums instead of from rows: three digits are lost."""
 
-_SAFE_VARIANCE = 1e-6
-"""Share of the mean square above which a variance is the difference of the mean square and the squared mean."""
-
-_LEAST = torch.tensor(1e-200, dtype=torch.float64)
-"""Mean square below which squares lose digits."""
-
 _CACHED_ROWS = 4096
 """Rows that pass through several operations while they are in the cache."""
-
-_CACHED_ELEMENTS = 2**16
-"""Numbers that do so in tables of many columns."""
 
 _PANEL_ELEMENTS = 2**18
 """Entries of the columns that are centered at a time for the products of rows: they stay in the cache."""
@@ -113,14 +105,16 @@ class DenseDesign(Design):
         standardize: bool = False,
         dtype: torch.dtype = torch.float64,
         moments: tuple[Tensor, Tensor] | None = None,
+        sums: ColumnSums | None = None,
         cached: bool = True,
     ) -> None:
         self.x, self.intercept, self.dtype = x, intercept, dtype
         self._may_cache, d = cached, x.shape[1]
+        self.is_centered = moments is None and standardize and intercept
         if moments is not None:
             self.center, self.scale = moments
         elif standardize:
-            self.center, self.scale = _moments(x, centered=intercept)
+            self.center, self.scale = column_moments(x, centered=intercept, sums=sums)
         else:
             self.center = torch.zeros(d, dtype=torch.float64)
             self.scale = torch.ones(d, dtype=torch.float64)
@@ -151,7 +145,9 @@ class DenseDesign(Design):
 
     def without_copy(self) -> DenseDesign:  # noqa: D102
         moments = self.center, self.scale
-        return DenseDesign(self.x, intercept=self.intercept, dtype=self.dtype, moments=moments, cached=False)
+        found = DenseDesign(self.x, intercept=self.intercept, dtype=self.dtype, moments=moments, cached=False)
+        found.is_centered = self.is_centered
+        return found
 
     def row_products(self, columns: slice | Tensor) -> Tensor:  # noqa: D102
         x, center, n = self.x[:, columns], self.center[columns], self.n_rows
@@ -219,53 +215,3 @@ class DenseDesign(Design):
 def _rows_per_block(n_outputs: int) -> int:
     fitting = int(_BLOCK_ELEMENTS // max(n_outputs, 1))
     return max(256, 1 << max(fitting.bit_length() - 1, 0))
-
-
-def _moments_of_sums(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor, bool]:
-    """Return center and scale of the columns from sums of values and squares, and whether these kept their digits."""
-    n, d = x.shape
-    total, squares = torch.zeros(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
-    step = min(_CACHED_ROWS, max(8, _CACHED_ELEMENTS // max(d, 1)))
-    buffer = torch.empty(min(n, step), d, dtype=torch.float64)
-    for start in range(0, n, step):
-        block = x[start : start + step]
-        total += block.sum(0)
-        squares += torch.mul(block, block, out=buffer[: block.shape[0]]).sum(0)
-    center, square = total / n, squares / n
-    variance = square - center.square() if centered else square
-    safe = (variance > _SAFE_VARIANCE * square) & (square > 1e-200) & (square < 1e200)
-    return center if centered else torch.zeros_like(center), variance.sqrt(), bool(safe.all())
-
-
-def _moments_of_few(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor, bool]:
-    """Return the same for rows that fit the cache, in few calls."""
-    if x.dtype != torch.float64 or not x.numel():
-        return _moments_of_sums(x, centered=centered)
-    center = x.mean(0) if centered else x.new_zeros(x.shape[1])
-    variance = (x - center).square_().mean(0)
-    safe = (variance > torch.addcmul(_LEAST, center, center, value=_SAFE_VARIANCE)) & (variance < 1e200)
-    return center, variance.sqrt(), bool(safe.all())
-
-
-def _moments(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor]:
-    """Return center and scale of the columns, safe for entries of 1e24 and 1e-24 and for large means."""
-    n, d = x.shape
-    center, scale, safe = (_moments_of_few if n * d <= _CACHED_ELEMENTS else _moments_of_sums)(x, centered=centered)
-    if safe:
-        return center, scale
-    size = max(1024, 2**20 // max(d, 1))
-    starts = range(0, n, size)
-    largest = torch.zeros(d, dtype=torch.float64)
-    total = torch.zeros(d, dtype=torch.float64)
-    for s in starts:
-        block = x[s : s + size].to(torch.float64)
-        largest = torch.maximum(largest, block.abs().amax(0))
-        total += block.sum(0)
-    center = total / n if centered else torch.zeros_like(total)
-    largest = torch.where(largest > 0, largest, 1.0)
-    second = torch.zeros(d, dtype=torch.float64)
-    for s in starts:
-        second += ((x[s : s + size].to(torch.float64) - center) / largest).square().sum(0)
-    scale = (second / n).sqrt() * largest
-    # a constant column keeps a scale at which rounding noise is not blown up to look like variation
-    return center, torch.where(scale > 1e-13 * largest, scale, largest)

@@ -56,6 +56,7 @@ class Design(abc.ABC):
         intercept: Whether the first column is the ones.
         center: ``(D,)`` subtracted from the columns of the table.
         scale: ``(D,)`` by which they are divided.
+        is_centered: Whether the columns, the ones aside, are known to sum to zero.
     """
 
     x: Any
@@ -63,6 +64,7 @@ class Design(abc.ABC):
     center: Tensor
     scale: Tensor
     dtype: torch.dtype
+    is_centered: bool = False
 
     @cached_property
     def n_rows(self) -> int:

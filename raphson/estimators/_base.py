@@ -130,8 +130,9 @@ class LinearEstimator(ReportMixin, BaseEstimator):
         check_is_fitted(self)
         state = {"coef": torch.from_numpy(self.coef_), "intercept": torch.from_numpy(self.intercept_)}
         if self._layout.output_map.n_parameters <= _COVARIANCE_COEFFICIENTS:
-            found = self._saved_estimates()
-            if found is None:
+            try:
+                found = self.estimates()
+            except NotEstimableError:
                 return state
             root = covariance_root(found.covariance)
             if root.shape[1] > root.shape[0]:
@@ -141,12 +142,6 @@ class LinearEstimator(ReportMixin, BaseEstimator):
             if found.null_space is not None:
                 state["null_space"] = found.null_space.contiguous()
         return state
-
-    def _saved_estimates(self) -> Estimates | None:
-        try:
-            return self.estimates()
-        except NotEstimableError:
-            return None
 
     def metadata(self) -> dict[str, Any]:
         """Return the names and facts of the fitted model, ready for JSON."""

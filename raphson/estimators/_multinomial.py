@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from raphson.estimators.input._classes import (
 from raphson.estimators.input._formulas import Formulas
 from raphson.estimators.input._given import Given
 from raphson.estimators.input._layout import Layout
-from raphson.estimators.input._validate import check_labels, check_table, check_weights, feature_names
+from raphson.estimators.input._validate import check_labels, check_training_table, check_weights, feature_names
 from raphson.likelihoods import Categorical
 
 
@@ -148,7 +149,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         if given.is_censored:
             raise InputError("Surv(time, event) holds censored times; classes have one column.")
         self._formulas = given.formulas
-        table = check_table(self, given.x, reset=True, min_columns=self._min_columns)
+        table, sums = check_training_table(self, given.x, min_columns=self._min_columns)
         names = feature_names(given.x, table.shape[1])
         labels = check_labels(given.y, table.shape[0])
         weights = check_weights(given.sample_weight, table.shape[0])
@@ -156,7 +157,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         self._reference = reference_position(self.reference, classes, given.y)
         layout = self._make_layout(classes, names)
         whole = self._whole_offset(given.frame, given.offset, table.shape[0], len(classes))
-        rows = given.rows(table, codes, weights, whole)
+        rows = given.rows(table, codes, weights, whole, sums)
         rows = replace(rows, weights=class_weights(rows, classes, self.class_weight))
         start = None
         if self.warm_start and hasattr(self, "classes_") and np.array_equal(self.classes_, classes):
@@ -165,7 +166,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         self.classes_: NDArray[Any] = classes
         return self
 
-    def _make_layout(self, classes: NDArray[Any], names: list[str]) -> Layout:
+    def _make_layout(self, classes: NDArray[Any], names: Sequence[str]) -> Layout:
         """Return the layout in which every class but the reference has coefficients of its own."""
         without = self._formulas is not None and bool(self._formulas.without_intercept)
         intercept = bool(self.fit_intercept) and not without
@@ -210,7 +211,8 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
 
     def predict(self, X: Any, offset: Any = None) -> NDArray[Any]:
         """Return the label of the most probable class of each row, ``(N,)``."""
-        labels: NDArray[Any] = self.classes_[self._best_outputs(X, offset)]
+        best = self._best_outputs(X, offset)  # before classes_, which an unfitted estimator does not have
+        labels: NDArray[Any] = self.classes_[best]
         return labels
 
     # names --------------------------------------------------------------------------------------------------

@@ -51,26 +51,18 @@ class PredictionMixin(JudgedMixin):
     def _min_columns(self) -> int:
         return 1 if self._columns is None and self._formulas is None else 0
 
-    def _formula_offset(self, frame: Any, n_outputs: int) -> Tensor | None:
-        """Return what ``offset(...)`` in the formulas adds to the outputs, ``(N, C)``; None for nothing."""
-        if self._formulas is None:
-            return None
-        found: Tensor | None = None
-        for parameter, values in self._formulas.offsets(frame).items():
-            added = self._spread_offset(parameter, torch.from_numpy(values), n_outputs)
-            found = added if found is None else found + added
-        return found
-
     def _spread_offset(self, parameter: str, values: Tensor, n_outputs: int) -> Tensor:
         """Return the offset ``(N, C)`` that a formula's offset ``(N,)`` is."""
         raise NotImplementedError
 
     def _whole_offset(self, X: Any, offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
-        """Return the sum of an offset that was passed and those of formulas."""
-        passed, inside = self._output_offset(offset, n_rows, n_outputs), self._formula_offset(X, n_outputs)
-        if passed is None or inside is None:
-            return inside if passed is None else passed
-        return passed + inside
+        """Return the sum of an offset that was passed and of each ``offset(...)`` in the formulas; None for nothing."""
+        found = self._output_offset(offset, n_rows, n_outputs)
+        inside = {} if self._formulas is None else self._formulas.offsets(X)
+        for parameter, values in inside.items():
+            added = self._spread_offset(parameter, torch.from_numpy(values), n_outputs)
+            found = added if found is None else found + added
+        return found
 
     def _output_offset(self, offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
         return check_offset(offset, n_rows, n_outputs)

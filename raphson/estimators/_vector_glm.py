@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.data import ColumnSums
 from raphson.estimators._base import LinearEstimator
 from raphson.estimators.fit._options import Progress
 from raphson.estimators.input._formulas import ALL
@@ -21,7 +23,7 @@ from raphson.estimators.input._layout import Layout, make_layout, make_parameter
 from raphson.estimators.input._named import named_likelihood
 from raphson.estimators.input._tables import is_tables, merge_tables
 from raphson.estimators.input._target import check_target, level_codes
-from raphson.estimators.input._validate import check_offset, check_table, check_weights, feature_names
+from raphson.estimators.input._validate import check_offset, check_training_table, check_weights, feature_names
 from raphson.likelihoods import (
     COUNT,
     NONNEGATIVE,
@@ -72,31 +74,20 @@ class VectorGLM(LinearEstimator):
         constraints: How columns act on the outputs, as above; None for the default.
         l2: Penalty :math:`\lambda` of the average loss, on slopes only: scikit-learn's ``alpha`` for its
             Poisson regression.
-        penalty: ``"ridge"``, of size ``l2``; or ``"jeffreys"``: the likelihood times the root of the determinant of
-            the expected information, whose maximum is finite under separation and less biased (Firth 1993).
+        penalty: ``"ridge"`` or ``"jeffreys"``, as in ``MultinomialLogisticRegression``.
         fit_intercept: False leaves out the intercept of the parameters that columns act on; constants stay.
         solver: ``"auto"``, ``"newton"`` (dense Hessian) or ``"newton-cg"`` (Hessian products); for a concave likelihood
             without constraints also ``"gradient-descent"`` or ``"sgd"``.
-        tol: Bound on the infinity norm of the gradient of the average loss.
-        max_iter: Largest number of iterations.
-        warm_start: Start from the previous fit's coefficients.
-        progress: True shows the iterations of a long fit on the terminal; a function is called with every ``Step``.
+        tol, max_iter, warm_start, progress: As in ``MultinomialLogisticRegression``.
 
     Attributes:
-        coef_: ``(C, D)`` slopes of the outputs: constraints expanded, zero where a column does not act. Under
-            separation those with a finite estimate have it, and the others, whose estimate is infinite, the size at
-            which the fit stopped: predictions are then near the limit. ``summary()`` and ``separation_`` say which.
+        coef_: ``(C, D)`` slopes of the outputs: constraints expanded, zero where a column does not act. What they are
+            under separation, and all attributes not listed here, are as in ``MultinomialLogisticRegression``.
         intercept_: ``(C,)``.
         output_names_: Names of the C outputs.
         levels_: Names of the levels, lowest first, where the target was an ordered categorical or counts levels
             otherwise than from 0; else None.
-        n_iter_: Iterations taken.
-        loglik_: Log-likelihood at the fit (sum over weighted rows, without the penalty).
-        loglik_null_: That of the model with intercepts alone.
-        solution_: What the solver returned, with its status and history; its ``value`` leaves out terms that depend on
-            the targets only.
-        separation_: What makes coefficients infinite, or None.
-        collinearity_: What is linearly dependent among the columns, or None.
+        solution_: What the solver returned; its ``value`` leaves out terms that depend on the targets only.
 
     References:
         Yee and Wild (1996), Vector generalized additive models, J. R. Statist. Soc. B 58, 481-493. McCullagh and Nelder
@@ -175,7 +166,7 @@ class VectorGLM(LinearEstimator):
                 f"Surv(time, event) holds censored times, which {type(likelihood).__name__} does not take as it is; "
                 "use Weibull(censored=True)."
             )
-        table, names = self._read(given.x)
+        table, names, sums = self._read(given.x)
         y, levels = level_codes(given.y, likelihood)
         response, c = check_target(y, table.shape[0], likelihood)
         layout = self._make_layout(likelihood, c, names)
@@ -183,7 +174,8 @@ class VectorGLM(LinearEstimator):
             cuts = tuple(f"{low}|{high}" for low, high in itertools.pairwise(levels))
             layout = replace(layout, outputs=cuts)
         weights = check_weights(given.sample_weight, table.shape[0])
-        rows = given.rows(table, response, weights, self._whole_offset(given.frame, given.offset, table.shape[0], c))
+        whole = self._whole_offset(given.frame, given.offset, table.shape[0], c)
+        rows = given.rows(table, response, weights, whole, sums)
         start = self._coefficients_before((c, len(names))) if self.warm_start else None
         self._fit_rows(rows, likelihood, layout, start)
         self.levels_ = levels
@@ -192,8 +184,8 @@ class VectorGLM(LinearEstimator):
     def _null_intercepts(self) -> Tensor:
         return self._likelihood().default_columns(len(self.intercept_))[0]
 
-    def _read(self, X: Any) -> tuple[Any, list[str]]:
-        """Return the table of all columns and their names; remembers which parameter has which."""
+    def _read(self, X: Any) -> tuple[Any, Sequence[str], ColumnSums | None]:
+        """Return the table of all columns, their names and sums, if known; remembers which parameter has which."""
         self._columns = None
         if is_tables(X):
             if self.constraints is not None:
@@ -202,10 +194,10 @@ class VectorGLM(LinearEstimator):
                     "one table with them."
                 )
             X, self._columns = merge_tables(X)
-        table = check_table(self, X, reset=True, min_columns=self._min_columns)
-        return table, feature_names(X, table.shape[1])
+        table, sums = check_training_table(self, X, min_columns=self._min_columns)
+        return table, feature_names(X, table.shape[1]), sums
 
-    def _make_layout(self, likelihood: Likelihood, c: int, names: list[str]) -> Layout:
+    def _make_layout(self, likelihood: Likelihood, c: int, names: Sequence[str]) -> Layout:
         left_out = () if self._formulas is None else self._formulas.without_intercept
         if self._columns is None:
             constraints = self.constraints

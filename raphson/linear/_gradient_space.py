@@ -42,10 +42,11 @@ class GradientSpace:
         """Number of vectors in the basis."""
         return self._basis.shape[0]
 
-    def extend(self, gradient: Tensor) -> bool:
-        """Enlarge the basis by a gradient ``(P,)`` of all columns; return whether it was not in it."""
+    def extend(self, *gradients: Tensor) -> bool:
+        """Enlarge the basis by gradients ``(P,)`` of all columns; return whether one was not in it."""
         here, design = self.whole.output_map, self.whole.design
-        slopes = gradient.view(here.shapes[0])[:, int(here.intercept) :] * design.scale
+        table = torch.cat([gradient.view(here.shapes[0]) for gradient in gradients])
+        slopes = table[:, int(here.intercept) :] * design.scale
         size = slopes.norm(dim=1)
         new = slopes
         for _ in range(2):  # twice is enough for orthogonality to rounding

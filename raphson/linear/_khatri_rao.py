@@ -5,8 +5,8 @@ With output Hessians :math:`A_n` (C, C) and rows :math:`x_n` (D'), the sum
 .. math:: H = \sum_n A_n \otimes x_n x_n^T
 
 repeats every number up to four times, because both factors are symmetric. With :math:`a_n` the :math:`q = C(C+1)/2`
-distinct entries of :math:`A_n` its blocks are one product, :math:`X^T [a_1 \odot X, \ldots, a_q \odot X]`, of which a
-tile of features needs those after it only. It holds for any :math:`A_n`, indefinite ones too.
+distinct entries of :math:`A_n` its blocks are one product, :math:`X^T [a_1 \odot X, \ldots, a_q \odot X]`. It holds
+for any :math:`A_n`, indefinite ones too.
 """
 
 from __future__ import annotations
@@ -50,50 +50,30 @@ class KhatriRaoGram:
         self.pairs = pairs
         self.n_outputs = n_outputs
         self.n_features = n_features
-        q, d = pairs.shape[1], n_features
-        self._tiles = _tiles(d)
-        width = q * (self._tiles[0].stop + 1)
-        self._rows = max(128, 2 ** ((_TILE_ELEMENTS // width).bit_length() - 1))
-        self._totals = [torch.zeros(q * (t.stop - t.start), d - t.start, dtype=dtype) for t in self._tiles]
-        self._memory = torch.empty(0, dtype=dtype)
-        self._compiled: Tensor | None = None  # what compiled code summed, (q, D', D')
+        size = pairs.shape[1] * n_features
+        self._rows = max(128, 2 ** ((_TILE_ELEMENTS // (size + 1)).bit_length() - 1))
+        self._total = torch.zeros(size, n_features, dtype=dtype)
+        self._memory = self._total.new_empty(0)
 
     def add(self, x: Tensor, output: OutputPairs, weights: Tensor | None = None) -> None:
         """Add features ``(D', rows)`` with their output Hessians."""
-        dtype = self._totals[0].dtype
+        dtype, size = self._total.dtype, self._total.shape[0]
         if is_built(x) and x.dtype == dtype:
-            sums = pair_sums(x, output.entries(slice(None), dtype, weights))
-            self._compiled = sums if self._compiled is None else self._compiled.add_(sums)
+            self._total += pair_sums(x, output.entries(slice(None), dtype, weights)).view_as(self._total)
             return
+        # the same memory for all rows: fresh pages cost more than what is written to them
+        if self._memory.shape[0] < size * min(self._rows, x.shape[1]):
+            self._memory = self._total.new_empty(size * min(self._rows, x.shape[1]))
         for start in range(0, x.shape[1], self._rows):
             rows = slice(start, min(start + self._rows, x.shape[1]))
             a = output.entries(rows, dtype, None if weights is None else weights[rows])
-            self._add_stacked(x[:, rows], a)
-
-    def _add_stacked(self, x: Tensor, a: Tensor) -> None:
-        # each pair's block is symmetric: a tile of features meets only itself and those after it
-        for tile, total in zip(self._tiles, self._totals, strict=True):
-            stacked = self._workspace(total.shape[0], x.shape[1])
-            torch.mul(a[:, None], x[tile], out=stacked.view(a.shape[0], -1, x.shape[1]))
-            total.addmm_(stacked, x[tile.start :].mT)
-
-    def _workspace(self, rows: int, columns: int) -> Tensor:
-        """Return uninitialized memory, the same at every call: fresh pages cost more than what is written to them."""
-        if self._memory.shape[0] < rows * columns:
-            self._memory = self._totals[0].new_empty(rows * columns)
-        return self._memory[: rows * columns].view(rows, columns)
+            stacked = self._memory[: size * a.shape[1]].view(a.shape[0], x.shape[0], a.shape[1])
+            torch.mul(a[:, None], x[:, rows], out=stacked)
+            self._total.addmm_(stacked.view(size, -1), x[:, rows].mT)
 
     def blocks(self) -> Tensor:
         """Return the sums per pair, ``(q, D', D')``."""
-        if self._compiled is not None:
-            return self._compiled
-        q, d = self.pairs.shape[1], self.n_features
-        out = self._totals[0].new_empty(q, d, d)
-        for tile, total in zip(self._tiles, self._totals, strict=True):
-            part = total.view(q, tile.stop - tile.start, -1)
-            out[:, tile, tile.start :] = part
-            out[:, tile.start :, tile] = part.mT
-        return out
+        return self._total.view(self.pairs.shape[1], self.n_features, self.n_features)
 
     def to_dense(self) -> Tensor:
         r"""Return the sum of :math:`A_n \otimes x_n x_n^T` as ``(C D', C D')``, class by class."""
@@ -104,12 +84,6 @@ class KhatriRaoGram:
         out[k, :, l, :] = blocks
         out[l, :, k, :] = blocks
         return out.view(c * d, c * d)
-
-
-def _tiles(d: int) -> list[slice]:
-    """Cut the features into up to four tiles of at least a dozen; four need 5/8 of the products that one does."""
-    size = -(-d // max(1, min(4, d // 12)))
-    return [slice(start, min(start + size, d)) for start in range(0, d, size)]
 
 
 @functools.lru_cache(maxsize=32)

@@ -190,6 +190,27 @@ class LinearObjective:
         of_parts = (lambda: iter(parts)) if cached else functools.partial(self._recomputed, theta, hessian)
         return Evaluation(value, gradient, norm, functools.partial(self._hessian, of_parts))
 
+    def evaluate_constant(self, theta: Tensor) -> Evaluation | None:
+        """Return value and gradient where outputs are the same in all rows, without a pass over the data of its own.
+
+        The columns sum to zero, so that of their gradient the targets' linear term is all there is. None where that is
+        not so: outputs that differ, weights, columns that are not centered, likelihoods without such a term.
+        """
+        here, likelihood = self.output_map, self.likelihood
+        if self.weights is not None or not self.design.is_centered or not here.is_uniform:
+            return None
+        if not self.has_constant_outputs(theta) or self._linear_term is None:
+            return None
+        own = likelihood.weight(self.y)
+        if own is not None and not bool((own == 1.0).all()):
+            return None
+        linear, constant = self._linear_term
+        at = likelihood.log_partition(here.outputs(theta.view(here.shapes[0])[:, :1], None).mT, hessian=False)
+        gradient = linear.neg()
+        gradient.view(here.shapes[0])[:, :1] += here.reduce(at.gradient.mT)
+        value = float(at.nll[0]) - float(linear @ theta) - constant
+        return Evaluation(value, gradient, self._gradient_norm(gradient), None)
+
     def _sums(self, theta: Tensor, hessian: Kind | None) -> tuple[float, Tensor, list[Part]]:
         """Return the average loss, its gradient and the output Hessians, without the penalty."""
         linear, value, parts = self._linear_term, 0.0, list[Part]()
@@ -336,8 +357,6 @@ class LinearObjective:
 
     def to_table(self, theta: Tensor) -> Tensor:
         """Turn parameters ``(..., P)`` into those of the table's columns."""
-        if self.output_map.is_uniform:
-            return self.design.to_table(theta.reshape(-1, self.design.n_columns)).view(theta.shape)
         return self.output_map.to_table(theta, self.design.center, self.design.scale)
 
     def table_gradient(self, gradient: Tensor) -> Tensor:

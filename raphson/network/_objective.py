@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from raphson._errors import InputError, RaphsonWarning
 from raphson.data import Batch, Batches, take, tree_map
 from raphson.likelihoods import Likelihood, from_torch
-from raphson.linalg import SymmetricOperator, widest_float
+from raphson.linalg import SymmetricOperator, is_near, widest_float
 from raphson.network._checks import probe, twice
 from raphson.network._module import Model
 from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
-from raphson.network._tensor_memory import is_near
 from raphson.network.autodiff._adjoint import check_adjoint
 from raphson.network.layers._feed_forward import FeedForward, find_feed_forward
 

@@ -268,3 +268,23 @@ def test_large_means_are_subtracted_from_the_rows(monkeypatch):
     block = next(design.blocks(2))
     assert isinstance(block, data.DenseBlock)
     torch.testing.assert_close(block.features()[1].mean(), torch.zeros((), dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("reference", [None, 0])
+@pytest.mark.parametrize("likelihood", ["categorical", "soft"])
+def test_constant_outputs_are_evaluated_without_a_pass(likelihood, reference):
+    options = {"standardize": True, "reference": reference, "l2": 0.2}
+    objective, _, theta = make(soft=likelihood == "soft", **options)
+    slopes = ~objective.output_map.is_intercept
+    theta = theta.clone()
+    assert objective.evaluate_constant(theta) is None
+    theta[slopes] = 0.0
+    at, expected = objective.evaluate_constant(theta), objective.evaluate(theta, None)
+    if at is None:
+        assert likelihood == "soft"
+        return
+    assert at.value == pytest.approx(expected.value, rel=1e-13)
+    torch.testing.assert_close(at.gradient, expected.gradient, rtol=1e-12, atol=1e-14)
+    assert at.norm == pytest.approx(expected.norm, rel=1e-10)
+    for other in ({"weights": True}, {"offset": True}, {"sparse": True}, {"standardize": False}):
+        assert make(**(options | other))[0].evaluate_constant(theta) is None

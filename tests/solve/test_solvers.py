@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import types
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from raphson.solve import (
     gradient_descent,
     newton,
     newton_cg,
+    quasi_newton,
     stochastic_gradient_descent,
 )
 from tests.linear.objectives import linear_objective
@@ -201,3 +203,27 @@ def test_many_independent_labels():
         one = linear_objective(DenseDesign(x), Bernoulli(), y[:, m : m + 1], n_outputs=1, l2=1e-4)
         each.append(newton(one, zeros(one), tol=1e-10).theta)
     torch.testing.assert_close(found.theta, torch.cat(each), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e4])
+def test_limited_memory_steps_reach_the_optimum_of_a_quadratic_and_give_up_when_it_is_far(scale):
+    class Quadratic:
+        n_parameters = 30
+        curvature = torch.linspace(1.0, 50.0, 30, dtype=torch.float64) * scale
+
+        def evaluate(self, theta, hessian="observed"):
+            gradient = self.curvature * (theta - 1.0)
+            value = float(gradient @ (theta - 1.0)) / 2
+            return types.SimpleNamespace(value=value, gradient=gradient, norm=float(gradient.abs().max()), hessian=None)
+
+    problem, start, met = Quadratic(), torch.zeros(30, dtype=torch.float64), []
+    found = quasi_newton(problem, start, tol=1e-6 * scale, patience=200.0, met=met)
+    assert found.converged and found.method == "lbfgs" and found.gradient_norm <= 1e-6 * scale
+    torch.testing.assert_close(found.theta, torch.ones(30, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    assert len(met) == found.iterations + 1 == len(found.history)
+    few = quasi_newton(problem, start, tol=1e-10 * scale, patience=8.0)
+    assert few.status is Status.MAX_ITERATIONS and few.iterations <= 8 and few.value < problem.evaluate(start).value
+    stuck = quasi_newton(problem, start, tol=1e-15 * scale, patience=500.0)
+    assert not stuck.converged or stuck.gradient_norm <= 1e-15 * scale
+    hopeless = quasi_newton(problem, start, tol=1e-300, patience=30.0)
+    assert hopeless.iterations < 10

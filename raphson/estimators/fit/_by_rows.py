@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
-from raphson.estimators.fit._edge import fit_inside
+from raphson.estimators.fit._edge import bounds, fit_inside
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._solver import (
     FEW_ITERATIONS,
     PRECISE,
     continued,
     goes_by_products,
+    has_stages,
     solve_by_products,
+    symmetric,
 )
 from raphson.linear import GradientSpace, LinearObjective, RowSpace, has_row_space, row_space_cost
-from raphson.solve import Callback, Solution, Status
+from raphson.solve import Callback, Finish, Solution, Status, newton, quasi_newton
 
 _ATTEMPTS, _TIGHTER = 3, 0.1
 """How often a fit is made more exact until the gradient of all columns is small, and by how much each time."""
@@ -26,17 +29,32 @@ _ATTEMPTS, _TIGHTER = 3, 0.1
 _ROUNDED = 2.0**-40
 """Share of the objective by which it must fall for the rounding of the row space to be what stopped a fit."""
 
-_GRADIENTS = 8
-"""Gradients after which a fit goes on otherwise, and that it may need by the rate at which they fall."""
+_VECTORS = 24
+"""Vectors that a fit among gradients may have: more make its own Newton steps cost as much as passes over the table."""
 
-_WORTH = 2.0
-"""Price of the basis of the rows, in fits among gradients, below which these are not tried."""
+_COLUMNS = 500
+"""Columns from which a fit among gradients costs less than the passes that it saves."""
 
-_SHARE = 0.1
-"""Share of the last gradient to which a fit among gradients is solved: the next gradient is of that size anyway."""
+_SHARE = 1e-4
+"""Share of the last gradient to which a fit among gradients is solved: the next one is seldom smaller."""
+
+_GAIN = 20.0
+"""By what a gradient more must reduce the next one, for its span to be worth more than steps of L-BFGS."""
 
 _ENTRIES = 10**5
 """Entries of a table from which a pass over it costs more than the calls of a fit among gradients."""
+
+_OUTPUTS = 8
+"""Columns for each output from which columns are many: with fewer, blocks of the Hessian cost little."""
+
+_PRODUCTS = 60.0
+"""Evaluations that a fit by Hessian products takes, about."""
+
+_FACTORS, _STEPS = 2.0, 8.0
+"""Factorizations and evaluations that a fit with dense Hessians takes, about."""
+
+_PATIENCE = 12.0
+"""Evaluations that the other way must cost for a few gradients to be tried first."""
 
 
 def solve_penalized(
@@ -61,19 +79,18 @@ def solve_penalized(
     Returns:
         The solution, the objective that it is of, and the row space where it was reached there.
     """
-    wide, by_gradients = has_row_space(objective), _goes_by_gradients(objective, options, warm=warm)
-    if not wide and not by_gradients:
+    wide, patience = has_row_space(objective), _patience(objective, options, warm=warm)
+    if not wide and not patience:
         return fit_inside(objective, start, options, callback, warm=warm), objective, None
     cached, objective, known = objective, uncached(), None
-    if by_gradients:
-        by_rows = row_space_cost(objective).rounds if _goes_by_rows(objective, options) else math.inf
-        if by_rows >= _WORTH:
-            known = _solve_by_gradients(objective, start, options, callback, math.ceil(min(by_rows + 2.0, _GRADIENTS)))
-        if known is not None and known.converged:
+    if patience:
+        # a standardized copy costs two passes and saves a third of each: not where one or two steps may do
+        several = objective.output_map.n_columns < _COLUMNS
+        known = _solve_by_gradients(cached if several else objective, start, options, callback, patience)
+        if known.converged:
             return known, objective, None
-        start = start if known is None else known.theta
+        start, warm = known.theta, True
     space = RowSpace.of(objective) if _goes_by_rows(objective, options) else None
-    warm = warm or known is not None
     if space is None:
         objective = objective if wide else cached
         found = fit_inside(objective, start, options, callback, warm=warm)
@@ -82,14 +99,21 @@ def solve_penalized(
     return found if known is None else continued(known, found), objective, space
 
 
-def _goes_by_gradients(objective: LinearObjective, options: FitOptions, *, warm: bool) -> bool:
-    """Return whether to look first if a few gradients span the optimum: a Hessian would cost many of them."""
-    if options.solver != "auto" or warm or options.tol <= PRECISE or options.max_iter < FEW_ITERATIONS:
-        return False
-    n, here = objective.n_rows, objective.output_map
-    few = here.is_uniform and here.basis.shape[1] * _GRADIENTS <= min(n, here.n_columns)
-    large = n * here.n_columns >= _ENTRIES
-    return few and large and objective.likelihood.concave and goes_by_products(objective)
+def _patience(objective: LinearObjective, options: FitOptions, *, warm: bool) -> float:
+    """Return how many gradients to try before a Hessian or the span of the rows: about what these cost; 0 for none."""
+    if options.solver != "auto" or warm or options.jeffreys or options.tol <= PRECISE:
+        return 0.0
+    n, here, likelihood = objective.n_rows, objective.output_map, objective.likelihood
+    few = here.is_uniform and here.basis.shape[1] * _OUTPUTS <= min(n, here.n_columns)
+    if not few or n * here.n_columns < _ENTRIES or options.max_iter < FEW_ITERATIONS or not likelihood.concave:
+        return 0.0
+    if bounds(likelihood, objective.n_outputs) is not None:
+        return 0.0
+    if goes_by_products(objective):
+        cost = row_space_cost(objective).rounds if _goes_by_rows(objective, options) else math.inf
+        return min(cost + _STEPS, _PRODUCTS)
+    cost = _FACTORS * objective.reduced.cost.dense_in_evaluations + _STEPS
+    return cost if cost >= _PATIENCE and not has_stages(objective) else 0.0
 
 
 def _goes_by_rows(objective: LinearObjective, options: FitOptions) -> bool:
@@ -103,54 +127,89 @@ def _goes_by_rows(objective: LinearObjective, options: FitOptions) -> bool:
 
 
 def _solve_by_gradients(
-    objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None, rounds: int
-) -> Solution | None:
-    """Minimize in the span of the gradients met so far until that of all columns is small, or falls too slowly.
+    objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None, patience: float
+) -> Solution:
+    """Minimize in the span of the gradients met so far, then by L-BFGS, as long as they promise a quick end.
 
     Args:
         objective: The objective of all columns.
         start: Parameters to start from, ``(P,)``.
         options: Solver, tolerance and iterations.
         callback: Called with a ``Step`` after every iteration.
-        rounds: So many gradients may be needed, by the mean rate at which they fall.
+        patience: So many gradients may be needed, by the mean rate at which they fall.
 
     Returns:
-        The solution, with ``MAX_ITERATIONS`` where gradients promise no quick end; None where the first one is zero.
+        The solution, with ``MAX_ITERATIONS`` where gradients promise no quick end.
     """
-    space = GradientSpace(objective)
-    theta = space.of_intercepts(start)
-    everywhere, gradient = space.gradient(theta)
-    norm = first = objective.gradient_norm(gradient)
-    solution: Solution | None = None
-    for taken in range(1, rounds + 1):
-        if not space.extend(gradient):
-            break
-        tol = max(0.3 * options.tol, _SHARE * norm)
-        found = fit_inside(space.objective, space.into(theta), replace(options, tol=tol), callback, warm=True)
-        solution = found if solution is None else continued(solution, found)
-        theta, before = found.theta, norm
-        everywhere, gradient = space.gradient(theta)
-        norm = objective.gradient_norm(gradient)
-        if norm <= options.tol or not found.converged or not norm < before:
-            break
-        if taken + taken * math.log(norm / options.tol) / math.log(first / norm) > rounds:
-            break
-    if solution is None:
-        return None
-    status = Status.CONVERGED if norm <= options.tol else Status.MAX_ITERATIONS
+    objective = objective.reduced
+    here = objective.output_map
+    outputs = here.basis.shape[1]
+    own, begin, back = symmetric(objective, start)
+    at, met = own.evaluate_constant(begin) or own.evaluate(begin, None), list[Tensor]()
+    descend = partial(quasi_newton, tol=options.tol, callback=callback)
+    spanned = here.n_columns >= _COLUMNS and 2 * outputs <= _VECTORS and not bool(start[~here.is_intercept].any())
+    known = descend(own, begin, patience=1.0 if spanned else patience, at=at, met=met)
+    if spanned and not known.converged:
+        gradients = [here.reduce(g.view(own.output_map.shapes[0])).reshape(-1) for g in met]
+        found = _in_their_span(objective, start, gradients, options, callback)
+        known, begin = continued(known, found), symmetric(objective, found.theta)[1]
+        if not found.converged:
+            known = continued(known, descend(own, begin, patience=patience))
+        else:
+            back = None
+    theta = known.theta if back is None else back(known.theta)
     return replace(
-        solution,
-        theta=everywhere,
-        status=status,
-        gradient_norm=norm,
+        known,
+        theta=theta,
+        status=known.status if known.converged else Status.MAX_ITERATIONS,
         newton_decrement=math.nan,
         last_step=None,
         hessian=None,
         reason=(
-            f"The span of {space.rank} gradients holds the optimum of all {objective.n_parameters} coefficients to the "
-            "tolerance, so that no larger Hessian was needed."
+            f"Gradients alone: {known.iterations} steps by them reached the tolerance for all "
+            f"{objective.n_parameters} coefficients, where "
+            + ("the span of the rows" if has_row_space(objective) else "a Hessian")
+            + f" would cost as much as {patience:.0f} of them."
         ),
     )
+
+
+def _in_their_span(
+    objective: LinearObjective, start: Tensor, gradients: list[Tensor], options: FitOptions, callback: Callback | None
+) -> Solution:
+    """Minimize in the span of gradients until that of all columns is small, or falls slowly.
+
+    Args:
+        objective: The objective of all columns.
+        start: Parameters to start from, ``(P,)``, without slopes.
+        gradients: Those known, ``(P,)`` each.
+        options: Solver, tolerance and iterations.
+        callback: Called with a ``Step`` after every iteration.
+
+    Returns:
+        The solution in the parameters of all columns; ``MAX_ITERATIONS`` where gradients fall slowly.
+    """
+    space, outputs = GradientSpace(objective), objective.output_map.basis.shape[1]
+    theta, norm = space.of_intercepts(start), objective.gradient_norm(gradients[0])
+    found, everywhere = None, start
+    while space.extend(*gradients):
+        small = space.objective
+        more = newton(
+            small,
+            space.into(theta),
+            tol=max(0.3 * options.tol, _SHARE * norm),
+            finish=Finish(small, step=False),
+            callback=callback,
+        )
+        found = more if found is None else continued(found, more)
+        theta, before = more.theta, norm
+        everywhere, gradient = space.gradient(theta)
+        norm, gradients = objective.gradient_norm(gradient), [gradient]
+        if norm <= options.tol or not norm * _GAIN < before or space.rank + outputs > _VECTORS:
+            break
+    assert found is not None
+    status = Status.CONVERGED if norm <= options.tol else Status.MAX_ITERATIONS
+    return replace(found, theta=everywhere, status=status, gradient_norm=norm)
 
 
 def _solve_by_rows(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from raphson._errors import NotEstimableError
 from raphson.diagnose import ErrorBound, Evidence, bound_error
+from raphson.estimators.fit._fit import _from_table
 from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.input._rows import Rows
 from raphson.linear import LinearObjective
@@ -77,7 +78,7 @@ def _evidence(fitted: Fitted, rows: Rows, coef: Tensor) -> Evidence:
     _refuse(fitted, rows)
     objective = fitted.objective
     likelihood, here = objective.likelihood, objective.output_map
-    theta = _solver_parameters(objective, coef)
+    theta = _from_table(objective, coef, here.left_out is not None)
     sums = _Sums(objective, rows, coef.numpy())
     gradient, gradient_error, terms = sums.totals()
     expanded = here.expand(torch.eye(objective.n_parameters, dtype=torch.float64)).numpy()
@@ -105,12 +106,6 @@ def _evidence(fitted: Fitted, rows: Rows, coef: Tensor) -> Evidence:
         offset=offset,
         weight=float(objective.total_weight),
     )
-
-
-def _solver_parameters(objective: LinearObjective, coef: Tensor) -> Tensor:
-    here = objective.output_map
-    standard = objective.design.from_table(coef)
-    return here.collapse(standard if here.left_out is None else standard - standard[[here.left_out]])
 
 
 class _Sums:

@@ -65,15 +65,12 @@ def bounds(likelihood: Likelihood, n_outputs: int) -> tuple[Tensor, Tensor] | No
     if all(domain is REAL for domain in domains):
         return None
     probes = torch.tensor(_PROBES, dtype=torch.float64)
-    each = [_bounds_of(domain.contains(probes)) for domain in domains]
-    if all(pair == (-math.inf, math.inf) for pair in each):
+    free = (-math.inf, math.inf)
+    each = [_BOUNDS.get(tuple(domain.contains(probes).tolist()), free) for domain in domains]
+    if all(pair == free for pair in each):
         return None
     low, high = torch.tensor(each, dtype=torch.float64).mT.repeat(1, n_outputs // len(each))
     return low, high
-
-
-def _bounds_of(contained: Tensor) -> tuple[float, float]:
-    return _BOUNDS.get(tuple(contained.tolist()), (-math.inf, math.inf))
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +240,8 @@ def fit_inside(
         return solution
     theta = start
     for barrier in () if scoring and room.is_pit(objective.predictors(solution.theta)) else _BARRIERS:
-        theta, _ = room.descend(room.with_barrier(barrier), theta, options.tol, _ITERATIONS, 1e-2 * barrier)
+        inside = objective.on(objective.design, objective.output_map, _Inside(objective.likelihood, *limits, barrier))
+        theta, _ = room.descend(inside, theta, options.tol, _ITERATIONS, 1e-2 * barrier)
     if theta is start:
         theta = solution.theta
     if not room.is_edge(theta):
@@ -265,11 +263,6 @@ class _Room:
     def is_edge(self, theta: Tensor) -> bool:
         """Return whether outputs of some row lie on a bound."""
         return bool(_near(self.objective, theta, self.low, self.high).any())
-
-    def with_barrier(self, barrier: float) -> LinearObjective:
-        """Return the objective with a barrier at the bounds."""
-        own = self.objective
-        return own.on(own.design, own.output_map, _Inside(own.likelihood, self.low, self.high, barrier))
 
     def longest(self, f: Tensor, move: Tensor) -> float:
         """Return how much of a move ``(C, N)`` of the outputs leaves a share of the room that each had."""

@@ -245,19 +245,24 @@ def _first_order(objective: LinearObjective, start: Tensor, options: FitOptions,
     )
 
 
+def has_stages(objective: LinearObjective) -> bool:
+    """Return whether a dense fit begins with subsets of the rows."""
+    p = objective.n_parameters
+    smallest = max(_SUBSET_ROWS, _SUBSET_ROWS_PER_COEFFICIENT * p)
+    return objective.n_rows * p >= _SUBSETS_FROM and objective.n_rows >= 3.0 * smallest
+
+
 def _stages(objective: LinearObjective) -> tuple[Stage, ...]:
     """Return growing random subsets of the rows to fit first; none where passes are cheap.
 
     A subset of n rows puts the optimum within its sampling error, about ``p / 2n`` in value, at n / N of the price, and
     its Hessian is good enough to begin the next one with.
     """
-    p = objective.n_parameters
-    if objective.n_rows * p < _SUBSETS_FROM:
+    if not has_stages(objective):
         return ()
+    p = objective.n_parameters
     smallest = max(_SUBSET_ROWS, _SUBSET_ROWS_PER_COEFFICIENT * p)
     ratio = objective.n_rows / smallest
-    if ratio < 3.0:
-        return ()
     levels = max(1, round(math.log(ratio, _SUBSET_GROWTH)))
     generator = torch.Generator().manual_seed(0)
     found = []
@@ -272,7 +277,7 @@ def _by_products(
     objective: LinearObjective, start: Tensor, tol: float, max_iter: int, callback: Callback | None, *, step: bool
 ) -> Solution:
     """Fit without a dense Hessian, in symmetric coordinates where there is a reference to do without."""
-    here, concave = objective.output_map, objective.likelihood.concave
+    concave = objective.likelihood.concave
     dense = step and is_dense(objective)
     if not _has_own(objective) or not concave:
         return newton_cg(
@@ -284,11 +289,7 @@ def _by_products(
             finish=Finish(objective, step=dense, dense=dense),
             callback=callback,
         )
-    problem, back = objective, None
-    if here.left_out is not None and objective.likelihood.differences_only:
-        problem = objective.with_map(OutputMap.own(objective.n_outputs, here.n_columns, here.intercept))
-        coef = here.expand(start)
-        start, back = (coef - coef.mean(0)).reshape(-1), _relative(here)
+    problem, start, back = symmetric(objective, start)
     problem, blocks = problem.with_curvature(torch.float32), not has_row_space(objective)
 
     def precondition(at: Evaluation) -> Callable[[Tensor], Tensor]:
@@ -309,6 +310,26 @@ def _by_products(
         finish=Finish(objective, step=step, dense=dense, direction=None if dense else direction, back=back),
         callback=callback,
     )
+
+
+def symmetric(
+    objective: LinearObjective, start: Tensor
+) -> tuple[LinearObjective, Tensor, Callable[[Tensor], Tensor] | None]:
+    """Return an objective relative to one of several outputs in coordinates that sum to zero: as it is otherwise.
+
+    Args:
+        objective: The objective.
+        start: Parameters ``(P,)``.
+
+    Returns:
+        The objective, the parameters in its coordinates, and the map from there back; None for the identity.
+    """
+    here = objective.output_map
+    if here.left_out is None or not objective.likelihood.differences_only:
+        return objective, start, None
+    coef = here.expand(start)
+    own = objective.with_map(OutputMap.own(objective.n_outputs, here.n_columns, here.intercept))
+    return own, (coef - coef.mean(0)).reshape(-1), _relative(here)
 
 
 def _relative(here: OutputMap) -> Callable[[Tensor], Tensor]:

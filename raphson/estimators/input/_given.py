@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raphson.data import ColumnSums
 from raphson.estimators.input._formulas import Formulas
 from raphson.estimators.input._rows import Rows, make_rows
 from raphson.estimators.input._validate import check_length
@@ -65,9 +66,11 @@ class Given:
         """Whether a formula names times with events, ``Surv(time, event)``."""
         return self.formulas is not None and self.formulas.event is not None
 
-    def rows(self, table: Any, y: Tensor, weights: Tensor | None, offset: Tensor | None) -> Rows:
+    def rows(
+        self, table: Any, y: Tensor, weights: Tensor | None, offset: Tensor | None, sums: ColumnSums | None
+    ) -> Rows:
         """Return the rows of positive weight, checked; with formulas they know the table they were made from."""
-        rows = make_rows(table, y, weights, offset)
+        rows = make_rows(table, y, weights, offset, sums)
         if self.complete is None or self.frame is None:
             return rows
         kept = self.complete.copy()

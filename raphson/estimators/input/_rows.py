@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raphson.data import DenseDesign, Design, SparseDesign
+from raphson.data import ColumnSums, DenseDesign, Design, SparseDesign
 from raphson.estimators.input._validate import as_tensor
 from raphson.likelihoods import Likelihood
 from raphson.linear import LinearObjective, OutputMap
@@ -29,6 +29,7 @@ class Rows:
         kept: Boolean mask ``(N,)`` of the rows given to ``fit`` that have positive weight and, with a formula, no
             missing value.
         frame: With a formula the table's rows, else None.
+        sums: Sums over the rows of ``x``, where they are known.
     """
 
     x: Any
@@ -37,6 +38,7 @@ class Rows:
     offset: Tensor | None
     kept: NDArray[np.bool_]
     frame: Any = None
+    sums: ColumnSums | None = None
 
     @property
     def are_weights_fractional(self) -> bool:
@@ -59,7 +61,7 @@ class Rows:
             part = self.x if everything else self.x[:, columns.numpy()]
             return SparseDesign(part, intercept=intercept, standardize=True)
         part = self.x if everything else self.x[:, columns]
-        return DenseDesign(part, intercept=intercept, standardize=True)
+        return DenseDesign(part, intercept=intercept, standardize=True, sums=self.sums if everything else None)
 
     def objective(
         self, design: Design, likelihood: Likelihood, output_map: OutputMap, l2: float = 0.0
@@ -68,14 +70,16 @@ class Rows:
         return LinearObjective(design, likelihood, self.y, output_map, weights=self.weights, offset=self.offset, l2=l2)
 
 
-def make_rows(table: Any, y: Tensor, weights: Tensor | None, offset: Tensor | None) -> Rows:
+def make_rows(
+    table: Any, y: Tensor, weights: Tensor | None, offset: Tensor | None, sums: ColumnSums | None = None
+) -> Rows:
     """Leave out the rows of zero weight."""
     kept = np.ones(table.shape[0], dtype=bool) if weights is None else (weights > 0).numpy()
     if weights is not None and not kept.all():
         positive = weights > 0
-        table, y, weights = table[kept], y[positive], weights[positive]
+        table, y, weights, sums = table[kept], y[positive], weights[positive], None
         offset = None if offset is None else offset[positive]
-    return Rows(table if sp.issparse(table) else as_tensor(table), y, weights, offset, kept)
+    return Rows(table if sp.issparse(table) else as_tensor(table), y, weights, offset, kept, sums=sums)
 
 
 def dense(table: Any) -> Tensor:

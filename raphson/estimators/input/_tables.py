@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,7 +79,7 @@ def _joined(union: dict[str, Any], n_rows: int) -> pd.DataFrame | np.ndarray[Any
     return pd.DataFrame(union, index=range(n_rows)) if union else np.empty((n_rows, 0))
 
 
-def _columns(parameter: str, table: Any) -> tuple[list[str], tuple[int, list[Any]]]:
+def _columns(parameter: str, table: Any) -> tuple[Sequence[str], tuple[int, list[Any]]]:
     if sp.issparse(table):
         raise InputError(f"The table of '{parameter}' is sparse; with a table per parameter give dense ones.")
     if hasattr(table, "columns"):

@@ -153,8 +153,8 @@ class _ExpectedLoss:
         f = objective.model.call(leaves, self._x)
         with torch.no_grad():
             around = f + self._cloud
-            nll = objective.likelihood.nll(around, self._y).mean(0)
-            gradient = objective.likelihood.gradient(around, self._y).mean(0)
+            found = objective.likelihood.derivatives(around, self._y, None)
+            nll, gradient = found.nll.mean(0), found.gradient.mean(0)
             if self._weight is not None:
                 nll, gradient = nll * self._weight, gradient * self._weight.unsqueeze(-1)
         parts = torch.autograd.grad(f, list(leaves.values()), gradient)

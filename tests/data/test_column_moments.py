@@ -1,0 +1,37 @@
+"""Centers and scales of columns: those of NumPy, by one pass or several, of wide tables and narrow ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from raphson.data import DenseDesign, fused_sums
+
+
+@pytest.mark.parametrize(("n", "d"), [(5, 3), (40, 70), (9000, 80), (3, 6000), (5000, 20)])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_moments_are_those_of_numpy(n, d, intercept):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, d)) * 10.0 ** rng.uniform(-8, 8, d) + rng.normal(size=d)
+    table = torch.from_numpy(x)
+    sums = fused_sums(table)
+    assert (sums is None) == (d < 64)
+    center = x.mean(0) if intercept else np.zeros(d)
+    scale = np.sqrt(np.square(x - center).mean(0))
+    for known in (None, sums):
+        design = DenseDesign(table, intercept=intercept, standardize=True, sums=known)
+        assert (np.abs(design.center.numpy() - center) <= 1e-12 * np.abs(x).max(0)).all()
+        np.testing.assert_allclose(design.scale, scale, rtol=1e-7)
+        assert design.is_centered == intercept
+        assert design.without_copy().is_centered == intercept
+    if sums is not None:
+        np.testing.assert_allclose(sums.squares, np.square(x).sum(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e200])
+def test_sums_show_entries_that_cannot_be_computed_with(bad):
+    x = np.ones((50, 100))
+    x[31, 77] = bad
+    sums = fused_sums(torch.from_numpy(x))
+    assert sums is not None and not float(sums.squares.sum()) < 1e300
