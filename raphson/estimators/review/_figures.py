@@ -18,18 +18,7 @@ _MOST_COLUMNS = 6
 
 
 def figures(model: Any, summary: Any, matrix: Any, labels: Any, generator: Any) -> Iterator[Figure]:
-    """Yield the figures that the model has.
-
-    Args:
-        model: A fitted estimator.
-        summary: Its summary.
-        matrix: Its Hessian as an array, or None.
-        labels: Labels of the Hessian.
-        generator: Source of randomness, or a seed.
-
-    Yields:
-        The figures.
-    """
+    """Yield the figures of a fitted estimator, its summary and its Hessian, an array with labels, if that is there."""
     table = summary.to_frame()
     shown = table.iloc[:, 0].notna()
     if 0 < len(table) <= _MOST_COEFFICIENTS and shown.any():
