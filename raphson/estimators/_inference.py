@@ -120,6 +120,16 @@ class InferenceMixin:
             InputError: If a kind, correction, groups or columns cannot be used.
             NotEstimableError: If the data do not determine the coefficients, a penalty biases them, or what
                 it takes was not saved with the model. A covariance too large to form is a ``TooLargeError``.
+
+        Examples:
+            Two of 20 successes in one group, ten in the other.
+
+            >>> import numpy as np
+            >>> import raphson as rp
+            >>> x, y = np.repeat([0.0, 1.0], 20)[:, None], np.repeat([1, 0, 1, 0], [2, 18, 10, 10])
+            >>> model = rp.MultinomialLogisticRegression().fit(x, y)
+            >>> model.estimates().to_frame()["coef"].round(4).tolist()
+            [-2.1972, 2.1972]
         """
         check_is_fitted(self)
         kind = self._default_kind(groups, correction) if kind is None else kind
@@ -195,11 +205,35 @@ class InferenceMixin:
         return self._fitted
 
     def covariance(self, kind: CovarianceKind | None = None, groups: Any = None, **options: Any) -> pd.DataFrame:
-        """Return the covariance ``(p, p)`` of ``estimates``, with its arguments; missing where not determined."""
+        """Return the covariance ``(p, p)`` of ``estimates``, with its arguments; missing where not determined.
+
+        Examples:
+            The two coefficients have the covariance of the first one's, with the other sign.
+
+            >>> import numpy as np
+            >>> import raphson as rp
+            >>> x, y = np.repeat([0.0, 1.0], 20)[:, None], np.repeat([1, 0, 1, 0], [2, 18, 10, 10])
+            >>> model = rp.MultinomialLogisticRegression().fit(x, y)
+            >>> model.covariance().round(4).to_numpy(dtype=float).tolist()
+            [[0.5556, -0.5556], [-0.5556, 0.7556]]
+        """
         return self.estimates(kind, groups, **options).covariance_frame()
 
     def standard_errors(self, kind: CovarianceKind | None = None, groups: Any = None, **options: Any) -> pd.Series:
-        """Return the standard errors ``(p,)`` of ``estimates``, with its arguments; missing where not determined."""
+        """Return the standard errors ``(p,)`` of ``estimates``, with its arguments; missing where not determined.
+
+        Examples:
+            The variance of a log odds ratio is 1/2 + 1/18 + 1/10 + 1/10 (Woolf 1955).
+
+            >>> import numpy as np
+            >>> import raphson as rp
+            >>> x, y = np.repeat([0.0, 1.0], 20)[:, None], np.repeat([1, 0, 1, 0], [2, 18, 10, 10])
+            >>> model = rp.MultinomialLogisticRegression().fit(x, y)
+            >>> model.standard_errors().round(4).tolist()
+            [0.7454, 0.8692]
+            >>> round((1 / 2 + 1 / 18 + 1 / 10 + 1 / 10) ** 0.5, 4)
+            0.8692
+        """
         return self.estimates(kind, groups, **options).standard_errors_series()
 
     def confint(
@@ -261,6 +295,17 @@ class InferenceMixin:
 
         Returns:
             The test, with one labeled line per row of R.
+
+        Examples:
+            The square of the estimate over its standard error.
+
+            >>> import numpy as np
+            >>> import raphson as rp
+            >>> x, y = np.repeat([0.0, 1.0], 20)[:, None], np.repeat([1, 0, 1, 0], [2, 18, 10, 10])
+            >>> model = rp.MultinomialLogisticRegression().fit(x, y)
+            >>> test = model.wald_test("x0 = 0")
+            >>> round(test.statistic, 3), round(test.p_value, 4)
+            (6.39, 0.0115)
         """
         return infer.wald_test(self.estimates(kind, groups, **options), R, q)
 
@@ -276,6 +321,17 @@ class InferenceMixin:
 
         Raises:
             InputError: If the two fits were not made to the same rows, or are penalized.
+
+        Examples:
+            Against the intercept alone.
+
+            >>> import numpy as np
+            >>> import raphson as rp
+            >>> x, y = np.repeat([0.0, 1.0], 20)[:, None], np.repeat([1, 0, 1, 0], [2, 18, 10, 10])
+            >>> model = rp.MultinomialLogisticRegression().fit(x, y)
+            >>> test = model.likelihood_ratio_test()
+            >>> round(test.statistic, 3), test.df
+            (8.14, 1)
         """
         check_is_fitted(self)
         if restricted is None:

@@ -51,6 +51,18 @@ class JudgedMixin(SummaryMixin):
 
         Raises:
             InputError: The table does not have the columns and classes of the model.
+
+        Examples:
+            A model that was saved has its rows again, and with them robust standard errors.
+
+            >>> import numpy as np
+            >>> import raphson as rp
+            >>> x, y = np.repeat([0.0, 1.0], 20)[:, None], np.repeat([1, 0, 1, 0], [2, 18, 10, 10])
+            >>> model = rp.MultinomialLogisticRegression().fit(x, y)
+            >>> import pickle
+            >>> again = pickle.loads(pickle.dumps(model)).attach(x, y)
+            >>> again.standard_errors("sandwich").equals(model.standard_errors("sandwich"))
+            True
         """
         check_is_fitted(self)
         other: Any = clone(self)

@@ -69,6 +69,16 @@ class MarginsMixin(PredictionMixin):
         Raises:
             InputError: If a value cannot be used, or there is no variable; a derivative where there is none is a
                 ``NotEstimableError``.
+
+        Examples:
+            The effect of a switch is the difference of the two shares, 10/20 - 2/20.
+
+            >>> import numpy as np
+            >>> import raphson as rp
+            >>> x, y = np.repeat([0.0, 1.0], 20)[:, None], np.repeat([1, 0, 1, 0], [2, 18, 10, 10])
+            >>> model = rp.MultinomialLogisticRegression().fit(x, y)
+            >>> round(float(model.margins().to_frame()["effect"].iloc[-1]), 4)
+            0.4
         """
         check_is_fitted(self)
         rows = self._training_rows()

@@ -118,6 +118,17 @@ class PredictionMixin(JudgedMixin):
         Returns:
             Means (probabilities, for classes), standard errors and bounds, each ``(N, M)``; standard errors and bounds
             are nan where the data do not determine them (separated rows, or columns not collinear as in the fit).
+
+        Examples:
+            The share of successes where x is 1, with an interval on the logit scale.
+
+            >>> import numpy as np
+            >>> import raphson as rp
+            >>> x, y = np.repeat([0.0, 1.0], 20)[:, None], np.repeat([1, 0, 1, 0], [2, 18, 10, 10])
+            >>> model = rp.MultinomialLogisticRegression().fit(x, y)
+            >>> rows = model.predict_interval([[1.0]])
+            >>> [round(float(part[0, 1]), 3) for part in (rows.mean, rows.lower, rows.upper)]
+            [0.5, 0.294, 0.706]
         """
         f, table = self._checked_predictors(X, offset)
         found = self._all_coefficients(kind, groups, options)

@@ -66,6 +66,16 @@ class SummaryMixin(ProfileMixin):
         Raises:
             IndefiniteError: If the kind that was asked for is not positive definite.
             InputError: If the method is unknown, or is given what it does not take.
+
+        Examples:
+            The table turns into a frame; with ``exp=True`` it has odds ratios.
+
+            >>> import numpy as np
+            >>> import raphson as rp
+            >>> x, y = np.repeat([0.0, 1.0], 20)[:, None], np.repeat([1, 0, 1, 0], [2, 18, 10, 10])
+            >>> model = rp.MultinomialLogisticRegression().fit(x, y)
+            >>> round(float(model.summary(exp=True).to_frame().iloc[1, 0]), 3)
+            9.0
         """
         check_is_fitted(self)
         if check_method(method) == "profile" and groups is not None:

@@ -37,6 +37,11 @@ def inverse_information(information: SymmetricOperator) -> DiagonalPlusLowRank:
         NotEstimableError: The information is singular, or so nearly that its inverse would have too few digits: the
             data do not determine every parameter.
         IndefiniteError: The information has a direction of negative curvature: the estimates are no maximum.
+
+    Examples:
+        >>> from raphson.linalg import Dense
+        >>> inverse_information(Dense(torch.tensor([[2.0, 1.0], [1.0, 1.0]]).double())).diagonal()
+        tensor([1.0000, 2.0000], dtype=torch.float64)
     """
     matrix = information.to_dense()
     if not bool(torch.isfinite(matrix).all()):
@@ -105,6 +110,14 @@ def sandwich(bread: SymmetricOperator, meat: SymmetricOperator, factor: float = 
 
     Raises:
         InputError: The two shapes differ.
+
+    Examples:
+        Where the scores' products are the information, what is left is its inverse.
+
+        >>> from raphson.linalg import Diagonal
+        >>> information = Diagonal(torch.tensor([4.0, 0.5]).double())
+        >>> sandwich(inverse_information(information), information).diagonal()
+        tensor([0.2500, 2.0000], dtype=torch.float64)
     """
     if bread.shape != meat.shape:
         raise InputError(f"bread has shape {tuple(bread.shape)} and meat {tuple(meat.shape)}; they must be equal.")
@@ -148,6 +161,10 @@ def small_sample_factor(kind: str, n: float, p: int, n_groups: int | None = None
 
     Raises:
         InputError: Unknown name, missing ``n_groups``, or too few rows or clusters for the factor to exist.
+
+    Examples:
+        >>> small_sample_factor("HC1", 30, 6), small_sample_factor("stata", 30, 6, n_groups=5)
+        (1.25, 1.25)
     """
     if kind not in _FACTORS:
         raise InputError(f"Unknown small-sample factor {kind!r}; choose one of {', '.join(_FACTORS)}.")

@@ -44,6 +44,15 @@ class Estimates:
         df_resid: Residual degrees of freedom of a Student t reference; None for the normal one.
         null_space: Directions the data leave open, shape ``(p, k)``.
         axis_names: Names of the two parts of a label.
+
+    Examples:
+        >>> from raphson.linalg import Diagonal
+        >>> labels = (("y", "x"), ("y", "z"))
+        >>> found = Estimates(torch.tensor([1.0, 2.0]), Diagonal(torch.tensor([0.25, 4.0])), labels, "given")
+        >>> found.z
+        tensor([2., 1.])
+        >>> found.transform(torch.tensor([[1.0, 1.0]]), (("y", "sum"),)).standard_errors
+        tensor([2.0616])
     """
 
     values: Tensor
@@ -238,6 +247,10 @@ def critical_value(level: float, df_resid: float | None = None) -> float:
 
     Raises:
         InputError: The level is not between 0 and 1.
+
+    Examples:
+        >>> round(critical_value(0.95), 4), round(critical_value(0.95, df_resid=10), 4)
+        (1.96, 2.2281)
     """
     from scipy import special
 

@@ -62,7 +62,9 @@ def backtrack(
         trial = torch.add(theta, direction.step, alpha=length)
         if length == 1.0 or -slope * length <= rounding:
             new = evaluate(trial)
-            lower = new.value <= at.value + _ARMIJO * length * slope and -slope * length > rounding
+            lower = new.value <= at.value + _ARMIJO * length * slope
+            if -slope * length <= rounding:  # equal values say nothing, and would be taken again and again
+                lower = new.value < at.value
             if is_finite(new) and (lower or (-slope * length <= 16 * rounding and new.norm < at.norm)):
                 return trial, new, length
             if -slope * length <= rounding:

@@ -9,7 +9,7 @@ import raphson as rp
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(50, 1))
-PENALTIES = [{}, {"l2": 0.1}, {"penalty": "jeffreys"}]
+PENALTIES = [{}, {"l2": 0.1}, pytest.param({"penalty": "jeffreys"}, marks=pytest.mark.nightly)]
 
 
 @pytest.mark.filterwarnings("ignore")
