@@ -1,9 +1,11 @@
 """Train networks with K-FAC beside tuned first-order methods and preconditioned ones: loss by step and by second.
 
-Run ``python benchmarks/training.py`` (``--help`` lists the options). Every opponent's learning rate is chosen from a
-grid on the first seed and the shortest budget, and falls linearly to zero within each budget, as K-FAC's does, whose
-other settings are the defaults. A method whose package is not installed is left out; ``requirements-training.txt``
-names them.
+Run ``python benchmarks/training.py`` (``--help`` lists the options). Every opponent's learning rate is chosen on the
+first seed by the loss at the end of a budget, for the shortest one from a grid (``methods``) and for each longer one
+from the last choice and its neighbors in the grid; it falls linearly to zero within each budget. So does the factor of
+K-FAC's steps, whose settings are the defaults. A method whose package is not installed is left out;
+``requirements-training.txt`` names them. Runs are added to those in the file of results, so that problems, methods and
+budgets can be run one after the other.
 """
 
 from __future__ import annotations
@@ -39,13 +41,15 @@ class Problem:
     likelihood: rp.Likelihood
     x: Tensor
     y: Tensor
-    test: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor] | None
     batch: int
     measure: Callable[[Tensor, Tensor], float] | None = None
 
     def loss(self, model: nn.Module, test: bool = False) -> float:
         """Return the mean negative log-likelihood of the training or the test rows."""
-        x, y = self.test if test else (self.x, self.y)
+        if test and self.test is None:
+            return float("nan")
+        x, y = self.test if test and self.test is not None else (self.x, self.y)
         with torch.no_grad():
             return float(self.likelihood.nll(model(x), y).mean())
 
@@ -63,8 +67,8 @@ def mlp(*widths: int) -> nn.Module:
     return nn.Sequential(*parts[:-1])
 
 
-def problems(images: Path | None) -> Iterator[Problem]:
-    """Yield the problems; MNIST's only where its file is."""
+def problems(images: Path | None, folders: Path | None = None) -> Iterator[Problem]:
+    """Yield the problems; MNIST's and those of UCI tables only where the files are."""
     digits, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(digits / 16, dtype=torch.float32), torch.tensor(labels)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
@@ -92,30 +96,43 @@ def problems(images: Path | None) -> Iterator[Problem]:
         "digits classifier", lambda: mlp(64, 128, 64, 10), rp.Categorical(), x[train], y[train], (x[test], y[test]), 140
     )
     table, target = load_diabetes(return_X_y=True)
-    u = torch.tensor(table / table.std(0), dtype=torch.float32)
-    v = torch.tensor((target - target.mean()) / target.std(), dtype=torch.float32)[:, None]
+    tables = {"diabetes": (table, target, np.arange(350), np.arange(350, len(table)))}
+    tables |= {name: read_table(folders / name) for name in ("concrete", "energy") if folders is not None}
+    for name, rows in tables.items():
+        yield from heteroscedastic(name, *rows)
+    if images is not None:
+        raw = gzip.decompress((images / "mnist-t10k-images-idx3-ubyte.gz").read_bytes())
+        pixels = torch.from_numpy(np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 784).astype(np.float32) / 255)
+        for what, likelihood in (("Bernoulli", rp.Bernoulli()), ("Gaussian", rp.Gaussian(0.2))):
+            yield Problem(f"MNIST autoencoder, {what}", lambda: autoencoder(784), likelihood, pixels, pixels, None, 500)
+
+
+def read_table(folder: Path) -> tuple[Any, Any, Any, Any]:
+    """Return a UCI table with its first published split: inputs, target, training and test rows."""
+    table = np.loadtxt(folder / "data.txt")
+    index = [
+        np.loadtxt(folder / f"index_{name}.txt").astype(int) for name in ("features", "target", "train_0", "test_0")
+    ]
+    return table[:, index[0]], table[:, index[1]].reshape(-1), index[2], index[3]
+
+
+def heteroscedastic(name: str, x: Any, y: Any, train: Any, test: Any) -> Iterator[Problem]:
+    """Yield regressors with a mean and a scale for each row; all columns in units of their deviation."""
+    u = torch.tensor((x - x[train].mean(0)) / x[train].std(0), dtype=torch.float32)
+    v = torch.tensor((y - y[train].mean()) / y[train].std(), dtype=torch.float32)[:, None]
     for parametrization in ("natural", "mean_log_scale"):
         likelihood = rp.HeteroscedasticGaussian(parametrization)
 
         def rmse(f: Tensor, y: Tensor, likelihood: rp.Likelihood = likelihood) -> float:
+            f = f.detach()
             return float((likelihood.mean(f) - y).square().mean().sqrt())
 
         def made(natural: bool = parametrization == "natural") -> nn.Module:
-            return Natural(mlp(10, 50, 2)) if natural else mlp(10, 50, 2)
+            net = mlp(u.shape[1], 50, 2)
+            return Natural(net) if natural else net
 
-        yield Problem(f"diabetes, {parametrization}", made, likelihood, u[:350], v[:350], (u[350:], v[350:]), 350, rmse)
-    if images is not None:
-        raw = gzip.decompress((images / "mnist-t10k-images-idx3-ubyte.gz").read_bytes())
-        pixels = torch.from_numpy(np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 784).astype(np.float32) / 255)
-        yield Problem(
-            "MNIST autoencoder, Bernoulli",
-            lambda: autoencoder(784),
-            rp.Bernoulli(),
-            pixels,
-            pixels,
-            (pixels[:1], pixels[:1]),
-            500,
-        )
+        split = u[train], v[train], (u[test], v[test])
+        yield Problem(f"{name}, {parametrization}", made, likelihood, *split, len(train), rmse)
 
 
 class Natural(nn.Module):
@@ -139,12 +156,25 @@ class Method:
     rates: Sequence[float]
     make: Callable[[nn.Module, Problem, float], torch.optim.Optimizer]
     curvature: bool = False
+    beta: float = 0.0
+
+
+def kfac(model: nn.Module, problem: Problem, lr: float) -> torch.optim.Optimizer:
+    """Return K-FAC with its defaults."""
+    return rp.optim.KFAC(model, problem.likelihood, lr=lr)
+
+
+def adam(model: nn.Module, problem: Problem, lr: float) -> torch.optim.Optimizer:
+    """Return Adam with a learning rate."""
+    return torch.optim.Adam(model.parameters(), lr)
 
 
 def methods() -> Iterator[Method]:
     """Yield what is installed."""
-    yield Method("K-FAC", [1.0], lambda m, p, lr: rp.optim.KFAC(m, p.likelihood, lr=lr), True)
-    yield Method("Adam", [1e-3, 3e-3, 1e-2, 3e-2, 1e-1], lambda m, p, lr: torch.optim.Adam(m.parameters(), lr))
+    yield Method("K-FAC", [1.0], kfac, True)
+    yield Method("K-FAC, beta-NLL", [1.0], kfac, True, beta=0.5)
+    yield Method("Adam", [1e-3, 3e-3, 1e-2, 3e-2, 1e-1], adam)
+    yield Method("Adam, beta-NLL", [1e-3, 3e-3, 1e-2, 3e-2, 1e-1], adam, beta=0.5)
     yield Method(
         "SGD, Nesterov",
         [1e-3, 1e-2, 1e-1, 1.0],
@@ -201,6 +231,16 @@ class Run:
     test_measure: float | None = None
 
 
+def clock() -> float:
+    """Return the seconds of this thread alone where there is one, which others on the machine do not lengthen."""
+    return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def beta_weights(method: Method, problem: Problem, f: Tensor) -> list[Tensor]:
+    """Return the rows' weights of beta-NLL (Seitzer et al. 2022): without, rows of large variance count for little."""
+    return [problem.likelihood.variance(f.detach()).reshape(-1) ** method.beta] if method.beta else []
+
+
 def train(problem: Problem, method: Method, rate: float, budget: int, seed: int) -> Run:
     """Train once, with the rate falling linearly to zero."""
     torch.manual_seed(seed)
@@ -213,18 +253,22 @@ def train(problem: Problem, method: Method, rate: float, budget: int, seed: int)
             waiting = list(torch.randperm(len(problem.x), generator=generator).split(problem.batch))
         rows = waiting.pop()
         x, y = problem.x[rows], problem.y[rows]
-        start = time.perf_counter()
+        start = clock()
         try:
             if method.curvature:
-                opt.step(x, y)
+                opt.step(x, y, *beta_weights(method, problem, model(x)) if method.beta else ())
             else:
                 opt.zero_grad()
-                problem.likelihood.nll(model(x), y).mean().backward()
+                f = model(x)
+                loss = problem.likelihood.nll(f, y)
+                for weight in beta_weights(method, problem, f):
+                    loss = loss * weight
+                loss.mean().backward()
                 opt.step()
         except rp.InputError:
             break
         schedule.step()
-        spent += time.perf_counter() - start
+        spent += clock() - start
         if k % max(1, budget // POINTS) == 0 or k == budget:
             average = opt.averaged() if method.curvature and k < budget else contextlib.nullcontext()
             with average:
@@ -239,12 +283,16 @@ def train(problem: Problem, method: Method, rate: float, budget: int, seed: int)
     return run
 
 
-def tuned(problem: Problem, method: Method, budget: int) -> float:
-    """Return the rate with the lowest training loss at the end of a budget."""
-    if len(method.rates) == 1:
-        return method.rates[0]
-    ends = {rate: train(problem, method, rate, budget, 0).losses for rate in method.rates}
-    return min(ends, key=lambda rate: ends[rate][-1] if ends[rate] else float("inf"))
+def tuned(problem: Problem, method: Method, rates: Sequence[float], budget: int) -> Run:
+    """Return the run, of those with some rates, with the lowest training loss at the end of a budget."""
+    runs = [train(problem, method, rate, budget, 0) for rate in rates]
+    return min(runs, key=lambda run: run.losses[-1] if run.losses and run.steps[-1] == budget else float("inf"))
+
+
+def neighbors(rates: Sequence[float], rate: float) -> list[float]:
+    """Return a rate of a grid and those next to it."""
+    at = rates.index(rate)
+    return list(rates[max(0, at - 1) : at + 2])
 
 
 def reached(run: Run, loss: float) -> tuple[int, float] | None:
@@ -257,14 +305,20 @@ def table(runs: list[Run]) -> str:
     """Return the losses at the end of each budget, and when K-FAC was there."""
     lines = []
     for run in (run for run in runs if run.losses):
-        own = [r for r in runs if r.method == "K-FAC" and r.seed == run.seed]
-        best = [at for r in own if (at := reached(r, min(run.losses)))]
-        ahead = min(best, default=None)
-        note = "" if run.method == "K-FAC" or ahead is None else f"K-FAC there after {ahead[0]} steps, {ahead[1]:.1f} s"
-        measure = "" if run.test_measure is None else f" test RMSE {run.test_measure:.3f}"
+        kind = "K-FAC, beta-NLL" if "beta" in run.method else "K-FAC"
+        own = [r for r in runs if r.method == kind and r.seed == run.seed]
+        at = [found for r in own if (found := reached(r, run.losses[-1]))]
+        note = ""
+        if not run.method.startswith("K-FAC") and at:
+            steps, seconds = min(k for k, _ in at), min(t for _, t in at)
+            note = (
+                f"K-FAC there in {steps / run.budget:.2f} of the steps, {seconds / run.seconds[-1]:.2f} of the seconds"
+            )
+        test = "" if np.isnan(run.test_loss) else f" test {run.test_loss:9.4f}"
+        test += "" if run.test_measure is None else f" RMSE {run.test_measure:.3f}"
         lines.append(
-            f"  {run.method:14s} lr {run.rate:<7g} {run.budget:5d} steps {run.seconds[-1]:7.1f} s  "
-            f"loss {run.losses[-1]:10.4f}  test {run.test_loss:10.4f}{measure}  {note}"
+            f"  {run.method:15s} lr {run.rate:<6g} {run.budget:5d} steps {run.seconds[-1]:7.1f} s  "
+            f"loss {run.losses[-1]:9.4f} {test}  {note}"
         )
     return "\n".join(lines)
 
@@ -294,29 +348,37 @@ def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder with MNIST's test images, IDX and gzip; left out if absent")
+    parser.add_argument("--tables", type=Path, help="folder with UCI tables as for uci.py; left out if absent")
     parser.add_argument("--budgets", type=int, nargs="+", default=[250, 500, 1000, 2000])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="+", help="problems whose name holds one of these words")
-    parser.add_argument("--methods", nargs="+", help="methods whose name holds one of these words")
+    parser.add_argument("--methods", nargs="+", help="methods by name")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    chosen = [m for m in methods() if not options.methods or any(word in m.name for word in options.methods)]
-    everything: dict[str, list[dict[str, Any]]] = {}
-    for problem in problems(options.images):
+    chosen = [m for m in methods() if not options.methods or m.name in options.methods]
+    file = options.out / "training.json"
+    everything = json.loads(file.read_text()) if file.exists() else {}
+    for problem in problems(options.images, options.tables):
         if options.only and not any(word in problem.name for word in options.only):
             continue
         print(problem.name, flush=True)
-        runs = []
-        for method in chosen:
-            rate = tuned(problem, method, min(options.budgets))
+        for method in (m for m in chosen if problem.measure is not None or not m.beta):
+            rates = list(method.rates)
             for budget in options.budgets:
-                runs += [train(problem, method, rate, budget, seed) for seed in range(options.seeds)]
+                best = tuned(problem, method, rates, budget)
+                rates = neighbors(method.rates, best.rate)
+                new = [best, *(train(problem, method, best.rate, budget, seed) for seed in range(1, options.seeds))]
+                old = [
+                    r for r in everything.get(problem.name, []) if (r["method"], r["budget"]) != (method.name, budget)
+                ]
+                everything[problem.name] = [*old, *map(vars, new)]
+                file.write_text(json.dumps(everything, indent=None).replace("}, {", "},\n{"))
+                print(table(new), flush=True)
+        runs = [Run(**run) for run in everything[problem.name]]
         print(table(runs), flush=True)
-        everything[problem.name] = [vars(run) for run in runs]
-        (options.out / "training.json").write_text(json.dumps(everything, indent=1))
         if importlib.util.find_spec("matplotlib"):
             plot(problem.name, runs, options.out)
 

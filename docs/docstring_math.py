@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import re
-import textwrap
+import sys
+from pathlib import Path
 from typing import Any
 
 import griffe
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from mathml import formulas_to_mathml  # noqa: E402
 
 BLOCK = re.compile(r"^([ ]*)\.\. math::[ ]*(.*)\n((?:(?:\1[ ]+.*)?\n)*(?:\1[ ]+.*)?)", re.MULTILINE)
 
 
 def to_markdown(text: str) -> str:
-    """Return a docstring with ``.. math::`` and ``:math:`` as Markdown has them, and code as code."""
-
-    def block(found: re.Match[str]) -> str:
-        indent, first, rest = found.groups()
-        body = f"{first}\n{textwrap.dedent(rest).strip()}".strip()
-        lines = "\n".join(f"{indent}{line}" for line in body.splitlines() if line.strip())
-        return f"{indent}$$\n{lines}\n{indent}$$\n\n"
-
-    text = BLOCK.sub(block, text + "\n")
-    return re.sub(r":math:`([^`]+)`", r"$\1$", text).replace("``", "`").rstrip("\n")
+    """Return a docstring with its ``.. math::`` and ``:math:`` as MathML, and code as Markdown has it."""
+    text = BLOCK.sub(lambda m: f"{m[1]}$${m[2]} {m[3].strip()}$$\n\n", text + "\n")
+    text = re.sub(r":math:`([^`]+)`", lambda m: f"${' '.join(m[1].split())}$", text).replace("``", "`")
+    return formulas_to_mathml(text).rstrip("\n")
 
 
 class DocstringMath(griffe.Extension):

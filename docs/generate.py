@@ -1,18 +1,105 @@
-"""Write the pages that are made from the code: a page for each likelihood, and the benchmark tables.
+"""Write the pages of the site: those of this folder with their figures drawn, and those that are made from the code.
 
-python docs/generate.py    before mkdocs build; the pages are not kept in git
+python docs/generate.py && mkdocs build    the pages go to build/docs, where mkdocs.yml looks for them
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import re
+import shutil
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import raphson as rp
-from raphson.likelihoods import catalogue
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+os.environ.setdefault("MPLBACKEND", "agg")
+
+from mathml import formulas_to_mathml  # noqa: E402
+
+import raphson as rp  # noqa: E402
+from raphson.likelihoods import catalogue  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+BLOCK = re.compile(r"^```([\w ]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+IMAGE = re.compile(r"^!\[([^]]*)\]\(([^)]+)\)$", re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A block of code of a page.
+
+    Attributes:
+        language: As the page names it.
+        code: Its text.
+        images: Files ``(alt text, path)`` of the figures that it draws: those shown before the next block.
+    """
+
+    language: str
+    code: str
+    images: list[tuple[str, str]]
+
+
+def blocks(text: str) -> list[Block]:
+    """Return the blocks of a page; figures after what a block prints belong to the block."""
+    found = list(BLOCK.finditer(text))
+    ends = [*(match.start() for match in found), len(text)][1:]
+    made = [Block(m[1], m[2], IMAGE.findall(text[m.end() : end])) for m, end in zip(found, ends, strict=False)]
+    for i, block in enumerate(made):
+        if block.language == "text" and i:
+            made[i - 1].images.extend(block.images)
+            block.images.clear()
+    return made
+
+
+def take_figures(images: list[tuple[str, str]], folder: Path | None = None) -> None:
+    """Close the figures that a block left open, and save them.
+
+    Args:
+        images: What the page shows of them, in their order.
+        folder: The folder of the page; None to save nothing.
+
+    Raises:
+        ValueError: The page shows more or fewer.
+    """
+    from matplotlib import pyplot
+
+    numbers = pyplot.get_fignums()
+    if len(numbers) != len(images):
+        raise ValueError(f"A block draws {len(numbers)} figures, and its page shows {images} after it.")
+    for number, (_, path) in zip(numbers, images, strict=True):
+        if folder is not None:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            pyplot.figure(number).savefig(folder / path, metadata={"Date": None}, facecolor="white")
+        pyplot.close(number)
+
+
+def draw_figures(text: str, folder: Path) -> None:
+    """Run the Python of a page up to its last figure, and save its figures.
+
+    Args:
+        text: The page.
+        folder: Its folder in the built tree.
+    """
+    import matplotlib
+
+    python = [block for block in blocks(text) if block.language == "python"]
+    while python and not python[-1].images:
+        python.pop()
+    names: dict[str, Any] = {"__name__": "page"}
+    with (
+        matplotlib.rc_context({"svg.hashsalt": "raphson", "font.size": 9, "figure.max_open_warning": 0}),
+        contextlib.redirect_stdout(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        for block in python:
+            exec(compile(block.code, str(folder), "exec"), names)  # noqa: S102
+            take_figures(block.images, folder)
 
 
 def name_of(kind: type) -> str:
@@ -57,17 +144,33 @@ def benchmark_page() -> str:
     return re.sub(r"\[([^]]+)\]\((?!http|#)[^)]+\)", r"`benchmarks/\1`", text)
 
 
-def write(folder: Path) -> None:
-    """Write all generated pages.
+def written_pages() -> Iterator[tuple[str, str]]:
+    """Yield the pages of this folder: name and text."""
+    for page in sorted(DOCS.rglob("*.md")):
+        yield page.relative_to(DOCS).as_posix(), page.read_text(encoding="utf-8")
+
+
+def write(folder: Path, figures: bool = True) -> None:
+    """Write all pages.
 
     Args:
-        folder: The folder of the pages, ``docs``.
+        folder: Where to; what was there is replaced.
+        figures: Whether figures are drawn, which runs the code of the pages.
     """
-    (folder / "likelihoods").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "likelihoods").mkdir(parents=True)
+    shutil.copytree(DOCS / "assets", folder / "assets")
+    for name, text in written_pages():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(formulas_to_mathml(text), encoding="utf-8")
+        if figures:
+            draw_figures(text, target.parent)
     for name, text in likelihood_pages().items():
         (folder / "likelihoods" / name).write_text(text, encoding="utf-8")
     (folder / "benchmarks.md").write_text(benchmark_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs")
+    os.chdir(ROOT)  # the pages read examples/
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "docs")

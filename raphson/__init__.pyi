@@ -23,6 +23,7 @@ from .explain import Shapes as Shapes
 from .explain import explain as explain
 from .explain import shapes as shapes
 from .laplace import Influence as Influence
+from .laplace import OnlineEvidence as OnlineEvidence
 from .laplace import Posterior as Posterior
 from .laplace import Predictive as Predictive
 from .laplace import influence as influence

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,23 @@ from tests.test_readme import check_session
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-GENERATED = {"benchmarks.md", *(f"likelihoods/{page.name}" for page in (DOCS / "likelihoods").glob("*.md"))}
-PAGES = [page for page in sorted(DOCS.rglob("*.md")) if page.relative_to(DOCS).as_posix() not in GENERATED]
+PAGES = sorted(DOCS.rglob("*.md"))
 BLOCK = re.compile(r"^```([\w ]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # "text" is what the Python block before it prints; "sh" installs
+IMAGE = re.compile(r"!\[([^]]*)\]\(([^)]+)\)")
 LANGUAGES = {"python", "text", "console", "sh"}
+
+
+def generator() -> Any:
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+GENERATE = generator()
 
 
 def name(page: Path) -> str:
@@ -62,16 +75,55 @@ def test_the_code_of_the_page_runs_and_prints_what_it_says(
 ) -> None:
     monkeypatch.chdir(ROOT)
     names: dict[str, Any] = {"__name__": "page"}
-    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
-    for i, (kind, block) in enumerate(blocks):
+    blocks = GENERATE.blocks(page.read_text(encoding="utf-8"))
+    for i, (kind, block, images) in enumerate(blocks):
         if kind != "python":
             continue
         exec(compile(block, str(page), "exec"), names)  # noqa: S102
+        GENERATE.take_figures(images)
         printed = capsys.readouterr().out
-        expected = blocks[i + 1][1] if i + 1 < len(blocks) and blocks[i + 1][0] == "text" else ""
+        expected = blocks[i + 1].code if i + 1 < len(blocks) and blocks[i + 1].language == "text" else ""
         flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
         same = doctest.OutputChecker().check_output(expected, printed, flags)
         assert same, f"{name(page)} says\n{expected}\nbut its code prints\n{printed}"
+
+
+def test_figures_are_drawn_by_the_page_and_have_a_text_for_those_who_do_not_see_them() -> None:
+    shown = [(name(page), *image) for page in PAGES for image in IMAGE.findall(page.read_text(encoding="utf-8"))]
+    assert {page for page, *_ in shown} >= {name(page) for page in (DOCS / "tutorials").glob("*.md")}
+    for page, alt, path in shown:
+        assert len(alt) > 60 and re.fullmatch(r"figures/[a-z-]+\.(svg|png)", path), (page, path)
+    drawn = [(name(page), b.language, b.images) for page in PAGES for b in GENERATE.blocks(page.read_text("utf-8"))]
+    assert sum(len(images) for *_, images in drawn) == len(shown)
+    assert all(language == "python" for _, language, images in drawn if images)
+    with pytest.raises(ValueError, match="draws 0 figures"):
+        GENERATE.take_figures([("alt", "figures/none.svg")])
+
+
+def test_a_figure_is_the_same_file_each_time(tmp_path: Path) -> None:
+    page = "```python\nfrom matplotlib import pyplot\npyplot.subplots()[1].plot([1, 2])\n```\n\n![a](figures/a.svg)\n"
+    for folder in ("one", "two"):
+        GENERATE.draw_figures(page, tmp_path / folder)
+    one, two = (tmp_path / folder / "figures" / "a.svg" for folder in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes() and b"<svg" in one.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("tex", "has", "has_not"),
+    [
+        (r"\log p", ["log", "mspace"], []),
+        (r"\mathbb R^{D+1}", ["ℝ"], ["mathvariant"]),
+        (r"\varphi''^-", ["&#x02032;"], []),
+        (r"a * b_n | \{c\}", [], ["_", "*", "|"]),
+        (r"\operatorname E[x]", ["<mi"], ["<mo />"]),
+    ],
+)
+def test_formulas_become_elements_that_markdown_leaves_alone(tex: str, has: list[str], has_not: list[str]) -> None:
+    pytest.importorskip("latex2mathml")
+    made = GENERATE.formulas_to_mathml(f"before ${tex}$ after `$code$`\n\n```python\n$no$\n```\n")
+    assert made.startswith('before <span class="math"><math') and made.endswith("`$code$`\n\n```python\n$no$\n```\n")
+    formula = made.partition("</span>")[0]
+    assert all(part in formula for part in has) and not any(part in formula for part in has_not)
 
 
 SESSIONS = [(name(page), text) for page in PAGES for kind, text in BLOCK.findall(page.read_text()) if kind == "console"]
@@ -82,19 +134,12 @@ def test_the_commands_of_the_page_print_what_it_says(page: str, session: str) ->
     check_session(session, page)
 
 
-def generator() -> Any:
-    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_generated_pages_have_every_likelihood_and_the_benchmarks(tmp_path: Path) -> None:
-    generator().write(tmp_path)
+    pytest.importorskip("latex2mathml")
+    GENERATE.write(tmp_path, figures=False)
     made = {page.relative_to(tmp_path).as_posix(): page.read_text(encoding="utf-8") for page in tmp_path.rglob("*.md")}
     kinds = [kind for kind in catalogue().values() if kind.examples()]
-    assert len(made) == len(kinds) + 2
+    assert len(made) == len(kinds) + 2 + len(PAGES)
     titles = {text.partition("\n")[0] for text in made.values()}
     assert {f"# {kind.__name__}" for kind in kinds} < titles
     for file, text in made.items():
@@ -103,13 +148,14 @@ def test_the_generated_pages_have_every_likelihood_and_the_benchmarks(tmp_path: 
     assert "| anes96 (944x5, K=7) |" in made["benchmarks.md"]
     # the navigation names each page of the site once
     listed = nav_files(config()["nav"])
-    assert sorted(listed) == sorted({*made, *map(name, PAGES)})
+    assert sorted(listed) == sorted(made)
+    assert not any(re.search(r"\$[^$\n]+\$", re.sub("`[^`]*`", "", text)) for text in made.values())
 
 
 def test_links_between_pages_lead_somewhere() -> None:
     known = set(nav_files(config()["nav"]))
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        for target in re.findall(r"(?<!!)\[[^]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith(("http", "#")):
                 aim = (page.parent / target.partition("#")[0]).resolve().relative_to(DOCS.resolve()).as_posix()
                 assert aim in known, f"{name(page)} links to {target}"

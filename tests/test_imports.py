@@ -202,3 +202,16 @@ def test_every_public_name_exists_and_is_the_one_type_checkers_see() -> None:
         assert getattr(raphson, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Categorial'"):
         _ = raphson.Categorial
+
+
+CALLED_AS_THEIR_PACKAGE = re.compile(r"^from \.(\w+) import \1 as", re.MULTILINE)
+
+
+def test_no_module_takes_a_package_by_a_name_that_may_be_its_function() -> None:
+    """``raphson.diagnose`` is the package or the function of that name, whichever was asked for first."""
+    names = set(CALLED_AS_THEIR_PACKAGE.findall((PACKAGE / "__init__.pyi").read_text(encoding="utf-8")))
+    assert names == {"diagnose", "explain", "laplace"}
+    for file in MODULES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "raphson":
+                assert not names & {alias.name for alias in node.names}, file

@@ -3,6 +3,8 @@
 from raphson.data._batches import Batch as Batch
 from raphson.data._batches import Batches as Batches
 from raphson.data._batches import Inputs as Inputs
+from raphson.data._batches import checked_batch as checked_batch
+from raphson.data._batches import checked_weights as checked_weights
 from raphson.data._batches import take as take
 from raphson.data._batches import tree_map as tree_map
 from raphson.data._column_moments import ColumnSums as ColumnSums

@@ -95,7 +95,7 @@ class Batches:
         self._weights_seen = False
         _refuse_form(data)
         if _is_whole(data):
-            self._batches: Iterable[Any] = [self._with_warning(_batch(data, 0).to(device))]
+            self._batches: Iterable[Any] = [self._with_warning(checked_batch(data, "batch 0").to(device))]
             self._checked = False
             return
         if not isinstance(data, Iterable):
@@ -116,7 +116,9 @@ class Batches:
         """Yield batches, refusing those that differ from the first pass."""
         count = -1
         for count, item in enumerate(self._batches):
-            batch = item if isinstance(item, Batch) else self._with_warning(_batch(item, count))
+            batch = item
+            if not isinstance(item, Batch):
+                batch = self._with_warning(checked_batch(item, f"batch {count}", seen=self._complete))
             if self._checked:
                 self._compare(count, batch)
             yield batch.to(self._device)
@@ -189,42 +191,62 @@ def _mapping(what: str, batch: Mapping[Any, Any]) -> str:
     )
 
 
-def _batch(item: Any, index: int) -> Batch:
-    """Return a batch of ``(x, y)`` or ``(x, y, weight)``, checked."""
+def checked_batch(item: Any, name: str = "the batch", *, seen: bool = False) -> Batch:
+    """Return a batch of ``(x, y)`` or ``(x, y, weight)``.
+
+    Args:
+        item: What was given.
+        name: What messages call it.
+        seen: Whether it was seen in an earlier pass, too.
+
+    Returns:
+        The batch.
+
+    Raises:
+        InputError: It has another form, or its parts do not fit each other.
+    """
     if isinstance(item, Mapping):
-        raise InputError(_mapping(f"Batch {index}", item))
+        raise InputError(_mapping(_begin(name), item))
     if not isinstance(item, tuple | list) or len(item) not in {2, 3}:
-        raise InputError(f"Batch {index} is a {type(item).__name__}, but a batch must be (x, y) or (x, y, weight).")
+        raise InputError(f"{_begin(name)} is a {type(item).__name__}, but a batch must be (x, y) or (x, y, weight).")
     x, y = item[0], item[1]
     weight = item[2] if len(item) == 3 else None
     if not isinstance(y, Tensor) or y.ndim == 0:
-        raise InputError(f"The targets of batch {index} must be a tensor with one row per example.")
+        raise InputError(f"The targets of {name} must be a tensor with one row per example.")
     tensors = _tensors(x)
     if not tensors:
-        raise InputError(f"The inputs of batch {index} hold no tensor: give a tensor, or a tuple or dict of tensors.")
+        raise InputError(f"The inputs of {name} hold no tensor: give a tensor, or a tuple or dict of tensors.")
     first = tensors[0]
     if first.ndim == 0 or first.shape[0] != y.shape[0]:
         rows = first.shape[0] if first.ndim else "no"
-        raise InputError(f"Batch {index} has {rows} rows of inputs but {y.shape[0]} targets: give one row for each.")
+        raise InputError(f"{_begin(name)} has {rows} rows of inputs but {y.shape[0]} targets: give one row for each.")
     if y.shape[0] == 0:
-        raise InputError(f"Batch {index} has no example: leave empty batches out.")
+        raise InputError(f"{_begin(name)} has no example: leave empty batches out.")
     if weight is not None:
-        weight = _weights(weight, y.shape[0], index)
+        weight = checked_weights(weight, y.shape[0], name, seen=seen)
     return Batch(x, y, weight)
 
 
-def _weights(given: Any, n: int, index: int) -> Tensor:
+def _begin(name: str) -> str:
+    """Return a name as the beginning of a sentence."""
+    return name[:1].upper() + name[1:]
+
+
+def checked_weights(given: Any, n: int, name: str = "the batch", *, seen: bool = False) -> Tensor:
+    """Return example weights ``(n,)``; ``InputError`` if they are not one number, finite and not negative, for each."""
     weight: Tensor = torch.as_tensor(given)
     if weight.shape != (n,):
         raise InputError(
-            f"The weights of batch {index} have shape {tuple(weight.shape)}, but there must be one number for each of "
+            f"The weights of {name} have shape {tuple(weight.shape)}, but there must be one number for each of "
             f"its {n} examples, ({n},)."
         )
+    if seen and not weight.is_cpu:  # once is enough where looking means to wait for a device
+        return weight
     bad = ~(torch.isfinite(weight) & (weight >= 0))
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
         raise InputError(
-            f"The weight of row {row} of batch {index} is {float(weight[row]):g}, but weights must be finite and not "
+            f"The weight of row {row} of {name} is {float(weight[row]):g}, but weights must be finite and not "
             "negative. Correct it, or leave the example out."
         )
     return weight

@@ -15,9 +15,6 @@ from raphson.data._design import Block, Design
 CACHE_BYTES = 2**27
 """A standardized copy of the table is cached only below this size (128 MiB); larger tables are read in place."""
 
-PRODUCT_BYTES = 2**25
-"""Products of two columns, which every dense Hessian needs, are cached only below this size (32 MiB)."""
-
 _GRAM_COLUMNS = 2000
 _GRAM_ROWS = (1000, 5000)
 """Rows on which columns are tried for independence, the second number if rare columns need more."""
@@ -45,20 +42,10 @@ class DenseBlock(Block):
     Attributes:
         rows: Which rows of the table these are.
         x: Their columns.
-        caches_products: Whether the products of columns are cached once they have been made.
     """
 
     rows: slice
     x: Tensor
-    caches_products: bool = False
-
-    @cached_property
-    def _products(self) -> Tensor:
-        i, j = torch.triu_indices(self.x.shape[0], self.x.shape[0])
-        return self.x[i].mul_(self.x[j])
-
-    def products(self) -> Tensor | None:  # noqa: D102
-        return self._products if self.caches_products else None
 
     def predict(self, coef: Tensor) -> Tensor:  # noqa: D102
         return coef @ self.x
@@ -145,8 +132,7 @@ class DenseDesign(Design):
                 )
             return
         if size not in self._blocks:
-            products = self.n_columns * (self.n_columns + 1) // 2 * self.n_rows * self.dtype.itemsize
-            self._blocks = {size: [DenseBlock(r, self._whole[:, r], products <= PRODUCT_BYTES) for r in slices]}
+            self._blocks = {size: [DenseBlock(r, self._whole[:, r]) for r in slices]}
         yield from self._blocks[size]
 
     def whole(self) -> Tensor | None:  # noqa: D102

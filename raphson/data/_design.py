@@ -43,10 +43,6 @@ class Block(abc.ABC):
     def features(self) -> Tensor:
         """Return the block as a dense tensor ``(D', rows)``."""
 
-    def products(self) -> Tensor | None:
-        """Return the products of two columns, ``(D' (D' + 1) / 2, rows)``, where they are cached; None elsewhere."""
-        return None
-
     @abc.abstractmethod
     def adjoint_squared(self, r: Tensor) -> Tensor:
         """Return ``r @ X**2``, ``(C, D')``: the diagonal counterpart of ``adjoint``."""
@@ -83,6 +79,19 @@ class Design(abc.ABC):
     @abc.abstractmethod
     def blocks(self, n_outputs: int) -> Iterator[Block]:
         """Yield the rows in order, in blocks fit for ``n_outputs`` outputs."""
+
+    def predict(self, coef: Tensor) -> Tensor:
+        """Return the products ``(C, N)`` of all rows with coefficients ``(C, D')``."""
+        parts = []
+        for block in self.blocks(coef.shape[0]):
+            coef = block.arrange(coef)
+            parts.append(block.predict(coef))
+        return torch.cat(parts, 1)
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        """Return ``r @ X``, ``(C, D')``, for ``r`` of shape ``(C, N)``."""
+        first, *others = (block.adjoint(r[:, block.rows]) for block in self.blocks(r.shape[0]))
+        return sum(others, start=first)
 
     @abc.abstractmethod
     def take(self, index: Tensor) -> Design:

@@ -271,8 +271,8 @@ def _witnessed(
 ) -> tuple[Tensor | None, float | None]:
     """Return a direction with its curvature by one product, if that is negative whatever rounding did."""
     direction = candidate.to(operator.device, operator.dtype)
-    product = (operator @ direction).double().cpu()
-    v = direction.double().cpu()
+    product = (operator @ direction).cpu().double()
+    v = direction.cpu().double()
     square = float(v @ v)
     quotient = float(v @ product) / square
     if matrix is not None:

@@ -68,7 +68,7 @@ class Scaled(NamedTuple):
     @classmethod
     def of(cls, matrix: Tensor) -> Scaled:
         """Scale a matrix ``(n, n)`` whose entries are known to the rounding of their element type."""
-        whole = matrix.double().cpu()
+        whole = matrix.cpu().double()
         middle = (whole + whole.mT) / 2
         scale = torch.exp2(equilibrate(middle).log2().round())
         rows = scale[:, None]

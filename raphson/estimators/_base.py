@@ -23,9 +23,8 @@ from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._overflow import refuse_overflow
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._collinear import Collinearity
-from raphson.infer import Estimates
+from raphson.infer import Estimates, covariance_root, of_root
 from raphson.likelihoods import Likelihood
-from raphson.linalg import Dense
 from raphson.solve import Solution, Status
 
 _COVARIANCE_COEFFICIENTS = 3000
@@ -36,6 +35,7 @@ _FRACTIONAL = (
     "observed and expected information would take them as counts."
 )
 
+_SOLUTION = ("value", "gradient_norm", "iterations", "method")
 _FACTS = ("loglik_", "loglik_null_", "df_model_", "df_null_", "n_obs_", "n_rows_", "n_iter_", "n_features_in_")
 
 
@@ -78,8 +78,7 @@ class LinearEstimator(ReportMixin, BaseEstimator):
         """Return the coefficients ``(C, D')`` of the last fit, if they have this shape."""
         if not hasattr(self, "coef_") or self.coef_.shape != shape:
             return None
-        ones = int(self._layout.output_map.intercept)
-        return torch.from_numpy(np.column_stack([self.intercept_[:, None][:, :ones], self.coef_]))
+        return self._coefficients()
 
     def _null_intercepts(self) -> Tensor:
         """Return the constraint matrix ``(C, r)`` of the intercepts of the model without columns."""
@@ -90,15 +89,12 @@ class LinearEstimator(ReportMixin, BaseEstimator):
     @cached_property
     def loglik_(self) -> float:  # type: ignore[override]
         """Log-likelihood at the fit with all constants, summed over weighted rows; computed when first asked for."""
-        return self._loglik_at_fit()
+        return self._loglik(self._training_rows(), self._training_outputs())
 
     @cached_property
     def loglik_null_(self) -> float:  # type: ignore[override]
         """Log-likelihood of the model with offsets and intercepts alone; computed when first asked for."""
         return self._loglik_null()
-
-    def _loglik_at_fit(self) -> float:
-        return self._loglik(self._training_rows(), self._training_outputs())
 
     def _loglik_null(self) -> float:
         rows = self._training_rows()
@@ -134,20 +130,18 @@ class LinearEstimator(ReportMixin, BaseEstimator):
         check_is_fitted(self)
         state = {"coef": torch.from_numpy(self.coef_), "intercept": torch.from_numpy(self.intercept_)}
         if self._layout.output_map.n_parameters <= _COVARIANCE_COEFFICIENTS:
-            found = self._saved_estimates()
-            if found is None:
+            try:
+                found = self.estimates()
+            except NotEstimableError:
                 return state
-            state["covariance"] = found.covariance.to_dense().contiguous()
+            root = covariance_root(found.covariance)
+            if root.shape[1] > root.shape[0]:
+                root = torch.linalg.qr(root.mT, mode="r").R.mT
+            state["covariance_root"] = torch.nn.functional.pad(root, (0, root.shape[0] - root.shape[1])).contiguous()
             state["estimable"] = found.estimable
             if found.null_space is not None:
                 state["null_space"] = found.null_space.contiguous()
         return state
-
-    def _saved_estimates(self) -> Estimates | None:
-        try:
-            return self.estimates()
-        except NotEstimableError:
-            return None
 
     def metadata(self) -> dict[str, Any]:
         """Return the names and facts of the fitted model, ready for JSON."""
@@ -159,10 +153,7 @@ class LinearEstimator(ReportMixin, BaseEstimator):
             "facts": {name: getattr(self, name) for name in _FACTS},
             "solution": {
                 "status": solution.status.name,
-                "value": solution.value,
-                "gradient_norm": solution.gradient_norm,
-                "iterations": solution.iterations,
-                "method": solution.method,
+                **{name: getattr(solution, name) for name in _SOLUTION},
             },
             "refusal": self._refusal,
             "notes": self._notes(),
@@ -192,24 +183,18 @@ class LinearEstimator(ReportMixin, BaseEstimator):
         if facts["named"]:
             self.feature_names_in_ = np.array(self._names, dtype=object)
         known = facts["solution"]
-        self.solution_ = Solution(
-            theta=torch.zeros(0),
-            status=Status[known["status"]],
-            value=known["value"],
-            gradient_norm=known["gradient_norm"],
-            iterations=known["iterations"],
-            method=known["method"],
-        )
+        at = {name: known[name] for name in _SOLUTION}
+        self.solution_ = Solution(torch.zeros(0), Status[known["status"]], **at)
         self._refusal, self._saved_notes, self._penalty = facts["refusal"], facts["notes"], facts["ridge"]
         self._fractional, formulas = facts["fractional"], facts["formulas"]
         self._formulas = None if formulas is None else Formulas.from_json(formulas)
         self.separation_ = self.collinearity_ = None
         self._fitted = self._training = None
         self._estimates_cache = {}
-        if "covariance" in tensors:
+        if "covariance_root" in tensors:
             self._estimates_cache[self._default_kind(None, None), None, "sampling"] = Estimates(
                 values=self._reported(),
-                covariance=Dense(tensors["covariance"]),
+                covariance=of_root(tensors["covariance_root"]),
                 labels=layout.labels,
                 kind=facts["covariance"],
                 estimable=tensors["estimable"],

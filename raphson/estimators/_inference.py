@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from raphson import infer
 from raphson._errors import InputError, NotEstimableError
@@ -29,6 +30,7 @@ from raphson.estimators.input._groups import group_codes
 from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import Rows
 from raphson.infer import Estimates
+from raphson.likelihoods import Likelihood
 from raphson.linalg import Diagonal
 from raphson.solve import Solution
 
@@ -58,7 +60,7 @@ class InferenceMixin:
     _estimates_cache: dict[Any, Estimates]
     _refusal: str | None
     _penalty: float
-    _only_penalized: tuple[torch.Tensor | None, str | None] | None = None
+    _only_penalized: tuple[Tensor | None, str | None] | None = None
     penalty: str
     _fractional: bool
     solution_: Solution
@@ -74,6 +76,9 @@ class InferenceMixin:
     _axis_names: tuple[str, str] = ("class", "feature")
 
     # what an estimator supplies -----------------------------------------------------------------------------
+
+    def _likelihood(self) -> Likelihood:
+        raise NotImplementedError
 
     def _check_same_target(self, restricted: Any) -> None:
         raise NotImplementedError
@@ -190,29 +195,11 @@ class InferenceMixin:
         return self._fitted
 
     def covariance(self, kind: CovarianceKind | None = None, groups: Any = None, **options: Any) -> pd.DataFrame:
-        """Return the covariance matrix of the coefficients, labeled (class, feature) on both axes.
-
-        Args:
-            kind: As in ``estimates``.
-            groups: As in ``estimates``.
-            **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
-
-        Returns:
-            A ``(p, p)`` frame; entries that the data do not determine are missing (``pandas.NA``).
-        """
+        """Return the covariance ``(p, p)`` of ``estimates``, with its arguments; missing where not determined."""
         return self.estimates(kind, groups, **options).covariance_frame()
 
     def standard_errors(self, kind: CovarianceKind | None = None, groups: Any = None, **options: Any) -> pd.Series:
-        """Return the standard errors of the coefficients as a series over (class, feature).
-
-        Args:
-            kind: As in ``estimates``.
-            groups: As in ``estimates``.
-            **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
-
-        Returns:
-            A ``(p,)`` series.
-        """
+        """Return the standard errors ``(p,)`` of ``estimates``, with its arguments; missing where not determined."""
         return self.estimates(kind, groups, **options).standard_errors_series()
 
     def confint(
@@ -333,8 +320,11 @@ class InferenceMixin:
             axis_names=self._axis_names,
         )
 
-    def _reported(self) -> torch.Tensor:
-        """Return the parameters in the order of the labels, ``(P,)``."""
+    def _coefficients(self) -> Tensor:
+        """Return the coefficients of all outputs, ``(C, D')``."""
         ones = int(self._layout.output_map.intercept)
-        coef = torch.from_numpy(np.column_stack([self.intercept_[:, None][:, :ones], self.coef_]))
-        return self._layout.output_map.collapse(coef)[self._layout.order]
+        return torch.from_numpy(np.column_stack([self.intercept_[:, None][:, :ones], self.coef_]))
+
+    def _reported(self) -> Tensor:
+        """Return the parameters in the order of the labels, ``(P,)``."""
+        return self._layout.output_map.collapse(self._coefficients())[self._layout.order]

@@ -17,9 +17,8 @@ from raphson.estimators._names import INTERCEPT
 from raphson.estimators._summary import SummaryMixin
 from raphson.estimators.fit._certificate import certify
 from raphson.infer import label_name
-from raphson.likelihoods import Likelihood
-from raphson.linalg import Dense, Implicit, SymmetricOperator
-from raphson.linear import LinearObjective, OutputMap
+from raphson.linalg import Dense, Diagonal, Implicit, KroneckerMatrix, Matrix, SymmetricOperator
+from raphson.linear import OutputMap
 
 _DENSE = 2000
 """Coefficients up to which the Hessian is formed."""
@@ -29,15 +28,6 @@ class JudgedMixin(SummaryMixin):
     """Diagnosis and error certificate, for an estimator that supplies its likelihood."""
 
     _error_bound: ErrorBound | None = None
-
-    def _likelihood(self) -> Likelihood:
-        raise NotImplementedError
-
-    def _coefficients(self) -> Tensor:
-        """Return the reported coefficients ``(C, D')``."""
-        ones = int(self._layout.output_map.intercept)
-        slopes, intercepts = torch.as_tensor(self.coef_), torch.as_tensor(self.intercept_)
-        return torch.cat([intercepts[:, None][:, :ones], slopes], 1)
 
     def _certify(self) -> ErrorBound:
         if self._error_bound is None:
@@ -88,37 +78,24 @@ class JudgedMixin(SummaryMixin):
         if relative:
             here = OutputMap.own(here.n_outputs, here.n_columns, here.intercept)
         build = DenseDesign if isinstance(rows.x, Tensor) else SparseDesign
-        raw = LinearObjective(
-            build(rows.x, intercept=here.intercept),
-            likelihood,
-            rows.y,
-            here,
-            weights=rows.weights,
-            offset=rows.offset,
-            l2=l2,
-        )
+        raw = rows.objective(build(rows.x, intercept=here.intercept), likelihood, here, l2)
         hessian = raw.hessian(here.collapse(self._coefficients()))
         columns = [INTERCEPT] * here.intercept + list(layout.columns)
         labels = layout.parameter_names
-        expand, contrasts = None, None
+        expand = None
         if relative:
             labels = tuple(label_name((output, column)) for output in layout.outputs for column in columns)
-            contrasts = _contrasts(here.n_outputs)
-            expand = _Expand(contrasts, len(columns))
+            expand = _contrasts(here.n_outputs, len(columns))
         matrix = raw.ridge.diagonal.new_zeros((here.n_parameters,) * 2) if here.n_parameters <= _DENSE else None
         operator: SymmetricOperator = hessian
         penalty: SymmetricOperator | None = None
         if matrix is not None:
-            operator = Dense(_projected(hessian.to_dense(), contrasts, len(columns)), labels=labels)
+            operator = Dense(_projected(hessian.to_dense(), expand), labels=labels)
             if l2:
                 raw.ridge.add_to(matrix)
-                penalty = Dense(_projected(matrix, contrasts, len(columns)))
+                penalty = Dense(_projected(matrix, expand))
         elif expand is not None:
-            operator = Implicit(
-                lambda v: expand.adjoint(hessian.mv(expand(v).reshape(-1))),
-                (here.n_outputs - 1) * len(columns),
-                torch.float64,
-            )
+            operator = Implicit(lambda v: expand.rmv(hessian.mv(expand.mv(v))), expand.shape[1], torch.float64)
         constant = l2
         if raw.ridge.centered and not relative:
             constant = l2 * min(float(torch.linalg.eigvalsh(q)[0]) for q in raw.ridge.matrices)
@@ -137,36 +114,19 @@ class JudgedMixin(SummaryMixin):
             ),
             congruent=fitted.objective.hessian(fitted.solution.theta) if regular and matrix is not None else None,
             penalty=penalty,
-            expand=expand,
+            expand=None if expand is None else expand.mv,
             labels=labels,
             constant_hessian=likelihood.self_concordance == 0,
         )
 
 
-class _Expand:
-    """From coefficients of orthonormal contrasts of classes ``(C - 1) D'`` to those of all classes, and back."""
-
-    def __init__(self, contrasts: Tensor, n_columns: int) -> None:
-        self._contrasts, self._n = contrasts, n_columns
-
-    def __call__(self, vector: Tensor) -> Tensor:
-        return (self._contrasts @ vector.view(-1, self._n)).reshape(-1)
-
-    def adjoint(self, vector: Tensor) -> Tensor:
-        return (self._contrasts.mT @ vector.view(-1, self._n)).reshape(-1)
-
-
-def _contrasts(n_outputs: int) -> Tensor:
-    """Return an orthonormal basis of vectors that sum to zero, ``(C, C - 1)``."""
+def _contrasts(n_outputs: int, n_columns: int) -> KroneckerMatrix:
+    """Return the map from orthonormal contrasts of classes to all classes, column by column, ``(C D', (C - 1) D')``."""
     eye = torch.eye(n_outputs, dtype=torch.float64)
-    found: Tensor = torch.linalg.qr((eye - 1.0 / n_outputs)[:, :-1])[0]
-    return found
+    basis = torch.linalg.qr((eye - 1.0 / n_outputs)[:, :-1])[0]
+    return KroneckerMatrix((Matrix(basis), Diagonal(torch.ones(n_columns, dtype=torch.float64))))
 
 
-def _projected(matrix: Tensor, contrasts: Tensor | None, n_columns: int) -> Tensor:
+def _projected(matrix: Tensor, contrasts: KroneckerMatrix | None) -> Tensor:
     """Return ``Z^T A Z`` for ``Z`` the contrasts of every column, or A itself."""
-    if contrasts is None:
-        return matrix
-    c, k = contrasts.shape
-    found = torch.einsum("ak,aibj,bl->kilj", contrasts, matrix.view(c, n_columns, c, n_columns), contrasts)
-    return found.reshape(k * n_columns, k * n_columns)
+    return matrix if contrasts is None else contrasts.rmm(contrasts.rmm(matrix).mT)

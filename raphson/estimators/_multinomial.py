@@ -24,10 +24,9 @@ from raphson.estimators.input._classes import (
     restore_classes,
     shares_loglik,
 )
-from raphson.estimators.input._formula_rows import FormulaRows
 from raphson.estimators.input._formulas import Formulas
+from raphson.estimators.input._given import Given
 from raphson.estimators.input._layout import Layout
-from raphson.estimators.input._rows import make_rows
 from raphson.estimators.input._validate import check_labels, check_training_table, check_weights, feature_names
 from raphson.likelihoods import Categorical
 
@@ -144,27 +143,21 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         Raises:
             InputError: If an argument cannot be used; the message names the row, column or class.
         """
-        self._formulas, given, intercept = None, None, bool(self.fit_intercept)
-        if self.formula is not None:
-            if not isinstance(self.formula, str):
-                raise InputError(f"formula must be a text such as 'party ~ age + C(educ)'; got {self.formula!r:.80}.")
-            given = FormulaRows.learn(self.formula, X, y, sample_weight, offset)
-            self._formulas, y, sample_weight, offset = given.formulas, given.y, given.sample_weight, given.offset
-            if given.formulas.event is not None:
-                raise InputError("Surv(time, event) holds censored times; classes have one column.")
-            X = given.formulas.tables(given.frame)
-            intercept = intercept and not given.formulas.without_intercept
-        table, sums = check_training_table(self, X, min_columns=self._min_columns)
-        names = feature_names(X, table.shape[1])
-        labels = check_labels(y, table.shape[0])
-        weights = check_weights(sample_weight, table.shape[0])
+        if self.formula is not None and not isinstance(self.formula, str):
+            raise InputError(f"formula must be a text such as 'party ~ age + C(educ)'; got {self.formula!r:.80}.")
+        given = Given.of(self.formula, X, y, sample_weight, offset)
+        if given.is_censored:
+            raise InputError("Surv(time, event) holds censored times; classes have one column.")
+        self._formulas = given.formulas
+        table, sums = check_training_table(self, given.x, min_columns=self._min_columns)
+        names = feature_names(given.x, table.shape[1])
+        labels = check_labels(given.y, table.shape[0])
+        weights = check_weights(given.sample_weight, table.shape[0])
         classes, codes = encode_classes(labels, weights)
-        self._reference = reference_position(self.reference, classes, y)
-        layout = _layout(classes, self._reference, names, intercept)
-        frame = None if given is None else given.frame
-        whole = self._whole_offset(frame, offset, table.shape[0], len(classes))
-        rows = make_rows(table, codes, weights, whole, sums)
-        rows = rows if given is None else given.attach(rows)
+        self._reference = reference_position(self.reference, classes, given.y)
+        layout = self._make_layout(classes, names)
+        whole = self._whole_offset(given.frame, given.offset, table.shape[0], len(classes))
+        rows = given.rows(table, codes, weights, whole, sums)
         rows = replace(rows, weights=class_weights(rows, classes, self.class_weight))
         start = None
         if self.warm_start and hasattr(self, "classes_") and np.array_equal(self.classes_, classes):
@@ -172,6 +165,12 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         self._fit_rows(rows, Categorical(), layout, start)
         self.classes_: NDArray[Any] = classes
         return self
+
+    def _make_layout(self, classes: NDArray[Any], names: Sequence[str]) -> Layout:
+        """Return the layout in which every class but the reference has coefficients of its own."""
+        without = self._formulas is not None and bool(self._formulas.without_intercept)
+        intercept = bool(self.fit_intercept) and not without
+        return Layout.of_classes([str(c) for c in classes], names, self._reference, intercept)
 
     def _spread_offset(self, parameter: str, values: Tensor, n_outputs: int) -> Tensor:
         if n_outputs != 2:
@@ -184,13 +183,6 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
     def _null_intercepts(self) -> Tensor:
         eye = torch.eye(len(self.intercept_), dtype=torch.float64)
         return eye[:, 1:] if self._layout.output_map.intercept else eye[:, :0]
-
-    def _loglik_at_fit(self) -> float:
-        if self.penalty == "jeffreys":
-            return super()._loglik_at_fit()
-        # the value is the log-likelihood, because that of labels has no constant
-        objective, solution = self._require_fit().objective, self.solution_
-        return -(solution.value - objective.penalty(solution.theta)) * objective.total_weight
 
     def _loglik_null(self) -> float:
         rows = self._training_rows()
@@ -205,53 +197,21 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
     # prediction ---------------------------------------------------------------------------------------------
 
     def decision_function(self, X: Any, offset: Any = None) -> NDArray[Any]:
-        """Return linear predictors ``(N, K)``, or ``(N,)`` for two classes (second relative to first).
-
-        Args:
-            X: ``(N, D)`` rows.
-            offset: ``(N, K)`` added to them.
-
-        Returns:
-            Linear predictors.
-        """
+        """Return linear predictors ``(N, K)`` of rows, or ``(N,)`` for two classes: second relative to first."""
         f = self._linear_predictors(X, offset)
         return f[:, 1] - f[:, 0] if f.shape[1] == 2 else f
 
     def predict_proba(self, X: Any, offset: Any = None) -> NDArray[Any]:
-        """Return class probabilities ``(N, K)``, columns in the order of ``classes_``.
-
-        Args:
-            X: ``(N, D)`` rows.
-            offset: ``(N, K)`` added to the linear predictors.
-
-        Returns:
-            Probabilities; rows sum to one.
-        """
+        """Return class probabilities ``(N, K)`` of rows, in the order of ``classes_``; offsets as in ``fit``."""
         return Categorical().mean(torch.from_numpy(self._linear_predictors(X, offset))).numpy()
 
     def predict_log_proba(self, X: Any, offset: Any = None) -> NDArray[Any]:
-        """Return log class probabilities ``(N, K)``, finite where the probability underflows.
-
-        Args:
-            X: ``(N, D)`` rows.
-            offset: ``(N, K)`` added to the linear predictors.
-
-        Returns:
-            Logarithms of ``predict_proba``.
-        """
+        """Return the logarithms of ``predict_proba``, finite where a probability underflows."""
         return torch.log_softmax(torch.from_numpy(self._linear_predictors(X, offset)), 1).numpy()
 
     def predict(self, X: Any, offset: Any = None) -> NDArray[Any]:
-        """Return the most probable class of each row.
-
-        Args:
-            X: ``(N, D)`` rows.
-            offset: ``(N, K)`` added to the linear predictors.
-
-        Returns:
-            ``(N,)`` labels.
-        """
-        best = self._best_outputs(X, offset)
+        """Return the label of the most probable class of each row, ``(N,)``."""
+        best = self._best_outputs(X, offset)  # before classes_, which an unfitted estimator does not have
         labels: NDArray[Any] = self.classes_[best]
         return labels
 
@@ -282,26 +242,10 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
     def from_state(
         cls, params: dict[str, Any], tensors: dict[str, Tensor], metadata: dict[str, Any]
     ) -> MultinomialLogisticRegression:
-        """Rebuild a fitted model, whose predictions are the same bit for bit.
-
-        Args:
-            params: Constructor arguments, as ``get_params`` gives them.
-            tensors: What ``state_dict`` returned.
-            metadata: What ``metadata`` returned.
-
-        Returns:
-            The model, without the training rows. Parts that do not belong together are an ``InputError``.
-        """
+        """Rebuild a model of ``get_params``, ``state_dict`` and ``metadata``; it predicts the same bit for bit."""
         model = cls(**params)
-        classes = restore_classes(metadata["classes"])
         formulas, model._reference = metadata["formulas"], metadata["reference_position"]
-        intercept = model.fit_intercept and (formulas is None or not Formulas.from_json(formulas).without_intercept)
-        layout = _layout(classes, model._reference, metadata["names"], bool(intercept))
-        model._restore(layout, tensors, metadata)
-        model.classes_ = classes
+        model._formulas = None if formulas is None else Formulas.from_json(formulas)
+        model.classes_ = restore_classes(metadata["classes"])
+        model._restore(model._make_layout(model.classes_, metadata["names"]), tensors, metadata)
         return model
-
-
-def _layout(classes: NDArray[Any], reference: int | None, names: Sequence[str], intercept: bool) -> Layout:
-    """Return the layout in which every class but the reference has coefficients of its own."""
-    return Layout.of_classes([str(c) for c in classes], names, reference, intercept)

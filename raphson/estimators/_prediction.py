@@ -19,7 +19,6 @@ from raphson.estimators.input._rows import dense
 from raphson.estimators.input._tables import Columns, is_tables, new_table
 from raphson.estimators.input._validate import check_offset, check_table
 from raphson.infer import Estimates, MeanInterval, mean_interval
-from raphson.likelihoods import Likelihood
 from raphson.linalg import check_dense_size
 
 _BLOCK_ELEMENTS = 2**22
@@ -30,9 +29,6 @@ class PredictionMixin(JudgedMixin):
 
     _mean_scale: str
     """On which scale intervals of the mean are symmetric, so that they stay in its range."""
-
-    def _likelihood(self) -> Likelihood:
-        raise NotImplementedError
 
     def _mean_names(self) -> list[str]:
         raise NotImplementedError
@@ -55,26 +51,18 @@ class PredictionMixin(JudgedMixin):
     def _min_columns(self) -> int:
         return 1 if self._columns is None and self._formulas is None else 0
 
-    def _formula_offset(self, frame: Any, n_outputs: int) -> Tensor | None:
-        """Return what ``offset(...)`` in the formulas adds to the outputs, ``(N, C)``; None for nothing."""
-        if self._formulas is None:
-            return None
-        found: Tensor | None = None
-        for parameter, values in self._formulas.offsets(frame).items():
-            added = self._spread_offset(parameter, torch.from_numpy(values), n_outputs)
-            found = added if found is None else found + added
-        return found
-
     def _spread_offset(self, parameter: str, values: Tensor, n_outputs: int) -> Tensor:
         """Return the offset ``(N, C)`` that a formula's offset ``(N,)`` is."""
         raise NotImplementedError
 
     def _whole_offset(self, X: Any, offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
-        """Return the sum of an offset that was passed and those of formulas."""
-        passed, inside = self._output_offset(offset, n_rows, n_outputs), self._formula_offset(X, n_outputs)
-        if passed is None or inside is None:
-            return inside if passed is None else passed
-        return passed + inside
+        """Return the sum of an offset that was passed and of each ``offset(...)`` in the formulas; None for nothing."""
+        found = self._output_offset(offset, n_rows, n_outputs)
+        inside = {} if self._formulas is None else self._formulas.offsets(X)
+        for parameter, values in inside.items():
+            added = self._spread_offset(parameter, torch.from_numpy(values), n_outputs)
+            found = added if found is None else found + added
+        return found
 
     def _output_offset(self, offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
         return check_offset(offset, n_rows, n_outputs)
@@ -92,9 +80,13 @@ class PredictionMixin(JudgedMixin):
         size = max(1, _BLOCK_ELEMENTS // c)
         for start in range(0, n, size):
             rows = slice(start, start + size)
-            f = np.asarray(table[rows] @ self.coef_.T) + self.intercept_
-            best[rows] = (f if added is None else f + added[rows].numpy()).argmax(1)
+            best[rows] = self._outputs(table[rows], None if added is None else added[rows]).argmax(1)
         return best
+
+    def _outputs(self, table: Any, offset: Tensor | None) -> NDArray[np.float64]:
+        """Return the linear predictors ``(N, C)`` of rows, an array or CSR matrix, with an offset."""
+        f: NDArray[np.float64] = np.asarray(table @ self.coef_.T) + self.intercept_
+        return f if offset is None else f + offset.numpy()
 
     def _checked_predictors(self, X: Any, offset: Any) -> tuple[NDArray[np.float64], Any]:
         """Return the linear predictors ``(N, C)`` and the checked table."""
@@ -102,9 +94,7 @@ class PredictionMixin(JudgedMixin):
         table = self._table(X)
         shape = (table.shape[0], len(self.intercept_))
         check_dense_size(shape, torch.float64, "predict, or this call on fewer rows at a time")
-        f = np.asarray(table @ self.coef_.T) + self.intercept_
-        added = self._whole_offset(X, offset, f.shape[0], f.shape[1])
-        return (f if added is None else f + added.numpy()), table
+        return self._outputs(table, self._whole_offset(X, offset, *shape)), table
 
     def predict_interval(
         self,

@@ -74,7 +74,7 @@ class ProfileMixin(InferenceMixin):
         fitted = self._require_fit()
         fitted = fitted.limit or fitted
         at = [i for i in estimable.nonzero()[:, 0].tolist() if columns is None or labels[i][1] in columns]
-        covariance = free_covariance(fitted, "expected")[0]
+        covariance = free_covariance(fitted, "expected")[0].to_dense()
         return dict(zip(at, profiles(fitted, covariance, at), strict=True))
 
     def _profile_frame(

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import raphson
 from raphson.diagnose import Randomness
-from raphson.estimators._residuals import ResidualsMixin
+from raphson.estimators._influence import InfluenceMixin
 from raphson.estimators.fit._covariance import CovarianceKind
 from raphson.estimators.review._figures import figures
 from raphson.estimators.review._fit_checks import LARGEST_HESSIAN, fit_checks
@@ -23,7 +23,7 @@ from raphson.report import Check, Report, Verdict, check_report
 _LIBRARIES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
 
 
-class ReportMixin(ResidualsMixin):
+class ReportMixin(InfluenceMixin):
     """One report for reading, for printing and for programs."""
 
     def report(

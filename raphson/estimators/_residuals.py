@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from raphson import diagnose
 from raphson._errors import InputError
-from raphson.diagnose import Randomness, ResidualKind, SimulationTest
-from raphson.estimators._published import PublishedTableMixin
+from raphson.diagnose import Randomness, ResidualKind, SimulationTest, are_counts, count_frequencies, residuals
+from raphson.diagnose import calibration_test as _calibration_test
+from raphson.diagnose import dispersion_test as _dispersion_test
+from raphson.diagnose import zero_inflation_test as _zero_inflation_test
+from raphson.estimators._margins import MarginsMixin
 from raphson.infer import label_name
 from raphson.likelihoods import TargetDistribution
 from raphson.linalg import Dense, SymmetricOperator, check_dense_size
@@ -62,7 +64,7 @@ class FittedRows:
         return pd.Series(values.ravel(), index=self.means.index, name=name)
 
 
-class ResidualsMixin(PublishedTableMixin):
+class ResidualsMixin(MarginsMixin):
     """What the targets of the training rows say against the fitted model."""
 
     def residuals(self, kind: ResidualKind = "quantile", generator: Randomness = 0) -> pd.DataFrame:
@@ -95,7 +97,7 @@ class ResidualsMixin(PublishedTableMixin):
         import pandas as pd
 
         predicted = self._training_distribution()
-        values = diagnose.residuals(predicted, kind, generator)
+        values = residuals(predicted, kind, generator)
         values = values.reshape(len(values), -1)
         names = self._mean_names()
         if values.shape[1] != len(names):
@@ -122,74 +124,28 @@ class ResidualsMixin(PublishedTableMixin):
         )
 
     def count_frequencies(self, largest: int | None = None) -> pd.DataFrame:
-        """Return how often each count occurs in the training rows, and how often the fit expects it.
-
-        Args:
-            largest: The last count with a row of its own; None for the largest observed one, at most 100.
-
-        Returns:
-            A frame indexed by the count, with columns ``observed`` and ``expected``.
-
-        Raises:
-            InputError: The targets are no counts.
-        """  # noqa: DOC502
+        """Return ``raphson.diagnose.count_frequencies`` of the training rows, ``observed`` and ``expected``."""
         predicted = self._training_distribution()
-        return diagnose.count_frequencies(self._likelihood(), predicted, self._row_weights(), largest=largest)
+        return count_frequencies(self._likelihood(), predicted, self._row_weights(), largest=largest)
 
     def dispersion_test(self, simulations: int = 250, generator: Randomness = 0) -> SimulationTest:
-        """Test by simulation from the fit whether the targets vary more, or less, than the model says.
-
-        Args:
-            simulations: Number of simulated sets of targets.
-            generator: Source of randomness, or a seed.
-
-        Returns:
-            The test of ``raphson.diagnose.dispersion_test``; its ``ratio`` above 1 is overdispersion.
-
-        Raises:
-            InputError: Targets cannot be simulated, or have no finite variance.
-        """  # noqa: DOC502
+        """Return ``raphson.diagnose.dispersion_test`` of the training rows; a ``ratio`` above 1 is overdispersion."""
         predicted = self._training_distribution()
-        return diagnose.dispersion_test(predicted, self._row_weights(), simulations=simulations, generator=generator)
+        return _dispersion_test(predicted, self._row_weights(), simulations=simulations, generator=generator)
 
     def zero_inflation_test(self, simulations: int = 250, generator: Randomness = 0) -> SimulationTest:
-        """Test by simulation from the fit whether there are more, or fewer, zeros than the model says.
-
-        Args:
-            simulations: Number of simulated sets of targets.
-            generator: Source of randomness, or a seed.
-
-        Returns:
-            The test of ``raphson.diagnose.zero_inflation_test``; its ``ratio`` above 1 is zero inflation.
-
-        Raises:
-            InputError: The targets are no counts.
-        """
+        """Return ``raphson.diagnose.zero_inflation_test`` of the training rows; targets must be counts."""
         if not self.has_counts():
             raise InputError(f"{type(self._likelihood()).__name__} has no counts, so there are no zeros to test.")
         predicted = self._training_distribution()
-        return diagnose.zero_inflation_test(
-            predicted, self._row_weights(), simulations=simulations, generator=generator
-        )
+        return _zero_inflation_test(predicted, self._row_weights(), simulations=simulations, generator=generator)
 
     def calibration_test(self, bins: int = 10, simulations: int = 250, generator: Randomness = 0) -> SimulationTest:
-        """Test by simulation from the fit whether classes occur as often as the model says, in bins by probability.
-
-        Args:
-            bins: Number of bins for each class.
-            simulations: Number of simulated sets of targets.
-            generator: Source of randomness, or a seed.
-
-        Returns:
-            The test of ``raphson.diagnose.calibration_test``.
-
-        Raises:
-            InputError: The targets are no classes.
-        """
+        """Return ``raphson.diagnose.calibration_test`` of the training rows; targets must be classes."""
         if not self.has_classes():
             raise InputError(f"{type(self._likelihood()).__name__} has no classes whose probabilities could be tested.")
         predicted = self._training_distribution()
-        return diagnose.calibration_test(
+        return _calibration_test(
             predicted, self._row_weights(), bins=bins, simulations=simulations, generator=generator
         )
 
@@ -202,7 +158,7 @@ class ResidualsMixin(PublishedTableMixin):
 
     def has_counts(self) -> bool:
         """Return whether the targets are single counts, which a rootogram shows."""
-        return diagnose.are_counts(self._likelihood(), self._training_distribution())
+        return are_counts(self._likelihood(), self._training_distribution())
 
     def hessian(self) -> SymmetricOperator:
         """Return the Hessian of the objective at the fit in the reported coefficients of standardized columns.
@@ -235,10 +191,8 @@ class ResidualsMixin(PublishedTableMixin):
 
     def _training_outputs(self) -> Tensor:
         """Return the outputs ``(n, C)`` of the rows that the model was fitted to, offsets included."""
-        rows, coef = self._training_rows(), self.coef_.T
-        f = torch.as_tensor(rows.x @ (torch.from_numpy(coef) if isinstance(rows.x, Tensor) else coef))
-        f = f + torch.from_numpy(self.intercept_)
-        return f if rows.offset is None else f + rows.offset
+        rows = self._training_rows()
+        return torch.from_numpy(self._outputs(rows.x.numpy() if isinstance(rows.x, Tensor) else rows.x, rows.offset))
 
     def _row_index(self) -> Any:
         rows = self._training_rows()

@@ -17,11 +17,10 @@ from raphson._errors import InputError
 from raphson.data import ColumnSums
 from raphson.estimators._base import LinearEstimator
 from raphson.estimators.fit._options import Progress
-from raphson.estimators.input._formula_rows import FormulaRows
 from raphson.estimators.input._formulas import ALL
+from raphson.estimators.input._given import Given
 from raphson.estimators.input._layout import Layout, make_layout, make_parameter_layout, served_outputs
 from raphson.estimators.input._named import named_likelihood
-from raphson.estimators.input._rows import make_rows
 from raphson.estimators.input._tables import is_tables, merge_tables
 from raphson.estimators.input._target import check_target, level_codes
 from raphson.estimators.input._validate import check_offset, check_training_table, check_weights, feature_names
@@ -75,31 +74,20 @@ class VectorGLM(LinearEstimator):
         constraints: How columns act on the outputs, as above; None for the default.
         l2: Penalty :math:`\lambda` of the average loss, on slopes only: scikit-learn's ``alpha`` for its
             Poisson regression.
-        penalty: ``"ridge"``, of size ``l2``; or ``"jeffreys"``: the likelihood times the root of the determinant of
-            the expected information, whose maximum is finite under separation and less biased (Firth 1993).
+        penalty: ``"ridge"`` or ``"jeffreys"``, as in ``MultinomialLogisticRegression``.
         fit_intercept: False leaves out the intercept of the parameters that columns act on; constants stay.
         solver: ``"auto"``, ``"newton"`` (dense Hessian) or ``"newton-cg"`` (Hessian products); for a concave likelihood
             without constraints also ``"gradient-descent"`` or ``"sgd"``.
-        tol: Bound on the infinity norm of the gradient of the average loss.
-        max_iter: Largest number of iterations.
-        warm_start: Start from the previous fit's coefficients.
-        progress: True shows the iterations of a long fit on the terminal; a function is called with every ``Step``.
+        tol, max_iter, warm_start, progress: As in ``MultinomialLogisticRegression``.
 
     Attributes:
-        coef_: ``(C, D)`` slopes of the outputs: constraints expanded, zero where a column does not act. Under
-            separation those with a finite estimate have it, and the others, whose estimate is infinite, the size at
-            which the fit stopped: predictions are then near the limit. ``summary()`` and ``separation_`` say which.
+        coef_: ``(C, D)`` slopes of the outputs: constraints expanded, zero where a column does not act. What they are
+            under separation, and all attributes not listed here, are as in ``MultinomialLogisticRegression``.
         intercept_: ``(C,)``.
         output_names_: Names of the C outputs.
         levels_: Names of the levels, lowest first, where the target was an ordered categorical or counts levels
             otherwise than from 0; else None.
-        n_iter_: Iterations taken.
-        loglik_: Log-likelihood at the fit (sum over weighted rows, without the penalty).
-        loglik_null_: That of the model with intercepts alone.
-        solution_: What the solver returned, with its status and history; its ``value`` leaves out terms that depend on
-            the targets only.
-        separation_: What makes coefficients infinite, or None.
-        collinearity_: What is linearly dependent among the columns, or None.
+        solution_: What the solver returned; its ``value`` leaves out terms that depend on the targets only.
 
     References:
         Yee and Wild (1996), Vector generalized additive models, J. R. Statist. Soc. B 58, 481-493. McCullagh and Nelder
@@ -168,31 +156,26 @@ class VectorGLM(LinearEstimator):
         Raises:
             InputError: If an argument cannot be used; the message names the row, column or parameter.
         """
-        self._formulas, given = None, None
-        if self.formula is not None:
-            given = FormulaRows.learn(self.formula, X, y, sample_weight, offset)
-            self._formulas, y, sample_weight, offset = given.formulas, given.y, given.sample_weight, given.offset
-            X = given.formulas.tables(given.frame)
-        censored = given is not None and given.formulas.event is not None and self._formulas is not None
+        given = Given.of(self.formula, X, y, sample_weight, offset)
+        self._formulas = given.formulas
         if isinstance(self.likelihood, str):
-            self._named = named_likelihood(self.likelihood, y, censored)
+            self._named = named_likelihood(self.likelihood, given.y, given.is_censored)
         likelihood = self._likelihood()
-        if censored and not getattr(likelihood, "censored", False):
+        if given.is_censored and not getattr(likelihood, "censored", False):
             raise InputError(
                 f"Surv(time, event) holds censored times, which {type(likelihood).__name__} does not take as it is; "
                 "use Weibull(censored=True)."
             )
-        table, names, sums = self._read(X)
-        y, levels = level_codes(y, likelihood)
+        table, names, sums = self._read(given.x)
+        y, levels = level_codes(given.y, likelihood)
         response, c = check_target(y, table.shape[0], likelihood)
         layout = self._make_layout(likelihood, c, names)
         if levels is not None and layout.outputs == tuple(f"{k}|{k + 1}" for k in range(len(levels) - 1)):
             cuts = tuple(f"{low}|{high}" for low, high in itertools.pairwise(levels))
             layout = replace(layout, outputs=cuts)
-        weights = check_weights(sample_weight, table.shape[0])
-        whole = self._whole_offset(None if given is None else given.frame, offset, table.shape[0], c)
-        rows = make_rows(table, response, weights, whole, sums)
-        rows = rows if given is None else given.attach(rows)
+        weights = check_weights(given.sample_weight, table.shape[0])
+        whole = self._whole_offset(given.frame, given.offset, table.shape[0], c)
+        rows = given.rows(table, response, weights, whole, sums)
         start = self._coefficients_before((c, len(names))) if self.warm_start else None
         self._fit_rows(rows, likelihood, layout, start)
         self.levels_ = levels
@@ -230,15 +213,7 @@ class VectorGLM(LinearEstimator):
     # prediction --------------------------------------------------------------------------------------------------
 
     def linear_predictors(self, X: Any, offset: Any = None) -> NDArray[np.float64]:
-        """Return the outputs ``(N, C)``, which the likelihood turns into parameters.
-
-        Args:
-            X: ``(N, D)`` rows, or a dictionary of tables as at the fit.
-            offset: Added to them, as in ``fit``.
-
-        Returns:
-            The outputs, in the order of ``likelihood.output_names``.
-        """
+        """Return the outputs ``(N, C)`` of rows, in the order of ``output_names_``; arguments as in ``fit``."""
         return self._linear_predictors(X, offset)
 
     def predict(self, X: Any, offset: Any = None) -> NDArray[np.float64]:
@@ -366,16 +341,7 @@ class VectorGLM(LinearEstimator):
 
     @classmethod
     def from_state(cls, params: dict[str, Any], tensors: dict[str, Tensor], metadata: dict[str, Any]) -> VectorGLM:
-        """Rebuild a fitted model, whose predictions are the same bit for bit.
-
-        Args:
-            params: Constructor arguments, as ``get_params`` gives them, but the likelihood.
-            tensors: What ``state_dict`` returned.
-            metadata: What ``metadata`` returned.
-
-        Returns:
-            The model, without the training rows. Parts that do not belong together are an ``InputError``.
-        """
+        """Rebuild a model of ``get_params``, ``state_dict`` and ``metadata``; it predicts the same bit for bit."""
         model = cls(from_description(metadata["likelihood"]), **params)
         model._columns = metadata["columns"]
         model.levels_ = metadata["levels"]

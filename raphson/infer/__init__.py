@@ -10,7 +10,9 @@ from raphson.infer._contrasts import MeanTable as MeanTable
 from raphson.infer._contrasts import average_mean as average_mean
 from raphson.infer._contrasts import average_slope as average_slope
 from raphson.infer._contrasts import pairwise as pairwise
+from raphson.infer._covariance import covariance_root as covariance_root
 from raphson.infer._covariance import inverse_information as inverse_information
+from raphson.infer._covariance import of_root as of_root
 from raphson.infer._covariance import sandwich as sandwich
 from raphson.infer._covariance import small_sample_factor as small_sample_factor
 from raphson.infer._estimates import Estimates as Estimates

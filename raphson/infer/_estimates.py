@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from raphson._errors import IndefiniteError, InputError
-from raphson.infer._covariance import symmetric_part
-from raphson.linalg import Dense, SymmetricOperator
+from raphson.infer._covariance import covariance_root, of_root, symmetric_part
+from raphson.linalg import Dense, DiagonalPlusLowRank, SymmetricOperator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,10 +183,16 @@ class Estimates:
             The q new estimates; those that depend on what the data leave open are not estimable.
         """
         self._check_width(jacobian)
-        covariance = jacobian @ self.covariance.mm(jacobian.mT)
+        # by the root: what cancels does so before anything is squared
+        known = self.covariance
+        covariance = (
+            of_root(jacobian @ covariance_root(known))
+            if isinstance(known, DiagonalPlusLowRank)
+            else Dense(symmetric_part(jacobian @ known.mm(jacobian.mT)))
+        )
         return Estimates(
             values=values,
-            covariance=Dense(symmetric_part(covariance)),
+            covariance=covariance,
             labels=labels,
             kind=self.kind,
             df_resid=self.df_resid,

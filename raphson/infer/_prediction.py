@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.infer._covariance import covariance_root
 from raphson.infer._estimates import NULL_RTOL, critical_value
 from raphson.infer._mean import MeanFunction, chunk_rows, mean_function, row_jacobian, with_intercept
 from raphson.likelihoods import Likelihood
@@ -78,13 +79,14 @@ def mean_interval(
             f"The covariance has {covariance.shape[-1]} rows, but {c} outputs of {width} coefficients need {c * width}."
         )
     half = critical_value(level, df_resid)
-    blocks = covariance.to_dense().reshape(c, width, c, width)
+    root = covariance_root(covariance).reshape(c, width, -1)
     mean, link = mean_function(likelihood), _link(likelihood, scale)
-    size = chunk_rows(c * c * width)
+    size = chunk_rows(c * root.shape[-1])
     parts: list[tuple[Tensor, ...]] = []
     for outputs, rows in zip(torch.split(f, size), torch.split(x, size), strict=True):
         xhat = with_intercept(rows)
-        output_covariance = torch.einsum("ncdl,nl->ncd", torch.einsum("nk,ckdl->ncdl", xhat, blocks), xhat)
+        moves = torch.einsum("nk,ckr->ncr", xhat, root)
+        output_covariance = moves @ moves.mT
         center = link(outputs)
         reach = half * _deviation(row_jacobian(link, outputs), output_covariance)
         known: tuple[Tensor, ...] = (

@@ -14,7 +14,7 @@ from raphson.laplace._curvature import Curvature, Kind, Structure, curvature_of
 from raphson.laplace._evidence import Residuals
 from raphson.laplace._half_precision import in_single
 from raphson.laplace._posterior import Posterior
-from raphson.laplace._prior import make_prior
+from raphson.laplace._prior import make_prior, parts_modules
 from raphson.likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood
 from raphson.linalg import Dense, Diagonal, cholesky
 from raphson.network import Objective
@@ -120,10 +120,11 @@ def laplace(
     entries: Tensor | None = None
     space = objective.space
     prior = make_prior(space.names, space.sizes, prior_precision, space.empty())
+    parted = parts_modules(prior, space.names, space.sizes)
     if isinstance(subset, str) and subset in {"largest_variance", "random"}:
         entries = _entries(objective, subset, structure, size, prior.vector, generator)
         prior = prior.of_entries(entries)
-    bias: Literal["joint", "separate"] = "joint" if _one_for_each_layer(objective, prior.keys) else "separate"
+    bias: Literal["joint", "separate"] = "separate" if parted else "joint"
     made = curvature_of(objective, Curvature(structure, kind, bias, rank, generator), entries)
     mean = space.vector() if entries is None else space.vector()[entries]
     loss, gradient, residuals = loss_and_residuals(objective)
@@ -176,12 +177,6 @@ def _restricted(objective: Objective, subset: str | Iterable[str]) -> Objective:
         last = objective.space.names[-1].rpartition(".")[0]
         return objective.restricted([name for name in objective.space.names if name.rpartition(".")[0] == last])
     return objective if isinstance(subset, str) else objective.restricted(list(subset))
-
-
-def _one_for_each_layer(objective: Objective, keys: tuple[str, ...]) -> bool:
-    """Whether no tensor has a prior precision of its own beside others of its module."""
-    names = objective.space.names
-    return not any(key in names and key.rpartition(".")[0] for key in keys) or len(names) == 1
 
 
 def _entries(

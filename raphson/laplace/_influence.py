@@ -13,7 +13,7 @@ which is exact for a linear model with squared error. :math:`H_n` is the expecte
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -41,16 +41,26 @@ class Influence(NamedTuple):
     cook: Tensor
 
 
-def influence(post: Posterior, rows: Sequence[int] | Tensor | slice) -> Influence:
+class _Fitted(Protocol):
+    """A fitted linear model, which knows the influence of its rows itself."""
+
+    def influence(self, rows: Sequence[int] | Tensor | slice) -> Influence:
+        """Return what it would be without single rows."""
+        ...
+
+
+def influence(post: Posterior | _Fitted, rows: Sequence[int] | Tensor | slice) -> Influence:
     r"""Return what a fit would be without single examples, one at a time.
 
     Args:
-        post: The posterior of a network at the mode of its penalized loss, with the data that it was made of.
+        post: The posterior of a network at the mode of its penalized loss, with the data that it was made of; or a
+            fitted linear model (``VectorGLM``, ``MultinomialLogisticRegression``) with its rows.
         rows: Numbers of examples, counted from 0 over all batches, or a slice.
 
     Returns:
         The effects, to first order in the weight of an example for networks and with the correction for leverage; for a
-        linear model with squared error those of fitting again. Of Kronecker structures they are those of these.
+        linear model with squared error those of fitting again. Of Kronecker structures they are those of these. A
+        linear model takes a Newton step with its own Hessian (``VectorGLM.influence``).
 
     Raises:
         InputError: The posterior has no data, or a number is none of its examples, or outputs have several positions.
@@ -70,17 +80,19 @@ def influence(post: Posterior, rows: Sequence[int] | Tensor | slice) -> Influenc
         >>> rp.influence(post, [1]).parameters
         tensor([[-0.5000]])
     """
+    if not isinstance(post, Posterior):
+        if not hasattr(post, "influence"):
+            raise InputError(
+                f"{type(post).__name__} has no influence of rows: give a posterior or a fitted linear model."
+            )
+        return post.influence(rows)
     objective = post.objective
     if not post.complete:
         raise InputError("This posterior has no data (it was updated, loaded or unpickled): make it from them again.")
     if post.entries is not None:
         raise InputError("The influence on a subnetwork of single entries is not known: use subset='all' or names.")
     n = objective.n_examples
-    numbers = torch.arange(n)[rows] if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.long).reshape(-1)
-    wrong = (numbers < -n) | (numbers >= n)
-    if bool(wrong.any()):
-        raise InputError(f"Row {int(numbers[wrong][0])} is none of the {n} examples, which count from 0.")
-    numbers = numbers % n
+    numbers = row_numbers(rows, n)
     found: dict[int, tuple[Tensor, ...]] = {}
     first = 0
     for batch in objective.batches():
@@ -93,6 +105,23 @@ def influence(post: Posterior, rows: Sequence[int] | Tensor | slice) -> Influenc
         torch.stack(part) for part in zip(*(found[int(i)] for i in numbers), strict=True)
     )
     return Influence(numbers, parameters, outputs, loss, cook)
+
+
+def row_numbers(rows: Sequence[int] | Tensor | slice, n: int) -> Tensor:
+    """Return numbers of rows from 0 to ``n - 1``; ``InputError`` for one that is none, or for no row at all."""
+    if isinstance(rows, slice):
+        numbers = torch.arange(n)[rows]
+    else:
+        given = torch.as_tensor(rows).reshape(-1)
+        if given.dtype == torch.bool or (given.numel() and given.is_floating_point()):
+            raise InputError("rows are numbers of rows, counted from 0, such as [0, 5], or a slice.")
+        numbers = given.long()
+    wrong = (numbers < -n) | (numbers >= n)
+    if bool(wrong.any()):
+        raise InputError(f"Row {int(numbers[wrong][0])} is none of the {n} examples, which count from 0.")
+    if not numbers.numel():
+        raise InputError(f"rows names none of the {n} examples: give at least one number.")
+    return numbers % n
 
 
 def _of_one(post: Posterior, x: Any, y: Tensor, weight: Tensor | None) -> tuple[Tensor, ...]:

@@ -131,6 +131,15 @@ def regrouped(prior: Prior, names: Sequence[str], sizes: Sequence[int], per: Per
     return new.with_values((new.sums(prior.vector.log()) / new.sizes.clamp_min(1)).exp())
 
 
+def parts_modules(prior: Prior, names: Sequence[str], sizes: Sequence[int]) -> bool:
+    """Whether tensors of one module, a weight and its bias, have precisions of their own."""
+    starts = torch.tensor([0, *sizes[:-1]], device=prior.group.device).cumsum(0)
+    owners = dict[str, set[int]]()
+    for name, group in zip(names, prior.group[starts].tolist(), strict=True):
+        owners.setdefault(name.rpartition(".")[0], set()).add(group)
+    return any(len(groups) > 1 for groups in owners.values())
+
+
 def _of_keys(
     owners: Sequence[str], keys: Sequence[str], values: Sequence[float], sizes: Sequence[int], like: Tensor
 ) -> Prior:

@@ -15,7 +15,7 @@ from raphson._errors import InputError
 from raphson.laplace._curvature import Curvature, curvature_of
 from raphson.laplace._evidence import determinant, evidence
 from raphson.laplace._operators import combined
-from raphson.laplace._prior import Per, Prior, regrouped
+from raphson.laplace._prior import Per, Prior, parts_modules, regrouped
 from raphson.likelihoods import Gaussian
 from raphson.network import Objective, multiplied_factors
 
@@ -76,10 +76,10 @@ def _climb(
     def negative(point: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
         own = torch.from_numpy(point[: len(values)]).to(values).exp()
         value, log_prior, log_scale = at(own, math.exp(point[-1]) if scale else sigma)
-        gradient = log_prior.double().cpu().numpy()
+        gradient = log_prior.cpu().double().numpy()
         return -value, -np.append(gradient, log_scale) if scale else -gradient
 
-    start = values.double().log().cpu().numpy()
+    start = values.cpu().double().log().numpy()
     start = np.append(start, math.log(sigma)) if scale else start
     bounds = [(-math.log(_RANGE), math.log(_RANGE))] * len(values) + [(None, None)] * scale
     found = minimize(negative, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 200}).x
@@ -155,7 +155,8 @@ def _with_groups(post: Any, per: Per | None) -> Any:
         prior = regrouped(whole, space.names, space.sizes, per).of_entries(post.entries)
     else:
         prior = regrouped(post.prior, space.names, space.sizes, per)
-    if per != "tensor" or post.bias == "separate" or post.structure not in {"kfac", "ekfac"}:
+    parted = post.entries is None and parts_modules(prior, space.names, space.sizes)
+    if not parted or post.bias == "separate" or post.structure not in {"kfac", "ekfac"}:
         return replace(post, prior=prior)
     if not post.complete:
         raise InputError(

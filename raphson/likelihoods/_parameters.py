@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.linalg import Diagonal, EqualBlocks, EqualBlocksMatrix
+from raphson.linalg import Diagonal, EqualBlocks, EqualBlocksMatrix, is_near
 
 
 def interleaved(*parameters: Tensor) -> Tensor:
@@ -52,9 +52,11 @@ def split(f: Tensor, fixed: float | None) -> tuple[Tensor, Tensor]:
 def constant(second: Tensor) -> Tensor:
     """Return a parameter that is constant over rows as a scalar: gamma functions of it are then taken once.
 
-    Under a transform of ``torch.func``, and where it differs, it stays as it is.
+    Under a transform of ``torch.func``, where it differs, and where looking at it means to wait for a device, it stays
+    as it is.
     """
-    if second.ndim == 0 or second.numel() == 0 or torch.func.debug_unwrap(second) is not second:
+    trivial = second.ndim == 0 or second.numel() == 0
+    if trivial or not is_near(second) or torch.func.debug_unwrap(second) is not second:
         return second
     first = second[(0,) * second.ndim]
     return first if bool((second == first).all()) else second

@@ -299,7 +299,7 @@ class JointNormal(TargetDistribution):
 
 def to_array(values: Tensor) -> Array:
     """Return a tensor as a float64 array."""
-    found: Array = values.detach().double().cpu().numpy()
+    found: Array = values.detach().cpu().double().numpy()
     return found
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._support import Support
+from raphson.linalg import in_float64
 
 
 def like_outputs(f: Tensor, y: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ def check_columns(y: Tensor, n_outputs: int, n_parameters: int, support: Support
 
 def start_rows(y: Tensor, n_outputs: int, n_parameters: int = 1) -> Tensor:
     """Return targets as rows ``(N, M)`` in float64."""
-    return columns(y, n_outputs, n_parameters).double().reshape(-1, n_outputs // n_parameters)
+    return in_float64(columns(y, n_outputs, n_parameters)).reshape(-1, n_outputs // n_parameters)
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:

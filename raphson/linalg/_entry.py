@@ -56,9 +56,28 @@ def single(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
+_WITHOUT_FLOAT64 = frozenset({"mps"})
+"""Kinds of devices that have no float64: Apple's."""
+
+
 def widest_float(device: torch.device) -> torch.dtype:
-    """Return float64, or float32 on a device that has no float64 (Apple's)."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    """Return float64, or float32 on a device that has no float64."""
+    return torch.float32 if device.type in _WITHOUT_FLOAT64 else torch.float64
+
+
+def where_float64(t: Tensor) -> Tensor:
+    """Return a tensor where float64 can be had: on its device, or on the processor."""
+    return t if widest_float(t.device) is torch.float64 else t.cpu()
+
+
+def in_float64(t: Tensor) -> Tensor:
+    """Return a tensor in float64, on the processor if its own device has none."""
+    return where_float64(t).double()
+
+
+def is_near(t: Tensor) -> bool:
+    """Whether looking at a value costs little: on the processor, that is; elsewhere it means to wait for all before."""
+    return t.device.type == "cpu"
 
 
 def guard(cls: type[Guarded]) -> None:
@@ -113,7 +132,11 @@ def _decomposition(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _element_type(name: str, given: Any) -> property:
-    """Return ``dtype`` as a property that answers SciPy, whose functions make a NumPy type of it, with such a type."""
+    """Return ``dtype`` as a property that answers SciPy, whose functions make a NumPy type of it, with such a type.
+
+    SciPy asks nothing else: ``eigsh`` and ``aslinearoperator`` read ``dtype`` of what they are given, subclasses of
+    their own operator included, and NumPy makes no type of a ``torch.dtype``. So who asks has to decide.
+    """
 
     def dtype(self: Guarded) -> Any:
         """Element type of the products."""

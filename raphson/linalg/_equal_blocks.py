@@ -15,7 +15,7 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.linalg._basic import Dense
-from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise
+from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
 from raphson.linalg._size import check_dense_size
 
 
@@ -106,7 +106,7 @@ class EqualBlocks(_Blocks, SymmetricOperator):
 
     def shift(self, c: float | Tensor) -> EqualBlocks:
         """Return ``A + c I``, for a number or one ``c`` per batch element."""
-        per_block = torch.as_tensor(c, dtype=self.dtype, device=self.device)[..., None].expand(self.blocks.shape[:-2])
+        per_block = per_batch(c, self).squeeze(-1).expand(self.blocks.shape[:-2])
         return replace(self, blocks=self._each.shift(per_block).to_dense())
 
     def solve(self, b: Tensor) -> Tensor:

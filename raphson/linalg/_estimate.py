@@ -70,19 +70,30 @@ def student_quantile(level: float, df: int) -> float:
     return float(stdtrit(df, 0.5 + level / 2)) if df > 0 else 0.0
 
 
+def degrees_of_freedom(k: int) -> int:
+    """Return those of the standard error of ``k`` samples.
+
+    Samples are quadratic forms in random vectors, mostly few large squares: their mean and spread are small together.
+    With half the degrees of freedom intervals cover what they say for chi-squared samples of two degrees and more.
+
+    Args:
+        k: Number of samples.
+
+    Returns:
+        The number.
+    """
+    return max(1, (k - 1) // 2)
+
+
 def exact(value: Tensor, products: int) -> Estimate:
     """Return a number that was not sampled."""
     return Estimate(value, torch.zeros_like(value), "exact", products, 0)
 
 
 def averaged(samples: Tensor, method: str, products: int, offset: Tensor | float = 0.0) -> Estimate:
-    """Return the mean of independent samples ``(..., k)`` plus a known number.
-
-    Samples are quadratic forms in random vectors, mostly few large squares: their mean and spread are small together.
-    With half the degrees of freedom intervals cover what they say for chi-squared samples of two degrees and more.
-    """
+    """Return the mean of independent samples ``(..., k)`` plus a known number."""
     k = samples.shape[-1]
-    return Estimate(samples.mean(-1) + offset, samples.std(-1) / k**0.5, method, products, max(1, (k - 1) // 2))
+    return Estimate(samples.mean(-1) + offset, samples.std(-1) / k**0.5, method, products, degrees_of_freedom(k))
 
 
 def check_samples(operator: LinearOperator, samples: int, least: int, method: str) -> None:

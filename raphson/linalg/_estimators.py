@@ -7,7 +7,15 @@ from typing import Literal
 import torch
 
 from raphson._errors import InputError
-from raphson.linalg._estimate import Estimate, averaged, check_samples, exact, multiply, random_columns
+from raphson.linalg._estimate import (
+    Estimate,
+    averaged,
+    check_samples,
+    degrees_of_freedom,
+    exact,
+    multiply,
+    random_columns,
+)
 from raphson.linalg._leave_one_out import LeaveOneOut, shared_error
 from raphson.linalg._operator import LinearOperator
 
@@ -66,7 +74,7 @@ def trace(
     if method == "xtrace":
         k = samples // 2
         found = LeaveOneOut.of(operator, k, generator, "normal").traces()
-        return Estimate(found.mean(), shared_error(found), method, 2 * k, k - 1)
+        return Estimate(found.mean(), shared_error(found), method, 2 * k, degrees_of_freedom(k))
     k = samples // 3 if method == "hutch++" else samples
     drawn = random_columns(operator, 2 * k if method == "hutch++" else k, generator, "signs")
     if method == "hutchinson":
@@ -123,7 +131,7 @@ def diagonal(
     if method == "xdiag":
         k = samples // 2
         value, error = LeaveOneOut.of(operator, k, generator, "signs").diagonals()
-        return Estimate(value, error, method, 2 * k, k - 1)
+        return Estimate(value, error, method, 2 * k, degrees_of_freedom(k))
     drawn = random_columns(operator, samples, generator, "signs")
     return averaged(drawn * multiply(operator, drawn), method, samples)
 

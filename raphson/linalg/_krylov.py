@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.linalg._entry import single
+from raphson.linalg._entry import is_near, single
 from raphson.linalg._operator import LinearOperator
 
 Product = LinearOperator | Callable[[Tensor], Tensor]
@@ -118,19 +118,25 @@ def _cg_one(
     eps = torch.finfo(r.dtype).eps
     d, rz, iterations = r, 0.0, 0
     while True:
-        residual = _norm(r)
-        if float(residual) <= target:
+        residual, before = _norm(r), rz
+        if preconditioner is None:
+            z = r
+            size, rz = _numbers(residual, torch.dot(r, r))
+        else:
+            (size,) = _numbers(residual)
+        if size <= target:
             return CGResult(x, iterations, residual, CGStatus.CONVERGED)
         if iterations == limit:
             return CGResult(x, iterations, residual, CGStatus.MAX_ITERATIONS)
-        z = r if preconditioner is None else _apply(preconditioner, r)
-        before, rz = rz, float(torch.dot(r, z))
+        if preconditioner is not None:
+            z = _apply(preconditioner, r)
+            (rz,) = _numbers(torch.dot(r, z))
         d = torch.add(z, d, alpha=rz / before if before else 0.0)
         product = _apply(operator, d)
         iterations += 1
-        curvature = float(torch.dot(d, product))
+        curvature, length, other = _numbers(torch.dot(d, product), _norm(d), _norm(product))
         # Rounding leaves d^T A d known to eps |d| |A d| only: below that it shows no positive curvature.
-        if not curvature > eps * float(_norm(d)) * float(_norm(product)):
+        if not curvature > eps * length * other:
             quotient = curvature / float(torch.dot(d, d))
             return CGResult(x, iterations, residual, CGStatus.NEGATIVE_CURVATURE, d, quotient)
         step = rz / curvature
@@ -183,8 +189,8 @@ def lanczos(operator: Product, v0: Tensor, steps: int, *, reorthogonalize: bool 
             for _ in range(2):  # Twice is enough (Kahan and Parlett).
                 w = w - stacked @ (stacked.mT @ w)
         residual = w.norm()
-        if bool(residual <= 10 * torch.finfo(v0.dtype).eps * v0.shape[0] ** 0.5 * scale):
-            residual = torch.zeros_like(residual)
+        exhausted = residual <= 10 * torch.finfo(v0.dtype).eps * v0.shape[0] ** 0.5 * scale
+        residual = residual.masked_fill(exhausted, 0.0)
         if len(alpha) == min(steps, v0.shape[0]) or not bool(residual > 0):
             off = torch.stack(beta) if beta else v0.new_zeros(0)
             return Lanczos(torch.stack(alpha), off, torch.stack(basis, dim=1), residual)
@@ -241,6 +247,11 @@ def random_vector(operator: LinearOperator, generator: torch.Generator | None = 
 
 def _apply(operator: Product, v: Tensor) -> Tensor:
     return operator @ v if isinstance(operator, LinearOperator) else operator(v)
+
+
+def _numbers(*values: Tensor) -> list[float]:
+    """Return numbers that a device has together: each look means to wait for it."""
+    return [float(v) for v in values] if is_near(values[0]) else torch.stack(values).cpu().tolist()
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -255,6 +255,8 @@ def columnwise(operator: LinearOperator, function: Callable[[Tensor], Tensor], v
 
 def per_batch(c: float | Tensor, operator: LinearOperator) -> Tensor:
     """Return a number, or one number per batch element, as ``(*batch, 1, 1)``, in the operator's dtype."""
+    if isinstance(c, int | float):  # written on the device, not copied to it
+        return torch.full((1, 1), c, dtype=operator.dtype, device=operator.device)
     return torch.as_tensor(c, dtype=operator.dtype, device=operator.device)[..., None, None]
 
 

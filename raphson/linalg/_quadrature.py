@@ -52,7 +52,7 @@ def _quadratures(
     starts = random_columns(operator, samples, generator, "normal").to(operator.dtype)
     for start in starts.unbind(1):
         run = lanczos(operator, start.contiguous(), steps)
-        yield _Quadrature(run.alpha.double().cpu(), run.beta.double().cpu(), float(run.residual))
+        yield _Quadrature(run.alpha.cpu().double(), run.beta.cpu().double(), float(run.residual))
 
 
 def _check(operator: SymmetricOperator, samples: int, steps: int, name: str) -> None:
@@ -210,7 +210,7 @@ def spectral_density(
         raise InputError(f"width is {width:g}, but the width of the kernel is a positive number.")
     n = operator.shape[-1]
     if samples * steps >= n:
-        nodes = operator.eigh().eigenvalues.double().cpu().reshape(-1)
+        nodes = operator.eigh().eigenvalues.cpu().double().reshape(-1)
         rules, margin, products = [(nodes, torch.full_like(nodes, 1 / n))], 0.0, n
     else:
         runs = list(_quadratures(operator, samples, steps, generator))
@@ -223,7 +223,7 @@ def spectral_density(
     w = width or max(_RESOLUTION * spread / steps, 1e-3 * size)
     if grid is None:
         grid = torch.linspace(low - _TAILS * w, high + _TAILS * w, _GRID, dtype=torch.float64)
-    points = grid.double().cpu()
+    points = grid.cpu().double()
     samples_at = torch.stack([_normal((points[:, None] - nodes) / w) @ weights / w for nodes, weights in rules], 1)
     if len(rules) == 1:
         # eigenvalues are known to a few rounding errors of the largest; the kernel's slope is below 1 / (4 w^2)

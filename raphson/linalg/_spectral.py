@@ -29,7 +29,7 @@ def eigenvalue_power(eigenvalues: Tensor, p: float, level: Tensor | float) -> Te
         )
     if float(p).is_integer():
         return eigenvalues**p
-    if bool((eigenvalues[~zero] < 0).any()):
+    if bool(((eigenvalues < 0) & ~zero).any()):
         raise IndefiniteError(
             f"The operator is not positive semi-definite: its smallest eigenvalue is "
             f"{float(eigenvalues.min()):.3e}, so it has no real power {p:g}. Use a Gauss-Newton matrix or "

@@ -26,15 +26,11 @@ _SHIFTS = (_RIDGE, 1e-5, 1e-4, 1e-3)
 """Shares of a block's mean diagonal added to it, so that single precision factorizes it: the first that does."""
 
 
-def has_blocks(hessian: LinearHessian) -> bool:
-    """Return whether a Hessian has a block per output that is small enough to be formed."""
-    here = hessian.output_map
-    return here.is_uniform and here.selected is not None and here.basis.shape[1] * here.n_columns**2 <= _BLOCK_ELEMENTS
-
-
 def block_jacobi_inverse(hessian: LinearHessian, *, blocks: bool = True) -> Callable[[Tensor], Tensor]:
     """Return ``v -> M^-1 v``, M the Hessian's diagonal blocks, or its diagonal where they are none or too large."""
-    made = hessian.blocks() if blocks and has_blocks(hessian) else None
+    here = hessian.output_map
+    few = here.is_uniform and here.selected is not None and here.basis.shape[1] * here.n_columns**2 <= _BLOCK_ELEMENTS
+    made = hessian.blocks() if blocks and few else None
     factor = None if made is None else _factor(made)
     if made is None or factor is None:
         diagonal = hessian.diagonal()
@@ -66,10 +62,7 @@ def _factor(blocks: Tensor) -> Tensor | None:
 
 def block_jacobi_cost(objective: LinearObjective) -> float:
     """Return what ``block_jacobi_inverse`` costs in Hessian products, from the shapes alone."""
-    here = objective.output_map
-    if has_row_space(objective):
+    q, d, n = objective.output_map.basis.shape[1], objective.output_map.n_columns, objective.n_rows
+    if has_row_space(objective) or q * d * d > _BLOCK_ELEMENTS:
         return 1.0  # the diagonal alone
-    q, d, n = here.basis.shape[1], here.n_columns, objective.n_rows
-    if q * d * d > _BLOCK_ELEMENTS:
-        return 1.0
     return (n * q * (d * d / 90 + 0.5 * d) + q * d**3 / 10 + 1e5) / objective.cost.product

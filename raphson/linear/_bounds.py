@@ -5,18 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from raphson.linear._khatri_rao import GivenPairs, KhatriRaoGram
 from raphson.linear._objective import LinearObjective
 
 
 def gram_matrix(objective: LinearObjective) -> Tensor:
     """Return the weighted second moments of the columns, ``(D', D')``, on the scale of the average loss."""
-    gram = KhatriRaoGram(torch.zeros(2, 1, dtype=torch.long), 1, objective.design.n_columns, torch.float64)
+    total = torch.zeros(objective.design.n_columns, objective.design.n_columns, dtype=torch.float64)
     for block in objective.design.blocks(objective.n_outputs):
-        ones = torch.ones(1, block.rows.stop - block.rows.start, dtype=torch.float64)
-        weights = None if objective.weights is None else objective.weights[block.rows]
-        gram.add(block.features(), GivenPairs(gram.pairs, ones), weights)
-    return gram.blocks()[0] / objective.total_weight
+        x = block.features()
+        total += (x if objective.weights is None else x * objective.weights[block.rows]) @ x.mT
+    return total / objective.total_weight
 
 
 def lipschitz_bound(objective: LinearObjective) -> float | None:

@@ -21,7 +21,6 @@ _FREE = 6e4
 _EXPONENTIAL, _SPECIAL = 3.0, 60.0
 """Nanoseconds of an output's part in the loss of a row: an exponential, or gamma functions among others."""
 
-
 _PASSES = 40.0
 """Evaluations and Hessian products that a fit takes, about."""
 
@@ -82,18 +81,9 @@ class RowCost(NamedTuple):
 
     @classmethod
     def of(cls, n: int, n_groups: int, q: int, entries: float, pairs: float, *, sparse: bool) -> RowCost:
-        """Count from the shapes alone.
+        """Return the costs for N rows, ``n_groups`` groups of columns in their span, and products of q outputs.
 
-        Args:
-            n: N.
-            n_groups: How many groups of columns are given such coordinates, N each.
-            q: Outputs that products with the data have.
-            entries: Entries of the table that every pass reads.
-            pairs: Products of two entries that the products of all rows are made of.
-            sparse: Whether the table is sparse.
-
-        Returns:
-            The costs.
+        A pass over the table reads ``entries``; the products of all rows are made of ``pairs`` of them.
         """
         square = n_groups * float(n) * n
         return cls(

@@ -57,12 +57,8 @@ class GradientSpace:
         q, r = torch.linalg.qr(new.mT)
         found = q[:, r.diagonal().abs() > _NEW * float(r.diagonal().abs().max())].mT
         coef = torch.nn.functional.pad(found * design.scale, (int(here.intercept), 0))
-        parts = []
-        for block in design.blocks(coef.shape[0]):
-            coef = block.arrange(coef)
-            parts.append(block.predict(coef).mT)
         self._basis = torch.cat([self._basis, found])
-        self._rows = torch.cat([self._rows, torch.cat(parts)], 1)
+        self._rows = torch.cat([self._rows, design.predict(coef).mT], 1)
         self.objective = self._build()
         return True
 
@@ -89,23 +85,13 @@ class GradientSpace:
         whole, everywhere = self.whole, self.back(theta)
         g = whole.likelihood.gradient(self.objective.predictors(theta).mT, whole.y).mT
         g = whole.output_map.reduce(g if whole.weights is None else g * whole.weights)
-        total: Tensor | None = None
-        for block in whole.design.blocks(g.shape[0]):
-            part = block.adjoint(g[:, block.rows])
-            total = part if total is None else total + part
-        assert total is not None
-        return everywhere, total.reshape(-1) / whole.total_weight + whole.ridge.mv(everywhere)
+        return everywhere, whole.design.adjoint(g).reshape(-1) / whole.total_weight + whole.ridge.mv(everywhere)
 
     def _build(self) -> LinearObjective:
         whole, here = self.whole, self.whole.output_map
         k = self.rank
         moments = torch.zeros(k, dtype=torch.float64), torch.ones(k, dtype=torch.float64)
-        return LinearObjective(
+        return whole.on(
             DenseDesign(self._rows, intercept=here.intercept, moments=moments),
-            whole.likelihood,
-            whole.y,
             OutputMap.uniform(here.groups[0].matrix, k + here.intercept, here.intercept),
-            weights=whole.weights,
-            offset=whole.offset,
-            l2=whole.l2,
         )

@@ -46,7 +46,7 @@ def dense_sum(
         if isinstance(gram, KhatriRaoGram) or (gram is None and output_map.is_uniform):
             if gram is None:
                 gram = KhatriRaoGram(pairs.pairs, output_map.basis.shape[1], output_map.n_columns, element)
-            gram.add(block.features(), pairs, weights, block.products)
+            gram.add(block.features(), pairs, weights)
         else:
             gram = gram or MapGram(output_map, pairs.pairs)
             gram.add(block, pairs.entries(slice(0, block.rows.stop - block.rows.start), element, weights))

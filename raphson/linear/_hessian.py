@@ -116,8 +116,10 @@ class LinearHessian(DenseForm):
         mean = torch.zeros(c, c, dtype=torch.float64)
         mean[i, j] = mean[j, i] = torch.where(i % n_separate == j % n_separate, total / n, 0.0)
         same = map_pairs(self.output_map, Dense(mean[None]))
+        assert isinstance(same, GivenPairs)
         return self._summed(
-            (block, _Repeated(same, block.rows.stop - block.rows.start), weights) for block, _, weights in self.parts()
+            (block, GivenPairs(same.pairs, same.values.expand(-1, block.rows.stop - block.rows.start)), weights)
+            for block, _, weights in self.parts()
         )
 
     def diagonal(self) -> Tensor:
@@ -185,19 +187,3 @@ def narrowed(hessian: SymmetricOperator, dtype: torch.dtype) -> SymmetricOperato
     return DiagonalPlusLowRank(
         diag, diag.unsqueeze(-1) if shared else without_subnormals(hessian.low_rank.to(dtype)), hessian.sign
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Repeated:
-    """Entries ``(q, 1)`` that are those of all ``n_rows`` rows."""
-
-    one: OutputPairs
-    n_rows: int
-
-    @property
-    def pairs(self) -> Tensor:
-        return self.one.pairs
-
-    def entries(self, rows: slice, dtype: torch.dtype, weights: Tensor | None) -> Tensor:
-        values = self.one.entries(slice(0, 1), dtype, None)
-        return values.expand(-1, len(range(self.n_rows)[rows])) if weights is None else values * weights.to(dtype)

@@ -4,22 +4,14 @@ With output Hessians :math:`A_n` (C, C) and rows :math:`x_n` (D'), the sum
 
 .. math:: H = \sum_n A_n \otimes x_n x_n^T
 
-repeats every number up to four times, because both factors are symmetric. Keep each once: let :math:`a_n` hold the
-:math:`q = C(C+1)/2` distinct entries of :math:`A_n` and :math:`z_n` the :math:`D'(D'+1)/2` distinct products of two
-features. Then the distinct entries of H are
-
-.. math:: G = \sum_n a_n z_n^T ,
-
-one product of two row-wise Khatri-Rao matrices, at :math:`N C^2 D'^2 / 2` operations: half of what a symmetric
-rank-N update with the :math:`N \times C D'` matrix needs, and a quarter of the full product. It holds for any
-:math:`A_n`, indefinite ones too. Forming ``z_n`` pays once there are enough pairs of outputs to use it; with fewer, the
-pairs are stacked instead: :math:`X^T [a_1 \odot X, \ldots, a_q \odot X]`.
+repeats every number up to four times, because both factors are symmetric. With :math:`a_n` the :math:`q = C(C+1)/2`
+distinct entries of :math:`A_n` its blocks are one product, :math:`X^T [a_1 \odot X, \ldots, a_q \odot X]`. It holds
+for any :math:`A_n`, indefinite ones too.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,14 +21,8 @@ from torch import Tensor
 from raphson.linalg import Diagonal, DiagonalPlusLowRank, EqualBlocks, SymmetricOperator
 from raphson.linear._compiled import is_built, pair_sums
 
-_HALF_FROM_PAIRS = 24
-"""Number of output pairs from which half-vectorized features are faster than stacked pairs (measured)."""
-
 _TILE_ELEMENTS = 2**19
 """Elements of one intermediate; it is made and consumed in the cache."""
-
-_HALF_COLUMNS = 1024
-"""Products of features formed at a time."""
 
 
 class OutputPairs(Protocol):
@@ -64,77 +50,30 @@ class KhatriRaoGram:
         self.pairs = pairs
         self.n_outputs = n_outputs
         self.n_features = n_features
-        self.half = pairs.shape[1] >= _HALF_FROM_PAIRS
-        q, d = pairs.shape[1], n_features
-        self._tiles = _tiles(d)
-        if self.half:
-            width, shapes = max(q, min(d * (d + 1) // 2, _HALF_COLUMNS)), [(q, d * (d + 1) // 2)]
-        else:
-            width, shapes = (
-                q * (self._tiles[0].stop + 1),
-                [(q * (t.stop - t.start), d - t.start) for t in self._tiles],
-            )
-        self._rows = max(128, 2 ** ((_TILE_ELEMENTS // width).bit_length() - 1))
-        self._totals = [torch.zeros(shape, dtype=dtype) for shape in shapes]
-        self._memory = torch.empty(0, dtype=dtype)
-        self._compiled: Tensor | None = None  # what compiled code summed, (q, D', D')
+        size = pairs.shape[1] * n_features
+        self._rows = max(128, 2 ** ((_TILE_ELEMENTS // (size + 1)).bit_length() - 1))
+        self._total = torch.zeros(size, n_features, dtype=dtype)
+        self._memory = self._total.new_empty(0)
 
-    def add(
-        self,
-        x: Tensor,
-        output: OutputPairs,
-        weights: Tensor | None = None,
-        products: Callable[[], Tensor | None] = lambda: None,
-    ) -> None:
-        """Add features ``(D', rows)`` with their output Hessians; ``products`` gives those of columns at hand."""
-        dtype = self._totals[0].dtype
+    def add(self, x: Tensor, output: OutputPairs, weights: Tensor | None = None) -> None:
+        """Add features ``(D', rows)`` with their output Hessians."""
+        dtype, size = self._total.dtype, self._total.shape[0]
         if is_built(x) and x.dtype == dtype:
-            sums = pair_sums(x, output.entries(slice(None), dtype, weights))
-            self._compiled = sums if self._compiled is None else self._compiled.add_(sums)
+            self._total += pair_sums(x, output.entries(slice(None), dtype, weights)).view_as(self._total)
             return
+        # the same memory for all rows: fresh pages cost more than what is written to them
+        if self._memory.shape[0] < size * min(self._rows, x.shape[1]):
+            self._memory = self._total.new_empty(size * min(self._rows, x.shape[1]))
         for start in range(0, x.shape[1], self._rows):
             rows = slice(start, min(start + self._rows, x.shape[1]))
             a = output.entries(rows, dtype, None if weights is None else weights[rows])
-            if self.half and (kept := products()) is not None:
-                self._totals[0].addmm_(a, kept[:, rows].mT)
-            elif self.half:
-                self._add_half(x[:, rows], a)
-            else:
-                self._add_stacked(x[:, rows], a)
-
-    def _add_half(self, x: Tensor, a: Tensor) -> None:
-        total = self._totals[0]
-        for start in range(0, total.shape[1], _HALF_COLUMNS):
-            stop = min(start + _HALF_COLUMNS, total.shape[1])
-            products = half_products(x, x, start, stop, self._workspace(stop - start, x.shape[1]))
-            total[:, start : start + _HALF_COLUMNS].addmm_(a, products.mT)
-
-    def _add_stacked(self, x: Tensor, a: Tensor) -> None:
-        # each pair's block is symmetric: a tile of features meets only itself and those after it
-        for tile, total in zip(self._tiles, self._totals, strict=True):
-            stacked = self._workspace(total.shape[0], x.shape[1])
-            torch.mul(a[:, None], x[tile], out=stacked.view(a.shape[0], -1, x.shape[1]))
-            total.addmm_(stacked, x[tile.start :].mT)
-
-    def _workspace(self, rows: int, columns: int) -> Tensor:
-        """Return uninitialized memory, the same at every call: fresh pages cost more than what is written to them."""
-        if self._memory.shape[0] < rows * columns:
-            self._memory = self._totals[0].new_empty(rows * columns)
-        return self._memory[: rows * columns].view(rows, columns)
+            stacked = self._memory[: size * a.shape[1]].view(a.shape[0], x.shape[0], a.shape[1])
+            torch.mul(a[:, None], x[:, rows], out=stacked)
+            self._total.addmm_(stacked.view(size, -1), x[:, rows].mT)
 
     def blocks(self) -> Tensor:
         """Return the sums per pair, ``(q, D', D')``."""
-        if self._compiled is not None:
-            return self._compiled
-        q, d = self.pairs.shape[1], self.n_features
-        if self.half:
-            return self._totals[0][:, _unpack_index(d)].view(q, d, d)
-        out = self._totals[0].new_empty(q, d, d)
-        for tile, total in zip(self._tiles, self._totals, strict=True):
-            part = total.view(q, tile.stop - tile.start, -1)
-            out[:, tile, tile.start :] = part
-            out[:, tile.start :, tile] = part.mT
-        return out
+        return self._total.view(self.pairs.shape[1], self.n_features, self.n_features)
 
     def to_dense(self) -> Tensor:
         r"""Return the sum of :math:`A_n \otimes x_n x_n^T` as ``(C D', C D')``, class by class."""
@@ -147,33 +86,10 @@ class KhatriRaoGram:
         return out.view(c * d, c * d)
 
 
-def half_products(
-    left: Tensor, right: Tensor, start: int = 0, stop: int | None = None, out: Tensor | None = None
-) -> Tensor:
-    """Return ``left_i * right_j``, ``(entries, rows)``, of part of the triangle ``i <= j``, row by row."""
-    i, j = triangle(left.shape[0])[:, start:stop]
-    return torch.index_select(left, 0, i, out=out).mul_(torch.index_select(right, 0, j))
-
-
-def _tiles(d: int) -> list[slice]:
-    """Cut the features into up to four tiles of at least a dozen; four need 5/8 of the products that one does."""
-    size = -(-d // max(1, min(4, d // 12)))
-    return [slice(start, min(start + size, d)) for start in range(0, d, size)]
-
-
 @functools.lru_cache(maxsize=32)
 def triangle(d: int) -> Tensor:
     """Return row and column of the upper triangle row by row, ``(2, d (d + 1) / 2)``."""
     return torch.triu_indices(d, d)
-
-
-@functools.lru_cache(maxsize=32)
-def _unpack_index(d: int) -> Tensor:
-    i, j = triangle(d)
-    index = torch.empty(d, d, dtype=torch.long)
-    index[i, j] = torch.arange(i.shape[0])
-    index[j, i] = index[i, j]
-    return index.view(-1)
 
 
 @dataclass(frozen=True)
@@ -203,9 +119,10 @@ class LowRankPairs:
     def entries(self, rows: slice, dtype: torch.dtype, weights: Tensor | None) -> Tensor:  # noqa: D102
         total: Tensor | None = None
         w = None if weights is None else weights.to(dtype)
+        i, j = self.pairs
         for column in self.factor[..., rows].to(dtype):
             left = column if w is None else column * w
-            part = half_products(-left if self.sign < 0 else left, column)
+            part = torch.index_select(-left if self.sign < 0 else left, 0, i).mul_(torch.index_select(column, 0, j))
             total = part if total is None else total.add_(part)
         assert total is not None
         if self.diagonal is not None:

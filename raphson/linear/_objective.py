@@ -79,7 +79,6 @@ class LinearObjective:
         self.l2 = l2
         self.ridge = Ridge.of(output_map, design.scale, l2, likelihood.differences_only)
         self.curvature_dtype = torch.float64
-        self._cached_dtype = torch.float64
         self._curvature_design = design
         self.total_weight = self._total_weight()
 
@@ -169,10 +168,6 @@ class LinearObjective:
         """Return the gradient ``(P,)`` at ``theta``."""
         return self.evaluate(theta, None).gradient
 
-    def penalty(self, theta: Tensor) -> float:
-        """Return the penalty's share of the objective."""
-        return 0.5 * float(theta @ self.ridge.mv(theta)) if self.l2 else 0.0
-
     def hessian(self, theta: Tensor, kind: Kind = "observed") -> LinearHessian:
         """Return the Hessian ``(P, P)`` at ``theta``, observed or expected, as an operator that is not formed."""
         return self._hessian(lambda: self._recomputed(theta, kind))
@@ -181,7 +176,7 @@ class LinearObjective:
         """Return value, gradient and, unless None is asked for, the Hessian at ``theta``, in one pass over the data."""
         # where the Hessian depends on the targets, compiled code has the observed one
         if self._compiled is not None and (hessian != "expected" or self.likelihood.partition is not None):
-            at = self._compiled.at(theta.double().contiguous(), self._cached_dtype if hessian else None)
+            at = self._compiled.at(theta.double().contiguous(), self.curvature_dtype if hessian else None)
             make = None if hessian is None else functools.partial(self._compiled_hessian, theta, hessian, at.p)
             return Evaluation(at.value, at.gradient, at.norm, make)
         cached = hessian is not None and self._caches_output_hessians()
@@ -204,7 +199,10 @@ class LinearObjective:
         here, likelihood = self.output_map, self.likelihood
         if self.weights is not None or not self.design.is_centered or not here.is_uniform:
             return None
-        if not self.has_constant_outputs(theta) or likelihood.weight(self.y) is not None or self._linear_term is None:
+        if not self.has_constant_outputs(theta) or self._linear_term is None:
+            return None
+        own = likelihood.weight(self.y)
+        if own is not None and not bool((own == 1.0).all()):
             return None
         linear, constant = self._linear_term
         at = likelihood.log_partition(here.outputs(theta.view(here.shapes[0])[:, :1], None).mT, hessian=False)
@@ -359,8 +357,6 @@ class LinearObjective:
 
     def to_table(self, theta: Tensor) -> Tensor:
         """Turn parameters ``(..., P)`` into those of the table's columns."""
-        if self.output_map.is_uniform:
-            return self.design.to_table(theta.reshape(-1, self.design.n_columns)).view(theta.shape)
         return self.output_map.to_table(theta, self.design.center, self.design.scale)
 
     def table_gradient(self, gradient: Tensor) -> Tensor:
@@ -378,6 +374,18 @@ class LinearObjective:
         return GradientNorm(self.design, self.output_map, units)
 
     # parts and other forms ---------------------------------------------------------------------------------------
+
+    def on(self, design: Design, output_map: OutputMap, likelihood: Likelihood | None = None) -> LinearObjective:
+        """Return the objective of the same rows with other columns, perhaps with another likelihood."""
+        return LinearObjective(
+            design,
+            likelihood or self.likelihood,
+            self.y,
+            output_map,
+            weights=self.weights,
+            offset=self.offset,
+            l2=self.l2,
+        )
 
     def _changed(self, forget: tuple[str, ...], **attributes: object) -> LinearObjective:
         """Return a copy with other attributes, without what was worked out from those changed."""
@@ -425,16 +433,12 @@ class LinearObjective:
         ridge = Ridge(output_map, self.ridge.columns, self.ridge.centered)
         return self._changed(("_linear_term", "_compiled", "_gradient_norm"), output_map=output_map, ridge=ridge)
 
-    def with_curvature(self, dtype: torch.dtype, *, products: bool = False) -> LinearObjective:
-        """Return the same objective with Hessians of another element type; only those of uniform maps can have it.
-
-        Where they are wanted for their ``products``, probabilities are cached in that type too.
-        """
-        if not self.output_map.is_uniform or (dtype == self.curvature_dtype and not products):
+    def with_curvature(self, dtype: torch.dtype) -> LinearObjective:
+        """Return the same objective with Hessians of another element type; only those of uniform maps can have it."""
+        if not self.output_map.is_uniform or dtype == self.curvature_dtype:
             return self
         return self._changed(
             (),
             curvature_dtype=dtype,
-            _cached_dtype=dtype if products else torch.float64,
             _curvature_design=self.design if dtype == self.design.dtype else self.design.astype(dtype),
         )

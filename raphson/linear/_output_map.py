@@ -275,8 +275,6 @@ class OutputMap:
         if constants is not None or self.selected is None:
             basis = self.basis.to(products.dtype)
             return basis @ products if constants is None else torch.addmm(constants, basis, products)
-        if isinstance(self.selected, slice) and self.selected.start == 0:
-            return torch.nn.functional.pad(products, (0, 0, 0, self.n_outputs - self.selected.stop))
         wide = products.new_zeros(self.n_outputs, products.shape[1])
         wide[self.selected] = products
         return wide

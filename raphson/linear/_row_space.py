@@ -146,14 +146,9 @@ class RowSpace:
             groups.append(Group(slice(start, stop), group.matrix))
             start = stop
         x = columns[0] if len(columns) == 1 else torch.cat(columns, 1)
-        rotated = LinearObjective(
+        rotated = objective.on(
             DenseDesign(x.contiguous(), intercept=here.intercept, moments=(torch.cat(centers), torch.cat(scales))),
-            objective.likelihood,
-            objective.y,
             OutputMap(tuple(groups), x.shape[1] + first, here.intercept),
-            weights=objective.weights,
-            offset=objective.offset,
-            l2=objective.l2,
         )
         squares = torch.where(_are_constant(design), 0.0, design.scale.square())
         return RowSpace(objective, rotated, bases, squares)
@@ -170,7 +165,7 @@ class RowSpace:
                 wide = part.new_zeros(part.shape[0], here.n_columns)
                 wide[:, group.columns] = part
                 wide[:, : int(here.intercept)] = 0.0
-                slopes = basis.project(self._products(wide))
+                slopes = basis.project(self.whole.design.predict(wide))
             found.append(torch.cat([part[:, :ones], slopes], 1).flatten())
         return torch.cat(found)
 
@@ -185,28 +180,11 @@ class RowSpace:
                 m, r, width = part.shape
                 ones = width - basis.rank
                 combined = basis.combine(part[..., ones:].reshape(m * r, basis.rank))
-                table = self._adjoint(combined)[:, int(here.intercept) :][:, own]
+                table = self.whole.design.adjoint(combined)[:, int(here.intercept) :][:, own]
                 table = table * self.squares[own]  # of centered columns, then of standardized ones
                 slopes = torch.cat([part[..., :ones], table.view(m, r, -1)], 2)
             found.append(slopes.flatten(1))
         return torch.cat(found, 1).view(*lead, -1)
-
-    def _products(self, coef: Tensor) -> Tensor:
-        """Return the products ``(m, N)`` of the standardized rows with coefficients ``(m, D')``."""
-        parts = []
-        for block in self.whole.design.blocks(coef.shape[0]):
-            coef = block.arrange(coef)
-            parts.append(block.predict(coef))
-        return torch.cat(parts, 1)
-
-    def _adjoint(self, weights: Tensor) -> Tensor:
-        """Return combinations ``(m, D')`` of the standardized rows with weights ``(m, N)``."""
-        total: Tensor | None = None
-        for block in self.whole.design.blocks(weights.shape[0]):
-            part = block.adjoint(weights[:, block.rows])
-            total = part if total is None else total + part
-        assert total is not None
-        return total
 
 
 def has_row_space(objective: LinearObjective) -> bool:

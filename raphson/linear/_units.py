@@ -15,6 +15,10 @@ _MATRIX_ELEMENTS = 2**15
 _ROUNDING, _SEEN = 2.0**-46, 1e-12
 """Share of a column's size that rounding leaves in its gradient, and what of that matters."""
 
+_LEAST_SCALE = 1e-3
+"""Columns of a smaller standard deviation have gradients as if it were this: in units in which they are 1e-8 they would
+be 1e-8 at the start already. At the tolerance of 1e-8 the average loss is then within about 1e-10 of its optimum."""
+
 _ONES = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
 """Scale, share of the intercept and rounding of the column of ones."""
 
@@ -45,6 +49,8 @@ def parameter_units(units: Tensor, output_map: OutputMap) -> Tensor:
 class GradientNorm:
     r"""The largest entry of a gradient in the units of table and outputs, less what rounding explains.
 
+    Columns in tiny units count by their standard deviations, so that they are fitted as well.
+
     Args:
         design: The rows and columns, for their centers and scales.
         output_map: How the parameters act on the outputs.
@@ -59,10 +65,11 @@ class GradientNorm:
         n, self._map, self._units = output_map.n_parameters, output_map, units
         # a column of size 1e24 has a gradient of 1e8 at the optimum
         size = torch.hypot(design.center, design.scale) * _ROUNDING
-        self.columns = torch.stack([design.scale, design.center, torch.where(size > _SEEN, size, 0.0)])
+        scale = design.scale.clamp(min=_LEAST_SCALE)
+        self.columns = torch.stack([scale, design.center, torch.where(size > _SEEN, size, 0.0)])
         if design.intercept:
             self.columns = torch.cat([_ONES, self.columns], 1)
-        self._center, self._scale = design.center, design.scale
+        self._center, self._scale = design.center, scale
         self._floor = None if output_map.is_uniform else output_map.per_parameter(self.columns[2])
         self._matrix: Tensor | None = None
         if not output_map.is_uniform and n * n <= _MATRIX_ELEMENTS:

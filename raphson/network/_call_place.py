@@ -1,19 +1,69 @@
-"""Where in a model a call is made, for the words of a refusal."""
+"""Where in a model a call is made, and what a model that cannot be run says, for the words of a refusal."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from raphson._errors import InputError, RaphsonError
+from raphson.data import tree_map
+
+_OWN_WORDS = (RaphsonError, NotImplementedError, torch.OutOfMemoryError)
+"""Errors in a model that say what they mean: only those of operands that do not fit are put in other words."""
 
 
-def place_of_call(model: Any) -> str:
+@contextmanager
+def runnable(model: Any, x: Any, parameters: torch.dtype) -> Generator[None, None, None]:
+    """Turn an error of a model that is run inside into a sentence on its inputs, and where in the model it was.
+
+    Args:
+        model: The module or function.
+        x: Its inputs; None where they are not known.
+        parameters: Type of its parameters.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: The model cannot be run.
+    """
+    try:
+        yield
+    except _OWN_WORDS:
+        raise
+    except (RuntimeError, TypeError, IndexError) as error:
+        found: list[Tensor] = []
+        tree_map(found.append, x)
+        other = [t.dtype for t in found if t.is_floating_point() and t.dtype != parameters]
+        if other and "dtype" in str(error):
+            raise InputError(
+                f"The inputs have type {other[0]} and the parameters {parameters}: convert one of them, as in "
+                "x.to(dtype) or model.to(dtype)."
+            ) from error
+        innermost = error.__traceback__
+        while innermost is not None and innermost.tb_next is not None:
+            innermost = innermost.tb_next
+        place = place_of_call(model, innermost.tb_frame if innermost is not None else None)
+        shapes = " and ".join(str(tuple(t.shape)) for t in found)
+        inputs = f"inputs of shape {shapes}" if found else "these inputs"
+        what = str(error).strip().split("\n")[0].rstrip(".")
+        raise InputError(
+            f"The model cannot be run on {inputs}. {place} says: {what}. Give inputs with the axes, sizes and type "
+            "that the model was made for."
+        ) from error
+
+
+def place_of_call(model: Any, frame: FrameType | None = None) -> str:
     """Return the innermost module or function of a model being called: ``"Module 'body.drop' (DropPath)"``."""
     names = {id(part): name for name, part in model.named_modules()} if isinstance(model, nn.Module) else {}
     function = ""
-    frame: FrameType | None = sys._getframe(1)
+    frame = frame or sys._getframe(1)
     while frame is not None:
         part = frame.f_locals.get("self")
         if isinstance(part, nn.Module) and id(part) in names:

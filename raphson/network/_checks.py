@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from raphson._errors import InputError
 from raphson.data import take, tree_map
-from raphson.network._call_place import place_of_call
+from raphson.network._call_place import place_of_call, runnable
 from raphson.network._chance import undisturbed
 from raphson.network._module import Inputs, Model
 from raphson.network._plain_run import checkpoint_around
@@ -220,18 +220,8 @@ def _drawn_otherwise(seed: Tensor, python: Any, numpy: dict[str, Any]) -> str | 
 
 
 def _together(model: Model, x: Inputs) -> Tensor:
-    try:
+    with runnable(model.module or model.function, x, model.space.dtype):
         return model.call(model.leaves(), x)
-    except RuntimeError as error:
-        found: list[Tensor] = []
-        tree_map(found.append, x)
-        other = [t.dtype for t in found if t.is_floating_point() and t.dtype != model.space.dtype]
-        if not other or "dtype" not in str(error):
-            raise
-        raise InputError(
-            f"The inputs have type {other[0]} and the parameters {model.space.dtype}: convert one of them, as in "
-            "x.to(dtype) or model.to(dtype)."
-        ) from error
 
 
 def twice(t: Tensor) -> Tensor:
@@ -280,6 +270,6 @@ def observe(model: Model, run: Callable[[], Tensor]) -> Traits:
             try:
                 with torch.no_grad(), Rewritten(True):
                     run()
-            except RuntimeError:
+            except (RuntimeError, InputError):  # a closure's error, or what a batch's became
                 traits.channels_last = False
     return traits

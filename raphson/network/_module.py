@@ -13,16 +13,22 @@ from raphson._errors import InputError, RaphsonError
 from raphson.network._module_parts import ModuleStructure, refuse_without_values, unwrapped
 from raphson.network._parameters import ParameterSpace, chosen
 from raphson.network._plain_run import plain_run
-from raphson.network._tensor_memory import in_place_version, in_place_versions, memory_of
+from raphson.network._tensor_memory import in_place_version, in_place_versions, in_same_memory, memory_of
 
 Inputs = Any
 
 
 @dataclass(eq=False)
 class _Latest:
-    """Where in memory the parameters of a model were when somebody looked last."""
+    """Where in memory the parameters and buffers of a model were when somebody looked last.
 
-    places: list[Any]
+    Attributes:
+        tensors: The same memory under other names, which stay where it was.
+        places: What ``memory_of`` says of them.
+    """
+
+    tensors: list[Tensor]
+    places: list[Any] | None = None
 
 
 class Model:
@@ -64,7 +70,7 @@ class Model:
             self.space = ParameterSpace(dict(self.everything))
             self._given = params
         self._latest = _Latest([])
-        self._mine: list[Any] = []
+        self._mine: list[Any] | None = None
 
     def restricted(self, params: str | Iterable[str]) -> Model:
         """Return the same function, differentiated in some of its parameters only."""
@@ -83,16 +89,21 @@ class Model:
         self._look()
 
     def _look(self) -> list[Any]:
-        """Do the same, and return where the parameters are in memory, with shape and type."""
-        current = self._given if self._structure is None else self._structure.check()
-        places = memory_of([current[name] for name in self.everything if name in current])
-        if places != self._latest.places:
+        """Do the same, and return where parameters and buffers are in memory, in which form."""
+        latest = self._latest
+        if self._structure is None:
+            current = self._given
+            tensors = [current[name] for name in self.everything if name in current]
+        else:
+            current = self._structure.check()
+            tensors = [*current.values(), *self._structure.buffers()]
+        if latest.places is None or not in_same_memory(tensors, latest.tensors):
             self._follow(current)
-            self._latest.places = places
-        if self._mine is not self._latest.places:  # a restricted model shares all but its space
+            latest.tensors, latest.places = [t.detach() for t in tensors], memory_of(tensors)
+        if self._mine is not latest.places:  # a restricted model shares all but its space
             self.space.tensors.update({name: self.everything[name] for name in self.space.tensors})
-            self._mine = self._latest.places
-        return self._mine
+            self._mine = latest.places
+        return latest.places
 
     def _follow(self, current: Mapping[str, Tensor]) -> None:
         for name, mine in self.everything.items():
@@ -121,10 +132,7 @@ class Model:
 
     def versions(self) -> list[Any]:
         """Return what changes when a parameter or buffer is written into, or replaced (``refresh``)."""
-        places = self._look()
-        buffers = [] if self._structure is None else self._structure.buffers()
-        written = in_place_versions([*self.everything.values(), *buffers])
-        return [*places, *memory_of(buffers), *written]
+        return [self._look(), in_place_versions(self._latest.tensors)]
 
     def check_unchanged(self, versions: list[Any]) -> None:
         """Raise ``RaphsonError`` unless parameters and buffers are as they were when ``versions`` were taken."""
@@ -151,6 +159,7 @@ class Model:
             else:
                 places = {place: values[name] for place, name in self._structure.places.items()}
                 out = functional_call(self.module, places, args, kwargs, tie_weights=False)
+                self._structure.settle()
         return self.outputs(out)
 
     def outputs(self, out: Any) -> Tensor:

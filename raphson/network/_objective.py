@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from raphson._errors import InputError, RaphsonWarning
 from raphson.data import Batch, Batches, take, tree_map
 from raphson.likelihoods import Likelihood, from_torch
-from raphson.linalg import SymmetricOperator, widest_float
+from raphson.linalg import SymmetricOperator, is_near, widest_float
 from raphson.network._checks import probe, twice
 from raphson.network._module import Model
 from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
-from raphson.network._tensor_memory import is_near
 from raphson.network.autodiff._adjoint import check_adjoint
 from raphson.network.layers._feed_forward import FeedForward, find_feed_forward
 
@@ -43,7 +42,7 @@ class Objective:
     The data are read once here (to add up :math:`W`, to check them, and to remember what they were) and once for every
     quantity; batches must be the same each time. The model must be in evaluation mode, and is left as it is. Its parts
     are looked at once: values of parameters are always the present ones, but after a layer was replaced, a hook
-    registered or a mode changed, every use is refused, and a new objective is needed.
+    registered, a mode or a number in an attribute changed, every use is refused, and a new objective is needed.
 
     Args:
         model: A module, or a function ``f(params, *x)``; outputs ``(N, ..., C)``, the ``C`` of them last. A compiled

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 _VERSION, _DTYPE = attrgetter("_version"), attrgetter("dtype")
+_SET_TO = Tensor.is_set_to
 _POINTER, _SIZE, _STRIDE = Tensor.data_ptr, Tensor.size, Tensor.stride
 
 
@@ -32,6 +33,22 @@ def memory_of(tensors: Sequence[Tensor]) -> list[Any]:
     return [*map(_POINTER, tensors), *map(_SIZE, tensors), *map(_STRIDE, tensors), *map(_DTYPE, tensors)]
 
 
+def in_same_memory(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Return whether each of some tensors is in the memory of another one, in the same form (type aside)."""
+    if len(tensors) != len(others):
+        return False
+    try:
+        return all(map(_SET_TO, tensors, others))
+    except RuntimeError:  # tensors of a device, or of a kind, that has no such operation
+        return memory_of(tensors) == memory_of(others)
+
+
+def block_of(t: Tensor) -> tuple[int, int]:
+    """Return where the block of memory begins that a tensor is in, with all that share it, and its bytes."""
+    storage = t.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
+
+
 def base_of(t: Tensor) -> Tensor:
     """Return the tensor of which this one is a view, or the tensor itself."""
     return t if t._base is None else t._base
@@ -45,11 +62,6 @@ def no_longer_view(t: Tensor) -> Tensor:
 def unseen_by_modes() -> AbstractContextManager[object]:
     """Return a context in which no function mode sees the calls: looking at a tensor is no call of the model's."""
     return cast(AbstractContextManager[object], torch._C.DisableTorchFunction())
-
-
-def is_near(t: Tensor) -> bool:
-    """Whether looking at a value costs little: on the processor, that is; elsewhere it means to wait for all before."""
-    return t.device.type == "cpu"
 
 
 def inside_transformation(t: Tensor) -> bool:

@@ -51,59 +51,102 @@ class BlockState(Protocol):
         """Return the parameters, their number, the structure and the bytes."""
 
 
+class AveragedFactors:
+    """Running averages of the factors of a block, with what is made of them from time to time.
+
+    Args:
+        block: The block.
+        made: What a state dictionary calls that: ``"inverse"``, ``"vectors"``.
+
+    Attributes:
+        factors: The averages; None before the first batch.
+        derived: What was made of them last, a matrix or diagonal for each factor; None before that.
+    """
+
+    def __init__(self, block: KroneckerBlock, made: str) -> None:
+        self._block, self._made = block, made
+        self.factors: Factors | None = None
+        self.derived: Factors | None = None
+
+    @property
+    def now(self) -> Factors:
+        """The averages, when there are some."""
+        assert self.factors is not None
+        return self.factors
+
+    def trace(self) -> float:
+        """Return the trace of the Kronecker product."""
+        return float((trace(self.now.left) * trace(self.now.right)).sum())
+
+    def update(self, factors: Factors, keep: float) -> None:
+        """Take new factors into the averages, of which the share ``keep`` stays."""
+        if self.factors is None:
+            self.factors = factors
+            return
+        self.factors.left.lerp_(factors.left, 1.0 - keep)
+        self.factors.right.lerp_(factors.right, 1.0 - keep)
+
+    def put(self, left: Tensor, right: Tensor) -> None:
+        """Keep what was made of them."""
+        self.derived = Factors(left, right, self._block.flipped)
+
+    def state(self) -> State:
+        """Return what a state dictionary holds."""
+        found: State = {}
+        for what, pair in (("factor", self.factors), (self._made, self.derived)):
+            if pair is not None:
+                found |= {f"left_{what}": pair.left, f"right_{what}": pair.right}
+        return found
+
+    def load(self, state: State) -> None:
+        """Take it back."""
+        pairs = [
+            Factors(state[f"left_{what}"], state[f"right_{what}"], self._block.flipped)
+            if f"left_{what}" in state
+            else None
+            for what in ("factor", self._made)
+        ]
+        self.factors, self.derived = pairs
+
+
 class KroneckerState:
     """The averages of both factors, and inverses of the damped ones."""
 
     def __init__(self, block: KroneckerBlock) -> None:
         self.block = block
-        self._factors: Factors | None = None
-        self._inverses: Factors | None = None
+        self._average = AveragedFactors(block, "inverse")
 
     @property
     def basis(self) -> Factors | None:  # noqa: D102
         return None
 
     def trace(self) -> float:  # noqa: D102
-        assert self._factors is not None
-        return float((trace(self._factors.left) * trace(self._factors.right)).sum())
+        return self._average.trace()
 
     def update(self, factors: Factors, moments: Tensor | None, keep: float) -> None:  # noqa: D102
-        if self._factors is None:
-            self._factors = factors
-            return
-        self._factors.left.lerp_(factors.left, 1.0 - keep)
-        self._factors.right.lerp_(factors.right, 1.0 - keep)
+        self._average.update(factors, keep)
 
     def refresh(self, damping: float, due: bool) -> None:  # noqa: D102
-        if not due and self._inverses is not None:
+        if not due and self._average.derived is not None:
             return
-        assert self._factors is not None
-        left, right, flipped = self._factors
+        left, right, _ = self._average.now
         pi, root = balance(left, right), damping**0.5
-        self._inverses = Factors(_inverse(left, root / pi), _inverse(right, root * pi), flipped)
+        self._average.put(_inverse(left, root / pi), _inverse(right, root * pi))
 
     def solve(self, values: Tensor) -> Tensor:  # noqa: D102
-        assert self._inverses is not None
-        left, right = self._inverses[:2]
+        assert self._average.derived is not None
+        left, right, _ = self._average.derived
         values = left @ values if left.ndim == 3 else left.unsqueeze(2) * values
         return values @ right if right.ndim == 3 else values * right.unsqueeze(1)
 
     def state(self) -> State:  # noqa: D102
-        found: State = {}
-        for what, pair in (("factor", self._factors), ("inverse", self._inverses)):
-            if pair is not None:
-                found |= {f"left_{what}": pair.left, f"right_{what}": pair.right}
-        return found
+        return self._average.state()
 
     def load(self, state: State) -> None:  # noqa: D102
-        flipped = self.block.flipped
-        if "left_factor" in state:
-            self._factors = Factors(state["left_factor"], state["right_factor"], flipped)
-        if "left_inverse" in state:
-            self._inverses = Factors(state["left_inverse"], state["right_inverse"], flipped)
+        self._average.load(state)
 
     def report(self) -> tuple[str, int, str, int]:  # noqa: D102
-        return block_row(self.block, self._factors, "Kronecker", self.state())
+        return block_row(self.block, self._average.factors, "Kronecker", self.state())
 
 
 def block_row(block: KroneckerBlock, factors: Factors | None, what: str, state: State) -> tuple[str, int, str, int]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from raphson.network import Factors, KroneckerBlock
-from raphson.optim._blocks import State, block_row, trace
+from raphson.optim._blocks import AveragedFactors, State, block_row
 
 
 class EigenState:
@@ -19,62 +19,48 @@ class EigenState:
 
     def __init__(self, block: KroneckerBlock) -> None:
         self.block = block
-        self._factors: Factors | None = None
-        self._vectors: Factors | None = None
+        self._average = AveragedFactors(block, "vectors")
         self._moments: Tensor | None = None
         self._damping = 0.0
 
     @property
     def basis(self) -> Factors | None:
         """The eigenvectors; None before there are any."""
-        return self._vectors
+        return self._average.derived
 
     def trace(self) -> float:  # noqa: D102
-        assert self._factors is not None
-        return float((trace(self._factors.left) * trace(self._factors.right)).sum())
+        return self._average.trace()
 
     def update(self, factors: Factors, moments: Tensor | None, keep: float) -> None:  # noqa: D102
-        if self._factors is None:
-            self._factors = factors
-        else:
-            self._factors.left.lerp_(factors.left, 1.0 - keep)
-            self._factors.right.lerp_(factors.right, 1.0 - keep)
+        self._average.update(factors, keep)
         if moments is not None and self._moments is not None:
             self._moments.lerp_(moments, 1.0 - keep)
 
     def refresh(self, damping: float, due: bool) -> None:  # noqa: D102
         self._damping = damping
-        if not due and self._vectors is not None:
+        if not due and self._average.derived is not None:
             return
-        assert self._factors is not None
-        (values_left, left), (values_right, right) = (_eigh(t) for t in self._factors[:2])
-        self._vectors = Factors(left, right, self.block.flipped)
+        (values_left, left), (values_right, right) = (_eigh(t) for t in self._average.now[:2])
+        self._average.put(left, right)
         self._moments = values_left.unsqueeze(2) * values_right.unsqueeze(1)
 
     def solve(self, values: Tensor) -> Tensor:  # noqa: D102
-        assert self._vectors is not None and self._moments is not None
-        left, right = self._vectors[:2]
+        assert self._average.derived is not None and self._moments is not None
+        left, right, _ = self._average.derived
         turned = _right(_left(left.mT if left.ndim == 3 else left, values), right)
         scaled = turned / (self._moments + self._damping)
         return _right(_left(left, scaled), right.mT if right.ndim == 3 else right)
 
     def state(self) -> State:  # noqa: D102
-        found: State = {}
-        for what, pair in (("factor", self._factors), ("vectors", self._vectors)):
-            if pair is not None:
-                found |= {f"left_{what}": pair.left, f"right_{what}": pair.right}
+        found = self._average.state()
         return found if self._moments is None else {**found, "moments": self._moments}
 
     def load(self, state: State) -> None:  # noqa: D102
-        flipped = self.block.flipped
-        if "left_factor" in state:
-            self._factors = Factors(state["left_factor"], state["right_factor"], flipped)
-        if "left_vectors" in state:
-            self._vectors = Factors(state["left_vectors"], state["right_vectors"], flipped)
-            self._moments = state["moments"]
+        self._average.load(state)
+        self._moments = state.get("moments")
 
     def report(self) -> tuple[str, int, str, int]:  # noqa: D102
-        return block_row(self.block, self._factors, "Kronecker eigenbasis", self.state())
+        return block_row(self.block, self._average.factors, "Kronecker eigenbasis", self.state())
 
 
 def _eigh(t: Tensor) -> tuple[Tensor, Tensor]:

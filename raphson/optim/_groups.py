@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.optim._options import not_negative
+
+OPTIONS = ("lr", "weight_decay")
+"""What groups may have of their own."""
 
 Groups = list[dict[str, Any]]
 """Parameter groups as torch has them."""
@@ -40,6 +44,14 @@ def group_names(params: Any) -> tuple[Any, list[dict[str, Any]]]:
                 "A parameter group needs 'params' with names, or prefixes of names, of the model's parameters, as in "
                 "{'params': ['head'], 'lr': 0.1}: curvature belongs to layers, which tensors do not tell."
             )
+        unknown = set(group) - {"params", "initial_lr", *OPTIONS}
+        if unknown:
+            raise InputError(
+                f"A parameter group has the option '{min(unknown)}', but its options are {' and '.join(OPTIONS)}; "
+                "all others are the optimizer's."
+            )
+        for option in OPTIONS:
+            not_negative(f"{option} of the group of {own[0]!r}", group.get(option, 0.0))
         names += own
     return names, found
 
@@ -101,8 +113,3 @@ class GroupValues:
     def at(self, option: str, name: str) -> float:
         """Return the option's value for a parameter."""
         return next(float(group[option]) for group in self._groups if name in group["names"])
-
-
-def names_of(params: Any) -> Iterable[str] | None:
-    """Return what a model takes as ``params``."""
-    return group_names(params)[0]  # type: ignore[no-any-return]

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from raphson._errors import InputError
-from raphson.data import Batch
+from raphson.data import Batch, checked_batch
 from raphson.likelihoods import Likelihood
 from raphson.network import Given, LayerReport, TrainedModel, TrainingPass
 from raphson.optim._average import IterateAverage, averaged_gradient
 from raphson.optim._damping import DampingSchedule
 from raphson.optim._gathered import Gathered
 from raphson.optim._groups import GroupValues, group_names, torch_groups
-from raphson.optim._options import CurvatureOptions, DampingOptions, StepSize, one_of
+from raphson.optim._options import CurvatureOptions, DampingOptions, StepSize, flag, not_negative, one_of
 from raphson.optim._preconditioner import Preconditioner
 from raphson.optim._step_size import FixedStep, QuadraticModel, QuadraticStep
 
@@ -90,12 +90,14 @@ class KFAC(torch.optim.Optimizer):
     ) -> None:
         names, groups = group_names(params)
         self._trained = TrainedModel(model, likelihood, names)
-        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-            if not 0 <= value < float("inf"):
-                raise InputError(f"{name} is {value!r}, but it must be a finite number that is not negative.")
+        not_negative("lr", lr)
+        not_negative("weight_decay", weight_decay)
+        flag("averaging", averaging)
+        if curvature is not None and not isinstance(curvature, CurvatureOptions):
+            raise InputError(f"curvature is {curvature!r}, but it must be rp.optim.CurvatureOptions(...).")
         super().__init__(torch_groups(self._trained.tensors, groups), {"lr": lr, "weight_decay": weight_decay})
         self._options = curvature or CurvatureOptions()
-        if isinstance(step_size, str):
+        if not isinstance(step_size, QuadraticStep | FixedStep):
             one_of("step_size", step_size, ("auto", "quadratic", "fixed"))
         named: dict[str, QuadraticStep | FixedStep] = {"quadratic": QuadraticStep(), "fixed": FixedStep()}
         self._rule = named.get(step_size) if isinstance(step_size, str) else step_size
@@ -246,10 +248,19 @@ class KFAC(torch.optim.Optimizer):
             state_dict: What ``state_dict`` returned.
 
         Raises:
-            InputError: It is that of another optimizer.
+            InputError: It is that of another optimizer, network or division into groups.
         """
         if "kfac" not in state_dict:
             raise InputError("This is not the state of a KFAC optimizer: it has no entry 'kfac'.")
+        theirs = [len(group["params"]) for group in state_dict["param_groups"]]
+        mine, gradient = [len(group["params"]) for group in self.param_groups], state_dict["kfac"]["gradient"]
+        if theirs != mine or (gradient is not None and gradient.shape != (self._trained.space.numel,)):
+            n = "" if gradient is None else f" with {gradient.numel()} entries"
+            raise InputError(
+                f"This is the state of another network, or of other parameter groups: of {theirs} parameters by "
+                f"group{n}, where these have {mine} with {self._trained.space.numel}. Make the optimizer as it was "
+                "made then."
+            )
         names = [group["names"] for group in self.param_groups]
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "kfac"})
         for group, own in zip(self.param_groups, names, strict=True):
@@ -271,7 +282,7 @@ class KFAC(torch.optim.Optimizer):
         elif y is None:
             raise InputError("step(x, y) needs targets: give a batch, or a closure that returns (model(x), y).")
         else:
-            given = Batch(x, y, weight)
+            given = checked_batch((x, y) if weight is None else (x, y, weight))
         if self._rule is None:
             large = not isinstance(given, Batch) or given.n_examples >= LARGE_BATCH
             self._rule = QuadraticStep() if large else FixedStep()

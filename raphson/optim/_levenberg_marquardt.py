@@ -14,7 +14,7 @@ from raphson.likelihoods import Likelihood
 from raphson.network import Objective
 from raphson.optim._gauss_newton import DENSE, DenseModel, Linearized, ProductModel
 from raphson.optim._network_problem import NetworkProblem, second_along
-from raphson.optim._options import one_of, positive
+from raphson.optim._options import flag, one_of, positive, whole
 from raphson.solve import Solution, Status, Step
 
 _ACCEPT = 1e-4
@@ -97,6 +97,9 @@ class LevenbergMarquardt:
     ) -> None:
         one_of("solver", solver, ("auto", "dense", "cg"))
         positive("damping", damping)
+        positive("tol", tol)
+        whole("max_iter", max_iter, 0)
+        flag("geodesic", geodesic)
         self._made: tuple[Any, ...] = (model, likelihood)
         self._params, self._l2 = params, l2
         self._geodesic, self._solver, self._max_iter, self._tol = geodesic, solver, max_iter, tol

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeGuard, get_args
 
 import torch
 
 from raphson._errors import InputError
 
-Estimator = Literal["mc", "exact", "empirical"]
+Estimator = Literal["mc", "exact", "empirical", "recursive"]
 Structure = Literal["kfac", "ekfac"]
 StepSize = Literal["auto", "quadratic", "fixed"]
 
@@ -20,7 +20,8 @@ class CurvatureOptions:
 
     Args:
         estimator: The output side of the factors: ``"mc"`` (sampled, one backward pass without weight gradients),
-            ``"exact"`` (all C vectors), ``"empirical"`` (the loss gradients themselves, no pass).
+            ``"exact"`` (all C vectors), ``"empirical"`` (the loss gradients themselves, no pass), ``"recursive"``
+            (KFRA: averages passed from layer to layer of a ``torch.nn.Sequential``, linear or elementwise; no pass).
         structure: ``"kfac"``, or ``"ekfac"``: with the second moments of the gradients in the factors' eigenbasis.
         sharing: How positions that share a weight are combined, ``"expand"`` or ``"reduce"``.
         samples: Number of samples for ``"mc"``.
@@ -55,8 +56,10 @@ class CurvatureOptions:
             one_of(name, getattr(self, name), known)
         for name in ("samples", "factor_period", "inverse_period"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise InputError(f"{name} is {value!r}, but it must be a whole number, 1 or more.")
+            if value is not None or name == "samples":
+                whole(name, value)
+        if self.generator is not None and not isinstance(self.generator, torch.Generator):
+            raise InputError(f"generator is {self.generator!r}, but it must be a torch.Generator or None.")
         share("decay", self.decay)
 
 
@@ -95,12 +98,14 @@ class DampingOptions:
     def __post_init__(self) -> None:
         if self.start is not None:
             positive("damping", self.start)
-        if not 0 < self.rate < 1:
+        for name in ("rate", "smallest", "largest"):
+            positive(name, getattr(self, name))
+        if not self.rate < 1:
             raise InputError(f"rate is {self.rate!r}, but it must be between 0 and 1.")
-        if self.period < 1:
-            raise InputError(f"period is {self.period!r}, but it must be 1 or more.")
-        if not 0 < self.smallest <= self.largest:
-            raise InputError(f"smallest is {self.smallest!r} and largest {self.largest!r}: positive, in this order.")
+        whole("period", self.period)
+        flag("adapt", self.adapt)
+        if self.smallest > self.largest:
+            raise InputError(f"smallest is {self.smallest!r} and largest {self.largest!r}, but must be in this order.")
 
 
 def one_of(name: str, value: object, known: tuple[str, ...]) -> None:
@@ -109,13 +114,35 @@ def one_of(name: str, value: object, known: tuple[str, ...]) -> None:
         raise InputError(f"{name} is {value!r}, but it must be one of {', '.join(map(repr, known))}.")
 
 
-def positive(name: str, value: float) -> None:
-    """Raise ``InputError`` for a number that is not positive and finite."""
-    if not 0 < value < float("inf"):
+def positive(name: str, value: object) -> None:
+    """Raise ``InputError`` for what is not a positive, finite number."""
+    if not (_is_number(value) and 0 < value < float("inf")):
         raise InputError(f"{name} is {value!r}, but it must be a positive, finite number.")
 
 
-def share(name: str, value: float) -> None:
-    """Raise ``InputError`` for a number that is no share: at least 0 and less than 1."""
-    if not 0 <= value < 1:
-        raise InputError(f"{name} is {value!r}, but it must be at least 0 and less than 1.")
+def not_negative(name: str, value: object) -> None:
+    """Raise ``InputError`` for what is not a finite number of at least 0."""
+    if not (_is_number(value) and 0 <= value < float("inf")):
+        raise InputError(f"{name} is {value!r}, but it must be a finite number that is not negative.")
+
+
+def share(name: str, value: object) -> None:
+    """Raise ``InputError`` for what is no share: a number of at least 0 and less than 1."""
+    if not (_is_number(value) and 0 <= value < 1):
+        raise InputError(f"{name} is {value!r}, but it must be a number of at least 0 and less than 1.")
+
+
+def whole(name: str, value: object, least: int = 1) -> None:
+    """Raise ``InputError`` for what is not a whole number of at least ``least``."""
+    if not (isinstance(value, int) and not isinstance(value, bool) and value >= least):
+        raise InputError(f"{name} is {value!r}, but it must be a whole number, {least} or more.")
+
+
+def flag(name: str, value: object) -> None:
+    """Raise ``InputError`` for what is neither true nor false."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} is {value!r}, but it must be True or False.")
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

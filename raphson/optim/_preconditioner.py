@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raphson._errors import InputError
 from raphson.network import FactorPlan, LayerReport, Measured, ParameterSpace, TrainingPass
 from raphson.optim._blocks import BlockState, KroneckerState
 from raphson.optim._eigen import EigenState
@@ -145,8 +146,14 @@ class Preconditioner:
     def _put_back(self) -> None:
         if self._saved is None or self._plan is None:
             return
+        saved = self._saved["blocks"]
         for state in self._blocks:
-            state.load(self._saved["blocks"][state.block.owner])
+            if state.block.owner not in saved:
+                raise InputError(
+                    f"The saved state of the optimizer has no factors of the layer with parameter "
+                    f"'{state.block.owner}', but of {', '.join(map(repr, saved)) or 'none'}: it is of another network."
+                )
+            state.load(saved[state.block.owner])
         self._saved = None
 
     def _planned(self, made: TrainingPass) -> FactorPlan:

@@ -101,7 +101,7 @@ class QuadraticModel:
 
     def minimum(self) -> Tensor:
         """Return the coefficients of the directions where the model is smallest, ``(k,)``, float64 on the processor."""
-        a, b = self.matrix.double().cpu(), self.slopes.double().cpu()
+        a, b = self.matrix.cpu().double(), self.slopes.cpu().double()
         if len(b) == 1:
             first: Tensor = -b / a[0]
             return first
@@ -113,7 +113,7 @@ class QuadraticModel:
 
     def change(self, coefficients: Tensor) -> float:
         """Return the change of the loss that the model promises for coefficients ``(k,)``."""
-        a, b = self.matrix.double().cpu(), self.slopes.double().cpu()
+        a, b = self.matrix.cpu().double(), self.slopes.cpu().double()
         return float(b @ coefficients + 0.5 * coefficients @ a @ coefficients)
 
     def step(self, coefficients: Tensor) -> Tensor:

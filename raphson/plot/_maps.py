@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from raphson import network
 from raphson._errors import InputError
@@ -74,10 +75,21 @@ def landscape(
     )
     ax.plot([0], [0], "o", color="white", markeredgecolor="black")
     low, high = np.linalg.eigvalsh(bend)
-    shape = "bowl" if low > 0 else ("saddle" if high > 0 else "hill")
     ax.set(xlabel="first direction", ylabel="second direction")
-    ax.set_title(f"Curvatures {low:.3g} and {high:.3g}: a {shape}; dashed: second order", fontsize=10)
+    rounding = 100 * torch.finfo(center.dtype).eps * float(np.abs(bend).max())
+    ax.set_title(
+        f"Curvatures {low:.3g} and {high:.3g}: {_shape(low, high, rounding)}; dashed: second order", fontsize=10
+    )
     return ax
+
+
+def _shape(low: float, high: float, rounding: float) -> str:
+    """Return what two curvatures make; one that rounding hides has no sign."""
+    if abs(low) <= rounding and abs(high) <= rounding:
+        return "flat"
+    if low < -rounding:
+        return "a saddle" if high > rounding else ("a ridge" if high >= -rounding else "a hill")
+    return "a bowl" if low > rounding else "a valley"
 
 
 def _as_rows(directions: Any, like: Any) -> Any:

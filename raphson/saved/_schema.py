@@ -187,11 +187,11 @@ def check_tensors(kind: str, params: Any, metadata: Any, tensors: dict[str, Tens
     shapes = {
         "coef": (n_outputs, n_columns),
         "intercept": (n_outputs,),
-        "covariance": (size, size),
+        "covariance_root": (size, size),
         "estimable": (size,),
         "null_space": (size, tensors["null_space"].shape[-1] if "null_space" in tensors else 0),
     }
-    needed = {"coef", "intercept"} | ({"covariance", "estimable"} if len(tensors) > 2 else set())
+    needed = {"coef", "intercept"} | ({"covariance_root", "estimable"} if len(tensors) > 2 else set())
     if not needed <= set(tensors) <= set(shapes):
         refuse("tensors", f"{', '.join(shapes)}", sorted(tensors))
     for name, tensor in tensors.items():

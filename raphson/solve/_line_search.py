@@ -62,10 +62,8 @@ def backtrack(
         trial = torch.add(theta, direction.step, alpha=length)
         if length == 1.0 or -slope * length <= rounding:
             new = evaluate(trial)
-            if is_finite(new) and (
-                new.value <= at.value + _ARMIJO * length * slope
-                or (-slope * length <= 16 * rounding and new.norm < at.norm)
-            ):
+            lower = new.value <= at.value + _ARMIJO * length * slope and -slope * length > rounding
+            if is_finite(new) and (lower or (-slope * length <= 16 * rounding and new.norm < at.norm)):
                 return trial, new, length
             if -slope * length <= rounding:
                 return None

@@ -69,3 +69,15 @@ def test_two_equal_columns_and_three_classes():
 def test_targets_of_one_class_are_named():
     with pytest.raises(rp.InputError, match="all targets are in one class"):
         rp.VectorGLM(rp.Categorical()).fit(X[:5], np.zeros(5, dtype=int))
+
+
+@pytest.mark.parametrize(("unit", "mean"), [(1e-8, 0.0), (1e-100, 0.0), (1e-7, 3.0)])
+@pytest.mark.parametrize(
+    "likelihood", [rp.Gamma(dispersion=0.3), rp.Gaussian(), rp.Poisson(), rp.NegativeBinomial()], ids=repr
+)
+def test_a_weak_effect_is_fitted_in_any_unit(likelihood, unit, mean):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(80, 1))
+    y = rng.negative_binomial(2, 0.1, 80) + 1.0
+    one, other = (rp.VectorGLM(likelihood).fit(table, y) for table in (x, mean + x * unit))
+    np.testing.assert_allclose(other.coef_ * unit, one.coef_, rtol=1e-6)

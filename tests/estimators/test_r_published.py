@@ -90,6 +90,36 @@ def test_endometrial_with_jeffreys_prior(link: str, coef: list[float], errors: l
         np.testing.assert_allclose(same, found, atol=1e-8)
 
 
+URINARY_INTERVALS = [
+    (0.12025405, -0.8185591, 1.07315122),
+    (-1.10598131, -1.9737884, -0.30742514),
+    (-0.06881673, -0.9414363, 0.78920202),
+    (2.26887464, 1.2730216, 3.43543273),
+    (-2.11140817, -3.2608611, -1.11773495),
+    (-0.78831694, -1.6080879, 0.01518468),
+    (3.09601166, 0.7745682, 8.03029352),
+]
+"""Coefficients and profile intervals of logistf (Heinze and Ploner), which stops at changes of 1e-5."""
+
+
+@pytest.mark.parametrize("kind", ["rows", "counts"])
+def test_urinary_tract_infections_with_jeffreys_prior(kind: str) -> None:
+    table = np.array(r_tables.URINARY)
+    x, cases, others = table[:, :6].astype(float), table[:, 6], table[:, 7]
+    if kind == "counts":
+        model = rp.VectorGLM(rp.Binomial(), penalty="jeffreys").fit(x, np.column_stack([cases, others]))
+    else:
+        y = np.concatenate([np.ones(cases.sum()), np.zeros(others.sum())])
+        x = np.concatenate([np.repeat(x, cases, 0), np.repeat(x, others, 0)])
+        model = rp.VectorGLM(rp.Bernoulli(), penalty="jeffreys").fit(x, y)
+    expected = np.array(URINARY_INTERVALS)
+    coef = np.concatenate([model.intercept_, model.coef_[0]])
+    np.testing.assert_allclose(coef, expected[:, 0], rtol=2e-5)
+    np.testing.assert_allclose(model.confint(method="profile").to_numpy(float), expected[:, 1:], rtol=2e-5)
+    # no woman without an infection used a diaphragm
+    assert model.profile_test().loc[:, "p_value"].iloc[-1] == pytest.approx(0.005, abs=5e-4)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_endometrial_without_a_penalty() -> None:
     model = rp.VectorGLM(rp.Bernoulli(), formula="HG ~ NV + PI + EH").fit(ENDOMETRIAL)

@@ -14,7 +14,7 @@ import scipy.sparse
 import torch
 
 import raphson as rp
-from raphson.estimators.fit import _null_directions
+from raphson.estimators.fit import _wide
 from raphson.estimators.fit._wide import OwnColumns
 from raphson.estimators.separation import _collinear
 
@@ -50,7 +50,7 @@ def test_a_wide_fit_is_the_same_either_way(monkeypatch: pytest.MonkeyPatch, like
     fits = []
     for many in (20, 10**6):
         monkeypatch.setattr(_collinear, "_WIDE", many)
-        monkeypatch.setattr(_null_directions, "MANY", many)
+        monkeypatch.setattr(_wide, "MANY", many)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fits.append(rp.VectorGLM(likelihood).fit(x, y))

@@ -79,6 +79,24 @@ def test_intervals_of_the_trace_cover_at_their_level(name, method):
     assert 0.7 * spread < typical < 2 * spread  # and no wider than it has to be
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("products", [6, 10, 16, 30])
+def test_intervals_of_xtrace_cover_whatever_the_spectrum(products):
+    """Fast and slow decay, one large eigenvalue, a rank that the vectors nearly reach, both signs."""
+    i = torch.arange(120, dtype=torch.float64)
+    spectra = {
+        **{name: values[:120] for name, values in SPECTRA.items()},
+        "harmonic": 1 / (i + 1),
+        "fast": 0.7**i,
+        "one large": torch.where(i < 1, 1.0, 0.01),
+        "alternating": (-1) ** i * 0.9**i,
+    }
+    for name, values in spectra.items():
+        op, exact = rp.Dense(rotated(values)), values.sum()
+        covered = np.mean([inside(rp.trace(op, samples=products, generator=seeded(s)), exact) for s in range(400)])
+        assert covered > 0.95 - 3 * math.sqrt(0.95 * 0.05 / 400), (name, covered)
+
+
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize("method", ["xdiag", "hutchinson"])
 def test_intervals_of_the_diagonal_cover_at_their_level(name, method):

@@ -142,7 +142,7 @@ def test_standardized_parameters_describe_the_same_outputs(layout):
     objective, _, _, _ = make(layout, "gaussian")
     output_map = objective.output_map
     g = torch.Generator().manual_seed(3)
-    x = torch.randn(N, D, generator=g, dtype=torch.float64) * torch.tensor([1.0, 1e3, 1e-4, 7.0]) + 5.0
+    x = torch.randn(N, D, generator=g, dtype=torch.float64) * torch.tensor([1.0, 1e3, 1e-2, 7.0]) + 5.0
     center = torch.where(output_map.can_center(), x.mean(0), 0.0)
     scale = x.std(0)
     design = DenseDesign(x, intercept=output_map.intercept, moments=(center, scale))
@@ -157,6 +157,17 @@ def test_standardized_parameters_describe_the_same_outputs(layout):
     expected = float(raw.evaluate(table, None).gradient.abs().max())
     norm = standard.gradient_norm(standard.evaluate(theta, None).gradient)
     assert norm == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_gradient_of_a_column_in_tiny_units_counts(layout):
+    objective, _, _, _ = make(layout, "gaussian")
+    here = objective.output_map
+    x = 1e-9 * torch.randn(N, D, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    design = DenseDesign(x, intercept=here.intercept, moments=(torch.zeros(D, dtype=x.dtype), x.std(0)))
+    standard = LinearObjective(design, objective.likelihood, objective.y, here)
+    gradient = here.per_parameter(torch.tensor([0.0] * here.intercept + [1.0] * D, dtype=torch.float64))
+    assert standard.gradient_norm(1e-4 * gradient) >= 1e-7 - 1e-12
 
 
 def test_the_smallest_basis_is_used():

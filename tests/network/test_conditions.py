@@ -238,6 +238,50 @@ def buffers(model: Any) -> None:
     model[1].running_var = model[1].running_var * 4
 
 
+def set_slope(model: Any) -> None:
+    model[1].negative_slope = 0.5
+
+
+def set_rate(model: Any) -> None:
+    model[1].p = 0.5
+
+
+def set_temperature(model: Any) -> None:
+    model.temperature = 2.0
+
+
+def set_scale(model: Any) -> None:
+    model.scale = model.scale * 3
+
+
+def write_scale(model: Any) -> None:
+    model.scale.mul_(3)
+
+
+def transpose(model: Any) -> None:
+    model[0].weight.data = model[0].weight.data.mT
+
+
+def same_number(model: Any) -> None:
+    model[1].weight = nn.Parameter(model[1].weight.detach().clone())
+    with torch.no_grad():
+        model[1].weight.mul_(3)
+
+
+class Tempered(nn.Module):
+    """Computes with attributes, and has some that are its own affair."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(D, 4), nn.Linear(4, C)
+        self.temperature, self.scale, self.calls = 1.5, torch.ones(4, dtype=DTYPE), 0
+        self.seen: tuple[int, ...] = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls, self.seen = self.calls + 1, tuple(x.shape)
+        return self.b(torch.tanh(self.a(x) * self.scale)) / self.temperature
+
+
 GGN, HESSIAN, KFAC, DIAGONAL, NORMS = "ggn", "hessian", "kfac", "diagonal", "norms"
 MATRICES = "ggn matrix", "hessian matrix", "gradients"
 TWICE = (GGN, HESSIAN, *MATRICES[:2])
@@ -350,6 +394,14 @@ CASES = [
             ("a module of one's own", lambda: Calls(torch.tanh), r"\(Calls\) is in training mode"),
         ]
     ),
+    Case("counted calls", Tempered),
+    Case("number replaced by an equal one", lambda: body(nn.PReLU()), later=same_number),
+    Case("transposed", lambda: nn.Sequential(nn.Linear(D, D), nn.Tanh(), nn.Linear(D, C)), later=transpose),
+    Case("another slope", lambda: body(nn.LeakyReLU()), "'negative_slope' of Module '1'.* is 0.5", later=set_slope),
+    Case("another rate", lambda: body(nn.Dropout(0.0)), "'p' of Module '1'.* was 0.0", later=set_rate),
+    Case("another number", Tempered, "'temperature' of The model .* is 2.0 and was 1.5", later=set_temperature),
+    Case("another constant", Tempered, later=set_scale),
+    Case("changed constant", Tempered, later=write_scale),
     # random calls and others that no fixed function makes
     refused("drop path", lambda: body(DropPath()), r"Module '1' \(DropPath\) draws random", training=True),
     refused("functional dropout", lambda: body(Functional()), r"Module '1' \(Functional\) draws", training=True),

@@ -7,7 +7,7 @@ from raphson.network.curvature.factors._syrk import Syrk
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-@pytest.mark.parametrize("d", [1, 5, 129, 258, 517])
+@pytest.mark.parametrize("d", [1, 5, 129, 258, 517, 1101])
 @pytest.mark.parametrize("rows", [[(4, 1)], [(3, 7), (700, 1), (2000, 1)], [(2, 600), (1, 1)], [(1, 900), (5, 3)]])
 @pytest.mark.parametrize("last", [False, True])
 def test_sums_of_any_batches(groups, d, rows, last):

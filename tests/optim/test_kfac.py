@@ -98,7 +98,7 @@ class TestAgainstDenseReferences:
         assert abs(float(at @ first)) < 1e-9 * float(g.norm() * first.norm())
         assert abs(float(at @ second)) < 1e-9 * float(g.norm() * second.norm())
 
-    @pytest.mark.parametrize("estimator", ["exact", "empirical", "mc"])
+    @pytest.mark.parametrize("estimator", ["exact", "empirical", "mc", "recursive"])
     def test_factors_are_those_of_kfac(self, estimator):
         model, x, y = mlp(5, 4, 3), *data()
         objective = rp.Objective(model, rp.Categorical(), (x, y))
@@ -113,6 +113,49 @@ class TestAgainstDenseReferences:
         objective = rp.Objective(model, rp.Categorical(), (x, y))
         block = rp.kfac(objective, "exact" if estimator == "mc" else estimator).blocks[0].to_dense()
         torch.testing.assert_close(found, block, rtol=0.05 if estimator == "mc" else 1e-10, atol=2e-3)
+
+
+class TestRecursiveFactors:
+    """KFRA in training; that the factors are those of ``rp.kfac`` is tested above."""
+
+    options = CurvatureOptions("recursive")
+
+    @pytest.mark.parametrize("structure", ["kfac", "ekfac"])
+    def test_it_trains_with_weights_a_frozen_layer_and_both_structures(self, structure):
+        model, (x, y) = mlp(5, 6, 4, 3), data(n=60)
+        model[2].weight.requires_grad_(False)
+        weight = torch.randint(0, 4, (60,)).double()
+        opt = KFAC(model, rp.Categorical(), curvature=CurvatureOptions("recursive", structure))
+        losses = [float(opt.step(x, y, weight)) for _ in range(20)]
+        assert losses[-1] < 0.8 * losses[0]
+        state = opt.state_dict()["kfac"]["curvature"]["blocks"]
+        assert list(state) == ["0.weight", "4.weight"]
+        assert opt.diagonal_parameters == ("2.bias",)
+
+    def test_weights_are_repetitions(self):
+        x, y = data(n=20)
+        weight = torch.randint(1, 4, (20,)).double()
+        found = []
+        for batch in ((x, y, weight), (x.repeat_interleave(weight.long(), 0), y.repeat_interleave(weight.long(), 0))):
+            opt = KFAC(mlp(5, 4, 3), rp.Categorical(), damping=0.1, curvature=self.options)
+            opt.step(*batch)
+            found.append(opt.state_dict()["kfac"]["curvature"]["blocks"]["0.weight"]["left_factor"])
+        torch.testing.assert_close(*found)
+
+    @pytest.mark.parametrize(
+        ("last", "closure", "match"),
+        [
+            (nn.Dropout(0.5), False, "module '1' drops values"),
+            (nn.LayerNorm(3), False, "module '1' is a LayerNorm"),
+            (nn.Identity(), True, "not a closure"),
+        ],
+    )
+    def test_what_it_does_not_know_is_refused(self, last, closure, match):
+        x, y = data()
+        model = nn.Sequential(nn.Linear(5, 3), last).double()
+        opt = KFAC(model, rp.Categorical(), curvature=self.options)
+        with pytest.raises(rp.InputError, match=match):
+            opt.step(lambda: (model(x), y)) if closure else opt.step(x, y)
 
 
 def test_invariance_to_a_linear_change_of_a_layers_inputs():
@@ -446,6 +489,12 @@ def test_memory_is_reported_by_layer():
     assert first[3] == 2 * (16 + 36) * 8
 
 
+def state_of(model, x, y):
+    opt = KFAC(model, rp.Categorical(), damping=0.1)
+    opt.step(x, y)
+    return opt.state_dict()
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [
@@ -459,6 +508,39 @@ def test_memory_is_reported_by_layer():
         (lambda model, x, y: KFAC(model, rp.Categorical()).step(x, y[:, None]), "shape"),
         (lambda model, x, y: KFAC(model, rp.Categorical()).step(x, y + 5), "class|target"),
         (lambda model, x, y: KFAC(model, rp.Categorical()).load_state_dict({}), "'kfac'"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).load_state_dict(state_of(mlp(5, 3), x, y)), "another netw"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).load_state_dict(state_of(mlp(5, 6, 3), x, y)), "another ne"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step(x[:, :3], y), r"Module '0' \(Linear\) says: mat1"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step(x.float(), y), "have type torch.float32 and"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step((x, x), y), "The model .Sequential. says: .*forward"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step(x.numpy(), y), "inputs of the batch hold no tensor"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step(x, y.numpy()), "targets of the batch must be a tensor"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step(x[:7], y), "7 rows of inputs but 40"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step(x[:0], y[:0]), "has no example"),
+        (
+            lambda model, x, y: KFAC(model, rp.Categorical()).step(x, y, x[:7, 0].abs()),
+            r"weights of the batch .*\(7,\)",
+        ),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step(x, y, y - 1.0), "weight of row .* is -1"),
+        (
+            lambda model, x, y: KFAC(model, rp.Categorical()).step(lambda: (model(x), y, torch.ones(3))),
+            r"weights of the batch .*\(3,\)",
+        ),
+        (lambda model, x, y: KFAC(model, rp.Categorical(), lr="1"), "lr is '1'"),
+        (lambda model, x, y: KFAC(model, rp.Categorical(), damping="1"), "damping is '1'"),
+        (lambda model, x, y: KFAC(model, rp.Categorical(), curvature="ekfac"), "curvature is 'ekfac'"),
+        (lambda model, x, y: KFAC(model, rp.Categorical(), step_size=0.1), "step_size is 0.1"),
+        (lambda model, x, y: KFAC(model, rp.Categorical(), averaging=0.9), "averaging is 0.9"),
+        (lambda model, x, y: KFAC(model, rp.Categorical(), [{"params": "0", "momentum": 1}]), "option 'momentum'"),
+        (
+            lambda model, x, y: KFAC(model, rp.Categorical(), [{"params": "0", "lr": -1}]),
+            "lr of the group of '0' is -1",
+        ),
+        (lambda model, x, y: CurvatureOptions(decay="x"), "decay is 'x'"),
+        (lambda model, x, y: CurvatureOptions(samples=0), "samples is 0"),
+        (lambda model, x, y: CurvatureOptions(generator=3), "generator is 3"),
+        (lambda model, x, y: DampingOptions(period=1.5), "period is 1.5"),
+        (lambda model, x, y: DampingOptions(smallest=1.0, largest=0.5), "smallest is 1.0"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_a_sentence(call, match):

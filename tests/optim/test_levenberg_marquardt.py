@@ -130,6 +130,9 @@ def test_what_cannot_be_used_is_refused_in_a_sentence():
     model, params, x, y = exponential()
     with pytest.raises(rp.InputError, match="solver is 'qr'"):
         rp.optim.LevenbergMarquardt(model, rp.Poisson(), params, solver="qr")
+    for option, value in (("damping", "1"), ("tol", 0.0), ("max_iter", -3), ("geodesic", "no")):
+        with pytest.raises(rp.InputError, match=f"{option} is"):
+            rp.optim.LevenbergMarquardt(model, rp.Poisson(), params, **{option: value})
     y[3] = float("nan")
     with pytest.raises(rp.InputError, match="row 3"):
         rp.optim.LevenbergMarquardt(model, GAUSSIAN, params).minimize((x, y))

@@ -20,16 +20,29 @@ def problem(seed=0):
     return model, x, (x[:, :3] + 0.5 * torch.randn(60, 3)).argmax(1)
 
 
-@pytest.mark.parametrize("curvature", ["ggn", "hessian"])
-def test_it_goes_down_to_a_minimum(curvature):
+@pytest.mark.parametrize("l2", [1e-1, 1e-2, 1e-3])
+@pytest.mark.parametrize("curvature", ["auto", "hessian"])
+def test_it_converges_to_a_minimum(curvature, l2):
     model, x, y = problem()
-    opt = rp.optim.NewtonCG(model, rp.Categorical(), curvature=curvature, l2=1e-2, tol=1e-9)
+    opt = rp.optim.NewtonCG(model, rp.Categorical(), curvature=curvature, l2=l2, tol=1e-9)
     solution = opt.minimize((x, y))
-    if curvature == "hessian":  # the Gauss-Newton matrix converges linearly, as slowly as the model is curved
-        assert solution.converged and solution.gradient_norm <= 1e-9
-        matrix = rp.hessian(rp.Objective(model, rp.Categorical(), (x, y), l2=1e-2), "dense")
-        assert float(matrix.eigh().eigenvalues.min()) > 0
+    assert solution.converged and solution.gradient_norm <= 1e-9
+    matrix = rp.hessian(rp.Objective(model, rp.Categorical(), (x, y), l2=l2), "dense")
+    assert float(matrix.eigh().eigenvalues.min()) > 0
+    assert_falling(solution)
+
+
+def test_the_gauss_newton_matrix_alone_converges_linearly():
+    model, x, y = problem()
+    opt = rp.optim.NewtonCG(model, rp.Categorical(), curvature="ggn", l2=1e-2)
+    solution = opt.minimize((x, y))
     assert solution.gradient_norm < 0.02 * solution.history[0].gradient_norm
+    assert_falling(solution)
+    # the default takes over from there, with the Hessian
+    assert rp.optim.NewtonCG(model, rp.Categorical(), l2=1e-2, tol=1e-9).minimize((x, y)).gradient_norm <= 1e-9
+
+
+def assert_falling(solution):
     values = [step.value for step in solution.history]
     assert all(b <= a for a, b in zip(values, values[1:], strict=False))
 
@@ -89,3 +102,8 @@ def test_what_cannot_be_used_is_refused():
         rp.optim.NewtonCG(model, rp.Categorical(), curvature="fisher")
     with pytest.raises(rp.InputError, match=r"Call model\.eval"):
         rp.optim.NewtonCG(nn.Sequential(model, nn.Dropout(0.5)), rp.Categorical()).step(x, y)
+    for option, value in (("max_iter", -1), ("max_iter", 1.5), ("max_products", 0), ("tol", -1.0), ("radius", "1")):
+        with pytest.raises(rp.InputError, match=f"{option} is"):
+            rp.optim.NewtonCG(model, rp.Categorical(), **{option: value})
+    with pytest.raises(rp.InputError, match=r"cannot be run on inputs of shape .*Module '0' \(Linear\) says"):
+        rp.optim.NewtonCG(model, rp.Categorical()).minimize((torch.ones(5, 6, dtype=DTYPE), torch.zeros(5).long()))

@@ -111,6 +111,18 @@ def test_landscape_is_the_objective_and_its_second_order_model():
     assert "a bowl" in shown or "a saddle" in shown
 
 
+@pytest.mark.parametrize(
+    ("start", "shape"), [((0, 0), "a saddle"), ((1, 1), "a valley"), ((2, 1), "a saddle"), ((0.8, 0.8), "a bowl")]
+)
+def test_landscape_names_what_two_curvatures_make(start, shape):
+    """Of (ab - 1)^2 / 2 the Hessian is [[b^2, 2ab - 1], [2ab - 1, a^2]]: at (1, 1) singular."""
+    params = {name: torch.full((1,), float(at), dtype=torch.float64) for name, at in zip("ab", start, strict=True)}
+    one = torch.ones(1, 1, dtype=torch.float64)
+    obj = rp.Objective(lambda p, x: p["a"] * p["b"] * x, rp.Gaussian(), (one, one), params=params)
+    shown = drawn(rp.plot.landscape(obj, np.eye(2), points=3)).get_title()
+    assert f": {shape};" in shown, shown
+
+
 def test_local_linear_maps():
     point = torch.tensor([1.0], dtype=torch.float64)
     ax = drawn(rp.plot.local_linear(lambda t: t.square(), point, radius=0.5))

@@ -3,7 +3,8 @@
 ships: damage to ships (McCullagh and Nelder 1989, section 6.3.2). wine: bitterness of wines (Randall 1989), as counts.
 quine: days of absence from school (Aitkin 1978; Venables and Ripley 2002). gas: gasoline yield (Prater 1956; Ferrari
 and Cribari-Neto 2004). lung: survival with advanced lung cancer (Loprinzi et al. 1994). endometrial: grades of
-endometrial cancer (Heinze and Schemper 2002; Agresti 2015).
+endometrial cancer (Heinze and Schemper 2002; Agresti 2015). urinary: first urinary tract infections of college women
+(Foxman et al. 1997; Heinze and Ploner 2003), as counts.
 """
 
 from __future__ import annotations
@@ -112,6 +113,14 @@ ENDOMETRIAL = [  # neovasculation, pulsatility index, endometrium height, grade
     (0, 12, 3.61, 0), (0, 13, 2.04, 0), (0, 10, 2.17, 0), (0, 12, 1.69, 1), (1, 49, 0.27, 1), (0, 6, 1.84, 1),
     (0, 5, 1.3, 1), (0, 17, 0.96, 1), (1, 11, 1.01, 1), (1, 21, 0.98, 1), (0, 5, 0.35, 1), (1, 19, 1.02, 1),
     (0, 33, 0.85, 1),
+]
+URINARY = [  # age over 24, oral contraceptive, condom, lubricated condom, spermicide, diaphragm; cases, others
+    (0, 0, 0, 0, 1, 0, 1, 1), (0, 0, 1, 0, 0, 0, 14, 2), (0, 0, 1, 0, 1, 0, 3, 1), (0, 0, 1, 1, 0, 0, 10, 8),
+    (0, 0, 1, 1, 1, 0, 12, 18), (0, 0, 1, 1, 1, 1, 1, 0), (0, 1, 0, 0, 0, 0, 44, 42), (0, 1, 0, 0, 0, 1, 3, 0),
+    (0, 1, 0, 0, 1, 0, 0, 1), (0, 1, 1, 0, 0, 0, 15, 1), (0, 1, 1, 0, 0, 1, 1, 0), (0, 1, 1, 0, 1, 0, 2, 0),
+    (0, 1, 1, 1, 0, 0, 7, 5), (0, 1, 1, 1, 1, 0, 3, 6), (1, 0, 1, 0, 0, 0, 2, 0), (1, 0, 1, 0, 1, 0, 1, 0),
+    (1, 0, 1, 0, 1, 1, 1, 0), (1, 0, 1, 1, 0, 0, 1, 2), (1, 0, 1, 1, 1, 0, 0, 4), (1, 0, 1, 1, 1, 1, 1, 0),
+    (1, 1, 0, 0, 0, 0, 5, 14), (1, 1, 0, 0, 1, 0, 0, 1), (1, 1, 1, 0, 0, 0, 3, 1), (1, 1, 1, 1, 1, 0, 0, 2),
 ]
 # fmt: on
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from raphson._errors import NotEstimableError
 from raphson.diagnose import ErrorBound, Evidence, bound_error
+from raphson.estimators.fit._fit import _from_table
 from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.input._rows import Rows
 from raphson.linear import LinearObjective
@@ -34,16 +35,7 @@ Extended = NDArray[np.longdouble]
 
 
 def certify(fitted: Fitted, rows: Rows, coef: Tensor) -> ErrorBound:
-    """Bound the distance of reported coefficients from the exact optimum.
-
-    Args:
-        fitted: The fit: its objective, and how its parameters become those reported.
-        rows: The rows.
-        coef: The coefficients ``(C, D')`` that are reported.
-
-    Returns:
-        The bound, or a sentence that says why there is none.
-    """
+    """Bound the distance of reported coefficients ``(C, D')`` from the optimum, or say why there is no bound."""
     labels = fitted.layout.labels
     try:
         coefficients, errors = bound_error(_evidence(fitted, rows, coef))
@@ -67,6 +59,8 @@ def _refuse(fitted: Fitted, rows: Rows) -> None:
         raise NotEstimableError("the targets are separated, so that there is no finite optimum")
     if fitted.null_basis.shape[1]:
         raise NotEstimableError("columns are collinear, so that the optimum is not unique")
+    if fitted.orthogonal is not None:
+        raise NotEstimableError("columns are nearly collinear, so that rounding of their values decides")
     if objective.likelihood.self_concordance is None:
         raise NotEstimableError(f"the likelihood {name} is not known to be self-concordant")
     if objective.n_parameters > _LARGEST:
@@ -84,7 +78,7 @@ def _evidence(fitted: Fitted, rows: Rows, coef: Tensor) -> Evidence:
     _refuse(fitted, rows)
     objective = fitted.objective
     likelihood, here = objective.likelihood, objective.output_map
-    theta = _solver_parameters(objective, coef)
+    theta = _from_table(objective, coef, here.left_out is not None)
     sums = _Sums(objective, rows, coef.numpy())
     gradient, gradient_error, terms = sums.totals()
     expanded = here.expand(torch.eye(objective.n_parameters, dtype=torch.float64)).numpy()
@@ -112,12 +106,6 @@ def _evidence(fitted: Fitted, rows: Rows, coef: Tensor) -> Evidence:
         offset=offset,
         weight=float(objective.total_weight),
     )
-
-
-def _solver_parameters(objective: LinearObjective, coef: Tensor) -> Tensor:
-    here = objective.output_map
-    standard = objective.design.from_table(coef)
-    return here.collapse(standard if here.left_out is None else standard - standard[[here.left_out]])
 
 
 class _Sums:
@@ -225,12 +213,8 @@ class _Sums:
     def row_size(self, whitened: NDArray[np.float64], differences: bool) -> float:
         """Return the largest size of the outputs of a row in a direction of length one.
 
-        Args:
-            whitened: ``B`` times the map from parameters to coefficients, ``(p, C, D')``.
-            differences: Whether the size is the largest difference of two outputs.
-
-        Returns:
-            The size.
+        ``whitened`` is ``B`` times the map from parameters to coefficients, ``(p, C, D')``; with ``differences`` the
+        size is the largest difference of two outputs.
         """
         p, c, d = whitened.shape
         absolute, largest = np.abs(whitened), 0.0

@@ -100,7 +100,7 @@ def free_covariance(
     groups: Tensor | None = None,
     correction: str | None = None,
     weights: WeightMeaning = "sampling",
-) -> tuple[Tensor, str]:
+) -> tuple[DiagonalPlusLowRank, str]:
     """Return the covariance of the solver's parameters ``(p, p)``, and its name; arguments as in ``estimates``.
 
     Raises:
@@ -126,14 +126,14 @@ def free_covariance(
         found = objective.hessian(theta, "expected" if kind == "expected" else "observed")
     inverse = inverse_information(Dense(found.to_dense() * total, labels=fitted.parameter_names))
     if kind != "sandwich":
-        return inverse.to_dense(), f"{kind} information"
+        return inverse, f"{kind} information"
     factor, name = _correction(fitted, groups, correction, weights)
     if groups is None:
         meat = objective.score_gram(theta, squared_weights=weights == "sampling")
     else:
         scores = objective.group_scores(theta, *_clusters(fitted, groups))
         meat = scores.mT @ scores
-    return sandwich(inverse, Dense(meat), factor).to_dense(), name
+    return sandwich(inverse, Dense(meat), factor), name
 
 
 def _correction(
@@ -181,14 +181,14 @@ def _sandwich_of_rows(
     factor, name = _correction(fitted, groups, correction, weights)
     small = space.objective
     theta = space.into(fitted.solution.theta)
-    inverse = inverse_information(Dense(small.hessian(theta).to_dense() * small.total_weight)).to_dense()
+    inverse = inverse_information(Dense(small.hessian(theta).to_dense() * small.total_weight))
     own, n_groups = (torch.arange(small.n_rows), small.n_rows) if groups is None else _clusters(fitted, groups)
     p = fitted.layout.output_map.n_parameters
     check_dense_size((n_groups, p), torch.float64, "standard_errors(columns=[...]) of a fit with fewer columns")
     scores = small.group_scores(theta, own, n_groups)
     if groups is None and weights == "frequency" and small.weights is not None:
         scores = scores / small.weights.sqrt()[:, None]  # a weight counts copies of a row, each with a score of its own
-    parts = fitted.reported(space.back(scores @ inverse)) * factor**0.5
+    parts = fitted.reported(space.back(inverse.mm(scores.mT).mT.contiguous())) * factor**0.5
     if p <= DENSE_COVARIANCE:
         return Dense(parts.mT @ parts), name
     return DiagonalPlusLowRank(parts.new_zeros(p), parts.mT), name

@@ -65,15 +65,12 @@ def bounds(likelihood: Likelihood, n_outputs: int) -> tuple[Tensor, Tensor] | No
     if all(domain is REAL for domain in domains):
         return None
     probes = torch.tensor(_PROBES, dtype=torch.float64)
-    each = [_bounds_of(domain.contains(probes)) for domain in domains]
-    if all(pair == (-math.inf, math.inf) for pair in each):
+    free = (-math.inf, math.inf)
+    each = [_BOUNDS.get(tuple(domain.contains(probes).tolist()), free) for domain in domains]
+    if all(pair == free for pair in each):
         return None
     low, high = torch.tensor(each, dtype=torch.float64).mT.repeat(1, n_outputs // len(each))
     return low, high
-
-
-def _bounds_of(contained: Tensor) -> tuple[float, float]:
-    return _BOUNDS.get(tuple(contained.tolist()), (-math.inf, math.inf))
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,33 +157,32 @@ class Edge:
 
 
 def absent_levels(likelihood: Likelihood, y: Tensor, layout: Layout) -> str | None:
-    """Return a sentence where levels of an ordinal target between others have no rows, so that cuts meet; else None."""
+    """Return a sentence where levels of an ordinal target have no rows, so that cuts have no estimate; else None."""
     if not isinstance(likelihood, Ordinal):
         return None
     counts = torch.bincount(y.long().reshape(-1), minlength=len(layout.outputs) + 1)
-    seen = counts.nonzero()[:, 0]
-    absent = [k for k in range(int(seen[0]), int(seen[-1])) if not counts[k]]
+    absent = (counts == 0).nonzero()[:, 0].tolist()
     if not absent:
         return None
-    names = [name.rsplit("|", 1)[0] for name in layout.outputs]
-    which = listed([names[k] for k in absent])
+    seen = counts.nonzero()[:, 0]
+    names = [layout.outputs[0].split("|")[0], *(name.rsplit("|", 1)[1] for name in layout.outputs)]
+    inside = all(int(seen[0]) < k < int(seen[-1]) for k in absent)
+    what = (
+        "the cuts on both sides of it meet at the optimum, at the edge of what ordered cuts may be, and the fit "
+        "stopped short of that"
+        if inside
+        else "the cuts beside it have no finite or no distinct estimates"
+    )
     return (
-        f"The target is never {which}: the cuts on both sides of it meet at the optimum, at the edge of what ordered "
-        "cuts may be, and the fit stopped short of that. Remedy: leave such levels out of the target's coding."
+        f"The target is never {listed([names[k] for k in absent])}: {what}. Remedy: leave such levels out of the "
+        "target's coding."
     )
 
 
 def find_edge(objective: LinearObjective, theta: Tensor, layout: Layout, kept: Tensor) -> Edge | None:
-    """Return which outputs lie on a bound, or None.
+    """Return the output that lies on a bound in most rows; None where none does.
 
-    Args:
-        objective: The objective.
-        theta: The parameters.
-        layout: For the names of the outputs.
-        kept: ``(n,)`` positions of the rows among those given to the fit.
-
-    Returns:
-        The output that does so in most rows.
+    The layout names it; ``kept`` ``(n,)`` has the positions of the rows among those given to the fit.
     """
     limits = bounds(objective.likelihood, objective.n_outputs)
     if limits is None:
@@ -223,14 +219,7 @@ def _is_pit(room: Tensor) -> Tensor:
 def fit_inside(
     objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None, *, warm: bool = False
 ) -> Solution:
-    """Fit a model whose outputs may have bounds.
-
-    Args:
-        objective: The objective.
-        start: Where to start.
-        options: How to fit.
-        callback: Called with every step.
-        warm: As in ``solve``.
+    """Fit a model whose outputs may have bounds; arguments are those of ``solve``.
 
     Returns:
         The optimum inside; else the end of the central path, marked where that is on the edge.
@@ -251,7 +240,8 @@ def fit_inside(
         return solution
     theta = start
     for barrier in () if scoring and room.is_pit(objective.predictors(solution.theta)) else _BARRIERS:
-        theta, _ = room.descend(room.with_barrier(barrier), theta, options.tol, _ITERATIONS, 1e-2 * barrier)
+        inside = objective.on(objective.design, objective.output_map, _Inside(objective.likelihood, *limits, barrier))
+        theta, _ = room.descend(inside, theta, options.tol, _ITERATIONS, 1e-2 * barrier)
     if theta is start:
         theta = solution.theta
     if not room.is_edge(theta):
@@ -273,19 +263,6 @@ class _Room:
     def is_edge(self, theta: Tensor) -> bool:
         """Return whether outputs of some row lie on a bound."""
         return bool(_near(self.objective, theta, self.low, self.high).any())
-
-    def with_barrier(self, barrier: float) -> LinearObjective:
-        """Return the objective with a barrier at the bounds."""
-        own = self.objective
-        return LinearObjective(
-            own.design,
-            _Inside(own.likelihood, self.low, self.high, barrier),
-            own.y,
-            own.output_map,
-            weights=own.weights,
-            offset=own.offset,
-            l2=own.l2,
-        )
 
     def longest(self, f: Tensor, move: Tensor) -> float:
         """Return how much of a move ``(C, N)`` of the outputs leaves a share of the room that each had."""

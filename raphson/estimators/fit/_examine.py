@@ -24,6 +24,10 @@ from raphson.solve import Status
 _SUSPICIOUS_STEP = 1e-2
 """A Newton step at convergence that still changes some linear predictor by this much points to separation."""
 
+_ROUNDING = 1e-6
+"""Share of an output's size by which a step that is no more than rounding, or the tolerance, may change it: means of
+1e10 move by 100 at a relative error of 1e-8."""
+
 
 def examine(
     fitted: Fitted, rows: Rows, options: FitOptions
@@ -68,22 +72,21 @@ def examine(
 
 
 def _looks_separated(fitted: Fitted) -> bool:
-    step = fitted.solution.last_step
+    objective, step, theta = fitted.objective, fitted.solution.last_step, fitted.solution.theta
     if step is None:
         return not fitted.solution.converged
     # an optimum that a ridge keeps finite may be far off: the value rises soon, which is seen in less than a pass
-    return (not fitted.objective.l2 or falls_on(fitted)) and fitted.objective.moves_more(step, _SUSPICIOUS_STEP)
+    if (objective.l2 and not falls_on(fitted)) or not objective.moves_more(step, _SUSPICIOUS_STEP):
+        return False
+    f = objective.predictors(theta)
+    moved = (objective.predictors(theta + step) - f).abs().amax(1)
+    return bool((moved > _ROUNDING * f.abs().amax(1)).any())
 
 
 def recession_of(fitted: Fitted, rows: Rows) -> Recession | None:
     """Return what makes coefficients infinite without a penalty, or None where nothing is known to.
 
-    Args:
-        fitted: A fit; its last step, if any, is tried as a direction.
-        rows: Its rows.
-
-    Returns:
-        Directions of the parameters of the layout's map.
+    A fit's last step, if any, is tried as a direction. Directions are of the parameters of the layout's map.
     """
     shown, likelihood, step = fitted.layout, fitted.objective.likelihood, fitted.solution.last_step
     relative = relative_layout(shown, likelihood)

@@ -14,10 +14,10 @@ from raphson.data import DenseDesign, Design, SparseDesign
 from raphson.estimators.fit._by_rows import solve_penalized
 from raphson.estimators.fit._edge import fit_inside
 from raphson.estimators.fit._fitted import Fitted
-from raphson.estimators.fit._null_directions import independent, null_directions
 from raphson.estimators.fit._options import FitOptions
+from raphson.estimators.fit._orthogonal import OrthogonalColumns
 from raphson.estimators.fit._start import guess, start_coefficients
-from raphson.estimators.fit._wide import OwnColumns
+from raphson.estimators.fit._wide import OwnColumns, independent, null_directions
 from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._collinear import Collinearity, find_collinear
@@ -51,7 +51,8 @@ def fit(
     design = standardized_design(rows, report, columns)
     null: Tensor | OwnColumns = torch.zeros(kept.shape[0], 0, dtype=torch.float64)
     collinearity = None
-    if options.l2 == 0 and not design.is_well_conditioned():
+    nearly = options.l2 == 0 and not design.is_well_conditioned()
+    if nearly:
         collinearity = find_collinear(rows.x, rows.weights, layout.columns, report.intercept)
         null = null_directions(collinearity, report, design.scale)
         collinearity = collinearity if null.shape[1] else None
@@ -63,17 +64,16 @@ def fit(
         else:
             solver_map, columns, kept = report.restrict(fitted)
         design = standardized_design(rows, solver_map, columns)
+        nearly = not design.is_well_conditioned()
         warnings.warn(" ".join(collinearity.sentences()), CollinearityWarning, stacklevel=4)
     relative = likelihood.differences_only and layout.is_relative
     if relative:
         solver_map = OutputMap.relative(report.n_outputs, _most_frequent(rows), len(columns), report.intercept)
-
-    def build(table: Design) -> LinearObjective:
-        return LinearObjective(
-            table, likelihood, rows.y, solver_map, weights=rows.weights, offset=rows.offset, l2=options.l2
-        )
-
-    objective = build(design)
+    orthogonal = None
+    if nearly and isinstance(design, DenseDesign):
+        orthogonal = OrthogonalColumns.of(design, solver_map)
+        design = design if orthogonal is None else orthogonal.design
+    objective = rows.objective(design, likelihood, solver_map, options.l2)
     if not objective.n_parameters:
         raise InputError(
             "There is no coefficient to fit: all targets are in one class, or no column varies and there is no "
@@ -83,15 +83,15 @@ def fit(
     theta = torch.zeros(objective.n_parameters, dtype=torch.float64)
     if start is not None or not relative:
         coef = start_coefficients(rows, likelihood, report) if start is None else start
-        theta = _from_table(objective, coef[:, columns], relative)
+        theta = _from_table(objective, coef[:, columns], relative, orthogonal)
     space, warm = None, start is not None
     with options.shown_progress() as callback:
         if options.l2 > 0:
-            uncached = functools.partial(build, design.without_copy())
+            uncached = functools.partial(objective.on, design.without_copy(), solver_map)
             solution, objective, space = solve_penalized(objective, uncached, theta, options, callback, warm=warm)
         else:
             solution = fit_inside(objective, theta, options, callback, warm=warm)
-    made = Fitted(objective, solution, layout, kept, null, rows.y.shape[0], options.jeffreys, space)
+    made = Fitted(objective, solution, layout, kept, null, rows.y.shape[0], options.jeffreys, space, orthogonal)
     bounded = any(domain is not REAL for domain in likelihood.domains)
     if solution.converged and (bounded or not likelihood.concave):
         made = _inside(made, rows)
@@ -119,16 +119,18 @@ def null_predictors(rows: Rows, likelihood: Likelihood, n_outputs: int, intercep
         return torch.zeros(n_outputs, dtype=torch.float64)
     empty = DenseDesign(torch.zeros(rows.y.shape[0], 0, dtype=torch.float64))
     output_map = OutputMap.uniform(intercepts, 1, True)
-    objective = LinearObjective(empty, likelihood, rows.y, output_map, weights=rows.weights, offset=rows.offset)
+    objective = rows.objective(empty, likelihood, output_map)
     start = torch.linalg.lstsq(intercepts, guess(rows, likelihood, n_outputs)[:, None]).solution[:, 0]
     options = FitOptions(0.0, "auto", 1e-10, 100, False)
     return intercepts @ fit_inside(objective, start, options, None).theta
 
 
-def _from_table(objective: LinearObjective, coef: Tensor, relative: bool) -> Tensor:
+def _from_table(
+    objective: LinearObjective, coef: Tensor, relative: bool, orthogonal: OrthogonalColumns | None = None
+) -> Tensor:
     """Return the parameters nearest to coefficients ``(C, d)`` of the table's columns."""
     here = objective.output_map
-    coef = objective.design.from_table(coef)
+    coef = (orthogonal or objective.design).from_table(coef)
     return here.collapse(coef - coef[[here.left_out]] if relative else coef)
 
 

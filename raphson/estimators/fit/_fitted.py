@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from raphson.estimators.fit._jeffreys import JeffreysObjective
+from raphson.estimators.fit._orthogonal import OrthogonalColumns
 from raphson.estimators.fit._sum_to_zero import centered
 from raphson.estimators.fit._wide import OwnColumns
 from raphson.estimators.input._layout import Layout
-from raphson.linalg import Dense, DiagonalPlusLowRank, SymmetricOperator
+from raphson.infer import of_root
+from raphson.linalg import DiagonalPlusLowRank
 from raphson.linear import LinearObjective, RowSpace
 from raphson.solve import Solution
 
@@ -40,6 +42,7 @@ class Fitted:
         n_rows: Rows with positive weight.
         jeffreys: Whether the likelihood is penalized by Jeffreys' prior.
         row_space: The span of the rows, where the fit was made in it.
+        orthogonal: The orthogonal columns that were fitted, where the table's nearly depend on each other.
         limit: The fit of the limiting model, where some coefficients are infinite and others are not.
         rows: Of such a limit: its rows among all, bool ``(N,)``.
         diverging: Of such a limit: parameters without a finite estimate, bool ``(P,)``. ``kept`` and ``null_basis`` are
@@ -57,6 +60,7 @@ class Fitted:
     n_rows: int
     jeffreys: bool = False
     row_space: RowSpace | None = None
+    orthogonal: OrthogonalColumns | None = None
     limit: Fitted | None = None
     rows: Tensor | None = None
     diverging: Tensor | None = None
@@ -90,7 +94,11 @@ class Fitted:
         Over combinations that the data leave open they are spread to the smallest norm of the slopes; the intercepts
         cost nothing, as in the limit of a vanishing ridge penalty. Those of ``standardized`` columns are not spread.
         """
-        table = theta if standardized else self.objective.to_table(theta)
+        known = self.orthogonal
+        if known is not None:
+            table = known.to_standardized(theta) if standardized else known.to_table(theta)
+        else:
+            table = theta if standardized else self.objective.to_table(theta)
         report = self.layout.output_map
         if self._by_columns:
             table = table.view(theta.shape[0], -1, self.objective.design.n_columns)
@@ -127,13 +135,9 @@ class Fitted:
             parameters = centered(parameters.contiguous(), self.layout)
         return parameters[:, self.shown_layout.order]
 
-    def covariance(self, free: Tensor) -> SymmetricOperator:
-        """Return the covariance of the reported parameters ``(P, P)`` from that of the solver's ``(p, p)``."""
-        if isinstance(self.null_basis, OwnColumns):  # far more reported than fitted: of low rank
-            values, vectors = torch.linalg.eigh(free)
-            root = self.reported((vectors * values.clamp_min(0.0).sqrt()).mT.contiguous()).mT
-            return DiagonalPlusLowRank(root.new_zeros(root.shape[0]), root)
-        return Dense(self.reported(self.reported(free).mT.contiguous()))
+    def covariance(self, free: DiagonalPlusLowRank) -> DiagonalPlusLowRank:
+        """Return the covariance of the reported parameters ``(P, P)`` from that of the solver's, ``R R^T``."""
+        return of_root(self.reported(free.low_rank.mT.contiguous()).mT)
 
     @property
     def estimable(self) -> Tensor | None:

@@ -104,25 +104,20 @@ class JeffreysObjective:
     def _penalty_gradient(self, theta: Tensor, half: Tensor) -> Tensor:
         """Return the gradient of half the log determinant; ``half @ half.T`` is the inverse of the information / W."""
         base, here = self.base, self.base.output_map
-        f_all, x_all = base.predictors(theta), torch.cat([b.features() for b in base.design.blocks(here.n_outputs)], 1)
+        f, x = base.predictors(theta), torch.cat([b.features() for b in base.design.blocks(here.n_outputs)], 1)
         coef = here.expand(half.mT.contiguous())
-        rows = max(1, _ELEMENTS // max(1, len(theta) * here.n_outputs))
-        total: Tensor | None = None
-        sums = theta.new_zeros(here.n_outputs)
-        for start in range(0, base.n_rows, rows):
-            part = slice(start, min(start + rows, base.n_rows))
-            x = x_all[:, part]
-            moves = coef @ x
+        step = max(1, _ELEMENTS // max(1, len(theta) * here.n_outputs))
+        parts = []
+        for start in range(0, base.n_rows, step):
+            rows = slice(start, start + step)
+            moves = coef @ x[:, rows]
             leverage = torch.einsum("pcn,pdn->ncd", moves, moves)
-            g = information_gradient(base.likelihood, f_all[:, part].mT, base.y[part], leverage).mT / 2.0
-            if base.weights is not None:
-                g = g * base.weights[part]
-            # W cancels: the leverages are those of I / W, the sum over rows is divided by W
-            added = here.reduce(g) @ x.mT
-            total = added if total is None else total + added
-            sums += g.sum(1)
-        assert total is not None
-        return here.from_products(total, sums if here.has_constants else None) / base.total_weight
+            parts.append(information_gradient(base.likelihood, f[:, rows].mT, base.y[rows], leverage).mT / 2.0)
+        g = torch.cat(parts, 1)
+        g = g if base.weights is None else g * base.weights
+        # W cancels: the leverages are those of I / W, the sum over rows is divided by W
+        sums = g.sum(1) if here.has_constants else None
+        return here.from_products(here.reduce(g) @ x.mT, sums) / base.total_weight
 
 
 def information_gradient(likelihood: Likelihood, f: Tensor, y: Tensor, matrices: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from raphson.estimators.fit._solver import solve
 from raphson.estimators.fit._sum_to_zero import differences, relative_layout
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._recession import Recession
-from raphson.linear import LinearObjective
 
 _STILL = 1e-2
 """A last step that changes an output by more leads to a limit of its own: that optimum is not finite either."""
@@ -38,14 +37,7 @@ def fit_limit(fitted: Fitted, rows: Rows, recession: Recession, options: FitOpti
         return None
     part, columns, places = report.restrict(limit.kept)
     rest = _take(rows, limit.rows, limit.offset)
-    objective = LinearObjective(
-        standardized_design(rest, part, columns),
-        fitted.objective.likelihood,
-        rest.y,
-        part,
-        weights=rest.weights,
-        offset=rest.offset,
-    )
+    objective = rest.objective(standardized_design(rest, part, columns), fitted.objective.likelihood, part)
     null = torch.cat([span, fitted.open_parameters], 1)
     theta = fitted.to_parameters(fitted.solution.theta[None])[0]
     theta = theta - null @ torch.linalg.lstsq(null[~limit.kept], theta[~limit.kept, None]).solution[:, 0]
@@ -81,12 +73,8 @@ def _take(rows: Rows, mask: Tensor, offset: Tensor | None) -> Rows:
 def far_coefficients(fitted: Fitted) -> Tensor:
     """Return the coefficients of all outputs that predictions are made with, ``(C, D')``.
 
-    Args:
-        fitted: A fit.
-
-    Returns:
-        The optimum; where the fit diverges and its limit is known, the finite estimates of the limit, as far along the
-        directions of recession as the fit got.
+    Those are the optimum; where the fit diverges and its limit is known, the finite estimates of the limit, as far
+    along the directions of recession as the fit got.
     """
     found, limit = fitted.coefficients(), fitted.limit
     if limit is None or limit.recession is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -40,9 +39,6 @@ from raphson.solve import (
 
 _FROZEN_COEFFICIENTS = 250
 """Up to this many coefficients ``auto`` takes dense Hessians; beyond, products preconditioned by blocks are cheaper."""
-
-_SINGLE_FROM_PAIRS = 10
-"""Pairs of outputs from which Hessians are summed in single precision; with fewer they are cheap anyway."""
 
 _DENSE_COEFFICIENTS = 2000
 """Up to this many coefficients the Hessian at the end is formed, for standard errors; beyond, only multiplied."""
@@ -188,21 +184,17 @@ def _solve(
     step = objective.l2 == 0 or tol <= PRECISE or not concave
     if goes_by_products(objective):
         return _by_products(objective, start, tol, max_iter, callback, step=step)
-    outputs = objective.output_map.basis.shape[1]
     # the Newton step at the end squares the error: what a single output costs makes that worth waiting for
     coarse = max(tol, 0.1 * math.sqrt(tol)) if step and concave and objective.n_outputs == 1 else None
-    working = objective
-    if outputs * (outputs + 1) // 2 >= _SINGLE_FROM_PAIRS:
-        working = objective.with_curvature(torch.float32)
     return newton(
-        working,
+        objective,
         start,
         tol=tol,
         max_iter=max_iter,
-        factor_cost=_factor_cost(working),
+        factor_cost=_factor_cost(objective),
         scoring=not concave,
         extended=True,
-        stages=() if warm else _stages(working),
+        stages=() if warm else _stages(objective),
         propose=scoring_step,
         finish=Finish(objective, step=step),
         coarse=coarse,
@@ -315,8 +307,16 @@ def _by_products(
             callback=callback,
         )
     problem, start, back = symmetric(objective, start)
-    problem = problem.with_curvature(torch.float32, products=True)
-    precondition = _diagonal if has_row_space(objective) else _blocks
+    problem, blocks = problem.with_curvature(torch.float32), not has_row_space(objective)
+
+    def precondition(at: Evaluation) -> Callable[[Tensor], Tensor]:
+        assert isinstance(at.hessian, LinearHessian)
+        return block_jacobi_inverse(at.hessian, blocks=blocks)
+
+    def direction(at: Evaluation) -> Tensor:
+        assert at.hessian is not None
+        return cg(at.hessian, -at.gradient, preconditioner=precondition(at), tol=1e-4, max_iter=500).x
+
     return newton_cg(
         problem,
         start,
@@ -324,13 +324,7 @@ def _by_products(
         max_iter=max_iter,
         precondition=precondition,
         refresh_cost=block_jacobi_cost(problem) if max_iter >= FEW_ITERATIONS else 0.0,
-        finish=Finish(
-            objective,
-            step=step,
-            dense=dense,
-            direction=None if dense else partial(_by_cg, precondition=precondition),
-            back=back,
-        ),
+        finish=Finish(objective, step=step, dense=dense, direction=None if dense else direction, back=back),
         callback=callback,
     )
 
@@ -363,19 +357,3 @@ def _relative(here: OutputMap) -> Callable[[Tensor], Tensor]:
         return (coef[here.selected] - coef[here.left_out]).reshape(-1)
 
     return back
-
-
-def _blocks(at: Evaluation) -> Callable[[Tensor], Tensor]:
-    assert isinstance(at.hessian, LinearHessian)
-    return block_jacobi_inverse(at.hessian)
-
-
-def _diagonal(at: Evaluation) -> Callable[[Tensor], Tensor]:
-    assert isinstance(at.hessian, LinearHessian)
-    return block_jacobi_inverse(at.hessian, blocks=False)
-
-
-def _by_cg(at: Evaluation, precondition: Callable[[Evaluation], Callable[[Tensor], Tensor]]) -> Tensor:
-    """Return the Newton step where the Hessian is only multiplied."""
-    assert at.hessian is not None
-    return cg(at.hessian, -at.gradient, preconditioner=precondition(at), tol=1e-4, max_iter=500).x

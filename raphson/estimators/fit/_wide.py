@@ -1,7 +1,8 @@
-"""Null spaces of designs with far more columns than rows: nearly as many directions as columns.
+"""Combinations of columns or parameters that leave every output unchanged, and which of them to fit.
 
-There each null vector says what one column, of its own, is in the few columns that are left. All that is kept is
-those shares: a basis written out, or a factorization of it, would have the square of the number of columns.
+With far more columns than rows there are nearly as many directions as columns. Each then says what one column, of its
+own, is in the few columns that are left. All that is kept is those shares: a basis written out, or a factorization of
+it, would have the square of the number of columns.
 """
 
 from __future__ import annotations
@@ -13,10 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raphson._errors import TooLargeError
+from raphson.estimators.separation._collinear import Collinearity
 from raphson.linear import OutputMap
 
 MANY = 500
 """Null vectors above which their structure is used; below, a factorization takes less than a tenth of a second."""
+
+_NULL = 1e-9
+"""Singular values below this share of the largest mark combinations of parameters that leave every output unchanged."""
+
+_SYSTEM_ELEMENTS = 10**7
+"""A linear system of so many numbers is factorized in some seconds; a larger one is refused."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +46,9 @@ class OwnColumns:
 
     @staticmethod
     def of(null: Any, n_intercepts: int) -> OwnColumns | None:
-        """Return the structure of a null space, or None if a vector has no row of its own.
+        """Return the structure of a null space, SciPy's sparse ``(D, r)``, or None if a vector has no row of its own.
 
-        Args:
-            null: SciPy's sparse ``(D, r)``, zeros left out.
-            n_intercepts: The first rows, which do not count as own.
-
-        Returns:
-            With the last of several rows of its own for each vector.
+        The first rows, ``n_intercepts``, do not count as own; of several the last one does.
         """
         by_row = null.tocsr()
         single = np.flatnonzero(np.diff(by_row.indptr) == 1)
@@ -92,12 +96,8 @@ class OwnColumns:
         What is orthogonal to N, with D (diagonal) in its own rows and C in the others, is spanned by
         :math:`w_C = I, w_D = -D^{-1} C^\top`: a basis of few columns, and the rest is the projection on N.
 
-        Args:
-            table: t, ``(D, m)``.
-            counted: Which rows count, bool ``(D,)``.
-
         Returns:
-            ``(r, m)``.
+            ``(r, m)`` for t ``(D, m)`` and the rows that count, bool ``(D,)``.
         """
         rows = self.others[counted[self.others]]
         shares = self.shares[counted[self.others]]
@@ -113,14 +113,10 @@ class OwnColumns:
         return found
 
     def of_parameters(self, output_map: OutputMap) -> OwnColumns | None:
-        """Return the same of the parameters of a map whose slopes all have one constraint matrix.
-
-        Args:
-            output_map: The map, not uniform.
+        """Return the same of the parameters of a map, not uniform, whose slopes all have one constraint matrix.
 
         Returns:
-            The null space of its parameters; None where there are several matrices, or where intercepts cannot make up
-            for constants that null vectors hold.
+            None where there are several matrices, or intercepts cannot make up for constants that null vectors hold.
         """
         ones, *slopes = output_map.groups
         if not output_map.intercept or len(slopes) != 1 or not bool(output_map.can_center().all()):
@@ -137,3 +133,64 @@ class OwnColumns:
             torch.cat([torch.arange(n_ones), (self.others[1:] - 1 + shift).flatten()]),
             torch.cat([torch.kron(made_up, self.shares[:1]), block]),
         )
+
+
+def null_directions(collinearity: Collinearity, output_map: OutputMap, scale: Tensor) -> Tensor | OwnColumns:
+    """Return what the data leave open: of columns ``(D', r)`` for a uniform map, of parameters ``(P, r)`` for others.
+
+    The columns have standard deviations ``scale`` ``(D,)``. Many directions come by their structure; where outputs have
+    columns of their own and it would take a huge factorization, that is a ``TooLargeError``.
+    """
+    structure = None
+    if collinearity.nullity > MANY:
+        structure = OwnColumns.of(collinearity.null, int(output_map.intercept))
+        if structure is not None and not output_map.is_uniform:
+            structure = structure.of_parameters(output_map)
+    if structure is not None:
+        return structure
+    null = collinearity.null_basis.double()
+    return null if output_map.is_uniform else _null_parameters(output_map, null, scale)
+
+
+def _null_parameters(output_map: OutputMap, null: Tensor, scale: Tensor) -> Tensor:
+    r"""Return the parameters ``(P, r)`` whose coefficients vanish on the data, for columns with a null space.
+
+    The coefficients of every output, a row of :math:`B(\Theta)`, must lie in the null space of the design; that is one
+    linear system in :math:`\Theta` and the weights of the null vectors. A huge one is a ``TooLargeError``.
+    """  # noqa: DOC501
+    if null.shape[1] == 0:
+        return null.new_zeros(output_map.n_parameters, 0)
+    c, p = output_map.n_outputs, output_map.n_parameters
+    rows, columns = c * null.shape[0], p + c * null.shape[1]
+    if rows * columns > _SYSTEM_ELEMENTS:
+        raise TooLargeError(
+            f"{null.shape[1]} columns depend linearly on others, and outputs have their own: an unpenalized fit "
+            f"factorizes {rows} x {columns} numbers. Remedy: drop columns, or fit with l2=1e-3 for predictions."
+        )
+    size = torch.cat([scale.new_ones(int(output_map.intercept)), scale])
+    # kron does not take a single column with the stride that qr gives it
+    basis = torch.linalg.qr(null * size[:, None])[0].clone(memory_format=torch.contiguous_format)
+    expanded = output_map.expand(torch.eye(p, dtype=torch.float64)).reshape(p, -1).mT
+    system = torch.cat([expanded, torch.kron(torch.eye(c, dtype=torch.float64), basis)], 1)
+    _, values, vectors = torch.linalg.svd(system, full_matrices=True)
+    rank = int((values > _NULL * values[0]).sum())
+    found = vectors[rank:, :p].mT / output_map.per_parameter(size)[:, None]
+    return torch.where(found.abs() > 1e-10 * found.abs().amax(0), found, 0.0)
+
+
+def independent(null: Tensor | OwnColumns, n_intercepts: int) -> Tensor:
+    """Return which columns or parameters to fit, bool: the first ones, and of the others the early ones.
+
+    The null space can be solved for those left out: a pivoted QR picks them, the late ones first.
+    """
+    from scipy.linalg import qr
+
+    fitted = torch.ones(null.shape[0], dtype=torch.bool)
+    if isinstance(null, OwnColumns):
+        fitted[null.own] = False
+        return fitted
+    scaled = null / null.abs().amax(0)
+    order = torch.arange(null.shape[0] - 1, n_intercepts - 1, -1)
+    _, pivots = qr(scaled[order].mT.numpy(), mode="r", pivoting=True)
+    fitted[order[torch.from_numpy(pivots[: null.shape[1]].copy()).long()]] = False
+    return fitted

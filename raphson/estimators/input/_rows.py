@@ -13,6 +13,8 @@ from torch import Tensor
 
 from raphson.data import ColumnSums, DenseDesign, Design, SparseDesign
 from raphson.estimators.input._validate import as_tensor
+from raphson.likelihoods import Likelihood
+from raphson.linear import LinearObjective, OutputMap
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,12 @@ class Rows:
             return SparseDesign(part, intercept=intercept, standardize=True)
         part = self.x if everything else self.x[:, columns]
         return DenseDesign(part, intercept=intercept, standardize=True, sums=self.sums if everything else None)
+
+    def objective(
+        self, design: Design, likelihood: Likelihood, output_map: OutputMap, l2: float = 0.0
+    ) -> LinearObjective:
+        """Return the average loss of these rows for columns of a design of them."""
+        return LinearObjective(design, likelihood, self.y, output_map, weights=self.weights, offset=self.offset, l2=l2)
 
 
 def make_rows(

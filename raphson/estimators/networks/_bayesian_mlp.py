@@ -34,6 +34,12 @@ from raphson.likelihoods import (
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 
 
+_FIRST_SCALE = 0.1
+"""Scale of a Gaussian, in standard deviations of the target, at which training starts. From 1 the evidence of the first
+round finds nothing but noise in 60 rows of a sine, and switches the network off; from below the scale grows to what the
+residuals show, on targets of noise alone as well."""
+
+
 class BayesianMLP(BaseEstimator):
     r"""A feed-forward network for tables whose predictions say how sure they are.
 
@@ -124,7 +130,7 @@ class BayesianMLP(BaseEstimator):
             common = torch.special.ndtri(torch.linspace(0.005, 0.995, 199, dtype=torch.float64))
             common = common if response.ndim == 1 else common[:, None].expand(-1, *response.shape[1:])
             if isinstance(likelihood, Gaussian):
-                likelihood = Gaussian(link=likelihood.link)
+                likelihood = Gaussian(_FIRST_SCALE, link=likelihood.link)
         self.model_ = self._network(x.shape[1], likelihood.start(common, c, None if self._standardized else weights))
         options = Training(self.structure, self.max_iter, self.steps, self.tol)
         done = train(self.model_, likelihood, (x, target, weights), options)
@@ -133,14 +139,7 @@ class BayesianMLP(BaseEstimator):
         return self
 
     def predictive(self, X: Any) -> Predictive:
-        """Return the predictive distribution, in standardized units of a real-valued target.
-
-        Args:
-            X: ``(N, D)`` numbers.
-
-        Returns:
-            The distribution.
-        """
+        """Return the predictive distribution of rows, in standardized units of a real-valued target."""
         check_is_fitted(self, "posterior_")
         x = self._scaled(check_table(self, X, reset=False))
         return self.posterior_.predict(x, generator=torch.Generator().manual_seed(0))
@@ -244,16 +243,7 @@ class BayesianMLP(BaseEstimator):
 
     @classmethod
     def from_state(cls, params: dict[str, Any], tensors: dict[str, Tensor], metadata: dict[str, Any]) -> BayesianMLP:
-        """Rebuild a fitted model, which predicts bit for bit alike.
-
-        Args:
-            params: Constructor arguments, as ``get_params`` gives them, but the likelihood.
-            tensors: What ``state_dict`` returned.
-            metadata: What ``metadata`` returned.
-
-        Returns:
-            The model, without the training rows.
-        """
+        """Rebuild a model of ``get_params``, ``state_dict`` and ``metadata``; it predicts the same bit for bit."""
         model = cls(from_description(metadata["likelihood"]), **params)
         model._means, model._spread = tensors["columns"].numpy()
         model.n_features_in_ = len(model._means)

@@ -85,10 +85,14 @@ def find_no_spread(fitted: Fitted, rows: Rows) -> Divergence | None:
         mean = likelihood.mean(objective.predictors(fitted.solution.theta).mT)
     except NotImplementedError:
         return None
+    if isinstance(likelihood, StudentT):  # up to one degree of freedom there is no mean
+        mean = objective.predictors(fitted.solution.theta).mT[:, ::k]
     if mean.shape[0] != times.shape[0] or mean.numel() != times.numel():
         return None
     exact = _EXACT if fitted.solution.converged else _NEARLY
-    if not bool(((mean.reshape(times.shape) - times).abs() <= exact * times.abs().amax()).all()):
+    # as many columns as rows fit every target, though the solver stopped short of that
+    saturated = not fitted.solution.converged and not objective.l2 and objective.n_rows <= objective.design.n_columns
+    if not saturated and not bool(((mean.reshape(times.shape) - times).abs() <= exact * times.abs().amax()).all()):
         return None
     labels = fitted.layout.labels
     seconds = tuple(name for i, name in enumerate(fitted.layout.outputs) if i % k)

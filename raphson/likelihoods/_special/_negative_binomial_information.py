@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raphson.linalg import in_float64, is_near
+
 _NODES = 40
 _REACH = 21.0
 _RULE = tuple(
@@ -39,7 +41,7 @@ def dispersion_information(log_mean: Tensor, log_dispersion: Tensor) -> Tensor:
     References:
         R. A. Fisher (1941), The negative binomial distribution, Ann. Eugenics 11, 182-187 (the series).
     """
-    f, g = log_mean.double(), log_dispersion.double()
+    f, g = in_float64(log_mean), in_float64(log_dispersion)
     x = f + g
     s = torch.sigmoid(x)
     # y in units of 1 / max(r, 1), in which the weight falls at the rate min(r, 1)
@@ -61,9 +63,10 @@ def dispersion_information(log_mean: Tensor, log_dispersion: Tensor) -> Tensor:
         change.addcmul_(less.mul_(s), fall, value=-1)
         total.addcmul_(change, (hazard * node).exp_(), value=weight)
     total.mul_(end * rate)
-    if torch.func.debug_unwrap(x) is x and bool(((x > _REACH) & (rate < 1)).any()):
-        total += torch.where((x > _REACH) & (rate < 1), _plateau(x, rate), 0.0)
-    return (total * s).to(log_mean.dtype)
+    far = (x > _REACH) & (rate < 1)
+    if torch.func.debug_unwrap(x) is x and (not is_near(x) or bool(far.any())):
+        total += torch.where(far, _plateau(x, rate), 0.0)
+    return (total * s).to(log_mean)
 
 
 def _plateau(x: Tensor, rate: Tensor) -> Tensor:

@@ -180,7 +180,7 @@ class AutomaticLikelihood(Likelihood):
         """Return what 1000 draws from the model say of the target."""
         self._need("sample")
         target = to_array(y if self.names is None else columns(y, f.shape[-1], len(self.names)))
-        return Sampled(lambda generator: self.sample(f, generator), target, self.title)
+        return Sampled(lambda generator: self.sample(f, generator), target, self.title, f.device)
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variance of the target, shaped like a sample."""

@@ -25,16 +25,18 @@ class Sampled(TargetDistribution):
         draw: Draws targets of the shape of ``value``.
         value: Targets, ``(..., M)``.
         title: What messages call the likelihood.
+        device: Where targets are drawn.
     """
 
     draw: Callable[[torch.Generator], Tensor]
     value: Array
     title: str
+    device: torch.device
 
     @cached_property
     def _counts(self) -> tuple[Array, Array, Array, Array]:
         """How many draws are below and above, and their mean and variance."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(self.device).manual_seed(0)
         below, above, mean, square = (np.zeros(self.value.shape) for _ in range(4))
         for count in range(1, _DRAWS + 1):
             drawn = self._drawn(generator)
@@ -81,5 +83,5 @@ class Sampled(TargetDistribution):
 
     def simulate(self, generator: np.random.Generator) -> Sampled:
         """Draw once more."""
-        seeded = torch.Generator().manual_seed(int(generator.integers(2**62)))
+        seeded = torch.Generator(self.device).manual_seed(int(generator.integers(2**62)))
         return replace(self, value=self._drawn(seeded))

@@ -19,7 +19,7 @@ from raphson.likelihoods._special._log_coefficient import log_coefficient
 from raphson.likelihoods._support import COUNT
 from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import columns, like_outputs, refuse_outside, start_rows
-from raphson.linalg import Diagonal
+from raphson.linalg import Diagonal, in_float64
 
 if TYPE_CHECKING:
     from raphson.likelihoods.formulas import Definition
@@ -191,7 +191,7 @@ class Binomial(BinaryFamily):
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
         """Return the output of the share of successes, half a trial of each kind added."""
         if self.trials is None:
-            rows = y.double().reshape(-1, 2)
+            rows = in_float64(y).reshape(-1, 2)
             counts = torch.stack((rows[:, :1], rows[:, 1:]))
         else:
             rows = start_rows(y, n_outputs)

@@ -26,7 +26,7 @@ from raphson.likelihoods._special._softmax_factor import SoftmaxFactor
 from raphson.likelihoods._target_distribution import ClassLabels, TargetDistribution, to_array
 from raphson.likelihoods._targets import refuse_outside
 from raphson.likelihoods.families._bernoulli import Bernoulli
-from raphson.linalg import DiagonalPlusLowRank, widest_float
+from raphson.linalg import DiagonalPlusLowRank, where_float64, widest_float
 
 if TYPE_CHECKING:
     from raphson.likelihoods.formulas import Definition
@@ -193,6 +193,7 @@ class Categorical(Likelihood):
 
         Class weights and label smoothing count. With every class present, no outputs common to all rows are better.
         """
+        y = where_float64(y)
         examples = y.reshape(-1, n_outputs) if y.is_floating_point() else y.reshape(-1)
         w = torch.ones(len(examples), dtype=torch.float64, device=y.device)
         if weights is not None:

@@ -103,8 +103,8 @@ class Gaussian(Likelihood):
         """Return ``(f - y) / sigma^2`` of the identity link."""
         if self.link != "identity":
             return None
-        scale = np.asarray(torch.as_tensor(self.scale).double().cpu()).astype(np.longdouble)
-        found: NDArray[np.longdouble] = (f - y.reshape(f.shape).double().cpu().numpy()) / scale**2
+        scale = np.asarray(torch.as_tensor(self.scale).cpu().double()).astype(np.longdouble)
+        found: NDArray[np.longdouble] = (f - y.reshape(f.shape).cpu().double().numpy()) / scale**2
         return found
 
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
@@ -187,6 +187,8 @@ class Gaussian(Likelihood):
         return made if plain else replace(made, convexity=_mean_link.linked_convexity(made))
 
     def _scale(self, f: Tensor) -> Tensor:
+        if isinstance(self.scale, int | float):
+            return f.new_full((), self.scale)
         scale = torch.as_tensor(self.scale, dtype=f.dtype, device=f.device)
         if scale.numel() not in {1, f.shape[-1]}:
             raise InputError(f"scale has {scale.numel()} entries but the model has {f.shape[-1]} outputs.")

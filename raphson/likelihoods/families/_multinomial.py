@@ -16,7 +16,7 @@ from raphson.likelihoods._support import COUNT
 from raphson.likelihoods._target_distribution import ClassCounts, TargetDistribution, to_array
 from raphson.likelihoods._targets import refuse_outside
 from raphson.likelihoods.families._categorical import Categorical
-from raphson.linalg import DiagonalPlusLowRank
+from raphson.linalg import DiagonalPlusLowRank, in_float64
 
 if TYPE_CHECKING:
     from raphson.likelihoods.formulas import Definition
@@ -124,7 +124,7 @@ class Multinomial(Likelihood):
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
         """Return the logarithms of the shares of the classes in all counts."""
-        return _LABELS.start(y.double(), n_outputs, weights)
+        return _LABELS.start(in_float64(y), n_outputs, weights)
 
     def definition(self) -> Definition:
         """Return the formulas for counts of three classes."""

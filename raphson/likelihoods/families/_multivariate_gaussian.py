@@ -29,10 +29,14 @@ class _Parts(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Where the M (M + 1) / 2 outputs after the means stand in the factor."""
+    """Where the M (M + 1) / 2 outputs after the means stand in the factor, on the device of the outputs.
 
-    rows: list[int]
-    columns: list[int]
+    ``places``: where each entry of the factor finds its value in these outputs and a zero after them, ``(M M,)``.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    places: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +176,7 @@ class MultivariateGaussian(ClosedForm[_Parts]):
         """
         m = self._responses(n_outputs)
         rows = start_rows(y, m)
-        w = rows.new_ones(len(rows)) if weights is None else weights.double()
+        w = rows.new_ones(len(rows)) if weights is None else weights.to(rows)
         w = w / w.sum()
         mean = w @ rows
         scale = (w @ (rows - mean).square()).sqrt()
@@ -183,7 +187,7 @@ class MultivariateGaussian(ClosedForm[_Parts]):
         values, vectors = torch.linalg.eigh(correlation)
         inverse = (vectors / values.clamp(min=1e-8)) @ vectors.mT
         factor = torch.linalg.cholesky(inverse) / scale.unsqueeze(-1)
-        i, j = _layout(m)
+        i, j = _layout(m, rows.device)[:2]
         return torch.cat([mean, factor.diagonal().log(), factor[i, j][m:]])
 
     def check(self, y: Tensor, n_outputs: int) -> None:
@@ -204,14 +208,9 @@ class MultivariateGaussian(ClosedForm[_Parts]):
 
     def _mean_and_factor(self, f: Tensor) -> tuple[Tensor, Tensor]:
         m = self._responses(f.shape[-1])
-        i, j = _layout(m)
-        # where each entry of L finds its value in [exp(log_diag), lower, 0]
-        place = [[len(i)] * m for _ in range(m)]
-        for q, (row, column) in enumerate(zip(i, j, strict=True)):
-            place[row][column] = q
         diagonal = torch.exp(f[..., m : 2 * m])
         entries = torch.cat([diagonal, f[..., 2 * m :], torch.zeros_like(f[..., :1])], -1)
-        return f[..., :m], entries[..., place]
+        return f[..., :m], entries.index_select(-1, _layout(m, f.device).places).view(*f.shape[:-1], m, m)
 
     def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
         mean, factor = self._mean_and_factor(f)
@@ -225,14 +224,14 @@ class MultivariateGaussian(ClosedForm[_Parts]):
 
     def _gradient(self, p: _Parts) -> Tensor:
         m = p.z.shape[-1]
-        of_factor = _product(_of_z(p), p.z[..., _layout(m).columns])
+        of_factor = _product(_of_z(p), p.z[..., _layout(m, p.z.device).columns])
         of_mean = -_sum(_product(p.factor, p.z.unsqueeze(-2)))
         return torch.cat([of_mean, of_factor[..., :m] - 1, of_factor[..., m:]], -1)
 
     def _observed(self, p: _Parts) -> Dense:
         factor, z = p.factor, p.z
         m = z.shape[-1]
-        rows, columns = _layout(m)
+        rows, columns, _ = _layout(m, z.device)
         w = _of_z(p)
         of_means = _sum(_product(factor.unsqueeze(-2), factor.unsqueeze(-3)))
         selects = torch.eye(m, dtype=torch.bool, device=z.device)[:, rows]
@@ -291,7 +290,7 @@ class MultivariateGaussian(ClosedForm[_Parts]):
     def _root(self, f: Tensor) -> Tensor:
         factor = self._mean_and_factor(f)[1]
         m = factor.shape[-1]
-        rows, _ = _layout(m)
+        rows = _layout(m, f.device).rows
         # entry (q, p) of D L^-T is the derivative of q times L^-1 at (row of p, row of q): on the diagonal it cancels
         unit, scale = _inverse(f, m, factor)
         within = torch.nn.functional.pad(scale[..., rows[m:]], (m, 0), value=1.0)
@@ -303,21 +302,30 @@ class MultivariateGaussian(ClosedForm[_Parts]):
         return _joined(factor, zero, zero.mT, of_factor)
 
 
+def _entries(m: int) -> list[tuple[int, int]]:
+    """Return row and column of each output of the factor: the diagonal, and what is below it row by row."""
+    return [*((i, i) for i in range(m)), *((i, j) for i in range(m) for j in range(i))]
+
+
 @lru_cache
-def _layout(m: int) -> _Layout:
-    below = [(i, j) for i in range(m) for j in range(i)]
-    return _Layout([*range(m), *(i for i, _ in below)], [*range(m), *(j for _, j in below)])
+def _layout(m: int, device: torch.device) -> _Layout:
+    entries = _entries(m)
+    places = [len(entries)] * m**2
+    for q, (i, j) in enumerate(entries):
+        places[i * m + j] = q
+    rows, columns = zip(*entries, strict=True)
+    with torch.inference_mode(False):  # whoever asks first, others may differentiate
+        return _Layout(*(torch.tensor(part, device=device) for part in (rows, columns, places)))
 
 
 def _names(m: int) -> tuple[str, ...]:
-    rows, columns = _layout(m)
     diagonal = [f"log_diag[{i}]" for i in range(m)]
-    lower = [f"lower[{i},{j}]" for i, j in zip(rows[m:], columns[m:], strict=True)]
+    lower = [f"lower[{i},{j}]" for i, j in _entries(m)[m:]]
     return (*(f"mean[{i}]" for i in range(m)), *diagonal, *lower)
 
 
 def _same_column(m: int, like: Tensor) -> Tensor:
-    columns = torch.tensor(_layout(m).columns, device=like.device)
+    columns = _layout(m, like.device).columns
     return columns.unsqueeze(-1) == columns
 
 
@@ -341,7 +349,7 @@ def _scales(factor: Tensor) -> Tensor:
 
 def _of_z(at: _Parts) -> Tensor:
     """Return ``w``: the derivative of ``z`` of its column in each output of the factor."""
-    rows = _layout(at.z.shape[-1]).rows
+    rows = _layout(at.z.shape[-1], at.z.device).rows
     return _product(_scales(at.factor), at.residual[..., rows])
 
 

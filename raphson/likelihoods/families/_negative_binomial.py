@@ -21,7 +21,7 @@ from raphson.likelihoods._target_distribution import TargetDistribution, Univari
 from raphson.likelihoods._targets import like_outputs, log_mean_count, start_rows, weighted_mean
 from raphson.likelihoods.composed import _mean_link
 from raphson.likelihoods.composed._mean_family import MeanFamily
-from raphson.linalg import Diagonal, SymmetricOperator
+from raphson.linalg import Diagonal, SymmetricOperator, is_near
 
 if TYPE_CHECKING:
     from raphson.likelihoods.formulas import Definition, Expr
@@ -356,7 +356,7 @@ def _of_count(y: Tensor, log_dispersion: Tensor, curved: bool) -> _OfCount:
 
 def _looked_up(y: Tensor, log_dispersion: Tensor, curved: bool) -> _OfCount:
     """Return ``_of_count`` from a table of small counts where the dispersion is one number: a fifth of the time."""
-    if log_dispersion.ndim or y.numel() == 0 or not (most := float(y.max())) < y.numel() / 4:
+    if log_dispersion.ndim or y.numel() == 0 or not is_near(y) or not (most := float(y.max())) < y.numel() / 4:
         return _of_count(y, log_dispersion, curved)
     table = _of_count(torch.arange(int(most) + 1, dtype=y.dtype, device=y.device), log_dispersion, curved)
     found = torch.stack(table).index_select(1, y.reshape(-1).long())

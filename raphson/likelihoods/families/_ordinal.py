@@ -18,7 +18,7 @@ from raphson.likelihoods._special._softmax import one_hot_variance
 from raphson.likelihoods._support import COUNT, Support
 from raphson.likelihoods._target_distribution import ClassLabels, TargetDistribution, to_array
 from raphson.likelihoods._targets import refuse_outside
-from raphson.linalg import Dense, DiagonalPlusLowRank, Matrix
+from raphson.linalg import Dense, DiagonalPlusLowRank, Matrix, where_float64
 
 if TYPE_CHECKING:
     from raphson.likelihoods.formulas import Definition, Expr
@@ -167,12 +167,12 @@ class Ordinal(ClosedForm[_Parts]):
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
         """Return the quantiles of the cumulative shares of the levels, half a target added to each: increasing."""
         self._check_width(n_outputs)
-        level = y.reshape(-1).long()
-        one = torch.ones(len(level), dtype=torch.float64, device=y.device)
+        level = where_float64(y).reshape(-1).long()
+        one = torch.ones(len(level), dtype=torch.float64, device=level.device)
         w = one if weights is None else weights.reshape(-1).to(one)
         # the scale of the weights must not matter
         share = w / w.mean().clamp_min(torch.finfo(torch.float64).tiny) if len(w) else w
-        counts = torch.full((self.n_levels,), 0.5, dtype=torch.float64, device=y.device).index_add_(0, level, share)
+        counts = torch.full((self.n_levels,), 0.5, dtype=torch.float64, device=level.device).index_add_(0, level, share)
         return self._link.quantile((counts.cumsum(0) / counts.sum())[:-1])
 
     @property

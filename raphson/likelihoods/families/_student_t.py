@@ -191,13 +191,8 @@ class StudentT(ClosedForm[_Parts]):
         location, log_scale, _, df = self._model(f.detach())
         # far beyond any difference from the normal distribution, or from the widest variate that there is
         limit = torch.finfo(f.dtype).max ** 0.45
-        half = (
-            torch
-            .as_tensor(0.5 * df, dtype=f.dtype, device=f.device)
-            .clamp(1 / limit, limit)
-            .expand_as(location)
-            .contiguous()
-        )
+        df = df if isinstance(df, Tensor) else f.new_full((), df)
+        half = (0.5 * df).clamp(1 / limit, limit).expand_as(location).contiguous()
         stretch = (0.5 * (half.log() - log_gamma_variate(half, generator)) + log_scale).exp()
         normal = torch.empty_like(half).normal_(generator=generator)
         return torch.nan_to_num(location + stretch * normal)
@@ -205,7 +200,9 @@ class StudentT(ClosedForm[_Parts]):
     def mean(self, f: Tensor) -> Tensor:
         """Return the location, ``(..., M)``; infinite up to one degree of freedom, where there is no mean."""
         model = self._model(f)
-        return torch.where(torch.as_tensor(model.log_df > 0, device=f.device), model.location, torch.inf)
+        if not isinstance(model.log_df, Tensor):
+            return model.location if model.log_df > 0 else torch.full_like(model.location, torch.inf)
+        return torch.where(model.log_df > 0, model.location, torch.inf)
 
     def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
         """Return Student distributions, ``(..., M)``; the deviance keeps scale and degrees of freedom."""
@@ -220,7 +217,7 @@ class StudentT(ClosedForm[_Parts]):
     def variance(self, f: Tensor) -> Tensor:
         """Return the variance, ``(..., M)``: infinite up to df = 2, nan up to df = 1, where there is no mean."""
         _, log_scale, number, df = self._model(f)
-        log_df = torch.as_tensor(number, dtype=f.dtype, device=f.device)
+        log_df = number if isinstance(number, Tensor) else f.new_full((), number)
         finite = (2 * log_scale).exp() / (1 - 2 / df)
         return torch.where(log_df > math.log(2), finite, torch.where(log_df > 0, torch.inf, torch.nan).to(finite))
 
@@ -258,7 +255,7 @@ class StudentT(ClosedForm[_Parts]):
     def _constant(self) -> float:
         """The part of the value that the fixed degrees of freedom alone decide."""
         assert self.df is not None
-        log_df = torch.tensor(math.log(self.df), dtype=torch.float64)
+        log_df = torch.tensor(math.log(self.df), dtype=torch.float64, device="cpu")
         return float(_constant(log_df, log_df.exp()))
 
     def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:

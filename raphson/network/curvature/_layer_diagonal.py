@@ -69,7 +69,7 @@ def layer_diagonal(
         for views, (number, *more) in groups:
             if number in squared and not more:
                 for view, values in _from_squared_outputs(squared[number], recorded, number, views):
-                    total.index_add_(0, view.places(space), values.reshape(-1))
+                    view.add(total[space.slices[view.name]], space.tensors[view.name], values)
     return total
 
 
@@ -176,7 +176,7 @@ def _add_squared(
     call, g, layout = recorded.record.calls[numbers[0]], gradients[numbers[0]], recorded.sum_layouts[numbers[0]]
     if len(numbers) == 1 and len({view.name for view in views}) == len(views) and isinstance(call, Matmul | Lookup):
         for view, values in _squared_of_one(recorded, numbers[0], g, views):
-            total.index_add_(0, view.places(space), values.reshape(-1))
+            view.add(total[space.slices[view.name]], space.tensors[view.name], values)
         return
     step = max(1, _CHUNK_ELEMENTS // max(1, g.shape[0] * sum(view.numel for view in views)))
     for start in range(0, layout.n, step):
@@ -218,5 +218,5 @@ def _summed(
                 parameter = space.tensors[view.name]
                 if view.name not in totals:
                     totals[view.name] = values.new_zeros(*values.shape[:2], parameter.numel())
-                totals[view.name].index_add_(2, view.index(parameter).reshape(-1), values.flatten(2))
+                view.add(totals[view.name], parameter, values)
     return totals

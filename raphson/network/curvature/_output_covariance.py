@@ -273,8 +273,7 @@ class _LayerRows:
                     parameter = tensors[view.name]
                     if view.name not in totals:
                         totals[view.name] = values.new_zeros(values.shape[1], values.shape[0], parameter.numel())
-                    rows = values.flatten(2).transpose(0, 1)
-                    totals[view.name].index_add_(2, view.index(parameter).reshape(-1), rows)
+                    view.add(totals[view.name], parameter, values.transpose(0, 1))
         return totals
 
     def _kronecker(self, block: KroneckerEigen, calls: Sequence[Matmul], bias: bool) -> Halves:

@@ -12,6 +12,7 @@ from torch import Tensor
 from raphson.data import Batch
 from raphson.linalg import Implicit
 from raphson.network._objective import Objective
+from raphson.network._tensor_memory import block_of
 
 CACHE_BYTES = 2**29
 """What is cached between products takes less than this, in bytes (512 MiB), the graph of a single batch aside."""
@@ -102,12 +103,12 @@ class NetworkProducts:
         """Return the bytes that are held for a batch, parameters aside."""
         if self._objective.model.checkpointed:
             return CACHE_BYTES + 1  # keeps what it makes behind these hooks
-        own = {tensor.untyped_storage().data_ptr() for tensor in self._objective.model.everything.values()}
+        own = {block_of(tensor)[0] for tensor in self._objective.model.everything.values()}
         seen: dict[int, int] = {}
 
         def count(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            seen[storage.data_ptr()] = storage.nbytes()
+            place, size = block_of(tensor)
+            seen[place] = size
             # the graph is thrown away; with its own outputs inside, it would never be freed
             return tensor.detach()
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raphson._errors import InputError
+from raphson.linalg import is_near
 from raphson.network._module_parts import children, is_plain
-from raphson.network._tensor_memory import is_near
 from raphson.network.autodiff._double_backward import PlainCalls
 
 _ACTIVATIONS = (

@@ -131,12 +131,7 @@ class LayerJacobian:
         for view, values in call.example_gradients(g, layout):
             if view.name in self._unrecognized:
                 continue
-            parameter, added = self._space.tensors[view.name], values.flatten(2).transpose(0, 1)
-            block = self._blocks[view.name][examples, outputs]
-            if view.is_whole(parameter):
-                block += added
-            else:
-                block.index_add_(2, view.index(parameter).reshape(-1), added)
+            view.add(self._blocks[view.name][examples, outputs], self._space.tensors[view.name], values.transpose(0, 1))
 
     def fill_unrecognized(self, name: str, gradients: Tensor, examples: slice, outputs: slice) -> None:
         """Store gradients ``(e, N, numel)`` of some outputs of some examples in an unrecognized parameter."""

@@ -49,6 +49,14 @@ class ParameterView:
         places.copy_(everything)
         return places.as_strided(self.size, self.stride, self.offset)
 
+    def add(self, total: Tensor, parameter: Tensor, values: Tensor) -> None:
+        """Add values ``(..., *size)`` to the entries of the view in ``total``, ``(..., numel)`` of the parameter."""
+        flat = values.reshape(*total.shape[:-1], self.numel)
+        if self.is_whole(parameter):
+            total += flat
+        else:
+            total.index_add_(-1, self.index(parameter).reshape(-1), flat)
+
     def places(self, space: ParameterSpace) -> Tensor:
         """Return the position in the vector of all parameters of every entry of the view, ``(numel,)``."""
         start: int = space.slices[self.name].start

@@ -15,10 +15,11 @@ from functools import cached_property, partial
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raphson._errors import InputError
 from raphson.network._parameters import ParameterSpace
+from raphson.network.curvature._kfra import required_feed_forward
 from raphson.network.curvature.factors._eigen_moments import EigenMoments
 from raphson.network.curvature.factors._kronecker_factors import (
     MatmulTerm,
@@ -29,6 +30,7 @@ from raphson.network.curvature.factors._kronecker_factors import (
 from raphson.network.curvature.factors._layer_plan import KroneckerPlan, make_plan
 from raphson.network.curvature.factors._output_factor import Sampling, output_factors
 from raphson.network.curvature.factors._recorded_batches import RecordedBatch, average_weights
+from raphson.network.curvature.factors._recursion import Recursion
 from raphson.network.layers._layer_calls import LayerCall, Lookup, Matmul
 from raphson.network.layers._layer_record import Consumer, LayerRecord
 from raphson.network.training._training_pass import TrainingPass
@@ -36,7 +38,7 @@ from raphson.network.training._training_pass import TrainingPass
 LARGEST = 4096
 """Rows of a factor beyond which it is kept as its diagonal: an inverse of 4,096 rows takes a second on a processor."""
 
-Estimator = Literal["mc", "exact", "empirical"]
+Estimator = Literal["mc", "exact", "empirical", "recursive"]
 
 
 class Factors(NamedTuple):
@@ -187,6 +189,7 @@ class FactorPlan:
         """
         self._check(made.record)
         recorded = RecordedBatch(0, made.batch, made.record, mixed=True)
+        recursive = self._recursive(made) if estimator == "recursive" else None
         terms = [self._term(i) for i in range(len(self.blocks))]
         calls = [[RecordedCall(recorded, number) for number in weight.calls] for weight in self._weights]
         position, example = average_weights(made, made.batch, made.f.shape[:-1])
@@ -197,6 +200,7 @@ class FactorPlan:
         jobs = [
             ([one.number for one in own], partial(what.add_outputs, own))
             for what, own in zip(terms, calls, strict=True)
+            if recursive is None
         ]
         jobs += [
             ([one.number for one in own], partial(what.add, own))
@@ -208,7 +212,7 @@ class FactorPlan:
         elif estimator == "exact":
             for u in output_factors(made, recorded, Sampling("exact")):
                 made.record.deliver(u, jobs)
-        if estimator != "mc":
+        if estimator in {"empirical", "exact"}:
             jobs = []
         if jobs or self.diagonal:
             for u in output_factors(made, recorded, Sampling("mc", samples, generator)):
@@ -216,9 +220,35 @@ class FactorPlan:
                     outputs, named = made.backward(column, self.diagonal)
                     _hand_over(outputs, jobs)
                     diagonal += self._squared_rest(named)
-        found = Measured([_factors(term) for term in terms], diagonal, [basis.moments for basis in moments])
+        factors = [_factors(term) for term in terms]
+        if recursive is not None:
+            factors = [f._replace(left=h) for f, h in zip(factors, recursive, strict=True)]
+        found = Measured(factors, diagonal, [basis.moments for basis in moments])
         self._check_finite(found)
         return found
+
+    def _recursive(self, made: TrainingPass) -> list[Tensor]:
+        """Return for each block the averaged matrix of its layer's outputs, ``(1, O, O)``, or its diagonal."""
+        feed_forward = required_feed_forward(made.module)
+        assert made.module is not None
+        random = next(
+            (n for n, m in made.module.named_modules() if isinstance(m, nn.Dropout) and m.training and m.p), None
+        )
+        if random is not None:
+            raise InputError(
+                f"estimator='recursive' needs a network without chance, but module '{random}' drops values: call "
+                "model.eval(), or use estimator='mc'."
+            )
+        if made.batch.x is None:
+            raise InputError("estimator='recursive' runs the layers itself: give the batch, step(x, y), not a closure.")
+        features = feed_forward.features(made.batch.x)
+        passed = list(feed_forward.forward_pass(features))
+        weights, _ = average_weights(made, made.batch, features.shape[:-1])
+        recursion = Recursion(feed_forward, self._space.empty())
+        recursion.add(made, made.batch, passed, weights)
+        named = dict(zip((layer.weight for layer in feed_forward.layers), recursion.hessians(), strict=True))
+        found = (named[block.owner].unsqueeze(0) for block in self.blocks)
+        return [h if h.shape[1] <= LARGEST else h.diagonal(dim1=1, dim2=2) for h in found]
 
     def _check_finite(self, measured: Measured) -> None:
         for block, factors in zip(self.blocks, measured.factors, strict=True):

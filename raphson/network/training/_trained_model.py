@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from raphson._errors import InputError
-from raphson.data import Batch
+from raphson.data import Batch, checked_weights
 from raphson.likelihoods import Likelihood, from_torch
+from raphson.network._call_place import runnable
 from raphson.network._chance import statistics_unharmed, undisturbed
 from raphson.network._checks import Traits, observe
 from raphson.network._module import Model
@@ -102,7 +103,12 @@ class TrainedModel:
         if isinstance(given, Batch):
             batch = given.to(device)
             leaves = self._model.leaves()
-            return lambda: self._model.call(leaves, batch.x), lambda: batch, leaves
+
+            def run() -> Tensor:
+                with runnable(self.module or self._model.function, batch.x, self.space.dtype):
+                    return self._model.call(leaves, batch.x)
+
+            return run, lambda: batch, leaves
         if self.module is None:
             raise InputError("A model that is a function takes a batch, step(x, y), not a closure.")
         frozen = [name for name, p in self.tensors.items() if not p.requires_grad]
@@ -118,7 +124,11 @@ class TrainedModel:
                 found[:] = _outputs_and_targets(given())
             return self._model.outputs(found[0])
 
-        return forward, lambda: Batch(None, found[1].to(device), found[2]), self.tensors
+        def batch_of() -> Batch:
+            y, weight = found[1].to(device), found[2]
+            return Batch(None, y, weight if weight is None else checked_weights(weight, y.shape[0]).to(device))
+
+        return forward, batch_of, self.tensors
 
     def _follow(self) -> None:
         """See to it that values are the present ones where a tensor was put in place of another (``p.data = ...``)."""

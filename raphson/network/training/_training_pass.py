@@ -117,6 +117,11 @@ class TrainingPass:
         return [call.edge for call in self.record.calls]
 
     @property
+    def module(self) -> nn.Module | None:
+        """The module; None for a function."""
+        return self._trained.module
+
+    @property
     def likelihood(self) -> Likelihood:
         """The likelihood."""
         return self._trained.likelihood

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from raphson.data import Batch, tree_map
+from raphson.linalg import is_near
 from raphson.network._objective import Objective
-from raphson.network._tensor_memory import is_near
 from raphson.network._weighted_loss import WeightedLoss
 from raphson.network.autodiff._linearize import rewritten
 from raphson.network.curvature.factors._output_curvature import even_parts

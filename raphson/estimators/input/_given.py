@@ -1,0 +1,87 @@
+"""The arguments of ``fit``: with a formula, the rows that are complete in every column the formulas read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raphson.data import ColumnSums
+from raphson.estimators.input._formulas import Formulas
+from raphson.estimators.input._rows import Rows, make_rows
+from raphson.estimators.input._validate import check_length
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Given:
+    """The arguments of ``fit``, of the rows that are complete where there are formulas.
+
+    Attributes:
+        x: The table, or tables by parameter.
+        y: Targets.
+        sample_weight: Weights, or None.
+        offset: Offsets, or None.
+        formulas: The formulas, learned, or None: then all arguments are as they were given.
+        frame: With formulas the complete rows of the user's table.
+        complete: Which of its rows are complete, bool ``(N,)``.
+    """
+
+    x: Any
+    y: Any
+    sample_weight: Any
+    offset: Any
+    formulas: Formulas | None = None
+    frame: pd.DataFrame | None = None
+    complete: NDArray[np.bool_] | None = None
+
+    @classmethod
+    def of(cls, formula: Any, x: Any, y: Any, sample_weight: Any, offset: Any) -> Given:
+        """Learn the formulas, if there are any, from the arguments of ``fit``, and leave out incomplete rows."""
+        if formula is None:
+            return cls(x, y, sample_weight, offset)
+        formulas, positions = Formulas.learn(formula, x)
+        frame, n = x, len(x)
+        complete = np.ones(n, dtype=bool)
+        if positions is not None:
+            complete[:] = False
+            complete[positions] = True
+            y, sample_weight, offset = (
+                _picked(name, value, positions, n)
+                for name, value in (("y", y), ("sample_weight", sample_weight), ("offset", offset))
+            )
+            frame = frame.iloc[positions]
+        # without copy-on-write (pandas 2) what the user does to the table later would show in margins
+        frame = frame.copy()
+        y = formulas.response(frame, y)
+        return cls(formulas.tables(frame), y, sample_weight, offset, formulas, frame, complete)
+
+    @property
+    def is_censored(self) -> bool:
+        """Whether a formula names times with events, ``Surv(time, event)``."""
+        return self.formulas is not None and self.formulas.event is not None
+
+    def rows(
+        self, table: Any, y: Tensor, weights: Tensor | None, offset: Tensor | None, sums: ColumnSums | None
+    ) -> Rows:
+        """Return the rows of positive weight, checked; with formulas they know the table they were made from."""
+        rows = make_rows(table, y, weights, offset, sums)
+        if self.complete is None or self.frame is None:
+            return rows
+        kept = self.complete.copy()
+        kept[self.complete] = rows.kept
+        return replace(rows, kept=kept, frame=self.frame if rows.kept.all() else self.frame[rows.kept])
+
+
+def _picked(name: str, value: Any, positions: NDArray[np.intp], n: int) -> Any:
+    if value is None or np.ndim(value) == 0:
+        return value
+    check_length(name, len(value), n)
+    if hasattr(value, "iloc"):
+        return value.iloc[positions]
+    return (value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value))[positions]
