@@ -13,10 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import raphson as rp
+from raphson.data import DenseDesign, SparseDesign
 from raphson.estimators.fit import _by_rows
+from raphson.estimators.input import _rows
 from raphson.linear import LinearObjective
 
 LIKELIHOODS = {"classes": 3, "two classes": 2, "bits": None, "counts": None}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def as_sparse():
+    """Small sparse tables are fitted as such, as large ones are, not as dense ones."""
+    with mock.patch.object(_rows, "_FEW_ENTRIES", 0):
+        yield
 
 
 def table(kind, n, d, *, sparse, weights, offset, constant, seed):
@@ -86,3 +95,15 @@ def test_the_rough_inverse_is_exact_at_the_start_of_uncorrelated_columns(sparse,
     inverse = _by_rows._rough_inverse(objective, start)
     product = torch.stack([inverse(row) for row in objective.hessian(start).to_dense()])
     torch.testing.assert_close(product, torch.eye(len(start), dtype=torch.float64), rtol=1e-12, atol=1e-12)
+
+
+def test_a_small_sparse_table_is_fitted_as_the_dense_one():
+    x, y, weights, _ = table("classes", 200, 8, sparse=True, weights=True, offset=False, constant=False, seed=0)
+    found = []
+    for limit in (0, 2**18):
+        with mock.patch.object(_rows, "_FEW_ENTRIES", limit):
+            model = rp.MultinomialLogisticRegression(l2=0.1, tol=1e-11).fit(x, y, weights)
+            found.append([model.coef_, model.intercept_, model.standard_errors("sandwich").to_numpy(dtype=float)])
+        assert isinstance(model._fitted.objective.design, SparseDesign if not limit else DenseDesign)
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
