@@ -19,6 +19,8 @@ SHOWS = {
     "clustered_counts.py": [r"observed information +robust +clustered", r"treated +0\.0492 +0\.0597 +0\.1158"],
     "ordinal.py": [r"-1613\.855", r"chi2\(15\) = 67\.4"],
     "mean_and_spread.py": [r"-2952\.3546", r"chi2\(1\) = 6\.48", r"indefinite for every target"],
+    # the same slopes and standard errors twice, where marginaleffects is installed
+    "marginal_effects.py": [r"needs marginaleffects|(?s:age\D+-0\.00927\D+0\.00823.*age +-0\.009275 +0\.008226)"],
     "kfac_network.py": [r"Kronecker", r"K-FAC: +loss 0\.3"],
 }
 

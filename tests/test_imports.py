@@ -43,8 +43,13 @@ HEAVY = {"formulaic", "pyarrow", "scipy.optimize", "statsmodels", "matplotlib"}
 # A command's own file is read only when the command runs.
 LAZY_FILES = {"cli/_fit.py", "cli/_predict.py", "cli/_render.py"}
 
-# Imports for types only that close a circle: a likelihood has a definition, and a definition is that of a likelihood.
+# Imports for types only that close a circle: a likelihood has a definition, and a definition is that of a likelihood;
+# what a posterior can do is in files of its own, which are about posteriors.
+_POSTERIOR = {"raphson.laplace._posterior", "raphson.laplace._posterior.Posterior"}
 FOR_TYPES = {
+    "raphson.laplace._state": _POSTERIOR,
+    "raphson.laplace._tune": _POSTERIOR,
+    "raphson.laplace._update": _POSTERIOR,
     "raphson.likelihoods.formulas._definition": {
         "raphson.likelihoods._likelihood",
         "raphson.likelihoods._likelihood.Likelihood",

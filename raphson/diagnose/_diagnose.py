@@ -31,9 +31,10 @@ def diagnose(
     r"""Say what shape an objective has: convex or not, how well determined, how large a step.
 
     An operator is judged by itself. Of an objective of a network the Hessian is judged, with the Gauss-Newton matrix
-    beside it; of a fitted linear model the Hessian of the penalized average loss in the coefficients of the table's
-    columns, those of classes in coefficients that sum to zero (of any orthonormal basis), which do not depend on the
-    reference. Both also say what structure proves at every point.
+    beside it; of a posterior or an estimated network that of its loss, without the prior; of a fitted linear model the
+    Hessian of the penalized average loss in the coefficients of the table's columns, those of classes in coefficients
+    that sum to zero (of any orthonormal basis), which do not depend on the reference. What structure proves at every
+    point is said, too.
 
     * Where the matrix can be formed, signs of eigenvalues come from two factorizations :math:`L D L^\top`, of
       :math:`A \pm \tau I` with :math:`\tau` above their measured backward error, after a scaling by powers of two. An
@@ -43,7 +44,7 @@ def diagnose(
       direction is there, and the curvature along it is computed by one more product.
 
     Args:
-        subject: A symmetric operator ``(p, p)``, an objective, or a fitted estimator.
+        subject: A symmetric operator ``(p, p)``, an objective, a posterior, or a fitted estimator.
         method: ``"dense"``, ``"lanczos"``, or ``"auto"``: dense up to 1000 parameters.
         steps: Products of a Lanczos run.
         generator: Source of randomness; None for a fixed one.
@@ -52,7 +53,8 @@ def diagnose(
         The diagnosis; it prints as a page.
 
     Raises:
-        InputError: The subject is none of these, is a batch, or has entries that are not finite.
+        InputError: The subject is none of these, is a batch, or has entries that are not finite; or an option cannot be
+            used.
 
     References:
         J. R. Bunch and L. Kaufman (1977), Some stable methods for calculating inertia and solving symmetric linear
@@ -72,6 +74,10 @@ def diagnose(
     """
     if method not in ("auto", "dense", "lanczos"):
         raise InputError(f"There is no method {method!r} of a diagnosis; choose 'auto', 'dense' or 'lanczos'.")
+    if not (isinstance(steps, int) and steps >= 1):
+        raise InputError(f"steps is {steps}, but a Lanczos run takes a whole number of at least 1 product.")
+    if not (generator is None or isinstance(generator, torch.Generator)):
+        raise InputError(f"generator is a {type(generator).__name__}; pass a torch.Generator, or None for a fixed one.")
     found = _subject(subject)
     shape = tuple(found.operator.shape)
     if len(shape) != 2 or not shape[0]:
@@ -94,6 +100,9 @@ def _subject(given: Any) -> Subject:
     if hasattr(given, "diagnosed"):
         made: Subject = given.diagnosed()
         return made
+    for part in ("posterior_", "objective"):  # of an estimated network, and of a posterior
+        if hasattr(given, part):
+            return _subject(getattr(given, part))
     if hasattr(given, "curvature"):
         operator = given.curvature("hessian")
         known = everywhere(given.likelihood, linear=given.is_linear, constant=given.l2)

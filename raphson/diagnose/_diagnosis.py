@@ -23,6 +23,13 @@ class Direction:
     Attributes:
         vector: ``(P,)``; where there are several, each has an entry of one that the others do not have.
         terms: Its parameters that count, with their weights, largest first.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> found = rp.diagnose(rp.Dense(torch.ones(2, 2, dtype=torch.float64), labels=("a", "b")))
+        >>> sorted(abs(weight) for _, weight in found.null_directions[0].terms)
+        [1.0, 1.0]
     """
 
     vector: Tensor
@@ -67,6 +74,13 @@ class Diagnosis:
         momentum: Polyak's momentum, 0 unless strongly convex.
         labels: Names of the parameters, or None.
         gauss_newton: The diagnosis of the Gauss-Newton matrix beside the Hessian of a network, or None.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> found = rp.diagnose(rp.Diagonal(torch.tensor([1.0, 4.0], dtype=torch.float64)))
+        >>> found.convex, found.condition, found.trace
+        ('strongly convex', 4.0, 5.0)
     """
 
     title: str

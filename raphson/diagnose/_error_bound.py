@@ -43,6 +43,14 @@ class ErrorBound:
         coefficients: The bounds, ``(P,)``; None without.
         standard_errors: The bounds in units of a coefficient's standard error (of the observed information, with the
             penalty's if there is one), ``(P,)``; None without.
+
+    Examples:
+        >>> import numpy as np
+        >>> import raphson as rp
+        >>> x, y = np.linspace(-1, 1, 40)[:, None], np.tile([0, 1, 1, 2, 0, 3, 1, 2], 5)
+        >>> bound = rp.VectorGLM(rp.Poisson()).fit(x, y).solution_.error_bound
+        >>> bound.certified, bound.largest < 1e-6
+        (True, True)
     """
 
     certified: bool

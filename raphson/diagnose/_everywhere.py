@@ -70,6 +70,11 @@ def everywhere(
 
     Returns:
         The verdict with its reason.
+
+    Examples:
+        >>> from raphson.likelihoods import Poisson
+        >>> everywhere(Poisson(), linear=True, constant=0.1).convex
+        'strongly convex'
     """
     name = type(likelihood).__name__
     if not linear:

@@ -23,6 +23,14 @@ def are_counts(likelihood: Likelihood, predicted: TargetDistribution) -> bool:
 
     Returns:
         Whether they are.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> f, y = torch.zeros(200, 1).double(), torch.tensor([0.0, 0.0, 0.0, 4.0]).repeat(50)
+        >>> predicted = rp.Poisson().distribution(f, y)
+        >>> are_counts(rp.Poisson(), predicted)
+        True
     """
     return likelihood.support is COUNT and isinstance(predicted, Univariate) and not np.ndim(predicted.total)
 
@@ -46,7 +54,15 @@ def count_frequencies(
         A frame indexed by the count, with columns ``observed`` and ``expected``: weighted sums over rows and responses.
 
     Raises:
-        InputError: The targets are no single counts.
+        InputError: The targets are no single counts, or ``largest`` is no count.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> f, y = torch.zeros(200, 1).double(), torch.tensor([0.0, 0.0, 0.0, 4.0]).repeat(50)
+        >>> predicted = rp.Poisson().distribution(f, y)
+        >>> count_frequencies(rp.Poisson(), predicted, None)["observed"].tolist()
+        [150.0, 0.0, 0.0, 0.0, 50.0]
     """
     import pandas as pd
 
@@ -57,6 +73,8 @@ def count_frequencies(
         )
     values = predicted.observed
     each = np.ones(values.shape) if weights is None else np.broadcast_to(weights[:, None], values.shape)
+    if largest is not None and not (isinstance(largest, int) and largest >= 0):
+        raise InputError(f"largest is {largest}, but the last count must be a whole number of at least 0.")
     last = int(min(values.max(), 100)) if largest is None else largest
     counts = np.arange(last + 1)
     observed = [float(each[values == k].sum()) for k in counts]

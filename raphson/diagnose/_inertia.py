@@ -31,6 +31,13 @@ class Inertia(NamedTuple):
         negative: Certainly negative.
         zero: Within rounding of zero, or exactly zero.
         positive: Certainly positive.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> negative, zero, positive = rp.diagnose(rp.Diagonal(torch.tensor([-1.0, 0.0, 2.0]))).inertia
+        >>> negative, zero, positive
+        (1, 1, 1)
     """
 
     negative: int

@@ -99,9 +99,16 @@ def numpy_generator(generator: Randomness) -> np.random.Generator:
 
     Returns:
         A new generator.
+
+    Raises:
+        InputError: It is neither.
     """
     if isinstance(generator, torch.Generator):
         generator = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    if not (isinstance(generator, int | np.integer) and generator >= 0):
+        raise InputError(
+            f"generator is {generator!r}; pass a torch.Generator, or a seed, a whole number of at least 0."
+        )
     return np.random.default_rng(generator)
 
 

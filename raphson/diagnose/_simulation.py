@@ -26,6 +26,11 @@ class SimulationTest:
         statistic: That of the targets.
         simulated: Those of the simulated sets, ``(S,)``.
         p_value: Two-sided: twice the smaller share of sets on one side, the targets counted as one more set.
+
+    Examples:
+        >>> test = SimulationTest("Zeros", 6.0, np.array([2.0, 3.0, 4.0]), 0.5)
+        >>> test.ratio
+        2.0
     """
 
     name: str
@@ -69,6 +74,15 @@ def dispersion_test(
 
     Raises:
         InputError: Targets cannot be simulated, or have no finite variance.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> f, y = torch.zeros(200, 1).double(), torch.tensor([0.0, 0.0, 0.0, 4.0]).repeat(50)
+        >>> predicted = rp.Poisson().distribution(f, y)
+        >>> found = dispersion_test(predicted)
+        >>> found.ratio > 2, found.p_value < 0.01
+        (True, True)
     """  # noqa: DOC502
     scale = standard_deviation(predicted)
 
@@ -99,6 +113,15 @@ def zero_inflation_test(
 
     Raises:
         InputError: Targets cannot be simulated.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> f, y = torch.zeros(200, 1).double(), torch.tensor([0.0, 0.0, 0.0, 4.0]).repeat(50)
+        >>> predicted = rp.Poisson().distribution(f, y)
+        >>> found = zero_inflation_test(predicted)
+        >>> found.statistic, found.p_value < 0.01
+        (0.75, True)
     """  # noqa: DOC502
 
     def share(at: TargetDistribution) -> float:
@@ -134,6 +157,13 @@ def calibration_test(
     References:
         Hosmer and Lemeshow (1980), Goodness of fit tests for the multiple logistic regression model, Commun. Statist.
         A9, 1043-1069.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> f, y = torch.zeros(200, 1).double(), torch.tensor([0.0, 1.0, 1.0, 1.0]).repeat(50)
+        >>> calibration_test(rp.Bernoulli().distribution(f, y)).p_value < 0.01  # one half, and three quarters happen
+        True
     """
     mean = predicted.mean.reshape(len(predicted.mean), -1)
     variance = predicted.variance.reshape(mean.shape)

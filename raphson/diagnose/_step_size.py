@@ -20,6 +20,12 @@ class LearningRate:
         value: The step.
         momentum: Polyak's momentum, 0 unless the objective is strongly convex here.
         reason: Where both come from.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> round(rp.suggest_learning_rate(rp.Dense(torch.diag(torch.tensor([2.0, -1.0])))).value, 4)
+        0.5
     """
 
     value: float

@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
@@ -21,11 +21,14 @@ from raphson.likelihoods import Likelihood, from_description, to_description
 from raphson.linalg import BlockDiagonal, Permuted, SymmetricOperator, from_state_dict
 from raphson.network import KnownOrder, LayerOperator, Model, Objective
 
+if TYPE_CHECKING:
+    from raphson.laplace._posterior import Posterior
+
 _FORMAT = "raphson-posterior"
 _VERSION = 1
 
 
-def tensors_of(post: Any) -> dict[str, Tensor]:
+def tensors_of(post: Posterior) -> dict[str, Tensor]:
     """Return the tensors of a posterior by name."""
     found = {
         "mean": post.mean,
@@ -74,7 +77,7 @@ def objective_of(
     return whole if isinstance(model, nn.Module) else whole.restricted(list(names))
 
 
-def description_of(post: Any) -> dict[str, Any]:
+def description_of(post: Posterior) -> dict[str, Any]:
     """Return the rest of a posterior as plain values."""
     objective, rest = post.objective, post.residuals
     try:
@@ -144,7 +147,7 @@ def _unpacked(form: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     return tuple(_unpacked(value, tensors) for value in form["tuple"]) if "tuple" in form else form["value"]
 
 
-def save(post: Any, file: str | Path) -> None:
+def save(post: Posterior, file: str | Path) -> None:
     """Write a posterior to a file."""
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors_of(post).items()}
     metadata = {"raphson": json.dumps(description_of(post))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,9 +15,13 @@ from raphson._errors import InputError
 from raphson.laplace._curvature import Curvature, curvature_of
 from raphson.laplace._evidence import determinant, evidence
 from raphson.laplace._operators import combined
+from raphson.laplace._predictive import Link
 from raphson.laplace._prior import Per, Prior, parts_modules, regrouped
 from raphson.likelihoods import Gaussian
 from raphson.network import Objective, multiplied_factors
+
+if TYPE_CHECKING:
+    from raphson.laplace._posterior import Posterior
 
 _FIXED_POINT_STEPS = 30
 _RANGE = 1e10
@@ -27,7 +31,7 @@ _GRID = np.logspace(-4, 4, 9)
 """Precisions that validation tries first; it then halves the distance between powers three times around the best."""
 
 
-def tune_by_evidence(post: Any, per: Per | None, scale: bool) -> Any:
+def tune_by_evidence(post: Posterior, per: Per | None, scale: bool) -> Posterior:
     """Return the posterior with the largest evidence in the prior precisions and, if asked for, the noise scale."""
     if scale and post.residuals is None:
         raise InputError(
@@ -87,7 +91,7 @@ def _climb(
     return torch.from_numpy(best[: len(values)]).to(values).exp(), math.exp(best[-1]) if scale else sigma
 
 
-def with_scale(post: Any, sigma: float) -> Any:
+def with_scale(post: Posterior, sigma: float) -> Posterior:
     """Return the posterior with another scale of its Gaussian likelihood: curvature and loss change in closed form."""
     assert post.residuals is not None and isinstance(post.objective.likelihood, Gaussian)
     own, zeros = post.residuals.at(sigma), torch.zeros_like(post.mean)
@@ -103,7 +107,7 @@ def with_scale(post: Any, sigma: float) -> Any:
     )
 
 
-def tune_by_validation(post: Any, per: Per | None, data: Any, link: Any) -> Any:
+def tune_by_validation(post: Posterior, per: Per | None, data: Any, link: Link) -> Posterior:
     """Return the posterior whose predictive density of other data is largest."""
     post = _with_groups(post, per)
     held_out = Objective(post.objective.model.function, post.objective.likelihood, data, params=_names(post))
@@ -135,13 +139,13 @@ def tune_by_validation(post: Any, per: Per | None, data: Any, link: Any) -> Any:
     return replace(post, prior=post.prior.with_values(values))
 
 
-def _names(post: Any) -> Any:
+def _names(post: Posterior) -> list[str] | dict[str, Tensor]:
     """Return what tells an objective of other data which parameters are differentiated."""
     model = post.objective.model
     return list(post.objective.space.names) if model.module is not None else model.everything
 
 
-def _with_groups(post: Any, per: Per | None) -> Any:
+def _with_groups(post: Posterior, per: Per | None) -> Posterior:
     """Return the posterior with the groups of the prior that are asked for."""
     if per is None:
         return post

@@ -14,7 +14,7 @@ import copy
 import warnings
 from dataclasses import replace
 from functools import singledispatch
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -33,11 +33,14 @@ from raphson.linalg import (
 )
 from raphson.network import LayerOperator, Objective, added_factors
 
+if TYPE_CHECKING:
+    from raphson.laplace._posterior import Posterior
+
 _AT_MODE = 0.01
 """Squared Newton decrement, in the posterior's own standard deviations, up to which a mean is taken as the mode."""
 
 
-def updated(post: Any, data: Any) -> Any:
+def updated(post: Posterior, data: Any) -> Posterior:
     """Return the posterior after other data as well."""
     if post.entries is not None:
         raise InputError("A subnetwork of single entries is not updated: use structure='dense' with subset='all'.")

@@ -96,7 +96,7 @@ def averaged(samples: Tensor, method: str, products: int, offset: Tensor | float
     return Estimate(samples.mean(-1) + offset, samples.std(-1) / k**0.5, method, products, degrees_of_freedom(k))
 
 
-def check_samples(operator: LinearOperator, samples: int, least: int, method: str) -> None:
+def check_samples(operator: object, samples: int, least: int, method: str) -> None:
     """Refuse what no estimator can work with.
 
     Args:
@@ -106,8 +106,11 @@ def check_samples(operator: LinearOperator, samples: int, least: int, method: st
         method: Its name.
 
     Raises:
-        InputError: The operator is a batch or not square, or there are too few products.
+        InputError: It is no operator, a batch or not square, or there are too few products.
     """
+    if not isinstance(operator, LinearOperator):
+        what = " Wrap a matrix as rp.Dense(matrix)." if hasattr(operator, "shape") else ""
+        raise InputError(f"An estimate is of an operator, and this is a {type(operator).__name__}.{what}")
     shape = tuple(operator.shape)
     if len(shape) != 2 or shape[0] != shape[1]:
         raise InputError(

@@ -6,6 +6,7 @@ from raphson.network._contractive import contractive_penalty_estimate as contrac
 from raphson.network._module import Model as Model
 from raphson.network._objective import Objective as Objective
 from raphson.network._parameters import ParameterSpace as ParameterSpace
+from raphson.network._progress import shown as shown
 from raphson.network.curvature._ekfac import ekfac as ekfac
 from raphson.network.curvature._example_gradients import example_gradient_norms as example_gradient_norms
 from raphson.network.curvature._example_gradients import example_gradients as example_gradients

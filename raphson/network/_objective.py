@@ -18,6 +18,7 @@ from raphson.network._checks import probe, twice
 from raphson.network._module import Model
 from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
+from raphson.network._progress import shown
 from raphson.network.autodiff._adjoint import check_adjoint
 from raphson.network.layers._feed_forward import FeedForward, find_feed_forward
 
@@ -189,14 +190,7 @@ class Objective:
         return self._passed()
 
     def _passed(self) -> Iterator[Batch]:
-        if not self.progress:
-            yield from self._batches
-        else:
-            from rich.console import Console
-            from rich.progress import track
-
-            total = self.n_batches or None
-            yield from track(self._batches, "batches", total, transient=True, console=Console(stderr=True))
+        yield from shown(self._batches, "batches", self.progress, self.n_batches or None)
         self._look_at_losses()
 
     def restricted(self, params: str | Iterable[str]) -> Objective:

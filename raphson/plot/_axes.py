@@ -30,10 +30,14 @@ def new_axes(ax: Axes | None, width: float = 6.0, height: float = 4.0) -> Axes:
 
     Returns:
         The axes.
+
+    Raises:
+        InputError: ``ax`` is something else.
     """
     if ax is None:
         ax = new_grid(1, 1, width, height)[0, 0]
-    assert ax is not None
+    if not hasattr(ax, "spines"):
+        raise InputError(f"ax is a {type(ax).__name__}; pass matplotlib axes, those of plt.subplots() for one.")
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -62,6 +66,40 @@ def new_grid(rows: int, columns: int, width: float, height: float) -> NDArray[An
     return found
 
 
+def checked_axes(axes: Any, count: int) -> NDArray[Any]:
+    """Return axes that were passed for several panels as an array, or say how many there must be.
+
+    Args:
+        axes: One or several, in any arrangement.
+        count: Number of panels.
+
+    Returns:
+        The axes, ``(count,)``.
+
+    Raises:
+        InputError: There are more or fewer.
+    """
+    given = np.asarray(axes, dtype=object).ravel()
+    if len(given) != count:
+        raise InputError(
+            f"This figure has {count} panels, and {len(given)} axes were passed: pass {count}, or leave axes out."
+        )
+    return np.array([new_axes(ax) for ax in given], dtype=object)
+
+
+def check_level(level: float) -> None:
+    """Refuse a coverage that is none.
+
+    Args:
+        level: Coverage of intervals.
+
+    Raises:
+        InputError: It does not lie between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise InputError(f"level is {level:g}, but a coverage lies between 0 and 1, such as 0.95.")
+
+
 def numbers(values: Any) -> Array:
     """Return a tensor, frame or sequence as a float64 array.
 
@@ -70,11 +108,19 @@ def numbers(values: Any) -> Array:
 
     Returns:
         The array.
+
+    Raises:
+        InputError: It does not consist of numbers in rows of equal length.
     """
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.double() if hasattr(values, "double") else values
-    return np.asarray(values, dtype=np.float64)
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"A {type(values).__name__} was passed where numbers are drawn: pass an array or tensor of numbers."
+        ) from None
 
 
 def needs(thing: Any, name: str, what: str) -> Any:

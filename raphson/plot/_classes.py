@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raphson._errors import InputError
-from raphson.plot._axes import COLORS, GRAY, Array, needs, new_axes, numbers
+from raphson.plot._axes import COLORS, GRAY, Array, check_level, needs, new_axes, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,9 +29,23 @@ def calibration(model: Any, *, bins: int = 10, level: float = 0.95, ax: Axes | N
 
     Returns:
         The axes.
+
+    Raises:
+        InputError: The model has no classes, or an argument cannot be used.
+
+    Examples:
+        >>> import numpy as np
+        >>> import raphson as rp
+        >>> x, y = np.linspace(-1, 1, 40)[:, None], np.tile(["a", "b", "b", "a", "c"], 8)
+        >>> model = rp.MultinomialLogisticRegression().fit(x, y)
+        >>> rp.plot.calibration(model, bins=5).get_xlabel()
+        'predicted probability'
     """
     from scipy import stats
 
+    check_level(level)
+    if not (isinstance(bins, int) and bins >= 1):
+        raise InputError(f"bins is {bins}, but there must be a whole number of at least 1.")
     observed, means, weights, names = _classes(model)
     ax = new_axes(ax, 5.2, 5.0)
     ax.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--")
@@ -64,6 +78,14 @@ def confusion(model: Any, *, ax: Axes | None = None) -> Axes:
 
     Returns:
         The axes.
+
+    Examples:
+        >>> import numpy as np
+        >>> import raphson as rp
+        >>> x, y = np.linspace(-1, 1, 40)[:, None], np.tile(["a", "b", "b", "a", "c"], 8)
+        >>> model = rp.MultinomialLogisticRegression().fit(x, y)
+        >>> rp.plot.confusion(model).get_title()
+        '40.0% correct'
     """
     observed, means, weights, names = _classes(model)
     k = len(names)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from raphson._errors import InputError
-from raphson.plot._axes import BLUE, COLORS, GRAY, needs, new_axes, new_grid, numbers
+from raphson.plot._axes import BLUE, COLORS, GRAY, checked_axes, needs, new_axes, new_grid, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +34,14 @@ def coefficients(
 
     Raises:
         InputError: There are too many coefficients for one picture, or there is nothing to draw.
+
+    Examples:
+        >>> import numpy as np
+        >>> import raphson as rp
+        >>> x, y = np.linspace(-1, 1, 40)[:, None], np.tile([0, 1, 1, 2, 0, 3, 1, 2], 5)
+        >>> model = rp.VectorGLM(rp.Poisson()).fit(x, y)
+        >>> rp.plot.coefficients(model, intercepts=False).get_title()
+        'Coefficients'
     """
     summary = model
     if not hasattr(model, "to_frame"):
@@ -87,6 +95,14 @@ def convergence(solution: Any, *, against: Literal["iteration", "seconds"] = "it
 
     Raises:
         InputError: A solution has no history, as that of a saved model, or ``against`` is neither of the two.
+
+    Examples:
+        >>> import numpy as np
+        >>> import raphson as rp
+        >>> x, y = np.linspace(-1, 1, 40)[:, None], np.tile([0, 1, 1, 2, 0, 3, 1, 2], 5)
+        >>> model = rp.VectorGLM(rp.Poisson()).fit(x, y)
+        >>> [ax.get_title() for ax in rp.plot.convergence(model)]
+        ['Largest entry of the gradient', 'Objective above the best value']
     """
     if against not in ("iteration", "seconds"):
         raise InputError(f"against is {against!r}; choose 'iteration' or 'seconds'.")
@@ -100,7 +116,7 @@ def convergence(solution: Any, *, against: Literal["iteration", "seconds"] = "it
             raise InputError(
                 f"The solution {name + ' ' if name else ''}has no history to draw: a saved model keeps none."
             )
-    axes = new_grid(1, 2, 9, 3.6)[0] if axes is None else axes
+    axes = new_grid(1, 2, 9, 3.6)[0] if axes is None else checked_axes(axes, 2)
     best = min(step.value for history in histories.values() for step in history)
     for i, (name, history) in enumerate(histories.items()):
         x = [getattr(step, against) for step in history]

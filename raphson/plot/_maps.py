@@ -10,7 +10,7 @@ import torch
 
 from raphson import network
 from raphson._errors import InputError
-from raphson.plot._axes import BLUE, GRAY, ORANGE, Array, new_axes, new_grid, numbers
+from raphson.plot._axes import BLUE, GRAY, ORANGE, Array, checked_axes, needs, new_axes, new_grid, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,17 +35,28 @@ def landscape(
         The axes.
 
     Raises:
-        InputError: The directions have the wrong shape, or ``points`` is too small.
+        InputError: The directions have the wrong shape or are not finite, ``radius`` is not positive, or ``points`` is
+            too small.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> params = {"a": torch.zeros(1).double(), "b": torch.zeros(1).double()}
+        >>> one = torch.ones(1, 1).double()
+        >>> objective = rp.Objective(lambda p, x: p["a"] * p["b"] * x, rp.Gaussian(), (one, one), params=params)
+        >>> rp.plot.landscape(objective, torch.eye(2), points=5).get_title()
+        'Curvatures -1 and 1: a saddle; dashed: second order'
     """
-    center = obj.space.vector()
+    center = needs(obj, "space", "an objective, rp.Objective(model, likelihood, data)").vector()
     lines = _as_rows(directions, center)
-    if lines.shape[0] not in {1, 2} or lines.shape[1] != len(center):
+    if lines.ndim != 2 or lines.shape[0] not in {1, 2} or lines.shape[1] != len(center):
         raise InputError(
             f"directions has shape {tuple(np.shape(directions))}, but it must be one direction ({len(center)},) or two "
             f"of them (2, {len(center)}), P = {len(center)} being the number of parameters."
         )
-    if points < 3:
-        raise InputError(f"points is {points}, but a curve needs at least 3.")
+    _check_grid(radius, points)
+    if not bool(lines.isfinite().all()):
+        raise InputError("A direction holds NaN or infinity, so that there is nothing to draw along it.")
     steps = np.linspace(-radius, radius, points)
     value, gradient = obj.value_and_gradient()
     products = network.hessian(obj).mm(lines.T)
@@ -92,6 +103,13 @@ def _shape(low: float, high: float, rounding: float) -> str:
     return "a bowl" if low > rounding else "a valley"
 
 
+def _check_grid(radius: float, points: int) -> None:
+    if not (isinstance(points, int) and points >= 3):
+        raise InputError(f"points is {points}, but a curve needs a whole number of at least 3.")
+    if not 0 < radius < np.inf:
+        raise InputError(f"radius is {radius:g}, but it must be positive and finite.")
+
+
 def _as_rows(directions: Any, like: Any) -> Any:
     given = like.new_tensor(numbers(directions))
     return given[None] if given.ndim == 1 else given
@@ -105,7 +123,7 @@ def local_linear(f: Callable[..., Any], x: Any, *, radius: float = 1.0, points: 
 
     Args:
         f: A module, or a function of rows: tensors ``(N, D)`` to ``(N, C)``; D = 1, or D = C = 2.
-        x: The point, ``(D,)`` tensor.
+        x: The point, ``(D,)`` tensor or array.
         radius: How far around it.
         points: Points along each input.
         axes: Axes to draw on: one for one input, two for two.
@@ -114,9 +132,19 @@ def local_linear(f: Callable[..., Any], x: Any, *, radius: float = 1.0, points: 
         The axes.
 
     Raises:
-        InputError: The function has other numbers of inputs or outputs.
+        InputError: The function has other numbers of inputs or outputs, or is none, or an argument cannot be used.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> axes = rp.plot.local_linear(lambda rows: rows**2, torch.tensor([1.0, 2.0]))
+        >>> axes[1].get_title()
+        'Outputs; determinant 8'
     """
-    point = x.detach().reshape(-1)
+    _check_grid(radius, points)
+    if not callable(f):
+        raise InputError(f"{type(f).__name__} cannot be drawn here: pass a module or a function of rows (N, D).")
+    point = (x.detach() if isinstance(x, torch.Tensor) else torch.as_tensor(numbers(x))).reshape(-1)
     # only the inputs are differentiated; a model has parameters
     parameters = {"none": point.new_zeros(1)}
     jacobian = numbers(network.input_jacobian(lambda _, rows: f(rows), point[None], parameters))
@@ -139,7 +167,7 @@ def local_linear(f: Callable[..., Any], x: Any, *, radius: float = 1.0, points: 
             f"The Jacobian at this point has shape {jacobian.shape}, but only functions of one input, or from two "
             "inputs to two outputs, are drawn: fix the other inputs, or pick outputs."
         )
-    axes = new_grid(1, 2, 9, 4.4)[0] if axes is None else axes
+    axes = new_grid(1, 2, 9, 4.4)[0] if axes is None else checked_axes(axes, 2)
     line = np.linspace(-radius, radius, points)
     a, b = np.meshgrid(line, line)
     grid = np.stack([a, b], -1)

@@ -20,6 +20,9 @@ _LARGEST_PICTURE = 3000
 _READABLE = 40
 """Labels of single parameters that can be read beside a picture."""
 
+_SKEW = 1e-4
+"""Difference of two entries that should be equal, over the largest entry: rounding in single precision stays below."""
+
 _OPERATOR = "an operator, such as rp.hessian(objective) or rp.kfac(objective)"
 
 
@@ -39,6 +42,13 @@ def hessian(op: Any, *, labels: Sequence[Any] | None = None, scaled: bool = True
 
     Raises:
         InputError: It is no square matrix, or too large to draw.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> matrix = rp.Dense(torch.tensor([[2.0, 1.0], [1.0, 2.0]]), labels=("a", "b"))
+        >>> rp.plot.hessian(matrix).get_title()
+        'Hessian, 2 parameters'
     """
     matrix = _dense(op)
     p = len(matrix)
@@ -101,6 +111,12 @@ def spectrum(op: Any, *, ax: Axes | None = None) -> Axes:
 
     Raises:
         InputError: It is no square matrix, or too large for all of its eigenvalues.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> rp.plot.spectrum(torch.diag(torch.tensor([4.0, 1.0]))).get_title()
+        'Spectrum; condition number 4'
     """  # noqa: DOC502
     ax = new_axes(ax)
     if hasattr(op, "density"):
@@ -132,6 +148,7 @@ def spectrum(op: Any, *, ax: Axes | None = None) -> Axes:
 
 
 def _dense(op: Any) -> Array:
+    op = numbers(op) if isinstance(op, list | tuple) else op
     shape = tuple(np.shape(op) if not hasattr(op, "shape") else op.shape)
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise InputError(f"This has shape {shape}, but a picture of curvature needs a square matrix: pass {_OPERATOR}.")
@@ -144,6 +161,13 @@ def _dense(op: Any) -> Array:
     if not np.isfinite(matrix).all():
         i, j = np.argwhere(~np.isfinite(matrix))[0]
         raise InputError(f"Entry ({i}, {j}) of the matrix is {matrix[i, j]:g}, so it cannot be drawn.")
+    skew = np.abs(matrix - matrix.T)
+    if skew.max() > _SKEW * np.abs(matrix).max():
+        i, j = np.unravel_index(int(skew.argmax()), skew.shape)
+        raise InputError(
+            f"Entries ({i}, {j}) and ({j}, {i}) of the matrix are {matrix[i, j]:g} and {matrix[j, i]:g}, but a picture "
+            "of curvature is of a symmetric matrix: pass (A + A.T) / 2, if that is what is meant."
+        )
     return matrix
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raphson._errors import InputError
-from raphson.plot._axes import BLUE, COLORS, ORANGE, needs, new_axes, numbers
+from raphson.plot._axes import BLUE, COLORS, ORANGE, check_level, needs, new_axes, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +30,17 @@ def bands(
         The axes.
 
     Raises:
-        InputError: The inputs have more than one column.
+        InputError: The inputs have more than one column, or the level is none.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> x = torch.linspace(-1, 1, 20)[:, None]
+        >>> post = rp.laplace(torch.nn.Linear(1, 1), rp.Gaussian(), (x, 2 * x), structure="dense")
+        >>> rp.plot.bands(post, x, data=(x, 2 * x)).get_title()
+        'Mean and 95% interval'
     """
+    check_level(level)
     line = numbers(x)
     if line.ndim > 2 or line.ndim == 2 and line.shape[1] != 1:
         raise InputError(f"x has shape {line.shape}, but bands are drawn over one input: pass x of shape (N, 1).")
@@ -64,6 +73,14 @@ def influence(found: Any, *, named: int = 5, ax: Axes | None = None) -> Axes:
 
     Returns:
         The axes.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> x = torch.linspace(-1, 1, 20)[:, None]
+        >>> post = rp.laplace(torch.nn.Linear(1, 1), rp.Gaussian(), (x, 2 * x), structure="dense")
+        >>> rp.plot.influence(rp.influence(post, range(20))).get_ylabel()
+        "Cook's distance"
     """
     what = "what rp.influence(posterior, rows) returns"
     rows, cook = numbers(needs(found, "rows", what)), numbers(needs(found, "cook", what))

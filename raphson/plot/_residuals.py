@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raphson.plot._axes import BLUE, GRAY, ORANGE, Array, needs, new_axes, new_grid, numbers
+from raphson.plot._axes import BLUE, GRAY, ORANGE, Array, checked_axes, needs, new_axes, new_grid, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,15 +30,24 @@ def residuals(model: Any, *, kind: str = "quantile", columns: Any = None, genera
     Args:
         model: A fitted estimator.
         kind: Kind of the residuals, as in ``model.residuals``; the first two panels are for ``"quantile"``.
-        columns: Names of the columns to draw against; None for the first nine.
+        columns: Names of the columns to draw against, or one; None for the first nine.
         generator: Source of the draws of quantile residuals, or a seed.
         axes: Axes to draw on, as many as panels.
 
     Returns:
         The axes, one for each panel.
+
+    Examples:
+        >>> import numpy as np
+        >>> import raphson as rp
+        >>> x, y = np.linspace(-1, 1, 40)[:, None], np.tile([0, 1, 1, 2, 0, 3, 1, 2], 5)
+        >>> model = rp.VectorGLM(rp.Poisson()).fit(x, y)
+        >>> [ax.get_title() for ax in rp.plot.residuals(model)][:2]
+        ['QQ', 'Worm']
     """
     table = needs(model, "residuals", _ESTIMATOR)(kind, generator)
     rows = needs(model, "fitted_rows", _ESTIMATOR)()
+    columns = [columns] if isinstance(columns, str) else columns
     chosen = list(rows.names[:_MOST_COLUMNS] if columns is None else columns)
     count = 3 + len(chosen)
     if axes is None:
@@ -48,8 +57,7 @@ def residuals(model: Any, *, kind: str = "quantile", columns: Any = None, genera
         for unused in grid[count:]:
             unused.remove()
         axes = grid[:count]
-    for ax in axes:
-        new_axes(ax)
+    axes = checked_axes(axes, count)
     every = slice(None, None, -(-len(table) // _MOST_POINTS))
     values = numbers(table)
     _against_normal(axes[0], axes[1], values)
@@ -109,6 +117,14 @@ def rootogram(model: Any, *, largest: int | None = None, ax: Axes | None = None)
 
     Returns:
         The axes.
+
+    Examples:
+        >>> import numpy as np
+        >>> import raphson as rp
+        >>> x, y = np.linspace(-1, 1, 40)[:, None], np.tile([0, 1, 1, 2, 0, 3, 1, 2], 5)
+        >>> model = rp.VectorGLM(rp.Poisson()).fit(x, y)
+        >>> rp.plot.rootogram(model).get_xlabel()
+        'count'
     """
     table = needs(model, "count_frequencies", _ESTIMATOR)(largest)
     counts = numbers(table.index)

@@ -24,7 +24,12 @@ FORMS = (".html", ".md", ".json")
 
 
 class Verdict(enum.Enum):
-    """What a check found."""
+    """What a check found.
+
+    Examples:
+        >>> Verdict.LOOK.value
+        'look'
+    """
 
     PASS = "pass"
     LOOK = "look"
@@ -40,6 +45,10 @@ class Check:
         verdict: What was found, in a word.
         finding: What was found, in sentences with numbers.
         remedy: What to do; empty where nothing is to be done.
+
+    Examples:
+        >>> Check("Convergence", Verdict.PASS, "The gradient is below the tolerance.").verdict.value
+        'pass'
     """
 
     name: str
@@ -57,6 +66,10 @@ class Figure:
         image: The file's bytes.
         kind: ``"svg+xml"`` or ``"png"``.
         description: What it shows, for those who do not see it.
+
+    Examples:
+        >>> Figure("Empty", b"<svg/>", "svg+xml", "Nothing.").address
+        'data:image/svg+xml;base64,PHN2Zy8+'
     """
 
     title: str
@@ -80,6 +93,14 @@ class Report:
         draw: Draws the pictures, of the page only, when they are first wanted.
         reproduce: How to make it again: ``(name, value)`` pairs.
         numbers: More numbers, of the JSON form only.
+
+    Examples:
+        >>> import numpy as np
+        >>> import raphson as rp
+        >>> x, y = np.linspace(-1, 1, 40)[:, None], np.tile([0, 1, 1, 2, 0, 3, 1, 2], 5)
+        >>> report = rp.VectorGLM(rp.Poisson()).fit(x, y).report()
+        >>> report.to_markdown().splitlines()[0]
+        '# Poisson regression, outputs log_mean'
     """
 
     summary: Summary
@@ -209,6 +230,10 @@ def check_report(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         InputError: Its name ends otherwise than in .html, .md or .json, or its directory does not exist.
+
+    Examples:
+        >>> check_report("fit.html").name
+        'fit.html'
     """
     target = Path(path)
     if target.suffix.lower() not in FORMS:

@@ -36,6 +36,14 @@ class Summary:
         table: Coefficients as `Estimates.to_frame` gives them: rows ``(class, feature)``.
         notes: Sentences below the table.
         level: Coverage of the interval in ``table``.
+
+    Examples:
+        >>> import numpy as np
+        >>> import raphson as rp
+        >>> x, y = np.linspace(-1, 1, 40)[:, None], np.tile([0, 1, 1, 2, 0, 3, 1, 2], 5)
+        >>> summary = rp.VectorGLM(rp.Poisson()).fit(x, y).summary()
+        >>> summary.facts[0]
+        ('Observations', '40')
     """
 
     title: str

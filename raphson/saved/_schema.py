@@ -139,6 +139,26 @@ SCHEMA: dict[str, tuple[Check, Check]] = {
             **_METADATA,
         }),
     ),
+    "BayesianMLP": (
+        record(
+            {
+                "hidden": list_of(WHOLE, (list, tuple)),
+                "structure": one_of("dense", "diagonal", "kfac", "ekfac", "low_rank"),
+                "activation": one_of("tanh", "relu", "silu", "gelu"),
+                **dict.fromkeys(("max_iter", "steps"), WHOLE),
+                "tol": NONNEGATIVE,
+                "random_state": maybe(WHOLE),
+            },
+            optional=True,
+        ),
+        record({
+            "likelihood": _likelihood,
+            "names": maybe(_TEXTS),
+            "bounds": list_of(NUMBER),
+            "converged": FLAG,
+            "posterior": TEXT,
+        }),
+    ),
 }
 """By class: its constructor's arguments, and its metadata."""
 
@@ -149,6 +169,8 @@ def check_content(kind: str, params: Any, metadata: Any) -> None:
         return
     for check, value, name in zip(SCHEMA[kind], (params, metadata), ("params", "metadata"), strict=True):
         check(value, name)
+    if kind == "BayesianMLP":
+        return
     names = metadata["names"]
     _same("facts.n_features_in_", metadata["facts"]["n_features_in_"], len(names), "the number of names")
     if kind == "VectorGLM":
@@ -171,6 +193,9 @@ def check_content(kind: str, params: Any, metadata: Any) -> None:
 def check_tensors(kind: str, params: Any, metadata: Any, tensors: dict[str, Tensor]) -> None:
     """Check names, types and shapes of a model's tensors against its metadata; a wrong one is an ``InputError``."""
     if kind not in SCHEMA:
+        return
+    if kind == "BayesianMLP":
+        _check_network(params, metadata, tensors)
         return
     n_columns = len(metadata["names"])
     if kind == "VectorGLM":
@@ -200,9 +225,30 @@ def check_tensors(kind: str, params: Any, metadata: Any, tensors: dict[str, Tens
             refuse(f"tensors.{name}", f"of shape {shapes[name]} and {dtype}", (tuple(tensor.shape), tensor.dtype))
 
 
+def _check_network(params: Any, metadata: Any, tensors: dict[str, Tensor]) -> None:
+    """Check the columns and layers of a network, whose posterior checks itself."""
+    columns = tensors.get("columns")
+    if columns is None or columns.ndim != 2 or len(columns) != 2 or columns.dtype != torch.float64:
+        refuse("tensors.columns", "means and standard deviations of the columns", columns)
+    assert columns is not None
+    if metadata["names"] is not None:
+        _same("names", len(metadata["names"]), columns.shape[1], "one for each column")
+    sizes = [columns.shape[1], *params.get("hidden", (50,))]
+    for i, (inputs, outputs) in enumerate(zip(sizes, [*sizes[1:], None], strict=True)):
+        weight, bias = (tensors.get(f"posterior.parameter.{2 * i}.{name}") for name in ("weight", "bias"))
+        if weight is None or bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1]:
+            refuse(f"tensors.posterior.parameter.{2 * i}", "a weight and a bias", sorted(tensors))
+        assert weight is not None
+        if weight.shape[1] != inputs or (outputs is not None and weight.shape[0] != outputs):
+            refuse(
+                f"tensors.posterior.parameter.{2 * i}.weight", f"of shape ({outputs}, {inputs})", tuple(weight.shape)
+            )
+
+
 def check_width(design: Design, metadata: Any) -> None:
     """Check that a design makes as many columns as the model has; another number is an ``InputError``."""
-    _same("design", len(design.names), len(metadata["names"]), "as many columns as the model has")
+    if metadata["names"] is not None:
+        _same("design", len(design.names), len(metadata["names"]), "as many columns as the model has")
 
 
 def _same(name: str, value: Any, expected: Any, what: str) -> None:

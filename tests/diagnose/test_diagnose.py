@@ -304,3 +304,23 @@ def test_what_cannot_be_diagnosed_is_refused_in_a_sentence():
         rp.diagnose(rp.Dense(torch.eye(2)), method="lanzcos")
     with pytest.raises(InputError, match="sets no learning rate"):
         rp.suggest_learning_rate(rp.Dense(torch.zeros(2, 2)))
+
+
+def test_posteriors_and_estimated_networks_are_judged_by_their_loss():
+    torch.manual_seed(0)
+    x = torch.randn(30, 2, dtype=torch.float64)
+    net = torch.nn.Linear(2, 1, dtype=torch.float64)
+    post = rp.laplace(net, rp.Gaussian(), (x, x.sum(1, keepdim=True)), structure="dense")
+    found = rp.diagnose(post)
+    assert found.convex == "strongly convex"
+    assert found.largest == pytest.approx(rp.diagnose(post.objective).largest)
+    mlp = rp.BayesianMLP(rp.Gaussian(), (3,)).fit(x.numpy(), x[:, 0].numpy())
+    assert rp.diagnose(mlp).inertia == rp.diagnose(mlp.posterior_.objective).inertia
+
+
+def test_options_of_a_diagnosis_are_checked():
+    operator = rp.Dense(torch.eye(3))
+    with pytest.raises(rp.InputError, match="steps is 0"):
+        rp.diagnose(operator, method="lanczos", steps=0)
+    with pytest.raises(rp.InputError, match="generator is a int"):
+        rp.diagnose(operator, generator=3)

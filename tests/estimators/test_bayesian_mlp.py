@@ -13,6 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import raphson as rp
 from raphson.estimators.networks._expected import ExpectedCurvature
+from raphson.saved._schema import check_content, check_tensors
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -133,3 +134,27 @@ def test_curvature_averaged_over_points_is_the_mean_of_those_at_the_points():
         torch.testing.assert_close(root @ root.mT, expected)
         torch.testing.assert_close(averaged.nll(f, packed), likelihood.nll(f, y))
         torch.testing.assert_close(averaged.gradient(f, packed), likelihood.gradient(f, y))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("hidden", [3, 4], "parameter.0.weight"),
+        ("activation", "swish", "activation"),
+        ("bounds", "high", "bounds"),
+        ("posterior", "{}", "no whole posterior"),
+        ("names", ["one"], "names"),
+    ],
+)
+def test_a_changed_file_is_refused(field, value, words):
+    x, y = load_diabetes(return_X_y=True, as_frame=True)
+    net = rp.BayesianMLP(rp.Gaussian(), hidden=(6, 4), max_iter=1, steps=2).fit(x, y)
+    params = {name: v for name, v in net.get_params().items() if name != "likelihood"}
+    metadata, tensors = net.metadata(), net.state_dict()
+    check_content("BayesianMLP", params, metadata)
+    check_tensors("BayesianMLP", params, metadata, tensors)
+    (params if field in params else metadata)[field] = value
+    with pytest.raises(rp.InputError, match=words):
+        check_content("BayesianMLP", params, metadata)
+        check_tensors("BayesianMLP", params, metadata, tensors)
+        rp.BayesianMLP.from_state(params, tensors, metadata)

@@ -13,7 +13,8 @@ import pytest
 import raphson as rp
 from raphson._errors import NotEstimableError
 
-KINDS = ("softmax", "logistic", "poisson", "gaussian", "binomial")
+KINDS = ("softmax", "logistic", "poisson", "gaussian", "binomial", "gamma", "negative binomial")
+DISPERSION = 0.3
 
 
 def optimum(x, targets, weights, kind, l2, start, trials=1):
@@ -27,12 +28,11 @@ def optimum(x, targets, weights, kind, l2, start, trials=1):
             gradient, hessian = mp.zeros(r * d, 1), mp.zeros(r * d, r * d)
             for row, target, weight in zip(rows, targets, weights, strict=True):
                 f = [mp.fdot(line, row) for line in theta]
-                mean, curve = mean_and_curvature(f, kind, trials)
+                slope, curve = slope_and_curvature(f, target, kind, trials)
                 w = mp.mpf(float(weight)) / total
                 for a in range(r):
-                    t = mp.mpf(int(target == a + 1)) if kind == "softmax" else mp.mpf(float(target))
                     for i in range(d):
-                        gradient[a * d + i] += w * (mean[a] - t) * row[i]
+                        gradient[a * d + i] += w * slope[a] * row[i]
                         for b in range(r):
                             for j in range(d):
                                 hessian[a * d + i, b * d + j] += w * curve[a][b] * row[i] * row[j]
@@ -52,15 +52,22 @@ def optimum(x, targets, weights, kind, l2, start, trials=1):
     raise AssertionError("no optimum")
 
 
-def mean_and_curvature(f, kind, trials):
+def slope_and_curvature(f, target, kind, trials):
+    """The first and second derivatives of a row's loss in its outputs."""
     if kind == "softmax":
         terms = [mp.exp(v) for v in f]
         p = [t / (1 + mp.fsum(terms)) for t in terms]
-        return p, [[p[a] * ((a == b) - p[b]) for b in range(len(p))] for a in range(len(p))]
+        slope = [p[a] - int(target == a + 1) for a in range(len(p))]
+        return slope, [[p[a] * ((a == b) - p[b]) for b in range(len(p))] for a in range(len(p))]
+    y, mean, phi = mp.mpf(float(target)), mp.exp(f[0]), mp.mpf(DISPERSION)
     if kind in ("logistic", "binomial"):
         p = 1 / (1 + mp.exp(-f[0]))
-        return [trials * p], [[trials * p * (1 - p)]]
-    return ([mp.exp(f[0])], [[mp.exp(f[0])]]) if kind == "poisson" else (f, [[mp.mpf(1)]])
+        return [trials * p - y], [[trials * p * (1 - p)]]
+    if kind == "gamma":
+        return [(1 - y / mean) / phi], [[y / mean / phi]]
+    if kind == "negative binomial":
+        return [(mean - y) / (1 + phi * mean)], [[mean * (1 + phi * y) / (1 + phi * mean) ** 2]]
+    return ([mean - y], [[mean]]) if kind == "poisson" else ([f[0] - y], [[mp.mpf(1)]])
 
 
 def draw(seed):
@@ -86,6 +93,12 @@ def draw(seed):
         y[:2] = [0, 1]
     elif kind == "binomial":
         y = g.binomial(trials, 1 / (1 + np.exp(-f[:, 0]))).astype(float)
+    elif kind == "gamma":
+        y = g.gamma(1 / DISPERSION, DISPERSION * np.exp(np.clip(f[:, 0], -3, 3)))
+    elif kind == "negative binomial":
+        mean = g.gamma(1 / DISPERSION, DISPERSION * np.exp(np.clip(f[:, 0], -3, 3)))
+        y = g.poisson(mean).astype(float)
+        y[0] = 1
     elif kind == "poisson":
         y = g.poisson(np.exp(np.clip(f[:, 0], -3, 3))).astype(float)
         y[0] = 1
@@ -100,6 +113,7 @@ def fitted(kind, x, y, weights, l2, tol, trials):
         if kind == "softmax":
             return rp.MultinomialLogisticRegression(l2=l2, tol=tol).fit(x, y, weights)
         made = {"logistic": rp.Bernoulli(), "poisson": rp.Poisson(), "gaussian": rp.Gaussian()}
+        made |= {"gamma": rp.Gamma(DISPERSION), "negative binomial": rp.NegativeBinomial(DISPERSION)}
         return rp.VectorGLM(made.get(kind) or rp.Binomial(trials), l2=l2, tol=tol).fit(x, y, weights)
 
 
@@ -183,7 +197,9 @@ def test_what_cannot_be_certified_says_why():
     count = g.poisson(1.0, 40)
     cases = {
         "Jeffreys": rp.MultinomialLogisticRegression(penalty="jeffreys").fit(x, y),
-        "NegativeBinomial": rp.VectorGLM(rp.NegativeBinomial(dispersion=1.0)).fit(x, count),
+        "loss of NegativeBinomial is not convex": rp.VectorGLM(rp.NegativeBinomial()).fit(x, count + (count > 1)),
+        "loss of Ordinal is convex, but": rp.VectorGLM(rp.Ordinal(3)).fit(x, count.clip(max=2)),
+        "loss of Gamma is convex, but": rp.VectorGLM(rp.Gamma(0.5, link="inverse")).fit(x, 1.0 + count),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

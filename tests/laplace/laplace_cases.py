@@ -89,6 +89,19 @@ class TiedTable(nn.Module):
         return nn.functional.linear(torch.tanh(self.inner(self.table(x).sum(1))), self.table.weight)
 
 
+class Adapted(nn.Module):
+    """A frozen layer with a low-rank adapter (LoRA), before a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Linear(4, 5).requires_grad_(False)
+        self.down, self.up = nn.Linear(4, 2, bias=False), nn.Linear(2, 5, bias=False)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.base(x) + 0.5 * self.up(self.down(x))))
+
+
 def mlp(inputs: int, outputs: int) -> Callable[[], nn.Module]:
     return lambda: nn.Sequential(nn.Linear(inputs, 6), nn.Tanh(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, outputs))
 
@@ -117,6 +130,7 @@ CASES = [
     Case("attention", Attention, rp.Categorical, tokens(7, 4), labels(3)),
     Case("tied", Tied, lambda: rp.Gaussian(0.5), reals(4), reals(2)),
     Case("tied table", TiedTable, rp.Categorical, tokens(5, 3), labels(5)),
+    Case("adapters", Adapted, rp.Categorical, reals(4), labels(3)),
 ]
 
 

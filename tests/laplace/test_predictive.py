@@ -162,3 +162,50 @@ def test_low_precision(dtype: torch.dtype, structure: str) -> None:
     torch.testing.assert_close(found.mean.to(DTYPE), exact.mean, rtol=tol, atol=tol)
     tiny = post.with_prior(1e-6 if structure in {"kfac", "diagonal"} else 1e-2)
     assert bool(torch.isfinite(tiny.predict(new.to(dtype)).mean).all())
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name in {"attention", "tied table", "adapters"}], ids=repr
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_low_precision_of_other_networks(case: Case, dtype: torch.dtype) -> None:
+    model, likelihood, (x, y), new = case.make(40)
+    exact = rp.laplace(model, likelihood, (x, y)).predict(new)
+    model.to(dtype)
+    x, new = (t.to(dtype) if t.is_floating_point() else t for t in (x, new))
+    found = rp.laplace(model, likelihood, (x, y)).predict(new)
+    tol = 1e-3 if dtype is torch.float32 else 0.1
+    torch.testing.assert_close(found.mean.to(DTYPE), exact.mean, rtol=tol, atol=tol)
+    scale = float(exact.output_covariance.abs().max())
+    torch.testing.assert_close(found.output_covariance.to(DTYPE), exact.output_covariance, rtol=tol, atol=tol * scale)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_a_posterior_on_a_gpu(case: Case, structure: str) -> None:
+    model, likelihood, (x, y), new = case.make()
+    exact = rp.laplace(model, likelihood, (x, y), structure=structure, rank=6).predict(new)
+    post = rp.laplace(model.cuda(), likelihood, (x.cuda(), y.cuda()), structure=structure, rank=6)
+    found = post.predict(new.cuda())
+    assert found.output_covariance.is_cuda and post.sample(2).is_cuda
+    if structure != "low_rank":  # whose random vectors are others there
+        torch.testing.assert_close(found.output_covariance.cpu(), exact.output_covariance, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(found.mean.cpu(), exact.mean, rtol=1e-2, atol=1e-2)
+    assert torch.isfinite(post.tune_prior(per="layer").log_marginal_likelihood())
+
+
+def test_progress_is_shown_on_standard_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    model, likelihood, data, new = CASES[0].make()
+    post = rp.laplace(model, likelihood, data)
+    quiet = post.predict(new).mean
+    assert capsys.readouterr().err == ""
+    torch.testing.assert_close(post.predict(new, progress=True).mean, quiet)
+    assert "inputs" in capsys.readouterr().err
+    _ = post.predict(new, method="sample", samples=3, progress=True)
+    captured = capsys.readouterr()
+    assert "samples" in captured.err and captured.out == ""

@@ -294,3 +294,10 @@ def test_what_cannot_be_estimated_is_refused_in_a_sentence():
         rp.nystrom(rp.Dense(-rotated(SPECTRA["flat"])), 5)
     with pytest.raises(InputError, match="level"):
         rp.trace(op).interval(95)
+
+
+def test_a_matrix_is_no_operator():
+    with pytest.raises(InputError, match=r"Wrap a matrix as rp\.Dense"):
+        rp.trace(torch.eye(3))
+    with pytest.raises(InputError, match="this is a str"):
+        rp.frobenius_norm("a")

@@ -207,6 +207,39 @@ def test_errors_are_sentences():
         rp.plot.bands(None, torch.ones(3, 2))
 
 
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [
+        (lambda: rp.plot.hessian([[1, 2], [3]]), "array or tensor of numbers"),
+        (lambda: rp.plot.hessian(np.eye(2), ax=3), "ax is a int"),
+        (lambda: rp.plot.spectrum(np.array([[1.0, 2.0], [3.0, 4.0]])), r"Entries \(0, 1\) and \(1, 0\).* 2 and 3"),
+        (lambda: rp.plot.hessian(torch.tensor([[1.0, 2.0], [3.0, 4.0]])), "symmetric"),
+        (lambda: rp.plot.landscape(counts_model(), np.ones(3)), "pass an objective"),
+        (lambda: rp.plot.landscape(objective(), None), "directions has shape"),
+        (lambda: rp.plot.landscape(objective(), "random"), "array or tensor of numbers"),
+        (lambda: rp.plot.landscape(objective(), np.full(len(objective().space.vector()), np.nan)), "NaN or infinity"),
+        (lambda: rp.plot.landscape(objective(), np.ones(len(objective().space.vector())), radius=-1), "radius is -1"),
+        (lambda: rp.plot.landscape(objective(), np.ones(len(objective().space.vector())), points=2.5), "whole number"),
+        (lambda: rp.plot.local_linear(3, torch.zeros(2)), "pass a module or a function"),
+        (lambda: rp.plot.residuals(counts_model(), axes=[None]), r"5 panels, and 1 axes"),
+        (lambda: rp.plot.residuals(counts_model(), columns="agee"), "no column named 'agee'"),
+        (lambda: rp.plot.residuals(counts_model(), generator="a"), "generator is 'a'"),
+        (lambda: rp.plot.rootogram(counts_model(), largest=-1), "largest is -1"),
+        (lambda: rp.plot.calibration(classes_model(), bins=0), "bins is 0"),
+        (lambda: rp.plot.calibration(classes_model(), level=95), "level is 95"),
+        (lambda: rp.plot.convergence(counts_model(), axes=[None]), "2 panels, and 1"),
+    ],
+)
+def test_wrong_input_is_one_sentence(draw, words):
+    with pytest.raises(rp.InputError, match=words):
+        draw()
+
+
+def test_one_column_by_name_and_a_point_of_numpy():
+    assert len(rp.plot.residuals(counts_model(), columns="a")) == 4
+    assert len(rp.plot.local_linear(lambda rows: rows**2, np.array([1.0, 2.0]))) == 2
+
+
 def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
     import sys
 

@@ -62,7 +62,14 @@ def _refuse(fitted: Fitted, rows: Rows) -> None:
     if fitted.orthogonal is not None:
         raise NotEstimableError("columns are nearly collinear, so that rounding of their values decides")
     if objective.likelihood.self_concordance is None:
-        raise NotEstimableError(f"the likelihood {name} is not known to be self-concordant")
+        if not objective.likelihood.concave:
+            raise NotEstimableError(
+                f"the loss of {name} is not convex in its outputs, so that there may be other optima"
+            )
+        raise NotEstimableError(
+            f"the loss of {name} is convex, but generalized self-concordance needs a bound of its third derivatives by "
+            "its second ones, and none is known"
+        )
     if objective.n_parameters > _LARGEST:
         raise NotEstimableError(f"there are more than {_LARGEST} coefficients")
     if not all(_is_selection(group.matrix) for group in (*here.groups, *fitted.layout.output_map.groups)):

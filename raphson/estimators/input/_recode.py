@@ -132,7 +132,7 @@ def recode_formulas(estimator: Any, rows: Rows, discrete: bool) -> Recoding:
 
     frame, formulas, c = rows.frame, estimator._formulas, len(estimator.intercept_)
     zeros = torch.zeros(len(frame), c, dtype=torch.float64)
-    inside = estimator._formula_offset(frame, c)
+    inside = estimator._whole_offset(frame, None, len(frame), c)
     passed = zeros if rows.offset is None else rows.offset - (zeros if inside is None else inside)
 
     def encode(settings: Settings) -> tuple[Tensor, Tensor]:
@@ -142,7 +142,7 @@ def recode_formulas(estimator: Any, rows: Rows, discrete: bool) -> Recoding:
             dtype = frame[name].dtype
             moved[name] = column.astype(dtype) if isinstance(dtype, pd.CategoricalDtype) else column
             _refuse_missing(name, moved[name], value)
-        added = estimator._formula_offset(moved, c)
+        added = estimator._whole_offset(moved, None, len(moved), c)
         return dense(estimator._table(moved)), passed if added is None else passed + added
 
     variables = {}

@@ -128,7 +128,7 @@ def train(
             best = post, values, likelihood
         if bounds[-1] < max(bounds) - _COLLAPSE.get(options.structure, _FALL) * len(x):
             post, values, likelihood = best
-            torch.nn.utils.vector_to_parameters(post.mean, model.parameters())
+            torch.nn.utils.vector_to_parameters(post.mean.clone(), model.parameters())
             break
         if small > 1 or number == options.rounds - 1:
             break

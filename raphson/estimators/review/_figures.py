@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from raphson import plot
@@ -18,27 +19,16 @@ _MOST_COLUMNS = 6
 
 
 def figures(model: Any, summary: Any, matrix: Any, labels: Any, generator: Any) -> Iterator[Figure]:
-    """Yield the figures that the model has.
-
-    Args:
-        model: A fitted estimator.
-        summary: Its summary.
-        matrix: Its Hessian as an array, or None.
-        labels: Labels of the Hessian.
-        generator: Source of randomness, or a seed.
-
-    Yields:
-        The figures.
-    """
+    """Yield the figures of a fitted estimator, its summary and its Hessian, an array with labels, if that is there."""
     table = summary.to_frame()
     shown = table.iloc[:, 0].notna()
     if 0 < len(table) <= _MOST_COEFFICIENTS and shown.any():
-        yield _figure(
+        yield _single(
             "Coefficients",
             f"Forest plot of {len(table)} coefficients with {100 * summary.level:g}% intervals; the numbers are those "
             "of the table above.",
-            (1, 1, 6.4, 1.2 + 0.24 * len(table)),
-            lambda axes: plot.coefficients(summary, ax=axes[0]),
+            (6.4, 1.2 + 0.24 * len(table)),
+            partial(plot.coefficients, summary),
         )
     solution = model.solution_
     if solution.history:
@@ -51,18 +41,18 @@ def figures(model: Any, summary: Any, matrix: Any, labels: Any, generator: Any) 
             lambda axes: plot.convergence(solution, axes=axes),
         )
     if matrix is not None:
-        yield _figure(
+        yield _single(
             "Hessian",
             f"Heat map of the {len(matrix)} by {len(matrix)} Hessian of standardized columns, each entry over the "
             "roots of its two diagonal entries; lines part the blocks of classes or outputs.",
-            (1, 1, 6.4, 5.4),
-            lambda axes: plot.hessian(matrix, labels=labels, ax=axes[0]),
+            (6.4, 5.4),
+            partial(plot.hessian, matrix, labels=labels),
         )
-        yield _figure(
+        yield _single(
             "Spectrum",
             "Eigenvalues of that Hessian, largest first, on a logarithmic axis; the checks have the ends in numbers.",
-            (1, 1, 6.4, 3.6),
-            lambda axes: plot.spectrum(matrix, ax=axes[0]),
+            (6.4, 3.6),
+            partial(plot.spectrum, matrix),
         )
     if model.has_rows():
         yield from _of_rows(model, generator)
@@ -83,29 +73,40 @@ def _of_rows(model: Any, generator: Any) -> Iterator[Figure]:
         used=panels,
         kind="svg" if len(rows.means) <= _POINTS else "png",
     )
-    if model.has_counts():
-        yield _figure(
+    k = max(2, rows.means.shape[1])
+    singles = (
+        (
+            model.has_counts(),
             "Rootogram",
             "Square roots of observed frequencies of counts, hanging from those that the fit expects: bars end at the "
             "zero line where the two agree.",
-            (1, 1, 6.4, 3.6),
-            lambda axes: plot.rootogram(model, ax=axes[0]),
-        )
-    if model.has_classes():
-        yield _figure(
+            (6.4, 3.6),
+            plot.rootogram,
+        ),
+        (
+            model.has_classes(),
             "Calibration",
             "Shares of each class among rows of similar predicted probability, with 95% intervals; on the diagonal "
             "where probabilities are right.",
-            (1, 1, 5.2, 5.0),
-            lambda axes: plot.calibration(model, ax=axes[0]),
-        )
-        k = max(2, rows.means.shape[1])
-        yield _figure(
+            (5.2, 5.0),
+            plot.calibration,
+        ),
+        (
+            model.has_classes(),
             "Confusion",
             "Weighted numbers of rows by class, in lines, and most probable class, in columns.",
-            (1, 1, 2.2 + 0.5 * k, 1.8 + 0.5 * k),
-            lambda axes: plot.confusion(model, ax=axes[0]),
-        )
+            (2.2 + 0.5 * k, 1.8 + 0.5 * k),
+            plot.confusion,
+        ),
+    )
+    for wanted, title, description, size, draw in singles:
+        if wanted:
+            yield _single(title, description, size, partial(draw, model))
+
+
+def _single(title: str, description: str, size: tuple[float, float], draw: Callable[..., Any]) -> Figure:
+    """Return the figure of a function that takes one ``ax``."""
+    return _figure(title, description, (1, 1, *size), lambda axes: draw(ax=axes[0]))
 
 
 def _figure(

@@ -37,15 +37,10 @@ _REMEDIES = {
 def fit_checks(
     model: Any, spectrum: tuple[Array, Array, list[str]] | None, only_penalized: str | None
 ) -> Iterator[Check]:
-    """Yield the checks of the optimum.
+    """Yield the checks of the optimum of a fitted estimator.
 
-    Args:
-        model: A fitted estimator.
-        spectrum: Eigenvalues, ascending, eigenvectors and names of the Hessian; None where it was not formed.
-        only_penalized: Which coefficients only a penalty keeps finite, in a sentence; None for none.
-
-    Yields:
-        The checks.
+    The spectrum is eigenvalues, ascending, eigenvectors and names of the Hessian, None where it was not formed;
+    ``only_penalized`` is the sentence that says which coefficients only a penalty keeps finite.
     """
     yield _convergence(model.solution_)
     yield _finite(model, only_penalized)

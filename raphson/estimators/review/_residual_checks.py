@@ -32,15 +32,7 @@ _BINS, _ROWS_IN_BIN = 10, 10
 
 
 def residual_checks(model: Any, generator: Any) -> Iterator[Check]:
-    """Yield the checks of the model against the rows that it was fitted to.
-
-    Args:
-        model: A fitted estimator with its training rows.
-        generator: Source of randomness, or a seed.
-
-    Yields:
-        The checks that the likelihood has.
-    """
+    """Yield the checks that the likelihood has of a fitted estimator against its training rows."""
     residuals = model.residuals("quantile", generator)
     yield _distribution(residuals.to_numpy().ravel())
     settings = {"simulations": 250 if len(residuals) < _MANY_ROWS else 100, "generator": generator}

@@ -67,15 +67,7 @@ def falls_on(fitted: Fitted) -> bool:
 
 
 def find_no_spread(fitted: Fitted, rows: Rows) -> Divergence | None:
-    """Return the parameters of scale that have nothing to estimate where targets are fitted exactly.
-
-    Args:
-        fitted: A fit.
-        rows: Its rows.
-
-    Returns:
-        What diverges, or None.
-    """
+    """Return the parameters of scale that have nothing to estimate where targets are fitted exactly, or None."""
     likelihood, objective = fitted.objective.likelihood, fitted.objective
     k, y = len(likelihood.parameters), rows.y
     if k < 2 or y.shape[0] != objective.n_rows or not y.is_floating_point() or likelihood.support is COUNT:

@@ -106,11 +106,7 @@ def readable(vectors: Array) -> Array:
 
 
 def row_space(std: Standardized, live: Array) -> tuple[Array, Array, Array]:
-    """Return what every column is in a few of them, for designs with fewer rows than columns.
-
-    Args:
-        std: The rows.
-        live: The columns that vary.
+    """Return what every column that varies is in a few of them, for designs with fewer rows than columns.
 
     Returns:
         The few, positions ``(r,)`` where r is the rank; the others ``(q,)``; and their shares in the few ``(r, q)``, in

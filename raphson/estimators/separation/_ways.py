@@ -21,17 +21,9 @@ def find_ways(problem: Problem, span: Array, table: Array, direction: Array, dea
     """Return the sign ``(p,)`` that each coefficient has along every direction of recession, 0 for none or unknown.
 
     Along the directions of recession, a cone in their span, a coefficient may take either sign: that of a class for a
-    column on which a second class is perfectly predicted, say. A linear program for each end tells.
-
-    Args:
-        problem: The problem.
-        span: ``(p', r)`` basis of the directions, in standardized columns.
-        table: ``(p, r)`` the same in the table's.
-        direction: ``(p,)`` a direction of recession in the table's columns.
-        deadline: When to stop.
-
-    Returns:
-        1, -1 or 0.
+    column on which a second class is perfectly predicted, say. A linear program for each end tells. The directions have
+    the basis ``span`` ``(p', r)`` in standardized columns, ``table`` ``(p, r)`` in the table's, in which ``direction``
+    ``(p,)`` is one of them.
     """
     ways = np.zeros(len(table), dtype=np.int8)
     far = np.flatnonzero((table != 0).any(1))

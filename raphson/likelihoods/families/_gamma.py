@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson.likelihoods import _parameters
@@ -128,6 +130,19 @@ class Gamma(MeanFamily[_Parts]):
             return None
         a = y.double().reshape(-1) / self.dispersion
         return (a, torch.full_like(a, 1.0 / self.dispersion)) if bool(a.isfinite().all()) else None
+
+    @property
+    def self_concordance(self) -> float | None:
+        r"""1 with a log link and a given dispersion: the third derivative of :math:`y e^{-f}` is minus its second."""
+        return 1.0 if self.dispersion is not None and self.link == "log" else None
+
+    def extended_gradient(self, f: NDArray[np.longdouble], y: Tensor) -> NDArray[np.longdouble] | None:
+        r"""Return :math:`(1 - y e^{-f}) / \phi` in extended precision."""
+        if self.self_concordance is None:
+            return None
+        target = y.reshape(f.shape).double().cpu().numpy()
+        found: NDArray[np.longdouble] = (1 - target * np.exp(-f)) / np.longdouble(self.dispersion)
+        return found
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw responses, ``(..., M)``."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson.likelihoods import _parameters
@@ -176,6 +178,20 @@ class NegativeBinomial(MeanFamily[_Parts]):
         if self.dispersion is not None:
             return Diagonal(mean)
         return _parameters.uncorrelated(mean, dispersion_information(log_mean, log_dispersion))
+
+    @property
+    def self_concordance(self) -> float | None:
+        """1 with a log link and a given dispersion: in the log mean the loss is a softplus and a linear term."""
+        return 1.0 if self.dispersion is not None and self.link == "log" else None
+
+    def extended_gradient(self, f: NDArray[np.longdouble], y: Tensor) -> NDArray[np.longdouble] | None:
+        r"""Return :math:`(\mu - y) / (1 + \alpha \mu)` in extended precision."""
+        if self.self_concordance is None:
+            return None
+        mean = np.exp(f)
+        target = y.reshape(f.shape).double().cpu().numpy()
+        found: NDArray[np.longdouble] = (mean - target) / (1 + np.longdouble(self.dispersion) * mean)
+        return found
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw counts, ``(..., M)``: Poisson ones with a gamma mean."""

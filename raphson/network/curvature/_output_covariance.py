@@ -31,6 +31,7 @@ from raphson.linalg import (
 )
 from raphson.network._objective import Objective
 from raphson.network._parameters import ParameterSpace
+from raphson.network._progress import shown
 from raphson.network.curvature._dense_jacobian import dense_jacobian
 from raphson.network.curvature.factors._layer_operator import LayerOperator
 from raphson.network.curvature.factors._layer_plan import Bias, PlanPart, make_plan
@@ -68,14 +69,14 @@ class OutputCovariance:
         self._objective, self._precision, self._bias, self._entries = objective, precision, bias, entries
         self._by_layer = entries is None and isinstance(precision, LayerOperator | Diagonal)
 
-    def __call__(self, x: Inputs) -> Iterator[tuple[Tensor, Tensor]]:
+    def __call__(self, x: Inputs, progress: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield outputs ``(n, ..., C)`` and their covariances ``(n, ..., C, C)``, some examples at a time."""
         for batch in self._batches(x):
-            for rows in self._parts(batch):
+            for rows in shown(self._parts(batch), "inputs", progress):
                 part = batch.rows(rows)
                 yield from self._by_layers(part) if self._by_layer else self._by_jacobian(part)
 
-    def roots(self, x: Inputs) -> Iterator[tuple[Tensor, Tensor]]:
+    def roots(self, x: Inputs, progress: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield outputs ``(n, C)`` and square roots ``(n, C, r)`` of their covariances, some examples at a time.
 
         For many outputs: a layer's half of the covariance is made by one matrix product less than the covariance.
@@ -84,7 +85,7 @@ class OutputCovariance:
         (batch,) = self._batches(x)
         if not self._by_layer or batch.y.ndim > 2 or batch.y.shape[1] < MANY_OUTPUTS:
             return
-        for rows in self._parts(batch):
+        for rows in shown(self._parts(batch), "inputs", progress):
             for _, recorded in recorded_parts(self._objective, batch.rows(rows), 0, rows.stop - rows.start):
                 f = recorded.record.output.detach()
                 halves = list(self._of_layers(recorded, f.shape[1]))
