@@ -6,6 +6,7 @@ Run ``python benchmarks/fit.py`` (``--help`` lists the options); ``benchmarks/RE
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import subprocess
@@ -25,6 +26,7 @@ from _grid import SLOWEST, limited, paired
 from _grid import run as run_grid
 from _problems import Problem, problems
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from raphson import MultinomialLogisticRegression
 
@@ -100,14 +102,16 @@ def glum(problem: Problem, l2: float) -> dict[str, Callable[[], Any]]:
     return {"glum": fit}
 
 
-def race_cell(problem: Problem, l2: float, repeats: int) -> dict[str, dict[str, Any]]:
+def race_cell(
+    problem: Problem, l2: float, repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, dict[str, Any]]:
     """Time a cell of the grid: every contestant once to check its answer, then the quick ones in turns."""
     runners = contestants(problem, l2) | glum(problem, l2)
     results: dict[str, dict[str, Any]] = {}
     for name, call in runners.items():
-        start = time.perf_counter()
+        start = clock()
         model = limited(call, 4 * SLOWEST if name == "raphson" else SLOWEST)
-        seconds = time.perf_counter() - start
+        seconds = clock() - start
         gradient = np.inf if model is None else gradient_norm(problem, *full(model), l2)
         results[name] = {"seconds": seconds, "gradient": gradient, "credited": bool(gradient <= TOL)}
     credited = [r["seconds"] for name, r in results.items() if r["credited"] and name != "raphson"]
@@ -115,7 +119,7 @@ def race_cell(problem: Problem, l2: float, repeats: int) -> dict[str, dict[str, 
     fast = [n for n, r in results.items() if n == "raphson" or (r["credited"] and r["seconds"] < 10 * min(credited))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, times in paired({name: runners[name] for name in fast}, repeats).items():
+        for name, times in paired({name: runners[name] for name in fast}, repeats, clock).items():
             results[name]["seconds"] = float(np.median(times))
     return results
 
@@ -363,7 +367,14 @@ def main() -> None:
     parser.add_argument("--end-to-end", action="store_true", help="only the whole command, on 10^6 rows of a file")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/fit.json"))
     parser.add_argument("--grid", action="store_true", help="the grid of shapes instead; --only: words its cells have")
+    parser.add_argument("--sample", type=int, help="of the grid so many cells, drawn at random")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="one thread, and its processor's time: for machines that others use too"
+    )
     arguments = parser.parse_args()
+    if arguments.cpu_time:
+        torch.set_num_threads(1)
+        threadpool_limits(1)
     if arguments.end_to_end:
         whole = end_to_end(arguments.repeats)
         print("\n".join(end_to_end_table(whole)))
@@ -373,7 +384,10 @@ def main() -> None:
         return
     if arguments.grid:
         print(", ".join(f"{key} {value}" for key, value in machine().items()))
-        run_grid(race_cell, arguments.only, arguments.repeats, arguments.json.with_name("grid.json"))
+        clock = time.thread_time if arguments.cpu_time else time.perf_counter
+        race_with_clock = functools.partial(race_cell, clock=clock)
+        target = arguments.json.with_name("grid.json")
+        run_grid(race_with_clock, arguments.only, arguments.repeats, target, arguments.sample)
         return
     folder = arguments.tables if arguments.tables.exists() else None
     results, errors, updates = {}, {}, {}

@@ -1,7 +1,8 @@
 r"""L-BFGS with a limit on what it may cost: the first thing to try where a Hessian costs many gradients.
 
 The limited-memory BFGS recursion (Nocedal and Wright 2006, algorithm 7.4) from a multiple of the identity,
-:math:`\gamma_k = s^T y / y^T y` (equation 7.20). Where the columns are standardized and the optimum is near, ten or
+:math:`\gamma_k = s^T y / y^T y` (equation 7.20), or of a rough inverse of
+the caller's. Where the columns are standardized and the optimum is near, ten or
 twenty gradients reach the tolerance; where they do not, their rate says so soon, and what they found is a start for
 Newton's method. A fit then costs at most about twice the cheaper of the two, whichever that is.
 """
@@ -15,6 +16,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
+from raphson.solve._factor import Inverse
 from raphson.solve._line_search import Direction, is_finite
 from raphson.solve._newton import two_loops
 from raphson.solve._problem import Callback, Evaluation, History, Problem
@@ -41,6 +43,7 @@ def quasi_newton(
     patience: float = 100.0,
     at: Evaluation | None = None,
     met: list[Tensor] | None = None,
+    inverse: Inverse | None = None,
     callback: Callback | None = None,
 ) -> Solution:
     """Minimize by L-BFGS, as long as that promises to end within so many gradients.
@@ -52,6 +55,7 @@ def quasi_newton(
         patience: Evaluations that it may take, and that the mean rate at which the gradient falls may promise.
         at: The state at the start, where it is known.
         met: Is given the gradients ``(p,)`` at the start and after every step.
+        inverse: About the product with the inverse Hessian, up to a factor; None for the identity.
         callback: Called with a ``Step`` after every step.
 
     Returns:
@@ -66,14 +70,15 @@ def quasi_newton(
     first, least, evaluations = at.norm, at.norm, 0
     pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_MEMORY)
     # of unknown scale: the first step has length one in standardized coefficients
-    scale = 1.0 / max(float(at.gradient.norm()), torch.finfo(torch.float64).tiny)
+    rough = torch.clone if inverse is None else inverse
+    scale = 1.0 / max(float(rough(at.gradient).norm()), torch.finfo(torch.float64).tiny)
     status = Status.MAX_ITERATIONS if is_finite(at) else Status.NOT_FINITE
     while (
         status is Status.MAX_ITERATIONS
         and at.norm > tol
         and not _hopeless(len(history.steps) - 1, evaluations, first, least, tol, patience)
     ):
-        step = two_loops(at.gradient, pairs, functools.partial(torch.mul, scale))
+        step = two_loops(at.gradient, pairs, functools.partial(_scaled, rough, scale))
         direction = Direction.of(step, at.gradient)
         found = _search(evaluate, theta, at, direction)
         if found is None and pairs:
@@ -88,7 +93,7 @@ def quasi_newton(
         curvature = float(torch.dot(moved, change))
         if curvature > 0.0:
             pairs.append((moved, change, 1.0 / curvature))
-            scale = curvature / float(torch.dot(change, change))
+            scale = curvature / float(torch.dot(change, rough(change)))
         theta, at, evaluations = reached, new, evaluations + trials
         least = min(least, at.norm)
         met.append(at.gradient)
@@ -97,6 +102,10 @@ def quasi_newton(
         status = Status.CONVERGED
     steps = tuple(history.steps)
     return Solution(theta, status, at.value, at.norm, len(steps) - 1, "lbfgs", history=steps)
+
+
+def _scaled(inverse: Inverse, scale: float, v: Tensor) -> Tensor:
+    return inverse(v).mul_(scale)
 
 
 def _hopeless(taken: int, evaluations: int, first: float, least: float, tol: float, patience: float) -> bool:

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 import raphson as rp
 from raphson.estimators.fit import _by_rows, _covariance, _solver
+from raphson.estimators.input import _rows
 from raphson.linear import _block_jacobi
+
+
+@pytest.fixture(autouse=True, scope="module")
+def as_sparse():
+    """Small sparse tables are fitted as such, as large ones are, not as dense ones."""
+    with mock.patch.object(_rows, "_FEW_ENTRIES", 0):
+        yield
 
 
 @contextmanager

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from raphson.data import SparseDesign
 from raphson.estimators.fit._edge import bounds, fit_inside
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._solver import (
@@ -52,6 +55,9 @@ _PRODUCTS = 60.0
 
 _FACTORS, _STEPS = 2.0, 8.0
 """Factorizations and evaluations that a fit with dense Hessians takes, about."""
+
+_LEAST_VARIANCE = 1e-3
+"""Of a sparse column with a mean square of one: a column that hardly varies tells little."""
 
 _PATIENCE = 12.0
 """Evaluations that the other way must cost for a few gradients to be tried first."""
@@ -109,10 +115,11 @@ def _patience(objective: LinearObjective, options: FitOptions, *, warm: bool) ->
         return 0.0
     if bounds(likelihood, objective.n_outputs) is not None:
         return 0.0
+    dense = _FACTORS * objective.reduced.cost.dense_in_evaluations + _STEPS
     if goes_by_products(objective):
         cost = row_space_cost(objective).rounds if _goes_by_rows(objective, options) else math.inf
-        return min(cost + _STEPS, _PRODUCTS)
-    cost = _FACTORS * objective.reduced.cost.dense_in_evaluations + _STEPS
+        return min(cost + _STEPS, dense, _PRODUCTS)
+    cost = min(dense, _PRODUCTS)
     return cost if cost >= _PATIENCE and not has_stages(objective) else 0.0
 
 
@@ -146,7 +153,7 @@ def _solve_by_gradients(
     outputs = here.basis.shape[1]
     own, begin, back = symmetric(objective, start)
     at, met = own.evaluate_constant(begin) or own.evaluate(begin, None), list[Tensor]()
-    descend = partial(quasi_newton, tol=options.tol, callback=callback)
+    descend = partial(quasi_newton, tol=options.tol, inverse=_rough_inverse(own, begin), callback=callback)
     spanned = here.n_columns >= _COLUMNS and 2 * outputs <= _VECTORS and not bool(start[~here.is_intercept].any())
     known = descend(own, begin, patience=1.0 if spanned else patience, at=at, met=met)
     if spanned and not known.converged:
@@ -172,6 +179,33 @@ def _solve_by_gradients(
             + f" would cost as much as {patience:.0f} of them."
         ),
     )
+
+
+def _rough_inverse(objective: LinearObjective, theta: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return about the product with the inverse Hessian: columns have a mean square of one, slopes their penalties.
+
+    Columns of a sparse table are not centered. Their means are: of the slopes of centered columns and the intercept
+    that belongs to them, the intercept of the columns as they are is a combination.
+    """
+    here, design, likelihood = objective.output_map, objective.design, objective.likelihood
+    shape = here.shapes[0]
+    f = theta.view(shape)[:, 0] if here.intercept else theta.new_zeros(shape[0])
+    curvature = likelihood.fisher(here.outputs(f[:, None], None).mT, objective.y[:1]).diagonal().mean()
+    diagonal = objective.ridge.diagonal + curvature
+    if not (isinstance(design, SparseDesign) and here.intercept):
+        return lambda v: v / diagonal
+    mean = torch.from_numpy(np.asarray(design.x.mean(0)).reshape(-1)) / design.scale
+    variance = torch.cat([mean.new_ones(1), (1.0 - mean.square()).clamp_min(_LEAST_VARIANCE)])
+    diagonal = (objective.ridge.diagonal.view(shape) + curvature * variance).view(-1)
+
+    def product(v: Tensor) -> Tensor:
+        table = v.clone().view(shape)
+        table[:, 1:].addmm_(table[:, :1], mean[None], alpha=-1.0)
+        table /= diagonal.view(shape)
+        table[:, 0] -= table[:, 1:] @ mean
+        return table.view(-1)
+
+    return product
 
 
 def _in_their_span(

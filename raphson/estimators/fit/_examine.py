@@ -10,6 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from raphson._errors import SeparationWarning
+from raphson.data import DenseDesign
 from raphson.estimators.fit._edge import absent_levels, find_edge
 from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.fit._limit_fit import fit_limit
@@ -17,9 +18,12 @@ from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._sum_to_zero import centered, centered_directions, relative_layout
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._divergence import Divergence, falls_on, find_divergence, find_no_spread
-from raphson.estimators.separation._find_recession import find_recession
+from raphson.estimators.separation._find_recession import RecessionSearch, find_recession
 from raphson.estimators.separation._recession import Recession
 from raphson.solve import Status
+
+_SOME_ROWS, _SOME_ROWS_PER_COEFFICIENT, _LARGE = 4000, 20, 5
+"""Rows that may prove all estimates finite, and how many times as many there must be for that to be tried first."""
 
 _SUSPICIOUS_STEP = 1e-2
 """A Newton step at convergence that still changes some linear predictor by this much points to separation."""
@@ -88,22 +92,8 @@ def recession_of(fitted: Fitted, rows: Rows) -> Recession | None:
 
     A fit's last step, if any, is tried as a direction. Directions are of the parameters of the layout's map.
     """
-    shown, likelihood, step = fitted.layout, fitted.objective.likelihood, fitted.solution.last_step
-    relative = relative_layout(shown, likelihood)
-    layout = relative or shown
-    fitted = replace(fitted, layout=layout)
-    by_class = likelihood.differences_only and layout.is_relative
-    labels = [layout.labels[i] for i in layout.order.argsort().tolist()]
-    found = find_recession(
-        rows.x,
-        rows.y,
-        likelihood,
-        layout.output_map,
-        rows.weights,
-        labels,
-        list(layout.outputs) if by_class else None,
-        candidate=None if step is None else fitted.to_parameters(step[None])[0],
-    ).recession
+    shown, relative = fitted.layout, relative_layout(fitted.layout, fitted.objective.likelihood)
+    found = _search(fitted, rows).recession
     if found is None or relative is None:
         return found
     span, direction = centered_directions(found.span, relative), centered(found.direction, relative)
@@ -118,12 +108,50 @@ def recession_of(fitted: Fitted, rows: Rows) -> Recession | None:
     )
 
 
+def _search(fitted: Fitted, rows: Rows) -> RecessionSearch:
+    """Look for directions of recession, of parameters relative to a class where those reported sum to zero."""
+    likelihood, step = fitted.objective.likelihood, fitted.solution.last_step
+    layout = relative_layout(fitted.layout, likelihood) or fitted.layout
+    fitted = replace(fitted, layout=layout)
+    by_class = likelihood.differences_only and layout.is_relative
+    labels = [layout.labels[i] for i in layout.order.argsort().tolist()]
+    return find_recession(
+        rows.x,
+        rows.y,
+        likelihood,
+        layout.output_map,
+        rows.weights,
+        labels,
+        list(layout.outputs) if by_class else None,
+        candidate=None if step is None else fitted.to_parameters(step[None])[0],
+    )
+
+
 def only_penalized(fitted: Fitted, rows: Rows) -> tuple[Tensor | None, str | None]:
     """Return the reported directions ``(P, r)`` that only a ridge penalty keeps finite, and a sentence; or Nones."""
-    found = recession_of(fitted, rows)
+    found = None if _all_finite_by_some(fitted, rows) else recession_of(fitted, rows)
     if found is None:
         return None, None
     return found.span[fitted.layout.order], found.sentence()
+
+
+def _all_finite_by_some(fitted: Fitted, rows: Rows) -> bool:
+    """Return whether some of the rows prove that all estimates are finite without a penalty.
+
+    A direction in which the log-likelihood of all rows rises for ever does so, or changes nothing, on some of them: if
+    these have no such direction, and independent columns so that nothing changes nothing, all rows have none.
+    """
+    n, here = rows.y.shape[0], fitted.layout.output_map
+    some = max(_SOME_ROWS, _SOME_ROWS_PER_COEFFICIENT * here.n_parameters)
+    if n < _LARGE * some or not isinstance(rows.x, Tensor):
+        return False
+    index = torch.randint(n, (some,), generator=torch.Generator().manual_seed(0))
+    x = rows.x[index]
+    if not DenseDesign(x, intercept=here.intercept, standardize=True).is_well_conditioned():
+        return False
+    weights = None if rows.weights is None else rows.weights[index]
+    part = replace(rows, x=x, y=rows.y[index], weights=weights, offset=None, sums=None)
+    return _search(replace(fitted, solution=replace(fitted.solution, last_step=None)), part).status == "none"
 
 
 def _what_next(status: Status) -> str:

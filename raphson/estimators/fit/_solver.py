@@ -60,6 +60,9 @@ _CHEAP = 0.5
 _MISSING = 1e-2
 """How far below its optimum a log-likelihood may be: no test statistic shows it, and 0.01 is the tables' last digit."""
 
+_ROUGH = 0.05
+"""Relative residual of a Newton step of which only the decrement is wanted."""
+
 _TIGHTENINGS, _TIGHTER = 6, 1e-3
 """How often a fit goes on for that, each time to this share of the tolerance: down to the rounding of a double."""
 
@@ -128,6 +131,11 @@ def _completed(
         literal = options.max_iter < FEW_ITERATIONS or options.solver not in ("auto", "newton")
         if not solution.converged or not missing > _MISSING or literal or not is_dense(objective):
             break
+        if solution.method == "newton-cg":
+            # its decrement is that before the last step, which may have been all it took
+            solution = replace(solution, newton_decrement=_decrement(objective, solution.theta))
+            if not 0.5 * objective.total_weight * solution.newton_decrement**2 > _MISSING:
+                break
         tol = _TIGHTER * min(tol, max(solution.gradient_norm, tol**2))
         concave = objective.likelihood.concave
         more = newton(
@@ -140,6 +148,15 @@ def _completed(
     if solution.converged and solution.value > first + _ROUNDED * max(1.0, abs(first)):
         return replace(solution, status=Status.STALLED)
     return solution
+
+
+def _decrement(objective: LinearObjective, theta: Tensor) -> float:
+    """Return the Newton decrement at parameters ``(P,)`` by some Hessian products, which cost less than a Hessian."""
+    at = objective.evaluate(theta)
+    assert at.hessian is not None
+    diagonal = at.hessian.diagonal().clamp_min(torch.finfo(torch.float64).tiny)
+    found = cg(at.hessian, at.gradient, preconditioner=lambda v: v / diagonal, tol=_ROUGH, max_iter=500)
+    return math.sqrt(max(float(torch.dot(at.gradient, found.x)), 0.0))
 
 
 def continued(solution: Solution, more: Solution) -> Solution:

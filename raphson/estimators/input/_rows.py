@@ -16,6 +16,9 @@ from raphson.estimators.input._validate import as_tensor
 from raphson.likelihoods import Likelihood
 from raphson.linear import LinearObjective, OutputMap
 
+_FEW_ENTRIES = 2**18
+"""Entries up to which a sparse table is fitted as a dense one (2 MB): calls for its parts would cost more."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -59,7 +62,9 @@ class Rows:
         everything = columns.shape[0] == self.x.shape[1]
         if sp.issparse(self.x):
             part = self.x if everything else self.x[:, columns.numpy()]
-            return SparseDesign(part, intercept=intercept, standardize=True)
+            if part.shape[0] * part.shape[1] > _FEW_ENTRIES:
+                return SparseDesign(part, intercept=intercept, standardize=True)
+            return DenseDesign(dense(part), intercept=intercept, standardize=True)
         part = self.x if everything else self.x[:, columns]
         return DenseDesign(part, intercept=intercept, standardize=True, sums=self.sums if everything else None)
 

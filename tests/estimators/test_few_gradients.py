@@ -1,0 +1,109 @@
+"""Fits that a few gradients end: what they start from, and that their answer is that of Newton's method."""
+
+from __future__ import annotations
+
+import warnings
+from unittest import mock
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import raphson as rp
+from raphson.data import DenseDesign, SparseDesign
+from raphson.estimators.fit import _by_rows
+from raphson.estimators.input import _rows
+from raphson.linear import LinearObjective
+
+LIKELIHOODS = {"classes": 3, "two classes": 2, "bits": None, "counts": None}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def as_sparse():
+    """Small sparse tables are fitted as such, as large ones are, not as dense ones."""
+    with mock.patch.object(_rows, "_FEW_ENTRIES", 0):
+        yield
+
+
+def table(kind, n, d, *, sparse, weights, offset, constant, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, d))
+    if sparse:
+        x[rng.random((n, d)) < 0.7] = 0.0
+        x += 2.0 * (x != 0)
+    if constant:
+        x[:, :2] = 3.0
+    k = LIKELIHOODS[kind]
+    y = rng.permutation(np.arange(n) % k) if k else rng.poisson(1.5, n) if kind == "counts" else np.arange(n) % 2
+    shift = rng.normal(size=(n, k or 1)) if offset else None
+    return sp.csr_matrix(x) if sparse else x, y, rng.uniform(0.5, 2.0, n) if weights else None, shift
+
+
+def estimator(kind, **options):
+    if LIKELIHOODS[kind]:
+        return rp.MultinomialLogisticRegression(reference=None, **options)
+    return rp.VectorGLM(rp.Bernoulli() if kind == "bits" else rp.Poisson(), **options)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(sorted(LIKELIHOODS)),
+    st.integers(30, 60),
+    st.integers(30, 90),
+    st.fixed_dictionaries({name: st.booleans() for name in ("sparse", "weights", "offset", "constant")}),
+    st.integers(0, 999),
+    st.booleans(),
+)
+def test_few_gradients_lead_where_newton_steps_do(kind, n, d, options, seed, spanned):
+    """A fit to 1e-7 by gradients is within what its gradient allows of a fit to 1e-12 by Newton steps."""
+    x, y, weights, offset = table(kind, n, d, **options, seed=seed)
+    l2 = 0.3
+    with (
+        mock.patch.object(_by_rows, "_ENTRIES", 0),
+        mock.patch.object(_by_rows, "_PATIENCE", 0.0),
+        mock.patch.object(_by_rows, "_COLUMNS", 0 if spanned else 10**9),
+        mock.patch.object(_by_rows, "_OUTPUTS", 1),
+        mock.patch.object(_by_rows, "_STEPS", 500.0),
+        mock.patch.object(_by_rows, "_PRODUCTS", 500.0),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        found = estimator(kind, l2=l2, tol=1e-7, max_iter=1000).fit(x, y, weights, offset)
+    assert found.solution_.converged and found.solution_.gradient_norm <= 1e-7
+    assert found.solution_.reason.startswith("Gradients alone")
+    direct = estimator(kind, l2=l2, tol=1e-12, solver="newton").fit(x, y, weights, offset)
+    # the objective is strongly convex in the slopes: l2 / 2 or more
+    atol = 4.0 * 1e-7 * np.sqrt(found.df_model_) / l2
+    np.testing.assert_allclose(found.coef_, direct.coef_, rtol=0, atol=atol)
+    assert found.loglik_ == pytest.approx(direct.loglik_, abs=1e-7 * n)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_the_rough_inverse_is_exact_at_the_start_of_uncorrelated_columns(sparse, intercept):
+    """Two classes of equal size, columns without correlations: the Hessian is the diagonal that is assumed."""
+    x = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]) + (3.0 if intercept else 0.0)
+    y = np.array([0, 1, 1, 0])
+    model = rp.MultinomialLogisticRegression(l2=0.2, fit_intercept=intercept)
+    model.fit(sp.csr_matrix(x) if sparse else x, y)
+    objective = model._fitted.objective.reduced
+    assert isinstance(objective, LinearObjective)
+    start = torch.zeros(objective.n_parameters, dtype=torch.float64)
+    inverse = _by_rows._rough_inverse(objective, start)
+    product = torch.stack([inverse(row) for row in objective.hessian(start).to_dense()])
+    torch.testing.assert_close(product, torch.eye(len(start), dtype=torch.float64), rtol=1e-12, atol=1e-12)
+
+
+def test_a_small_sparse_table_is_fitted_as_the_dense_one():
+    x, y, weights, _ = table("classes", 200, 8, sparse=True, weights=True, offset=False, constant=False, seed=0)
+    found = []
+    for limit in (0, 2**18):
+        with mock.patch.object(_rows, "_FEW_ENTRIES", limit):
+            model = rp.MultinomialLogisticRegression(l2=0.1, tol=1e-11).fit(x, y, weights)
+            found.append([model.coef_, model.intercept_, model.standard_errors("sandwich").to_numpy(dtype=float)])
+        assert isinstance(model._fitted.objective.design, SparseDesign if not limit else DenseDesign)
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
