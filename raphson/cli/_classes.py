@@ -89,3 +89,11 @@ def _reference(asked: str, classes: np.ndarray) -> Any:
     near = difflib.get_close_matches(asked, by_text, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"the classes are {', '.join(list(by_text)[:12])}."
     raise rp.InputError(f"--reference: there is no class '{asked}'; {hint}")
+
+
+def class_table(shares: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    """Return the likeliest class of each row and the probabilities ``(N, K)`` of all."""
+    result = pd.DataFrame({"predicted": labels[shares.argmax(axis=1)]})
+    for label, column in zip(labels, shares.T, strict=True):
+        result[f"probability[{label}]"] = column
+    return result

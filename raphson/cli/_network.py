@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 import raphson as rp
+from raphson.cli._classes import class_table
 from raphson.cli._likelihoods import CATEGORICAL, prepare_target
 from raphson.cli._options import FitOptions
 from raphson.likelihoods import commands, make_likelihood
@@ -57,10 +58,7 @@ def fit_network(
     assert data.y is not None
     y, notes = data.y, list[str]()
     if name == CATEGORICAL:
-        labels, codes = np.unique(y, return_inverse=True)
         likelihood: rp.Likelihood = rp.Categorical()
-        y = codes
-        notes.append(f"{design.target}: classes {', '.join(f'{i} = {label}' for i, label in enumerate(labels))}")
     else:
         y, number, note = prepare_target(y, commands()[name][1], design.target or "", options.levels, options.trials)
         y = y.cat.codes.to_numpy() if isinstance(y, pd.Series) else y
@@ -73,12 +71,15 @@ def fit_network(
 
 def describe_network(model: Any, data: TrainingData, notes: list[str]) -> str:
     """Return a few lines on a fitted network."""
+    units = "" if model.classes_ is not None else " (target in standard deviations)"
     lines = [
         f"{type(model.posterior_.objective.likelihood).__name__} network, "
         f"hidden units {', '.join(map(str, model.hidden))}",
         f"Observations {data.x.shape[0]}, columns {model.n_features_in_}, parameters {model.posterior_.n_parameters}",
-        f"Rounds {model.n_iter_}, bound on the log evidence {model.bounds_[-1]:.4f} (target in standard deviations)",
+        f"Rounds {model.n_iter_}, bound on the log evidence {model.bounds_[-1]:.4f}{units}",
     ]
+    if model.classes_ is not None:
+        lines.append(f"Classes {', '.join(map(str, model.classes_))}")
     return "\n".join([*lines, *(f"- {note}" for note in dict.fromkeys(notes))])
 
 
@@ -86,10 +87,7 @@ def network_predictions(model: Any, table: pd.DataFrame) -> pd.DataFrame:
     """Return mean, standard deviation and 95 % interval of each row, or probabilities of classes."""
     mean, sd = model.predict(table, return_std=True)
     if isinstance(model.posterior_.objective.likelihood, rp.Categorical):
-        result = pd.DataFrame({"predicted": mean.argmax(axis=1)})
-        for k, column in enumerate(mean.T):
-            result[f"probability[{k}]"] = column
-        return result
+        return class_table(mean, np.arange(mean.shape[1]) if model.classes_ is None else model.classes_)
     low, high = model.predict_interval(table, _LEVEL)
     columns = {"predicted": mean, "sd": sd, "lower": low, "upper": high}
     if mean.ndim == 1:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 import raphson as rp
-from raphson.cli._classes import offset_matrix
+from raphson.cli._classes import class_table, offset_matrix
 from raphson.cli._network import network_predictions
 from raphson.cli._output import check_output, write_table
 
@@ -39,20 +39,13 @@ def _predictions(model: Any, design: rp.Design, frame: pd.DataFrame) -> pd.DataF
         return network_predictions(model, table)
     if isinstance(model, rp.MultinomialLogisticRegression):
         offset = offset_matrix(offset, len(model.classes_))
-        return _classes(model.predict_proba(table, offset=offset), model.classes_)
+        return class_table(model.predict_proba(table, offset=offset), model.classes_)
     offset = offset[:, 0] if offset is not None and offset.shape[1] == 1 else offset
     mean = model.predict(table, offset=offset)
     if model.levels_ is not None:
         shares = mean if mean.ndim == 2 else np.column_stack([1.0 - mean, mean])
-        return _classes(shares, np.array(model.levels_, dtype=object))
+        return class_table(shares, np.array(model.levels_, dtype=object))
     result = pd.DataFrame({"predicted": mean})
     for name, column in zip(model.output_names_, model.linear_predictors(table, offset=offset).T, strict=True):
         result[f"linear[{name}]"] = column
-    return result
-
-
-def _classes(shares: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
-    result = pd.DataFrame({"predicted": labels[shares.argmax(axis=1)]})
-    for label, column in zip(labels, shares.T, strict=True):
-        result[f"probability[{label}]"] = column
     return result

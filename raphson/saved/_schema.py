@@ -154,6 +154,7 @@ SCHEMA: dict[str, tuple[Check, Check]] = {
         record({
             "likelihood": _likelihood,
             "names": maybe(_TEXTS),
+            "classes": maybe(_classes),
             "bounds": list_of(NUMBER),
             "converged": FLAG,
             "posterior": TEXT,

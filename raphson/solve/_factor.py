@@ -12,8 +12,11 @@ from torch import Tensor
 Inverse = Callable[[Tensor], Tensor]
 """A map ``v -> H^-1 v`` of vectors ``(p,)``, exact or approximate."""
 
-_SMALL = 256
-"""Rows up to which LAPACK is called by way of SciPy: for 28 rows factor and solve take 13 us, through PyTorch 42."""
+_SMALL = 64
+"""Rows up to which LAPACK is called by way of SciPy: for 28 rows factor and solve take 13 us, through PyTorch 42.
+
+From about 100 rows in double precision OpenBLAS starts threads of its own, which fight with PyTorch's: a fit with 153
+coefficients then takes 88 ms on two threads in place of 17."""
 
 _LAPACK: dict[torch.dtype, tuple[Any, Any]] = {
     torch.float64: (lapack.dpotrf, lapack.dpotrs),

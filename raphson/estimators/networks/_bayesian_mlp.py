@@ -17,12 +17,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from raphson._errors import InputError
+from raphson.estimators.input._classes import class_labels, encode_classes, restore_classes
 from raphson.estimators.input._target import check_target
-from raphson.estimators.input._validate import as_tensor, check_table, check_weights
+from raphson.estimators.input._validate import as_tensor, check_labels, check_table, check_weights
 from raphson.estimators.networks._train import Training, train
 from raphson.laplace import Posterior, Predictive
 from raphson.likelihoods import (
     REAL,
+    Categorical,
     Gaussian,
     HeteroscedasticGaussian,
     Likelihood,
@@ -111,7 +113,8 @@ class BayesianMLP(BaseEstimator):
 
         Args:
             X: ``(N, D)`` numbers.
-            y: Targets as the likelihood takes them: ``(N,)``, or ``(N, M)`` for M responses; classes count from 0.
+            y: Targets as the likelihood takes them: ``(N,)``, or ``(N, M)`` for M responses. Labels of classes may be
+                of any kind; ``classes_`` has them sorted.
             sample_weight: ``(N,)`` weights; 3 means the same as three rows.
 
         Returns:
@@ -120,8 +123,12 @@ class BayesianMLP(BaseEstimator):
         self._check_options()
         likelihood = self._likelihood()
         table = check_table(self, X, reset=True)
-        response, c = check_target(y, table.shape[0], likelihood)
         weights = check_weights(sample_weight, table.shape[0])
+        self.classes_: Any = None
+        if isinstance(likelihood, Categorical) and np.ndim(y) == 1:
+            self.classes_, codes = encode_classes(check_labels(y, table.shape[0]), weights)
+            y = codes.numpy()
+        response, c = check_target(y, table.shape[0], likelihood)
         x = self._learn_units(table, response, likelihood, weights)
         target, common = response, response
         if self._standardized:
@@ -236,6 +243,7 @@ class BayesianMLP(BaseEstimator):
         return {
             "likelihood": to_description(self._likelihood()),
             "names": None if names is None else list(names),
+            "classes": None if self.classes_ is None else class_labels(self.classes_),
             "bounds": self.bounds_,
             "converged": self.converged_,
             "posterior": json.dumps(self.posterior_.metadata()),
@@ -249,6 +257,8 @@ class BayesianMLP(BaseEstimator):
         model.n_features_in_ = len(model._means)
         if metadata["names"] is not None:
             model.feature_names_in_ = np.array(metadata["names"], dtype=object)
+        classes = metadata["classes"]
+        model.classes_ = None if classes is None else restore_classes(classes)
         model._standardized = "target" in tensors
         if model._standardized:
             model._center, model._unit = tensors["target"]
