@@ -25,6 +25,7 @@ from _end_to_end import end_to_end, end_to_end_table
 from _grid import SLOWEST, limited, paired
 from _grid import run as run_grid
 from _problems import Problem, problems
+from _tables import fits_table
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
@@ -160,38 +161,6 @@ def turn(run: Callable[[], Any]) -> list[float]:
         while (sum(times) < 0.3 and len(times) < 20) or (len(times) < 2 and times[0] < 5.0):
             times.append(_seconds(run))
     return times[1:] or times
-
-
-def geometric_mean(values: list[float]) -> float:
-    """Return the geometric mean."""
-    return float(np.exp(np.mean(np.log(values))))
-
-
-def table(results: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the lines of the table, and the means below it."""
-    lines = [
-        "| data | raphson s | lbfgs | newton-cg | newton-cholesky | best peer / raphson | lbfgs / raphson |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    best_ratios, lbfgs_ratios = [], []
-    for name, result in results.items():
-        ours = result["raphson"]
-        cells = [f"{ours['seconds']:.4f}" + ("" if ours["credited"] else f" (gradient {ours['gradient']:.0e}!)")]
-        for peer in ("lbfgs", "newton-cg", "newton-cholesky"):
-            if peer not in result:
-                cells.append("too large")
-            else:
-                r = result[peer]
-                cells.append(f"{r['seconds']:.4f}" + ("" if r["credited"] else f" (gradient {r['gradient']:.0e})"))
-        peers = {p: r for p, r in result.items() if p != "raphson"}
-        credited = [r["seconds"] for r in peers.values() if r["credited"]] or [r["seconds"] for r in peers.values()]
-        best_ratios.append(min(credited) / ours["seconds"])
-        lbfgs_ratios.append(result["lbfgs"]["seconds"] / ours["seconds"])
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {best_ratios[-1]:.1f} | {lbfgs_ratios[-1]:.1f} |")
-    lines.append(
-        f"| geometric mean | | | | | **{geometric_mean(best_ratios):.1f}** | **{geometric_mean(lbfgs_ratios):.1f}** |"
-    )
-    return lines
 
 
 def errors_race(problem: Problem, repeats: int) -> dict[str, Any]:
@@ -404,7 +373,7 @@ def main() -> None:
             updates[shape] = hessian_against_update(problem, repeats)
     facts = machine()
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    print("\n".join(table(results)))
+    print("\n".join(fits_table(results)))
     for shape, outcome in errors.items():
         ours, theirs = outcome["raphson"], outcome["statsmodels"]
         verdict = (

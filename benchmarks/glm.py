@@ -10,13 +10,14 @@ import json
 import time
 import warnings
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import glum
 import numpy as np
 import statsmodels
 from _glm_problems import TOL, Answer, Problem, Run, problems
-from fit import SLOW, geometric_mean, machine, turn
+from fit import SLOW, machine, turn
 
 OURS = "raphson"
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -165,3 +167,11 @@ def test_the_pages_of_the_interface_have_every_public_name() -> None:
     written = set(re.findall(r"^::: raphson\.(\w+)", "".join(p.read_text() for p in PAGES), re.MULTILINE))
     own_page = {kind.__name__ for kind in catalogue().values() if kind.examples()}
     assert written | own_page == set(raphson.__all__) - {"__version__"}
+
+
+def test_the_table_of_fits_is_drawn_from_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = DOCS.parent / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    fits_table = importlib.import_module("_tables").fits_table
+    figures = json.loads((folder / "results" / "fit.json").read_text(encoding="utf-8"))
+    assert "\n".join(fits_table(figures["fits"])) in (folder / "README.md").read_text(encoding="utf-8")
