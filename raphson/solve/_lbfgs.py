@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from raphson.solve._newton import two_loops
 
 _MEMORY = 20
 _SUFFICIENT = 1e-4
@@ -59,10 +62,10 @@ def lbfgs(
     tensor([0., 0.])
     """
     value, gradient = function(theta)
-    pairs: list[tuple[Tensor, Tensor]] = []
+    pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_MEMORY)
     evaluations, iterations, t = 1, 0, 1.0
     while iterations < max_iter and bool(torch.isfinite(value)):
-        direction = _direction(gradient, pairs, inverse)
+        direction = two_loops(gradient, pairs, inverse)
         slope = float(gradient @ direction)
         if not slope < 0:
             if not pairs:
@@ -85,24 +88,12 @@ def lbfgs(
         if not found:
             break
         step, change = moved - theta, new_gradient - gradient
-        if float(step @ change) > 1e-10 * float(step.norm() * change.norm()):
-            pairs = [*pairs[-_MEMORY + 1 :], (step, change)]
+        curvature = float(step @ change)
+        if curvature > 1e-10 * float(step.norm() * change.norm()):
+            pairs.append((step, change, 1.0 / curvature))
         fall = float(value - new_value)
         theta, value, gradient = moved, new_value, new_gradient
         iterations += 1
         if fall <= tol:
             break
     return Descent(theta, value, gradient, evaluations, iterations)
-
-
-def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]], inverse: Callable[[Tensor], Tensor]) -> Tensor:
-    q, weights = gradient.clone(), []
-    for step, change in reversed(pairs):
-        rho = 1 / (step @ change)
-        weight = rho * (step @ q)
-        weights.append((weight, rho))
-        q -= weight * change
-    q = inverse(q)
-    for (step, change), (weight, rho) in zip(pairs, reversed(weights), strict=True):
-        q = q + (weight - rho * (change @ q)) * step
-    return -q
