@@ -3,10 +3,7 @@
 `raphson.laplace` is this package and, called, the function of the same name: ``rp.laplace(model, likelihood, data)``.
 """
 
-import sys
-from types import ModuleType
-from typing import Any
-
+from raphson._callable import make_callable
 from raphson.laplace._fit import laplace as laplace
 from raphson.laplace._influence import Influence as Influence
 from raphson.laplace._influence import influence as influence
@@ -16,11 +13,4 @@ from raphson.laplace._posterior import Posterior as Posterior
 from raphson.laplace._predictive import Predictive as Predictive
 from raphson.laplace._prior import Prior as Prior
 
-
-class _CallableModule(ModuleType):
-    # Importing the package binds its name in `raphson`; the function of that name must stay reachable there.
-    def __call__(self, *args: Any, **kwargs: Any) -> Posterior:
-        return laplace(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _CallableModule
+make_callable(__name__, laplace)
