@@ -194,7 +194,7 @@ def _rough_inverse(objective: LinearObjective, theta: Tensor) -> Callable[[Tenso
     diagonal = objective.ridge.diagonal + curvature
     if not (isinstance(design, SparseDesign) and here.intercept):
         return lambda v: v / diagonal
-    mean = torch.from_numpy(np.asarray(design.x.mean(0)).reshape(-1)) / design.scale
+    mean = (torch.from_numpy(np.asarray(design.x.mean(0)).reshape(-1)) - design.center) / design.scale
     variance = torch.cat([mean.new_ones(1), (1.0 - mean.square()).clamp_min(_LEAST_VARIANCE)])
     diagonal = (objective.ridge.diagonal.view(shape) + curvature * variance).view(-1)
 

@@ -62,9 +62,7 @@ class Rows:
         everything = columns.shape[0] == self.x.shape[1]
         if sp.issparse(self.x):
             part = self.x if everything else self.x[:, columns.numpy()]
-            if part.shape[0] * part.shape[1] > _FEW_ENTRIES:
-                return SparseDesign(part, intercept=intercept, standardize=True)
-            return DenseDesign(dense(part), intercept=intercept, standardize=True)
+            return SparseDesign(part, intercept=intercept, standardize=True)
         part = self.x if everything else self.x[:, columns]
         return DenseDesign(part, intercept=intercept, standardize=True, sums=self.sums if everything else None)
 
@@ -84,7 +82,8 @@ def make_rows(
         positive = weights > 0
         table, y, weights, sums = table[kept], y[positive], weights[positive], None
         offset = None if offset is None else offset[positive]
-    return Rows(table if sp.issparse(table) else as_tensor(table), y, weights, offset, kept, sums=sums)
+    sparse = sp.issparse(table) and table.shape[0] * table.shape[1] > _FEW_ENTRIES
+    return Rows(table if sparse else dense(table), y, weights, offset, kept, sums=sums)
 
 
 def dense(table: Any) -> Tensor:
