@@ -214,8 +214,7 @@ class LinearObjective:
     def _compiled_for(self, hessian: Kind | None) -> CompiledFamily | None:
         """Return what evaluates in compiled code, with a Hessian of that kind."""
         # where the Hessian depends on the targets, compiled code has the observed one
-        given = hessian != "expected" or self.likelihood.partition is not None
-        found = self._compiled if given else None
+        found = self._compiled if hessian != "expected" or self.likelihood.partition is not None else None
         return found if found is None or hessian is None or found.table.has_hessians else None
 
     def _sums(self, theta: Tensor, hessian: Kind | None) -> tuple[float, Tensor, list[Part]]:
