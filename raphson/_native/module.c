@@ -94,19 +94,20 @@ static int take_parts(PyObject *from, size_t *parts)
 }
 
 /* Every function of a linear model takes it first, as (x, n, width, stride, center, factor, intercept, weights,
-   penalty_outputs, penalty_columns, c, scale, exponential), then the number of threads. */
+   penalty_outputs, penalty_columns, c, scale, exponential, in_place), then the number of threads. */
 static int take_model(PyObject *const *args, struct model *s)
 {
-    PyObject *of[13];
+    PyObject *of[14];
     struct array x, center, factor, weights, outputs, columns;
-    if (!PyTuple_Check(args[0]) || PyTuple_Size(args[0]) != 13)
-        return PyErr_Format(PyExc_TypeError, "a model must be a tuple of 13"), 0;
-    for (int i = 0; i < 13; i++)
+    if (!PyTuple_Check(args[0]) || PyTuple_Size(args[0]) != 14)
+        return PyErr_Format(PyExc_TypeError, "a model must be a tuple of 14"), 0;
+    for (int i = 0; i < 14; i++)
         of[i] = PyTuple_GetItem(args[0], i);
     const size_t n = PyLong_AsSize_t(of[1]), width = PyLong_AsSize_t(of[2]), stride = PyLong_AsSize_t(of[3]);
     const size_t c = PyLong_AsSize_t(of[10]);
     const double scale = PyFloat_AsDouble(of[11]);
     const int by_rows = of[5] != Py_None, intercept = by_rows && PyObject_IsTrue(of[6]), exponential = PyObject_IsTrue(of[12]);
+    const int in_place = by_rows && PyObject_IsTrue(of[13]);
     size_t parts, d = width + intercept, rows = by_rows ? n : width, length = by_rows ? width : n;
     if (PyErr_Occurred() || !take_parts(args[1], &parts) || !take(of[0], "x", "d", ANY, &x) ||
         !take(of[4], "center", by_rows ? "d" : "?", width, &center) || !take(of[5], "factor", "d?", width, &factor) ||
@@ -115,7 +116,7 @@ static int take_model(PyObject *const *args, struct model *s)
         return 0;
     const size_t before = rows ? times(rows - 1, stride) : 0; /* the last row */
     *s = (struct model){.n = n, .d = d, .c = c, .stride = stride, .parts = parts, .by_rows = by_rows,
-                        .intercept = intercept, .exponential = exponential, .x = x.at, .center = center.at,
+                        .in_place = in_place, .intercept = intercept, .exponential = exponential, .x = x.at, .center = center.at,
                         .factor = factor.at, .weights = weights.at, .penalty_outputs = outputs.at,
                         .penalty_columns = columns.at, .scale = scale};
     return agree(!rows || (before <= x.count && length <= x.count - before), "'x' has fewer elements than its rows need");

@@ -174,9 +174,9 @@ class LinearObjective:
 
     def evaluate(self, theta: Tensor, hessian: Kind | None = "observed") -> Evaluation:
         """Return value, gradient and, unless None is asked for, the Hessian at ``theta``, in one pass over the data."""
-        # where the Hessian depends on the targets, compiled code has the observed one
-        if self._compiled is not None and (hessian != "expected" or self.likelihood.partition is not None):
-            at = self._compiled.at(theta.double().contiguous(), self.curvature_dtype if hessian else None)
+        compiled = self._compiled_for(hessian)
+        if compiled is not None:
+            at = compiled.at(theta.double().contiguous(), self.curvature_dtype if hessian else None)
             make = None if hessian is None else functools.partial(self._compiled_hessian, theta, hessian, at.p)
             return Evaluation(at.value, at.gradient, at.norm, make)
         cached = hessian is not None and self._caches_output_hessians()
@@ -210,6 +210,12 @@ class LinearObjective:
         gradient.view(here.shapes[0])[:, :1] += here.reduce(at.gradient.mT)
         value = float(at.nll[0]) - float(linear @ theta) - constant
         return Evaluation(value, gradient, self._gradient_norm(gradient), None)
+
+    def _compiled_for(self, hessian: Kind | None) -> CompiledFamily | None:
+        """Return what evaluates in compiled code, with a Hessian of that kind."""
+        # where the Hessian depends on the targets, compiled code has the observed one
+        found = self._compiled if hessian != "expected" or self.likelihood.partition is not None else None
+        return found if found is None or hessian is None or found.table.has_hessians else None
 
     def _sums(self, theta: Tensor, hessian: Kind | None) -> tuple[float, Tensor, list[Part]]:
         """Return the average loss, its gradient and the output Hessians, without the penalty."""
