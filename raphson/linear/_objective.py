@@ -26,14 +26,14 @@ from torch import Tensor
 
 from raphson.data import Block, Design
 from raphson.likelihoods import Derivatives, Likelihood
-from raphson.linear._compiled import CompiledFamily, CompiledHessian, Table, adjoint, table_of
+from raphson.linear._compiled import CompiledFamily, CompiledHessian, Table, table_of
 from raphson.linear._cost import Cost
 from raphson.linear._gram import dense_sum
 from raphson.linear._hessian import Evaluation, LinearHessian, Part, narrowed
 from raphson.linear._khatri_rao import score_pairs
 from raphson.linear._output_map import OutputMap
 from raphson.linear._ridge import Ridge
-from raphson.linear._target_term import target_term, times
+from raphson.linear._target_term import negative_term, target_term, times
 from raphson.linear._units import GradientNorm, output_units, parameter_units
 
 Kind = Literal["observed", "expected"]
@@ -106,7 +106,12 @@ class LinearObjective:
     @property
     def cost(self) -> Cost:
         """What an evaluation and a dense Hessian cost."""
-        return Cost.of(self.output_map, self.n_rows, self.likelihood, self.curvature_dtype)
+        return Cost.of(self.output_map, self.n_rows, self.likelihood, self.curvature_dtype, in_place=self.is_in_place)
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether compiled code evaluates the table as it was given, in one pass."""
+        return self.likelihood.partition is not None and self._table is not None and self._table.in_place
 
     # passes over the data ----------------------------------------------------------------------------------------
 
@@ -301,7 +306,7 @@ class LinearObjective:
         if partition is not None:
             linear = None if self._linear_term is None else self._linear_term[0].view(here.shapes[0])
         else:
-            linear, weights = self._negative_form()
+            linear, weights = negative_term(self.likelihood, self.y, self._table, weights, self.total_weight)
         if linear is None:
             return None
         return CompiledFamily(
@@ -316,14 +321,6 @@ class LinearObjective:
             self._gradient_norm.columns,
             negative=partition is None,
         )
-
-    def _negative_form(self) -> tuple[Tensor | None, Tensor | None]:
-        """Return the linear term and the weights of a loss ``a e^(-f) + t f``, in coefficients of the other sign."""
-        parts = self.likelihood.negative_exponential(self.y)
-        if parts is None or self._table is None:
-            return None, None
-        a, t = parts if self.weights is None else (part * self.weights for part in parts)
-        return adjoint(self._table, None, t[None]).div_(self.total_weight), a
 
     # scores ------------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,17 @@ def target_term(
     return output_map.from_products(total, sums) / total_weight, constant / total_weight
 
 
+def negative_term(
+    likelihood: Likelihood, y: Tensor, table: Table, weights: Tensor | None, total_weight: float
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the linear term and the weights of a loss ``a e^(-f) + t f``, in coefficients of the other sign."""
+    parts = likelihood.negative_exponential(y)
+    if parts is None:
+        return None, None
+    a, t = parts if weights is None else (part * weights for part in parts)
+    return adjoint(table, None, t[None]).div_(total_weight), a
+
+
 def _adjoints(
     design: Design, table: Table | None, weights: Tensor | None, n_outputs: int
 ) -> Iterator[tuple[slice, Callable[[Tensor], Tensor]]]:

@@ -115,12 +115,12 @@ def _patience(objective: LinearObjective, options: FitOptions, *, warm: bool) ->
         return 0.0
     if bounds(likelihood, objective.n_outputs) is not None:
         return 0.0
-    dense = _FACTORS * objective.reduced.cost.dense_in_evaluations + _STEPS
+    cost = objective.reduced.cost
     if goes_by_products(objective):
-        cost = row_space_cost(objective).rounds if _goes_by_rows(objective, options) else math.inf
-        return min(cost + _STEPS, dense, _PRODUCTS)
-    cost = min(dense, _PRODUCTS)
-    return cost if cost >= _PATIENCE and not has_stages(objective) else 0.0
+        rounds = row_space_cost(objective).rounds if _goes_by_rows(objective, options) else math.inf
+        return min(rounds + _STEPS, _PRODUCTS * max(cost.product / cost.evaluation, 1.0))
+    patience = min(_FACTORS * cost.dense_in_evaluations + _STEPS, _PRODUCTS)
+    return patience if patience >= _PATIENCE and not has_stages(objective) else 0.0
 
 
 def _goes_by_rows(objective: LinearObjective, options: FitOptions) -> bool:
