@@ -33,7 +33,7 @@ from raphson.linear._hessian import Evaluation, LinearHessian, Part, narrowed
 from raphson.linear._khatri_rao import score_pairs
 from raphson.linear._output_map import OutputMap
 from raphson.linear._ridge import Ridge
-from raphson.linear._target_term import negative_term, target_term, times
+from raphson.linear._target_term import TargetSums, negative_term, target_term, times
 from raphson.linear._units import GradientNorm, output_units, parameter_units
 
 Kind = Literal["observed", "expected"]
@@ -57,6 +57,7 @@ class LinearObjective:
         weights: ``(N,)`` example weights; None means 1 each.
         offset: ``(N, C)`` added to the linear predictors; None means 0.
         l2: :math:`\lambda` of the average loss.
+        sums: Sums of the targets' statistic, where they are known; without weights and offsets only.
     """
 
     def __init__(
@@ -69,14 +70,11 @@ class LinearObjective:
         weights: Tensor | None = None,
         offset: Tensor | None = None,
         l2: float = 0.0,
+        sums: TargetSums | None = None,
     ) -> None:
-        self.design = design
-        self.likelihood = likelihood
-        self.y = y
-        self.output_map = output_map
-        self.weights = weights
-        self.offset = offset
-        self.l2 = l2
+        self.design, self.likelihood, self.y, self.output_map = design, likelihood, y, output_map
+        self.weights, self.offset, self.l2 = weights, offset, l2
+        self._target_sums = sums if weights is None and offset is None else None
         self.ridge = Ridge.of(output_map, design.scale, l2, likelihood.differences_only)
         self.curvature_dtype = torch.float64
         self._curvature_design = design
@@ -286,7 +284,7 @@ class LinearObjective:
     def _linear_term(self) -> tuple[Tensor, float] | None:
         """The targets' part in an exponential family, ``(P,)``, and the offset's; None for other likelihoods."""
         rows = self.design, self._table, self.weights, self.offset
-        return target_term(self.likelihood, self.y, self.output_map, *rows, self.total_weight)
+        return target_term(self.likelihood, self.y, self.output_map, *rows, self.total_weight, self._target_sums)
 
     @cached_property
     def _table(self) -> Table | None:
@@ -406,7 +404,7 @@ class LinearObjective:
         likelihood = self.likelihood.of_difference() if two and self.y.ndim == 1 else None
         if likelihood is None:
             return self
-        first = int(here.basis[:, 0].argmax())
+        first, sums = int(here.basis[:, 0].argmax()), self._target_sums
         return LinearObjective(
             self.design,
             likelihood,
@@ -415,6 +413,7 @@ class LinearObjective:
             weights=self.weights,
             offset=None if offset is None else offset[:, [first]] - offset[:, [1 - first]],
             l2=self.l2 / 2.0,  # sum-to-zero coefficients b / 2 and -b / 2 have the squared norm b^2 / 2
+            sums=None if sums is None else TargetSums(sums.columns[[first]], sums.ones[[first]]),
         )
 
     def take(self, index: Tensor) -> LinearObjective:
@@ -426,6 +425,7 @@ class LinearObjective:
             design=design,
             _curvature_design=design if same else design.astype(self.curvature_dtype),
             y=self.y[index],
+            _target_sums=None,
             weights=None if self.weights is None else self.weights[index],
             offset=None if self.offset is None else self.offset[index],
             total_weight=self.total_weight * index.shape[0] / self.n_rows,

@@ -88,14 +88,16 @@ def solve_penalized(
     wide, patience = has_row_space(objective), _patience(objective, options, warm=warm)
     if not wide and not patience:
         return fit_inside(objective, start, options, callback, warm=warm), objective, None
-    cached, objective, known = objective, uncached(), None
+    cached, known = objective, None
     if patience:
         # a standardized copy costs two passes and saves a third of each: not where one or two steps may do
-        several = objective.output_map.n_columns < _COLUMNS
-        known = _solve_by_gradients(cached if several else objective, start, options, callback, patience)
+        without = objective.output_map.n_columns >= _COLUMNS and not objective.reduced.is_in_place
+        objective = uncached() if without else objective
+        known = _solve_by_gradients(objective, start, options, callback, patience)
         if known.converged:
             return known, objective, None
         start, warm = known.theta, True
+    objective = uncached() if wide and objective is cached else objective
     space = RowSpace.of(objective) if _goes_by_rows(objective, options) else None
     if space is None:
         objective = objective if wide else cached
