@@ -96,8 +96,10 @@ def _of_sums(sums: ColumnSums, n: int, *, centered: bool) -> tuple[Tensor, Tenso
     """Return center and scale of the columns from sums of values and squares, and whether these kept their digits."""
     center, square = sums.total / n, sums.squares / n
     variance = square - center.square() if centered else square
-    safe = (variance > _SAFE_VARIANCE * square) & (square > 1e-200) & (square < 1e200)
-    return center if centered else torch.zeros_like(center), variance.sqrt(), bool(safe.all())
+    # square is at least variance; what is not a number is in neither range
+    safe = variance.numel() > 0 and float(torch.sub(variance, square, alpha=_SAFE_VARIANCE).min()) > 0.0
+    safe = safe and float(variance.min()) > 1e-200 and float(square.max()) < 1e200
+    return center if centered else torch.zeros_like(center), variance.sqrt(), safe
 
 
 def _of_few(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor, bool]:

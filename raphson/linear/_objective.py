@@ -155,8 +155,7 @@ class LinearObjective:
 
     def has_constant_outputs(self, theta: Tensor) -> bool:
         """Return whether all rows have the same outputs, by intercepts alone."""
-        slopes = ~self.output_map.is_intercept
-        return self.offset is None and self.output_map.intercept and not bool(theta[slopes].any())
+        return self.offset is None and self.output_map.intercept and not self.output_map.has_slopes(theta)
 
     def value(self, theta: Tensor) -> float:
         """Return the objective at ``theta``."""

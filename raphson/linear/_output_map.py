@@ -164,6 +164,12 @@ class OutputMap:
         ones[: int(self.intercept)] = True
         return self.per_parameter(ones)
 
+    def has_slopes(self, theta: Tensor) -> bool:
+        """Return whether a parameter ``(P,)`` beside those of the ones is not zero."""
+        if self.is_uniform:
+            return bool(theta.view(self.shapes[0])[:, int(self.intercept) :].any())
+        return bool(theta[~self.is_intercept].any())
+
     @cached_property
     def basis(self) -> Tensor:
         """S, ``(C, q)``: the matrix of a uniform map, or a basis of what the slopes can do."""

@@ -156,7 +156,7 @@ def _solve_by_gradients(
     own, begin, back = symmetric(objective, start)
     at, met = own.evaluate_constant(begin) or own.evaluate(begin, None), list[Tensor]()
     descend = partial(quasi_newton, tol=options.tol, inverse=_rough_inverse(own, begin), callback=callback)
-    spanned = here.n_columns >= _COLUMNS and 2 * outputs <= _VECTORS and not bool(start[~here.is_intercept].any())
+    spanned = here.n_columns >= _COLUMNS and 2 * outputs <= _VECTORS and not here.has_slopes(start)
     known = descend(own, begin, patience=1.0 if spanned else patience, at=at, met=met)
     if spanned and not known.converged:
         gradients = [here.reduce(g.view(own.output_map.shapes[0])).reshape(-1) for g in met]
