@@ -27,35 +27,53 @@ _FUSED_COLUMNS = 64
 """Columns from which their squares are added up as they are made: 0.25 ns an entry, beside 0.8 by way of a buffer."""
 
 
+_CLASSES = 8
+"""Classes up to which the sums of each are made in the pass that makes those of all: two cost as much as one."""
+
+
 class ColumnSums(NamedTuple):
     """Sums over the rows of a table.
 
     Attributes:
         total: Of the columns, ``(D,)``.
         squares: Of their squares, ``(D,)``.
+        by_class: Of the columns over the rows of each class, ``(K, D)``, or None.
     """
 
     total: Tensor
     squares: Tensor
+    by_class: Tensor | None = None
 
 
-def fused_sums(x: Tensor) -> ColumnSums | None:
+def fused_sums(x: Tensor, codes: Tensor | None = None, n_classes: int = 0) -> ColumnSums | None:
     """Return the sums of a table ``(N, D)`` of many columns, which one pass makes; None for few columns.
 
     That pass also tells whether all entries are finite numbers whose squares do not overflow.
+
+    Args:
+        x: The table.
+        codes: The class of each row, ``(N,)`` int64, for sums by class; None for none. Many classes have none either.
+        n_classes: K.
     """
     n, d = x.shape
     if d < _FUSED_COLUMNS or x.dtype != torch.float64 or not x.is_cpu or x.stride(1) != 1:
         return None
     total, squares = torch.zeros(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
     step = min(_CACHED_ROWS, max(32, _FUSED_ELEMENTS // d))
+    member = by_class = None
+    if codes is not None and n_classes <= _CLASSES:
+        member = torch.zeros(n_classes, n, dtype=torch.float64).scatter_(0, codes[None], 1.0)
+        by_class = torch.zeros(n_classes, d, dtype=torch.float64)
     with np.errstate(all="ignore"):
         for start in range(0, n, step):
             block = x[start : start + step]
             rows = block.numpy()
-            total += block.sum(0)
+            if member is None or by_class is None:
+                total += block.sum(0)
+            else:
+                by_class.addmm_(member[:, start : start + step], block)
             squares += torch.from_numpy(np.einsum("ij,ij->j", rows, rows))
-    return ColumnSums(total, squares)
+    return ColumnSums(total if by_class is None else by_class.sum(0), squares, by_class)
 
 
 def _sums(x: Tensor) -> ColumnSums:
@@ -78,8 +96,10 @@ def _of_sums(sums: ColumnSums, n: int, *, centered: bool) -> tuple[Tensor, Tenso
     """Return center and scale of the columns from sums of values and squares, and whether these kept their digits."""
     center, square = sums.total / n, sums.squares / n
     variance = square - center.square() if centered else square
-    safe = (variance > _SAFE_VARIANCE * square) & (square > 1e-200) & (square < 1e200)
-    return center if centered else torch.zeros_like(center), variance.sqrt(), bool(safe.all())
+    # square is at least variance; what is not a number is in neither range
+    safe = variance.numel() > 0 and float(torch.sub(variance, square, alpha=_SAFE_VARIANCE).min()) > 0.0
+    safe = safe and float(variance.min()) > 1e-200 and float(square.max()) < 1e200
+    return center if centered else torch.zeros_like(center), variance.sqrt(), safe
 
 
 def _of_few(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor, bool]:

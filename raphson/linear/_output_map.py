@@ -164,6 +164,12 @@ class OutputMap:
         ones[: int(self.intercept)] = True
         return self.per_parameter(ones)
 
+    def has_slopes(self, theta: Tensor) -> bool:
+        """Return whether a parameter ``(P,)`` beside those of the ones is not zero."""
+        if self.is_uniform:
+            return bool(theta.view(self.shapes[0])[:, int(self.intercept) :].any())
+        return bool(theta[~self.is_intercept].any())
+
     @cached_property
     def basis(self) -> Tensor:
         """S, ``(C, q)``: the matrix of a uniform map, or a basis of what the slopes can do."""
@@ -310,6 +316,8 @@ class OutputMap:
 
     def expand(self, theta: Tensor) -> Tensor:
         """Return the coefficients of all outputs, ``(..., C, D')``, a linear map of theta ``(..., P)``."""
+        if self.is_uniform and self.is_plain:
+            return theta.reshape(*theta.shape[:-1], self.n_outputs, self.n_columns)
         full = theta.new_zeros(*theta.shape[:-1], self.n_outputs, self.n_columns)
         for group, part in zip(self.groups, self.split(theta), strict=True):
             full[..., group.columns] = group.matrix @ part

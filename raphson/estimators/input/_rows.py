@@ -14,7 +14,7 @@ from torch import Tensor
 from raphson.data import ColumnSums, DenseDesign, Design, SparseDesign
 from raphson.estimators.input._validate import as_tensor
 from raphson.likelihoods import Likelihood
-from raphson.linear import LinearObjective, OutputMap
+from raphson.linear import LinearObjective, OutputMap, TargetSums
 
 _FEW_ENTRIES = 2**18
 """Entries up to which a sparse table is fitted as a dense one (2 MB): calls for its parts would cost more."""
@@ -70,7 +70,18 @@ class Rows:
         self, design: Design, likelihood: Likelihood, output_map: OutputMap, l2: float = 0.0
     ) -> LinearObjective:
         """Return the average loss of these rows for columns of a design of them."""
-        return LinearObjective(design, likelihood, self.y, output_map, weights=self.weights, offset=self.offset, l2=l2)
+        sums = None
+        if self._knows_targets(design):
+            assert self.sums is not None and self.sums.by_class is not None
+            sums = TargetSums(self.sums.by_class, torch.bincount(self.y, minlength=len(self.sums.by_class)).double())
+        given = {"weights": self.weights, "offset": self.offset}
+        return LinearObjective(design, likelihood, self.y, output_map, **given, l2=l2, sums=sums)
+
+    def _knows_targets(self, design: Design) -> bool:
+        """Return whether the sums by class are those of a design's columns, and keep their digits when centered."""
+        if self.weights is not None or self.offset is not None or self.sums is None or self.sums.by_class is None:
+            return False
+        return isinstance(design, DenseDesign) and design.x is self.x and design.sums_keep_digits
 
 
 def make_rows(

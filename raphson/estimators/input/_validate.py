@@ -57,10 +57,30 @@ def _numbered_names(n_features: int) -> tuple[str, ...]:
 
 def check_training_table(estimator: Any, x: Any, *, min_columns: int) -> tuple[Any, ColumnSums | None]:
     """Return what ``check_table`` does of the rows of a fit, and the sums of their columns if the check made them."""
-    out = _converted(estimator, x, reset=True, min_columns=min_columns)
-    sums = None if sp.issparse(out) else fused_sums(as_tensor(out))
-    _refuse_entries(out, x, None if sums is None else float(sums.squares.sum()), reset=True)
-    return out, sums
+    out = convert_table(estimator, x, min_columns=min_columns)
+    return out, check_entries(out, x)
+
+
+def convert_table(estimator: Any, x: Any, *, min_columns: int) -> Any:
+    """Return the rows of a fit as a float64 array ``(N, D)`` or CSR matrix, for ``check_entries`` to look at."""
+    return _converted(estimator, x, reset=True, min_columns=min_columns)
+
+
+def check_entries(table: Any, given: Any, codes: Tensor | None = None, n_classes: int = 0) -> ColumnSums | None:
+    """Refuse entries that are not finite or too large, and return the sums of the columns if that pass made them.
+
+    Args:
+        table: What ``convert_table`` returned for ``given``.
+        given: What the user gave.
+        codes: The class of each row ``(N,)``, for sums by class.
+        n_classes: K.
+
+    Returns:
+        The sums, or None for sparse tables and few columns.
+    """
+    sums = None if sp.issparse(table) else fused_sums(as_tensor(table), codes, n_classes)
+    _refuse_entries(table, given, None if sums is None else float(sums.squares.sum()), reset=True)
+    return sums
 
 
 def check_table(estimator: Any, x: Any, *, reset: bool, min_columns: int = 1) -> Any:
