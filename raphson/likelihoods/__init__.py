@@ -24,6 +24,7 @@ from raphson.likelihoods._support import POSITIVE as POSITIVE
 from raphson.likelihoods._support import REAL as REAL
 from raphson.likelihoods._support import UNIT_INTERVAL as UNIT_INTERVAL
 from raphson.likelihoods._support import Support as Support
+from raphson.likelihoods._target_distribution import ClassLabels as ClassLabels
 from raphson.likelihoods._target_distribution import TailProbabilities as TailProbabilities
 from raphson.likelihoods._target_distribution import TargetDistribution as TargetDistribution
 from raphson.likelihoods._target_distribution import Univariate as Univariate

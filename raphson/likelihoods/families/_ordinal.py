@@ -161,8 +161,8 @@ class Ordinal(ClosedForm[_Parts]):
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise ``InputError`` for the first level that is not a whole number from 0 to J - 1, or unless C is J - 1."""
         self._check_width(n_outputs)
-        outside = ~self._levels.contains(y)
-        refuse_outside(outside, y, self._levels.description)
+        outside = ~self.support.contains(y)
+        refuse_outside(outside, y, self.support.description)
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
         """Return the quantiles of the cumulative shares of the levels, half a target added to each: increasing."""
@@ -180,7 +180,8 @@ class Ordinal(ClosedForm[_Parts]):
         return LINKS[self.link]
 
     @property
-    def _levels(self) -> Support:
+    def support(self) -> Support:  # type: ignore[override]
+        """The levels, counted from 0."""
         top = self.n_levels - 1
         return Support(f"an integer from 0 to {top}", lambda y: COUNT.contains(y) & (y <= top))
 
@@ -277,7 +278,7 @@ class Ordinal(ClosedForm[_Parts]):
                 f"The targets have shape {tuple(y.shape)} but the outputs have shape {tuple(f.shape)}: give one level "
                 "per row of outputs."
             )
-        known = self._levels.contains(y)
+        known = self.support.contains(y)
         increasing = (f[..., 1:] > f[..., :-1]).all(-1)
         return torch.where(known, y, 0).long().unsqueeze(-1), known & increasing
 
