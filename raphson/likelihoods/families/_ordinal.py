@@ -6,12 +6,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._closed_form import ClosedForm
 from raphson.likelihoods._command import Command
+from raphson.likelihoods._extended import ConcordanceTerm, extended_mean
 from raphson.likelihoods._likelihood import Likelihood
 from raphson.likelihoods._special._cumulative_links import LINKS, CumulativeLink, Interval
 from raphson.likelihoods._special._softmax import one_hot_variance
@@ -126,6 +129,49 @@ class Ordinal(ClosedForm[_Parts]):
                 f"'{names[k + 1]}' is {second:g}, but each must exceed the one before it, or a level would have a "
                 "negative probability. Use one common slope for all cuts, or other starting values."
             )
+
+    def concordance_terms(self, f: NDArray[np.float64], y: Tensor) -> tuple[ConcordanceTerm, ...]:
+        r"""Return the three terms of a level between two outputs a < b of logits, none for another link.
+
+        :math:`-\log(\sigma(b) - \sigma(a)) = \log(1 + e^{-b}) + \log(1 + e^a) - \log(1 - e^{-(b - a)})`.
+        """
+        if self.link != "logit":
+            return ()
+        level, rows = y.reshape(-1).long().cpu().numpy(), np.arange(len(f))
+        upper, lower = np.zeros_like(f), np.zeros_like(f)
+        has_upper, has_lower = level < self.n_levels - 1, level > 0
+        upper[rows[has_upper], level[has_upper]] = 1.0
+        lower[rows[has_lower], level[has_lower] - 1] = 1.0
+        both = has_upper & has_lower
+        gap = np.full(len(f), np.inf)
+        gap[both] = ((upper - lower) * f).sum(-1)[both]
+        nowhere = np.full(len(f), np.inf)
+        between = (upper - lower) * both[:, None]
+        return (
+            ConcordanceTerm(upper, 1.0, nowhere),
+            ConcordanceTerm(lower, 1.0, nowhere),
+            ConcordanceTerm(between, 1.0, gap),
+        )
+
+    def extended_gradient(self, f: NDArray[np.longdouble], y: Tensor) -> NDArray[np.longdouble] | None:
+        r"""Return :math:`-\sigma(-b) - k` and :math:`\sigma(a) + k` with :math:`k = 1 / (e^{b - a} - 1)`, of logits."""
+        if self.link != "logit":
+            return None
+        level = y.reshape(-1).long().cpu().numpy()
+        found = np.zeros_like(f)
+        for i in range(f.shape[-1]):
+            at, after = level == i, level == i + 1
+            found[at, i] -= extended_mean("logistic", -f[at, i])
+            found[after, i] += extended_mean("logistic", f[after, i])
+            if i:
+                share = 1 / np.expm1(f[at, i] - f[at, i - 1])
+                found[at, i] -= share
+                found[at, i - 1] += share
+        return found
+
+    def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the sums of the absolute entries of the rows of the Hessian."""
+        return self.hessian(f, y).to_dense().abs().sum(-1)
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Dense:
         """Return the Fisher information, tridiagonal: the sum over all levels."""
