@@ -164,19 +164,26 @@ def _fit_network(
     notes: list[str],
     options: FitOptions,
 ) -> int:
-    """Fit a network, print and save it; the exit code is 0."""
-    if named or options.out is not None or options.report is not None:
-        option = "--report" if options.out is None else "--out"
-        option = f"--formula {next(iter(named))}=..." if named else option
+    """Fit a network, print, save and report it; the exit code is 0."""
+    if named or options.out is not None:
+        option = f"--formula {next(iter(named))}=..." if named else "--out"
         raise rp.InputError(f"{option} is for linear models; leave it out, or say --model linear.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model, more = fit_network(design, data, name, hidden, options)
     if not options.quiet:
-        print(describe_network(model, data, [*notes, *more]))
+        print(describe_network(model, [*notes, *more]))
     if options.save is not None:
         rp.save(model, options.save, design)
+    if options.report is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.report(options.report, level=options.level, command=_command(), notes=[*notes, *more])
     return 0
+
+
+def _command() -> str:
+    return shlex.join(["raphson", *sys.argv[1:]])
 
 
 def write_report(model: Any, options: FitOptions, notes: list[str], groups: Any) -> None:
@@ -190,7 +197,7 @@ def write_report(model: Any, options: FitOptions, notes: list[str], groups: Any)
             groups=groups,
             method=options.intervals,
             exp=options.exp,
-            command=shlex.join(["raphson", *sys.argv[1:]]),
+            command=_command(),
             notes=notes,
         )
 

@@ -69,18 +69,9 @@ def fit_network(
     return model, notes
 
 
-def describe_network(model: Any, data: TrainingData, notes: list[str]) -> str:
-    """Return a few lines on a fitted network."""
-    units = "" if model.classes_ is not None else " (target in standard deviations)"
-    lines = [
-        f"{type(model.posterior_.objective.likelihood).__name__} network, "
-        f"hidden units {', '.join(map(str, model.hidden))}",
-        f"Observations {data.x.shape[0]}, columns {model.n_features_in_}, parameters {model.posterior_.n_parameters}",
-        f"Rounds {model.n_iter_}, bound on the log evidence {model.bounds_[-1]:.4f}{units}",
-    ]
-    if model.classes_ is not None:
-        lines.append(f"Classes {', '.join(map(str, model.classes_))}")
-    return "\n".join([*lines, *(f"- {note}" for note in dict.fromkeys(notes))])
+def describe_network(model: Any, notes: list[str]) -> str:
+    """Return what is known of a fitted network as text."""
+    return "\n".join([str(model.summary()), *(f"- {note}" for note in dict.fromkeys(notes))])
 
 
 def network_predictions(model: Any, table: pd.DataFrame) -> pd.DataFrame:

@@ -8,8 +8,10 @@ Let g and H be gradient and Hessian at the point found, d the step to the optimu
     \lambda \ge \frac{1 - e^{-t}}{t} r, \qquad d = -\Big(\int_0^1 \nabla^2 F(\theta + s d)\, ds\Big)^{-1} g,
 
 so that :math:`r \le -\ln(1 - M \lambda) / M` if :math:`M \lambda < 1` (the optimum then exists), and d differs from the
-Newton step by at most :math:`(t / (1 - e^{-t}) - 1) \lambda`. Everything here is in the norm of :math:`B^{-1}` with a
-matrix B for which :math:`(1 - \eta) I \preceq B H B^\top \preceq (1 + \eta) I` is verified, rounding included.
+Newton step by at most :math:`(t / (1 - e^{-t}) - 1) \lambda`. A bound M that holds within a radius R of the point is
+enough where r is at most R: along every ray the derivative is then positive at R, so that by convexity the optimum lies
+within. Everything here is in the norm of :math:`B^{-1}` with a matrix B for which
+:math:`(1 - \eta) I \preceq B H B^\top \preceq (1 + \eta) I` is verified, rounding included.
 """
 
 from __future__ import annotations
@@ -80,8 +82,8 @@ class Evidence:
         moved: Largest relative error of second derivatives from rounding of the outputs they were computed at.
         gradient: In extended precision, ``(p,)``.
         gradient_error: Bound on its rounding, ``(p,)``.
-        concordance: M of the likelihood.
-        row_size: Largest size of the outputs of a row in a direction of length one: given B ``(p, p)``.
+        row_size: The largest M of a row times the size of its outputs in a direction of length one, within a radius:
+            given B ``(p, p)`` and the radius.
         to_reported: From the parameters to the P reported, ``(P, p)``.
         offset: How far reported coefficients are from any of the model, ``(P,)``: coefficients that should sum to zero.
         weight: Total weight, for standard errors.
@@ -93,8 +95,7 @@ class Evidence:
     moved: float
     gradient: Extended
     gradient_error: Array
-    concordance: float
-    row_size: Callable[[Array], float]
+    row_size: Callable[[Array, float], float]
     to_reported: Array
     offset: Array
     weight: float
@@ -123,7 +124,8 @@ def bound_error(evidence: Evidence) -> tuple[Array, Array]:
     tiny = (p + 4) * float(np.finfo(np.longdouble).eps)
     loose += tiny * float(np.linalg.norm(abs_inverse @ np.abs(evidence.gradient).astype(np.float64))) * slack
     decrement = float(np.sqrt((whitened**2).sum())) * slack + loose
-    size = evidence.concordance * evidence.row_size(inverse) if evidence.concordance else 0.0
+    radius = 2 * decrement / (1 - eta)
+    size = evidence.row_size(inverse, radius)
     reached = size * decrement / (1 - eta)
     if not reached < 1:
         raise NotEstimableError(
@@ -131,6 +133,10 @@ def bound_error(evidence: Evidence) -> tuple[Array, Array]:
             "which the curvature is under control: lower tol, or fit for longer"
         )
     t = -math.log1p(-reached)
+    if t > size * radius:
+        raise NotEstimableError(
+            f"the optimum may be farther than {radius:.1e}, where curvature was looked at: lower tol"
+        )
     low = -math.expm1(-t) / t if t > 1e-8 else 1 - t / 2
     high = math.expm1(t) / t if t > 1e-8 else 1 + t
     away = max(1 / ((1 - eta) * low) - 1, 1 - 1 / ((1 + eta) * high)) * decrement * slack

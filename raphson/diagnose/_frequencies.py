@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raphson._errors import InputError
-from raphson.likelihoods import COUNT, Likelihood, TargetDistribution, Univariate
+from raphson.likelihoods import COUNT, Likelihood, TargetDistribution
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ def are_counts(likelihood: Likelihood, predicted: TargetDistribution) -> bool:
         >>> are_counts(rp.Poisson(), predicted)
         True
     """
-    return likelihood.support is COUNT and isinstance(predicted, Univariate) and not np.ndim(predicted.total)
+    return likelihood.support is COUNT and predicted.mass(0) is not None
 
 
 def count_frequencies(
@@ -66,7 +66,7 @@ def count_frequencies(
     """
     import pandas as pd
 
-    if not (isinstance(predicted, Univariate) and are_counts(likelihood, predicted)):
+    if not are_counts(likelihood, predicted):
         raise InputError(
             f"A rootogram is of counts (Poisson, NegativeBinomial); {type(likelihood).__name__} has none. For classes "
             "look at calibration."
@@ -78,5 +78,5 @@ def count_frequencies(
     last = int(min(values.max(), 100)) if largest is None else largest
     counts = np.arange(last + 1)
     observed = [float(each[values == k].sum()) for k in counts]
-    expected = [float((each * predicted.law.pmf(k)).sum()) for k in counts]
+    expected = [float((each * np.asarray(predicted.mass(k))).sum()) for k in range(last + 1)]
     return pd.DataFrame({"observed": observed, "expected": expected}, index=pd.Index(counts, name="count"))

@@ -136,6 +136,7 @@ def calibration_test(
     weights: NDArray[np.float64] | None = None,
     *,
     bins: int = 10,
+    order: NDArray[np.float64] | None = None,
     simulations: int = 250,
     generator: Randomness = 0,
 ) -> SimulationTest:
@@ -148,6 +149,8 @@ def calibration_test(
         predicted: ``likelihood.distribution(f, y)`` of labels, levels or binary targets.
         weights: ``(N,)`` example weights; None means 1 each.
         bins: Number of bins for each class.
+        order: Probabilities that rows are put into bins by, where those of the prediction depend on the targets of
+            the rows themselves (leaving a row out); None for the predicted ones.
         simulations: Number of simulated sets.
         generator: Source of randomness, or a seed.
 
@@ -168,7 +171,8 @@ def calibration_test(
     mean = predicted.mean.reshape(len(predicted.mean), -1)
     variance = predicted.variance.reshape(mean.shape)
     each = np.ones(len(mean)) if weights is None else weights
-    parts = [(c, p) for c in range(mean.shape[1]) for p in np.array_split(np.argsort(mean[:, c], kind="stable"), bins)]
+    by = mean if order is None else order.reshape(mean.shape)
+    parts = [(c, p) for c in range(mean.shape[1]) for p in np.array_split(np.argsort(by[:, c], kind="stable"), bins)]
     spread = [max(float(each[p] @ variance[p, c]), 1e-12) for c, p in parts]
 
     def distance(at: TargetDistribution) -> float:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-import raphson
 from raphson.diagnose import Randomness
 from raphson.estimators._influence import InfluenceMixin
 from raphson.estimators.fit._covariance import CovarianceKind
 from raphson.estimators.review._figures import figures
 from raphson.estimators.review._fit_checks import LARGEST_HESSIAN, fit_checks
-from raphson.estimators.review._residual_checks import residual_checks
-from raphson.report import Check, Report, Verdict, check_report
-
-_LIBRARIES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
+from raphson.estimators.review._reproduction import reproduction
+from raphson.estimators.review._residual_checks import residual_checks, without_rows
+from raphson.report import Report, check_report
 
 
 class ReportMixin(InfluenceMixin):
@@ -84,14 +80,13 @@ class ReportMixin(InfluenceMixin):
         if self.has_rows():
             checks += residual_checks(self, generator)
         else:
-            finding = "The training rows are not part of a saved model, so the model was not compared with its targets."
-            checks.append(Check("Residuals", Verdict.LOOK, finding, "fit again to look at residuals."))
+            checks.append(without_rows())
         solution = self.solution_
         made = Report(
             summary,
             tuple(checks),
             lambda: tuple(figures(self, summary, matrix, names, generator)),
-            self._reproduction(command, generator),
+            reproduction(self, command, {"Seed of residuals and simulations": generator}),
             {
                 "solution": {
                     "status": solution.status.name,
@@ -110,19 +105,3 @@ class ReportMixin(InfluenceMixin):
     def has_rows(self) -> bool:
         """Return whether the rows of the fit are at hand; those of a saved model are not."""
         return self._training is not None
-
-    def _reproduction(self, command: str | None, generator: Randomness) -> tuple[tuple[str, str], ...]:
-        libraries = []
-        for name in _LIBRARIES:
-            try:
-                libraries.append(f"{name} {version(name)}")
-            except PackageNotFoundError:
-                continue
-        seed = str(generator) if isinstance(generator, int) else f"torch.Generator of seed {generator.initial_seed()}"
-        return (
-            ("Call", repr(self) if command is None else command),
-            ("Seed of residuals and simulations", seed),
-            ("raphson", raphson.__version__),
-            ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-            ("Libraries", ", ".join(libraries)),
-        )

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.laplace._links import bridge, exact_gaussian, probit
-from raphson.likelihoods import Likelihood
+from raphson.laplace._targets import normal_targets, predicted_targets
+from raphson.likelihoods import Likelihood, TargetDistribution
 from raphson.network import squared_roots
 
 Link = Literal["mixture", "probit", "bridge"]
@@ -116,6 +117,42 @@ class Predictive:
         value = torch.cat(self._over_samples(density))
         return value[0] if self.joint else value
 
+    def distribution(self, y: Tensor) -> TargetDistribution:
+        """Return targets beside the predictive distribution: what ``raphson.diagnose.residuals`` takes.
+
+        Its tail probabilities are averages over the samples; those of targets that depend on each other (counts of
+        several classes, multivariate normal ones) are at the mean outputs, and so are deviances.
+
+        Args:
+            y: Targets, as for the likelihood.
+
+        Returns:
+            The distribution of the targets.
+
+        Raises:
+            InputError: The predictions are joint.
+
+        Examples:
+            >>> import torch
+            >>> import raphson as rp
+            >>> from raphson.diagnose import residuals
+            >>> x = torch.linspace(-1, 1, 20)[:, None]
+            >>> post = rp.laplace(torch.nn.Linear(1, 1), rp.Gaussian(), (x, 2 * x), structure="dense")
+            >>> residuals(post.predict(x).distribution(2 * x)).shape
+            (20, 1)
+        """
+        if self.joint:
+            raise InputError("Residuals are those of single rows: predict with joint=False.")
+        y = y.to(self.output_mean.device)
+        if self._shifted is not None:
+            return self.likelihood.distribution(self._shifted, y)
+        if self._exact is not None:
+            return normal_targets(self.mean, self.variance, y)
+        moments = self.mean, self.variance
+        return predicted_targets(
+            self.likelihood, y, self.output_mean, moments, self._over_samples, self._sampled_outputs
+        )
+
     def sample(self, n: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """Draw responses.
 
@@ -126,10 +163,14 @@ class Predictive:
         Returns:
             ``(n, N, ...)``, as the likelihood samples.
         """
+        return self.likelihood.sample(self._sampled_outputs(n, generator), generator)
+
+    def _sampled_outputs(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """Return outputs drawn from their distribution, ``(n, N, ..., C)``."""
         if self.outputs is not None:
             device = self.outputs.device
             places = torch.randint(len(self.outputs), (n,), generator=generator, device=device)
-            return self.likelihood.sample(self.outputs[places], generator)
+            return self.outputs[places]
         f = self.output_mean
         size = self._root.shape[-1]
         shape = (n, size) if self.joint else (n, *f.shape[:-1], size)
@@ -138,7 +179,7 @@ class Predictive:
             moved = (noise @ self._root.mT).view(n, *f.shape)
         else:
             moved = (self._root @ noise.unsqueeze(-1)).squeeze(-1)
-        return self.likelihood.sample(inside(self.likelihood, f, moved), generator)
+        return inside(self.likelihood, f, moved)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Return limits between which a response lies with probability ``level``, as much outside on either side.

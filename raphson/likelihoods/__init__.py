@@ -11,6 +11,7 @@ from raphson.likelihoods._definiteness import OutputInertia as OutputInertia
 from raphson.likelihoods._definiteness import definiteness_at as definiteness_at
 from raphson.likelihoods._description import from_description as from_description
 from raphson.likelihoods._description import to_description as to_description
+from raphson.likelihoods._extended import ConcordanceTerm as ConcordanceTerm
 from raphson.likelihoods._from_torch import TorchLoss as TorchLoss
 from raphson.likelihoods._from_torch import as_likelihood as as_likelihood
 from raphson.likelihoods._from_torch import from_torch as from_torch
@@ -24,6 +25,7 @@ from raphson.likelihoods._support import POSITIVE as POSITIVE
 from raphson.likelihoods._support import REAL as REAL
 from raphson.likelihoods._support import UNIT_INTERVAL as UNIT_INTERVAL
 from raphson.likelihoods._support import Support as Support
+from raphson.likelihoods._target_distribution import ClassLabels as ClassLabels
 from raphson.likelihoods._target_distribution import TailProbabilities as TailProbabilities
 from raphson.likelihoods._target_distribution import TargetDistribution as TargetDistribution
 from raphson.likelihoods._target_distribution import Univariate as Univariate

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 Extended = NDArray[np.longdouble]
+
+
+class ConcordanceTerm(NamedTuple):
+    r"""A function of one linear form of a row's outputs, :math:`\phi(w^\top f)`, that is a term of its loss.
+
+    Its third derivative is at most :math:`(b + 2 / s)` times its second one at a point whose distance from the end of
+    the function's domain is s, as that of :math:`-\log s` (b = 0) and :math:`-\log(1 - e^{-s})` (b = 1: the ratio is
+    :math:`\coth(s / 2) \le 1 + 2 / s`) is; a distance that is infinite leaves b alone.
+
+    Attributes:
+        weights: w of each row, ``(N, C)``.
+        base: b.
+        distance: s of each row at the outputs, ``(N,)``.
+    """
+
+    weights: NDArray[np.float64]
+    base: float
+    distance: NDArray[np.float64]
+
+
+def extended_logit_gradient(f: Extended, positive: Tensor, negative: Tensor) -> Extended:
+    """Return ``negative sigma(f) - positive sigma(-f)`` for weights of the two labels, shaped as outputs."""
+    above, below = (w.reshape(f.shape).double().cpu().numpy() for w in (positive, negative))
+    found: Extended = below * extended_mean("logistic", f) - above * extended_mean("logistic", -f)
+    return found
 
 
 def extended_mean(partition: Literal["softmax", "logistic", "exponential"], f: Extended) -> Extended:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._command import Command
-from raphson.likelihoods._extended import extended_mean
+from raphson.likelihoods._extended import ConcordanceTerm, extended_mean
 from raphson.likelihoods._support import REAL, Support
 from raphson.likelihoods._targets import check_columns
 from raphson.linalg import LinearOperator, SymmetricOperator
@@ -195,6 +195,33 @@ class Likelihood(abc.ABC):
         Softmax, logistic and exponential partition functions have third cumulants of that size, M = 1.
         """
         return None if self.partition is None else 1.0
+
+    def concordance_terms(self, f: NDArray[np.float64], y: Tensor) -> tuple[ConcordanceTerm, ...]:
+        """Return the terms of the loss of each row, where third derivatives are bounded near the outputs only.
+
+        Args:
+            f: Outputs ``(N, C)``.
+            y: Targets.
+
+        Returns:
+            Terms whose sum is the loss, less what is linear in the outputs; none for a likelihood whose
+            ``self_concordance`` holds everywhere, or of which nothing is known.
+        """
+        return ()
+
+    def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return what second derivatives are made of, before anything is subtracted: it bounds their rounding.
+
+        Args:
+            f: Outputs ``(N, C)``.
+            y: Targets.
+
+        Returns:
+            ``(N, C)``; the Hessian of a row in absolute terms is at most the diagonal matrix of these.
+        """
+        if self.partition is None:
+            return self.hessian(f, y).diagonal()
+        return self.log_partition(f, hessian=False).gradient * 1.0001
 
     def extended_gradient(self, f: NDArray[np.longdouble], y: Tensor) -> NDArray[np.longdouble] | None:
         """Return the gradient in extended precision, from which the error of a fit is bounded.

@@ -63,6 +63,17 @@ class TargetDistribution(abc.ABC):
         """Signs of the deviance residuals: whether the best mean is above the predicted one; 1 where it is neither."""
         return np.ones(())
 
+    def mass(self, count: int) -> Array | None:
+        """Return the probability of a count for each target, or None where targets are no single counts.
+
+        Args:
+            count: The count.
+
+        Returns:
+            In the shape of the means, or None.
+        """
+        return None
+
     @abc.abstractmethod
     def simulate(self, generator: np.random.Generator) -> Self:
         """Return the same distribution beside targets drawn from it.
@@ -132,6 +143,12 @@ class Univariate(TargetDistribution):
         if not np.isfinite(above).all():
             above = np.sign(self.value - self.law.median())
         return above if self.event is None else np.where(self.event > 0, above, 1.0)
+
+    def mass(self, count: int) -> Array | None:
+        """Return the law's, unless a target is a share of a total."""
+        if np.ndim(self.total) or not hasattr(self.law.dist, "pmf"):
+            return None
+        return np.asarray(self.law.pmf(count))
 
     def simulate(self, generator: np.random.Generator) -> Univariate:
         """Draw from SciPy's distribution."""

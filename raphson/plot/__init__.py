@@ -12,6 +12,8 @@ from raphson.plot._maps import landscape as landscape
 from raphson.plot._maps import local_linear as local_linear
 from raphson.plot._matrices import hessian as hessian
 from raphson.plot._matrices import spectrum as spectrum
+from raphson.plot._networks import coverage as coverage
+from raphson.plot._networks import training as training
 from raphson.plot._predictions import bands as bands
 from raphson.plot._predictions import influence as influence
 from raphson.plot._residuals import residuals as residuals

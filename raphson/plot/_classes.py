@@ -46,13 +46,13 @@ def calibration(model: Any, *, bins: int = 10, level: float = 0.95, ax: Axes | N
     check_level(level)
     if not (isinstance(bins, int) and bins >= 1):
         raise InputError(f"bins is {bins}, but there must be a whole number of at least 1.")
-    observed, means, weights, names = _classes(model)
+    observed, means, weights, names, fitted = _classes(model)
     ax = new_axes(ax, 5.2, 5.0)
     ax.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--")
     # the second of two classes says all there is
     shown = [1] if len(names) == 2 else range(min(len(names), _MOST_CLASSES))
     for i in shown:
-        order = np.argsort(means[:, i], kind="stable")
+        order = np.argsort(fitted[:, i], kind="stable")
         share = np.cumsum(weights[order]) / weights.sum()
         parts = [order[(share > k / bins) & (share <= (k + 1) / bins + 1e-12)] for k in range(bins)]
         parts = [part for part in parts if len(part)]
@@ -87,7 +87,7 @@ def confusion(model: Any, *, ax: Axes | None = None) -> Axes:
         >>> rp.plot.confusion(model).get_title()
         '40.0% correct'
     """
-    observed, means, weights, names = _classes(model)
+    observed, means, weights, names, _ = _classes(model)
     k = len(names)
     counts = np.zeros((k, k))
     np.add.at(counts, (observed.argmax(1), means.argmax(1)), weights)
@@ -106,14 +106,14 @@ def confusion(model: Any, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _classes(model: Any) -> tuple[Array, Array, Array, list[str]]:
+def _classes(model: Any) -> tuple[Array, Array, Array, list[str], Array]:
     rows = needs(model, "fitted_rows", "a fitted estimator of classes")()
     observed, means, weights = numbers(rows.observed), numbers(rows.means), numbers(rows.weights)
-    names = [str(name) for name in rows.means.columns]
+    names, fitted = [str(name) for name in rows.means.columns], numbers(rows.fitted)
     if not np.isin(observed[np.isfinite(observed)], (0.0, 1.0)).all() or ((means < 0) | (means > 1)).any():
         raise InputError("Calibration and confusion are of classes; this model has none: see rp.plot.residuals.")
     if means.shape[1] == 1:
-        observed, means = np.c_[1 - observed, observed], np.c_[1 - means, means]
+        observed, means, fitted = (np.c_[1 - part, part] for part in (observed, means, fitted))
         names = ["0", "1"]
     known = np.isfinite(observed).all(1)
-    return observed[known], means[known], weights[known], names
+    return observed[known], means[known], weights[known], names, fitted[known]

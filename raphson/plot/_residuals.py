@@ -61,7 +61,7 @@ def residuals(model: Any, *, kind: str = "quantile", columns: Any = None, genera
     every = slice(None, None, -(-len(table) // _MOST_POINTS))
     values = numbers(table)
     _against_normal(axes[0], axes[1], values)
-    means = numbers(rows.means)
+    means = numbers(rows.fitted)
     repeated = means if means.shape[1] == values.shape[1] else means.max(1, keepdims=True).repeat(values.shape[1], 1)
     name = "predicted mean" if means.shape[1] == values.shape[1] else "largest predicted probability"
     _scatter(axes[2], repeated[every], values[every], name)

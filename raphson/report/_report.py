@@ -93,6 +93,8 @@ class Report:
         draw: Draws the pictures, of the page only, when they are first wanted.
         reproduce: How to make it again: ``(name, value)`` pairs.
         numbers: More numbers, of the JSON form only.
+        table_name: Heading of the table.
+        caption: What the table's columns are; None for estimates with their intervals.
 
     Examples:
         >>> import numpy as np
@@ -108,6 +110,8 @@ class Report:
     draw: Callable[[], tuple[Figure, ...]] = field(repr=False)
     reproduce: tuple[tuple[str, str], ...]
     numbers: Mapping[str, Any]
+    table_name: str = "Coefficients"
+    caption: str | None = None
 
     def __str__(self) -> str:
         return self.to_markdown()
@@ -157,7 +161,7 @@ class Report:
             "",
             *_markdown_table(["", ""], [[name, str(value)] for name, value in self.summary.facts]),
             "",
-            "## Coefficients",
+            f"## {self.table_name}",
             "",
             *_markdown_table(names, table),
             *notes,
@@ -180,7 +184,7 @@ class Report:
             "title": self.summary.title,
             "facts": dict(self.summary.facts),
             "level": self.summary.level,
-            "coefficients": table,
+            self.table_name.lower().replace(" ", "_"): table,
             "notes": list(self.summary.notes),
             "checks": [
                 {"number": i, "name": c.name, "verdict": c.verdict.value, "finding": c.finding, "remedy": c.remedy}

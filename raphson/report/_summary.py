@@ -135,8 +135,8 @@ def row_cells(row: Mapping[Any, Any]) -> list[str]:
 def _number(column: str, value: Any) -> str:
     if value == math.inf:
         return ">1e308"  # the exponential of a large coefficient
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | int):
+        return str(value)
     if column == "p_value":
         return "<0.001" if value < 0.0005 else f"{value:.3f}"
     if column in {"z", "t", "chi2"}:

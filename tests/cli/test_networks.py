@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,7 +43,7 @@ def test_classes(tmp_path):
     frame.to_csv(tmp_path / "i.csv", index=False)
     file, net, out = (str(tmp_path / name) for name in ("i.csv", "net", "p.csv"))
     fitted = run(app, ["fit", file, "--target", "target", "--model", "mlp:4,3", "--save", net])
-    assert fitted.exit_code == 0 and "Classes a, b, c" in fitted.output
+    assert fitted.exit_code == 0 and re.search(r"Classes: +a, b, c", fitted.output)
     assert run(app, ["predict", net, file, "--out", out]).exit_code == 0
     found = pd.read_csv(out)
     assert list(found) == ["predicted", *(f"probability[{label}]" for label in "abc")]
@@ -58,3 +61,16 @@ def test_classes(tmp_path):
 def test_what_does_not_suit_a_network(diabetes, options, words):
     result = run(app, ["fit", str(diabetes / "d.csv"), "--target", "target", *options])
     assert isinstance(result.exception, Exception) and words in str(result.exception) + result.output
+
+
+@pytest.mark.parametrize("form", ["html", "md", "json"])
+def test_a_report_of_a_network(diabetes, form):
+    if form == "html":
+        pytest.importorskip("matplotlib", reason="a page has figures: pip install 'raphson[plot]'")
+    out = diabetes / f"net.{form}"
+    options = ["--target", "target", "--likelihood", "gaussian", "--model", "mlp:4", "--report", str(out), "--quiet"]
+    fitted = run(app, ["fit", str(diabetes / "d.csv"), *options])
+    assert fitted.exit_code == 0, fitted.output
+    text = out.read_text(encoding="utf-8")
+    assert "Layers and priors" in text or json.loads(text)["layers_and_priors"][0]["layer"] == "layer 1"
+    assert "as if left out" in text and "Coverage of predictive intervals" in text

@@ -9,60 +9,114 @@ import warnings
 import mpmath as mp
 import numpy as np
 import pytest
+import torch
 
 import raphson as rp
 from raphson._errors import NotEstimableError
 
-KINDS = ("softmax", "logistic", "poisson", "gaussian", "binomial", "gamma", "negative binomial")
-DISPERSION = 0.3
+PLAIN = ("softmax", "logistic", "poisson", "gaussian", "binomial", "gamma", "negative binomial")
+OTHERS = ("class counts", "shares", "counts in pairs", "weighted labels", "weibull", "censored", "ordinal")
+KINDS = PLAIN + OTHERS
+DISPERSION, SHAPE = 0.3, 1.5
+CLASSES = ("softmax", "class counts", "shares")
 
 
 def optimum(x, targets, weights, kind, l2, start, trials=1):
-    """Newton's method with 50 digits: coefficients ``(R, D')`` of columns with ones first, class 0 the reference."""
+    """Newton's method with 50 digits: coefficients ``(P,)``, of columns with ones first, class 0 the reference.
+
+    ``start`` is ``(R, D')``, one row for each output; of levels it is the two cuts, then the slopes, ``(2 + D,)``.
+    """
     with mp.workdps(50):
         rows = [[mp.mpf(1), *map(mp.mpf, map(float, row))] for row in x]
-        theta = [[mp.mpf(float(value)) for value in line] for line in start]
-        r, d = len(theta), len(rows[0])
+        start = np.asarray(start)
+        r, d = (2, len(rows[0])) if kind == "ordinal" else start.shape
+        theta = mp.matrix([mp.mpf(float(value)) for value in start.ravel()])
+        p = len(theta)
+
+        def design(row):
+            z = mp.zeros(r, p)
+            for a in range(r):
+                if kind == "ordinal":
+                    z[a, a] = 1
+                    for i in range(1, d):
+                        z[a, 1 + i] = -row[i]
+                else:
+                    for i in range(d):
+                        z[a, a * d + i] = row[i]
+            return z
+
+        designs = [design(row) for row in rows]
+        penalty = mp.zeros(p, p)
+        share = mp.mpf(1) / (r + 1) if kind in CLASSES else mp.mpf(0)
+        for i in range(1, d):
+            if kind == "ordinal":
+                penalty[1 + i, 1 + i] = mp.mpf(float(l2))
+            else:
+                for a in range(r):
+                    for b in range(r):
+                        penalty[a * d + i, b * d + i] = mp.mpf(float(l2)) * ((a == b) - share)
         total = mp.fsum(map(mp.mpf, map(float, weights)))
         for _ in range(60):
-            gradient, hessian = mp.zeros(r * d, 1), mp.zeros(r * d, r * d)
-            for row, target, weight in zip(rows, targets, weights, strict=True):
-                f = [mp.fdot(line, row) for line in theta]
-                slope, curve = slope_and_curvature(f, target, kind, trials)
+            gradient, hessian = penalty * theta, penalty.copy()
+            for z, target, weight in zip(designs, targets, weights, strict=True):
+                slope, curve = slope_and_curvature(list(z * theta), target, kind, trials)
                 w = mp.mpf(float(weight)) / total
-                for a in range(r):
-                    for i in range(d):
-                        gradient[a * d + i] += w * slope[a] * row[i]
-                        for b in range(r):
-                            for j in range(d):
-                                hessian[a * d + i, b * d + j] += w * curve[a][b] * row[i] * row[j]
-            share = mp.mpf(1) / (r + 1) if kind == "softmax" else mp.mpf(0)
-            for a in range(r):
-                for i in range(1, d):
-                    for b in range(r):
-                        q = mp.mpf(float(l2)) * ((a == b) - share)
-                        gradient[a * d + i] += q * theta[b][i]
-                        hessian[a * d + i, b * d + i] += q
+                gradient += w * (z.T * mp.matrix(slope))
+                hessian += w * (z.T * (mp.matrix(curve) * z))
             step = mp.lu_solve(hessian, -gradient)
-            for a in range(r):
-                for i in range(d):
-                    theta[a][i] += step[a * d + i]
+            theta += step
             if mp.norm(step) < mp.mpf(10) ** -40:
-                return theta
+                return list(theta)
     raise AssertionError("no optimum")
+
+
+def sigma(v):
+    return 1 / (1 + mp.exp(-v))
 
 
 def slope_and_curvature(f, target, kind, trials):
     """The first and second derivatives of a row's loss in its outputs."""
-    if kind == "softmax":
+    if kind in CLASSES:
         terms = [mp.exp(v) for v in f]
         p = [t / (1 + mp.fsum(terms)) for t in terms]
-        slope = [p[a] - int(target == a + 1) for a in range(len(p))]
-        return slope, [[p[a] * ((a == b) - p[b]) for b in range(len(p))] for a in range(len(p))]
+        t = [mp.mpf(int(target == a)) for a in range(3)] if kind == "softmax" else [mp.mpf(float(v)) for v in target]
+        n = mp.fsum(t)
+        slope = [n * p[a] - t[a + 1] for a in range(len(p))]
+        return slope, [[n * p[a] * ((a == b) - p[b]) for b in range(len(p))] for a in range(len(p))]
+    if kind == "ordinal":
+        # by the definition: the logarithm of a difference of distribution functions, differentiated by hand
+        cuts = [mp.mpf(0), *map(sigma, f), mp.mpf(1)]
+        level = int(target)
+        prob = cuts[level + 1] - cuts[level]
+        first = [mp.mpf(0)] * 2
+        second = [[mp.mpf(0)] * 2 for _ in range(2)]
+        score = [mp.mpf(0)] * 2
+        for a, sign in ((level, 1), (level - 1, -1)):
+            if 0 <= a < 2:
+                s = sigma(f[a])
+                score[a] = sign * s * (1 - s) / prob
+                second[a][a] -= sign * s * (1 - s) * (1 - 2 * s) / prob
+        first = [-v for v in score]
+        for a in range(2):
+            for b in range(2):
+                second[a][b] += score[a] * score[b]
+        return first, second
+    if kind in ("logistic", "binomial", "weighted labels", "counts in pairs"):
+        if kind == "counts in pairs":
+            positive, negative = (mp.mpf(float(v)) for v in target)
+        else:
+            y = mp.mpf(float(target))
+            positive, negative = y, trials - y
+        if kind == "weighted labels":
+            positive, negative = mp.mpf(0.5) * 3 * positive, mp.mpf(0.5) * negative
+        p = sigma(f[0])
+        return [negative * p - positive * (1 - p)], [[(positive + negative) * p * (1 - p)]]
+    if kind in ("weibull", "censored"):
+        time, event = (target, 1.0) if kind == "weibull" else target
+        k = mp.mpf(SHAPE)
+        hazard = mp.exp(k * (mp.log(mp.mpf(float(time))) - f[0]))
+        return [k * (mp.mpf(float(event)) - hazard)], [[k * k * hazard]]
     y, mean, phi = mp.mpf(float(target)), mp.exp(f[0]), mp.mpf(DISPERSION)
-    if kind in ("logistic", "binomial"):
-        p = 1 / (1 + mp.exp(-f[0]))
-        return [trials * p - y], [[trials * p * (1 - p)]]
     if kind == "gamma":
         return [(1 - y / mean) / phi], [[y / mean / phi]]
     if kind == "negative binomial":
@@ -85,22 +139,38 @@ def draw(seed):
     tol = float(10.0 ** g.uniform(-10, -1))
     f = standard @ slopes.T
     trials = 7 if kind == "binomial" else 1
+    bounded = np.clip(f[:, 0], -3, 3)
+    share = 1 / (1 + np.exp(-f[:, 0]))
     if kind == "softmax":
         y = (f + g.gumbel(size=f.shape)).argmax(1)
         y[:3] = [0, 1, 2]
-    elif kind == "logistic":
-        y = (g.random(n) < 1 / (1 + np.exp(-f[:, 0]))).astype(float)
+    elif kind in ("class counts", "shares"):
+        p = np.exp(f - f.max(1, keepdims=True))
+        y = np.array([g.multinomial(5, row / row.sum()) for row in p]) + (np.arange(n) < 3)[:, None]
+        y = y if kind == "class counts" else (y + 0.1) / (y + 0.1).sum(1, keepdims=True)
+    elif kind in ("logistic", "weighted labels"):
+        y = (g.random(n) < share).astype(float)
         y[:2] = [0, 1]
     elif kind == "binomial":
-        y = g.binomial(trials, 1 / (1 + np.exp(-f[:, 0]))).astype(float)
+        y = g.binomial(trials, share).astype(float)
+    elif kind == "counts in pairs":
+        total = g.integers(1, 9, n)
+        y = g.binomial(total, share)
+        y = np.c_[y, total - y].astype(float)
+        y[:2] = [[1, 0], [0, 1]]
+    elif kind == "ordinal":
+        y = np.digitize(f[:, 0] + g.logistic(size=n), [-0.7, 0.7])
+        y[:3] = [0, 1, 2]
+    elif kind in ("weibull", "censored"):
+        y = g.weibull(SHAPE, n) * np.exp(bounded)
+        y = y if kind == "weibull" else np.c_[y, np.maximum(g.random(n) < 0.7, np.arange(n) < 5)]
     elif kind == "gamma":
-        y = g.gamma(1 / DISPERSION, DISPERSION * np.exp(np.clip(f[:, 0], -3, 3)))
+        y = g.gamma(1 / DISPERSION, DISPERSION * np.exp(bounded))
     elif kind == "negative binomial":
-        mean = g.gamma(1 / DISPERSION, DISPERSION * np.exp(np.clip(f[:, 0], -3, 3)))
-        y = g.poisson(mean).astype(float)
+        y = g.poisson(g.gamma(1 / DISPERSION, DISPERSION * np.exp(bounded))).astype(float)
         y[0] = 1
     elif kind == "poisson":
-        y = g.poisson(np.exp(np.clip(f[:, 0], -3, 3))).astype(float)
+        y = g.poisson(np.exp(bounded)).astype(float)
         y[0] = 1
     else:
         y = f[:, 0] + g.normal(size=n)
@@ -112,9 +182,31 @@ def fitted(kind, x, y, weights, l2, tol, trials):
         warnings.simplefilter("ignore")
         if kind == "softmax":
             return rp.MultinomialLogisticRegression(l2=l2, tol=tol).fit(x, y, weights)
-        made = {"logistic": rp.Bernoulli(), "poisson": rp.Poisson(), "gaussian": rp.Gaussian()}
-        made |= {"gamma": rp.Gamma(DISPERSION), "negative binomial": rp.NegativeBinomial(DISPERSION)}
-        return rp.VectorGLM(made.get(kind) or rp.Binomial(trials), l2=l2, tol=tol).fit(x, y, weights)
+        one = torch.ones(1, dtype=torch.float64)
+        made = {
+            "logistic": rp.Bernoulli(),
+            "poisson": rp.Poisson(),
+            "gaussian": rp.Gaussian(),
+            "gamma": rp.Gamma(DISPERSION),
+            "negative binomial": rp.NegativeBinomial(DISPERSION),
+            "class counts": rp.Multinomial(),
+            "shares": rp.Categorical(),
+            "counts in pairs": rp.Binomial(),
+            "weighted labels": rp.Bernoulli(3 * one, 0.5 * one),
+            "weibull": rp.Weibull(SHAPE),
+            "censored": rp.Weibull(SHAPE, censored=True),
+            "ordinal": rp.Ordinal(3),
+            "binomial": rp.Binomial(trials),
+        }
+        return rp.VectorGLM(made[kind], l2=l2, tol=tol).fit(x, y, weights)
+
+
+def reported(model, kind):
+    """Coefficients as the 50-digit optimum has them."""
+    if kind == "ordinal":
+        return np.r_[model.intercept_, -model.coef_[0]]
+    found = np.column_stack([model.intercept_, model.coef_])
+    return found[1:] if kind in CLASSES else found
 
 
 def slack_of(seed):
@@ -124,15 +216,10 @@ def slack_of(seed):
     bound = model.solution_.error_bound
     if not bound.certified:
         return None
-    found = np.column_stack([model.intercept_, model.coef_])
-    found = found[1:] if kind == "softmax" else found
+    found = reported(model, kind)
     exact = optimum(x, y, np.ones(len(x)) if weights is None else weights, kind, l2, found, trials)
     with mp.workdps(50):
-        error = np.array([
-            float(abs(mp.mpf(float(a)) - b))
-            for p, q in zip(found, exact, strict=True)
-            for a, b in zip(p, q, strict=True)
-        ])
+        error = np.array([float(abs(mp.mpf(float(a)) - b)) for a, b in zip(found.ravel(), exact, strict=True)])
     allowed = bound.coefficients.numpy()
     assert (error <= allowed).all(), (seed, kind, error, allowed)
     return allowed / np.maximum(error, 1e-300)
@@ -170,7 +257,8 @@ def test_coefficients_that_sum_to_zero_are_bounded_too():
     start = np.column_stack([relative.intercept_, relative.coef_])[1:]
     exact = optimum(x, y, np.ones(len(x)) if weights is None else weights, kind, l2, start)
     with mp.workdps(50):
-        whole = [[mp.mpf(0)] * len(exact[0]), *exact]
+        each = start.shape[1]
+        whole = [[mp.mpf(0)] * each, *(exact[i : i + each] for i in range(0, len(exact), each))]
         mean = [mp.fsum(column) / 3 for column in zip(*whole, strict=True)]
         centered = [value - m for line in whole for value, m in zip(line, mean, strict=True)]
         found = np.column_stack([model.intercept_, model.coef_]).ravel()
@@ -198,7 +286,7 @@ def test_what_cannot_be_certified_says_why():
     cases = {
         "Jeffreys": rp.MultinomialLogisticRegression(penalty="jeffreys").fit(x, y),
         "loss of NegativeBinomial is not convex": rp.VectorGLM(rp.NegativeBinomial()).fit(x, count + (count > 1)),
-        "loss of Ordinal is convex, but": rp.VectorGLM(rp.Ordinal(3)).fit(x, count.clip(max=2)),
+        "loss of Ordinal is convex, but": rp.VectorGLM(rp.Ordinal(3, "probit")).fit(x, count.clip(max=2)),
         "loss of Gamma is convex, but": rp.VectorGLM(rp.Gamma(0.5, link="inverse")).fit(x, 1.0 + count),
     }
     with warnings.catch_warnings():

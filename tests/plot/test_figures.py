@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 import raphson as rp
 
@@ -246,3 +247,20 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(rp.RaphsonError, match=r"pip install 'raphson\[plot\]'"):
         rp.plot.hessian(np.eye(2))
+
+
+def test_coverage_and_training_read_back():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 2))
+    model = rp.VectorGLM(rp.Gaussian()).fit(x, x[:, 0] + rng.normal(size=80))
+    ax = rp.plot.coverage(model)
+    level, excess = ax.lines[-1].get_data()
+    inside = np.abs(model.residuals().to_numpy()) <= stats.norm.ppf(0.5 + level[10] / 2)
+    assert excess[10] == pytest.approx(inside.mean() - level[10])
+    assert ax.get_title() == "Coverage of 80 predictive intervals"
+    net = rp.BayesianMLP(rp.Gaussian(), hidden=(2,), max_iter=3).fit(x, x[:, 0])
+    ax = rp.plot.training(net)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), net.bounds_)
+    assert ax.lines[1].get_ydata() == [max(net.bounds_)]
+    with pytest.raises(rp.InputError, match="BayesianMLP"):
+        rp.plot.training(model)

@@ -20,6 +20,7 @@ from raphson.diagnose import ErrorBound, Evidence, bound_error
 from raphson.estimators.fit._fit import _from_table
 from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.input._rows import Rows
+from raphson.likelihoods import ConcordanceTerm
 from raphson.linear import LinearObjective
 
 _LARGEST = 2000
@@ -61,7 +62,9 @@ def _refuse(fitted: Fitted, rows: Rows) -> None:
         raise NotEstimableError("columns are collinear, so that the optimum is not unique")
     if fitted.orthogonal is not None:
         raise NotEstimableError("columns are nearly collinear, so that rounding of their values decides")
-    if objective.likelihood.self_concordance is None:
+    likelihood = objective.likelihood
+    near_by = likelihood.concordance_terms(np.zeros((0, here.n_outputs)), objective.y[:0])
+    if likelihood.self_concordance is None and not near_by:
         if not objective.likelihood.concave:
             raise NotEstimableError(
                 f"the loss of {name} is not convex in its outputs, so that there may be other optima"
@@ -77,8 +80,9 @@ def _refuse(fitted: Fitted, rows: Rows) -> None:
 
 
 def _is_selection(matrix: Tensor) -> bool:
-    """Whether every output has at most one of the coefficients, unchanged: products are then without rounding."""
-    return bool(((matrix == 0) | (matrix == 1)).all() and (matrix.sum(1) <= 1).all())
+    """Whether every output has at most one of the coefficients, or its negative: products are then without rounding."""
+    size = matrix.abs()
+    return bool(((size == 0) | (size == 1)).all() and (size.sum(1) <= 1).all())
 
 
 def _evidence(fitted: Fitted, rows: Rows, coef: Tensor) -> Evidence:
@@ -87,14 +91,20 @@ def _evidence(fitted: Fitted, rows: Rows, coef: Tensor) -> Evidence:
     likelihood, here = objective.likelihood, objective.output_map
     theta = _from_table(objective, coef, here.left_out is not None)
     sums = _Sums(objective, rows, coef.numpy())
-    gradient, gradient_error, terms = sums.totals()
     expanded = here.expand(torch.eye(objective.n_parameters, dtype=torch.float64)).numpy()
+    # of outputs that have a coefficient together, each takes its part of the penalty
+    together = np.abs(expanded).sum(1)
+    sharing = np.maximum(np.einsum("pcd,pd->cd", np.abs(expanded), together), 1)
+    gradient, gradient_error, terms = sums.totals(1 / sharing.astype(np.longdouble))
     hessian = objective.hessian(theta).to_dense().numpy().copy()
     hessian = (hessian + hessian.T) / 2
     flat = expanded.reshape(len(expanded), -1)
     penalty = objective.ridge.diagonal.numpy() if objective.l2 else 0.0
     # outputs of the Hessian's own pass: as far off as those of this pass in double precision, at most
-    moved = math.expm1(4 * sums.output_error(objective, theta)) if likelihood.self_concordance else 0.0
+    off = 4 * sums.output_error(objective, theta)
+    moved = math.expm1(sums.concordance(2 * off) * 2 * off)
+    if not moved < 1:
+        raise NotEstimableError("outputs are so close to the end of their range that rounding decides")
     to_reported = fitted.reported(torch.eye(objective.n_parameters, dtype=torch.float64)).mT.contiguous().numpy()
     offset = np.zeros(len(to_reported))
     if fitted.layout.output_map.is_plain and likelihood.differences_only:
@@ -102,13 +112,12 @@ def _evidence(fitted: Fitted, rows: Rows, coef: Tensor) -> Evidence:
         offset = np.tile(mean, here.n_outputs)
     return Evidence(
         hessian=hessian,
-        terms=(flat @ terms.reshape(-1)) * 1.01 + penalty,
+        terms=(np.abs(flat) @ terms.reshape(-1)) * 1.01 + penalty,
         roundings=objective.n_rows + _FUNCTIONS,
         moved=moved,
         gradient=flat.astype(np.longdouble) @ gradient.reshape(-1),
-        gradient_error=flat @ gradient_error.reshape(-1) * 1.01,
-        concordance=float(likelihood.self_concordance or 0.0),
-        row_size=lambda inverse: sums.row_size(np.tensordot(inverse, expanded, 1), likelihood.differences_only),
+        gradient_error=np.abs(flat) @ gradient_error.reshape(-1) * 1.01,
+        row_size=lambda inverse, radius: sums.row_size(np.tensordot(inverse, expanded, 1), radius),
         to_reported=to_reported,
         offset=offset,
         weight=float(objective.total_weight),
@@ -150,13 +159,15 @@ class _Sums:
             f, size = f + offset, size + np.abs(offset)
         return f, size
 
-    def totals(self) -> tuple[Extended, NDArray[np.float64], NDArray[np.float64]]:
+    def totals(self, share: Extended) -> tuple[Extended, NDArray[np.float64], NDArray[np.float64]]:
         """Return gradient, bound on its rounding, and sums of absolute terms of the Hessian, each ``(C, D')``.
+
+        ``share`` is the part of a coefficient's penalty that an output takes, ``(C, D')``.
 
         Raises:
             NotEstimableError: The targets have no gradient in extended precision.
         """
-        objective, d = self.objective, self.coef.shape[1]
+        objective, likelihood, d = self.objective, self.objective.likelihood, self.coef.shape[1]
         c = len(self.coef)
         total = np.zeros((c, d), dtype=np.longdouble)
         errors, terms = np.zeros((c, d)), np.zeros((c, d))
@@ -170,10 +181,10 @@ class _Sums:
                 raise NotEstimableError(f"{name} with these targets or weights has no gradient in extended precision")
             standard = self._standardized(x)
             absolute = np.abs(standard).astype(np.float64)
-            # mean values, which bound second derivatives before what is subtracted from them
-            curvature = self._curvature(f, y)
+            at = torch.from_numpy(f.astype(np.float64))
+            curvature = np.asarray(likelihood.curvature_terms(at, y), dtype=np.float64)
             error_f = (x.shape[1] + 4) * _EXTENDED * size
-            spread = error_f.max(1, keepdims=True) if objective.likelihood.differences_only else error_f
+            spread = error_f if self.is_global and not likelihood.differences_only else error_f.max(1, keepdims=True)
             error = curvature * (2 * spread + _FUNCTIONS * _EXTENDED * (1 + np.abs(f).astype(np.float64)))
             error += (n + _FUNCTIONS) * _EXTENDED * (np.abs(r).astype(np.float64) + curvature)
             w = 1.0 if self.weights is None else self.weights[part][:, None]
@@ -186,19 +197,11 @@ class _Sums:
             slopes = self.coef[:, self.ones :].astype(np.longdouble)
             if objective.ridge.centered:
                 slopes = slopes - slopes.mean(0)
-            own = np.longdouble(objective.l2) * slopes / self.scale
+            own = np.longdouble(objective.l2) * slopes / self.scale * share[:, self.ones :]
             total[:, self.ones :] += own
             size = np.abs(self.coef[:, self.ones :]).max(0) * objective.l2 / self.scale
             errors[:, self.ones :] += (c + 16) * _EXTENDED * size
         return total, errors + 8 * _EXTENDED * np.abs(total).astype(np.float64), terms
-
-    def _curvature(self, f: Extended, y: Tensor) -> NDArray[np.float64]:
-        """Return what second derivatives are made of: means of the statistic, or the constant one."""
-        likelihood = self.objective.likelihood
-        at = torch.from_numpy(f.astype(np.float64))
-        if likelihood.partition is None:
-            return np.asarray(likelihood.hessian(at, y).diagonal(), dtype=np.float64)
-        return np.asarray(likelihood.log_partition(at, hessian=False).gradient, dtype=np.float64) * 1.0001
 
     def output_error(self, objective: LinearObjective, theta: Tensor) -> float:
         """Return how far outputs in double precision may be from those of the reported coefficients."""
@@ -217,23 +220,85 @@ class _Sums:
             largest = max(largest, float(np.abs(gap).max()) + rounding)
         return largest
 
-    def row_size(self, whitened: NDArray[np.float64], differences: bool) -> float:
-        """Return the largest size of the outputs of a row in a direction of length one.
+    @property
+    def is_global(self) -> bool:
+        """Whether third derivatives are bounded by second ones everywhere, and not near the outputs alone."""
+        return self.objective.likelihood.self_concordance is not None
 
-        ``whitened`` is ``B`` times the map from parameters to coefficients, ``(p, C, D')``; with ``differences`` the
-        size is the largest difference of two outputs.
+    def concordance(self, away: float) -> float:
+        """Return the bound of third derivatives by second ones where outputs have moved by at most half of ``away``.
+
+        It is infinite where outputs can leave their domain.
         """
-        p, c, d = whitened.shape
-        absolute, largest = np.abs(whitened), 0.0
-        for _, x in self._blocks():
-            for start in range(0, len(x), 4096):
-                standard = self._standardized(x[start : start + 4096]).astype(np.float64)
-                lengths = np.stack([
-                    np.linalg.norm(whitened[:, k] @ standard.T, axis=0) * 1.0001
-                    + 2 * (p + d + 4) * _UNIT * np.linalg.norm(absolute[:, k] @ np.abs(standard).T, axis=0)
-                    for k in range(c)
-                ])
-                if differences and c > 1:
-                    lengths = np.sort(lengths, axis=0)[-2:].sum(0)
-                largest = max(largest, float(lengths.max()))
+        known = self.objective.likelihood.self_concordance
+        if known is not None:
+            return known
+        largest = 0.0
+        for part, x in self._blocks():
+            f = self._outputs(part, x)[0].astype(np.float64)
+            for term in self.objective.likelihood.concordance_terms(f, self.objective.y[part]):
+                largest = max(largest, float(_ratio(term, f, np.asarray(away)).max()))
         return largest
+
+    def row_size(self, whitened: NDArray[np.float64], radius: float) -> float:
+        """Return the largest M of a row by the size of its outputs in a direction of length one.
+
+        ``whitened`` is ``B`` times the map from parameters to coefficients, ``(p, C, D')``. Where third derivatives
+        are bounded near the outputs alone, it holds within ``radius``, and is infinite where that leaves the domain.
+        """
+        known = self.objective.likelihood.self_concordance
+        if known == 0:
+            return 0.0
+        differences, largest = self.objective.likelihood.differences_only, 0.0
+        for part, x in self._blocks():
+            for start in range(0, len(x), 4096):
+                few = slice(start, start + 4096)
+                standard = self._standardized(x[few]).astype(np.float64)
+                if known is None:
+                    rows = slice(part.start + start, part.start + start + len(standard))
+                    largest = max(largest, self._local_size(whitened, standard, rows, x[few], radius))
+                    continue
+                lengths = np.stack([_lengths(whitened[:, k], standard) for k in range(whitened.shape[1])])
+                if differences and len(lengths) > 1:
+                    lengths = np.sort(lengths, axis=0)[-2:].sum(0)
+                largest = max(largest, known * float(lengths.max()))
+        return largest
+
+    def _local_size(
+        self,
+        whitened: NDArray[np.float64],
+        standard: NDArray[np.float64],
+        rows: slice,
+        x: NDArray[np.float64],
+        radius: float,
+    ) -> float:
+        f = self._outputs(rows, x)[0].astype(np.float64)
+        largest = 0.0
+        for term in self.objective.likelihood.concordance_terms(f, self.objective.y[rows]):
+            moved = sum(term.weights[:, k] * (whitened[:, k] @ standard.T) for k in range(whitened.shape[1]))
+            sizes = np.linalg.norm(moved, axis=0) * 1.0001
+            for k in np.flatnonzero(term.weights.any(0)):
+                sizes = sizes + np.abs(term.weights[:, k]) * _rounding(whitened[:, k], standard)
+            ratio = _ratio(term, f, sizes * radius)
+            largest = max(largest, float((np.where(sizes > 0, ratio, 0.0) * sizes).max(initial=0.0)))
+        return largest
+
+
+def _ratio(term: ConcordanceTerm, f: NDArray[np.float64], moved: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the bound of a term's third derivative by its second one, where its linear form has moved by so much."""
+    left = term.distance * (1 - 1e-12) - 8 * _UNIT * (np.abs(term.weights) * np.abs(f)).sum(1) - moved
+    found: NDArray[np.float64] = np.where(left > 0, term.base + 2 / np.maximum(left, 1e-300), np.inf)
+    return found
+
+
+def _lengths(whitened: NDArray[np.float64], standard: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the norms of ``(p, D')`` by rows ``(n, D')``, ``(n,)``, rounded up."""
+    found: NDArray[np.float64] = np.linalg.norm(whitened @ standard.T, axis=0) * 1.0001 + _rounding(whitened, standard)
+    return found
+
+
+def _rounding(whitened: NDArray[np.float64], standard: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a bound on the rounding of the products of ``(p, D')`` with rows ``(n, D')``, ``(n,)``."""
+    p, d = whitened.shape
+    found: NDArray[np.float64] = 2 * (p + d + 4) * _UNIT * np.linalg.norm(np.abs(whitened) @ np.abs(standard).T, axis=0)
+    return found

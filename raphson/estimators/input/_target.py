@@ -48,14 +48,14 @@ def check_target(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor, i
             f"The target in row {row} is {float(numbers[row].abs().max()):g} in size, too large to compute with; "
             "change its unit."
         )
-    if numbers.ndim == 1 and _takes_labels(likelihood) and torch.equal(numbers, numbers.round()):
+    if numbers.ndim == 1 and takes_labels(likelihood) and torch.equal(numbers, numbers.round()):
         numbers = numbers.long()
     c = likelihood.n_outputs(numbers)
     likelihood.check(numbers, c)
     return numbers, c
 
 
-def _takes_labels(likelihood: Likelihood) -> bool:
+def takes_labels(likelihood: Likelihood) -> bool:
     """Whether whole numbers are labels of classes to a likelihood, and not the same as the equal real ones."""
     zeros = torch.zeros(3)
     return likelihood.n_outputs(zeros.long()) != likelihood.n_outputs(zeros)

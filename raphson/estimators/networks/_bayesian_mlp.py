@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from raphson._errors import InputError
 from raphson.estimators.input._classes import class_labels, encode_classes, restore_classes
-from raphson.estimators.input._target import check_target
+from raphson.estimators.input._target import check_target, takes_labels
 from raphson.estimators.input._validate import as_tensor, check_labels, check_table, check_weights
+from raphson.estimators.networks._review import NetworkReview
 from raphson.estimators.networks._train import Training, train
 from raphson.laplace import Posterior, Predictive
 from raphson.likelihoods import (
@@ -42,7 +43,7 @@ round finds nothing but noise in 60 rows of a sine, and switches the network off
 residuals show, on targets of noise alone as well."""
 
 
-class BayesianMLP(BaseEstimator):
+class BayesianMLP(NetworkReview, BaseEstimator):
     r"""A feed-forward network for tables whose predictions say how sure they are.
 
     Columns and real-valued targets are standardized inside. The network is trained with the posterior of its
@@ -143,6 +144,7 @@ class BayesianMLP(BaseEstimator):
         done = train(self.model_, likelihood, (x, target, weights), options)
         self.posterior_: Posterior = done.posterior
         self.bounds_, self.converged_, self.n_iter_ = done.bounds, done.converged, len(done.bounds)
+        self._left_out, self._predicted = None, None
         return self
 
     def predictive(self, X: Any) -> Predictive:
@@ -209,6 +211,10 @@ class BayesianMLP(BaseEstimator):
         density = torch.from_numpy(self.log_density(X, y))
         weights = check_weights(sample_weight, density.shape[0])
         return float(density.mean() if weights is None else (weights @ density) / weights.sum())
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return state | {"_left_out": None, "_predicted": None}  # they hold rows, which a pickle does not
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -286,7 +292,8 @@ class BayesianMLP(BaseEstimator):
         spread = np.sqrt(np.average((table - self._means) ** 2, axis=0, weights=w))
         # what rounding leaves of a constant is no spread
         self._spread = np.where(spread > 1e-12 * np.abs(self._means), spread, 1.0)
-        self._standardized = likelihood.support == REAL and y.is_floating_point()
+        continuous = likelihood.support == REAL and y.is_floating_point()
+        self._standardized = continuous and not takes_labels(likelihood)  # probabilities of classes have no unit
         if self._standardized:
             rows, own = y.reshape(len(y), -1), torch.from_numpy(w)[:, None] / w.sum()
             center = (own * rows).sum(0)

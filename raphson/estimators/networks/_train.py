@@ -24,14 +24,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raphson._errors import IndefiniteError
 from raphson.estimators.networks._expected import ExpectedCurvature
-from raphson.laplace import Posterior, Prior, laplace
+from raphson.laplace import Posterior, Predictive, Prior, inside, laplace
 from raphson.likelihoods import Gaussian, Likelihood
 from raphson.linalg import Dense, cholesky, cholesky_solve
 from raphson.network import Objective
 from raphson.solve import lbfgs
 
-_LOWEST, _HIGHEST = 1e-4, 1e6
+LOWEST, HIGHEST = 1e-4, 1e6
 """Bounds of prior precisions, for inputs and outputs of size 1."""
 
 
@@ -93,6 +94,9 @@ def train(
 
     Returns:
         The trained network.
+
+    Raises:
+        IndefiniteError: Curvatures are beyond rounding in the first round.
     """
     x, y, weight = data
     batch = (x, y) if weight is None else (x, y, weight)
@@ -108,9 +112,15 @@ def train(
         loss = _ExpectedLoss(post, x, y, weight, cloud)
         found = lbfgs(loss, post.mean, _inverse(post), max_iter=options.steps, tol=1e-5)
         torch.nn.utils.vector_to_parameters(found.theta, model.parameters())
-        post = _posterior(model, likelihood, batch, options.structure, cloud)
-        post = replace(post, prior=groups.with_values(values))
-        cloud = _cloud(post.predict(x).output_covariance)
+        try:
+            post = replace(_posterior(model, likelihood, batch, options.structure, cloud), prior=post.prior)
+            cloud = symmetric_points(post.predict(x))
+        except IndefiniteError:  # a scale fell so far that curvatures are beyond rounding: a collapse, as below
+            if best is None:
+                raise
+            post, values, likelihood = best
+            torch.nn.utils.vector_to_parameters(post.mean.clone(), model.parameters())
+            break
         fit = float(_ExpectedLoss(post, x, y, weight, cloud)(post.mean)[0])
         traces = post.prior.sums(post.variance())
         determinant = float(post.precision.slogdet().logabsdet)
@@ -132,7 +142,7 @@ def train(
             break
         if small > 1 or number == options.rounds - 1:
             break
-        values = ((groups.sizes - values * traces).clamp_min(1e-3) / post.squares).clamp(_LOWEST, _HIGHEST)
+        values = ((groups.sizes - values * traces).clamp_min(1e-3) / post.squares).clamp(LOWEST, HIGHEST)
     objective = Objective(model, likelihood, batch)
     post = replace(post, objective=objective, versions=objective.model.versions())
     return Trained(post, bounds, small > 1)
@@ -152,8 +162,10 @@ class _ExpectedLoss:
         leaves = {name: p.requires_grad_() for name, p in objective.space.unflatten(theta.clone()).items()}
         f = objective.model.call(leaves, self._x)
         with torch.no_grad():
-            around = f + self._cloud
-            found = objective.likelihood.derivatives(around, self._y, None)
+            likelihood = objective.likelihood
+            found = likelihood.derivatives(f + self._cloud, self._y, None)
+            if not bool(torch.isfinite(found.nll).all()):  # thresholds that passed each other, a negative scale
+                found = likelihood.derivatives(inside(likelihood, f, self._cloud), self._y, None)
             nll, gradient = found.nll.mean(0), found.gradient.mean(0)
             if self._weight is not None:
                 nll, gradient = nll * self._weight, gradient * self._weight.unsqueeze(-1)
@@ -173,13 +185,15 @@ def _posterior(
     return replace(found, objective=Objective(model, likelihood, batch))
 
 
-def _cloud(covariance: Tensor) -> Tensor:
-    """Return ``2C`` points ``(2C, N, C)`` with mean 0 and these covariances ``(N, C, C)``."""
+def symmetric_points(predicted: Predictive) -> Tensor:
+    """Return ``2C`` points ``(2C, N, C)`` about the outputs with mean 0 and their covariances, within the domain."""
+    covariance = predicted.output_covariance
     c = covariance.shape[-1]
     level = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] * 1e-9
     eye = torch.eye(c, dtype=covariance.dtype, device=covariance.device)
     columns = math.sqrt(c) * cholesky(covariance + (level + 1e-300) * eye).movedim(-1, 0)
-    return torch.cat([columns, -columns])
+    f = predicted.output_mean
+    return inside(predicted.likelihood, f, torch.cat([columns, -columns])) - f
 
 
 def _inverse(post: Posterior) -> Callable[[Tensor], Tensor]:

@@ -23,7 +23,7 @@ def figures(model: Any, summary: Any, matrix: Any, labels: Any, generator: Any) 
     table = summary.to_frame()
     shown = table.iloc[:, 0].notna()
     if 0 < len(table) <= _MOST_COEFFICIENTS and shown.any():
-        yield _single(
+        yield single(
             "Coefficients",
             f"Forest plot of {len(table)} coefficients with {100 * summary.level:g}% intervals; the numbers are those "
             "of the table above.",
@@ -33,7 +33,7 @@ def figures(model: Any, summary: Any, matrix: Any, labels: Any, generator: Any) 
     solution = model.solution_
     if solution.history:
         first, last = solution.history[0], solution.history[-1]
-        yield _figure(
+        yield drawn(
             "Convergence",
             f"Largest entry of the gradient, from {first.gradient_norm:.1e} to {last.gradient_norm:.1e} in "
             f"{solution.iterations} iterations, and the objective above its best value, both on logarithmic axes.",
@@ -41,29 +41,30 @@ def figures(model: Any, summary: Any, matrix: Any, labels: Any, generator: Any) 
             lambda axes: plot.convergence(solution, axes=axes),
         )
     if matrix is not None:
-        yield _single(
+        yield single(
             "Hessian",
             f"Heat map of the {len(matrix)} by {len(matrix)} Hessian of standardized columns, each entry over the "
             "roots of its two diagonal entries; lines part the blocks of classes or outputs.",
             (6.4, 5.4),
             partial(plot.hessian, matrix, labels=labels),
         )
-        yield _single(
+        yield single(
             "Spectrum",
             "Eigenvalues of that Hessian, largest first, on a logarithmic axis; the checks have the ends in numbers.",
             (6.4, 3.6),
             partial(plot.spectrum, matrix),
         )
     if model.has_rows():
-        yield from _of_rows(model, generator)
+        yield from row_figures(model, generator)
 
 
-def _of_rows(model: Any, generator: Any) -> Iterator[Figure]:
+def row_figures(model: Any, generator: Any) -> Iterator[Figure]:
+    """Yield the figures of a model's training rows: residuals, and counts or classes against what is expected."""
     rows = model.fitted_rows()
     columns = rows.names[:_MOST_COLUMNS]
     panels = 3 + len(columns)
     count = -(-panels // 2)
-    yield _figure(
+    yield drawn(
         "Quantile residuals",
         "QQ plot and worm plot of quantile residuals with 95% bands of order statistics, and residuals against the "
         f"predicted mean and against {', '.join(map(str, columns)) or 'no column'}, with means in bins; without a "
@@ -101,15 +102,15 @@ def _of_rows(model: Any, generator: Any) -> Iterator[Figure]:
     )
     for wanted, title, description, size, draw in singles:
         if wanted:
-            yield _single(title, description, size, partial(draw, model))
+            yield single(title, description, size, partial(draw, model))
 
 
-def _single(title: str, description: str, size: tuple[float, float], draw: Callable[..., Any]) -> Figure:
+def single(title: str, description: str, size: tuple[float, float], draw: Callable[..., Any]) -> Figure:
     """Return the figure of a function that takes one ``ax``."""
-    return _figure(title, description, (1, 1, *size), lambda axes: draw(ax=axes[0]))
+    return drawn(title, description, (1, 1, *size), lambda axes: draw(ax=axes[0]))
 
 
-def _figure(
+def drawn(
     title: str,
     description: str,
     size: tuple[int, int, float, float],
@@ -117,6 +118,7 @@ def _figure(
     used: int | None = None,
     kind: str = "svg",
 ) -> Figure:
+    """Return a figure of rows and columns of axes, ``size`` with its width and height, of which some are used."""
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._command import Command
+from raphson.likelihoods._extended import extended_logit_gradient
 from raphson.likelihoods._likelihood import Derivatives
 from raphson.likelihoods._links import softplus
 from raphson.likelihoods._parameters import total
@@ -129,6 +132,20 @@ class Bernoulli(BinaryFamily):
         if self.pos_weight is not None or self.label_weight is not None or self.link != "logit":
             return None
         return columns(y, n_outputs).double()
+
+    def extended_gradient(self, f: NDArray[np.longdouble], y: Tensor) -> NDArray[np.longdouble] | None:
+        """Return the gradient of logits in extended precision; None with another link."""
+        if self.link != "logit":
+            return None
+        at = torch.from_numpy(f.astype(np.float64))
+        return extended_logit_gradient(f, *(part.expand(at.shape) for part in self._parts(at, like_outputs(at, y))))
+
+    def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the weight of both labels by the probability; with another link the Hessian."""
+        if self.link != "logit":
+            return super().curvature_terms(f, y)
+        positive, negative = self._parts(f, like_outputs(f, y))
+        return torch.sigmoid(f) * (positive + negative) * 1.0001
 
     def log_partition(self, f: Tensor, *, hessian: bool = True) -> Derivatives:
         r"""Return :math:`\sum_m \log(1 + e^{f_m})`, :math:`\sigma` and the diagonal :math:`\sigma (1 - \sigma)`."""

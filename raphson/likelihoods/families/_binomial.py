@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._command import Command
+from raphson.likelihoods._extended import extended_logit_gradient
 from raphson.likelihoods._likelihood import Derivatives
 from raphson.likelihoods._links import softplus
 from raphson.likelihoods._parameters import total
@@ -136,6 +139,24 @@ class Binomial(BinaryFamily):
     def statistic(self, y: Tensor, n_outputs: int) -> Tensor | None:
         """Return the successes, ``(..., M)`` in float64, of logits with a fixed number of trials, or None."""
         return None if self.trials is None or self.link != "logit" else columns(y, n_outputs).double()
+
+    @property
+    def self_concordance(self) -> float | None:
+        """1 for logits: numbers of trials multiply second and third derivatives alike."""
+        return 1.0 if self.link == "logit" else None
+
+    def extended_gradient(self, f: NDArray[np.longdouble], y: Tensor) -> NDArray[np.longdouble] | None:
+        """Return the gradient of logits in extended precision; None with another link."""
+        if self.link != "logit":
+            return None
+        return extended_logit_gradient(f, *self._counts(torch.from_numpy(f.astype(np.float64)), y))
+
+    def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the mean number of successes; with another link the Hessian."""
+        if self.link != "logit":
+            return super().curvature_terms(f, y)
+        successes, failures = self._counts(f, y)
+        return torch.sigmoid(f) * (successes + failures) * 1.0001
 
     def log_partition(self, f: Tensor, *, hessian: bool = True) -> Derivatives:
         r"""Return :math:`n \sum_m \log(1 + e^{f_m})`, :math:`n\sigma` and :math:`n\sigma(1 - \sigma)`.

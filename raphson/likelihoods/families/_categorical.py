@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.likelihoods._extended import extended_mean
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._special._softmax import (
     Target,
@@ -266,6 +269,21 @@ class Categorical(Likelihood):
         # classes vary slowest, as the transposed outputs of a linear model are laid out
         onehot = torch.zeros(n_outputs, *y.shape, dtype=torch.float64, device=y.device)
         return onehot.scatter_(0, y.long().unsqueeze(0), 1.0).movedim(0, -1)
+
+    def extended_gradient(self, f: NDArray[np.longdouble], y: Tensor) -> NDArray[np.longdouble] | None:
+        """Return ``s p - t`` in extended precision; None for labels with weights, smoothing or an ignored index."""
+        if not y.is_floating_point():
+            return super().extended_gradient(f, y)
+        target = self._target(torch.from_numpy(f.astype(np.float64)), y)
+        if target.dense is None or self.class_weight is not None or self.label_smoothing:
+            return None
+        dense = target.dense.numpy().astype(np.longdouble)
+        found: NDArray[np.longdouble] = dense.sum(-1, keepdims=True) * extended_mean("softmax", f) - dense
+        return found
+
+    def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return ``s p``."""
+        return softmax(f) * self._target(f, y).scale * 1.0001
 
     def log_partition(self, f: Tensor, *, hessian: bool = True) -> Derivatives:
         """Return the log-sum-exp of the logits, ``p`` and ``diag p - p p^T``; the last two share their memory."""

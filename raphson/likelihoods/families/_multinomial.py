@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson._errors import InputError
@@ -95,6 +97,19 @@ class Multinomial(Likelihood):
         """Return value, gradient and Hessian from one pass over the exponentials."""
         at = _LABELS.derivatives(f, _counts(f, y), hessian)
         return at._replace(nll=at.nll - log_coefficient(y.movedim(-1, 0).contiguous()).to(f.dtype))
+
+    @property
+    def self_concordance(self) -> float:
+        """1, as of the softmax: a total multiplies second and third derivatives alike."""
+        return 1.0
+
+    def extended_gradient(self, f: NDArray[np.longdouble], y: Tensor) -> NDArray[np.longdouble] | None:
+        """Return ``n p - y`` in extended precision."""
+        return _LABELS.extended_gradient(f, y.double())
+
+    def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return ``n p``."""
+        return _LABELS.curvature_terms(f, _counts(f, y))
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw a total of one per row: a 1 in its class, ``(..., K)``, in the element type of ``f``."""

@@ -6,12 +6,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._closed_form import ClosedForm
 from raphson.likelihoods._command import Command
+from raphson.likelihoods._extended import ConcordanceTerm, extended_mean
 from raphson.likelihoods._likelihood import Likelihood
 from raphson.likelihoods._special._cumulative_links import LINKS, CumulativeLink, Interval
 from raphson.likelihoods._special._softmax import one_hot_variance
@@ -127,6 +130,49 @@ class Ordinal(ClosedForm[_Parts]):
                 "negative probability. Use one common slope for all cuts, or other starting values."
             )
 
+    def concordance_terms(self, f: NDArray[np.float64], y: Tensor) -> tuple[ConcordanceTerm, ...]:
+        r"""Return the three terms of a level between two outputs a < b of logits, none for another link.
+
+        :math:`-\log(\sigma(b) - \sigma(a)) = \log(1 + e^{-b}) + \log(1 + e^a) - \log(1 - e^{-(b - a)})`.
+        """
+        if self.link != "logit":
+            return ()
+        level, rows = y.reshape(-1).long().cpu().numpy(), np.arange(len(f))
+        upper, lower = np.zeros_like(f), np.zeros_like(f)
+        has_upper, has_lower = level < self.n_levels - 1, level > 0
+        upper[rows[has_upper], level[has_upper]] = 1.0
+        lower[rows[has_lower], level[has_lower] - 1] = 1.0
+        both = has_upper & has_lower
+        gap = np.full(len(f), np.inf)
+        gap[both] = ((upper - lower) * f).sum(-1)[both]
+        nowhere = np.full(len(f), np.inf)
+        between = (upper - lower) * both[:, None]
+        return (
+            ConcordanceTerm(upper, 1.0, nowhere),
+            ConcordanceTerm(lower, 1.0, nowhere),
+            ConcordanceTerm(between, 1.0, gap),
+        )
+
+    def extended_gradient(self, f: NDArray[np.longdouble], y: Tensor) -> NDArray[np.longdouble] | None:
+        r"""Return :math:`-\sigma(-b) - k` and :math:`\sigma(a) + k` with :math:`k = 1 / (e^{b - a} - 1)`, of logits."""
+        if self.link != "logit":
+            return None
+        level = y.reshape(-1).long().cpu().numpy()
+        found = np.zeros_like(f)
+        for i in range(f.shape[-1]):
+            at, after = level == i, level == i + 1
+            found[at, i] -= extended_mean("logistic", -f[at, i])
+            found[after, i] += extended_mean("logistic", f[after, i])
+            if i:
+                share = 1 / np.expm1(f[at, i] - f[at, i - 1])
+                found[at, i] -= share
+                found[at, i - 1] += share
+        return found
+
+    def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return the sums of the absolute entries of the rows of the Hessian."""
+        return self.hessian(f, y).to_dense().abs().sum(-1)
+
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Dense:
         """Return the Fisher information, tridiagonal: the sum over all levels."""
         lower, upper = self._scores(f)
@@ -161,8 +207,8 @@ class Ordinal(ClosedForm[_Parts]):
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise ``InputError`` for the first level that is not a whole number from 0 to J - 1, or unless C is J - 1."""
         self._check_width(n_outputs)
-        outside = ~self._levels.contains(y)
-        refuse_outside(outside, y, self._levels.description)
+        outside = ~self.support.contains(y)
+        refuse_outside(outside, y, self.support.description)
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
         """Return the quantiles of the cumulative shares of the levels, half a target added to each: increasing."""
@@ -180,7 +226,8 @@ class Ordinal(ClosedForm[_Parts]):
         return LINKS[self.link]
 
     @property
-    def _levels(self) -> Support:
+    def support(self) -> Support:  # type: ignore[override]
+        """The levels, counted from 0."""
         top = self.n_levels - 1
         return Support(f"an integer from 0 to {top}", lambda y: COUNT.contains(y) & (y <= top))
 
@@ -277,7 +324,7 @@ class Ordinal(ClosedForm[_Parts]):
                 f"The targets have shape {tuple(y.shape)} but the outputs have shape {tuple(f.shape)}: give one level "
                 "per row of outputs."
             )
-        known = self._levels.contains(y)
+        known = self.support.contains(y)
         increasing = (f[..., 1:] > f[..., :-1]).all(-1)
         return torch.where(known, y, 0).long().unsqueeze(-1), known & increasing
 

@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson._errors import InputError
@@ -143,6 +145,29 @@ class Weibull(ClosedForm[_Parts]):
         return _parameters.lower_blocks(
             shape, torch.full_like(shape, -_CROSS), torch.full_like(shape, math.sqrt(_REST))
         )
+
+    @property
+    def self_concordance(self) -> float | None:
+        r"""k, the given shape: in the log scale the loss is :math:`e^{k (\log t - f)}` and a linear term."""
+        return self.shape
+
+    def extended_gradient(self, f: NDArray[np.longdouble], y: Tensor) -> NDArray[np.longdouble] | None:
+        r"""Return :math:`-k (\Lambda - \delta)` in extended precision; None where the shape is an output."""
+        if self.shape is None:
+            return None
+        time, event = self._targets(torch.from_numpy(f.astype(np.float64)), y)
+        shape = np.longdouble(self.shape)
+        hazard = np.exp(shape * (np.log(time.double().numpy().astype(np.longdouble)) - f))
+        found: NDArray[np.longdouble] = shape * ((event if isinstance(event, float) else event.numpy()) - hazard)
+        return found
+
+    def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
+        r"""Return :math:`k^2 \Lambda`, more where the exponent, a difference of logarithms, is rounded by more."""
+        if self.shape is None:
+            return super().curvature_terms(f, y)
+        log_time = self._targets(f, y)[0].log()
+        large = self.shape * (log_time.abs() + f.abs())
+        return self.shape**2 * torch.exp(self.shape * (log_time - f)) * (1 + large / 16)
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw times without censoring, ``(..., M)``, or with ``censored`` pairs ``(..., M, 2)`` of time and 1."""
