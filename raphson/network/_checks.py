@@ -20,7 +20,8 @@ from raphson.network._call_place import place_of_call, runnable
 from raphson.network._chance import undisturbed
 from raphson.network._module import Inputs, Model
 from raphson.network._plain_run import checkpoint_around
-from raphson.network._random_calls import RandomCalls
+from raphson.network._tensor_memory import saved_tensor_hooks
+from raphson.network._watched_calls import WatchedCalls
 from raphson.network.autodiff._rewrite import Rewritten
 from raphson.network.autodiff._vjp_rules import custom_functions, graph_nodes
 
@@ -62,6 +63,12 @@ class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.trouble is None:
             given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False))
             trouble = _trouble_of(func, {**given, **(kwargs or {})}, self._random)
+            hook = saved_tensor_hooks()
+            if trouble is None and hook is not None:
+                trouble = (
+                    f"packs what the backward pass needs (saved_tensors_hooks, {hook}): gradients are then those of "
+                    "what was unpacked. Take these hooks out of the forward pass."
+                )
             if trouble is not None:
                 self.trouble = f"{place_of_call(self._model)} {trouble}"
         out = func(*args, **(kwargs or {}))
@@ -171,6 +178,7 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
         InputError: The output of an example depends on the others, or the model makes a call that no fixed function of
             an example makes (a random one, say).
     """
+    model.refresh()
     one, other = take(x, slice(0, 1), n), take(x, slice(n - 1, n), n)
     both = take(x, slice(0, n, n - 1), n) if n > 1 else tree_map(twice, one)
     device = model.space.device
@@ -179,7 +187,7 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
     target = model.module or model.function
     # what kind of device does not matter where there is none
     with torch.random.fork_rng(devices=own, device_type=device.type if own else "cuda"):
-        with _Hooks(target) as hooks, _Kernels(target) as kernels, RandomCalls(target) as calls:
+        with _Hooks(target) as hooks, _Kernels(target) as kernels, WatchedCalls(target) as calls:
             together = _together(model, both)
         if "reentrant" in kernels.checkpoints:
             raise InputError(_REENTRANT)
@@ -215,9 +223,9 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
     return together, traits
 
 
-def _repeated(model: Model, x: Inputs, before: Tensor, calls: RandomCalls) -> str | None:
+def _repeated(model: Model, x: Inputs, before: Tensor, calls: WatchedCalls) -> str | None:
     """Return a sentence if a second forward pass on the same inputs differs from the first."""
-    again = RandomCalls(model.module or model.function)
+    again = WatchedCalls(model.module or model.function)
     with again if calls.saw_generators else contextlib.nullcontext():
         now = _together(model, x).detach()
     trouble = calls.difference(again)

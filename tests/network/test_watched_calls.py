@@ -1,4 +1,4 @@
-"""Random numbers in a forward pass are refused by what it calls: how little they change is all the same."""
+"""What a forward pass does beside its operations is refused by its calls: random numbers, however small, and hooks."""
 
 from __future__ import annotations
 
@@ -175,3 +175,123 @@ def test_jacobians_are_refused_too() -> None:
     model = Net(lambda net, h: h + TINY * secrets.randbelow(9)).double()
     with pytest.raises(rp.InputError, match=r"\(Net\) draws random numbers"):
         rp.jacobian(model, torch.randn(5, 3, dtype=torch.float64))
+
+
+# hooks
+
+
+def plain(h: Tensor) -> Tensor:
+    return h
+
+
+def on_graph(h: Tensor) -> Tensor:
+    if h.grad_fn is not None:
+        h.grad_fn.register_hook(lambda inputs, outputs: tuple(None if g is None else 2 * g for g in inputs))
+    return h
+
+
+def before_graph(h: Tensor) -> Tensor:
+    if h.grad_fn is not None:
+        h.grad_fn.register_prehook(lambda outputs: tuple(2 * g for g in outputs))
+    return h
+
+
+def on_tensors(h: Tensor) -> Tensor:
+    if h.requires_grad:
+        torch.autograd.graph.register_multi_grad_hook((h,), lambda gradients: None)
+    return h
+
+
+def packed(h: Tensor) -> Tensor:
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: 2 * t, lambda t: t):
+        return torch.sin(h)
+
+
+def offloaded(h: Tensor) -> Tensor:
+    with torch.autograd.graph.save_on_cpu():
+        return torch.sin(h)
+
+
+def hooked(function: Callable[[Tensor], Tensor]) -> nn.Module:
+    torch.manual_seed(0)
+    return Net(lambda net, h: function(h)).double()
+
+
+def made(model: nn.Module) -> rp.Objective:
+    torch.manual_seed(1)
+    return rp.Objective(model, rp.Categorical(), (torch.randn(5, 3, dtype=torch.float64), torch.arange(5) % 3))
+
+
+@pytest.mark.parametrize(
+    ("function", "match"),
+    [
+        (on_graph, r"\(Net\) puts a hook on a graph .grad_fn.register_hook"),
+        (before_graph, r"\(Net\) puts a hook on a graph .grad_fn.register_prehook"),
+        (on_tensors, r"\(Net\) puts a hook on a tensor"),
+        (packed, r"\(Net\) packs what the backward pass needs .saved_tensors_hooks, packed"),
+    ],
+)
+def test_hooks_that_a_forward_pass_makes_are_refused(function: Callable[[Tensor], Tensor], match: str) -> None:
+    for use in (made, lambda model: rp.jacobian(model, torch.ones(2, 3, dtype=torch.float64))):
+        with pytest.raises(rp.InputError, match=match):
+            use(hooked(function))
+
+
+def double(module: nn.Module, *values: Any) -> Any:
+    if not isinstance(module, nn.Linear):
+        return None
+    last = values[-1]
+    return tuple(g if g is None else 2 * g for g in last) if isinstance(last, tuple) else 2 * last
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        nn.modules.module.register_module_forward_hook,
+        nn.modules.module.register_module_forward_pre_hook,
+        nn.modules.module.register_module_full_backward_hook,
+        nn.modules.module.register_module_full_backward_pre_hook,
+    ],
+    ids=lambda register: register.__name__,
+)
+def test_hooks_on_all_modules_are_refused_at_every_use(register: Callable[..., Any]) -> None:
+    objective = made(hooked(plain))
+    operator, v = rp.ggn(objective), torch.ones(objective.n_parameters, dtype=torch.float64)
+    before = objective.gradient(), operator @ v
+    handle = register(double)
+    try:
+        for use in (
+            lambda: made(hooked(plain)),
+            lambda: rp.jacobian(hooked(plain), torch.ones(2, 3, dtype=torch.float64)),
+            objective.gradient,
+            lambda: operator @ v,
+            lambda: rp.kfac(objective),
+        ):
+            with pytest.raises(rp.InputError, match=r"hook on all modules is registered .double"):
+                use()
+    finally:
+        handle.remove()
+    assert torch.equal(objective.gradient(), before[0]) and torch.equal(operator @ v, before[1])
+
+
+def test_hooks_on_saved_tensors() -> None:
+    objective, expected = made(hooked(plain)), made(hooked(torch.sin)).gradient()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: 2 * t, lambda t: t):
+        for use in (objective.gradient, lambda: made(hooked(plain)), lambda: rp.ggn(objective, "diagonal")):
+            with pytest.raises(rp.InputError, match=r"inside torch.autograd.graph.saved_tensors_hooks"):
+                use()
+    # PyTorch's own change nothing
+    assert torch.equal(made(hooked(offloaded)).gradient(), expected)
+    with torch.autograd.graph.save_on_cpu():
+        assert torch.equal(made(hooked(torch.sin)).gradient(), expected)
+
+
+@pytest.mark.parametrize("hook", ["register_hook", "register_post_accumulate_grad_hook"])
+@pytest.mark.parametrize("later", [False, True])
+def test_hooks_on_parameters_see_nothing(hook: str, later: bool) -> None:
+    """Derivatives are taken in leaves of one's own, which share the memory of the parameters and nothing else."""
+    model = hooked(plain)
+    expected = made(model).gradient()
+    objective = made(model) if later else None
+    getattr(model.a.weight, hook)(lambda g: pytest.fail("a hook ran"))
+    assert torch.equal((objective or made(model)).gradient(), expected)

@@ -1,8 +1,9 @@
-"""Where a model gets random numbers from, seen by what its forward pass calls and not by what comes out.
+"""What a forward pass does that no operation of PyTorch shows: it draws random numbers, or puts hooks on a graph.
 
-PyTorch's random operations are seen as such (``_checks``). What is drawn elsewhere is seen here: by the states of the
-global generators, by calls of the system's source of randomness (from which a generator without a seed is made) or of
-the clock, and by the states of all generators that a function in the forward pass can name.
+It is seen by what is called, not by what comes out. Random numbers are seen by the states of the global generators
+(PyTorch's random operations are seen as such in ``_checks``), by calls of the system's source of randomness (from which
+a generator without a seed is made) or of the clock, and by the states of all generators that a function in the forward
+pass can name.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _CLOCKS = {
     *("time.thread_time", "time.thread_time_ns", "time.clock_gettime", "time.clock_gettime_ns"),
     *("datetime.now", "datetime.utcnow", "datetime.today", "date.today"),
 }
-_NAMES = {name.partition(".")[2] for name in _SYSTEM | _CLOCKS} | {"seed", "random", "getrandbits"}
+_HOOKS = {"register_hook", "register_prehook"}
+_NAMES = {name.partition(".")[2] for name in _SYSTEM | _CLOCKS} | {"seed", "random", "getrandbits", *_HOOKS}
 """Names of all compiled functions that matter."""
 
 _SEED = random.Random.seed.__code__
@@ -52,7 +54,7 @@ _REMEDY = (
 )
 
 
-class RandomCalls:
+class WatchedCalls:
     """Watches the calls of one forward pass, which is run inside of it.
 
     Calls in other threads, and what compiled code draws by itself, are not seen; nor is any call while a profiler in C
@@ -62,7 +64,7 @@ class RandomCalls:
         model: The model.
 
     Attributes:
-        trouble: A sentence on the first source of random numbers, or None.
+        trouble: A sentence on the first source of random numbers, or hook, or None.
     """
 
     def __init__(self, model: Any) -> None:
@@ -73,7 +75,7 @@ class RandomCalls:
         self._profiler: Any = None
         self._importing: FrameType | None = None
 
-    def __enter__(self) -> RandomCalls:
+    def __enter__(self) -> WatchedCalls:
         self._before = {key: _state(generator) for key, (_, generator) in _GLOBAL.items()}
         self._torch = torch.get_rng_state()
         self._profiler = sys.getprofile()
@@ -101,7 +103,7 @@ class RandomCalls:
         """Whether there are generators other than the global ones, which a second pass has to be compared for."""
         return bool(self._seen)
 
-    def difference(self, again: RandomCalls) -> str | None:
+    def difference(self, again: WatchedCalls) -> str | None:
         """Return a sentence if generators had other states in a second pass, as those have that outlive a pass."""
         both = self._seen.keys() & again._seen.keys()
         if not any(_differ(self._seen[key][1], again._seen[key][1]) for key in both):
@@ -139,6 +141,12 @@ class RandomCalls:
             self._blame(frame, "torch.Generator.seed")
         elif name in _SYSTEM or name in _CLOCKS:
             self._blame(frame, name)
+        elif isinstance(owner, torch.autograd.graph.Node) and _package(frame) not in _OWN and self.trouble is None:
+            self.trouble = (
+                f"{place_of_call(self._model, frame)} puts a hook on a graph (grad_fn.{function.__name__}), which may "
+                "change gradients on their way back: they would belong to no loss. Take the hook out of the forward "
+                "pass."
+            )
 
     def _look(self, frame: FrameType) -> None:
         """See the generators that a function can name, as it is called."""
