@@ -31,7 +31,7 @@ HOMES = {
     "_tensor_memory.py": r"\._version\b|\._base\b|\._is_view\b|_unsafe_view|torch\._C\b",
     "_checks.py": r"_python_dispatch|\._schema\b",
     "_plain_run.py": r"checkpoint\.__file__|CheckpointFunction",
-    "autodiff/_vjp_rules.py": r"Backward0|_saved_|_input_metadata|_forward_cls|BackwardCFunction",
+    "autodiff/_vjp_rules.py": r"Backward0|\b_saved_|_input_metadata|_forward_cls|BackwardCFunction",
     "layers/_open_attention.py": r"has_torch_function|__globals__",
 }
 
