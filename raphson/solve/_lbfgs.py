@@ -11,7 +11,6 @@ from torch import Tensor
 
 from raphson.solve._newton import two_loops
 
-_MEMORY = 20
 _SUFFICIENT = 1e-4
 
 
@@ -34,12 +33,14 @@ class Descent(NamedTuple):
 
 
 def lbfgs(
-    function: Callable[[Tensor], tuple[Tensor, Tensor]],
+    function: Callable[[Tensor], tuple[Tensor, Callable[[], Tensor]]],
     theta: Tensor,
     inverse: Callable[[Tensor], Tensor],
     *,
     max_iter: int,
     tol: float = 0.0,
+    memory: int = 20,
+    growth: float = 4.0,
 ) -> Descent:
     """Minimize a function whose gradient costs little beside a factorization of its Hessian.
 
@@ -47,22 +48,27 @@ def lbfgs(
     curvature factored once, in place of a multiple of the identity, and a backtracking line search.
 
     Args:
-        function: From ``(P,)`` to the value and the gradient.
+        function: From ``(P,)`` to the value and a function that returns the gradient, which is called at points that
+            the line search accepts.
         theta: Start, ``(P,)``.
         inverse: Product with a positive definite approximation of the inverse Hessian.
         max_iter: Largest number of steps.
         tol: The run ends with a step that lowers the function by less.
+        memory: Number of pairs of steps and changes of the gradient that are held.
+        growth: Factor from the length of the last step to the first length that is tried: after a short step the next
+            one is hardly ever whole.
 
     Returns:
         The last point; a function that is not finite there ends the run at the start.
 
     >>> import torch
-    >>> found = lbfgs(lambda v: ((v * v).sum(), 2 * v), torch.ones(2), lambda g: g / 2, max_iter=5)
+    >>> found = lbfgs(lambda v: ((v * v).sum(), lambda: 2 * v), torch.ones(2), lambda g: g / 2, max_iter=5)
     >>> found.theta
     tensor([0., 0.])
     """
-    value, gradient = function(theta)
-    pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_MEMORY)
+    value, at_point = function(theta)
+    gradient = at_point()
+    pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=memory)
     evaluations, iterations, t = 1, 0, 1.0
     while iterations < max_iter and bool(torch.isfinite(value)):
         direction = two_loops(gradient, pairs, inverse)
@@ -72,11 +78,10 @@ def lbfgs(
                 break
             pairs.clear()
             continue
-        # where the last step was short, the next one is hardly ever whole: fewer evaluations than from 1 each time
-        t, found = min(1.0, 4 * t), False
+        t, found = min(1.0, growth * t), False
         for _ in range(20):
             moved = theta + t * direction
-            new_value, new_gradient = function(moved)
+            new_value, at_point = function(moved)
             evaluations += 1
             finite = bool(torch.isfinite(new_value))
             if finite and float(new_value - value) <= _SUFFICIENT * t * slope:
@@ -87,6 +92,7 @@ def lbfgs(
             t *= max(0.1, min(0.5, -slope * t / (2 * excess))) if finite and excess > 0 else 0.5
         if not found:
             break
+        new_gradient = at_point()
         step, change = moved - theta, new_gradient - gradient
         curvature = float(step @ change)
         if curvature > 1e-10 * float(step.norm() * change.norm()):
