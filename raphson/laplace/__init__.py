@@ -9,6 +9,7 @@ from raphson.laplace._influence import Influence as Influence
 from raphson.laplace._influence import influence as influence
 from raphson.laplace._influence import row_numbers as row_numbers
 from raphson.laplace._left_out import left_out as left_out
+from raphson.laplace._mixture import PredictiveMixture as PredictiveMixture
 from raphson.laplace._online import OnlineEvidence as OnlineEvidence
 from raphson.laplace._posterior import Posterior as Posterior
 from raphson.laplace._predictive import Predictive as Predictive

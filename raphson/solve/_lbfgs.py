@@ -13,7 +13,9 @@ Products with ten pairs are two calls, where the recursion of two loops takes fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -133,21 +135,22 @@ class Reached(NamedTuple):
 
 
 def descend(
-    evaluate: Callable[[Tensor], Evaluation], theta: Tensor, at: Evaluation, pairs: InversePairs
+    evaluate: Callable[[Tensor], Evaluation], theta: Tensor, at: Evaluation, pairs: InversePairs, growth: float = 4.0
 ) -> Iterator[Reached]:
     """Yield point after point of L-BFGS, as long as steps lower the objective.
 
     Args:
-        evaluate: From ``(p,)`` to the state there.
+        evaluate: From ``(p,)`` to the state there; where the value has not fallen, nothing else of it is looked at.
         theta: Start, ``(p,)``.
         at: The state at the start.
         pairs: Of an initial inverse Hessian.
+        growth: Factor from the length of the last step to the first length that is tried, at most the whole: after a
+            short step the next one is hardly ever whole.
     """
     evaluations, length = 0, 1.0
     while is_finite(at):
         direction = Direction.of(pairs.direction(), at.gradient)
-        # where the last step was short, the next one is hardly ever whole
-        found = _search(evaluate, theta, at, direction, min(1.0, 4.0 * length))
+        found = _search(evaluate, theta, at, direction, min(1.0, growth * length))
         if found is None and not pairs.number:
             return
         if found is None:
@@ -171,11 +174,11 @@ def _search(
     for trial in range(1, TRIALS + 1):
         reached = torch.add(theta, direction.step, alpha=length)
         new = evaluate(reached)
-        finite = is_finite(new)
-        if finite and new.value <= at.value + _SUFFICIENT * length * slope:
+        if new.value <= at.value + _SUFFICIENT * length * slope and is_finite(new):
             return reached, new, trial, length
+        finite = math.isfinite(new.value)
         if finite and -slope * length <= 16 * rounding:  # the value can no longer judge
-            return (reached, new, trial, length) if new.norm < at.norm else None
+            return (reached, new, trial, length) if new.norm < at.norm else None  # a norm of nan is not below it
         # the minimum of the parabola through value, slope and new value, kept within bounds
         excess = new.value - at.value - length * slope
         length *= max(0.1, min(0.5, -slope * length / (2 * excess))) if finite and excess > 0 else 0.1
@@ -200,46 +203,61 @@ class Descent(NamedTuple):
     iterations: int
 
 
-class _Point(NamedTuple):
-    value: float
-    gradient: Tensor
-    norm: float
-    hessian: None = None
+class _Point:
+    """A value, and its gradient when that is asked for: trial points that are not taken cost no gradient."""
+
+    hessian = None
+
+    def __init__(self, value: Tensor, gradient: Callable[[], Tensor]) -> None:
+        self.value, self._gradient = float(value), gradient
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        return self._gradient()
+
+    @cached_property
+    def norm(self) -> float:
+        return float(self.gradient.abs().max())
 
 
 def lbfgs(
-    function: Callable[[Tensor], tuple[Tensor, Tensor]],
+    function: Callable[[Tensor], tuple[Tensor, Callable[[], Tensor]]],
     theta: Tensor,
     inverse: Inverse,
     *,
     max_iter: int,
     tol: float = 0.0,
+    memory: int = 20,
+    growth: float = 4.0,
 ) -> Descent:
     """Minimize a function whose gradient costs little beside a factorization of its Hessian.
 
     Args:
-        function: From ``(P,)`` to the value and the gradient.
+        function: From ``(P,)`` to the value and a function that returns the gradient, which is called at points that
+            the line search accepts.
         theta: Start, ``(P,)``.
         inverse: Product with a positive definite approximation of the inverse Hessian.
         max_iter: Largest number of steps.
         tol: The run ends with a step that lowers the function by less.
+        memory: Number of pairs of steps and changes of the gradient that are held.
+        growth: Factor from the length of the last step to the first length that is tried.
 
     Returns:
         The last point; a function that is not finite there ends the run at the start.
 
     >>> import torch
-    >>> found = lbfgs(lambda v: ((v * v).sum(), 2 * v), torch.ones(2), lambda g: g / 2, max_iter=5)
+    >>> found = lbfgs(lambda v: ((v * v).sum(), lambda: 2 * v), torch.ones(2), lambda g: g / 2, max_iter=5)
     >>> found.theta
     tensor([0., 0.])
     """
 
     def evaluate(at: Tensor) -> Evaluation:
-        value, gradient = function(at)
-        return _Point(float(value), gradient, float(gradient.abs().max()))
+        return _Point(*function(at))
 
     at, evaluations, iterations = evaluate(theta), 0, 0
     if max_iter and is_finite(at):
-        for reached in descend(evaluate, theta, at, InversePairs(inverse, at.gradient, memory=20)):
+        pairs = InversePairs(inverse, at.gradient, memory=memory)
+        for reached in descend(evaluate, theta, at, pairs, growth):
             fall = at.value - reached.at.value
             theta, at, evaluations = reached
             iterations += 1

@@ -186,3 +186,12 @@ def test_clear_errors() -> None:
         post.tune_prior(per="unit")
     with pytest.raises(rp.InputError, match="scale of a Gaussian"):
         post.tune_prior(scale=True)
+
+
+def test_limits_of_rare_counts_are_counts():
+    model = torch.nn.Linear(1, 1).double()
+    torch.nn.init.constant_(model.bias, -6.0)
+    x = torch.zeros(20, 1, dtype=torch.float64)
+    post = rp.laplace(model, rp.Poisson(), (x, torch.zeros(20, 1, dtype=torch.float64)), prior_precision=100.0)
+    low, high = post.predict(x[:2]).interval(0.9)
+    assert (low == 0).all() and (high == 0).all()
