@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 import raphson
+from raphson.cli._pipe import ended_by_reader, silence
 
 BAD_INPUT = 2
 _LARGEST = 10**9
@@ -258,6 +259,14 @@ def explain(
 
 def main() -> None:
     """Run the command line; input that cannot be used is one sentence on standard error and exit code 2."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, as by >&-: what goes there goes nowhere
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+    with ended_by_reader():
+        _run()
+
+
+def _run() -> None:
     try:
         try:
             app()
@@ -268,18 +277,13 @@ def main() -> None:
     except raphson.RaphsonError as error:
         _fail(str(error), 1)
     except BrokenPipeError:  # the reader of the pipe left
-        _silence()
+        silence()
         sys.exit(1)
     except OSError as error:
-        _silence()
+        silence()
         _fail(f"the output cannot be written: {error.strerror or error}.", BAD_INPUT)
     except KeyboardInterrupt:
         _fail("stopped.", 130)
-
-
-def _silence() -> None:
-    """Point stdout elsewhere, so that the interpreter's last flush is silent."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> None:

@@ -185,6 +185,8 @@ class DenseDesign(Design):
     def is_well_conditioned(self) -> bool:  # noqa: D102
         if self.n_columns > min(self.n_rows, _GRAM_COLUMNS):
             return False
+        if not self.n_columns:
+            return True
         # columns that are independent on some of the rows are so on all of them
         for rows in _GRAM_ROWS:
             x = self.standardized(slice(0, self.n_rows, max(1, self.n_rows // max(rows, 20 * self.n_columns))))

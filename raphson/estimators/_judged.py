@@ -78,6 +78,7 @@ class JudgedMixin(SummaryMixin):
             what = "other columns or classes" if odd is None else f"'{label_name(odd)}'"
             raise InputError(f"The rows do not belong to this model: they have {what}, which it was not fitted with.")
         self._fitted, self._training, self._error_bound = other._fitted, other._training, None
+        self._kept_kind = None
         object.__setattr__(self.solution_, "certify", self._certify)
         return self
 

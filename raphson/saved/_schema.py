@@ -97,7 +97,7 @@ _METADATA: dict[str, Check] = {
     "notes": _TEXTS,
     "ridge": NONNEGATIVE,
     "fractional": FLAG,
-    "covariance": TEXT,
+    "covariance": maybe(record({"kind": one_of("observed", "expected", "sandwich"), "name": TEXT})),
     "formulas": maybe(
         record({"target": maybe(TEXT), "event": maybe(TEXT), "designs": map_of(_design)}),
     ),
@@ -218,7 +218,10 @@ def check_tensors(kind: str, params: Any, metadata: Any, tensors: dict[str, Tens
         "estimable": (size,),
         "null_space": (size, tensors["null_space"].shape[-1] if "null_space" in tensors else 0),
     }
-    needed = {"coef", "intercept"} | ({"covariance_root", "estimable"} if len(tensors) > 2 else set())
+    errors = set() if metadata["covariance"] is None else {"covariance_root", "estimable"}
+    needed = {"coef", "intercept"} | errors
+    if not errors:
+        shapes = {name: shapes[name] for name in needed}
     if not needed <= set(tensors) <= set(shapes):
         refuse("tensors", f"{', '.join(shapes)}", sorted(tensors))
     for name, tensor in tensors.items():

@@ -100,6 +100,8 @@ def _converted(estimator: Any, x: Any, *, reset: bool, min_columns: int) -> Any:
     """Return ``x`` as a float64 array or CSR matrix whose entries were not looked at."""
     if isinstance(x, Tensor):
         x = x.detach().cpu().numpy()
+    if hasattr(x, "columns") and not len(x.columns):  # scikit-learn looks for the type of a column
+        x = np.empty((len(x), 0))
     if reset and _is_plain(x, min_columns):
         out = x
         estimator.n_features_in_ = x.shape[1]
