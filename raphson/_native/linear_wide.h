@@ -69,3 +69,25 @@ static TARGET void NAME(in_place)(const struct NAME(job) *job, size_t from, size
             }
         }
 }
+
+/* Add up some of the columns, by class, and their squares. */
+static TARGET void NAME(columns_part)(const void *data, size_t part, size_t parts)
+{
+    const struct columns *s = data;
+    const size_t last = s->d * (part + 1) / parts;
+    for (size_t begin = s->d * part / parts, end; begin < last; begin = end) {
+        end = begin + STRIP < last ? begin + STRIP : last;
+        for (size_t i = 0; i < s->n; i++) {
+            const double *x = s->x + i * s->stride;
+            double *sums = s->sums + (s->codes ? (size_t)s->codes[i] * s->d : 0), *squares = s->squares;
+            size_t j = begin;
+            for (; j + LANES <= end; j += LANES) {
+                const NAME(vec) row = *(const NAME(vec) *)(x + j);
+                *(NAME(vec) *)(sums + j) += row;
+                *(NAME(vec) *)(squares + j) += row * row;
+            }
+            for (; j < end; j++)
+                sums[j] += x[j], squares[j] += x[j] * x[j];
+        }
+    }
+}
