@@ -13,14 +13,20 @@ static inline TARGET __attribute__((always_inline)) void NAME(dots)(const REAL *
 #pragma GCC unroll 3
             for (int k = 0; k < outputs; k++)
                 acc[i][k] += *(const NAME(vec) *)(x[i] + j) * *(const NAME(vec) *)(slopes + k * width + j);
-    for (int k = 0; k < outputs; k++)
-        for (int i = 0; i < TALL; i++) {
-            const NAME(four) sums = NAME(folded)(acc[i][k]);
-            REAL sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-            for (size_t l = j; l < width; l++)
-                sum += x[i][l] * slopes[k * width + l];
-            f[k * APART + i] = sum + constants[k];
-        }
+    for (int k = 0; k < outputs; k++) {
+        NAME(four) sums[TALL];
+        size_t l = j;
+        for (int i = 0; i < TALL; i++)
+            sums[i] = NAME(folded)(acc[i][k]);
+        for (; l + 4 <= width; l += 4)
+            for (int i = 0; i < TALL; i++)
+                sums[i] += *(const NAME(four) *)(x[i] + l) * *(const NAME(four) *)(slopes + k * width + l);
+        NAME(four) total = NAME(neighbors)(NAME(neighbors)(sums[0], sums[1]), NAME(neighbors)(sums[2], sums[3])) + constants[k];
+        for (; l < width; l++)
+            for (int i = 0; i < TALL; i++)
+                total[i] += x[i][l] * slopes[k * width + l];
+        *(NAME(four) *)(f + k * APART) = total;
+    }
 }
 
 /* Add to sums (outputs, `stride` apart) the rows at x times numbers f (outputs, APART). */
@@ -42,10 +48,16 @@ static inline TARGET __attribute__((always_inline)) void NAME(spread)(const REAL
             *(NAME(vec) *)(sums + k * stride + j) += (times[k][0] * row[0] + times[k][1] * row[1]) +
                                                      (times[k][2] * row[2] + times[k][3] * row[3]);
     }
-    for (; j < width; j++)
-        for (int k = 0; k < outputs; k++)
+    for (int k = 0; k < outputs; k++) {
+        const REAL *by = f + k * APART;
+        REAL *to = sums + k * stride;
+        size_t l = j;
+        for (; l + 4 <= width; l += 4)
             for (int i = 0; i < TALL; i++)
-                sums[k * stride + j] += f[k * APART + i] * x[i][j];
+                *(NAME(four) *)(to + l) += by[i] * *(const NAME(four) *)(x[i] + l);
+        for (; l < width; l++)
+            to[l] += (by[0] * x[0][l] + by[1] * x[1][l]) + (by[2] * x[2][l] + by[3] * x[3][l]);
+    }
 }
 
 /* Both for some rows: f of slopes and constants, or with `sums` what f adds to them; f is zero beyond the rows then. */
