@@ -11,6 +11,7 @@
 #define LINE (64 / sizeof(REAL)) /* numbers in a cache line */
 #define APART (ROWS + LINE) /* a cache line more: rows a power of two apart would fight for the same places */
 #define CACHED 32768      /* numbers that stay in the second-level cache between two looks at them */
+#define STRIP 1024        /* columns whose sums stay in the first-level cache */
 #define TALL 4
 #define WIDE 3
 #define SMALLEST 0x1p-60  /* in single precision smaller entries would make subnormal numbers of products */
@@ -49,6 +50,14 @@ static size_t padded(size_t length, size_t unit)
 {
     return (length + unit - 1) / unit * unit;
 }
+
+/* A table (n, d), its rows `stride` apart, with the class of each row or NULL: where to add sums, (classes, d), and squares. */
+struct columns {
+    size_t n, d, stride;
+    const double *x;
+    const int64_t *codes;
+    double *sums, *squares;
+};
 
 /* Where a part of the examples begins: a multiple of so many. */
 static size_t part_start(size_t n, size_t part, size_t parts, size_t unit)

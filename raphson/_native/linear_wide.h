@@ -13,14 +13,20 @@ static inline TARGET __attribute__((always_inline)) void NAME(dots)(const REAL *
 #pragma GCC unroll 3
             for (int k = 0; k < outputs; k++)
                 acc[i][k] += *(const NAME(vec) *)(x[i] + j) * *(const NAME(vec) *)(slopes + k * width + j);
-    for (int k = 0; k < outputs; k++)
-        for (int i = 0; i < TALL; i++) {
-            const NAME(four) sums = NAME(folded)(acc[i][k]);
-            REAL sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-            for (size_t l = j; l < width; l++)
-                sum += x[i][l] * slopes[k * width + l];
-            f[k * APART + i] = sum + constants[k];
-        }
+    for (int k = 0; k < outputs; k++) {
+        NAME(four) sums[TALL];
+        size_t l = j;
+        for (int i = 0; i < TALL; i++)
+            sums[i] = NAME(folded)(acc[i][k]);
+        for (; l + 4 <= width; l += 4)
+            for (int i = 0; i < TALL; i++)
+                sums[i] += *(const NAME(four) *)(x[i] + l) * *(const NAME(four) *)(slopes + k * width + l);
+        NAME(four) total = NAME(neighbors)(NAME(neighbors)(sums[0], sums[1]), NAME(neighbors)(sums[2], sums[3])) + constants[k];
+        for (; l < width; l++)
+            for (int i = 0; i < TALL; i++)
+                total[i] += x[i][l] * slopes[k * width + l];
+        *(NAME(four) *)(f + k * APART) = total;
+    }
 }
 
 /* Add to sums (outputs, `stride` apart) the rows at x times numbers f (outputs, APART). */
@@ -42,10 +48,16 @@ static inline TARGET __attribute__((always_inline)) void NAME(spread)(const REAL
             *(NAME(vec) *)(sums + k * stride + j) += (times[k][0] * row[0] + times[k][1] * row[1]) +
                                                      (times[k][2] * row[2] + times[k][3] * row[3]);
     }
-    for (; j < width; j++)
-        for (int k = 0; k < outputs; k++)
+    for (int k = 0; k < outputs; k++) {
+        const REAL *by = f + k * APART;
+        REAL *to = sums + k * stride;
+        size_t l = j;
+        for (; l + 4 <= width; l += 4)
             for (int i = 0; i < TALL; i++)
-                sums[k * stride + j] += f[k * APART + i] * x[i][j];
+                *(NAME(four) *)(to + l) += by[i] * *(const NAME(four) *)(x[i] + l);
+        for (; l < width; l++)
+            to[l] += (by[0] * x[0][l] + by[1] * x[1][l]) + (by[2] * x[2][l] + by[3] * x[3][l]);
+    }
 }
 
 /* Both for some rows: f of slopes and constants, or with `sums` what f adds to them; f is zero beyond the rows then. */
@@ -68,4 +80,26 @@ static TARGET void NAME(in_place)(const struct NAME(job) *job, size_t from, size
             default: NAME(spread)(x, width, at, 3, to, job->width);
             }
         }
+}
+
+/* Add up some of the columns, by class, and their squares. */
+static TARGET void NAME(columns_part)(const void *data, size_t part, size_t parts)
+{
+    const struct columns *s = data;
+    const size_t last = s->d * (part + 1) / parts;
+    for (size_t begin = s->d * part / parts, end; begin < last; begin = end) {
+        end = begin + STRIP < last ? begin + STRIP : last;
+        for (size_t i = 0; i < s->n; i++) {
+            const double *x = s->x + i * s->stride;
+            double *sums = s->sums + (s->codes ? (size_t)s->codes[i] * s->d : 0), *squares = s->squares;
+            size_t j = begin;
+            for (; j + LANES <= end; j += LANES) {
+                const NAME(vec) row = *(const NAME(vec) *)(x + j);
+                *(NAME(vec) *)(sums + j) += row;
+                *(NAME(vec) *)(squares + j) += row * row;
+            }
+            for (; j < end; j++)
+                sums[j] += x[j], squares[j] += x[j] * x[j];
+        }
+    }
 }

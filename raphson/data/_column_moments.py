@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raphson import _native
+
 _SAFE_VARIANCE = 1e-6
 """Share of the mean square above which a variance is the difference of the mean square and the squared mean."""
 
@@ -27,8 +29,8 @@ _FUSED_COLUMNS = 64
 """Columns from which their squares are added up as they are made: 0.25 ns an entry, beside 0.8 by way of a buffer."""
 
 
-_CLASSES = 8
-"""Classes up to which the sums of each are made in the pass that makes those of all: two cost as much as one."""
+_CLASS_ELEMENTS = 2**16
+"""Sums by class up to which they stay in the cache while the table passes."""
 
 
 class ColumnSums(NamedTuple):
@@ -59,21 +61,33 @@ def fused_sums(x: Tensor, codes: Tensor | None = None, n_classes: int = 0) -> Co
     if d < _FUSED_COLUMNS or x.dtype != torch.float64 or not x.is_cpu or x.stride(1) != 1:
         return None
     total, squares = torch.zeros(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
+    if not _native.is_available():
+        return _by_pytorch(x)
+    by_class = None if codes is None or n_classes * d > _CLASS_ELEMENTS else torch.zeros(n_classes, d).double()
+    total = torch.zeros(1, d, dtype=torch.float64) if by_class is None else by_class
+    squares, codes = torch.zeros(d, dtype=torch.float64), None if by_class is None else codes
+    for start in range(0, n, _CACHED_ROWS):  # a sum of sums rounds less than one long sum
+        rows = slice(start, min(start + _CACHED_ROWS, n))
+        own = (total, squares) if not start else (torch.zeros_like(total), torch.zeros_like(squares))
+        _native.add_column_sums(x[rows], None if codes is None else codes[rows], *own)
+        if start:
+            total += own[0]
+            squares += own[1]
+    return ColumnSums(total.sum(0), squares, by_class)
+
+
+def _by_pytorch(x: Tensor) -> ColumnSums:
+    """Return the sums without compiled code."""
+    n, d = x.shape
+    total, squares = torch.zeros(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
     step = min(_CACHED_ROWS, max(32, _FUSED_ELEMENTS // d))
-    member = by_class = None
-    if codes is not None and n_classes <= _CLASSES:
-        member = torch.zeros(n_classes, n, dtype=torch.float64).scatter_(0, codes[None], 1.0)
-        by_class = torch.zeros(n_classes, d, dtype=torch.float64)
     with np.errstate(all="ignore"):
         for start in range(0, n, step):
             block = x[start : start + step]
             rows = block.numpy()
-            if member is None or by_class is None:
-                total += block.sum(0)
-            else:
-                by_class.addmm_(member[:, start : start + step], block)
+            total += block.sum(0)
             squares += torch.from_numpy(np.einsum("ij,ij->j", rows, rows))
-    return ColumnSums(total if by_class is None else by_class.sum(0), squares, by_class)
+    return ColumnSums(total, squares)
 
 
 def _sums(x: Tensor) -> ColumnSums:

@@ -336,11 +336,15 @@ class OutputMap:
 
     def to_table(self, theta: Tensor, center: Tensor, scale: Tensor) -> Tensor:
         """Turn parameters ``(..., P)`` of columns, less ``center`` ``(D,)`` over ``scale``, into the table's."""
+        if self.is_uniform:
+            table = theta.reshape(*theta.shape[:-1], *self.shapes[0]).clone()
+            slopes = table[..., int(self.intercept) :].div_(scale)
+            if self.intercept:
+                table[..., 0] -= slopes @ center
+            return table.view(theta.shape)
         center, scale = self._wide(center, 0.0), self._wide(scale, 1.0)
         parts = [part / scale[g.columns] for g, part in zip(self.groups, self.split(theta), strict=True)]
-        if self.intercept and self.is_uniform:
-            parts[0][..., :1] -= parts[0] @ center[:, None]
-        elif self.intercept:
+        if self.intercept:
             for group, share, part in zip(self.groups[1:], self._shares, parts[1:], strict=True):
                 parts[0] = parts[0] - share @ (part @ center[group.columns][:, None])
         return torch.cat([part.flatten(-2) for part in parts], -1)

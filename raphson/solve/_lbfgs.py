@@ -116,7 +116,7 @@ class InversePairs:
         self._scale = curvature / size if self._scaled else 1.0
         self._root[:m, slot] = self._root[:m, :m] @ products[:, 0] / -curvature
         self._root[slot, slot], self._own[slot] = 1.0 / curvature, curvature
-        self._changes[:m, slot] = self._changes[slot, :m] = np.where(self._own[:m] > 0.0, products[:, 1], 0.0)
+        self._changes[:m, slot] = self._changes[slot, :m] = products[:, 1]
         self._taken += 1
 
 
