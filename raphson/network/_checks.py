@@ -155,14 +155,14 @@ class Traits:
         eps: The coarsest precision of what they make.
         batched: Whether products with several vectors at once are those with each.
         adjoint: For which parameters, by name, products with its Jacobian were checked.
-        shared: Whether examples share a layer call, for each way in which batches go through the model.
+        layers: What is known of the layer calls, for each way in which batches go through the model.
     """
 
     def __init__(self, names: set[str], entries: int, eps: float = 0.0) -> None:
         self.entries, self.eps = entries, eps
         self.batched = True
         self.adjoint: set[tuple[str | bool, ...]] = set()
-        self.shared: dict[Hashable, bool] = {}
+        self.layers: dict[Hashable, Any] = {}
         self.fused_attention = any(part in name for name in names for part in _ATTENTION)
         self.fused_recurrence = any(part in name for name in names for part in _RECURRENT)
         self.once_differentiable = any(part in name for name in names for part in _ONCE)

@@ -202,8 +202,10 @@ class Model:
                     out = self.function(values, *args, **kwargs)
                 else:
                     places = {place: values[name] for place, name in self._structure.places.items()}
-                    out = functional_call(self.module, places, args, kwargs, tie_weights=False)
-                    self._structure.settle()
+                    try:
+                        out = functional_call(self.module, places, args, kwargs, tie_weights=False)
+                    finally:
+                        self._structure.settle()
             except IndexError as error:  # only some rows have such an index: not those that were looked at first
                 raise InputError(out_of_range(self.function, error)) from error
         return self.outputs(out)

@@ -177,12 +177,16 @@ class ModuleStructure:
     def settle(self) -> None:
         """Take what differs in attributes as the work of the forward pass that just ran, and no change of the model.
 
-        A module may count its calls, or store what it made.
+        A module may count its calls, or store what it made; the tensors that it had are put back, since those of a
+        transformation outlive it as shells only.
         """
         if not self._sight.same():
             for part, _, settings in self._settings:
                 for key in [key for key, value in settings.items() if _is_other(vars(part).get(key), value)]:
-                    del settings[key]
+                    if isinstance(settings[key], Tensor) and isinstance(vars(part).get(key), Tensor):
+                        vars(part)[key] = settings[key]
+                    else:
+                        del settings[key]
 
     def _take(self, found: dict[str, Tensor]) -> None:
         self._found = found
