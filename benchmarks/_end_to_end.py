@@ -174,24 +174,3 @@ def _difference(ours: list[Any], theirs: list[Any]) -> float:
     assert classes == same
     a, b = np.asarray(a), np.asarray(b)
     return float(np.abs((a - a.mean(0)) - (b - b.mean(0))).max())
-
-
-def end_to_end_table(results: dict[str, Any]) -> list[str]:
-    """Return the lines of the table."""
-    stages = ("start", "import", "read", "code", "fit", "table")
-    lines = [
-        "| file | | "
-        + " | ".join(f"{name} s (processor s)" for name in stages)
-        + " | all but start and import s | peak |",
-        "| --- " * (len(stages) + 4) + "|",
-    ]
-    for file, result in results.items():
-        for name, row in result.items():
-            if isinstance(row, dict):
-                cells = [f"{row[stage]['s']:.2f} ({row[stage]['processor s']:.2f})" for stage in stages]
-                beyond = sum(row[stage]["s"] for stage in stages[2:])
-                lines.append(
-                    f"| {file} | {name} | {' | '.join(cells)} | {beyond:.2f} | {row['peak memory, tables']:.1f} |"
-                )
-        lines += [f"{file}: {name}: {value:.3g}" for name, value in result.items() if not isinstance(value, dict)]
-    return lines

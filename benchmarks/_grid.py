@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from _problems import Problem
+from _tables import SHORT, grid_summary
 
 ROWS, COLUMNS, CLASSES = (60, 500, 5_000, 50_000), (5, 50, 300, 2_000, 7_000), (2, 3, 10, 50)
 PENALTIES, TARGETS, STORAGE = (1e-6, 1e-3, 1.0), ("separable", "noisy"), ("dense", "sparse")
 LARGEST = 10**9  # bytes of a table
 SLOWEST = 30.0  # seconds of the best peer
-SHORT = 3e-3  # a cell in which both take less is reported apart
 DENSITY = 0.05
 RANDOM_BITS = 0.7  # of a separable table: the others are those of the row's class
 
@@ -112,7 +112,7 @@ def run(race: Race, words: list[str] | None, repeats: int, file: Path, sample: i
         print(cell.name, _line(found[cell.name]), flush=True)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(found, indent=1))
-    print("\n".join(summary(found)))
+    print("\n".join(grid_summary(found)))
     draw(found, file.with_suffix(".png"))
 
 
@@ -134,23 +134,6 @@ def _line(outcome: dict[str, Any]) -> str:
     ratio = f"ratio {outcome['ratio']:.2f}" if "ratio" in outcome else "no peer in time"
     mark = "" if outcome["credited"] else f" (gradient {outcome['gradient']:.0e}!)"
     return f"{times} ms, {ratio}{mark}"
-
-
-def summary(found: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the geometric means, all and for wide tables, and the cells below 1; short ones are apart."""
-    rated = {name: r for name, r in found.items() if "ratio" in r}
-    lines = []
-    for title, chosen in (
-        ("all", [r for r in rated.values() if not r["short"]]),
-        ("more columns than rows", [r for r in rated.values() if not r["short"] and r["d"] > r["n"]]),
-        (f"both under {1e3 * SHORT:g} ms", [r for r in rated.values() if r["short"]]),
-    ):
-        if chosen:
-            ratios = np.array([r["ratio"] for r in chosen])
-            mean = np.exp(np.log(ratios).mean())
-            lines.append(f"{title}: {len(ratios)} cells, geometric mean {mean:.2f}, least {ratios.min():.2f}")
-    slow = sorted((r["ratio"], name) for name, r in rated.items() if r["ratio"] < 1.0 and not r["short"])
-    return [*lines, *(f"below 1: {name} {ratio:.2f} ({rated[name]['peer']})" for ratio, name in slow)]
 
 
 def draw(found: dict[str, dict[str, Any]], file: Path) -> None:

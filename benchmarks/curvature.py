@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _tables import curvature_table
 from torch import Tensor, nn
 
 import raphson as rp
@@ -377,23 +378,6 @@ def _relative(a: Tensor, b: Any) -> float:
     return float((a - b).norm() / b.norm())
 
 
-def table(results: dict[str, Any]) -> list[str]:
-    """Return the lines of one problem's table, in units of the gradient measured in turn with each quantity."""
-    lines = [
-        "| quantity | count | raphson | curvlinops | BackPACK | raphson / faster peer |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    gradient = results["counts"]["gradient"]
-    for quantity, times in results["quantities"].items():
-        unit = times["gradient"]
-        cells = [f"{times[who] / unit:.2f}" if who in times else "" for who in ("raphson", *PEERS)]
-        peers = [times[who] for who in PEERS if who in times]
-        ratio = f"**{times['raphson'] / min(peers):.2f}**" if peers and "raphson" in times else ""
-        count = results["counts"][quantity.removesuffix(", norms too")] / gradient
-        lines.append(f"| {quantity} | {count:.2f} | " + " | ".join(cells) + f" | {ratio} |")
-    return lines
-
-
 _MEMORY = """
 import torch, resource, sys
 from torch import nn
@@ -514,7 +498,7 @@ def main() -> None:
     for problem in problems(arguments.only):
         print(f"\n{problem.name}", flush=True)
         results[problem.name] = race(problem, arguments.repeats)
-        print("\n".join(table(results[problem.name])))
+        print("\n".join(curvature_table(results[problem.name])))
         for what, difference in results[problem.name]["agree"].items():
             print(f"differs from {what}: {difference:.1e}")
         for what, why in results[problem.name].get("refused", {}).items():

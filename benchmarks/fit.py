@@ -21,11 +21,11 @@ import numpy as np
 import scipy.sparse as sp
 import sklearn
 import torch
-from _end_to_end import end_to_end, end_to_end_table
+from _end_to_end import end_to_end
 from _grid import SLOWEST, limited, paired
 from _grid import run as run_grid
 from _problems import Problem, problems
-from _tables import fits_table
+from _tables import end_to_end_table, fits_table
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 

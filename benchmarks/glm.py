@@ -10,13 +10,13 @@ import json
 import time
 import warnings
 from pathlib import Path
-from statistics import geometric_mean
 from typing import Any
 
 import glum
 import numpy as np
 import statsmodels
 from _glm_problems import TOL, Answer, Problem, Run, problems
+from _tables import glm_table
 from fit import SLOW, machine, turn
 
 OURS = "raphson"
@@ -74,67 +74,6 @@ def _warm_up(problem: Problem, run: Run) -> tuple[dict[str, Any], Answer]:
     return {"warmup": seconds, "gradient": gradient, "times": []}, answer
 
 
-def compare(results: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Return how many times longer the fastest credited peer takes, for fits alone and with standard errors."""
-    ratios: dict[str, float] = {}
-    for kind, rows in results.items():
-        peers = [row["seconds"] for name, row in rows.items() if name not in (OURS, "glum") and row["credited"]]
-        if peers:
-            ratios[kind] = min(peers) / rows[OURS]["seconds"]
-        if rows.get("glum", {}).get("credited"):
-            ratios["glum"] = rows["glum"]["seconds"] / rows[OURS]["seconds"]
-    return ratios
-
-
-def table(results: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
-    """Return the lines of the table, and the means below it.
-
-    Args:
-        results: What ``race`` returned, by problem.
-
-    Returns:
-        Lines of Markdown.
-    """
-    lines = [
-        "| data | raphson fit s | scikit-learn | glum | raphson with errors s | statsmodels | sklearn / raphson | "
-        "statsmodels / raphson | glum / raphson |",
-        "| " + " | ".join(["---"] * 9) + " |",
-    ]
-    ratios: dict[str, list[float]] = {"fit": [], "with errors": [], "glum": []}
-    for name, result in results.items():
-        fit, errors, found = result["fit"], result["with errors"], compare(result)
-        cells = [_cell(fit, OURS), _cell(fit, "scikit-learn"), _cell(fit, "glum")]
-        cells += [_cell(errors, OURS), _cell(errors, "statsmodels")]
-        for kind, values in ratios.items():
-            if kind in found:
-                values.append(found[kind])
-            cells.append(f"{found[kind]:.1f}" if kind in found else "")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    means = [f"**{geometric_mean(values):.1f}**" if values else "" for values in ratios.values()]
-    lines.append("| geometric mean | | | | | | " + " | ".join(means) + " |")
-    both = ratios["fit"] + ratios["with errors"]
-    if both:
-        lines.append(
-            f"\nAll comparisons with scikit-learn and statsmodels: {geometric_mean(both):.2f}, least {min(both):.2f}."
-        )
-    return lines
-
-
-def _cell(rows: dict[str, Any], who: str) -> str:
-    """Return the best of a peer's solvers: the fastest credited one, or the one with the smallest gradient."""
-    found = {name: row for name, row in rows.items() if name.split()[0] == who}
-    if not found:
-        return ""
-    credited = {name: row for name, row in found.items() if row["credited"]}
-    if credited:
-        name, row = min(credited.items(), key=lambda item: item[1]["seconds"])
-        note = ""
-    else:
-        name, row = min(found.items(), key=lambda item: np.nan_to_num(item[1]["gradient"], nan=np.inf))
-        note = " (fails)" if "failed" in row else f" (gradient {row['gradient']:.0e})"
-    return f"{row['seconds']:.4f}" + "".join(f" {word}" for word in name.split()[1:]) + note
-
-
 def main() -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -151,7 +90,7 @@ def main() -> None:
         results[problem.name] = race(problem, repeats)
     facts = machine() | {"statsmodels": statsmodels.__version__, "glum": glum.__version__}
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    print("\n".join(table(results)))
+    print("\n".join(glm_table(results)))
     for name, result in results.items():
         for peer, row in result["with errors"].items():
             if peer != OURS and row["credited"] and row.get("errors differ", 0.0) > 1e-3:

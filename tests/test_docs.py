@@ -169,9 +169,90 @@ def test_the_pages_of_the_interface_have_every_public_name() -> None:
     assert written | own_page == set(raphson.__all__) - {"__version__"}
 
 
-def test_the_table_of_fits_is_drawn_from_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = DOCS.parent / "benchmarks"
-    monkeypatch.syspath_prepend(str(folder))
-    fits_table = importlib.import_module("_tables").fits_table
-    figures = json.loads((folder / "results" / "fit.json").read_text(encoding="utf-8"))
-    assert "\n".join(fits_table(figures["fits"])) in (folder / "README.md").read_text(encoding="utf-8")
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("_tables")
+
+
+def test_the_tables_of_benchmarks_are_drawn_from_their_figures(tables: Any) -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    found = tables.parts(text)
+    assert set(found) == set(tables.TABLES) and text.count("<!-- table: ") == len(found)
+    kept = {name: tables.drawn(name) for name in found}
+    assert {"fits", "updates", "training", "regressors"} <= {name for name, table in kept.items() if table is not None}
+    for name, table in kept.items():
+        before = text.partition(f"<!-- table: {name} -->")[0].rstrip().rpartition("\n")[2]
+        if table is not None:
+            assert found[name] == table, f"run python benchmarks/_tables.py: {name}"
+            assert "before figures were kept" not in before
+        else:  # a table from before, or none
+            assert "before figures were kept" in before or found[name].startswith("No figures are kept yet")
+        # the page of the site is the README
+        assert found[name] in GENERATE.benchmark_page()
+    assert tables.redrawn(text) == text
+
+
+def test_figures_of_every_benchmark_become_tables(tables: Any, tmp_path: Path) -> None:
+    def row(seconds: float, credited: bool = True) -> dict[str, Any]:
+        return {"seconds": seconds, "credited": credited, "gradient": 1e-7 if credited else 1e-2}
+
+    stage = {"s": 0.5, "processor s": 0.4}
+    whole = dict.fromkeys(("start", "import", "read", "code", "fit", "table"), stage) | {"peak memory, tables": 1.5}
+    figures = {
+        "glm.json": {
+            "results": {
+                "poisson 100x2": {
+                    "fit": {"raphson": row(0.1), "scikit-learn lbfgs": row(0.4), "glum": row(0.2, False)},
+                    "with errors": {"raphson": row(0.1), "statsmodels irls": row(0.9), "statsmodels bfgs": row(0.8)},
+                }
+            }
+        },
+        "curvature.json": {
+            "networks": {
+                "MLP": {
+                    "counts": {"gradient": 10.0, "GGN product": 5.0},
+                    "quantities": {"GGN product": {"gradient": 2.0, "raphson": 1.0, "curvlinops": 4.0}},
+                }
+            }
+        },
+        "grid.json": {
+            "a": {"n": 5, "d": 9, "ratio": 4.0, "short": False, "peer": "lbfgs"},
+            "b": {"n": 9, "d": 5, "ratio": 0.25, "short": False, "peer": "glum"},
+            "c": {"n": 9, "d": 5, "short": True},
+        },
+        "fit_end_to_end.json": {"end to end": {"csv": {"raphson": whole, "the whole process, s": 3.0}}},
+        "uci.json": [
+            {"data": "yacht", "method": "raphson", "loglik_mean": 0.7, "loglik_se": 0.05, "seconds_per_fit": 2.0},
+            {"data": "energy", "method": "ensemble", "loglik_mean": 0.1, "loglik_se": None, "seconds_per_fit": 6.0},
+        ],
+        "laplace.json": {
+            "turns": [
+                {"task": "kfac", "library": "raphson", "fit": 0.2},
+                {"task": "kfac", "library": "laplace-torch", "trouble": "no result"},
+            ],
+            "calibration": [{"data": "digits", "posterior": "plain", "repeats": 3, "nll": 0.1234}],
+        },
+    }
+    for name, content in figures.items():
+        (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
+    made = {name: tables.drawn(name, tmp_path) for name in tables.TABLES}
+    assert made["fits"] is made["updates"] is made["training"] is made["regressors"] is None
+    assert (
+        "| poisson 100x2 | 0.1000 | 0.4000 lbfgs | 0.2000 (gradient 1e-02) | 0.1000 | 0.8000 bfgs | 4.0 | 8.0 |"
+        in (made["glm"])
+    )
+    assert "least 4.00" in made["glm"] and "| GGN product | 0.50 | 0.50 | 2.00 |  | **0.25** |" in made["curvature"]
+    assert (
+        "- all: 2 cells, geometric mean 1.00, least 0.25" in made["grid"] and "- below 1: b 0.25 (glum)" in made["grid"]
+    )
+    assert "| csv | raphson | 0.50 (0.40) |" in made["end to end"] and "| 2.00 | 1.5 |" in made["end to end"]
+    assert "| raphson | 0.700 (0.050), 2.0 s |  |" in made["uci"] and "| ensemble |  | 0.100, 6.0 s |" in made["uci"]
+    assert "| kfac | laplace-torch (no result) |  |" in made["laplace"]
+    assert "| digits | plain | 0.123 |" in made["calibration"]
+    widths = {
+        name: {line.count("|") for line in text.splitlines() if line.startswith("|")}
+        for name, text in made.items()
+        if text
+    }
+    assert all(len(counts) <= 1 for counts in widths.values()), widths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,17 @@ def run_check(directory: Path, data: Path, within: float) -> int:
         within: Largest error in standard errors of a usable model.
 
     Returns:
-        Exit code: 0 if every coefficient is certified to be that close, 1 otherwise.
+        Exit code: 0 if every coefficient is certified to be that close on the rows of the fit, 1 otherwise.
     """
-    model = _attached(directory, data)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", rp.RaphsonWarning)
+        model = _attached(directory, data)
+    other = [str(one.message) for one in caught if one.category is rp.RaphsonWarning]
     bound = model.solution_.error_bound
     print(bound.sentence)
+    if other:
+        print(" ".join(other))
+        return 1
     if not bound.certified:
         return 1
     if bound.largest > within:
@@ -50,6 +57,11 @@ def _attached(directory: Path, data: Path) -> Any:
     """Return a saved model with the rows of a table."""
     saved = rp.load(directory)
     model, design = saved.model, saved.design
+    if isinstance(model, rp.BayesianMLP):
+        raise rp.InputError(
+            f"{directory} is a network, which has no exact optimum to compare with; its curvature is in the report "
+            "that 'raphson fit --model mlp:... --report FILE' writes."
+        )
     if design is None or design.target is None:
         raise rp.InputError(f"{directory} was saved without its design, so it cannot read a table.")
     frame = rp.read_table(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, Self
 
@@ -10,7 +11,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from raphson._errors import InputError
+from raphson._errors import InputError, RaphsonWarning
 from raphson.data import DenseDesign, SparseDesign
 from raphson.diagnose import ErrorBound, Subject, everywhere
 from raphson.estimators._names import INTERCEPT
@@ -22,6 +23,9 @@ from raphson.linear import OutputMap
 
 _DENSE = 2000
 """Coefficients up to which the Hessian is formed."""
+
+_SAME = 1e-9
+"""Relative difference of log-likelihoods of the same rows in another order, and of threads, at most."""
 
 
 class JudgedMixin(SummaryMixin):
@@ -37,8 +41,9 @@ class JudgedMixin(SummaryMixin):
     def attach(self, X: Any, y: Any = None, sample_weight: Any = None, offset: Any = None) -> Self:
         """Give a loaded model the rows it was fitted to, without fitting.
 
-        What needs rows can then be had again: ``solution_.error_bound``, ``rp.diagnose``, robust covariances. Whether
-        the rows are those of the fit is what the error bound shows: at other rows the coefficients are no optimum.
+        What needs rows can then be had again: ``solution_.error_bound``, ``rp.diagnose``, robust covariances. Rows
+        that are not those of the fit show by their number and log-likelihood, which is a ``RaphsonWarning``, and by
+        the error bound: at other rows the coefficients are no optimum.
 
         Args:
             X: The table, as in ``fit``.
@@ -77,6 +82,16 @@ class JudgedMixin(SummaryMixin):
             odd = next((name for name in other._layout.labels if name not in self._layout.labels), None)
             what = "other columns or classes" if odd is None else f"'{label_name(odd)}'"
             raise InputError(f"The rows do not belong to this model: they have {what}, which it was not fitted with.")
+        known = self.__dict__.get("loglik_")  # a pickle has it only if it was asked for
+        same = known is None or math.isclose(other.loglik_, known, rel_tol=_SAME, abs_tol=_SAME)
+        if other.n_rows_ != self.n_rows_ or not same:
+            values = ("", "") if known is None else (f" of log-likelihood {other.loglik_:.10g}", f" of {known:.10g}")
+            warnings.warn(
+                "These are not the rows that the model was fitted to: "
+                f"{other.n_rows_} rows{values[0]}, and not {self.n_rows_}{values[1]}.",
+                RaphsonWarning,
+                stacklevel=2,
+            )
         self._fitted, self._training, self._error_bound = other._fitted, other._training, None
         self._kept_kind = None
         object.__setattr__(self.solution_, "certify", self._certify)

@@ -235,7 +235,7 @@ def check(seeds):
             slacks[KINDS[seed % len(KINDS)]].append(slack)
     for kind, values in slacks.items():
         assert np.median(np.concatenate(values)) <= 100, (kind, np.median(np.concatenate(values)))
-    assert missing <= 0.35 * len(seeds)
+    assert missing <= 0.1 * len(seeds)
 
 
 def test_the_error_bound_holds_against_50_digits():
@@ -321,5 +321,7 @@ def test_other_rows_are_noticed():
     model = rp.MultinomialLogisticRegression(l2=l2).fit(x, y, weights)
     moved = y.copy()
     moved[5] = (moved[5] + 1) % 3
-    bound = model.attach(x, moved, weights).solution_.error_bound
+    assert model.loglik_ < 0
+    with pytest.warns(rp.RaphsonWarning, match="not the rows that the model was fitted to"):
+        bound = model.attach(x, moved, weights).solution_.error_bound
     assert not bound.certified or bound.largest > 0.01
