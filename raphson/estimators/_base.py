@@ -34,6 +34,9 @@ from raphson.solve import Solution, Status
 _COVARIANCE_COEFFICIENTS = 3000
 """The covariance is saved with the model up to this many coefficients (72 MB)."""
 
+_BLOCK_OUTPUTS = 2**18
+"""Outputs of the rows whose log-likelihood is computed at a time: they stay in the cache (2 MB)."""
+
 _FRACTIONAL = (
     "Weights that are not whole numbers count no rows: the sandwich, the default here, takes them as sampling weights; "
     "observed and expected information would take them as counts."
@@ -93,7 +96,7 @@ class LinearEstimator(ReportMixin, BaseEstimator):
     @cached_property
     def loglik_(self) -> float:  # type: ignore[override]
         """Log-likelihood at the fit with all constants, summed over weighted rows; computed when first asked for."""
-        return self._loglik(self._training_rows(), self._training_outputs())
+        return self._loglik(self._training_rows(), self._training_outputs)
 
     @cached_property
     def loglik_null_(self) -> float:  # type: ignore[override]
@@ -103,11 +106,22 @@ class LinearEstimator(ReportMixin, BaseEstimator):
     def _loglik_null(self) -> float:
         rows = self._training_rows()
         f = null_predictors(rows, self._likelihood(), len(self.intercept_), self._null_intercepts())
-        return self._loglik(rows, f if rows.offset is None else f + rows.offset)
 
-    def _loglik(self, rows: Rows, f: Tensor) -> float:
-        nll = self._likelihood().nll(f.expand(rows.y.shape[0], -1), rows.y)
-        return -float(nll.sum() if rows.weights is None else rows.weights @ nll)
+        def outputs(part: slice) -> Tensor:
+            n = rows.y[part].shape[0]
+            return f.expand(n, -1) if rows.offset is None else f + rows.offset[part]
+
+        return self._loglik(rows, outputs)
+
+    def _loglik(self, rows: Rows, outputs: Callable[[slice], Tensor]) -> float:
+        """Return the log-likelihood of rows, a block at a time: all at once would take memory of the table's size."""
+        likelihood, total = self._likelihood(), 0.0
+        size = max(1, _BLOCK_OUTPUTS // max(1, len(self.intercept_)))
+        for start in range(0, rows.y.shape[0], size):
+            part = slice(start, start + size)
+            nll = likelihood.nll(outputs(part), rows.y[part])
+            total += float(nll.sum() if rows.weights is None else rows.weights[part] @ nll)
+        return -total
 
     # names ----------------------------------------------------------------------------------------------------------
 

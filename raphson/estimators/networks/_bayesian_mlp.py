@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from raphson._errors import InputError
 from raphson.estimators.input._classes import class_labels, encode_classes, restore_classes
 from raphson.estimators.input._target import check_target, takes_labels
-from raphson.estimators.input._validate import as_tensor, check_labels, check_table, check_weights
+from raphson.estimators.input._validate import as_tensor, check_table, check_weights
 from raphson.estimators.networks._review import NetworkReview
 from raphson.estimators.networks._train import Training, train
 from raphson.laplace import Posterior, Predictive, PredictiveMixture
@@ -136,7 +136,7 @@ class BayesianMLP(NetworkReview, BaseEstimator):
         weights = check_weights(sample_weight, table.shape[0])
         self.classes_: Any = None
         if isinstance(likelihood, Categorical) and np.ndim(y) == 1:
-            self.classes_, codes = encode_classes(check_labels(y, table.shape[0]), weights)
+            self.classes_, codes = encode_classes(y, table.shape[0], weights)
             y = codes.numpy()
         response, c = check_target(y, table.shape[0], likelihood)
         x = self._learn_units(table, response, likelihood, weights)
