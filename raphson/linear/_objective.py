@@ -34,7 +34,7 @@ from raphson.linear._khatri_rao import score_pairs
 from raphson.linear._output_map import OutputMap
 from raphson.linear._ridge import Ridge
 from raphson.linear._target_term import TargetSums, negative_term, target_term, times
-from raphson.linear._units import GradientNorm, output_units, parameter_units
+from raphson.linear._units import GradientNorm, gradient_units, output_units, parameter_units
 
 Kind = Literal["observed", "expected"]
 
@@ -369,7 +369,7 @@ class LinearObjective:
 
     @cached_property
     def _gradient_norm(self) -> GradientNorm:
-        units = self._output_units
+        units = gradient_units(self.likelihood, self.y, self.weights, self.n_outputs, self._output_units)
         units = None if units is None else parameter_units(units, self.output_map)
         return GradientNorm(self.design, self.output_map, units)
 
