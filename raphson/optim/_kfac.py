@@ -31,13 +31,13 @@ _NOT_GIVEN = object()
 class KFAC(torch.optim.Optimizer):
     r"""Natural-gradient steps with Kronecker-factored curvature (K-FAC).
 
-    A step goes along :math:`\Delta = -(\hat G + \lambda I)^{-1} m`, where :math:`m` is the running average of the
+    A step goes along :math:`\Delta = -(\hat G + \lambda I)^{-p} m`, where :math:`m` is the running average of the
     gradients and :math:`\hat G` that of the Gauss-Newton matrix, stored for each layer as a Kronecker product of two
     small matrices (``rp.kfac`` has the formula). For mini-batches of 256 examples and more its length minimizes the
-    exact quadratic model of the mini-batch (``QuadraticStep``); for smaller ones, whose own model is too optimistic, it
-    is fixed (``FixedStep``). One forward pass serves the loss, the gradient, the factors and the model. The network
-    stays in the mode that it is in: with batch statistics or dropout, gradient and curvature are those of the network
-    as it was sampled in that pass.
+    exact quadratic model of the mini-batch, and :math:`p = 0.7` (``QuadraticStep``); for smaller ones, whose own model
+    is too optimistic, it is fixed, and :math:`p = 1` (``FixedStep``). One forward pass serves the loss, the gradient,
+    the factors and the model. The network stays in the mode that it is in: with batch statistics or dropout, gradient
+    and curvature are those of the network as it was sampled in that pass.
 
     Linear layers, convolutions and embeddings have Kronecker factors. All other parameters (scales and shifts of norms,
     weights in recurrent kernels) have diagonal curvature, from samples; ``report()`` lists what is stored, in how
@@ -100,9 +100,10 @@ class KFAC(torch.optim.Optimizer):
         if not isinstance(step_size, QuadraticStep | FixedStep):
             one_of("step_size", step_size, ("auto", "quadratic", "fixed"))
         named: dict[str, QuadraticStep | FixedStep] = {"quadratic": QuadraticStep(), "fixed": FixedStep()}
-        self._rule = named.get(step_size) if isinstance(step_size, str) else step_size
+        self._rule: QuadraticStep | FixedStep | None = None
         self._damping = DampingSchedule(damping if isinstance(damping, DampingOptions) else DampingOptions(damping))
         self._curvature = Preconditioner(self._trained.space, self._options)
+        self._follow(named.get(step_size) if isinstance(step_size, str) else step_size)
         self._average = IterateAverage(list(self._trained.tensors.values())) if averaging else None
         self._average_gradient: Tensor | None = None
         self._gathered: Gathered | None = None
@@ -191,7 +192,7 @@ class KFAC(torch.optim.Optimizer):
             coefficients = model.minimum()
             step = model.step(coefficients)
         else:
-            step = rule.step(direction, average, self._largest_lr)
+            step = rule.step(direction, average, self._largest_lr, gathered.targets)
         taken = values.times("lr", step)
         if not bool(torch.isfinite(taken).all()):
             raise InputError(
@@ -270,11 +271,16 @@ class KFAC(torch.optim.Optimizer):
         self._count, self._damping.value, self._promised = own["count"], own["damping"], own["promised"]
         self._damping.seen = own["damping_seen"]
         if self._rule is None and own["quadratic"] is not None:
-            self._rule = QuadraticStep() if own["quadratic"] else FixedStep()
+            self._follow(QuadraticStep() if own["quadratic"] else FixedStep())
         self._previous, self._average_gradient = own["previous"], own["gradient"]
         self._curvature.load_state_dict(own["curvature"])
         if self._average is not None:
             self._average.values, self._average.count = own["average"], own["averaged"]
+
+    def _follow(self, rule: QuadraticStep | FixedStep | None) -> None:
+        self._rule = rule
+        if rule is not None:
+            self._curvature.exponent = rule.exponent
 
     def _gather(self, x: Any, y: Tensor | None, weight: Tensor | None) -> tuple[Gathered, TrainingPass]:
         """Run a batch and add what the step needs of it to what was accumulated."""
@@ -287,7 +293,7 @@ class KFAC(torch.optim.Optimizer):
             given = checked_batch((x, y) if weight is None else (x, y, weight))
         if self._rule is None:
             large = not isinstance(given, Batch) or given.n_examples >= LARGE_BATCH
-            self._rule = QuadraticStep() if large else FixedStep()
+            self._follow(QuadraticStep() if large else FixedStep())
         before = self._loss_before(given) if self._gathered is None and self._promised is not None else None
         products = isinstance(self._rule, QuadraticStep) or self._damping.value is None
         with self._trained.unharmed():
