@@ -17,7 +17,7 @@ from raphson.network import Given, LayerReport, TrainedModel, TrainingPass
 from raphson.optim._average import IterateAverage, averaged_gradient
 from raphson.optim._damping import DampingSchedule
 from raphson.optim._gathered import Gathered
-from raphson.optim._groups import GroupValues, group_names, torch_groups
+from raphson.optim._groups import GroupValues, checked_groups, group_lines, group_names, torch_groups
 from raphson.optim._options import CurvatureOptions, DampingOptions, StepSize, flag, not_negative, one_of
 from raphson.optim._preconditioner import Preconditioner
 from raphson.optim._step_size import FixedStep, QuadraticModel, QuadraticStep
@@ -110,6 +110,13 @@ class KFAC(torch.optim.Optimizer):
         self._previous: Tensor | None = None
         self._promised: float | None = None
         self._count = 0
+
+    def __repr__(self) -> str:
+        """Return a line on the optimizer and one on each group."""
+        rule = "step by the size of the first batch" if self._rule is None else repr(self._rule)
+        damping = "damping not chosen yet" if self.damping is None else f"damping {self.damping:.3g}"
+        head = f"KFAC({self._trained.likelihood!r}, {rule}, {damping}, {self._count} steps)"
+        return "\n".join([head, *group_lines(self.param_groups)])
 
     @property
     def damping(self) -> float | None:
@@ -284,6 +291,7 @@ class KFAC(torch.optim.Optimizer):
 
     def _gather(self, x: Any, y: Tensor | None, weight: Tensor | None) -> tuple[Gathered, TrainingPass]:
         """Run a batch and add what the step needs of it to what was accumulated."""
+        checked_groups(self.param_groups)
         given: Given
         if callable(x) and y is None:
             given = x

@@ -509,6 +509,68 @@ def test_groups_and_schedulers():
         KFAC(model, rp.Categorical(), [{"params": ["0"]}, {"params": ["0.weight"]}])
 
 
+def test_groups_are_shown_line_by_line():
+    model, (x, y) = mlp(5, 4, 3), data()
+    groups = [{"params": ["0"], "lr": 0.5}, {"params": ["2.bias"], "weight_decay": 0.1}, {"params": ["2.weight"]}]
+    opt = KFAC(model, rp.Categorical(), groups, damping=0.1)
+    opt.step(x, y)
+    head, *lines = repr(opt).split("\n")
+    assert head.startswith("KFAC(Categorical(") and "damping 0.1, 1 steps" in head and "FixedStep" in head
+    assert lines == [
+        "  group 0: lr 0.5, weight_decay 0; 2 parameters: 0.weight, 0.bias",
+        "  group 1: lr 1, weight_decay 0.1; 1 parameter: 2.bias",
+        "  group 2: lr 1, weight_decay 0; 1 parameter: 2.weight",
+    ]
+    assert "0.weight, ..., 4.bias" in repr(KFAC(mlp(5, 4, 4, 3), rp.Categorical()))
+
+
+def appended(model, opt):
+    model.append(nn.Linear(3, 3).double())
+
+
+def replaced(model, opt):
+    model[0] = nn.Linear(5, 4).double()
+
+
+def removed(model, opt):
+    del model[2]
+
+
+def frozen(model, opt):
+    model[2].bias.requires_grad_(False)
+
+
+def negative(model, opt):
+    opt.param_groups[0]["lr"] = -0.1
+
+
+def group(model, opt):
+    opt.add_param_group({"params": [nn.Parameter(torch.zeros(3))]})
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (appended, "'3.weight' of the model is new"),
+        (replaced, "'0.weight' of the model is another tensor"),
+        (removed, "'2.weight' of the model is gone"),
+        (frozen, "'2.bias' has requires_grad=False"),
+        (negative, "lr of group 0 .'0.weight'. is -0.1"),
+        (group, "made with it, by names"),
+    ],
+)
+def test_what_changes_after_it_was_made_is_refused(change, match):
+    model, (x, y) = mlp(5, 4, 3), data()
+    opt = KFAC(model, rp.Categorical(), damping=0.1)
+    opt.step(x, y)
+    change(model, opt)
+    before = vector(model)
+    for batch in ((x, y), (lambda: (model(x), y),)):
+        with pytest.raises(rp.InputError, match=match):
+            opt.step(*batch)
+    assert torch.equal(vector(model), before)
+
+
 def test_a_step_runs_the_network_once():
     x, y = data(n=300)
     model = mlp(5, 4, 3)
@@ -592,6 +654,8 @@ def state_of(model, x, y):
             lambda model, x, y: KFAC(model, rp.Categorical()).step(lambda: (model(x), y, torch.ones(3))),
             r"weights of the batch .*\(3,\)",
         ),
+        (lambda model, x, y: KFAC(model, rp.Categorical(), model.parameters()), "params holds tensors"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step(lambda: None), "returned a NoneType"),
         (lambda model, x, y: KFAC(model, rp.Categorical(), lr="1"), "lr is '1'"),
         (lambda model, x, y: KFAC(model, rp.Categorical(), damping="1"), "damping is '1'"),
         (lambda model, x, y: KFAC(model, rp.Categorical(), curvature="ekfac"), "curvature is 'ekfac'"),
