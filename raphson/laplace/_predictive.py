@@ -98,9 +98,17 @@ class Predictive:
 
         Returns:
             ``(N, ...)``; with ``joint=True`` one number for all together.
+
+        Raises:
+            InputError: Responses do not fit the likelihood, or are not one for each input.
         """
         f = self.output_mean
-        y = y.to(f.device)
+        y = torch.as_tensor(y).to(f.device)
+        if y.ndim == 0 or len(y) != len(f):
+            raise InputError(
+                f"y has shape {tuple(y.shape)}, but responses of {len(f)} inputs are needed, one for each."
+            )
+        self.likelihood.check(y, f.shape[-1])
         if self._exact is not None:
             return exact_gaussian(self.likelihood, f, self.output_covariance, y, self.joint)
         if self._shifted is not None:

@@ -50,7 +50,7 @@ def test_the_loop_finds_the_minimum_of_a_curved_valley(dtype):
 
     def function(v):
         x = v.double().numpy()
-        return torch.tensor(rosen(x), dtype=dtype), torch.from_numpy(rosen_der(x)).to(dtype)
+        return torch.tensor(rosen(x), dtype=dtype), lambda: torch.from_numpy(rosen_der(x)).to(dtype)
 
     start = torch.full((6,), -0.5, dtype=dtype)
     found = lbfgs(function, start, lambda g: g / 100.0, max_iter=300)

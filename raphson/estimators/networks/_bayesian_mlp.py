@@ -367,14 +367,20 @@ class BayesianMLP(NetworkReview, BaseEstimator):
     def _check_options(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise InputError(f"activation is {self.activation!r}, but it must be one of {', '.join(ACTIVATIONS)}.")
-        sizes = tuple(self.hidden)
-        if any(not isinstance(size, int | np.integer) or size < 1 for size in sizes):
+        sizes = tuple(self.hidden) if isinstance(self.hidden, Sequence | np.ndarray) else ()
+        if not sizes or any(not isinstance(size, int | np.integer) or size < 1 for size in sizes):
             raise InputError(f"hidden is {self.hidden!r}, but it must be whole numbers of units, such as (50,).")
         for name in ("members", "max_iter", "steps"):
             value = getattr(self, name)
             whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
             if not whole and not (name != "members" and value is None):
                 raise InputError(f"{name} is {value!r}, but it must be a whole number, 1 or more.")
+        if not isinstance(self.tol, int | float | np.number) or not self.tol >= 0:
+            raise InputError(f"tol is {self.tol!r}, but it must be a number, 0 or more.")
+        try:
+            check_random_state(self.random_state)
+        except ValueError:
+            raise InputError(f"random_state is {self.random_state!r}, but it must be a whole number or None.") from None
 
 
 def _prefixes(members: int) -> list[str]:
