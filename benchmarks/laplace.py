@@ -250,7 +250,9 @@ def main() -> None:
                 rows.append({"task": task, "library": library, **found, **({"trouble": trouble} if trouble else {})})
                 figures = "  ".join(f"{k} {v:.3g}" for k, v in found.items() if math.isfinite(v))
                 print(f"{task:18} {library:14} {figures}{trouble}", flush=True)
-    results["turns"] = rows
+    measured = {(row["task"], row["library"]) for row in rows}
+    before = [row for row in results.get("turns", []) if (row["task"], row["library"]) not in measured]
+    results["turns"] = before + rows
     target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

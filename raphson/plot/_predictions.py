@@ -18,9 +18,12 @@ def bands(
 ) -> Axes:
     """Draw the predicted mean over one input with the interval of a new target, or of a class probability.
 
+    Over two inputs a map: of classes the probability of the likeliest one, with the borders between them; of other
+    targets the standard deviation of a new one.
+
     Args:
-        post: Anything whose ``predict(x)`` has ``mean`` and ``interval(level)``: a Laplace posterior.
-        x: Inputs ``(N, 1)`` or ``(N,)`` in any order.
+        post: Anything whose ``predict(x)`` has ``mean``, ``variance`` and ``interval(level)``: a Laplace posterior.
+        x: Inputs ``(N, 1)``, ``(N,)`` or ``(N, 2)`` in any order; of two columns a grid, say.
         level: Coverage of the interval.
         data: A pair ``(x, y)`` to draw as points.
         names: A name for each response or class.
@@ -30,7 +33,7 @@ def bands(
         The axes.
 
     Raises:
-        InputError: The inputs have more than one column, or the level is none.
+        InputError: The inputs have more than two columns, or the level is none.
 
     Examples:
         >>> import torch
@@ -42,9 +45,13 @@ def bands(
     """
     check_level(level)
     line = numbers(x)
-    if line.ndim > 2 or line.ndim == 2 and line.shape[1] != 1:
-        raise InputError(f"x has shape {line.shape}, but bands are drawn over one input: pass x of shape (N, 1).")
+    if line.ndim > 2 or line.ndim == 2 and line.shape[1] not in {1, 2}:
+        raise InputError(
+            f"x has shape {line.shape}, but bands are drawn over one input, (N, 1), and a map over two, (N, 2)."
+        )
     found = needs(post, "predict", "a posterior, such as rp.laplace(...)")(x)
+    if line.ndim == 2 and line.shape[1] == 2:
+        return _map(found, line, data, new_axes(ax))
     lower, upper = needs(found, "interval", "a posterior whose predictions have intervals")(level)
     order = np.argsort(line.ravel())
     at = line.ravel()[order]
@@ -60,6 +67,39 @@ def bands(
     if mean.shape[1] > 1 or names is not None:
         ax.legend(frameon=False)
     ax.set(xlabel="x", title=f"Mean and {100 * level:g}% interval")
+    return ax
+
+
+def _map(found: Any, x: Any, data: Any, ax: Axes) -> Axes:
+    """Draw over two inputs ``(N, 2)`` how sure the decision for a class is, or how uncertain a target."""
+    if len(x) < 3 or np.linalg.matrix_rank(x - x.mean(0)) < 2:
+        raise InputError("A map needs three rows of x or more that do not lie on a line: pass a grid.")
+    mean = numbers(found.mean).reshape(len(x), -1)
+    variance = numbers(found.variance).reshape(len(x), -1)
+    if mean.shape[1] == 1 and mean.min() >= 0 and np.allclose(variance, mean * (1 - mean), atol=1e-6):
+        mean = np.hstack([1 - mean, mean])
+    classes = mean.shape[1] > 1 and mean.min() >= 0 and np.allclose(mean.sum(1), 1, atol=1e-5)
+    if not classes and mean.shape[1] > 1:
+        raise InputError(f"The target has {mean.shape[1]} responses, but a map shows one: draw each over one input.")
+    height = mean.max(1) if classes else np.sqrt(variance[:, 0])
+    levels = np.linspace(1 / mean.shape[1], 1, 11) if classes else 11
+    drawn = ax.tricontourf(x[:, 0], x[:, 1], height, levels=levels, cmap="viridis")
+    ax.figure.colorbar(drawn, ax=ax, label="probability" if classes else "standard deviation", format="%.3g")
+    if classes:
+        for k in range(mean.shape[1] if mean.shape[1] > 2 else 1):  # two classes share their border
+            lead = mean[:, k] - np.delete(mean, k, 1).max(1)
+            if lead.min() < 0 < lead.max():
+                ax.tricontour(x[:, 0], x[:, 1], lead, levels=[0.0], colors="white", linewidths=1)
+    if data is not None:
+        points, y = numbers(data[0]), numbers(data[1]).ravel()
+        for k, label in enumerate(np.unique(y)) if classes else [(0, None)]:
+            own = points if label is None else points[y == label]
+            color, name = (COLORS[k % len(COLORS)], f"{label:g}") if label is not None else ("black", None)
+            ax.plot(own[:, 0], own[:, 1], ".", color=color, markersize=8, markeredgecolor="white", label=name)
+        if classes:
+            ax.legend(frameon=True, title="class")
+    title = "Probability of the likeliest class" if classes else "Standard deviation of a new target"
+    ax.set(xlabel="x[0]", ylabel="x[1]", title=title)
     return ax
 
 

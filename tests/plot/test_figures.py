@@ -187,6 +187,41 @@ def test_bands_and_influence():
     assert [text.get_text() for text in ax.texts] == ["1"]
 
 
+def test_a_map_over_two_inputs_shows_the_likeliest_class_or_the_spread():
+    grid = torch.cartesian_prod(torch.linspace(-1, 1, 21), torch.linspace(-1, 1, 21))
+    x, y = torch.tensor([[-0.5, 0.0], [0.5, 0.2]]), torch.tensor([0, 1])
+
+    class Classes:
+        def predict(self, x):
+            p = torch.sigmoid(3 * x[:, 0])
+            mean = torch.stack([1 - p, p], 1)
+            return SimpleNamespace(mean=mean, variance=mean * (1 - mean), interval=lambda level: None)
+
+    ax = drawn(rp.plot.bands(Classes(), grid, data=(x, y)))
+    assert ax.get_title() == "Probability of the likeliest class"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0", "1"]
+    fill, border = ax.collections
+    assert fill.levels[0] == 0.5 and fill.levels[-1] == 1.0
+    # the border lies where the two are as likely
+    np.testing.assert_allclose(np.vstack([path.vertices for path in border.get_paths()])[:, 0], 0.0, atol=1e-6)
+
+    class One:
+        def predict(self, x):
+            p = torch.sigmoid(3 * x[:, :1])
+            return SimpleNamespace(mean=p, variance=p * (1 - p), interval=lambda level: None)
+
+    assert drawn(rp.plot.bands(One(), grid)).get_title() == "Probability of the likeliest class"
+
+    class Spread:
+        def predict(self, x):
+            return SimpleNamespace(mean=x[:, :1], variance=4 * x[:, 1:] ** 2 + 1, interval=lambda level: None)
+
+    ax = drawn(rp.plot.bands(Spread(), grid, data=(x, x[:, 0])))
+    assert ax.get_title() == "Standard deviation of a new target"
+    low, high = ax.collections[0].zmin, ax.collections[0].zmax
+    np.testing.assert_allclose([low, high], [1.0, 5**0.5], rtol=1e-6)
+
+
 def test_errors_are_sentences():
     with pytest.raises(rp.InputError, match="square matrix"):
         rp.plot.hessian(np.ones((2, 3)))
@@ -205,7 +240,9 @@ def test_errors_are_sentences():
     with pytest.raises(rp.InputError, match="'iteration' or 'seconds'"):
         rp.plot.convergence(counts_model(), against="time")
     with pytest.raises(rp.InputError, match="one input"):
-        rp.plot.bands(None, torch.ones(3, 2))
+        rp.plot.bands(None, torch.ones(3, 3))
+    with pytest.raises(rp.InputError, match="on a line"):
+        rp.plot.bands(SimpleNamespace(predict=lambda x: SimpleNamespace(mean=x, interval=None)), torch.ones(3, 2))
 
 
 @pytest.mark.parametrize(
