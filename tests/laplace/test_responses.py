@@ -223,7 +223,7 @@ def test_wrong_arguments_get_a_sentence(tmp_path):
         (lambda: post.predict(missing), "row 4"),
         (lambda: post.predict(x, samples=2.5), "samples is 2.5"),
         (lambda: found.log_density(y[:7]), "8 inputs"),
-        (lambda: found.log_density(y.index_fill(0, torch.tensor([5]), torch.nan)), "row 5 is nan"),
+        (lambda: found.log_density(y.index_fill(0, torch.tensor([5]), torch.nan)), "row 5.* is nan"),
         (lambda: post.save(tmp_path / "none" / "file"), "cannot be written"),
     ):
         with pytest.raises(rp.InputError, match=words):
