@@ -156,3 +156,22 @@ def test_what_raphson_did_not_write_is_never_touched(
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.count("\n") == 1 and error.startswith("raphson: ")
     assert contents(tmp_path) == before
+
+
+def test_a_reader_leaves_what_a_writer_that_lives_has_ready(place: Path) -> None:
+    """The first save of a model: written aside and not yet in its place, which is not a crash."""
+    from raphson.saved import _place
+
+    rp.save(fitted(1.0), place)
+    whole = {file.name: file.read_bytes() for file in place.iterdir()}
+    for file in place.iterdir():
+        file.unlink()
+    place.rmdir()
+    with _place.aside(place) as part:
+        for name, data in whole.items():
+            (part / name).write_bytes(data)
+        with pytest.raises(rp.InputError, match="does not exist"):
+            rp.load(place)
+        with _place.locked(place.parent):
+            _place.put(part, place)
+    assert rp.load(place).model.l2 == 1.0

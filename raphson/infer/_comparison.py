@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 from raphson._errors import InputError
@@ -122,7 +123,9 @@ def pseudo_r2(loglik: float, loglik_null: float, n: float) -> PseudoR2:
         )
     if loglik_null > -_ROUNDING * n:
         raise InputError("The model with intercepts only is already perfect: the outcome never varies.")
-    cox_snell = -math.expm1(2 * (loglik_null - loglik) / n)
+    worse = 2 * (loglik_null - loglik) / n
+    # without an intercept a fit may be far worse than the mean
+    cox_snell = -math.expm1(worse) if worse < math.log(sys.float_info.max) else -math.inf
     return PseudoR2(1 - loglik / loglik_null, cox_snell, cox_snell / -math.expm1(2 * loglik_null / n))
 
 

@@ -89,7 +89,9 @@ def recover(target: Path, is_whole: IsWhole) -> Path:
     if target.exists() or not target.parent.is_dir():
         return target
     for left in _leftovers(target):
-        if is_whole(left):
+        with locked(left, wait=False) as free:  # a writer that lives puts it there itself
+            if not (free and is_whole(left)):
+                continue
             try:
                 os.rename(left, target)
             except OSError:  # a medium that cannot be written to, or another process was first

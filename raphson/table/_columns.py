@@ -134,7 +134,7 @@ def to_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
     """
     import pandas as pd
 
-    if pd.api.types.is_datetime64_any_dtype(series.dtype) or isinstance(series.dtype, pd.CategoricalDtype):
+    if getattr(series.dtype, "kind", "O") in "mMc" or isinstance(series.dtype, pd.CategoricalDtype):
         raise InputError(f"column '{name}' must be numeric; it holds {series.dtype} values.")
     if isinstance(series.dtype, np.dtype) and series.dtype.kind in "iuf":
         values: np.ndarray = series.to_numpy().astype(np.float64, copy=False)
@@ -157,6 +157,11 @@ def _parsed(series: pd.Series[Any], name: str) -> np.ndarray:
     bad: np.ndarray = np.isnan(values) & series.notna().to_numpy()
     if bad.any():
         row = int(bad.argmax())
+        if bad.sum() == series.notna().sum():
+            raise InputError(
+                f"column '{name}', data row {series.index[row]}: '{series.iloc[row]}' is not a number, and no other "
+                "cell is; numbers are needed here."
+            )
         raise InputError(
             f"column '{name}', data row {series.index[row]}: '{series.iloc[row]}' is not a number, although "
             f"the column is numeric ({bad.sum()} such of {len(series)}); correct it or leave the cell empty."

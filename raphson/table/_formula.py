@@ -119,12 +119,23 @@ def _numeric(frame: pd.DataFrame, uses: dict[str, bool]) -> pd.DataFrame:
         if number or (pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)):
             checked = to_numbers(column, name)
             # Integer levels of C(n) keep their type, so that they read "2" and not "2.0".
-            columns[name] = pd.Series(checked, index=frame.index) if number else column
+            columns[name] = pd.Series(checked, index=frame.index) if number else _plain(column)
         elif isinstance(column.dtype, pd.CategoricalDtype):
             columns[name] = column.cat.remove_unused_categories()
         else:
-            columns[name] = column
+            columns[name] = _plain(column)
     return pd.DataFrame(columns, index=frame.index)
+
+
+def _plain(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return a complete column of one of pandas' own types (Int64, string, boolean, Arrow's) as one of NumPy's."""
+    import pandas as pd
+
+    if isinstance(column.dtype, np.dtype):
+        return column.infer_objects()
+    kind = getattr(column.dtype, "kind", "O")
+    dtype = {"i": np.int64, "u": np.uint64, "f": np.float64, "b": np.bool_}.get(kind, object)
+    return pd.Series(column.to_numpy(dtype=dtype), index=column.index)
 
 
 def _materialize(

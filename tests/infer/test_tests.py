@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -149,3 +151,8 @@ def test_comparison_refusals():
         pseudo_r2(3.0, -1.0, 10)
     with pytest.raises(InputError, match="never varies"):
         pseudo_r2(0.0, 0.0, 10)
+
+
+def test_pseudo_r2_of_a_fit_far_below_the_mean():
+    found = pseudo_r2(-1e19, -1e6, 60)
+    assert found.mcfadden == pytest.approx(1 - 1e13) and found.cox_snell == found.nagelkerke == -math.inf

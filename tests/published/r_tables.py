@@ -4,7 +4,7 @@ ships: damage to ships (McCullagh and Nelder 1989, section 6.3.2). wine: bittern
 quine: days of absence from school (Aitkin 1978; Venables and Ripley 2002). gas: gasoline yield (Prater 1956; Ferrari
 and Cribari-Neto 2004). lung: survival with advanced lung cancer (Loprinzi et al. 1994). endometrial: grades of
 endometrial cancer (Heinze and Schemper 2002; Agresti 2015). urinary: first urinary tract infections of college women
-(Foxman et al. 1997; Heinze and Ploner 2003), as counts.
+(Foxman et al. 1997; the data set sex2 of R's logistf, Heinze and Ploner 2003), as counts.
 """
 
 from __future__ import annotations

@@ -114,7 +114,13 @@ def recode_columns(rows: Rows, names: list[str], n_outputs: int, discrete: bool)
     def encode(settings: Settings) -> tuple[Tensor, Tensor]:
         moved = x.clone() if settings else x
         for name, value in settings.items():
-            moved[:, position[name]] = torch.as_tensor(value, dtype=x.dtype)
+            try:
+                numbers = np.asarray(value, dtype=np.float64)
+            except (TypeError, ValueError):
+                numbers = np.array(np.nan)
+            if not np.isfinite(numbers).all():
+                raise InputError(f"'{name}' is set to {value!r:.40}, which is no number.")
+            moved[:, position[name]] = torch.from_numpy(numbers)
         return moved, offset
 
     variables = {
@@ -158,6 +164,8 @@ def recode_formulas(estimator: Any, rows: Rows, discrete: bool) -> Recoding:
 
 def _refuse_missing(name: str, column: Any, value: Any) -> None:
     if bool(column.isna().any()):
+        if not hasattr(column, "cat"):
+            raise InputError(f"'{name}' is set to {value}, which is a missing value; set it to a number or a level.")
         raise InputError(f"'{value}' is no level of '{name}'; its levels are {list(column.cat.categories)}.")
 
 

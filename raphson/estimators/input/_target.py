@@ -23,6 +23,9 @@ def check_target(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor, i
         raise InputError("This estimator requires y to be passed, but the target y is None.")
     values = _array(y)
     check_length("y", values.shape[0] if values.ndim else 0, n_rows)
+    if values.dtype.kind in "mMc":
+        what = "complex numbers" if values.dtype.kind == "c" else "dates"
+        raise InputError(f"The targets are {what}, but {type(likelihood).__name__} needs real numbers; derive some.")
     numeric = values.dtype.kind in "biu" or (values.dtype.kind == "f" and bool(np.isfinite(values.sum())))
     missing = np.zeros(0, dtype=bool) if numeric else missing_entries(values).reshape(n_rows, -1).any(1)
     if missing.any():

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.data import ColumnSums, fused_sums
+from raphson.estimators.input._sparse import sound_sparse
 
 LARGEST = 1e150
 """Of numbers to compute with: squares of larger ones overflow."""
@@ -104,6 +105,8 @@ def _converted(estimator: Any, x: Any, *, reset: bool, min_columns: int) -> Any:
     """Return ``x`` as a float64 array or CSR matrix whose entries were not looked at."""
     if isinstance(x, Tensor):
         x = x.detach().cpu().numpy()
+    if sp.issparse(x):
+        x = sound_sparse(x)
     if hasattr(x, "columns") and not len(x.columns):  # scikit-learn looks for the type of a column
         x = np.empty((len(x), 0))
     if reset and _is_plain(x, min_columns):
@@ -128,7 +131,9 @@ def _converted(estimator: Any, x: Any, *, reset: bool, min_columns: int) -> Any:
                 ensure_all_finite=False,
                 ensure_min_features=min_columns,
             )
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
+            if isinstance(error, TypeError) and not hasattr(x, "columns"):
+                raise  # what scikit-learn expects of an array of objects
             raise InputError(" ".join(str(error).split())) from None
     return out
 
@@ -191,6 +196,8 @@ def _by_rows(columns: list[NDArray[Any]]) -> NDArray[np.float64]:
 
 
 def _refuse_text(x: Any) -> None:
+    if getattr(getattr(x, "dtype", None), "kind", "O") in "mM":
+        raise InputError("The table holds dates; derive numbers (a year, an age in days) from them.")
     if not hasattr(x, "columns") or not hasattr(x, "dtypes"):
         return
     for name in x.columns:
@@ -198,6 +205,10 @@ def _refuse_text(x: Any) -> None:
         if getattr(column, "ndim", 1) != 1:
             raise InputError(f"The table has more than one column named '{name}'; rename them.")
         kind = getattr(column.dtype, "kind", "O")
+        if kind in "mM":
+            raise InputError(
+                f"Column '{name}' holds dates; derive numbers (a year, an age in days) from it, or drop it."
+            )
         if kind in "biufc" or str(column.dtype).startswith("Sparse"):
             continue
         for row, value in enumerate(column):
