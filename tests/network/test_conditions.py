@@ -238,6 +238,21 @@ class Phase(nn.Module):
         return self.out(torch.view_as_real(z / (1 + z.abs())).flatten(1))
 
 
+class Spectral(nn.Module):
+    """Sees pairs of parameters as complex numbers; with an odd number of all, those of a second vector begin oddly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pairs, self.shift = nn.Parameter(torch.randn(2, 2)), nn.Parameter(torch.zeros(D))
+        self.out, self.function = nn.Linear(4, C), torch.view_as_complex
+        self.factor = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(x + self.shift)
+        z = torch.complex(h[:, :2], h[:, 1:]) * self.function(self.pairs)
+        return self.factor * self.out(torch.cat([z.real, z.imag], 1))
+
+
 class Generated(nn.Module):
     """A layer whose weight another layer makes, for each example."""
 
@@ -459,6 +474,7 @@ CASES = [
     Case("merged adapter", lambda: Adapted(True)),
     Case("routed examples", Routed, "other layers than batch 0", (KFAC,)),
     Case("complex inside", Phase),
+    Case("pairs seen as complex", Spectral, twin=lambda pairs: torch.complex(pairs[..., 0], pairs[..., 1])),
     Case("generated weights", Generated),
     Case("layer norm", lambda: norm_model(nn.LayerNorm(4))),
     Case("group norm", lambda: norm_model(nn.GroupNorm(2, 4))),
