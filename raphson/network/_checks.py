@@ -151,6 +151,7 @@ class Traits:
         convolution: Whether it convolves.
         rewritten: Whether it makes calls that ``Rewritten`` replaces.
         channels_last: Whether it runs with images that have their channels last in memory.
+        complex_views: Whether it sees pairs of numbers as complex ones, which must begin at an even place in memory.
         entries: Number of entries, for an example, of what its operations make.
         eps: The coarsest precision of what they make.
         batched: Whether products with several vectors at once are those with each.
@@ -167,6 +168,7 @@ class Traits:
         self.fused_recurrence = any(part in name for name in names for part in _RECURRENT)
         self.once_differentiable = any(part in name for name in names for part in _ONCE)
         self.convolution = any("convolution" in name for name in names)
+        self.complex_views = any("view_as_complex" in name for name in names)
         self.rewritten = self.convolution or any("batch_norm" in name for name in names)
         self.channels_last = self.convolution
 

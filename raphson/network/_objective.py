@@ -298,7 +298,8 @@ class Objective:
         Returns:
             The objective.
         """
-        params = None if theta is None else self.space.unflatten(theta)
+        # in memory of their own: what a model sees as complex numbers must begin at an even place
+        params = None if theta is None else {name: t.clone() for name, t in self.space.unflatten(theta).items()}
         with torch.no_grad():
             losses = (self._loss(self.outputs(b, i, params), b, i) for i, b in enumerate(self.batches()))
             total = sum(losses, self._zero())

@@ -96,7 +96,7 @@ def _curved_right(model: Model, x: Inputs, traits: Traits, differences: bool) ->
     step = torch.finfo(theta.dtype).eps ** _STEP * max(1.0, float(theta.norm())) / float(w.norm())
 
     def gradient(at: Tensor) -> Tensor:
-        leaves = {name: p.detach().requires_grad_() for name, p in model.space.unflatten(at).items()}
+        leaves = {name: p.detach().clone().requires_grad_() for name, p in model.space.unflatten(at).items()}
         with torch.enable_grad():
             f = model.call(leaves, x)
         parts = torch.autograd.grad(f, list(leaves.values()), _mixture(f.detach()), materialize_grads=True)

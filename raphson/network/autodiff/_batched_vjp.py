@@ -52,8 +52,9 @@ class BatchedVJP:
 
     @staticmethod
     def supports(nodes: set[Any]) -> bool:
-        """Whether all nodes of a graph are torch's own, or say how they take many gradients."""
-        return all(has_rule(node) for node in nodes)
+        """Whether all nodes of a graph are torch's own, or say how they take many gradients, of real numbers."""
+        # gradients of complex numbers go back through conjugates, which the rules have not
+        return all(has_rule(node) and not any(kind.is_complex for _, kind in results_of(node)) for node in nodes)
 
     def __call__(self, u: Tensor, visit: Visit) -> None:
         """Visit every edge with its gradients, of the output's ``(k, *shape)``; they may be overwritten afterwards."""

@@ -60,7 +60,7 @@ class Linearization:
     """
 
     def __init__(self, model: Model, x: Inputs, traits: Traits, *, products: bool = True) -> None:
-        self._space = model.space
+        self._space, self._complex = model.space, traits.complex_views
         self._leaves = list(model.leaves().values())
         with torch.enable_grad(), differentiable_kernels(traits), rewritten(traits):
             self._f = model.call(dict(zip(self._space.names, self._leaves, strict=True)), x)
@@ -73,7 +73,7 @@ class Linearization:
     def jvp(self, v: Tensor) -> Tensor:
         """Return ``J v``, ``(N, ..., C)``, for ``v`` of shape ``(P,)``."""
         tangents = self._space.split_rows(v)
-        along = [tangents[i] for i in self._used]
+        along = [tangents[i].clone() if self._complex else tangents[i] for i in self._used]
         (out,) = torch.autograd.grad(self._parts, self._u, along, retain_graph=True, materialize_grads=True)
         return out
 
@@ -124,7 +124,7 @@ class GradientGraph:
     def __init__(
         self, model: Model, x: Inputs, traits: Traits, derivatives: Callable[[Tensor], tuple[Tensor, Function]]
     ) -> None:
-        self._space = model.space
+        self._space, self._complex = model.space, traits.complex_views
         self._leaves = list(model.leaves().values())
         with torch.enable_grad(), differentiable_kernels(traits), rewritten(traits, once=False):
             f = model.call(dict(zip(self._space.names, self._leaves, strict=True)), x)
@@ -141,7 +141,7 @@ class GradientGraph:
     def product(self, v: Tensor) -> Parts:
         """Return the Hessian times ``v`` of shape ``(P,)``, one tensor for each parameter."""
         tangents = self._space.split_rows(v)
-        along = [tangents[i] for i in self._used]
+        along = [tangents[i].clone() if self._complex else tangents[i] for i in self._used]
         return torch.autograd.grad(self._parts, self._leaves, along, retain_graph=True, materialize_grads=True)
 
     def products(self, rows: Tensor) -> Tensor:
