@@ -170,15 +170,20 @@ def _search(
     slope = -direction.decrement_squared
     if not slope < 0.0:
         return None
-    rounding = 4.0 * torch.finfo(theta.dtype).eps * max(abs(at.value), 1.0)
+    rounding = 64.0 * torch.finfo(theta.dtype).eps * max(abs(at.value), 1.0)
     for trial in range(1, TRIALS + 1):
         reached = torch.add(theta, direction.step, alpha=length)
         new = evaluate(reached)
         if new.value <= at.value + _SUFFICIENT * length * slope and is_finite(new):
             return reached, new, trial, length
         finite = math.isfinite(new.value)
-        if finite and -slope * length <= 16 * rounding:  # the value can no longer judge
-            return (reached, new, trial, length) if new.norm < at.norm else None  # a norm of nan is not below it
+        if finite and -slope * length <= rounding and new.value <= at.value + rounding:
+            # the value can no longer judge, its slope can: the approximate Wolfe condition (Hager and Zhang 2005)
+            end = float(torch.dot(new.gradient, direction.step))
+            if end <= (2.0 * _SUFFICIENT - 1.0) * slope:
+                return reached, new, trial, length
+            length *= 0.5
+            continue
         # the minimum of the parabola through value, slope and new value, kept within bounds
         excess = new.value - at.value - length * slope
         length *= max(0.1, min(0.5, -slope * length / (2 * excess))) if finite and excess > 0 else 0.1

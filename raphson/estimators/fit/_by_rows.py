@@ -51,7 +51,9 @@ _OUTPUTS = 8
 """Columns for each output from which columns are many: with fewer, blocks of the Hessian cost little."""
 
 _PRODUCTS = 60.0
-"""Evaluations that a fit by Hessian products takes, about."""
+"""Hessian products that a fit by them takes, about: gradients for the price of as many are tried first.
+
+500 x 300, two classes: 70 gradients in 13.6 ms, products 15.9."""
 
 _FACTORS, _STEPS = 2.0, 8.0
 """Factorizations and evaluations that a fit with dense Hessians takes, about."""
