@@ -181,3 +181,24 @@ def test_two_classes_are_one_logit_in_the_same_coefficients(l2):
     assert other.value == pytest.approx(at.value, rel=1e-13)
     torch.testing.assert_close(other.gradient, at.gradient, rtol=1e-11, atol=1e-13)
     torch.testing.assert_close(other.hessian.to_dense(), at.hessian.to_dense(), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_log_likelihood_is_summed_by_blocks_of_rows(weighted, monkeypatch):
+    """No array of all rows is made, and the sum is that of all rows at once."""
+    x, y = overlapping(500, 4, 3)
+    w = np.random.default_rng(0).integers(0, 3, 500) if weighted else None
+    offset = np.random.default_rng(1).normal(size=(500, 3))
+    model = MultinomialLogisticRegression().fit(x, y, sample_weight=w, offset=offset)
+    sizes, plain = [], Categorical.nll
+
+    def nll(self, f, y):
+        sizes.append(f.shape[0])
+        return plain(self, f, y)
+
+    monkeypatch.setattr("raphson.estimators._base._BLOCK_OUTPUTS", 100)
+    monkeypatch.setattr(Categorical, "nll", nll)
+    found = model.loglik_
+    assert max(sizes) <= 33 and sum(sizes) == (500 if w is None else np.count_nonzero(w))
+    expected = np.log(model.predict_proba(x, offset=offset)[np.arange(500), y])
+    assert found == pytest.approx(float(expected.sum() if w is None else w @ expected), rel=1e-12)
