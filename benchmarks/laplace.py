@@ -3,8 +3,8 @@
     python benchmarks/laplace.py --peer PYTHON     # an interpreter with laplace-torch 0.3 and curvlinops 3.0.1
     python benchmarks/laplace.py --calibration --images DIR    # digits, and the 10,000 test images of MNIST
 
-Each measurement is a process of its own, whose peak memory is read before and after; the network is trained once and
-shared. Without --peer only raphson is measured.
+Each measurement is a process of its own with one thread, whose peak memory is read before and after; seconds are of the
+processor, which load changes little. The network is trained once and shared. Without --peer only raphson is measured.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ def trained() -> nn.Sequential:
 
 def measure(library: str, task: str, file: str) -> dict[str, float]:
     """Return seconds and megabytes of a fit, its tuning and predictions, and how good these are."""
+    torch.set_num_threads(1)
     net = network()
     net.load_state_dict(torch.load(file))
     net.eval()
@@ -76,9 +77,9 @@ def measure(library: str, task: str, file: str) -> dict[str, float]:
     found: dict[str, float] = {}
 
     def timed(name: str, run: Any) -> Any:
-        before, start = _peak(), time.perf_counter()
+        before, start = _peak(), time.process_time()
         result = run()
-        found[f"{name}_s"], found[f"{name}_mb"] = time.perf_counter() - start, _peak() - before
+        found[f"{name}_s"], found[f"{name}_mb"] = time.process_time() - start, _peak() - before
         return result
 
     if library == "raphson":

@@ -13,7 +13,7 @@ import pytest
 LONGEST_FILE = 450
 PACKAGE = Path(__file__).parent.parent / "raphson"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-BASE = {"_errors", "_json"}
+BASE = {"_callable", "_errors", "_json"}
 
 ROW = re.compile(r"^\| (`[^|]*) \| [^|]* \| ([^|]*) \|$", re.MULTILINE)
 

@@ -33,6 +33,8 @@ class LinearModel:
         n_outputs: C, the outputs with coefficients.
         scale: Multiplies sums over examples.
         exponential: Whether the log-partition function is the exponential of one output, not the log-sum-exp.
+        in_place: Whether evaluations read rows as given in place and standardize coefficients and sums, which loses
+            digits where means are large; else rows are standardized as they are read.
     """
 
     x: Tensor
@@ -45,6 +47,7 @@ class LinearModel:
     n_outputs: int
     scale: float
     exponential: bool
+    in_place: bool = False
 
     def __post_init__(self) -> None:
         """Check the table.
@@ -96,6 +99,7 @@ class LinearModel:
             c,
             self.scale,
             self.exponential,
+            self.in_place,
         )
 
     @property

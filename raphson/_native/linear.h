@@ -10,16 +10,19 @@
 #define CHUNK 96          /* products of features at a time: with that many examples they stay in the second-level cache */
 #define LINE (64 / sizeof(REAL)) /* numbers in a cache line */
 #define APART (ROWS + LINE) /* a cache line more: rows a power of two apart would fight for the same places */
+#define CACHED 32768      /* numbers that stay in the second-level cache between two looks at them */
+#define STRIP 1024        /* columns whose sums stay in the first-level cache */
 #define TALL 4
 #define WIDE 3
 #define SMALLEST 0x1p-60  /* in single precision smaller entries would make subnormal numbers of products */
 
 /* n examples of d columns, cut into parts for as many threads, and c outputs with coefficients; sums over examples are
    multiplied by scale. The table x is (d, n), its rows `stride` apart, or where it is by rows the table as given,
-   (n, d) without the ones: column j is then (x_j - center_j) factor_j, after a column of ones where there is an intercept. */
+   (n, d) without the ones: column j is then (x_j - center_j) factor_j, after a column of ones where there is an intercept.
+   Evaluations read such a table in place, or turn it into columns as it is read. */
 struct model {
     size_t n, d, c, stride, parts;
-    int by_rows, intercept;
+    int by_rows, intercept, in_place;
     int exponential; /* whether the log-partition function is e^f, of one output, and not the log-sum-exp */
     const double *x, *center, *factor, *weights;     /* weights (n,) or NULL */
     const double *penalty_outputs, *penalty_columns; /* (c, c), (d,); or both NULL */
@@ -48,11 +51,26 @@ static size_t padded(size_t length, size_t unit)
     return (length + unit - 1) / unit * unit;
 }
 
-/* Where a part of the examples begins: a multiple of ROWS. */
-static size_t part_start(size_t n, size_t part, size_t parts)
+/* A table (n, d), its rows `stride` apart, with the class of each row or NULL: where to add sums, (classes, d), and squares. */
+struct columns {
+    size_t n, d, stride;
+    const double *x;
+    const int64_t *codes;
+    double *sums, *squares;
+};
+
+/* Where a part of the examples begins: a multiple of so many. */
+static size_t part_start(size_t n, size_t part, size_t parts, size_t unit)
 {
-    const size_t start = padded(n, ROWS) / ROWS * part / parts * ROWS;
+    const size_t start = padded(n, unit) / unit * part / parts * unit;
     return start < n ? start : n;
+}
+
+/* Rows of d columns that are read in place twice while they are in the cache: whole TALL ones. */
+static size_t in_place_rows(size_t d)
+{
+    const size_t rows = d > CACHED / TALL ? TALL : CACHED / d / TALL * TALL;
+    return rows < ROWS ? rows : ROWS;
 }
 
 /* One entry of diag p - p p^T, or for the exponential one row of p itself, for some rows, times their weights; before

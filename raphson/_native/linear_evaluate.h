@@ -67,13 +67,13 @@ static TARGET __attribute__((noinline)) void NAME(softmax)(size_t length, size_t
     }
 }
 
-/* Probabilities or means of some rows, kept where the point says; returns the sum of the log-partition function. */
+/* Turn linear predictors of some rows into probabilities or means, kept where the point says; returns the sum of the
+   log-partition function. */
 static TARGET double NAME(predictions)(const struct model *s, const struct point *at, size_t from, size_t rows,
-                                       size_t length, const double *x, double *f)
+                                       size_t length, double *f)
 {
     const size_t n = s->n, c = s->c, all = c + at->reference;
     double logs[ROWS], value = 0; /* a sum for each block: a sum of sums rounds less than one long sum */
-    NAME(predict)(s, at->coef, x, length, f);
     if (at->reference)
         memset(f + c * APART, 0, length * sizeof(double));
     for (size_t t = 0; s->exponential && t < length; t += LANES)
@@ -90,25 +90,54 @@ static TARGET double NAME(predictions)(const struct model *s, const struct point
     return value;
 }
 
+#include "linear_wide.h"
+
 /* Sums over examples of the features times what a point predicts, and then the sum of the values; or without a point, of the
-   features times given numbers p (c, n). */
+   features times given numbers p (c, n). Of a table that is read in place the sums of the numbers themselves come before. */
 static TARGET void NAME(evaluate_part)(const void *data, size_t part, size_t parts)
 {
     const struct NAME(job) *job = data;
     const struct model *s = job->s;
     const struct point *at = job->at;
-    const size_t n = s->n, c = s->c, end = part_start(n, part + 1, parts);
+    const size_t n = s->n, c = s->c, step = job->step, end = part_start(n, part + 1, parts, step);
     double *sums = job->sums + part * job->share;
     double *f = sums + job->room, *x = f + job->height * APART, *value = sums + job->count - 1;
-    for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
-        const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, 2 * LANES);
-        NAME(load_table)(s, from, rows, length, x);
-        if (at)
-            *value += NAME(predictions)(s, at, from, rows, length, x, f);
+    for (size_t from = part_start(n, part, parts, step); from < end; from += step) {
+        const size_t rows = end - from < step ? end - from : step, length = padded(rows, 2 * LANES);
+        if (!s->in_place)
+            NAME(load_table)(s, from, rows, length, x);
+        if (at && s->in_place)
+            NAME(in_place)(job, from, rows, f, NULL);
+        else if (at)
+            NAME(predict)(s, at->coef, x, length, f);
         else
             NAME(load)(job->p + from, n, c, rows, length, f);
+        if (at)
+            *value += NAME(predictions)(s, at, from, rows, length, f);
         NAME(weigh)(s, from, rows, c, f);
-        NAME(tiles)(f, c, x, job->width, length, sums);
+        if (!s->in_place) {
+            NAME(tiles)(f, c, x, job->width, length, sums);
+            continue;
+        }
+        for (size_t k = 0; k < c; k++) {
+            memset(f + k * APART + rows, 0, (length - rows) * sizeof(double));
+            for (size_t t = 0; t < rows; t++)
+                value[(ptrdiff_t)k - (ptrdiff_t)c] += f[k * APART + t];
+        }
+        NAME(in_place)(job, from, rows, f, sums);
+    }
+}
+
+/* Of a table that is read in place: the constants (c,) and slopes (c, width) that coefficients stand for. */
+static TARGET void NAME(as_given)(const struct model *s, const double *coef, double *constants, double *slopes)
+{
+    const size_t width = s->d - s->intercept;
+    for (size_t k = 0; k < s->c; k++) {
+        constants[k] = s->intercept ? coef[k * s->d] : 0;
+        for (size_t j = 0; j < width; j++) {
+            slopes[k * width + j] = coef[k * s->d + s->intercept + j] * s->factor[j];
+            constants[k] -= slopes[k * width + j] * s->center[j];
+        }
     }
 }
 
@@ -117,9 +146,24 @@ static TARGET int NAME(evaluate)(const struct model *s, const struct point *at, 
                                  double *gradient)
 {
     struct NAME(job) job = {.s = s, .at = at, .p = t, .height = padded(s->c + (at ? at->reference : 0), TALL),
-                            .width = padded(s->d, WIDE)};
-    if (NAME(sum)(&job, NAME(evaluate_part), 1, job.height + job.width))
+                            .width = padded(s->d, WIDE), .step = s->in_place ? in_place_rows(s->d) : ROWS};
+    double *own = s->in_place ? malloc(s->c * (s->d + 1) * sizeof(double)) : NULL;
+    if (s->in_place && !own)
         return -1;
+    if (own && at)
+        NAME(as_given)(s, at->coef, own, own + s->c);
+    job.x = own, job.v = own ? own + s->c : NULL;
+    const int failed = NAME(sum)(&job, NAME(evaluate_part), s->c + 1, job.height + (s->in_place ? 0 : job.width));
+    free(own);
+    if (failed)
+        return -1;
+    for (size_t k = 0; s->in_place && k < s->c; k++) {
+        double *sums = job.sums + k * job.width, total = job.sums[job.count - 1 - s->c + k];
+        for (size_t j = 0; j < s->d - s->intercept; j++)
+            sums[s->intercept + j] = (sums[s->intercept + j] - total * s->center[j]) * s->factor[j];
+        if (s->intercept)
+            sums[0] = total;
+    }
     *value = s->scale * job.sums[job.count - 1];
     double own_value = 0;
     for (size_t k = 0; k < s->c; k++)

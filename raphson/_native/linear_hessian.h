@@ -5,10 +5,10 @@ static TARGET void NAME(hessian_part)(const void *data, size_t part, size_t part
     const struct NAME(job) *job = data;
     const struct model *s = job->s;
     const size_t n = s->n, d = s->d, q = job->of->q, height = job->height, width = job->width, stacked = q == 1;
-    const size_t end = part_start(n, part + 1, parts);
+    const size_t end = part_start(n, part + 1, parts, ROWS);
     REAL *sums = job->sums + part * job->share, *a = sums + job->room, *x = a + height * APART;
     REAL *products = x + padded(d, WIDE) * APART;
-    for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
+    for (size_t from = part_start(n, part, parts, ROWS); from < end; from += ROWS) {
         const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, LANES);
         double entry[ROWS];
         NAME(load_table)(s, from, rows, length, x);

@@ -4,10 +4,10 @@ static TARGET void NAME(product_part)(const void *data, size_t part, size_t part
 {
     const struct NAME(job) *job = data;
     const struct model *s = job->s;
-    const size_t n = s->n, d = s->d, c = s->c, height = job->height, end = part_start(n, part + 1, parts);
+    const size_t n = s->n, d = s->d, c = s->c, height = job->height, end = part_start(n, part + 1, parts, ROWS);
     REAL *sums = job->sums + part * job->share;
     REAL *u = sums + job->room, *shares = u + height * APART, *x = shares + height * APART;
-    for (size_t from = part_start(n, part, parts); from < end; from += ROWS) {
+    for (size_t from = part_start(n, part, parts, ROWS); from < end; from += ROWS) {
         const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, 2 * LANES);
         if (job->x)
             NAME(load)(job->x + from, n, d, rows, length, x);

@@ -63,7 +63,7 @@ struct NAME(job) {
     const struct entries *of;
     const struct point *at;
     const REAL *x, *p, *v;
-    size_t height, width, count, room, share; /* `room` for the `count` sums; `share` of a part */
+    size_t height, width, step, count, room, share; /* `step` examples at a time; `room` for the `count` sums; `share` of a part */
     void *block;
     REAL *sums;
 };

@@ -17,6 +17,7 @@ static struct {
     int (*product)(const struct model *, const double *, const double *, const double *, double *);
     int (*product_single)(const struct model *, const float *, const float *, const float *, float *);
     void (*sparse)(const void *, size_t, size_t), (*sparse_single)(const void *, size_t, size_t);
+    void (*columns)(const void *, size_t, size_t);
     long bits;
 } kernels;
 
@@ -24,7 +25,7 @@ static struct {
     kernels.evaluate = evaluate_double_##BITS, kernels.hessian = hessian_double_##BITS, \
     kernels.hessian_single = hessian_float_##BITS, kernels.product = product_double_##BITS, \
     kernels.product_single = product_float_##BITS, kernels.sparse = part_double_##SPARSE_BITS, \
-    kernels.sparse_single = part_float_##SPARSE_BITS, kernels.bits = BITS
+    kernels.sparse_single = part_float_##SPARSE_BITS, kernels.columns = columns_part_double_##BITS, kernels.bits = BITS
 
 /* Take vectors of so many bits, if the processor has them. */
 static void choose(long bits)
@@ -94,19 +95,20 @@ static int take_parts(PyObject *from, size_t *parts)
 }
 
 /* Every function of a linear model takes it first, as (x, n, width, stride, center, factor, intercept, weights,
-   penalty_outputs, penalty_columns, c, scale, exponential), then the number of threads. */
+   penalty_outputs, penalty_columns, c, scale, exponential, in_place), then the number of threads. */
 static int take_model(PyObject *const *args, struct model *s)
 {
-    PyObject *of[13];
+    PyObject *of[14];
     struct array x, center, factor, weights, outputs, columns;
-    if (!PyTuple_Check(args[0]) || PyTuple_Size(args[0]) != 13)
-        return PyErr_Format(PyExc_TypeError, "a model must be a tuple of 13"), 0;
-    for (int i = 0; i < 13; i++)
+    if (!PyTuple_Check(args[0]) || PyTuple_Size(args[0]) != 14)
+        return PyErr_Format(PyExc_TypeError, "a model must be a tuple of 14"), 0;
+    for (int i = 0; i < 14; i++)
         of[i] = PyTuple_GetItem(args[0], i);
     const size_t n = PyLong_AsSize_t(of[1]), width = PyLong_AsSize_t(of[2]), stride = PyLong_AsSize_t(of[3]);
     const size_t c = PyLong_AsSize_t(of[10]);
     const double scale = PyFloat_AsDouble(of[11]);
     const int by_rows = of[5] != Py_None, intercept = by_rows && PyObject_IsTrue(of[6]), exponential = PyObject_IsTrue(of[12]);
+    const int in_place = by_rows && PyObject_IsTrue(of[13]);
     size_t parts, d = width + intercept, rows = by_rows ? n : width, length = by_rows ? width : n;
     if (PyErr_Occurred() || !take_parts(args[1], &parts) || !take(of[0], "x", "d", ANY, &x) ||
         !take(of[4], "center", by_rows ? "d" : "?", width, &center) || !take(of[5], "factor", "d?", width, &factor) ||
@@ -115,7 +117,7 @@ static int take_model(PyObject *const *args, struct model *s)
         return 0;
     const size_t before = rows ? times(rows - 1, stride) : 0; /* the last row */
     *s = (struct model){.n = n, .d = d, .c = c, .stride = stride, .parts = parts, .by_rows = by_rows,
-                        .intercept = intercept, .exponential = exponential, .x = x.at, .center = center.at,
+                        .in_place = in_place, .intercept = intercept, .exponential = exponential, .x = x.at, .center = center.at,
                         .factor = factor.at, .weights = weights.at, .penalty_outputs = outputs.at,
                         .penalty_columns = columns.at, .scale = scale};
     return agree(!rows || (before <= x.count && length <= x.count - before), "'x' has fewer elements than its rows need");
@@ -198,6 +200,34 @@ static PyObject *adjoint(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
     RUN(kernels.evaluate(&s, NULL, t.at, &none, out.at), Py_NewRef(Py_None));
 }
 
+/* x, n, d, stride, codes or None, sums, squares, threads: see struct columns */
+static PyObject *column_sums(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    struct array x, codes, sums, squares;
+    size_t size[3], parts;
+    if (!counted(count, 8))
+        return NULL;
+    for (int i = 0; i < 3; i++)
+        size[i] = PyLong_AsSize_t(args[1 + i]);
+    const size_t n = size[0], d = size[1], before = n ? times(n - 1, size[2]) : 0; /* the last row */
+    if (PyErr_Occurred() || !take_parts(args[7], &parts) || !take(args[0], "x", "d", ANY, &x) ||
+        !take(args[4], "codes", "q?", n, &codes) || !take(args[5], "sums", "d", ANY, &sums) ||
+        !take(args[6], "squares", "d", d, &squares) ||
+        !agree(!n || (before <= x.count && d <= x.count - before), "'x' has fewer elements than its rows need"))
+        return NULL;
+    const uint64_t classes = d ? sums.count / d : 0, *of = codes.at;
+    int holds = times(classes, d) == sums.count && (classes || !n);
+    for (size_t i = 0; of && i < n; i++) /* a negative one is a large one */
+        holds &= of[i] < classes;
+    if (!agree(holds, "'codes' and 'sums' do not fit together"))
+        return NULL;
+    const struct columns s = {n, d, size[2], x.at, codes.at, sums.at, squares.at};
+    Py_BEGIN_ALLOW_THREADS
+    run_team(kernels.columns, &s, parts);
+    Py_END_ALLOW_THREADS
+    return Py_NewRef(Py_None);
+}
+
 /* starts, columns, values, dense, width, out, threads: see struct sparse */
 static PyObject *sparse(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
@@ -234,6 +264,7 @@ static PyObject *use_vectors(PyObject *Py_UNUSED(module), PyObject *bits)
 
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {METHOD(evaluate), METHOD(hessian), METHOD(product), METHOD(adjoint), METHOD(sparse),
+                                METHOD(column_sums),
                                 {"use_vectors", use_vectors, METH_O, NULL}, {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT, .m_name = "_kernels", .m_size = -1,

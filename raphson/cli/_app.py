@@ -5,12 +5,16 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 import raphson
+from raphson.cli._pipe import ended_by_reader, silence
 
 BAD_INPUT = 2
 _LARGEST = 10**9
@@ -23,6 +27,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@contextmanager
+def _imports() -> Generator[None, None, None]:
+    """Import without looking for garbage, a tenth of the time: what imports make lives as long as the process."""
+    gc.disable()
+    try:
+        yield
+        import_module("raphson.estimators")  # which names of raphson would bring in later
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _version(asked: bool) -> None:
@@ -143,13 +159,9 @@ def fit(
     ] = None,
 ) -> None:
     """Fit a model to a table and print its coefficients with standard errors."""
-    # What imports make lives as long as the process: looking for garbage in it takes a tenth of the imports' time.
-    gc.disable()
-    from raphson.cli._fit import run_fit
-    from raphson.cli._options import FitOptions
-
-    gc.freeze()
-    gc.enable()
+    with _imports():
+        from raphson.cli._fit import run_fit
+        from raphson.cli._options import FitOptions
 
     options = FitOptions(
         data=data,
@@ -192,7 +204,8 @@ def predict(
     out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet.", metavar="FILE")],
 ) -> None:
     """Write predictions for each row of a table: the class and all probabilities, or the mean and linear predictors."""
-    from raphson.cli._predict import run_predict
+    with _imports():
+        from raphson.cli._predict import run_predict
 
     run_predict(model, data, out)
 
@@ -209,7 +222,8 @@ def check(
     ] = 0.01,
 ) -> None:
     """Certify, without fitting, that a saved model is the optimum for the table it was fitted to."""
-    from raphson.cli._check import run_check
+    with _imports():
+        from raphson.cli._check import run_check
 
     raise typer.Exit(run_check(model, data, within))
 
@@ -221,7 +235,8 @@ def diagnose(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what shape the objective of a saved model has: convexity, spectrum, null directions."""
-    from raphson.cli._check import run_diagnose
+    with _imports():
+        from raphson.cli._check import run_diagnose
 
     run_diagnose(model, data, json=json)
 
@@ -258,6 +273,14 @@ def explain(
 
 def main() -> None:
     """Run the command line; input that cannot be used is one sentence on standard error and exit code 2."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, as by >&-: what goes there goes nowhere
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+    with ended_by_reader():
+        _run()
+
+
+def _run() -> None:
     try:
         try:
             app()
@@ -268,18 +291,13 @@ def main() -> None:
     except raphson.RaphsonError as error:
         _fail(str(error), 1)
     except BrokenPipeError:  # the reader of the pipe left
-        _silence()
+        silence()
         sys.exit(1)
     except OSError as error:
-        _silence()
+        silence()
         _fail(f"the output cannot be written: {error.strerror or error}.", BAD_INPUT)
     except KeyboardInterrupt:
         _fail("stopped.", 130)
-
-
-def _silence() -> None:
-    """Point stdout elsewhere, so that the interpreter's last flush is silent."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> None:

@@ -67,9 +67,10 @@ def _attached(directory: Path, data: Path) -> Any:
     frame = rp.read_table(data)
     training = design.training(frame)
     y: Any = training.y
-    table: Any = pd.DataFrame(training.x, columns=list(training.names))
+    table: Any = pd.DataFrame(training.x, columns=list(training.names), copy=False)
     if getattr(model, "formula", None) is not None:
         table = frame.iloc[training.rows].reset_index(drop=True)
+    del frame  # its coded rows are enough, and a large table is not held twice
     if isinstance(model, rp.MultinomialLogisticRegression):
         offset = offset_matrix(training.offset, len(model.classes_))
         return model.attach(table, y, training.weights, offset)

@@ -13,6 +13,8 @@ from raphson.cli._options import FitOptions
 from raphson.table import LARGEST_WHOLE, TrainingData
 
 _MANY_NUMBERS = 20
+_PLACES = ("first", "last", "none")
+"""What --reference says without the name of a class."""
 
 
 def fit_classes(design: rp.Design, data: TrainingData, options: FitOptions) -> tuple[Any, list[str]]:
@@ -33,10 +35,14 @@ def fit_classes(design: rp.Design, data: TrainingData, options: FitOptions) -> t
         raise rp.InputError(
             f"the target '{design.target}' holds fractional numbers; a categorical target needs classes."
         )
-    classes = np.sort(pd.unique(data.y))
+    # most fits need no list of classes, which takes a pass over the rows that the fit makes, too
+    named = options.reference not in _PLACES
+    is_number = data.y.dtype.kind in "iu"
+    needed = named or is_number or data.weights is not None or data.offset is not None
+    classes = np.sort(pd.unique(data.y)) if needed else data.y[:0]
     _refuse_classes_without_weight(data, classes, options.weights)
     notes = []
-    if data.y.dtype.kind in "iu" and len(classes) > _MANY_NUMBERS:
+    if is_number and len(classes) > _MANY_NUMBERS:
         notes.append(f"{design.target}: {len(classes)} different whole numbers, each taken as a class of its own")
     model = rp.MultinomialLogisticRegression(
         l2=options.l2,
@@ -79,10 +85,8 @@ def _refuse_classes_without_weight(data: TrainingData, classes: np.ndarray, colu
 
 
 def _reference(asked: str, classes: np.ndarray) -> Any:
-    if asked == "none":
-        return None
-    if asked in ("first", "last"):
-        return asked
+    if asked in _PLACES:
+        return None if asked == "none" else asked
     by_text = {str(label): label for label in classes}
     if asked in by_text:
         return by_text[asked]

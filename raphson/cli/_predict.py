@@ -35,11 +35,11 @@ def _predictions(model: Any, design: rp.Design, frame: pd.DataFrame) -> pd.DataF
     if getattr(model, "formula", None) is None:
         matrix, names = design.matrix(frame)
         table = pd.DataFrame(matrix, columns=list(names), copy=False)
-    if isinstance(model, rp.BayesianMLP):
-        return network_predictions(model, table)
     if isinstance(model, rp.MultinomialLogisticRegression):
         offset = offset_matrix(offset, len(model.classes_))
         return class_table(model.predict_proba(table, offset=offset), model.classes_)
+    if not isinstance(model, rp.VectorGLM):
+        return network_predictions(model, table)
     offset = offset[:, 0] if offset is not None and offset.shape[1] == 1 else offset
     mean = model.predict(table, offset=offset)
     if model.levels_ is not None:

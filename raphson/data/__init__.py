@@ -16,3 +16,5 @@ from raphson.data._design import Block as Block
 from raphson.data._design import Design as Design
 from raphson.data._sparse_design import SparseBlock as SparseBlock
 from raphson.data._sparse_design import SparseDesign as SparseDesign
+from raphson.data._sparse_design import centered_entries as centered_entries
+from raphson.data._sparse_design import full_columns as full_columns

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raphson import _native
+
 _SAFE_VARIANCE = 1e-6
 """Share of the mean square above which a variance is the difference of the mean square and the squared mean."""
 
@@ -27,26 +29,56 @@ _FUSED_COLUMNS = 64
 """Columns from which their squares are added up as they are made: 0.25 ns an entry, beside 0.8 by way of a buffer."""
 
 
+_CLASS_ELEMENTS = 2**16
+"""Sums by class up to which they stay in the cache while the table passes."""
+
+
 class ColumnSums(NamedTuple):
     """Sums over the rows of a table.
 
     Attributes:
         total: Of the columns, ``(D,)``.
         squares: Of their squares, ``(D,)``.
+        by_class: Of the columns over the rows of each class, ``(K, D)``, or None.
     """
 
     total: Tensor
     squares: Tensor
+    by_class: Tensor | None = None
 
 
-def fused_sums(x: Tensor) -> ColumnSums | None:
+def fused_sums(x: Tensor, codes: Tensor | None = None, n_classes: int = 0) -> ColumnSums | None:
     """Return the sums of a table ``(N, D)`` of many columns, which one pass makes; None for few columns.
 
     That pass also tells whether all entries are finite numbers whose squares do not overflow.
+
+    Args:
+        x: The table.
+        codes: The class of each row, ``(N,)`` int64, for sums by class; None for none. Many classes have none either.
+        n_classes: K.
     """
     n, d = x.shape
     if d < _FUSED_COLUMNS or x.dtype != torch.float64 or not x.is_cpu or x.stride(1) != 1:
         return None
+    total, squares = torch.zeros(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
+    if not _native.is_available():
+        return _by_pytorch(x)
+    by_class = None if codes is None or n_classes * d > _CLASS_ELEMENTS else torch.zeros(n_classes, d).double()
+    total = torch.zeros(1, d, dtype=torch.float64) if by_class is None else by_class
+    squares, codes = torch.zeros(d, dtype=torch.float64), None if by_class is None else codes
+    for start in range(0, n, _CACHED_ROWS):  # a sum of sums rounds less than one long sum
+        rows = slice(start, min(start + _CACHED_ROWS, n))
+        own = (total, squares) if not start else (torch.zeros_like(total), torch.zeros_like(squares))
+        _native.add_column_sums(x[rows], None if codes is None else codes[rows], *own)
+        if start:
+            total += own[0]
+            squares += own[1]
+    return ColumnSums(total.sum(0), squares, by_class)
+
+
+def _by_pytorch(x: Tensor) -> ColumnSums:
+    """Return the sums without compiled code."""
+    n, d = x.shape
     total, squares = torch.zeros(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
     step = min(_CACHED_ROWS, max(32, _FUSED_ELEMENTS // d))
     with np.errstate(all="ignore"):
@@ -78,8 +110,10 @@ def _of_sums(sums: ColumnSums, n: int, *, centered: bool) -> tuple[Tensor, Tenso
     """Return center and scale of the columns from sums of values and squares, and whether these kept their digits."""
     center, square = sums.total / n, sums.squares / n
     variance = square - center.square() if centered else square
-    safe = (variance > _SAFE_VARIANCE * square) & (square > 1e-200) & (square < 1e200)
-    return center if centered else torch.zeros_like(center), variance.sqrt(), bool(safe.all())
+    # square is at least variance; what is not a number is in neither range
+    safe = variance.numel() > 0 and float(torch.sub(variance, square, alpha=_SAFE_VARIANCE).min()) > 0.0
+    safe = safe and float(variance.min()) > 1e-200 and float(square.max()) < 1e200
+    return center if centered else torch.zeros_like(center), variance.sqrt(), safe
 
 
 def _of_few(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor, bool]:

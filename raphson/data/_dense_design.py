@@ -127,7 +127,7 @@ class DenseDesign(Design):
             for rows in slices:
                 yield (
                     RawBlock(rows, self.x[rows], self)
-                    if self._read_in_place
+                    if self.sums_keep_digits
                     else DenseBlock(rows, self.standardized(rows))
                 )
             return
@@ -141,7 +141,7 @@ class DenseDesign(Design):
     @property
     def _is_cached(self) -> bool:
         few = self.n_rows * self.n_columns * self.dtype.itemsize <= CACHE_BYTES
-        return few and (self._may_cache or not self._read_in_place)
+        return few and (self._may_cache or not self.sums_keep_digits)
 
     def without_copy(self) -> DenseDesign:  # noqa: D102
         moments = self.center, self.scale
@@ -175,8 +175,8 @@ class DenseDesign(Design):
         return self.standardized(slice(0, self.n_rows))
 
     @cached_property
-    def _read_in_place(self) -> bool:
-        """Whether sums over the raw columns keep their digits when they are centered afterwards."""
+    def sums_keep_digits(self) -> bool:
+        """Whether sums over the columns as given, in double precision, keep their digits when centered afterwards."""
         return self._is_double and bool((self.center.abs() <= _CENTERING * self.scale).all())
 
     def take(self, index: Tensor) -> DenseDesign:  # noqa: D102
@@ -185,6 +185,8 @@ class DenseDesign(Design):
     def is_well_conditioned(self) -> bool:  # noqa: D102
         if self.n_columns > min(self.n_rows, _GRAM_COLUMNS):
             return False
+        if not self.n_columns:
+            return True
         # columns that are independent on some of the rows are so on all of them
         for rows in _GRAM_ROWS:
             x = self.standardized(slice(0, self.n_rows, max(1, self.n_rows // max(rows, 20 * self.n_columns))))

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from raphson.data._column_moments import column_moments
 from raphson.data._design import Block, Design
 from raphson.data._sparse_product import SparseRows, arranged, padded
 
@@ -51,7 +54,11 @@ class SparseBlock(Block):
 
 
 class SparseDesign(Design):
-    """A sparse table (SciPy CSR), never densified; columns are scaled but not centered."""
+    """A sparse table (SciPy CSR), never densified; columns are scaled, and centered where no entry is left out.
+
+    Of a column with zeros the mean is at most ``sqrt(N)`` standard deviations, which costs few digits. One without any
+    may have any mean, and is centered as it is in a dense table.
+    """
 
     def __init__(
         self,
@@ -60,21 +67,18 @@ class SparseDesign(Design):
         intercept: bool = True,
         standardize: bool = False,
         dtype: torch.dtype = torch.float64,
-        scale: Tensor | None = None,
+        moments: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.x, self.intercept, self.dtype = x, intercept, dtype
         d = x.shape[1]
-        self.center = torch.zeros(d, dtype=torch.float64)
-        if scale is not None:
-            self.scale = scale
+        if moments is not None:
+            self.center, self.scale = moments
         elif standardize:
-            largest = torch.from_numpy(abs(x).max(axis=0).toarray().ravel().astype("float64"))
-            largest = torch.where(largest > 0, largest, 1.0)
-            unit = x.multiply(1.0 / largest.numpy()).tocsr()  # squares of 1e24 must not overflow
-            rms = torch.from_numpy(unit.power(2).mean(axis=0)).ravel().sqrt() * largest
-            self.scale = torch.where(rms > 0, rms, 1.0)
+            self.center, self.scale = _moments(x, centered=intercept)
         else:
+            self.center = torch.zeros(d, dtype=torch.float64)
             self.scale = torch.ones(d, dtype=torch.float64)
+        self._shifts = bool(self.center.any())
         self._blocks: dict[int, list[SparseBlock]] = {}
 
     def blocks(self, n_outputs: int) -> Iterator[Block]:  # noqa: D102
@@ -84,18 +88,54 @@ class SparseDesign(Design):
         yield from self._blocks[size]
 
     def take(self, index: Tensor) -> SparseDesign:  # noqa: D102
-        return SparseDesign(self.x[index.numpy()], intercept=self.intercept, dtype=self.dtype, scale=self.scale)
+        moments = self.center, self.scale
+        return SparseDesign(self.x[index.numpy()], intercept=self.intercept, dtype=self.dtype, moments=moments)
 
     def row_products(self, columns: slice | Tensor) -> Tensor:  # noqa: D102
-        x = self.x[:, columns if isinstance(columns, slice) else columns.numpy()]
+        x = centered_entries(self.x, self.center.numpy())
+        x = x[:, columns if isinstance(columns, slice) else columns.numpy()]
         return torch.from_numpy((x @ x.T).toarray()).double()
 
     def astype(self, dtype: torch.dtype) -> SparseDesign:  # noqa: D102
-        return SparseDesign(self.x, intercept=self.intercept, dtype=dtype, scale=self.scale)
+        return SparseDesign(self.x, intercept=self.intercept, dtype=dtype, moments=(self.center, self.scale))
 
     def _block(self, start: int, size: int) -> SparseBlock:
         rows = slice(start, min(start + size, self.n_rows))
         x = self.x[rows]
-        values = torch.from_numpy(x.data).to(torch.float64) / self.scale[torch.from_numpy(x.indices).long()]
+        index = torch.from_numpy(x.indices).long()
+        values = torch.from_numpy(x.data).to(torch.float64)
+        if self._shifts:
+            values = values - self.center[index]
+        values = values / self.scale[index]
         scaled = type(x)((values.to(self.dtype).numpy(), x.indices, x.indptr), shape=x.shape)
         return SparseBlock(rows, SparseRows.of(scaled), SparseRows.of(scaled.T.tocsr()), self.intercept)
+
+
+def full_columns(x: Any) -> NDArray[np.bool_]:
+    """Return which columns of a CSR matrix ``(N, D)`` have an entry in every row, bool ``(D,)``."""
+    n, d = x.shape
+    full: NDArray[np.bool_] = np.bincount(x.indices, minlength=d) == max(n, 1)
+    return full
+
+
+def centered_entries(x: Any, center: NDArray[np.float64]) -> Any:
+    """Return a CSR matrix less a number for each column, zero for columns that have not an entry in every row."""
+    if not center.any():
+        return x
+    return type(x)((x.data - center[x.indices], x.indices, x.indptr), shape=x.shape)
+
+
+def _moments(x: Any, *, centered: bool) -> tuple[Tensor, Tensor]:
+    """Return center and scale of the columns of a CSR matrix: those of a dense table, or zero and the mean square."""
+    largest = torch.from_numpy(abs(x).max(axis=0).toarray().ravel().astype("float64"))
+    largest = torch.where(largest > 0, largest, 1.0)
+    unit = x.multiply(1.0 / largest.numpy()).tocsr()  # squares of 1e24 must not overflow
+    rms = torch.from_numpy(unit.power(2).mean(axis=0)).ravel().sqrt() * largest
+    center, scale = torch.zeros_like(rms), torch.where(rms > 0, rms, 1.0)
+    full = full_columns(x)
+    if centered and full.any():
+        values = torch.from_numpy(x[:, full].toarray()).to(torch.float64)
+        mean, deviation = column_moments(values, centered=True)
+        same = (values == values[0]).all(0)  # exactly, so that a constant column is exactly zero
+        center[full], scale[full] = torch.where(same, values[0], mean), deviation
+    return center, scale

@@ -3,10 +3,7 @@
 `raphson.diagnose` is this package and, called, the function of the same name: ``rp.diagnose(operator)``.
 """
 
-import sys
-from types import ModuleType
-from typing import Any
-
+from raphson._callable import make_callable
 from raphson.diagnose._diagnose import diagnose as diagnose
 from raphson.diagnose._diagnosis import Diagnosis as Diagnosis
 from raphson.diagnose._diagnosis import Direction as Direction
@@ -29,11 +26,4 @@ from raphson.diagnose._simulation import zero_inflation_test as zero_inflation_t
 from raphson.diagnose._step_size import LearningRate as LearningRate
 from raphson.diagnose._step_size import suggest_learning_rate as suggest_learning_rate
 
-
-class _CallableModule(ModuleType):
-    # Importing the package binds its name in `raphson`; the function of that name must stay reachable there.
-    def __call__(self, *args: Any, **kwargs: Any) -> Diagnosis:
-        return diagnose(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _CallableModule
+make_callable(__name__, diagnose)

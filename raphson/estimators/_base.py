@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,8 +15,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from raphson._errors import InputError, NotEstimableError
+from raphson._errors import IndefiniteError, InputError, NotEstimableError, RaphsonWarning, TooLargeError
 from raphson.estimators._report import ReportMixin
+from raphson.estimators.fit._covariance import CovarianceKind
 from raphson.estimators.fit._examine import examine
 from raphson.estimators.fit._fit import fit, null_predictors
 from raphson.estimators.fit._limit_fit import far_coefficients
@@ -29,6 +33,9 @@ from raphson.solve import Solution, Status
 
 _COVARIANCE_COEFFICIENTS = 3000
 """The covariance is saved with the model up to this many coefficients (72 MB)."""
+
+_BLOCK_OUTPUTS = 2**18
+"""Outputs of the rows whose log-likelihood is computed at a time: they stay in the cache (2 MB)."""
 
 _FRACTIONAL = (
     "Weights that are not whole numbers count no rows: the sandwich, the default here, takes them as sampling weights; "
@@ -57,7 +64,7 @@ class LinearEstimator(ReportMixin, BaseEstimator):
         self.collinearity_ = collinearity
         self._fitted, self._training = fitted, rows
         self._estimates_cache: dict[Any, Estimates] = {}
-        self._only_penalized = None
+        self._only_penalized = self._kept_kind = None
         self._saved_notes: list[str] = []
         for name in ("loglik_", "loglik_null_"):  # those of an earlier fit
             self.__dict__.pop(name, None)
@@ -89,7 +96,7 @@ class LinearEstimator(ReportMixin, BaseEstimator):
     @cached_property
     def loglik_(self) -> float:  # type: ignore[override]
         """Log-likelihood at the fit with all constants, summed over weighted rows; computed when first asked for."""
-        return self._loglik(self._training_rows(), self._training_outputs())
+        return self._loglik(self._training_rows(), self._training_outputs)
 
     @cached_property
     def loglik_null_(self) -> float:  # type: ignore[override]
@@ -99,11 +106,22 @@ class LinearEstimator(ReportMixin, BaseEstimator):
     def _loglik_null(self) -> float:
         rows = self._training_rows()
         f = null_predictors(rows, self._likelihood(), len(self.intercept_), self._null_intercepts())
-        return self._loglik(rows, f if rows.offset is None else f + rows.offset)
 
-    def _loglik(self, rows: Rows, f: Tensor) -> float:
-        nll = self._likelihood().nll(f.expand(rows.y.shape[0], -1), rows.y)
-        return -float(nll.sum() if rows.weights is None else rows.weights @ nll)
+        def outputs(part: slice) -> Tensor:
+            n = rows.y[part].shape[0]
+            return f.expand(n, -1) if rows.offset is None else f + rows.offset[part]
+
+        return self._loglik(rows, outputs)
+
+    def _loglik(self, rows: Rows, outputs: Callable[[slice], Tensor]) -> float:
+        """Return the log-likelihood of rows, a block at a time: all at once would take memory of the table's size."""
+        likelihood, total = self._likelihood(), 0.0
+        size = max(1, _BLOCK_OUTPUTS // max(1, len(self.intercept_)))
+        for start in range(0, rows.y.shape[0], size):
+            part = slice(start, start + size)
+            nll = likelihood.nll(outputs(part), rows.y[part])
+            total += float(nll.sum() if rows.weights is None else rows.weights[part] @ nll)
+        return -total
 
     # names ----------------------------------------------------------------------------------------------------------
 
@@ -125,15 +143,32 @@ class LinearEstimator(ReportMixin, BaseEstimator):
 
     # saving: numbers and names, no rows and no code -------------------------------------------------------------------
 
+    def _kept(self) -> tuple[CovarianceKind | None, Estimates | None, list[str]]:
+        """Return what a summary needs and nobody can compute without the rows.
+
+        Returns:
+            The kind of the covariance that it shows, the estimates with it, None where there is none or it is too
+            large, and what the summary says of them.
+        """
+        if self._layout.output_map.n_parameters > _COVARIANCE_COEFFICIENTS:
+            return None, None, []
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RaphsonWarning)  # the summary warns, of a fit or of a copy
+                found, note = self._shown_estimates()
+        except (NotEstimableError, IndefiniteError, TooLargeError):
+            return None, None, []
+        only = None if self._only_penalized is None else self._only_penalized[1]
+        notes = [note, None if only is None else f"Only the penalty keeps some coefficients finite. {only}"]
+        kind = next(key[0] for key, known in self._estimates_cache.items() if known is found)
+        return kind, found, [text for text in notes if text is not None]
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return the tensors of the fitted model, the covariance among them where it can be had and held."""
         check_is_fitted(self)
         state = {"coef": torch.from_numpy(self.coef_), "intercept": torch.from_numpy(self.intercept_)}
-        if self._layout.output_map.n_parameters <= _COVARIANCE_COEFFICIENTS:
-            try:
-                found = self.estimates()
-            except NotEstimableError:
-                return state
+        _, found, _ = self._kept()
+        if found is not None:
             root = covariance_root(found.covariance)
             if root.shape[1] > root.shape[0]:
                 root = torch.linalg.qr(root.mT, mode="r").R.mT
@@ -147,6 +182,7 @@ class LinearEstimator(ReportMixin, BaseEstimator):
         """Return the names and facts of the fitted model, ready for JSON."""
         check_is_fitted(self)
         solution = self.solution_
+        kind, found, notes = self._kept()
         return {
             "names": self._names,
             "named": hasattr(self, "feature_names_in_"),
@@ -156,10 +192,10 @@ class LinearEstimator(ReportMixin, BaseEstimator):
                 **{name: getattr(solution, name) for name in _SOLUTION},
             },
             "refusal": self._refusal,
-            "notes": self._notes(),
+            "notes": [*self._notes(), *notes],
             "ridge": self._penalty,
             "fractional": self._fractional,
-            "covariance": "sandwich (stata)" if self._fractional else f"{self._default_kind(None, None)} information",
+            "covariance": None if found is None else {"kind": kind, "name": found.kind},
             "formulas": None if self._formulas is None else self._formulas.to_json(),
         }
 
@@ -191,24 +227,48 @@ class LinearEstimator(ReportMixin, BaseEstimator):
         self.separation_ = self.collinearity_ = None
         self._fitted = self._training = None
         self._estimates_cache = {}
-        if "covariance_root" in tensors:
-            self._estimates_cache[self._default_kind(None, None), None, "sampling"] = Estimates(
+        named = facts["covariance"]
+        self._kept_kind = None if named is None else named["kind"]
+        if named is not None:
+            self._estimates_cache[self._kept_kind, None, "sampling"] = Estimates(
                 values=self._reported(),
                 covariance=of_root(tensors["covariance_root"]),
                 labels=layout.labels,
-                kind=facts["covariance"],
+                kind=named["name"],
                 estimable=tensors["estimable"],
                 null_space=tensors.get("null_space"),
                 axis_names=self._axis_names,
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        # neither the user's rows nor the solver's working state belong in a pickle
+        # neither the user's rows nor the solver's working state belong in a pickle; what a summary says of them does
+        known: dict[str, Any] = {}
+        if getattr(self, "_training", None) is not None:
+            kind, _, notes = self._kept()
+            known.update({"_kept_kind": kind, "_saved_notes": [*self._saved_notes, *notes], "_only_penalized": None})
+            known.update({name: getattr(self, name) for name in ("loglik_", "loglik_null_")})
         state: dict[str, Any] = dict(super().__getstate__())
         if "_training" in state:
             solution = replace(self.solution_, hessian=None, last_step=None, certify=None)
-            state.update(_training=None, _fitted=None, solution_=solution)
+            state.update(_training=None, _fitted=None, solution_=solution, **known)
         return state
+
+    # copies in this process share rows and fit, which nothing writes to
+
+    def __copy__(self) -> Self:
+        return self._copied(lambda value: value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self._copied(lambda value: copy.deepcopy(value, memo))
+
+    def _copied(self, of: Callable[[Any], Any]) -> Self:
+        made = type(self).__new__(type(self))
+        for name, value in self.__dict__.items():
+            made.__dict__[name] = value if name in ("_fitted", "_training", "solution_") else of(value)
+        made.__dict__["_estimates_cache"] = dict(self.__dict__.get("_estimates_cache", {}))
+        if getattr(made, "_training", None) is not None:
+            made.solution_ = replace(made.solution_, certify=made._certify)
+        return made
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

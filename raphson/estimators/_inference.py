@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson import infer
-from raphson._errors import InputError, NotEstimableError
+from raphson._errors import IndefiniteError, InputError, NotEstimableError
 from raphson.estimators.fit._covariance import (
     DENSE_COVARIANCE,
     CovarianceKind,
@@ -60,6 +60,7 @@ class InferenceMixin:
     _estimates_cache: dict[Any, Estimates]
     _refusal: str | None
     _penalty: float
+    _kept_kind: CovarianceKind | None = None
     _only_penalized: tuple[Tensor | None, str | None] | None = None
     penalty: str
     _fractional: bool
@@ -193,6 +194,23 @@ class InferenceMixin:
         if groups is not None or correction is not None or self._fractional:
             return "sandwich"
         return "expected" if self.penalty == "jeffreys" else "observed"
+
+    def _shown_estimates(
+        self, kind: CovarianceKind | None = None, groups: Any = None, **options: Any
+    ) -> tuple[Estimates, str | None]:
+        """Return the estimates that a summary shows, and a note where their kind is not the one that was due."""
+        due = kind
+        if kind is None and groups is None and not options and self._kept_kind is not None:
+            due = self._kept_kind
+        elif kind is None:
+            due = "sandwich" if self._penalty > 0 else self._default_kind(groups, options.get("correction"))
+        try:
+            return self.estimates(due, groups, **options), None
+        except IndefiniteError as indefinite:
+            if kind is not None or due != "observed":
+                raise
+            note = f"{indefinite} The standard errors are those of the expected information."
+            return self.estimates("expected", groups, **options), note
 
     def _training_rows(self) -> Rows:
         if self._training is None:

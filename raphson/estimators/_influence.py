@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,8 +12,10 @@ from raphson._errors import InputError, NotEstimableError, TooLargeError
 from raphson.estimators._residuals import ResidualsMixin
 from raphson.estimators.fit._covariance import DENSE_COVARIANCE
 from raphson.estimators.input._rows import dense
-from raphson.laplace import Influence, row_numbers
 from raphson.linalg import cholesky, cholesky_solve
+
+if TYPE_CHECKING:
+    from raphson.laplace import Influence
 
 _LEVERAGE = 1e-10
 """One minus the leverage below which a row decides a coefficient by itself: without it there is no fit."""
@@ -61,6 +63,8 @@ class InfluenceMixin(ResidualsMixin):
             >>> model.influence([3]).parameters.numpy().round(6) + 0.0
             array([[ 0., -4.]])
         """
+        from raphson.laplace import Influence, row_numbers
+
         fitted, training = self._require_fit(), self._training_rows()
         if self._refusal is not None:
             raise NotEstimableError(self._refusal)

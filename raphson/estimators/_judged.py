@@ -93,6 +93,7 @@ class JudgedMixin(SummaryMixin):
                 stacklevel=2,
             )
         self._fitted, self._training, self._error_bound = other._fitted, other._training, None
+        self._kept_kind = None
         object.__setattr__(self.solution_, "certify", self._certify)
         return self
 

@@ -27,7 +27,7 @@ from raphson.estimators.input._classes import (
 from raphson.estimators.input._formulas import Formulas
 from raphson.estimators.input._given import Given
 from raphson.estimators.input._layout import Layout
-from raphson.estimators.input._validate import check_labels, check_training_table, check_weights, feature_names
+from raphson.estimators.input._validate import check_entries, check_weights, convert_table, feature_names
 from raphson.likelihoods import Categorical
 
 
@@ -149,11 +149,11 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         if given.is_censored:
             raise InputError("Surv(time, event) holds censored times; classes have one column.")
         self._formulas = given.formulas
-        table, sums = check_training_table(self, given.x, min_columns=self._min_columns)
+        table = convert_table(self, given.x, min_columns=self._min_columns)
         names = feature_names(given.x, table.shape[1])
-        labels = check_labels(given.y, table.shape[0])
         weights = check_weights(given.sample_weight, table.shape[0])
-        classes, codes = encode_classes(labels, weights)
+        classes, codes = encode_classes(given.y, table.shape[0], weights)
+        sums = check_entries(table, given.x, None if weights is not None else codes, len(classes))
         self._reference = reference_position(self.reference, classes, given.y)
         layout = self._make_layout(classes, names)
         whole = self._whole_offset(given.frame, given.offset, table.shape[0], len(classes))

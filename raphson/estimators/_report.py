@@ -12,7 +12,6 @@ from sklearn.utils.validation import check_is_fitted
 from raphson.diagnose import Randomness
 from raphson.estimators._influence import InfluenceMixin
 from raphson.estimators.fit._covariance import CovarianceKind
-from raphson.estimators.review._figures import figures
 from raphson.estimators.review._fit_checks import LARGEST_HESSIAN, fit_checks
 from raphson.estimators.review._reproduction import reproduction
 from raphson.estimators.review._residual_checks import residual_checks, without_rows
@@ -64,6 +63,8 @@ class ReportMixin(InfluenceMixin):
             ['pass', 'pass', 'pass']
         """  # noqa: DOC502
         check_is_fitted(self)
+        from raphson.estimators.review._figures import figures  # which needs what networks do
+
         if path is not None:
             check_report(path)
         summary = self.summary(kind, level, groups, **options)

@@ -49,10 +49,11 @@ class ResidualsMixin(MarginsMixin, TargetChecks):
         rows = self._training_rows()
         return self._likelihood().distribution(self._training_outputs(), rows.y)
 
-    def _training_outputs(self) -> Tensor:
-        """Return the outputs ``(n, C)`` of the rows that the model was fitted to, offsets included."""
+    def _training_outputs(self, part: slice = slice(None)) -> Tensor:
+        """Return the outputs ``(n, C)`` of the rows that the model was fitted to, or part of them, offsets included."""
         rows = self._training_rows()
-        return torch.from_numpy(self._outputs(rows.x.numpy() if isinstance(rows.x, Tensor) else rows.x, rows.offset))
+        x = (rows.x.numpy() if isinstance(rows.x, Tensor) else rows.x)[part]
+        return torch.from_numpy(self._outputs(x, None if rows.offset is None else rows.offset[part]))
 
     def _row_table(self) -> tuple[list[str], Any]:
         rows = self._training_rows()

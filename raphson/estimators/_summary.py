@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from raphson._errors import IndefiniteError, InputError, NotEstimableError, TooLargeError
+from raphson._errors import InputError, NotEstimableError, TooLargeError
 from raphson.estimators._inference import check_method
 from raphson.estimators._profiles import ProfileMixin
 from raphson.estimators.fit._covariance import CovarianceKind
@@ -61,10 +61,10 @@ class SummaryMixin(ProfileMixin):
             **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
 
         Returns:
-            A summary that prints as text, shows as HTML in a notebook and turns into a frame.
+            A summary that prints as text, shows as HTML in a notebook and turns into a frame. A kind that was asked
+            for and is not positive definite is an ``IndefiniteError``.
 
         Raises:
-            IndefiniteError: If the kind that was asked for is not positive definite.
             InputError: If the method is unknown, or is given what it does not take.
 
         Examples:
@@ -81,17 +81,9 @@ class SummaryMixin(ProfileMixin):
         if check_method(method) == "profile" and groups is not None:
             raise InputError("method='profile' goes by the likelihood, which knows no groups; leave out groups.")
         notes = list(self._notes())
-        fallback = kind is None
-        if kind is None:
-            kind = "sandwich" if self._penalty > 0 else self._default_kind(groups, options.get("correction"))
         try:
-            try:
-                found = self.estimates(kind, groups, **options)
-            except IndefiniteError as indefinite:
-                if not fallback or kind != "observed":
-                    raise
-                found = self.estimates("expected", groups, **options)
-                notes.append(f"{indefinite} The standard errors are those of the expected information.")
+            found, note = self._shown_estimates(kind, groups, **options)
+            notes += [] if note is None else [note]
         except (NotEstimableError, TooLargeError) as refused:
             found = self._without_errors()
             if str(refused) not in notes:

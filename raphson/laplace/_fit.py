@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raphson._errors import IndefiniteError, InputError
+from raphson.laplace._arguments import positive_number, whole_number
 from raphson.laplace._curvature import Curvature, Kind, Structure, curvature_of
 from raphson.laplace._evidence import Residuals
 from raphson.laplace._half_precision import in_single
@@ -110,8 +111,7 @@ def laplace(
         raise InputError(f"structure is {structure!r}, but it must be one of {', '.join(get_args(Structure))}.")
     if kind not in get_args(Kind):
         raise InputError(f"kind is {kind!r}, but it must be one of {', '.join(get_args(Kind))}.")
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise InputError(f"temperature is {temperature:g}, but it must be a positive finite number.")
+    temperature, rank = positive_number("temperature", temperature), whole_number("rank", rank)
     if kind != "expected" and structure not in {"dense", "diagonal"}:
         raise InputError(f"structure='{structure}' is made of the expected curvature; leave kind={kind!r} out.")
     model, data, params = in_single(model, data, params)
@@ -137,7 +137,7 @@ def laplace(
         loss=loss,
         gradient=gradient if entries is None else gradient[entries],
         total_weight=objective.total_weight,
-        temperature=float(temperature),
+        temperature=temperature,
         bias=bias,
         versions=objective.model.versions(),
         entries=entries,
@@ -171,12 +171,17 @@ def _restricted(objective: Objective, subset: str | Iterable[str]) -> Objective:
         raise InputError(
             f"subset is {subset!r}, but it must be one of {', '.join(_SUBSETS)}, or a list of names of parameters."
         )
+    names = [subset] if isinstance(subset, str) else list(subset) if isinstance(subset, Iterable) else [subset]
+    if not names or any(not isinstance(name, str) for name in names):
+        raise InputError(
+            f"subset is {subset!r}, but it must be one of {', '.join(_SUBSETS)}, or a list of names of parameters."
+        )
     if subset == "last_layer":
         if objective.model.module is None:
             raise InputError("A function has no layers: name the parameters of the last one, as in subset=['w', 'b'].")
         last = objective.space.names[-1].rpartition(".")[0]
         return objective.restricted([name for name in objective.space.names if name.rpartition(".")[0] == last])
-    return objective if isinstance(subset, str) else objective.restricted(list(subset))
+    return objective if isinstance(subset, str) else objective.restricted(names)
 
 
 def _entries(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from raphson._errors import InputError
 from raphson.data import Inputs, tree_map
+from raphson.laplace._arguments import whole_number
 from raphson.laplace._curvature import Kind, Structure
 from raphson.laplace._evidence import Evidence, Residuals, determinant
 from raphson.laplace._evidence import evidence as evidence_at
@@ -320,8 +321,7 @@ class Posterior:
             x = tree_map(widened, x)
         if method not in {"glm", "sample"}:
             raise InputError(f"method is {method!r}, but a prediction is by 'glm' or 'sample'.")
-        if samples < 1:
-            raise InputError(f"samples is {samples}, but at least one is needed.")
+        samples = whole_number("samples", samples)
         likelihood = self.objective.likelihood
         if method == "sample":
             return from_samples(likelihood, self._sampled_outputs(x, samples, generator, progress))

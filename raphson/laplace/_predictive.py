@@ -3,7 +3,7 @@ r"""What a posterior predicts: outputs with their covariance, through the likeli
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -14,7 +14,7 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.laplace._links import bridge, exact_gaussian, probit
 from raphson.laplace._targets import normal_targets, predicted_targets
-from raphson.likelihoods import Likelihood, TargetDistribution
+from raphson.likelihoods import COUNT, Likelihood, TargetDistribution
 from raphson.network import squared_roots
 
 Link = Literal["mixture", "probit", "bridge"]
@@ -98,9 +98,17 @@ class Predictive:
 
         Returns:
             ``(N, ...)``; with ``joint=True`` one number for all together.
+
+        Raises:
+            InputError: Responses do not fit the likelihood, or are not one for each input.
         """
         f = self.output_mean
-        y = y.to(f.device)
+        y = torch.as_tensor(y).to(f.device)
+        if y.ndim == 0 or len(y) != len(f):
+            raise InputError(
+                f"y has shape {tuple(y.shape)}, but responses of {len(f)} inputs are needed, one for each."
+            )
+        self.likelihood.check(y, f.shape[-1])
         if self._exact is not None:
             return exact_gaussian(self.likelihood, f, self.output_covariance, y, self.joint)
         if self._shifted is not None:
@@ -190,34 +198,36 @@ class Predictive:
             level: Between 0 and 1.
 
         Returns:
-            Lower and upper limits, shaped like ``mean``.
-
-        Raises:
-            InputError: ``level`` is not between 0 and 1.
+            Lower and upper limits, shaped like ``mean``; another level is an ``InputError``.
         """
-        if not 0 < level < 1:
-            raise InputError(f"level is {level:g}, but a probability between 0 and 1 is needed (0.95, say).")
-        tails = (0.5 - level / 2, 0.5 + level / 2)
+        check_level(level)
         if self._exact is not None:
             width = self.variance.sqrt() * (math.sqrt(2) * torch.erfinv(self.variance.new_tensor(level)))
             return self.mean - width, self.mean + width
-        generator = torch.Generator(self.output_mean.device).manual_seed(0)
+        low, high = torch.cat([quantiles(part, level) for part in self.draws()]).unbind(1)
+        return low, high
 
-        def limits(part: Tensor, rows: slice) -> Tensor:
+    def draws(self, generator: torch.Generator | None = None) -> Iterator[Tensor]:
+        """Yield what intervals are read from, some inputs at a time: responses, or probabilities of classes.
+
+        Args:
+            generator: Source of randomness; None for a fixed one.
+
+        Yields:
+            ``(draws, n, ...)``, shaped like ``mean`` behind the first axis.
+        """
+        generator = generator or torch.Generator(self.output_mean.device).manual_seed(0)
+        for part, _ in self._sampled(_RESPONSES):
             found = self.likelihood.mean(part)
             times = -(-_RESPONSES // len(part))
             responses = self.likelihood.sample(part.expand(times, *part.shape).flatten(0, 1), generator)
-            if responses.shape[1:] == found.shape[1:] and not self._is_binary(responses):
+            if responses.shape[1:] == found.shape[1:] and not self._are_classes(responses):
                 found = responses
-            q = torch.tensor(tails, dtype=part.dtype, device=part.device)
-            return torch.quantile(found.to(part.dtype), q, 0).movedim(0, 1)
+            yield found.to(part.dtype)
 
-        low, high = torch.cat(self._over_samples(limits, _RESPONSES)).unbind(1)
-        return low, high
-
-    @staticmethod
-    def _is_binary(responses: Tensor) -> bool:
-        return bool(((responses == 0) | (responses == 1)).all())
+    def _are_classes(self, responses: Tensor) -> bool:
+        # counts of rare events are 0 and 1 as well
+        return self.likelihood.support != COUNT and bool(((responses == 0) | (responses == 1)).all())
 
     @cached_property
     def _exact(self) -> Tensor | None:
@@ -274,23 +284,37 @@ class Predictive:
         mean, epistemic, aleatoric = torch.cat(self._over_samples(moments)).unbind(1)
         return mean, epistemic, aleatoric
 
-    def _over_samples(self, function: Callable[[Tensor, slice], Tensor], times: int = 1) -> list[Tensor]:
+    def _over_samples(self, function: Callable[[Tensor, slice], Tensor]) -> list[Tensor]:
         """Return what a function makes of sampled outputs ``(S, n, ..., C)``, some examples at a time."""
+        return [function(part, rows) for part, rows in self._sampled()]
+
+    def _sampled(self, times: int = 1) -> Iterator[tuple[Tensor, slice]]:
+        """Yield sampled outputs ``(S, n, ..., C)`` and their rows; ``times`` tensors of their size fit in memory."""
         f = self.output_mean
         samples = len(self.noise) if self.outputs is None else len(self.outputs)
         step = max(1, _TOGETHER // (max(samples, times) * f[0].numel()))
         if self.joint and self.outputs is None:
             moved = (self.noise @ self._root.mT).view(samples, *f.shape)
-            return [function(inside(self.likelihood, f, moved), slice(None))]
-        found = []
+            yield inside(self.likelihood, f, moved), slice(None)
+            return
         for start in range(0, len(f), step):
             rows = slice(start, start + step)
             if self.outputs is not None:
-                part = self.outputs[:, rows]
+                yield self.outputs[:, rows], rows
             else:
-                part = inside(self.likelihood, f[rows], (self._root[rows] @ self.noise.mT).movedim(-1, 0))
-            found.append(function(part, rows))
-        return found
+                yield inside(self.likelihood, f[rows], (self._root[rows] @ self.noise.mT).movedim(-1, 0)), rows
+
+
+def check_level(level: float) -> None:
+    """Raise ``InputError`` where the level of an interval is not between 0 and 1."""
+    if not 0 < level < 1:
+        raise InputError(f"level is {level:g}, but a probability between 0 and 1 is needed (0.95, say).")
+
+
+def quantiles(draws: Tensor, level: float) -> Tensor:
+    """Return limits ``(n, 2, ...)`` between which a share ``level`` of draws ``(S, n, ...)`` lies."""
+    q = torch.tensor((0.5 - level / 2, 0.5 + level / 2), dtype=draws.dtype, device=draws.device)
+    return torch.quantile(draws, q, 0).movedim(0, 1)
 
 
 def inside(likelihood: Likelihood, f: Tensor, moved: Tensor) -> Tensor:

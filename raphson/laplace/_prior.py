@@ -2,16 +2,16 @@ r"""The prior: independent normal parameters with mean 0, and one precision for 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.laplace._arguments import positive_number
 
 Per = Literal["all", "layer", "tensor"]
 
@@ -81,14 +81,17 @@ def make_prior(
         InputError: A precision is not positive and finite, or names and parameters do not match.
     """
     if not isinstance(given, Mapping):
-        value = torch.as_tensor(given, dtype=torch.float64)
-        if value.numel() != 1:
+        value = torch.as_tensor(given) if isinstance(given, Tensor | list | tuple) else given
+        if isinstance(value, Tensor) and value.numel() != 1:
             raise InputError(
                 f"prior_precision has shape {tuple(value.shape)}: give one number, or a dictionary of numbers by name "
                 f"of a layer or tensor ({', '.join(names[:3])}, ...)."
             )
-        return _of_keys([_ALL] * len(names), [_ALL], [_positive(_ALL, float(value))], sizes, like)
-    keys, values = list(given), [_positive(key, float(value)) for key, value in given.items()]
+        return _of_keys([_ALL] * len(names), [_ALL], [_positive(_ALL, value)], sizes, like)
+    keys, values = list(given), [_positive(key, value) for key, value in given.items()]
+    for key in keys:
+        if not any(name == key or name.startswith(f"{key}.") for name in names):
+            raise InputError(f"prior_precision names '{key}', but the parameters are {', '.join(names)}.")
     owners = []
     for name in names:
         found = [key for key in keys if key == name or name.startswith(f"{key}.")]
@@ -148,10 +151,6 @@ def _of_keys(
     return Prior(tuple(keys), torch.tensor(values, dtype=like.dtype, device=like.device), group)
 
 
-def _positive(name: str, value: float) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(
-            f"The prior precision of {name} is {value:g}, but it must be a positive finite number. With an average "
-            "loss, a weight decay of l2 is the prior precision W * l2, for data of total weight W."
-        )
-    return value
+def _positive(name: str, value: Any) -> float:
+    why = " With an average loss, a weight decay of l2 is the prior precision W * l2, for data of total weight W."
+    return positive_number(f"The prior precision of {name}", value, why)

@@ -153,8 +153,8 @@ def save(post: Posterior, file: str | Path) -> None:
     metadata = {"raphson": json.dumps(description_of(post))}
     try:
         safetensors.torch.save_file(tensors, str(file), metadata)
-    except OSError as error:
-        raise InputError(f"{file} cannot be written: {error.strerror or error}.") from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{file} cannot be written: {getattr(error, 'strerror', None) or error}.") from None
 
 
 def read(file: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

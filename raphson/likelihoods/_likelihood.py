@@ -118,6 +118,19 @@ class Likelihood(abc.ABC):
         """Names of the ``k`` outputs that belong to one response, in their order: ``C = M k``, parameters last."""
         return ("output",)
 
+    def locations(self, n_outputs: int) -> slice | None:
+        """Return which outputs the loss depends on only by the targets less them, in the order of the targets.
+
+        What such an output is a map of is then subtracted from the target in the map's own way, without loss of digits.
+
+        Args:
+            n_outputs: ``C``.
+
+        Returns:
+            A slice of the outputs, one for each response; None where there are none.
+        """
+        return None
+
     @property
     def domains(self) -> tuple[Support, ...]:
         """Where each of ``parameters`` must lie; outside, ``nll`` is infinite."""

@@ -46,6 +46,8 @@ class Link:
         domain: Where ``h`` is defined.
         neutral: An output in the domain, used where the inverse of a starting value does not exist.
         power: Of which multiple of the logarithm the map is, if it is one.
+        residual: :math:`y - h(f)` from ``f`` and ``y``, for a map that is so flat somewhere that the output says more
+            than the rounded parameter; by subtraction if left out.
 
     Examples:
         >>> import torch
@@ -63,6 +65,7 @@ class Link:
     domain: Support = REAL
     neutral: float = 0.0
     power: float | None = None
+    residual: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __repr__(self) -> str:
         return f"Link('{self.name}')"
@@ -144,6 +147,36 @@ def _exp_at(f: Tensor) -> Mapped:
     return Mapped(value, value, value)
 
 
+def _exp_residual(f: Tensor, y: Tensor) -> Tensor:
+    # of a target beside e^f, by the difference of the logarithms
+    positive = torch.where(y > 0, y, 1.0)
+    d = f - positive.log()
+    near = (y > 0) & (d.abs() < 1)
+    return torch.where(near, -positive * torch.expm1(torch.where(near, d, 0.0)), y - f.exp())
+
+
+def _sigmoid_residual(f: Tensor, y: Tensor) -> Tensor:
+    # about 1/2, and far up of one less both
+    middle = (y - 0.5) - 0.5 * torch.tanh(0.5 * f)
+    return torch.where(f.abs() < 1, middle, torch.where(f > 0, (y - 1) + torch.sigmoid(-f), y - torch.sigmoid(f)))
+
+
+def _normal_cdf(f: Tensor) -> Tensor:
+    # torch.special.ndtr is zero from -8.4 on
+    return 0.5 * torch.erfc(f * -math.sqrt(0.5))
+
+
+def _normal_cdf_residual(f: Tensor, y: Tensor) -> Tensor:
+    middle = (y - 0.5) - 0.5 * torch.erf(f * math.sqrt(0.5))
+    ends = torch.where(f > 0, (y - 1) + _normal_cdf(-f), y - _normal_cdf(f))
+    return torch.where(f.abs() < 1, middle, ends)
+
+
+def _cloglog_inverse_residual(f: Tensor, y: Tensor) -> Tensor:
+    rate = f.exp()
+    return torch.where(f > 0, (y - 1) + torch.exp(-rate), y + torch.expm1(-rate))
+
+
 def _sigmoid_at(f: Tensor) -> Mapped:
     up, down = torch.sigmoid(f), torch.sigmoid(-f)
     first = up * down
@@ -170,7 +203,7 @@ def _inverse_at(f: Tensor) -> Mapped:
 
 def _normal_cdf_at(f: Tensor) -> Mapped:
     density = torch.exp(-0.5 * f.square()) / math.sqrt(2 * math.pi)
-    return Mapped(torch.special.ndtr(f), density, -f * density)
+    return Mapped(_normal_cdf(f), density, -f * density)
 
 
 def _cloglog_inverse(f: Tensor) -> Tensor:
@@ -195,13 +228,20 @@ LINKS: dict[str, Link] = {
         IDENTITY,
         Link("log", torch.log, torch.exp, "exp", _log_at, POSITIVE, 1.0),
         Link("softplus", softplus, softplus_inverse, "inverse_softplus", _softplus_at),
-        Link("exp", torch.exp, torch.log, "log", _exp_at),
-        Link("sigmoid", torch.sigmoid, _logit, "logit", _sigmoid_at),
+        Link("exp", torch.exp, torch.log, "log", _exp_at, residual=_exp_residual),
+        Link("sigmoid", torch.sigmoid, _logit, "logit", _sigmoid_at, residual=_sigmoid_residual),
         Link("logit", _logit, torch.sigmoid, "sigmoid", _logit_at, OPEN_UNIT_INTERVAL, 0.5),
         Link("square", torch.square, torch.sqrt, "sqrt", _square_at, REAL, 1.0),
         Link("inverse", torch.reciprocal, torch.reciprocal, "inverse", _inverse_at, NONZERO, 1.0),
-        Link("normal_cdf", torch.special.ndtr, torch.special.ndtri, "probit", _normal_cdf_at),
-        Link("cloglog_inverse", _cloglog_inverse, _cloglog, "cloglog", _cloglog_inverse_at),
+        Link("normal_cdf", _normal_cdf, torch.special.ndtri, "probit", _normal_cdf_at, residual=_normal_cdf_residual),
+        Link(
+            "cloglog_inverse",
+            _cloglog_inverse,
+            _cloglog,
+            "cloglog",
+            _cloglog_inverse_at,
+            residual=_cloglog_inverse_residual,
+        ),
     )
 }
 """The links by name."""

@@ -22,10 +22,19 @@ _OUTPUTS_AND_COLUMNS = 128
 """Outputs and columns together up to which 256 examples stay in the cache; beyond, matrix products are faster."""
 
 _ONE_OUTPUT_COLUMNS, _CACHED = 48, 2**18
-"""Columns above which a single output is left to matrix products, unless the table has few entries.
+"""Columns above which the Hessian of a single output is left to matrix products, unless the table has few entries.
 
-5000 x 60: 0.20 ms an evaluation and 1.0 ms a Hessian, beside 0.40 and 1.75 in compiled code; 1000 x 120: 0.13 and 1.0,
-beside 0.08 and 0.7."""
+5000 x 60: 1.0 ms, beside 1.75 in compiled code; 1000 x 120: 1.0, beside 0.7."""
+
+_IN_PLACE_COLUMNS, _SEVERAL_COLUMNS = 24, 100
+"""Columns from which evaluations read rows in place: of one or two outputs, and of more.
+
+Microseconds in place, turned into columns, and by matrix products with a standardized copy: 5000 x 20, one output, 89,
+86, 76; 5000 x 40, 94, 148, 103; two, 120, 148, 163; four, 205, 158, 239; 5000 x 120, three, 330, 360, 515; 1000 x 300,
+156, 183, 266; 5000 x 2000, ten, 17300, 26000, 47900."""
+
+_IN_PLACE_OUTPUTS = 16
+"""Outputs above which matrix products are faster: 300 x 2000, 49 outputs: 8.3 ms in place, 3.6 by them."""
 
 _SMALLEST = 2.0**-60
 """Entries below this are zero in single precision: products of two of them stay normal numbers."""
@@ -40,12 +49,16 @@ class Table:
         center: Subtracted from the columns, ``(D,)``, or None.
         factor: By which they are then multiplied, ``(D,)``, or None.
         intercept: Whether a column of ones comes before the rows as given.
+        in_place: Whether evaluations read them in place.
+        has_hessians: Whether Hessians are made in compiled code, too.
     """
 
     x: Tensor
     center: Tensor | None = None
     factor: Tensor | None = None
     intercept: bool = False
+    in_place: bool = False
+    has_hessians: bool = True
 
     @property
     def n(self) -> int:
@@ -111,7 +124,8 @@ class CompiledFamily:
         """What every compiled function takes first."""
         table, penalty = self.table, (self.penalty_outputs, self.penalty_columns)
         given = table.x, table.center, table.factor, table.intercept, self.weights
-        return _native.LinearModel(*given, *penalty, self.linear.shape[0], self.scale, self.exponential)
+        c, exponential = self.linear.shape[0], self.exponential
+        return _native.LinearModel(*given, *penalty, c, self.scale, exponential, table.in_place)
 
     def at(self, theta: Tensor, kept: torch.dtype | None) -> _native.Point:
         """Evaluate at coefficients ``(p,)``; ``kept`` is the element type of the probabilities, None for none."""
@@ -186,18 +200,20 @@ def adjoint(table: Table, weights: Tensor | None, t: Tensor) -> Tensor:
 def _sums(table: Table, weights: Tensor | None, c: int, exponential: bool) -> _native.LinearModel:
     """Return what plain sums over examples need: no penalty, a scale of one."""
     given = table.x, table.center, table.factor, table.intercept, weights
-    return _native.LinearModel(*given, None, None, c, 1.0, exponential)
+    return _native.LinearModel(*given, None, None, c, 1.0, exponential, table.in_place)
 
 
 def table_of(design: Design, n_outputs: int) -> Table | None:
     """Return the rows of a design as compiled code reads them, or None where it cannot or is not the faster one."""
-    if design.n_columns + n_outputs > _OUTPUTS_AND_COLUMNS or not _native.is_available():
+    if not _native.is_available():
         return None
-    if n_outputs == 1 and design.n_columns > _ONE_OUTPUT_COLUMNS and design.n_rows * design.n_columns > _CACHED:
-        return None
+    d, small = design.n_columns, design.n_rows * design.n_columns <= _CACHED
+    has_hessians = d + n_outputs <= _OUTPUTS_AND_COLUMNS and (n_outputs > 1 or d <= _ONE_OUTPUT_COLUMNS or small)
+    many = n_outputs <= _IN_PLACE_OUTPUTS and d > (_IN_PLACE_COLUMNS if n_outputs <= 2 else _SEVERAL_COLUMNS)
     if isinstance(design, DenseDesign) and design.is_raw and design.x.numel():  # nothing has no address
+        in_place = many and design.sums_keep_digits
         factor = design.scale.reciprocal()
-        if bool(factor.isfinite().all()):  # not for columns below 1e-308
-            return Table(design.x, design.center, factor, design.intercept)
-    whole = design.whole()
+        if (has_hessians or in_place) and bool(factor.isfinite().all()):  # not for columns below 1e-308
+            return Table(design.x, design.center, factor, design.intercept, in_place, has_hessians)
+    whole = design.whole() if has_hessians else None
     return None if whole is None else Table(whole)

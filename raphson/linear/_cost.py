@@ -21,6 +21,10 @@ _FREE = 6e4
 _EXPONENTIAL, _SPECIAL = 3.0, 60.0
 """Nanoseconds of an output's part in the loss of a row: an exponential, or gamma functions among others."""
 
+_IN_PLACE, _IN_PLACE_OUTPUT = 0.1, 0.16
+"""Nanoseconds of an entry of a table that is evaluated in place, and more for each output: 0.26 for 200 x 5000 and one,
+0.52 for 1000 x 300 and three, 1.7 for 5000 x 2000 and ten. Matrix products: 0.7 and 0.04 and more."""
+
 _PASSES = 40.0
 """Evaluations and Hessian products that a fit takes, about."""
 
@@ -41,12 +45,14 @@ class Cost(NamedTuple):
     calls: float
 
     @classmethod
-    def of(cls, output_map: OutputMap, n: int, likelihood: Likelihood, element: torch.dtype) -> Cost:
-        """Count for ``n`` rows, with Hessians of that element type."""
+    def of(
+        cls, output_map: OutputMap, n: int, likelihood: Likelihood, element: torch.dtype, *, in_place: bool = False
+    ) -> Cost:
+        """Count for ``n`` rows, with Hessians of that element type; ``in_place`` for tables evaluated so."""
         c, d, q, p = output_map.n_outputs, output_map.n_columns, output_map.basis.shape[1], output_map.n_parameters
         each = _SPECIAL if likelihood.partition is None else _EXPONENTIAL
         calls = _CALLS if likelihood.partition is None else _COMPILED_CALLS
-        evaluation = n * (0.7 * d + 0.04 * q * d + each * c) + calls
+        evaluation = n * (d * _entry(q, in_place=in_place) + each * c) + calls
         width = 2.0 if element == torch.float64 else 1.0
         if output_map.is_uniform:
             pairs, products = q * (q + 1) / 2, d * (d + 1) / 2
@@ -80,7 +86,9 @@ class RowCost(NamedTuple):
     rotated: float
 
     @classmethod
-    def of(cls, n: int, n_groups: int, q: int, entries: float, pairs: float, *, sparse: bool) -> RowCost:
+    def of(
+        cls, n: int, n_groups: int, q: int, entries: float, pairs: float, *, sparse: bool, in_place: bool
+    ) -> RowCost:
         """Return the costs for N rows, ``n_groups`` groups of columns in their span, and products of q outputs.
 
         A pass over the table reads ``entries``; the products of all rows are made of ``pairs`` of them.
@@ -88,7 +96,7 @@ class RowCost(NamedTuple):
         square = n_groups * float(n) * n
         return cls(
             basis=pairs * (2.0 if sparse else 1 / 40) + square * n / 100,
-            passed=entries * (1.0 + 0.5 * q if sparse else 0.7 + 0.04 * q),
+            passed=entries * (1.0 + 0.5 * q if sparse else _entry(q, in_place=in_place)),
             rotated=square * (0.2 + 0.03 * q),
         )
 
@@ -101,3 +109,8 @@ class RowCost(NamedTuple):
     def rounds(self) -> float:
         """How many fits among gradients, each with a pass over the table, the basis of the rows costs."""
         return (self.basis + 12.0 * _CALLS) / (self.passed + 8.0 * _CALLS)
+
+
+def _entry(q: int, *, in_place: bool) -> float:
+    """Return the nanoseconds of an entry of a dense table in an evaluation of q outputs."""
+    return _IN_PLACE + _IN_PLACE_OUTPUT * q if in_place else 0.7 + 0.04 * q

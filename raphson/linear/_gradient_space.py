@@ -33,6 +33,8 @@ class GradientSpace:
     def __init__(self, whole: LinearObjective) -> None:
         assert whole.output_map.is_uniform
         self.whole = whole
+        # a standardized copy costs two passes and saves a third of each: there are few
+        self._design = whole.design.without_copy()
         self._basis = torch.zeros(0, whole.design.scale.shape[0], dtype=torch.float64)
         self._rows = torch.zeros(whole.n_rows, 0, dtype=torch.float64)
         self.objective = self._build()
@@ -44,7 +46,7 @@ class GradientSpace:
 
     def extend(self, *gradients: Tensor) -> bool:
         """Enlarge the basis by gradients ``(P,)`` of all columns; return whether one was not in it."""
-        here, design = self.whole.output_map, self.whole.design
+        here, design = self.whole.output_map, self._design
         table = torch.cat([gradient.view(here.shapes[0]) for gradient in gradients])
         slopes = table[:, int(here.intercept) :] * design.scale
         size = slopes.norm(dim=1)
@@ -85,7 +87,7 @@ class GradientSpace:
         whole, everywhere = self.whole, self.back(theta)
         g = whole.likelihood.gradient(self.objective.predictors(theta).mT, whole.y).mT
         g = whole.output_map.reduce(g if whole.weights is None else g * whole.weights)
-        return everywhere, whole.design.adjoint(g).reshape(-1) / whole.total_weight + whole.ridge.mv(everywhere)
+        return everywhere, self._design.adjoint(g).reshape(-1) / whole.total_weight + whole.ridge.mv(everywhere)
 
     def _build(self) -> LinearObjective:
         whole, here = self.whole, self.whole.output_map

@@ -26,15 +26,15 @@ from torch import Tensor
 
 from raphson.data import Block, Design
 from raphson.likelihoods import Derivatives, Likelihood
-from raphson.linear._compiled import CompiledFamily, CompiledHessian, Table, adjoint, table_of
+from raphson.linear._compiled import CompiledFamily, CompiledHessian, Table, table_of
 from raphson.linear._cost import Cost
 from raphson.linear._gram import dense_sum
 from raphson.linear._hessian import Evaluation, LinearHessian, Part, narrowed
 from raphson.linear._khatri_rao import score_pairs
 from raphson.linear._output_map import OutputMap
 from raphson.linear._ridge import Ridge
-from raphson.linear._target_term import target_term, times
-from raphson.linear._units import GradientNorm, output_units, parameter_units
+from raphson.linear._target_term import TargetSums, negative_term, target_term, times
+from raphson.linear._units import GradientNorm, gradient_units, output_units, parameter_units
 
 Kind = Literal["observed", "expected"]
 
@@ -57,6 +57,7 @@ class LinearObjective:
         weights: ``(N,)`` example weights; None means 1 each.
         offset: ``(N, C)`` added to the linear predictors; None means 0.
         l2: :math:`\lambda` of the average loss.
+        sums: Sums of the targets' statistic, where they are known; without weights and offsets only.
     """
 
     def __init__(
@@ -69,14 +70,11 @@ class LinearObjective:
         weights: Tensor | None = None,
         offset: Tensor | None = None,
         l2: float = 0.0,
+        sums: TargetSums | None = None,
     ) -> None:
-        self.design = design
-        self.likelihood = likelihood
-        self.y = y
-        self.output_map = output_map
-        self.weights = weights
-        self.offset = offset
-        self.l2 = l2
+        self.design, self.likelihood, self.y, self.output_map = design, likelihood, y, output_map
+        self.weights, self.offset, self.l2 = weights, offset, l2
+        self._target_sums = sums if weights is None and offset is None else None
         self.ridge = Ridge.of(output_map, design.scale, l2, likelihood.differences_only)
         self.curvature_dtype = torch.float64
         self._curvature_design = design
@@ -106,7 +104,12 @@ class LinearObjective:
     @property
     def cost(self) -> Cost:
         """What an evaluation and a dense Hessian cost."""
-        return Cost.of(self.output_map, self.n_rows, self.likelihood, self.curvature_dtype)
+        return Cost.of(self.output_map, self.n_rows, self.likelihood, self.curvature_dtype, in_place=self.is_in_place)
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether compiled code evaluates the table as it was given, in one pass."""
+        return self.likelihood.partition is not None and self._table is not None and self._table.in_place
 
     # passes over the data ----------------------------------------------------------------------------------------
 
@@ -152,8 +155,7 @@ class LinearObjective:
 
     def has_constant_outputs(self, theta: Tensor) -> bool:
         """Return whether all rows have the same outputs, by intercepts alone."""
-        slopes = ~self.output_map.is_intercept
-        return self.offset is None and self.output_map.intercept and not bool(theta[slopes].any())
+        return self.offset is None and self.output_map.intercept and not self.output_map.has_slopes(theta)
 
     def value(self, theta: Tensor) -> float:
         """Return the objective at ``theta``."""
@@ -174,9 +176,9 @@ class LinearObjective:
 
     def evaluate(self, theta: Tensor, hessian: Kind | None = "observed") -> Evaluation:
         """Return value, gradient and, unless None is asked for, the Hessian at ``theta``, in one pass over the data."""
-        # where the Hessian depends on the targets, compiled code has the observed one
-        if self._compiled is not None and (hessian != "expected" or self.likelihood.partition is not None):
-            at = self._compiled.at(theta.double().contiguous(), self.curvature_dtype if hessian else None)
+        compiled = self._compiled_for(hessian)
+        if compiled is not None:
+            at = compiled.at(theta.double().contiguous(), self.curvature_dtype if hessian else None)
             make = None if hessian is None else functools.partial(self._compiled_hessian, theta, hessian, at.p)
             return Evaluation(at.value, at.gradient, at.norm, make)
         cached = hessian is not None and self._caches_output_hessians()
@@ -210,6 +212,12 @@ class LinearObjective:
         gradient.view(here.shapes[0])[:, :1] += here.reduce(at.gradient.mT)
         value = float(at.nll[0]) - float(linear @ theta) - constant
         return Evaluation(value, gradient, self._gradient_norm(gradient), None)
+
+    def _compiled_for(self, hessian: Kind | None) -> CompiledFamily | None:
+        """Return what evaluates in compiled code, with a Hessian of that kind."""
+        # where the Hessian depends on the targets, compiled code has the observed one
+        found = self._compiled if hessian != "expected" or self.likelihood.partition is not None else None
+        return found if found is None or hessian is None or found.table.has_hessians else None
 
     def _sums(self, theta: Tensor, hessian: Kind | None) -> tuple[float, Tensor, list[Part]]:
         """Return the average loss, its gradient and the output Hessians, without the penalty."""
@@ -275,7 +283,7 @@ class LinearObjective:
     def _linear_term(self) -> tuple[Tensor, float] | None:
         """The targets' part in an exponential family, ``(P,)``, and the offset's; None for other likelihoods."""
         rows = self.design, self._table, self.weights, self.offset
-        return target_term(self.likelihood, self.y, self.output_map, *rows, self.total_weight)
+        return target_term(self.likelihood, self.y, self.output_map, *rows, self.total_weight, self._target_sums)
 
     @cached_property
     def _table(self) -> Table | None:
@@ -295,7 +303,7 @@ class LinearObjective:
         if partition is not None:
             linear = None if self._linear_term is None else self._linear_term[0].view(here.shapes[0])
         else:
-            linear, weights = self._negative_form()
+            linear, weights = negative_term(self.likelihood, self.y, self._table, weights, self.total_weight)
         if linear is None:
             return None
         return CompiledFamily(
@@ -310,14 +318,6 @@ class LinearObjective:
             self._gradient_norm.columns,
             negative=partition is None,
         )
-
-    def _negative_form(self) -> tuple[Tensor | None, Tensor | None]:
-        """Return the linear term and the weights of a loss ``a e^(-f) + t f``, in coefficients of the other sign."""
-        parts = self.likelihood.negative_exponential(self.y)
-        if parts is None or self._table is None:
-            return None, None
-        a, t = parts if self.weights is None else (part * self.weights for part in parts)
-        return adjoint(self._table, None, t[None]).div_(self.total_weight), a
 
     # scores ------------------------------------------------------------------------------------------------------
 
@@ -369,7 +369,7 @@ class LinearObjective:
 
     @cached_property
     def _gradient_norm(self) -> GradientNorm:
-        units = self._output_units
+        units = gradient_units(self.likelihood, self.y, self.weights, self.n_outputs, self._output_units)
         units = None if units is None else parameter_units(units, self.output_map)
         return GradientNorm(self.design, self.output_map, units)
 
@@ -403,7 +403,7 @@ class LinearObjective:
         likelihood = self.likelihood.of_difference() if two and self.y.ndim == 1 else None
         if likelihood is None:
             return self
-        first = int(here.basis[:, 0].argmax())
+        first, sums = int(here.basis[:, 0].argmax()), self._target_sums
         return LinearObjective(
             self.design,
             likelihood,
@@ -412,6 +412,7 @@ class LinearObjective:
             weights=self.weights,
             offset=None if offset is None else offset[:, [first]] - offset[:, [1 - first]],
             l2=self.l2 / 2.0,  # sum-to-zero coefficients b / 2 and -b / 2 have the squared norm b^2 / 2
+            sums=None if sums is None else TargetSums(sums.columns[[first]], sums.ones[[first]]),
         )
 
     def take(self, index: Tensor) -> LinearObjective:
@@ -423,6 +424,7 @@ class LinearObjective:
             design=design,
             _curvature_design=design if same else design.astype(self.curvature_dtype),
             y=self.y[index],
+            _target_sums=None,
             weights=None if self.weights is None else self.weights[index],
             offset=None if self.offset is None else self.offset[index],
             total_weight=self.total_weight * index.shape[0] / self.n_rows,

@@ -164,6 +164,12 @@ class OutputMap:
         ones[: int(self.intercept)] = True
         return self.per_parameter(ones)
 
+    def has_slopes(self, theta: Tensor) -> bool:
+        """Return whether a parameter ``(P,)`` beside those of the ones is not zero."""
+        if self.is_uniform:
+            return bool(theta.view(self.shapes[0])[:, int(self.intercept) :].any())
+        return bool(theta[~self.is_intercept].any())
+
     @cached_property
     def basis(self) -> Tensor:
         """S, ``(C, q)``: the matrix of a uniform map, or a basis of what the slopes can do."""
@@ -310,6 +316,8 @@ class OutputMap:
 
     def expand(self, theta: Tensor) -> Tensor:
         """Return the coefficients of all outputs, ``(..., C, D')``, a linear map of theta ``(..., P)``."""
+        if self.is_uniform and self.is_plain:
+            return theta.reshape(*theta.shape[:-1], self.n_outputs, self.n_columns)
         full = theta.new_zeros(*theta.shape[:-1], self.n_outputs, self.n_columns)
         for group, part in zip(self.groups, self.split(theta), strict=True):
             full[..., group.columns] = group.matrix @ part
@@ -328,11 +336,15 @@ class OutputMap:
 
     def to_table(self, theta: Tensor, center: Tensor, scale: Tensor) -> Tensor:
         """Turn parameters ``(..., P)`` of columns, less ``center`` ``(D,)`` over ``scale``, into the table's."""
+        if self.is_uniform:
+            table = theta.reshape(*theta.shape[:-1], *self.shapes[0]).clone()
+            slopes = table[..., int(self.intercept) :].div_(scale)
+            if self.intercept:
+                table[..., 0] -= slopes @ center
+            return table.view(theta.shape)
         center, scale = self._wide(center, 0.0), self._wide(scale, 1.0)
         parts = [part / scale[g.columns] for g, part in zip(self.groups, self.split(theta), strict=True)]
-        if self.intercept and self.is_uniform:
-            parts[0][..., :1] -= parts[0] @ center[:, None]
-        elif self.intercept:
+        if self.intercept:
             for group, share, part in zip(self.groups[1:], self._shares, parts[1:], strict=True):
                 parts[0] = parts[0] - share @ (part @ center[group.columns][:, None])
         return torch.cat([part.flatten(-2) for part in parts], -1)

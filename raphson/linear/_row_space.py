@@ -201,7 +201,8 @@ def row_space_cost(objective: LinearObjective) -> RowCost:
     if isinstance(design, SparseDesign):
         counts = torch.bincount(torch.from_numpy(design.x.indices).long(), minlength=design.x.shape[1]).double()
         pairs, entries = float(counts.square().sum()), float(design.x.nnz)
-    return RowCost.of(n, len(wide), here.basis.shape[1], entries, pairs, sparse=isinstance(design, SparseDesign))
+    sparse, in_place = isinstance(design, SparseDesign), objective.reduced.is_in_place
+    return RowCost.of(n, len(wide), here.basis.shape[1], entries, pairs, sparse=sparse, in_place=in_place)
 
 
 def slope_columns(output_map: OutputMap, group: Group) -> Columns:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,23 @@ _ROWS = 2**17
 """Rows whose targets' statistic is made at a time."""
 
 
+class TargetSums(NamedTuple):
+    """Sums over the rows of the targets' statistic, known from an earlier pass over the table.
+
+    Attributes:
+        columns: Times the columns of the table as given, ``(C, D)``.
+        ones: The statistic itself, ``(C,)``.
+    """
+
+    columns: Tensor
+    ones: Tensor
+
+    def of_features(self, design: Design) -> Tensor:
+        """Return those times the standardized columns and the ones, ``(C, D')``."""
+        columns = torch.addr(self.columns, self.ones, design.center, alpha=-1.0).div_(design.scale)
+        return torch.cat([self.ones[:, None], columns], 1) if design.intercept else columns
+
+
 def target_term(
     likelihood: Likelihood,
     y: Tensor,
@@ -31,9 +49,12 @@ def target_term(
     weights: Tensor | None,
     offset: Tensor | None,
     total_weight: float,
+    known: TargetSums | None = None,
 ) -> tuple[Tensor, float] | None:
     """Return T ``(P,)`` and the offset's part, a number; None for a likelihood without a statistic of this kind."""
     n_outputs = output_map.n_outputs
+    if known is not None and not output_map.has_constants:
+        return output_map.from_products(output_map.reduce(known.of_features(design)), None) / total_weight, 0.0
     total = torch.zeros(output_map.basis.shape[1], design.n_columns, dtype=torch.float64)
     sums = torch.zeros(n_outputs, dtype=torch.float64) if output_map.has_constants else None
     constant = 0.0
@@ -50,6 +71,17 @@ def target_term(
             if offset is not None:
                 constant += float((weighted * offset[rows]).sum())
     return output_map.from_products(total, sums) / total_weight, constant / total_weight
+
+
+def negative_term(
+    likelihood: Likelihood, y: Tensor, table: Table, weights: Tensor | None, total_weight: float
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the linear term and the weights of a loss ``a e^(-f) + t f``, in coefficients of the other sign."""
+    parts = likelihood.negative_exponential(y)
+    if parts is None:
+        return None, None
+    a, t = parts if weights is None else (part * weights for part in parts)
+    return adjoint(table, None, t[None]).div_(total_weight), a
 
 
 def _adjoints(

@@ -22,6 +22,15 @@ be 1e-8 at the start already. At the tolerance of 1e-8 the average loss is then 
 _ONES = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
 """Scale, share of the intercept and rounding of the column of ones."""
 
+_FLAT = 1e3
+"""Scores by which a likelihood is flat: of so small a share of the usual size, one standard deviation of a row's."""
+
+_STEEP = 1e4
+"""Scores of so many times the usual size are steep: at the tolerance of 1e-8 their sum is then 1e-12 of their size."""
+
+_SAME = 1e-6
+"""Share of an output's size from which targets differ."""
+
 _ROWS = 4096
 """Rows from which the units of the outputs are taken."""
 
@@ -37,6 +46,41 @@ def output_units(likelihood: Likelihood, y: Tensor, weights: Tensor | None, n_ou
     start = likelihood.start(y[some], n_outputs, None if weights is None else weights[some])
     units = likelihood.fisher(start).diagonal().rsqrt()
     return torch.where(torch.isfinite(units) & (units > 0), units, 1.0)
+
+
+def gradient_units(
+    likelihood: Likelihood, y: Tensor, weights: Tensor | None, n_outputs: int, units: Tensor | None
+) -> Tensor | None:
+    """Return the units in which a gradient is small at the optimum only, ``(C,)``; None for those of pure numbers.
+
+    A likelihood with a given dispersion or scale may be so flat for targets of some size that its gradient is below any
+    tolerance at the start already: an inverse Gaussian one of dispersion 1 at means of 1e10 has an information of 1e-10
+    on the log of the mean. One of a scale of 1 has a gradient of 1e30 for targets of 1e30, and after rounding one of
+    1e14. There units go by the scores' own size at the start values.
+
+    Args:
+        likelihood: The likelihood.
+        y: Targets.
+        weights: ``(N,)`` example weights, or None.
+        n_outputs: ``C``.
+        units: Those of the outputs, ``(C,)``; None where they are pure numbers.
+    """
+    if likelihood.partition is not None:
+        return units
+    some = slice(0, _ROWS)
+    y, weights = y[some], None if weights is None else weights[some]
+    start = likelihood.start(y, n_outputs, weights)
+    score = likelihood.gradient(start.expand(len(y), -1), y)
+    weighted = score.square().mean(0) if weights is None else weights @ score.square() / weights.sum()
+    # scores that are rounding, of targets which are all the same, have no size of their own
+    least = likelihood.fisher(start).diagonal() * _SAME * start.abs().clamp_min(1.0 if units is None else 0.0)
+    usual = torch.ones_like(start) if units is None else units
+    flat, steep = torch.maximum(weighted.sqrt(), least).reciprocal(), _STEEP * weighted.rsqrt()
+    # a scale or a dispersion on which the score is flat, that of counts of zero, is not known: no unit makes it so
+    first = torch.arange(n_outputs, device=start.device) % len(likelihood.parameters) == 0
+    found = torch.where(first & torch.isfinite(flat) & (flat > _FLAT * usual), flat, usual)
+    found = torch.where((steep > 0) & (steep < usual), steep, found)
+    return units if bool((found == usual).all()) else found
 
 
 def parameter_units(units: Tensor, output_map: OutputMap) -> Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.data import Batch, tree_map
+from raphson.data import Batch, take, tree_map
 from raphson.likelihoods import Likelihood
 from raphson.linalg import is_near
+from raphson.network._call_place import runnable
 from raphson.network._module import Model
 from raphson.network._parameters import ParameterSpace
 
@@ -37,6 +41,41 @@ def check_target_axes(likelihood: Likelihood, f: Tensor, y: Tensor, index: int) 
         raise InputError(
             f"Batch {index}: the targets have shape {tuple(y.shape)} and type {y.dtype}, but "
             f"{type(likelihood).__name__} takes one for each row of {f.shape[-1]} outputs: {remedy}."
+        )
+
+
+def form_of(x: Any) -> Any:
+    """Return which tensors inputs consist of: names, types and sizes, their number of rows aside."""
+    if isinstance(x, Mapping):
+        return tuple((key, form_of(value)) for key, value in x.items())
+    if isinstance(x, tuple | list):
+        return tuple(map(form_of, x))
+    if isinstance(x, Tensor):
+        return x.dtype, x.shape[1:]
+    return type(x)
+
+
+def check_form(model: Model, batch: Batch, f: Tensor, index: int) -> None:
+    """Raise ``InputError`` if inputs of a form that was not met before do not go through the model.
+
+    Args:
+        model: The model.
+        batch: A batch with such inputs.
+        f: Outputs of another batch.
+        index: The number of this one.
+
+    Raises:
+        InputError: The model does not run on its first example, or makes other outputs of it.
+    """
+    try:
+        with torch.no_grad(), runnable(model.function, batch.x, model.space.dtype):
+            own = model.call(None, take(batch.x, slice(0, 1), batch.n_examples))
+    except InputError as error:
+        raise InputError(f"Batch {index}: {error}") from error
+    if own.ndim != f.ndim or own.shape[-1] != f.shape[-1]:
+        raise InputError(
+            f"Batch {index}: its outputs have shape {tuple(own.shape)} for one example, and those of batch 0 "
+            f"{tuple(f[:1].shape)}: batches must have outputs of one kind."
         )
 
 

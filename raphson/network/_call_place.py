@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raphson._errors import InputError, RaphsonError
@@ -38,6 +40,8 @@ def runnable(model: Any, x: Any, parameters: torch.dtype) -> Generator[None, Non
     except _OWN_WORDS:
         raise
     except Exception as error:
+        if isinstance(error, IndexError):
+            raise InputError(out_of_range(model, error)) from error
         found: list[Tensor] = []
         tree_map(found.append, x)
         other = [t.dtype for t in found if t.is_floating_point() and t.dtype != parameters]
@@ -53,10 +57,34 @@ def runnable(model: Any, x: Any, parameters: torch.dtype) -> Generator[None, Non
         shapes = " and ".join(str(tuple(t.shape)) for t in found)
         inputs = f"inputs of shape {shapes}" if found else "these inputs"
         what = str(error).strip().split("\n")[0].rstrip(".")
+        if not what or isinstance(error, LookupError):  # whose words are a key
+            what = f"{type(error).__name__} {what}".strip()
         raise InputError(
             f"The model cannot be run on {inputs}. {place} says: {what}. Give inputs with the axes, sizes and type "
             "that the model was made for."
         ) from error
+
+
+def out_of_range(model: Any, error: IndexError) -> str:
+    """Return a sentence for an index that a model looks up and that is not there, with the table if that is known."""
+    at, innermost, lookup = error.__traceback__, None, None
+    while at is not None:
+        innermost = at.tb_frame
+        if innermost.f_code is F.embedding.__code__:
+            lookup = innermost
+        at = at.tb_next
+    place = place_of_call(model, lookup or innermost)
+    what = f"says: {str(error).rstrip('.')}"
+    if lookup is not None:
+        # tensors inside a transformation have no values of their own
+        with contextlib.suppress(RuntimeError):
+            indices, rows = lookup.f_locals["input"].detach(), lookup.f_locals["weight"].shape[0]
+            first = ((indices < 0) | (indices >= rows)).nonzero()[0].tolist()
+            what = (
+                f"was given the index {int(indices[tuple(first)])}, at {first} of its indices, but its table has "
+                f"{rows} rows, 0 to {rows - 1}"
+            )
+    return f"{place} {what}. Check the inputs for that index, or give the module a table with more rows."
 
 
 def place_of_call(model: Any, frame: FrameType | None = None) -> str:

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import inspect
-import random
-import types
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -89,101 +82,3 @@ def statistics_unharmed(module: nn.Module | None) -> Generator[None, None, None]
             for buffer, value in kept:
                 buffer.copy_(value)
         raise
-
-
-_DEPTH = 3
-"""How far from a module or a function its random generators are looked for: attribute, function, closure."""
-
-
-class Sources:
-    """Generators of random numbers that a model may draw from unseen by PyTorch, and the states that they had.
-
-    These are torch's on the processor, Python's and NumPy's, and such of the last two as the model holds in attributes,
-    or its functions in closures and global names.
-
-    Args:
-        model: The model.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self._own = _own_generators(model)
-        self._before = self._states()
-        self._kept = random.getstate(), np.random.get_state(legacy=False), [_state(g) for g in self._own]
-
-    def drawn(self) -> str | None:
-        """Return a sentence if random numbers were drawn since, and put the states of all but torch's back."""
-        now = self._states()
-        drawn = [name for name, state in self._before.items() if now[name] != state]
-        random.setstate(self._kept[0])
-        np.random.set_state(self._kept[1])
-        for generator, state in zip(self._own, self._kept[2], strict=True):
-            _restore(generator, state)
-        if not drawn:
-            return None
-        return (
-            f"The model draws random numbers (from {', '.join(drawn)}): the loss is then no fixed function of the "
-            "parameters. Call model.eval(), or take the random part out of the model."
-        )
-
-    def _states(self) -> dict[str, Any]:
-        return {
-            "torch's generator": torch.get_rng_state().numpy().tobytes(),
-            "Python's random": random.getstate(),
-            "NumPy's generator": str(np.random.get_state(legacy=False)),
-            "a generator of its own": [str(_state(g)) for g in self._own],
-        }
-
-
-def _state(generator: Any) -> Any:
-    if isinstance(generator, np.random.Generator):
-        return generator.bit_generator.state
-    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state(legacy=False)
-
-
-def _restore(generator: Any, state: Any) -> None:
-    if isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = state
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
-    else:
-        generator.set_state(state)
-
-
-def _own_generators(model: Any) -> list[Any]:
-    found: dict[int, Any] = {}
-
-    def visit(value: Any, depth: int) -> None:
-        if isinstance(value, np.random.Generator | np.random.RandomState | random.Random):
-            found[id(value)] = value
-        elif depth:
-            for inner in _reached(value):
-                visit(inner, depth - 1)
-
-    if isinstance(model, nn.Module):
-        for part in model.modules():
-            for value in (*vars(part).values(), inspect.getattr_static(type(part), "forward", None)):
-                visit(value, _DEPTH)
-    else:
-        visit(model, _DEPTH)
-    # what belongs to no generator of the model's is watched by itself
-    shared = {id(np.random.mtrand._rand), id(getattr(random.random, "__self__", None))}
-    return [generator for key, generator in found.items() if key not in shared]
-
-
-def _reached(value: Any) -> Iterator[Any]:
-    """Yield what a function can use, or a container holds."""
-    if isinstance(value, functools.partial):
-        yield from (value.func, *value.args, *value.keywords.values())
-    elif isinstance(value, types.MethodType):
-        yield from (value.__self__, value.__func__)
-    elif isinstance(value, types.FunctionType):
-        if value.__module__ is None or not value.__module__.startswith("torch"):
-            yield from value.__defaults__ or ()
-            # ValueError: a closure that is not filled yet
-            with contextlib.suppress(ValueError):
-                seen = inspect.getclosurevars(value)
-                yield from (*seen.nonlocals.values(), *seen.globals.values())
-    elif isinstance(value, list | tuple):
-        yield from value
-    elif isinstance(value, dict):
-        yield from value.values()

@@ -17,9 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from raphson._errors import InputError, RaphsonError
 from raphson.data import take, tree_map
 from raphson.network._call_place import place_of_call, runnable
-from raphson.network._chance import Sources, undisturbed
+from raphson.network._chance import undisturbed
 from raphson.network._module import Inputs, Model
 from raphson.network._plain_run import checkpoint_around
+from raphson.network._tensor_memory import saved_tensor_hooks
+from raphson.network._watched_calls import WatchedCalls
 from raphson.network.autodiff._rewrite import Rewritten
 from raphson.network.autodiff._vjp_rules import custom_functions, graph_nodes
 
@@ -61,6 +63,12 @@ class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.trouble is None:
             given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False))
             trouble = _trouble_of(func, {**given, **(kwargs or {})}, self._random)
+            hook = saved_tensor_hooks()
+            if trouble is None and hook is not None:
+                trouble = (
+                    f"packs what the backward pass needs (saved_tensors_hooks, {hook}): gradients are then those of "
+                    "what was unpacked. Take these hooks out of the forward pass."
+                )
             if trouble is not None:
                 self.trouble = f"{place_of_call(self._model)} {trouble}"
         out = func(*args, **(kwargs or {}))
@@ -147,14 +155,14 @@ class Traits:
         eps: The coarsest precision of what they make.
         batched: Whether products with several vectors at once are those with each.
         adjoint: For which parameters, by name, products with its Jacobian were checked.
-        shared: Whether examples share a layer call, for each way in which batches go through the model.
+        layers: What is known of the layer calls, for each way in which batches go through the model.
     """
 
     def __init__(self, names: set[str], entries: int, eps: float = 0.0) -> None:
         self.entries, self.eps = entries, eps
         self.batched = True
         self.adjoint: set[tuple[str | bool, ...]] = set()
-        self.shared: dict[Hashable, bool] = {}
+        self.layers: dict[Hashable, Any] = {}
         self.fused_attention = any(part in name for name in names for part in _ATTENTION)
         self.fused_recurrence = any(part in name for name in names for part in _RECURRENT)
         self.once_differentiable = any(part in name for name in names for part in _ONCE)
@@ -170,22 +178,28 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
         InputError: The output of an example depends on the others, or the model makes a call that no fixed function of
             an example makes (a random one, say).
     """
+    model.refresh()
     one, other = take(x, slice(0, 1), n), take(x, slice(n - 1, n), n)
     both = take(x, slice(0, n, n - 1), n) if n > 1 else tree_map(twice, one)
     device = model.space.device
     own = [device] if device.type not in {"cpu", "meta"} else []
     written = model.buffer_versions()
-    sources = Sources(model.module or model.function)
+    target = model.module or model.function
     # what kind of device does not matter where there is none
     with torch.random.fork_rng(devices=own, device_type=device.type if own else "cuda"):
-        with _Hooks(model.module or model.function) as hooks, _Kernels(model.module or model.function) as kernels:
+        with _Hooks(target) as hooks, _Kernels(target) as kernels, WatchedCalls(target) as calls:
             together = _together(model, both)
         if "reentrant" in kernels.checkpoints:
             raise InputError(_REENTRANT)
         model.checkpointed = bool(kernels.checkpoints - {None})
         _check_backward(together)
         together = together.detach()
-        trouble = kernels.trouble or hooks.trouble or sources.drawn()
+        trouble = kernels.trouble or hooks.trouble or calls.trouble
+        try:
+            if trouble is None:
+                trouble = _repeated(model, both, together, calls)
+        finally:
+            calls.restore()
         if trouble is not None:
             raise InputError(trouble)
         model.check_buffers(written)
@@ -207,6 +221,30 @@ def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
             "the first, or is random. Use normalization with fixed statistics (model.eval()) and batch_first=True."
         )
     return together, traits
+
+
+def _repeated(model: Model, x: Inputs, before: Tensor, calls: WatchedCalls) -> str | None:
+    """Return a sentence if a second forward pass on the same inputs differs from the first."""
+    again = WatchedCalls(model.module or model.function)
+    with again if calls.saw_generators else contextlib.nullcontext():
+        now = _together(model, x).detach()
+    trouble = calls.difference(again)
+    if trouble is not None or now.shape != before.shape:
+        return trouble or f"The model returned outputs of shapes {tuple(before.shape)} and {tuple(now.shape)} {_TWICE}"
+    gap, size = (now - before).abs().amax(), before.abs().amax()
+    # the same operations on the same numbers: sums in another order, on some devices, are all that may differ
+    if bool(torch.isfinite(gap)) and not bool(gap <= _ROUNDING * torch.finfo(before.dtype).eps * size):
+        return f"The outputs of the model differ by {float(gap):.2g} (their size is {float(size):.2g}) {_TWICE}"
+    return None
+
+
+_ROUNDING = 64
+"""Units of rounding by which two evaluations of a model may differ."""
+
+_TWICE = (
+    "when it is evaluated on the same inputs twice: it is random, or keeps something from call to call, so that the "
+    "loss is no fixed function of the parameters. Call model.eval(), or take that part out of the model."
+)
 
 
 def _check_backward(f: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from raphson._errors import InputError, RaphsonError
+from raphson.network._call_place import out_of_range
 from raphson.network._module_parts import ModuleStructure, refuse_without_values, unwrapped
 from raphson.network._parameters import ParameterSpace, chosen
 from raphson.network._plain_run import plain_run, refuse_surroundings
@@ -55,6 +56,9 @@ class Model:
         self, model: nn.Module | Callable[..., Tensor], params: Mapping[str, Tensor] | str | Iterable[str] | None = None
     ) -> None:
         model = unwrapped(model)
+        if isinstance(model, type) or not callable(model):
+            seen = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+            raise InputError(f"The model is {seen}, but it must be a torch module, or a function f(params, x).")
         self.module: nn.Module | None = model if isinstance(model, nn.Module) else None
         self.function: Callable[..., Any] = model
         self._structure: ModuleStructure | None = None
@@ -124,7 +128,16 @@ class Model:
             self.everything[name] = p.detach()
 
     def refuse_infinite(self) -> None:
-        """Raise ``InputError``, naming the entry, for a parameter that is infinite or nan."""
+        """Raise ``InputError``, naming the entry, for a parameter that is infinite or nan, or a buffer that is nan."""
+        if self.module is not None:
+            constants = {name: b for name, b in self.module.named_buffers() if b.dtype in _COMPARED and b.numel()}
+            broken = [name for name, b in constants.items() if bool(torch.isnan(b).any())]
+            if broken:
+                at = torch.isnan(constants[broken[0]]).nonzero()[0].tolist()
+                raise InputError(
+                    f"Buffer '{broken[0]}' is nan at {at}: nothing computed with it has a value. Load or train the "
+                    "model again, from where it was finite."
+                )
         found = {name: p for name, p in self.everything.items() if p.numel() and p.dtype in _COMPARED}
         if not found:
             return
@@ -132,7 +145,7 @@ class Model:
         if bool(fine.all()):
             return
         name, p = [*found.items()][int((~fine).nonzero()[0])]
-        place = tuple((~torch.isfinite(p)).nonzero()[0].tolist())
+        place: tuple[int, ...] = tuple((~torch.isfinite(p)).nonzero()[0].tolist())
         raise InputError(
             f"Parameter '{name}' is {float(p[place]):g} at {list(place)}: nothing computed with it has a value. "
             "Load or train the model again, from where its parameters were finite."
@@ -171,17 +184,30 @@ class Model:
     def call(self, params: Mapping[str, Tensor] | None, x: Inputs) -> Tensor:
         """Return the outputs ``(N, ..., C)``, or the ``logits`` of an output with some (as transformers' models give).
 
-        Parameters that are not named are as they are, without gradients; ``InputError`` if the outputs are no tensor.
+        Args:
+            params: Some of the parameters; others are as they are, without gradients.
+            x: Inputs.
+
+        Returns:
+            The outputs.
+
+        Raises:
+            InputError: The outputs are no tensor, or an index is outside of its table.
         """
         values = {**self.everything, **(params or {})}
         args, kwargs = ((), dict(x)) if isinstance(x, Mapping) else (x if isinstance(x, tuple) else (x,), {})
         with plain_run(self.checkpointed):
-            if self.module is None or self._structure is None:
-                out = self.function(values, *args, **kwargs)
-            else:
-                places = {place: values[name] for place, name in self._structure.places.items()}
-                out = functional_call(self.module, places, args, kwargs, tie_weights=False)
-                self._structure.settle()
+            try:
+                if self.module is None or self._structure is None:
+                    out = self.function(values, *args, **kwargs)
+                else:
+                    places = {place: values[name] for place, name in self._structure.places.items()}
+                    try:
+                        out = functional_call(self.module, places, args, kwargs, tie_weights=False)
+                    finally:
+                        self._structure.settle()
+            except IndexError as error:  # only some rows have such an index: not those that were looked at first
+                raise InputError(out_of_range(self.function, error)) from error
         return self.outputs(out)
 
     def outputs(self, out: Any) -> Tensor:

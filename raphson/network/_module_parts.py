@@ -15,9 +15,31 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.module import (
+    _global_backward_hooks,
+    _global_backward_pre_hooks,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+)
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from raphson._errors import InputError
+
+
+def refuse_hooks_on_all() -> None:
+    """Raise ``InputError`` for hooks that run in every module there is, unless they are PyTorch's, which only look."""
+    if not (_EVERY[0] or _EVERY[1] or _EVERY[2] or _EVERY[3]):
+        return
+    for hook in (hook for some in _EVERY for hook in some.values()):
+        if not str(getattr(hook, "__module__", "")).startswith("torch."):
+            name = getattr(hook, "__qualname__", repr(hook))
+            raise InputError(
+                f"A hook on all modules is registered ({name}, by torch.nn.modules.module.register_module_...hook): it "
+                "may change what every layer computes, or gradients on their way back. Remove it (handle.remove())."
+            )
+
+
+_EVERY = (_global_forward_hooks, _global_forward_pre_hooks, _global_backward_hooks, _global_backward_pre_hooks)
 
 
 def unwrapped(model: Any) -> Any:
@@ -155,12 +177,16 @@ class ModuleStructure:
     def settle(self) -> None:
         """Take what differs in attributes as the work of the forward pass that just ran, and no change of the model.
 
-        A module may count its calls, or store what it made.
+        A module may count its calls, or store what it made; the tensors that it had are put back, since those of a
+        transformation outlive it as shells only.
         """
         if not self._sight.same():
             for part, _, settings in self._settings:
                 for key in [key for key, value in settings.items() if _is_other(vars(part).get(key), value)]:
-                    del settings[key]
+                    if isinstance(settings[key], Tensor) and isinstance(vars(part).get(key), Tensor):
+                        vars(part)[key] = settings[key]
+                    else:
+                        del settings[key]
 
     def _take(self, found: dict[str, Tensor]) -> None:
         self._found = found

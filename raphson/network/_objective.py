@@ -14,7 +14,7 @@ from raphson._errors import InputError, RaphsonWarning
 from raphson.data import Batch, Batches, take, tree_map
 from raphson.likelihoods import Likelihood, from_torch
 from raphson.linalg import SymmetricOperator, is_near, widest_float
-from raphson.network._batch_checks import check_infinite_inputs, check_target_axes, not_finite
+from raphson.network._batch_checks import check_form, check_infinite_inputs, check_target_axes, form_of, not_finite
 from raphson.network._checks import probe, twice
 from raphson.network._module import Model
 from raphson.network._module_parts import refuse_gradient_hooks, refuse_training_mode
@@ -46,6 +46,11 @@ class Objective:
     quantity; batches must be the same each time. The model must be in evaluation mode, and is left as it is. Its parts
     are looked at once: values of parameters are always the present ones, but after a layer was replaced, a hook
     registered, a mode or a number in an attribute changed, every use is refused, and a new objective is needed.
+
+    Random numbers are refused by what the forward pass calls when the objective is made (random operations, generators,
+    the system's randomness, the clock), and a model whose outputs differ on the same inputs twice is refused. Not seen
+    are changes below rounding by compiled extensions, other threads or addresses of objects (``id``), and a model that
+    begins to differ later by something outside of it (a global variable, a file).
 
     Args:
         model: A module, or a function ``f(params, *x)``; outputs ``(N, ..., C)``, the ``C`` of them last. A compiled
@@ -377,9 +382,13 @@ class Objective:
         self.n_examples, self.n_batches, wide = 0, 0, widest_float(self.device)
         total = torch.zeros((), dtype=wide, device=self.device)  # read once, when all batches were seen
         self.model.refuse_infinite()
+        forms: set[Any] = set()
         for index, batch in enumerate(self.batches()):
             if index == 0:
                 self._probe(batch)
+            elif form_of(batch.x) not in forms:
+                check_form(self.model, batch, self._outputs, index)
+            forms.add(form_of(batch.x))
             try:
                 self.likelihood.check(batch.y, self.n_outputs)
             except InputError as error:

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from raphson._errors import InputError
+from raphson.network._module_parts import refuse_hooks_on_all
+from raphson.network._tensor_memory import saved_tensor_hooks
 
 
 @contextlib.contextmanager
@@ -49,8 +51,15 @@ def refuse_surroundings(device_type: str | None) -> None:
         device_type: The type of the model's device; None for one without autocast.
 
     Raises:
-        InputError: This runs in inference mode, or under autocast.
+        InputError: This runs in inference mode, under autocast, or with hooks on all modules or on saved tensors.
     """
+    refuse_hooks_on_all()
+    hook = saved_tensor_hooks()
+    if hook is not None:
+        raise InputError(
+            f"This was called inside torch.autograd.graph.saved_tensors_hooks ({hook}), where gradients are those of "
+            "what was unpacked: call it outside."
+        )
     if torch.is_inference_mode_enabled():
         raise InputError(
             "This was called inside torch.inference_mode(), where nothing has derivatives: call it outside."

@@ -1,4 +1,4 @@
-"""PyTorch's private account of tensors: views, changes in place, transformations, and looking without being seen.
+"""PyTorch's private account of tensors: views, changes in place, transformations, and looking unseen, hooks.
 
 All private names for this purpose are used here only; ``tests/network/test_private_torch.py`` holds what they must do.
 """
@@ -62,6 +62,14 @@ def no_longer_view(t: Tensor) -> Tensor:
 def unseen_by_modes() -> AbstractContextManager[object]:
     """Return a context in which no function mode sees the calls: looking at a tensor is no call of the model's."""
     return cast(AbstractContextManager[object], torch._C.DisableTorchFunction())
+
+
+def saved_tensor_hooks() -> str | None:
+    """Return the name of a function that packs what backward passes need, unless it is one of PyTorch's; or None."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if hooks is None or hooks[0].__module__.startswith(("torch.", "raphson.network.")):
+        return None
+    return getattr(hooks[0], "__qualname__", repr(hooks[0]))
 
 
 def inside_transformation(t: Tensor) -> bool:

@@ -30,5 +30,9 @@ class WeightedLoss(Protocol):
     def device(self) -> torch.device:
         """Device of the parameters."""
 
+    @property
+    def n_examples(self) -> int:
+        """Number of examples of the whole sum."""
+
     def position_weights(self, batch: Batch) -> Tensor | None:
         """Return the example weights of a batch for each position, ``(N, ...)``, or None where all are 1."""

@@ -2,7 +2,8 @@ r"""Blocks in the eigenbasis of their factors, with second moments of the gradie
 
 With eigenvectors :math:`Q_L, Q_R` of the averaged factors the damped solve is exact in that basis:
 :math:`Q_L [(Q_L^T V Q_R) / (s + \lambda)] Q_R^T`, where s is the running average of the squared per-example gradients
-in it (George et al. 2018). With a new basis s starts from the eigenvalues of the Kronecker product.
+in it (George et al. 2018). With a new basis s starts from the eigenvalues of the Kronecker product, and stays there
+where moments are not measured. Other powers of the damped inverse are as easy in that basis.
 """
 
 from __future__ import annotations
@@ -15,18 +16,24 @@ from raphson.optim._blocks import AveragedFactors, State, block_row
 
 
 class EigenState:
-    """The averages of both factors, their eigenvectors, and second moments along pairs of these."""
+    """The averages of both factors, their eigenvectors, and second moments along pairs of these.
 
-    def __init__(self, block: KroneckerBlock) -> None:
-        self.block = block
+    Args:
+        block: The block.
+        exponent: Of the inverse power: 1 for the inverse.
+        measured: Whether moments are measured; otherwise they are the eigenvalues of the Kronecker product.
+    """
+
+    def __init__(self, block: KroneckerBlock, exponent: float, measured: bool) -> None:
+        self.block, self._exponent, self._measured = block, exponent, measured
         self._average = AveragedFactors(block, "vectors")
         self._moments: Tensor | None = None
         self._damping = 0.0
 
     @property
     def basis(self) -> Factors | None:
-        """The eigenvectors; None before there are any."""
-        return self._average.derived
+        """The eigenvectors, where moments are measured; None before there are any."""
+        return self._average.derived if self._measured else None
 
     def trace(self) -> float:  # noqa: D102
         return self._average.trace()
@@ -48,7 +55,7 @@ class EigenState:
         assert self._average.derived is not None and self._moments is not None
         left, right, _ = self._average.derived
         turned = _right(_left(left.mT if left.ndim == 3 else left, values), right)
-        scaled = turned / (self._moments + self._damping)
+        scaled = turned / (self._moments + self._damping).pow(self._exponent)
         return _right(_left(left, scaled), right.mT if right.ndim == 3 else right)
 
     def state(self) -> State:  # noqa: D102
@@ -67,7 +74,10 @@ def _eigh(t: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues ``(G, n)`` and vectors ``(G, n, n)``; of a diagonal ``(G, n)`` itself and ones."""
     if t.ndim == 2:
         return t, torch.ones_like(t)
-    values, vectors = torch.linalg.eigh(t)
+    try:
+        values, vectors = torch.linalg.eigh(t)
+    except RuntimeError:  # single precision did not converge
+        values, vectors = (part.to(t.dtype) for part in torch.linalg.eigh(t.double()))
     return values.clamp_min(0.0), vectors
 
 

@@ -63,6 +63,13 @@ class Gathered:
             [self._total(list(block)) for block in moments],
         )
 
+    @property
+    def targets(self) -> float:
+        """The number of targets whose losses are added up: those of one example for a mean, of all for a sum."""
+        first = self._passes[0]
+        own = first.batch.y.shape[first.f.ndim - 1 :].numel()
+        return own * (1.0 if self._mean else sum(made.total_weight for made in self._passes))
+
     def curvature(self, directions: Sequence[Tensor]) -> Tensor:
         """Return products of directions with the Gauss-Newton matrix between them, ``(k, k)``."""
         return self._total([made.curvature(directions) for made in self._passes])

@@ -14,6 +14,9 @@ from raphson.optim._options import not_negative
 OPTIONS = ("lr", "weight_decay")
 """What groups may have of their own."""
 
+_SHOWN = 4
+"""Names in the line of a group; of more the first and the last are shown."""
+
 Groups = list[dict[str, Any]]
 """Parameter groups as torch has them."""
 
@@ -33,6 +36,11 @@ def group_names(params: Any) -> tuple[Any, list[dict[str, Any]]]:
     if params is None or isinstance(params, str | Mapping):
         return params, []
     found = list(params)
+    if any(isinstance(one, Tensor) for one in found):
+        raise InputError(
+            "params holds tensors, but curvature belongs to layers, which tensors do not tell: give names or prefixes "
+            "of names, as in params=['head'], or leave it out for all."
+        )
     if not found or not isinstance(found[0], dict):
         return found, []
     names: list[str] = []
@@ -80,6 +88,29 @@ def torch_groups(tensors: Mapping[str, Tensor], groups: Sequence[dict[str, Any]]
         }
         for i, group in enumerate(groups)
     ]
+
+
+def checked_groups(groups: Groups) -> None:
+    """Raise ``InputError`` for a group whose options were set to what makes no sense, or that has no names."""
+    for i, group in enumerate(groups):
+        if "names" not in group:
+            raise InputError(
+                "Parameter groups of KFAC are made with it, by names: KFAC(model, likelihood, [{'params': ['head']}, "
+                "...]). add_param_group(...) cannot tell which layers its tensors belong to."
+            )
+        for option in OPTIONS:
+            not_negative(f"{option} of group {i} ({group['names'][0]!r})", float(group[option]))
+
+
+def group_lines(groups: Groups) -> list[str]:
+    """Return a line for each group: its options and its parameters."""
+    lines = []
+    for i, group in enumerate(groups):
+        names = group["names"]
+        shown = ", ".join(names) if len(names) <= _SHOWN else f"{names[0]}, ..., {names[-1]}"
+        options = ", ".join(f"{option} {float(group[option]):g}" for option in OPTIONS)
+        lines.append(f"  group {i}: {options}; {len(names)} parameter{'s' * (len(names) != 1)}: {shown}")
+    return lines
 
 
 class GroupValues:

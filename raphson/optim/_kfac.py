@@ -17,7 +17,7 @@ from raphson.network import Given, LayerReport, TrainedModel, TrainingPass
 from raphson.optim._average import IterateAverage, averaged_gradient
 from raphson.optim._damping import DampingSchedule
 from raphson.optim._gathered import Gathered
-from raphson.optim._groups import GroupValues, group_names, torch_groups
+from raphson.optim._groups import GroupValues, checked_groups, group_lines, group_names, torch_groups
 from raphson.optim._options import CurvatureOptions, DampingOptions, StepSize, flag, not_negative, one_of
 from raphson.optim._preconditioner import Preconditioner
 from raphson.optim._step_size import FixedStep, QuadraticModel, QuadraticStep
@@ -31,13 +31,13 @@ _NOT_GIVEN = object()
 class KFAC(torch.optim.Optimizer):
     r"""Natural-gradient steps with Kronecker-factored curvature (K-FAC).
 
-    A step goes along :math:`\Delta = -(\hat G + \lambda I)^{-1} m`, where :math:`m` is the running average of the
+    A step goes along :math:`\Delta = -(\hat G + \lambda I)^{-p} m`, where :math:`m` is the running average of the
     gradients and :math:`\hat G` that of the Gauss-Newton matrix, stored for each layer as a Kronecker product of two
     small matrices (``rp.kfac`` has the formula). For mini-batches of 256 examples and more its length minimizes the
-    exact quadratic model of the mini-batch (``QuadraticStep``); for smaller ones, whose own model is too optimistic, it
-    is fixed (``FixedStep``). One forward pass serves the loss, the gradient, the factors and the model. The network
-    stays in the mode that it is in: with batch statistics or dropout, gradient and curvature are those of the network
-    as it was sampled in that pass.
+    exact quadratic model of the mini-batch, and :math:`p = 0.7` (``QuadraticStep``); for smaller ones, whose own model
+    is too optimistic, it is fixed, and :math:`p = 1` (``FixedStep``). One forward pass serves the loss, the gradient,
+    the factors and the model. The network stays in the mode that it is in: with batch statistics or dropout, gradient
+    and curvature are those of the network as it was sampled in that pass.
 
     Linear layers, convolutions and embeddings have Kronecker factors. All other parameters (scales and shifts of norms,
     weights in recurrent kernels) have diagonal curvature, from samples; ``report()`` lists what is stored, in how
@@ -100,15 +100,23 @@ class KFAC(torch.optim.Optimizer):
         if not isinstance(step_size, QuadraticStep | FixedStep):
             one_of("step_size", step_size, ("auto", "quadratic", "fixed"))
         named: dict[str, QuadraticStep | FixedStep] = {"quadratic": QuadraticStep(), "fixed": FixedStep()}
-        self._rule = named.get(step_size) if isinstance(step_size, str) else step_size
+        self._rule: QuadraticStep | FixedStep | None = None
         self._damping = DampingSchedule(damping if isinstance(damping, DampingOptions) else DampingOptions(damping))
         self._curvature = Preconditioner(self._trained.space, self._options)
+        self._follow(named.get(step_size) if isinstance(step_size, str) else step_size)
         self._average = IterateAverage(list(self._trained.tensors.values())) if averaging else None
         self._average_gradient: Tensor | None = None
         self._gathered: Gathered | None = None
         self._previous: Tensor | None = None
         self._promised: float | None = None
         self._count = 0
+
+    def __repr__(self) -> str:
+        """Return a line on the optimizer and one on each group."""
+        rule = "step by the size of the first batch" if self._rule is None else repr(self._rule)
+        damping = "damping not chosen yet" if self.damping is None else f"damping {self.damping:.3g}"
+        head = f"KFAC({self._trained.likelihood!r}, {rule}, {damping}, {self._count} steps)"
+        return "\n".join([head, *group_lines(self.param_groups)])
 
     @property
     def damping(self) -> float | None:
@@ -191,7 +199,7 @@ class KFAC(torch.optim.Optimizer):
             coefficients = model.minimum()
             step = model.step(coefficients)
         else:
-            step = rule.step(direction, average, self._largest_lr)
+            step = rule.step(direction, average, self._largest_lr, gathered.targets)
         taken = values.times("lr", step)
         if not bool(torch.isfinite(taken).all()):
             raise InputError(
@@ -270,14 +278,20 @@ class KFAC(torch.optim.Optimizer):
         self._count, self._damping.value, self._promised = own["count"], own["damping"], own["promised"]
         self._damping.seen = own["damping_seen"]
         if self._rule is None and own["quadratic"] is not None:
-            self._rule = QuadraticStep() if own["quadratic"] else FixedStep()
+            self._follow(QuadraticStep() if own["quadratic"] else FixedStep())
         self._previous, self._average_gradient = own["previous"], own["gradient"]
         self._curvature.load_state_dict(own["curvature"])
         if self._average is not None:
             self._average.values, self._average.count = own["average"], own["averaged"]
 
+    def _follow(self, rule: QuadraticStep | FixedStep | None) -> None:
+        self._rule = rule
+        if rule is not None:
+            self._curvature.exponent = rule.exponent
+
     def _gather(self, x: Any, y: Tensor | None, weight: Tensor | None) -> tuple[Gathered, TrainingPass]:
         """Run a batch and add what the step needs of it to what was accumulated."""
+        checked_groups(self.param_groups)
         given: Given
         if callable(x) and y is None:
             given = x
@@ -287,7 +301,7 @@ class KFAC(torch.optim.Optimizer):
             given = checked_batch((x, y) if weight is None else (x, y, weight))
         if self._rule is None:
             large = not isinstance(given, Batch) or given.n_examples >= LARGE_BATCH
-            self._rule = QuadraticStep() if large else FixedStep()
+            self._follow(QuadraticStep() if large else FixedStep())
         before = self._loss_before(given) if self._gathered is None and self._promised is not None else None
         products = isinstance(self._rule, QuadraticStep) or self._damping.value is None
         with self._trained.unharmed():

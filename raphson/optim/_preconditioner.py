@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.network import FactorPlan, LayerReport, Measured, ParameterSpace, TrainingPass
+from raphson.network import FactorPlan, KroneckerBlock, LayerReport, Measured, ParameterSpace, TrainingPass
 from raphson.optim._blocks import BlockState, KroneckerState
 from raphson.optim._eigen import EigenState
 from raphson.optim._options import CurvatureOptions
@@ -38,10 +38,14 @@ class Preconditioner:
     Args:
         space: The parameters.
         options: How curvature is estimated.
+
+    Attributes:
+        exponent: Power of the damped inverse that ``solve`` multiplies with; to be set before the first batch.
     """
 
     def __init__(self, space: ParameterSpace, options: CurvatureOptions) -> None:
         self._space, self._options = space, options
+        self.exponent = 1.0
         self._plan: FactorPlan | None = None
         self._blocks: list[BlockState] = []
         self._diagonal: Tensor | None = None
@@ -93,7 +97,7 @@ class Preconditioner:
     def refresh(self, damped: Damped, count: int, force: bool = False) -> None:
         """Make inverses for a damping, if step ``count`` is one of those that do."""
         assert self._plan is not None
-        flops = self._plan.flops()[2] * (_EIGEN if self._options.structure == "ekfac" else 1.0)
+        flops = self._plan.flops()[2] * (_EIGEN if self._in_eigenbasis else 1.0)
         due = _due(count, self._inverted_at, self._period(self._options.inverse_period, flops))
         for state in self._blocks:
             state.refresh(damped(state.block.owner), due or force)
@@ -102,14 +106,14 @@ class Preconditioner:
             self._inverted_at = count
 
     def solve(self, v: Tensor) -> Tensor:
-        """Return the damped inverse times a vector ``(P,)``."""
+        """Return the damped inverse, to the power of ``exponent``, times a vector ``(P,)``."""
         assert self._plan is not None and self._diagonal is not None and self._shift is not None
         out = torch.empty_like(v)
         for state in self._blocks:
             state.block.put(out, state.solve(state.block.take(v)))
         if self._plan.diagonal:
             rest = self._plan.rest
-            out[rest] = v[rest] / self._shift
+            out[rest] = v[rest] / self._shift.pow(self.exponent)
         return out
 
     def report(self, vectors: int) -> LayerReport:
@@ -156,11 +160,19 @@ class Preconditioner:
             state.load(saved[state.block.owner])
         self._saved = None
 
+    @property
+    def _in_eigenbasis(self) -> bool:
+        return self._options.structure == "ekfac" or self.exponent != 1.0
+
+    def _state(self, block: KroneckerBlock) -> BlockState:
+        if self._in_eigenbasis:
+            return EigenState(block, self.exponent, self._options.structure == "ekfac")
+        return KroneckerState(block)
+
     def _planned(self, made: TrainingPass) -> FactorPlan:
         if self._plan is None:
             self._plan = FactorPlan(made, self._options.sharing)
-            kind = KroneckerState if self._options.structure == "kfac" else EigenState
-            self._blocks = [kind(block) for block in self._plan.blocks]
+            self._blocks = [self._state(block) for block in self._plan.blocks]
             self._put_back()
         return self._plan
 

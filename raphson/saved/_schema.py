@@ -97,7 +97,7 @@ _METADATA: dict[str, Check] = {
     "notes": _TEXTS,
     "ridge": NONNEGATIVE,
     "fractional": FLAG,
-    "covariance": TEXT,
+    "covariance": maybe(record({"kind": one_of("observed", "expected", "sandwich"), "name": TEXT})),
     "formulas": maybe(
         record({"target": maybe(TEXT), "event": maybe(TEXT), "designs": map_of(_design)}),
     ),
@@ -145,7 +145,8 @@ SCHEMA: dict[str, tuple[Check, Check]] = {
                 "hidden": list_of(WHOLE, (list, tuple)),
                 "structure": one_of("dense", "diagonal", "kfac", "ekfac", "low_rank"),
                 "activation": one_of("tanh", "relu", "silu", "gelu"),
-                **dict.fromkeys(("max_iter", "steps"), WHOLE),
+                "members": WHOLE,
+                **dict.fromkeys(("max_iter", "steps"), maybe(WHOLE)),
                 "tol": NONNEGATIVE,
                 "random_state": maybe(WHOLE),
             },
@@ -217,7 +218,10 @@ def check_tensors(kind: str, params: Any, metadata: Any, tensors: dict[str, Tens
         "estimable": (size,),
         "null_space": (size, tensors["null_space"].shape[-1] if "null_space" in tensors else 0),
     }
-    needed = {"coef", "intercept"} | ({"covariance_root", "estimable"} if len(tensors) > 2 else set())
+    errors = set() if metadata["covariance"] is None else {"covariance_root", "estimable"}
+    needed = {"coef", "intercept"} | errors
+    if not errors:
+        shapes = {name: shapes[name] for name in needed}
     if not needed <= set(tensors) <= set(shapes):
         refuse("tensors", f"{', '.join(shapes)}", sorted(tensors))
     for name, tensor in tensors.items():
@@ -235,15 +239,17 @@ def _check_network(params: Any, metadata: Any, tensors: dict[str, Tensor]) -> No
     if metadata["names"] is not None:
         _same("names", len(metadata["names"]), columns.shape[1], "one for each column")
     sizes = [columns.shape[1], *params.get("hidden", (50,))]
-    for i, (inputs, outputs) in enumerate(zip(sizes, [*sizes[1:], None], strict=True)):
-        weight, bias = (tensors.get(f"posterior.parameter.{2 * i}.{name}") for name in ("weight", "bias"))
-        if weight is None or bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1]:
-            refuse(f"tensors.posterior.parameter.{2 * i}", "a weight and a bias", sorted(tensors))
-        assert weight is not None
-        if weight.shape[1] != inputs or (outputs is not None and weight.shape[0] != outputs):
-            refuse(
-                f"tensors.posterior.parameter.{2 * i}.weight", f"of shape ({outputs}, {inputs})", tuple(weight.shape)
-            )
+    members = params.get("members", 1)
+    for member in range(members):
+        prefix = "posterior." if members == 1 else f"posterior.{member}."
+        for i, (inputs, outputs) in enumerate(zip(sizes, [*sizes[1:], None], strict=True)):
+            layer = f"{prefix}parameter.{2 * i}"
+            weight, bias = (tensors.get(f"{layer}.{name}") for name in ("weight", "bias"))
+            if weight is None or bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1]:
+                refuse(f"tensors.{layer}", "a weight and a bias", sorted(tensors))
+            assert weight is not None
+            if weight.shape[1] != inputs or (outputs is not None and weight.shape[0] != outputs):
+                refuse(f"tensors.{layer}.weight", f"of shape ({outputs}, {inputs})", tuple(weight.shape))
 
 
 def check_width(design: Design, metadata: Any) -> None:

@@ -1,18 +1,188 @@
-"""Limited-memory BFGS that starts from an inverse Hessian of the caller's, for smooth functions without noise."""
+r"""Limited-memory BFGS from an inverse Hessian of the caller's: the pairs, the loop and its line search, once.
+
+The inverse Hessian of :math:`s_i, y_i`, steps and changes of the gradient, and an initial one :math:`\gamma H_0` is
+
+.. math:: H = \gamma H_0 + \begin{bmatrix} S & \gamma Z \end{bmatrix}
+    \begin{bmatrix} R^{-\top} (D + \gamma Y^\top Z) R^{-1} & -R^{-\top} \\ -R^{-1} & 0 \end{bmatrix}
+    \begin{bmatrix} S^\top \\ \gamma Z^\top \end{bmatrix}, \qquad Z = H_0 Y,
+
+with R the upper triangle of :math:`S^\top Y` and D its diagonal (Byrd, Nocedal and Schnabel 1994, theorem 2.2).
+Products with ten pairs are two calls, where the recursion of two loops takes forty:
+50 us for a step beside 77 for 300 parameters.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from raphson.solve._newton import two_loops
+from raphson.solve._factor import Inverse
+from raphson.solve._line_search import Direction, is_finite
+from raphson.solve._problem import Evaluation
 
-_MEMORY = 20
 _SUFFICIENT = 1e-4
+"""Fraction of the predicted decrease that a step must achieve (Nocedal and Wright 2006, equation 3.4)."""
+
+_CURVED = 1e-10
+"""Share of the inverse curvature so far below which that of a pair is rounding."""
+
+TRIALS = 20
+"""Lengths tried for a step."""
+
+
+class InversePairs:
+    """The inverse Hessian that an initial one and pairs of steps and changes of the gradient make.
+
+    Args:
+        inverse: About the product with the inverse Hessian, symmetric and positive definite.
+        gradient: The gradient at the start, ``(p,)``.
+        memory: Largest number of pairs.
+        scaled: Whether ``inverse`` is right up to a factor only, which the last pair tells.
+    """
+
+    def __init__(self, inverse: Inverse, gradient: Tensor, *, memory: int = 10, scaled: bool = False) -> None:
+        self._inverse, self._scaled = inverse, scaled
+        self._gradient, self._before, self._solved = gradient, gradient, inverse(gradient)
+        self._step: Tensor | None = None
+        # steps and Z in turns, in the places that are free or oldest: memory that no pair has come to is never touched
+        self._rows = gradient.new_empty(2 * memory, gradient.shape[0])
+        self._root, self._changes = np.zeros((memory, memory)), np.zeros((memory, memory))  # R^-1, Y^T Z
+        self._own = np.zeros(memory)  # D
+        self._taken = self._used = 0
+        # of unknown scale: the first step has length one
+        tiny = torch.finfo(gradient.dtype).tiny
+        self._scale = 1.0 / max(float(self._solved.norm()), tiny) if scaled else 1.0
+
+    def clear(self) -> None:
+        """Forget the pairs."""
+        self._step, self._taken, self._used = None, 0, 0
+        for numbers in (self._root, self._changes, self._own):
+            numbers[:] = 0.0
+
+    @property
+    def number(self) -> int:
+        """Number of pairs."""
+        return self._used + (self._step is not None)
+
+    def move(self, step: Tensor, gradient: Tensor) -> None:
+        """Note a step ``(p,)`` that was taken, and the gradient where it led."""
+        self._flush()
+        self._step, self._before, self._gradient = step, self._gradient, gradient
+
+    def direction(self) -> Tensor:
+        """Return ``-H g`` at the gradient of now."""
+        self._flush()
+        scale, m = self._scale, self._used
+        if not m:
+            return self._solved * -scale
+        p, root = self._products(self._gradient), self._root[:m, :m]
+        a = root @ p[:, 0]
+        shares = np.empty((m, 2))
+        shares[:, 0] = (self._own[:m] * a + scale * (self._changes[:m, :m] @ a - p[:, 1])) @ root
+        shares[:, 1] = -scale * a
+        rows, weights = self._rows[: 2 * m], torch.from_numpy(shares.reshape(-1))
+        weights = weights if rows.dtype == weights.dtype else weights.to(rows.dtype)
+        return torch.addmv(self._solved, rows.mT, weights, beta=-scale, alpha=-1.0)
+
+    def _products(self, v: Tensor) -> NDArray[np.float64]:
+        """Return the products of steps and of Z with a vector, ``(pairs, 2)``."""
+        found: NDArray[np.float64] = torch.mv(self._rows[: 2 * self._used], v).numpy().reshape(-1, 2)
+        return found
+
+    def _flush(self) -> None:
+        """Take in the last step: its gradient is solved for once, here, and only if another step is wanted."""
+        if self._step is None:
+            return
+        slot = self._taken % len(self._own)
+        self._used = max(self._used, slot + 1)
+        solved, m = self._inverse(self._gradient), self._used
+        self._rows[2 * slot].copy_(self._step)
+        torch.sub(solved, self._solved, out=self._rows[2 * slot + 1])
+        self._step, self._solved = None, solved
+        products = self._products(self._gradient - self._before)
+        curvature, size = float(products[slot, 0]), float(products[slot, 1])
+        # without the oldest pair R^-1 has one row and one column less, wherever they are
+        self._root[slot] = self._root[:, slot] = self._changes[slot] = self._changes[:, slot] = self._own[slot] = 0.0
+        if not (size > 0.0 and curvature > _CURVED * self._scale * size):
+            self._rows[2 * slot : 2 * slot + 2] = 0.0
+            return
+        self._scale = curvature / size if self._scaled else 1.0
+        self._root[:m, slot] = self._root[:m, :m] @ products[:, 0] / -curvature
+        self._root[slot, slot], self._own[slot] = 1.0 / curvature, curvature
+        self._changes[:m, slot] = self._changes[slot, :m] = products[:, 1]
+        self._taken += 1
+
+
+class Reached(NamedTuple):
+    """Where a step led.
+
+    Attributes:
+        theta: The point, ``(p,)``.
+        at: The state there.
+        evaluations: Since the start.
+    """
+
+    theta: Tensor
+    at: Evaluation
+    evaluations: int
+
+
+def descend(
+    evaluate: Callable[[Tensor], Evaluation], theta: Tensor, at: Evaluation, pairs: InversePairs, growth: float = 4.0
+) -> Iterator[Reached]:
+    """Yield point after point of L-BFGS, as long as steps lower the objective.
+
+    Args:
+        evaluate: From ``(p,)`` to the state there; where the value has not fallen, nothing else of it is looked at.
+        theta: Start, ``(p,)``.
+        at: The state at the start.
+        pairs: Of an initial inverse Hessian.
+        growth: Factor from the length of the last step to the first length that is tried, at most the whole: after a
+            short step the next one is hardly ever whole.
+    """
+    evaluations, length = 0, 1.0
+    while is_finite(at):
+        direction = Direction.of(pairs.direction(), at.gradient)
+        found = _search(evaluate, theta, at, direction, min(1.0, growth * length))
+        if found is None and not pairs.number:
+            return
+        if found is None:
+            pairs.clear()
+            evaluations, length = evaluations + TRIALS, 1.0
+            continue
+        reached, at, trials, length = found
+        pairs.move(reached - theta, at.gradient)
+        theta, evaluations = reached, evaluations + trials
+        yield Reached(theta, at, evaluations)
+
+
+def _search(
+    evaluate: Callable[[Tensor], Evaluation], theta: Tensor, at: Evaluation, direction: Direction, length: float
+) -> tuple[Tensor, Evaluation, int, float] | None:
+    """Shorten a step until the objective falls enough: new point, state there, trials and length, or None."""
+    slope = -direction.decrement_squared
+    if not slope < 0.0:
+        return None
+    rounding = 4.0 * torch.finfo(theta.dtype).eps * max(abs(at.value), 1.0)
+    for trial in range(1, TRIALS + 1):
+        reached = torch.add(theta, direction.step, alpha=length)
+        new = evaluate(reached)
+        if new.value <= at.value + _SUFFICIENT * length * slope and is_finite(new):
+            return reached, new, trial, length
+        finite = math.isfinite(new.value)
+        if finite and -slope * length <= 16 * rounding:  # the value can no longer judge
+            return (reached, new, trial, length) if new.norm < at.norm else None  # a norm of nan is not below it
+        # the minimum of the parabola through value, slope and new value, kept within bounds
+        excess = new.value - at.value - length * slope
+        length *= max(0.1, min(0.5, -slope * length / (2 * excess))) if finite and excess > 0 else 0.1
+    return None
 
 
 class Descent(NamedTuple):
@@ -27,73 +197,70 @@ class Descent(NamedTuple):
     """
 
     theta: Tensor
-    value: Tensor
+    value: float
     gradient: Tensor
     evaluations: int
     iterations: int
 
 
+class _Point:
+    """A value, and its gradient when that is asked for: trial points that are not taken cost no gradient."""
+
+    hessian = None
+
+    def __init__(self, value: Tensor, gradient: Callable[[], Tensor]) -> None:
+        self.value, self._gradient = float(value), gradient
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        return self._gradient()
+
+    @cached_property
+    def norm(self) -> float:
+        return float(self.gradient.abs().max())
+
+
 def lbfgs(
-    function: Callable[[Tensor], tuple[Tensor, Tensor]],
+    function: Callable[[Tensor], tuple[Tensor, Callable[[], Tensor]]],
     theta: Tensor,
-    inverse: Callable[[Tensor], Tensor],
+    inverse: Inverse,
     *,
     max_iter: int,
     tol: float = 0.0,
+    memory: int = 20,
+    growth: float = 4.0,
 ) -> Descent:
     """Minimize a function whose gradient costs little beside a factorization of its Hessian.
 
-    The two-loop recursion of L-BFGS (Nocedal and Wright 2006, algorithm 7.4) with ``inverse``, a solve with a
-    curvature factored once, in place of a multiple of the identity, and a backtracking line search.
-
     Args:
-        function: From ``(P,)`` to the value and the gradient.
+        function: From ``(P,)`` to the value and a function that returns the gradient, which is called at points that
+            the line search accepts.
         theta: Start, ``(P,)``.
         inverse: Product with a positive definite approximation of the inverse Hessian.
         max_iter: Largest number of steps.
         tol: The run ends with a step that lowers the function by less.
+        memory: Number of pairs of steps and changes of the gradient that are held.
+        growth: Factor from the length of the last step to the first length that is tried.
 
     Returns:
         The last point; a function that is not finite there ends the run at the start.
 
     >>> import torch
-    >>> found = lbfgs(lambda v: ((v * v).sum(), 2 * v), torch.ones(2), lambda g: g / 2, max_iter=5)
+    >>> found = lbfgs(lambda v: ((v * v).sum(), lambda: 2 * v), torch.ones(2), lambda g: g / 2, max_iter=5)
     >>> found.theta
     tensor([0., 0.])
     """
-    value, gradient = function(theta)
-    pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_MEMORY)
-    evaluations, iterations, t = 1, 0, 1.0
-    while iterations < max_iter and bool(torch.isfinite(value)):
-        direction = two_loops(gradient, pairs, inverse)
-        slope = float(gradient @ direction)
-        if not slope < 0:
-            if not pairs:
+
+    def evaluate(at: Tensor) -> Evaluation:
+        return _Point(*function(at))
+
+    at, evaluations, iterations = evaluate(theta), 0, 0
+    if max_iter and is_finite(at):
+        pairs = InversePairs(inverse, at.gradient, memory=memory)
+        for reached in descend(evaluate, theta, at, pairs, growth):
+            fall = at.value - reached.at.value
+            theta, at, evaluations = reached
+            iterations += 1
+            if fall <= tol or iterations == max_iter:
                 break
-            pairs.clear()
-            continue
-        # where the last step was short, the next one is hardly ever whole: fewer evaluations than from 1 each time
-        t, found = min(1.0, 4 * t), False
-        for _ in range(20):
-            moved = theta + t * direction
-            new_value, new_gradient = function(moved)
-            evaluations += 1
-            finite = bool(torch.isfinite(new_value))
-            if finite and float(new_value - value) <= _SUFFICIENT * t * slope:
-                found = True
-                break
-            # the minimum of the parabola through value, slope and new value, kept within bounds
-            excess = float(new_value - value) - t * slope
-            t *= max(0.1, min(0.5, -slope * t / (2 * excess))) if finite and excess > 0 else 0.5
-        if not found:
-            break
-        step, change = moved - theta, new_gradient - gradient
-        curvature = float(step @ change)
-        if curvature > 1e-10 * float(step.norm() * change.norm()):
-            pairs.append((step, change, 1.0 / curvature))
-        fall = float(value - new_value)
-        theta, value, gradient = moved, new_value, new_gradient
-        iterations += 1
-        if fall <= tol:
-            break
-    return Descent(theta, value, gradient, evaluations, iterations)
+    return Descent(theta, at.value, at.gradient, 1 + evaluations, iterations)

@@ -62,12 +62,12 @@ def backtrack(
         trial = torch.add(theta, direction.step, alpha=length)
         if length == 1.0 or -slope * length <= rounding:
             new = evaluate(trial)
-            lower = new.value <= at.value + _ARMIJO * length * slope
-            if -slope * length <= rounding:  # equal values say nothing, and would be taken again and again
-                lower = new.value < at.value
+            # below rounding values say nothing: steps that they allow would be taken to and fro
+            lower = -slope * length > rounding and new.value <= at.value + _ARMIJO * length * slope
             if is_finite(new) and (lower or (-slope * length <= 16 * rounding and new.norm < at.norm)):
                 return trial, new, length
-            if -slope * length <= rounding:
+            # outside the domain of an objective that is flat a shorter step may still help
+            if -slope * length <= rounding and is_finite(new):
                 return None
         elif problem.value(trial) <= at.value + _ARMIJO * length * slope:
             return trial, evaluate(trial), length

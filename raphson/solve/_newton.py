@@ -1,15 +1,14 @@
 r"""Newton's method: steps :math:`-H^{-1} g` from a dense factorization, globalized.
 
 A factor may be kept over several steps. A dense Hessian costs many gradients, and after a step most of it is still
-right: the inverse of the last one factorized then serves as the initial matrix of a limited-memory BFGS recursion
-(Nocedal and Wright 2006, algorithm 7.4). Every step costs one gradient and one solve, and the pairs since the
-factorization carry the change of the Hessian; a new factor is made when the gradient falls too slowly for its price.
+right: the inverse of the last one factorized then serves as the initial matrix of limited-memory BFGS. Every step costs
+one gradient and one solve, and the pairs since the factorization carry the change of the Hessian; a new factor is made
+when the gradient falls too slowly for its price.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -18,12 +17,10 @@ import torch
 from torch import Tensor
 
 from raphson.solve._factor import Cholesky, Inverse, inverse_map
+from raphson.solve._lbfgs import InversePairs
 from raphson.solve._line_search import Direction, at_rounding, backtrack, extend, is_finite
 from raphson.solve._problem import Callback, Evaluation, History, Problem
 from raphson.solve._solution import Solution, Status
-
-_MEMORY = 10
-"""Pairs of steps and changes of the gradient that correct a frozen factorization."""
 
 _NEWTON_RATE = 1.2
 """What a fresh factor is counted on for: a step that reduces the gradient by ``exp(1.2)``, about 3."""
@@ -177,7 +174,7 @@ class _Descent:
                 theta, at = proposed, there
         history.begin(at)
         limit = len(history.steps) + _STEPS * self.max_iter
-        pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_MEMORY)
+        pairs: InversePairs | None = None
         factors, price = 0, cost
         fresh = True  # no step has been taken since the factor was made: making it again would change nothing
         slow = False
@@ -190,8 +187,10 @@ class _Descent:
                 inverse, expected = self.factorize(problem, theta, at)
                 price = max(cost, _SCORING_COST) if expected else cost
                 fresh, slow, factors = True, False, factors + 1
-                pairs.clear()
-            step = two_loops(at.gradient, pairs, inverse) if pairs else inverse(at.gradient).neg()
+                pairs = None
+            if price and pairs is None:
+                pairs = InversePairs(inverse, at.gradient)
+            step = inverse(at.gradient).neg() if pairs is None else pairs.direction()
             last = Direction.of(step, at.gradient)
             if last.decrement_squared < 2.0 * value_tol:
                 return Run(theta, at, Status.CONVERGED, last)
@@ -208,11 +207,8 @@ class _Descent:
             new_theta, new, length = found
             if self.extended and not price and length == 1.0:
                 new_theta, new = extend(problem.evaluate, theta, last, new_theta, new)
-            if price:
-                moved, change = new_theta - theta, new.gradient - at.gradient
-                curvature = float(torch.dot(moved, change))
-                if curvature > 0.0:
-                    pairs.append((moved, change, 1.0 / curvature))
+            if pairs is not None:
+                pairs.move(new_theta - theta, new.gradient)
             slow = not price or new.norm > at.norm * math.exp(-_NEWTON_RATE / (1.0 + price)) or length < 0.5
             theta, at, fresh = new_theta, new, False
             history.add(at)
@@ -312,18 +308,3 @@ def finish_run(
         hessian if finish.dense else None,
         history=steps,
     )
-
-
-def two_loops(gradient: Tensor, pairs: deque[tuple[Tensor, Tensor, float]], inverse: Inverse) -> Tensor:
-    """Return ``-H_k g`` by the two-loop recursion."""
-    # numbers of Python and sums in place: two thirds of the time that scalars in tensors take
-    q = gradient.clone()
-    coefficients = []
-    for s, y, rho in reversed(pairs):
-        alpha = rho * float(torch.dot(s, q))
-        q.add_(y, alpha=-alpha)
-        coefficients.append(alpha)
-    z = inverse(q)
-    for (s, y, rho), alpha in zip(pairs, reversed(coefficients), strict=True):
-        z.add_(s, alpha=alpha - rho * float(torch.dot(y, z)))
-    return z.neg_()

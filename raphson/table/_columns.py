@@ -100,7 +100,8 @@ def _learn_text(series: pd.Series[Any], name: str) -> tuple[Column, str | None]:
     import pandas as pd
 
     codes, found = pd.factorize(series)  # each cell is hashed once; what follows looks at the distinct ones
-    unique, n_rows = list(found), int((codes >= 0).sum())
+    unique, counts = list(found), np.bincount(codes + 1, minlength=len(found) + 1)[1:]  # missing cells have code -1
+    n_rows = int(counts.sum())
     if all(isinstance(value, bool) for value in unique):
         return _category(name, tuple(level_text(v) for v in sorted(unique)), "truth values", n_rows)
     odd = next((value for value in unique if not isinstance(value, str | bool | int | float | np.number)), None)
@@ -109,7 +110,7 @@ def _learn_text(series: pd.Series[Any], name: str) -> tuple[Column, str | None]:
     numeric = pd.to_numeric(pd.Series(unique, dtype=object), errors="coerce").notna().to_numpy()
     if numeric.all():
         return Number(name), f"{name}: numbers stored as text, used as numbers"
-    if np.bincount(codes[codes >= 0])[numeric].sum() > 0.5 * n_rows:
+    if counts[numeric].sum() > 0.5 * n_rows:
         to_numbers(series, name)  # names the first cell that is not a number
     return _category(name, tuple(sorted(level_text(value) for value in unique)), "text", n_rows)
 
@@ -180,7 +181,8 @@ def level_codes(series: pd.Series[Any], name: str, levels: tuple[str, ...]) -> n
 
     codes, unique = pd.factorize(series)
     position = {level: index for index, level in enumerate(levels)}
-    known = np.array([position.get(level_text(value), -2) for value in unique] + [-1])
+    kind = np.min_scalar_type(-max(2, len(levels)))  # a byte a row, for few levels
+    known = np.array([position.get(level_text(value), -2) for value in unique] + [-1], dtype=kind)
     found: np.ndarray = known[codes]
     if (known == -2).any():
         raise InputError(unseen_level(series, int((found == -2).argmax()), name, levels))

@@ -51,8 +51,8 @@ def test_mean_scale_and_intervals(structure):
 
 def test_units_do_not_matter():
     x, y = load_diabetes(return_X_y=True)
-    one = rp.BayesianMLP(hidden=(4,), max_iter=3).fit(x, y)
-    other = rp.BayesianMLP(hidden=(4,), max_iter=3).fit(1e6 * x - 3.0, 1e-3 * y + 5.0)
+    one = rp.BayesianMLP(hidden=(4,), max_iter=3, steps=20).fit(x, y)
+    other = rp.BayesianMLP(hidden=(4,), max_iter=3, steps=20).fit(1e6 * x - 3.0, 1e-3 * y + 5.0)
     np.testing.assert_allclose(other.predict(1e6 * x - 3.0), 1e-3 * one.predict(x) + 5.0, rtol=1e-5)
     assert other.score(1e6 * x - 3.0, 1e-3 * y + 5.0) == pytest.approx(one.score(x, y) + np.log(1e3), abs=1e-4)
 
@@ -83,12 +83,50 @@ def test_classes_counts_weights_and_seeds():
     np.testing.assert_allclose(weighted.predict(x), twice.predict(x), rtol=1e-4)
 
 
+def test_members_are_mixed():
+    x, y, _ = waves(200)
+    xt, yt, _ = waves(300, 1)
+    options = {"hidden": (8,), "max_iter": 3}
+    net = rp.BayesianMLP(rp.Gaussian(), members=3, **options).fit(x, y)
+    found = net.predictive(xt)
+    parts = [post.predict(net._scaled(xt)) for post in net.posteriors_]
+    target = (torch.from_numpy(yt) - net._center) / net._unit
+    # a mixture of normal distributions, written out
+    density = sum(
+        torch.distributions.Normal(p.mean[:, 0], p.variance[:, 0].sqrt()).log_prob(target).exp() for p in parts
+    )
+    torch.testing.assert_close(found.log_density(target), (density / 3).log())
+    second = sum((p.variance + p.mean.square()) for p in parts) / 3
+    torch.testing.assert_close(found.variance, second - found.mean.square())
+    torch.testing.assert_close(found.output_mean, found.mean)
+    torch.testing.assert_close(found.output_covariance[:, :, 0], found.epistemic)
+    draws = found.sample(4000, torch.Generator().manual_seed(0))[..., 0]
+    assert float((draws.mean(0) - found.mean[:, 0]).abs().max()) < 0.05
+    torch.testing.assert_close(draws.var(0), found.variance[:, 0], rtol=0.15, atol=0.0)
+    low, high = found.interval(0.9)
+    # the distribution function of the mixture at its limits
+    normals = [torch.distributions.Normal(p.mean, p.variance.sqrt()) for p in parts]
+    for limit, level in ((low, 0.05), (high, 0.95)):
+        reached = sum(normal.cdf(limit) for normal in normals) / 3
+        assert float((reached - level).abs().max()) < 0.02
+    first = rp.BayesianMLP(rp.Gaussian(), **options).fit(x, y)
+    np.testing.assert_array_equal(
+        first.predict(xt), net.posterior_.predict(net._scaled(xt)).mean[:, 0] * net._unit + net._center
+    )
+    assert net.score(xt, yt) >= np.mean([p.log_density(target).mean() for p in parts]) - np.log(float(net._unit))
+
+
 def test_clear_errors():
     x, y, _ = waves(20)
     for options, words in {
         ("activation", "swish"): "one of tanh, relu, silu, gelu",
         ("hidden", (0,)): "whole numbers of units",
         ("structure", "full"): "one of dense, diagonal",
+        ("hidden", 50): "whole numbers of units",
+        ("tol", "x"): "tol is 'x'",
+        ("random_state", "x"): "random_state is 'x'",
+        ("members", 0): "members is 0, but it must be a whole number",
+        ("max_iter", 2.5): "max_iter is 2.5",
         ("likelihood", rp.Gaussian): "pass an instance",
     }.items():
         with pytest.raises(rp.InputError, match=words):
@@ -97,10 +135,10 @@ def test_clear_errors():
         rp.BayesianMLP().fit(x, np.where(np.arange(20) == 3, np.nan, y))
 
 
-@pytest.mark.parametrize("structure", ["dense", "kfac"])
-def test_a_saved_network_predicts_alike(structure, tmp_path):
+@pytest.mark.parametrize(("structure", "members"), [("dense", 1), ("kfac", 1), ("dense", 2)])
+def test_a_saved_network_predicts_alike(structure, members, tmp_path):
     x, y = load_diabetes(return_X_y=True, as_frame=True)
-    net = rp.BayesianMLP(rp.StudentT(5.0), hidden=(6, 4), structure=structure, max_iter=2).fit(x, y)
+    net = rp.BayesianMLP(rp.StudentT(5.0), (6, 4), structure, members=members, max_iter=2).fit(x, y)
     net.save(tmp_path / "net")
     again = rp.load(tmp_path / "net").model
     for found, expected in zip(again.predict(x, return_std=True), net.predict(x, return_std=True), strict=True):

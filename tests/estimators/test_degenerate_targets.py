@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
+from scipy.special import gammaln
 
 import raphson as rp
 
@@ -61,6 +63,65 @@ def test_large_counts(unit):
     information = design.T @ (design * mean[:, None])
     assert np.all(np.abs(np.linalg.solve(information, score)) < 1e-12)
     np.testing.assert_allclose(model.standard_errors(), np.sqrt(np.linalg.inv(information).diagonal()), rtol=1e-6)
+
+
+IN_UNITS = [
+    (rp.InverseGaussian(), 0.0),
+    (rp.InverseGaussian(dispersion=1.0), 0.0),
+    (rp.InverseGaussian(link="identity"), 1.0),
+    (rp.InverseGaussian(dispersion=1.0, link="identity"), 1.0),
+    (rp.InverseGaussian(link="inverse"), -1.0),
+    (rp.InverseGaussian(dispersion=0.3, link="inverse_squared"), -2.0),
+    (rp.Gamma(), 0.0),
+    (rp.Gamma(dispersion=0.3), 0.0),
+    (rp.Gamma(link="identity"), 1.0),
+    (rp.Gamma(dispersion=0.3, link="inverse"), -1.0),
+    (rp.Weibull(), 0.0),
+    (rp.Weibull(shape=1.5), 0.0),
+    (rp.StudentT(), 1.0),
+    (rp.StudentT(df=4.0), 1.0),
+    (rp.Gaussian(), 1.0),
+    (rp.Gaussian(link="log"), 0.0),
+    (rp.HeteroscedasticGaussian(), 1.0),
+    (rp.HeteroscedasticGaussian("mean_variance"), 1.0),
+    (rp.HeteroscedasticGaussian(link="log"), 0.0),
+    (rp.HeteroscedasticGaussian(link="inverse"), -1.0),
+    (rp.MultivariateGaussian(1), 1.0),
+]
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-10, 1e10, 1e30])
+@pytest.mark.parametrize(("likelihood", "power"), IN_UNITS, ids=repr)
+def test_units_of_targets_are_units_of_coefficients(likelihood, power, unit):
+    # of a given dispersion or scale too: it weights all rows alike
+    y = np.random.default_rng(3).gamma(4.0, 1.0, 50) * np.exp(0.3 * X[:, 0])
+    y[::10] *= 5.0
+    usual, other = (rp.VectorGLM(likelihood, tol=1e-10).fit(X, scale * y) for scale in (1.0, unit))
+    assert other.solution_.converged
+    expected = usual.coef_[0] * unit**power
+    np.testing.assert_allclose(other.coef_[0], expected, rtol=1e-5, atol=1e-7 * abs(usual.intercept_[0]) * unit**power)
+    if "dispersion" not in repr(likelihood) or likelihood.dispersion is None:
+        return
+    assert np.isfinite(other.standard_errors()).to_numpy().all()
+
+
+@pytest.mark.parametrize("logit", [-300.0, -20.0, 20.0, 30.0])
+@pytest.mark.parametrize("precision", [5.0, 1e4])
+def test_shares_beside_zero_and_one(logit, precision):
+    # there the distribution is a gamma one of a common rate, the precision
+    y = np.exp(-abs(logit)) * np.random.default_rng(3).gamma(precision * np.exp(0.3 * X[:, 0]), 1 / precision)
+    model = rp.VectorGLM(rp.Beta()).fit(X, y if logit < 0 else 1 - y)
+    assert model.solution_.converged and model.n_iter_ < 20
+    share = (y if logit < 0 else 1 - (1 - y)) * np.exp(abs(logit))
+
+    def loss(theta: np.ndarray) -> float:
+        shape, rate = np.exp(theta[0] + theta[1] * X[:, 0] + theta[2]), np.exp(theta[2])
+        return -np.mean(shape * theta[2] - gammaln(shape) + shape * np.log(share) - rate * share)
+
+    intercept, slope, _ = minimize(loss, [0.0, 0.0, np.log(precision)], options={"gtol": 1e-8}).x
+    sign = -np.sign(logit)
+    np.testing.assert_allclose(sign * model.coef_[0], slope, atol=1e-4 / np.sqrt(precision))
+    np.testing.assert_allclose(sign * model.intercept_[0], intercept - abs(logit), atol=1e-4 / np.sqrt(precision))
 
 
 @pytest.mark.parametrize("unit", [1e10, 1e12, 1e15])

@@ -303,13 +303,15 @@ def test_what_cannot_be_certified_says_why():
 
 def test_a_model_without_rows_says_how_to_get_the_bound():
     model = fitted(*draw(0))
-    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
-        with pytest.raises(NotEstimableError, match="attach|raphson check"):
-            _ = other.solution_.error_bound
-        kind, x, y, weights, *_ = draw(0)
-        again = other.attach(x, y, weights).solution_.error_bound
-        np.testing.assert_allclose(again.coefficients, model.solution_.error_bound.coefficients, rtol=1e-6)
-        np.testing.assert_array_equal(other.coef_, model.coef_)
+    other = pickle.loads(pickle.dumps(model))
+    with pytest.raises(NotEstimableError, match="attach|raphson check"):
+        _ = other.solution_.error_bound
+    kind, x, y, weights, *_ = draw(0)
+    again = other.attach(x, y, weights).solution_.error_bound
+    np.testing.assert_allclose(again.coefficients, model.solution_.error_bound.coefficients, rtol=1e-6)
+    np.testing.assert_array_equal(other.coef_, model.coef_)
+    for same in (copy.copy(model), copy.deepcopy(model)):
+        np.testing.assert_array_equal(same.solution_.error_bound.coefficients, model.solution_.error_bound.coefficients)
     with pytest.raises(rp.InputError, match="not fitted with|columns|features"):
         other.attach(np.column_stack([x, x]), y, weights)
 

@@ -208,3 +208,11 @@ def test_groups_by_name(frame: pd.DataFrame) -> None:
         plain.standard_errors("observed", correction="HC1")
     with pytest.raises(rp.InputError, match="1 missing labels"):
         model.standard_errors(groups=frame["village"].where(frame.index != 3))
+
+
+@pytest.mark.parametrize("right", ["0", "-1", "0 + offset(x)"])
+@pytest.mark.parametrize("make", [rp.MultinomialLogisticRegression, lambda **o: rp.VectorGLM("bernoulli", **o)])
+def test_a_formula_without_a_column_or_an_intercept_is_refused(frame: pd.DataFrame, right: str, make: Any) -> None:
+    table = frame.assign(y=(frame["y"] > 0).astype(int))
+    with pytest.raises(rp.InputError, match="There is no coefficient to fit"):
+        make(formula=f"y ~ {right}").fit(table)

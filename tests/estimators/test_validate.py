@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from raphson import MultinomialLogisticRegression
 from raphson._errors import InputError
 from raphson.estimators.input._classes import encode_classes
-from raphson.estimators.input._validate import check_labels
+from raphson.estimators.input._labels import number_labels
+from raphson.estimators.input._validate import check_table
 
 
 @given(
@@ -22,7 +23,7 @@ def test_whole_numbers_are_classes_without_sorting(values, dtype, spread):
     labels = np.array(values, dtype=dtype)
     if np.dtype(dtype).itemsize >= 4:
         labels = labels * dtype(spread)
-    classes, codes = encode_classes(labels, None)
+    classes, codes = encode_classes(labels, len(labels), None)
     expected, inverse = np.unique(labels, return_inverse=True)
     assert classes.dtype == labels.dtype
     np.testing.assert_array_equal(classes, expected)
@@ -31,16 +32,61 @@ def test_whole_numbers_are_classes_without_sorting(values, dtype, spread):
 
 @pytest.mark.parametrize("labels", [np.array([2**64 - 1, 0, 3], dtype=np.uint64), np.array([True, False, True])])
 def test_labels_that_are_no_int64_are_sorted(labels):
-    classes, codes = encode_classes(labels, None)
+    classes, codes = encode_classes(labels, len(labels), None)
     np.testing.assert_array_equal(classes[codes.numpy()], labels)
     assert list(classes) == sorted(set(labels.tolist()))
 
 
-def test_integers_need_no_search_for_missing_labels():
-    labels = np.arange(5)
-    assert check_labels(labels, 5) is labels
-    with pytest.raises(InputError, match="row 1"):
-        check_labels(pd.array([1, None, 2], dtype="Int64"), 3)
+@pytest.mark.parametrize("kind", ["str", object, "category"])
+def test_texts_are_hashed_once_and_numbered_as_numpy_does(kind, monkeypatch):
+    texts = np.array(["b", "a", "c", "b", "a"], dtype=object)
+    y = pd.Series(texts, index=[5, 4, 3, 2, 1]).astype(kind)
+    monkeypatch.setattr("raphson.estimators.input._labels.column_or_1d", None)  # what would make texts of all rows
+    classes, codes = number_labels(y if kind is not object else y.to_numpy(), 5)
+    expected, inverse = np.unique(texts.astype(str), return_inverse=True)
+    assert classes.dtype == object and codes.dtype == np.int64
+    assert classes.tolist() == expected.tolist()
+    np.testing.assert_array_equal(codes, inverse)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (pd.Series(["a", None, "b"], dtype="str"), "missing in row 1"),
+        (pd.Series(pd.Categorical(["a", "b", None])), "missing in row 2"),
+        (np.array(["a", None, np.nan], dtype=object), r"missing in row 1 \(2 such"),
+        (pd.array([1, None, 2], dtype="Int64"), "missing in row 1"),
+        (np.array(["a", 1, "b"], dtype=object), "mixes types"),
+        (pd.Series(pd.Categorical([1.0, 2.0, 0.5])), "row 2: 0.5"),
+        (pd.Series(["a", "b"], dtype="str"), "inconsistent numbers of samples"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_refused_in_a_sentence(y, message):
+    with pytest.raises(InputError, match=message):
+        number_labels(y, 3)
+
+
+def test_a_frame_of_numbers_is_copied_once(monkeypatch):
+    """Columns of several types become one table by rows, which is read in place; one block is not copied at all."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=50), "n": rng.integers(0, 9, 50), "b": rng.normal(size=50)})
+    table = check_table(MultinomialLogisticRegression(), frame, reset=True)
+    assert table.flags.c_contiguous
+    np.testing.assert_array_equal(table, frame.to_numpy(dtype=np.float64))
+    block = pd.DataFrame(rng.normal(size=(50, 3)), columns=list("abc"), copy=False)
+    assert np.shares_memory(check_table(MultinomialLogisticRegression(), block, reset=True), block.to_numpy())
+    model = MultinomialLogisticRegression(l2=0.1).fit(frame, np.arange(50) % 3)
+    assert list(model.feature_names_in_) == ["a", "n", "b"] and model.n_features_in_ == 3
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(frame.rename(columns={"a": "c"}))
+
+
+def test_part_of_a_table_is_checked_without_a_copy():
+    table = np.random.default_rng(0).normal(size=(60, 5))
+    table[7, 0] = np.nan  # no part of it
+    assert np.shares_memory(check_table(MultinomialLogisticRegression(), table[:, 1:], reset=True), table)
+    with pytest.raises(InputError, match="row 7, column 'x0'"):
+        check_table(MultinomialLogisticRegression(), table[:, :4], reset=True)
 
 
 def test_an_array_after_a_frame_forgets_the_names():

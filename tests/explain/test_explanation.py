@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -146,8 +148,14 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert code == 2 and "cannot write" in err
 
 
-def test_the_package_is_callable_as_well_as_the_function() -> None:
+@pytest.mark.parametrize("name", ["explain", "diagnose", "laplace"])
+def test_the_package_is_callable_with_the_signature_of_the_function(name: str) -> None:
     """Importing the package binds its name in raphson, where the function of that name is looked for."""
-    package = importlib.import_module("raphson.explain")
+    package = importlib.import_module(f"raphson.{name}")
     assert isinstance(package, ModuleType) and callable(package)
+    assert inspect.signature(package) == inspect.signature(vars(package)[name])
+
+
+def test_the_package_does_what_the_function_does() -> None:
+    package: Any = importlib.import_module("raphson.explain")
     assert package(rp.Poisson()).title == rp.explain(rp.Poisson()).title == "Poisson()"

@@ -174,7 +174,7 @@ def test_clear_errors() -> None:
     for options, words in (
         ({"method": "linear"}, "'glm' or 'sample'"),
         ({"link": "identity"}, "mixture, probit, bridge"),
-        ({"samples": 0}, "at least one"),
+        ({"samples": 0}, "samples is 0"),
     ):
         with pytest.raises(rp.InputError, match=words):
             post.predict(x, **options)
@@ -186,3 +186,45 @@ def test_clear_errors() -> None:
         post.tune_prior(per="unit")
     with pytest.raises(rp.InputError, match="scale of a Gaussian"):
         post.tune_prior(scale=True)
+
+
+def test_limits_of_rare_counts_are_counts():
+    model = torch.nn.Linear(1, 1).double()
+    torch.nn.init.constant_(model.bias, -6.0)
+    x = torch.zeros(20, 1, dtype=torch.float64)
+    post = rp.laplace(model, rp.Poisson(), (x, torch.zeros(20, 1, dtype=torch.float64)), prior_precision=100.0)
+    low, high = post.predict(x[:2]).interval(0.9)
+    assert (low == 0).all() and (high == 0).all()
+
+
+def test_wrong_arguments_get_a_sentence(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(8, 3, generator=g), torch.randn(8, 2, generator=g)
+    model = torch.nn.Linear(3, 2)
+    post = rp.laplace(model, rp.Gaussian(), (x, y))
+    found = post.predict(x)
+    missing = x.index_fill(0, torch.tensor([4]), torch.nan)
+
+    def made(**options: object) -> object:
+        return rp.laplace(model, rp.Gaussian(), (x, y), **options)  # type: ignore[arg-type]
+
+    for call, words in (
+        (lambda: made(prior_precision="big"), "all parameters is 'big'"),
+        (lambda: made(prior_precision={"weight": 1.0, "bias": None}), "precision of bias is None"),
+        (lambda: made(prior_precision={"head": 1.0}), "names 'head'"),
+        (lambda: made(prior_precision=[1.0, 2.0]), "give one number"),
+        (lambda: made(subset=[]), "subset is"),
+        (lambda: made(subset=3), "subset is 3"),
+        (lambda: made(temperature="hot"), "temperature is 'hot'"),
+        (lambda: made(structure="low_rank", rank=0), "rank is 0"),
+        (lambda: post.predict(x[:, :2]), "inputs of shape"),
+        (lambda: post.predict(x.double()), "convert one of them"),
+        (lambda: post.predict(x[:0]), "no rows"),
+        (lambda: post.predict(missing), "row 4"),
+        (lambda: post.predict(x, samples=2.5), "samples is 2.5"),
+        (lambda: found.log_density(y[:7]), "8 inputs"),
+        (lambda: found.log_density(y.index_fill(0, torch.tensor([5]), torch.nan)), "row 5 is nan"),
+        (lambda: post.save(tmp_path / "none" / "file"), "cannot be written"),
+    ):
+        with pytest.raises(rp.InputError, match=words):
+            call()

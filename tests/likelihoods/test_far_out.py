@@ -197,8 +197,8 @@ RELATIVE = {torch.float64: 1e-8, torch.float32: 2e-3}
 every_member = pytest.mark.parametrize("likelihood", members(), ids=repr)
 
 
-def complaints(likelihood: Likelihood, dtype: torch.dtype, most: int) -> list[str]:
-    f, y = rows(likelihood, dtype, most)
+def complaints(likelihood: Likelihood, f: torch.Tensor, y: torch.Tensor) -> list[str]:
+    dtype = f.dtype
     found, eps = ours(likelihood, f, y), 16 * torch.finfo(dtype).eps
     bad = []
     for i, (row, target) in enumerate(zip(f.tolist(), y.reshape(len(y), -1).tolist(), strict=True)):
@@ -212,6 +212,9 @@ def complaints(likelihood: Likelihood, dtype: torch.dtype, most: int) -> list[st
         second = [b % len(likelihood.parameters) > 0 for b in range(c)]
         sizes = [max(a, abs(g), b) for a, g, b in zip(information, true["gradient"], second, strict=True)]
         logs = sum(abs(mp.log(abs(t))) for t in target if t)
+        if likelihood.support is lk.OPEN_UNIT_INTERVAL:
+            # its loss has both logarithms, which cancel against the gamma functions
+            logs += sum(abs(mp.log1p(-mp.mpf(t))) for t in target)
         pairs = [a * b for a in sizes for b in sizes]
         moved = {
             # an output or a target that is off by its rounding; so many trials that are off by the rounding of one
@@ -256,15 +259,59 @@ def complaints(likelihood: Likelihood, dtype: torch.dtype, most: int) -> list[st
 
 @every_member
 def test_right_or_infinite_far_out(likelihood):
-    bad = complaints(likelihood, torch.float64, FEW)
+    bad = complaints(likelihood, *rows(likelihood, torch.float64, FEW))
     assert not bad, f"{len(bad)} numbers: " + "\n".join(bad[:12])
+
+
+SINGLE, DOUBLE = torch.float32, torch.float64
+MEAN_AND_SCALE = lk.HeteroscedasticGaussian()
+BETWEEN = [
+    # a residual of zero by a scale whose inverse overflows, and by degrees of freedom that do
+    (lk.StudentT(4.0), SINGLE, [0.0, -1e4], 0.0),
+    (lk.StudentT(), SINGLE, [0.0, -700.0, -40.0], 0.0),
+    (lk.StudentT(), SINGLE, [0.75, -40.0, 700.0], -1e5),
+    (lk.StudentT(), DOUBLE, [-40.0, -700.0, 1e4], 1e-300),
+    # the inverse scale overflows, the residual by it does not
+    (lk.StudentT(4.0), SINGLE, [0.0, -100.0], 2.0**-110),
+    (lk.StudentT(), DOUBLE, [0.0, -720.0, 3.0], 1e-305),
+    # no count at a dispersion that overflows; a mean that does
+    (lk.NegativeBinomial(), SINGLE, [-1e4, 700.0], 0.0),
+    (lk.NegativeBinomial(), SINGLE, [700.0, -1e4], 7.0),
+    (lk.NegativeBinomial(), SINGLE, [1e4, -700.0], 1e6),
+    # a mean of 1/2 in single precision, of which the logit knows more
+    (lk.Beta(), SINGLE, [TINY, 700.0], 1 - 2.0**-24),
+    (lk.Beta(), SINGLE, [-TINY, 40.0], 0.5),
+    (lk.Beta(), DOUBLE, [1e-20, 85.0], 0.5),
+    (lk.Ordinal(3, "cloglog"), SINGLE, [700.0, 1e4], 1),
+    # a residual that the rounded mean has lost
+    (lk.HeteroscedasticGaussian(link="log"), SINGLE, [-TINY, -40.0], 1.0),
+    (lk.HeteroscedasticGaussian(link="log"), DOUBLE, [1e-20, -50.0], 1.0),
+    (lk.Gaussian(1e-12, link="log"), SINGLE, [TINY], 1.0),
+    (lk.Linked(lk.StudentT(), ("exp", "identity", "identity")), SINGLE, [TINY, -20.0, 2.0], 1.0),
+    (lk.Linked(lk.ScaledLikelihood(lk.StudentT(4.0), 2.0), ("exp", "identity")), SINGLE, [TINY, -20.0], 1.0),
+    (lk.Linked(MEAN_AND_SCALE, ("sigmoid", "identity")), SINGLE, [TINY, -20.0], 0.5),
+    (lk.Linked(MEAN_AND_SCALE, ("sigmoid", "identity")), DOUBLE, [40.0, -45.0], 1.0),
+    (lk.Linked(MEAN_AND_SCALE, ("normal_cdf", "identity")), DOUBLE, [10.0, -45.0], 1.0),
+    (lk.Linked(MEAN_AND_SCALE, ("cloglog_inverse", "identity")), SINGLE, [3.0, -25.0], 1.0),
+    # the second derivative in a scale next to zero of a residual of zero
+    (lk.Linked(lk.HeteroscedasticGaussian("mean_scale"), ("identity", "softplus")), DOUBLE, [0.0, -300.0], 0.0),
+    # zero counts by a mean next to zero: the terms of the chain rule cancel
+    (lk.NegativeBinomial(0.3, "identity"), SINGLE, [TINY], 0.0),
+]
+
+
+@pytest.mark.parametrize(("likelihood", "dtype", "f", "y"), BETWEEN, ids=repr)
+def test_nothing_overflows_or_cancels_between(likelihood, dtype, f, y):
+    target = torch.tensor([y], dtype=torch.long if isinstance(y, int) else dtype)
+    bad = complaints(likelihood, torch.tensor([f], dtype=dtype), target)
+    assert not bad, "\n".join(bad)
 
 
 @pytest.mark.nightly
 @every_member
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
 def test_right_or_infinite_at_many_outputs(likelihood, dtype):
-    bad = complaints(likelihood, dtype, MANY)
+    bad = complaints(likelihood, *rows(likelihood, dtype, MANY))
     assert not bad, f"{len(bad)} numbers: " + "\n".join(bad[:12])
 
 

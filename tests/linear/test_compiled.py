@@ -1,6 +1,7 @@
 """The compiled softmax against the same objective in PyTorch and against automatic differentiation."""
 
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from raphson import Bernoulli, Binomial, Categorical, Gamma, Poisson
+from raphson import Bernoulli, Binomial, Categorical, Gamma, Poisson, _native
 from raphson._native import _module
 from raphson.data import DenseDesign
 from raphson.linear import LinearObjective, OutputMap, _compiled
@@ -297,6 +298,69 @@ def test_saturated_predictions_are_exact(size):
     torch.testing.assert_close(at.gradient, torch.func.grad(plain(objective))(theta), rtol=1e-10, atol=1e-12)
     expected = through_pytorch(objective).evaluate(theta).hessian.to_dense()
     torch.testing.assert_close(at.hessian.to_dense(), expected, rtol=1e-10, atol=1e-15)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 90),
+    st.integers(1, 70),
+    st.integers(1, 7),
+    st.fixed_dictionaries({name: st.booleans() for name in ("weights", "intercept", "reference")}),
+    st.integers(1, 3),
+    st.integers(0, 999),
+)
+def test_rows_in_place_give_what_their_standardized_columns_do(n, d, c, options, parts, seed):
+    """Many columns, read in place by one thread or several: value, gradient, norm and the targets' linear term."""
+    generator = torch.Generator().manual_seed(seed)
+    # strides are not D
+    x = torch.randn(n, d + 3, dtype=torch.float64, generator=generator)[:, 1 : d + 1] * 3 + 40
+    intercept, size = options["intercept"], d + options["intercept"]
+    center = x.mean(0) if intercept else torch.zeros(d, dtype=torch.float64)
+    design = DenseDesign(x, intercept=intercept, moments=(center, torch.full((d,), 2.0, dtype=torch.float64)))
+    weights = torch.rand(n, dtype=torch.float64, generator=generator) if options["weights"] else None
+    penalty = torch.eye(c, dtype=torch.float64), torch.linspace(0.0, 1.0, size, dtype=torch.float64)
+    rest = weights, *penalty, c, 1.0 / n, False
+    given_rows = _native.LinearModel(x, center, design.scale.reciprocal(), intercept, *rest, True)
+    columns = _native.LinearModel(design.standardized(slice(0, n)), None, None, False, *rest)
+    theta, linear = torch.randn(2, c, size, dtype=torch.float64, generator=generator) / size
+    units = torch.rand(3, size, dtype=torch.float64, generator=generator)
+    t = torch.randn(c, n, dtype=torch.float64, generator=generator)
+    with mock.patch.object(_module, "threads", lambda *_: parts):
+        for dtype in (None, torch.float64, torch.float32):
+            found, expected = (
+                _native.Evaluator(model, linear, options["reference"], units).at(theta.view(-1), dtype)
+                for model in (given_rows, columns)
+            )
+            assert found.value == pytest.approx(expected.value, rel=1e-12, abs=1e-12)
+            assert found.norm == pytest.approx(expected.norm, rel=1e-10, abs=1e-10)
+            torch.testing.assert_close(found.gradient, expected.gradient, rtol=1e-10, atol=1e-10)
+            if dtype is not None:
+                torch.testing.assert_close(found.p, expected.p, rtol=1e-6, atol=1e-10)
+        found, expected = (_native.adjoint(model, t) for model in (given_rows, columns))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("c", [1, 3, 5])
+def test_wide_tables_are_read_in_place_and_their_hessians_are_products(c):
+    """More columns than a block in the cache has: value and gradient by automatic differentiation, the Hessian, too."""
+    objective, theta = make(30, 9000, c, logistic=c == 1, reference=False)
+    theta /= 100.0
+    assert objective._compiled.table.in_place and not objective._compiled.table.has_hessians
+    at, value, slow = objective.evaluate(theta, None), plain(objective), through_pytorch(objective)
+    assert at.value == pytest.approx(float(value(theta)), rel=1e-13)
+    torch.testing.assert_close(at.gradient, torch.func.grad(value)(theta), rtol=1e-11, atol=1e-13)
+    assert at.norm == pytest.approx(slow.evaluate(theta, None).norm, rel=1e-10)
+    product = torch.func.jvp(torch.func.grad(value), (theta,), (theta,))[1]
+    torch.testing.assert_close(objective.evaluate(theta).hessian.mv(theta), product, rtol=1e-10, atol=1e-13)
+
+
+def test_columns_with_large_means_are_not_read_in_place():
+    """Sums that are centered afterwards would lose their digits."""
+    x = torch.randn(60, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(60) % 3
+    for mean, read in ((10.0, True), (1e5, False)):
+        objective = linear_objective(DenseDesign(x + mean, standardize=True), Categorical(), y, n_outputs=3, l2=0.1)
+        assert (objective._compiled is not None) is read
 
 
 def test_what_is_not_a_number_stays_so():

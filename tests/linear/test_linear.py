@@ -15,7 +15,7 @@ from raphson.data import DenseDesign, SparseDesign
 from raphson.data import _dense_design as data
 from raphson.likelihoods import Bernoulli, Categorical, Gaussian
 from raphson.linalg import DiagonalPlusLowRank
-from raphson.linear import lipschitz_bound
+from raphson.linear import TargetSums, lipschitz_bound
 from raphson.linear._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs
 from tests.linear.objectives import linear_objective
 
@@ -288,3 +288,27 @@ def test_constant_outputs_are_evaluated_without_a_pass(likelihood, reference):
     assert at.norm == pytest.approx(expected.norm, rel=1e-10)
     for other in ({"weights": True}, {"offset": True}, {"sparse": True}, {"standardize": False}):
         assert make(**(options | other))[0].evaluate_constant(theta) is None
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("reference", [None, 0, 1])
+def test_known_sums_of_the_targets_are_their_linear_term(k, intercept, reference):
+    """Sums by class of the table as given, in place of a pass over the standardized columns; of two classes, too."""
+    rng = np.random.default_rng(0)
+    x, y = torch.from_numpy(rng.normal(3.0, 2.0, (40, 6))), torch.from_numpy(rng.permutation(np.arange(40) % k))
+    onehot = torch.nn.functional.one_hot(y, k).double()
+    sums = TargetSums(onehot.mT @ x, onehot.sum(0))
+    design = DenseDesign(x, intercept=intercept, standardize=True)
+    known, plain = (
+        linear_objective(design, Categorical(), y, n_outputs=k, reference=reference, l2=0.1, sums=given)
+        for given in (sums, None)
+    )
+    theta = torch.from_numpy(rng.normal(size=known.n_parameters))
+    pairs = [(known, plain), (known.take(torch.arange(20)), plain.take(torch.arange(20)))]
+    if known.reduced is not known:
+        pairs.append((known.reduced, plain.reduced))
+    for a, b in pairs:
+        at, expected = a.evaluate(theta, None), b.evaluate(theta, None)
+        assert at.value == pytest.approx(expected.value, rel=1e-12)
+        torch.testing.assert_close(at.gradient, expected.gradient, rtol=1e-11, atol=1e-12)

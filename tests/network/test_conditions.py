@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -157,6 +158,100 @@ class Counts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.mean.mul_(0.9)
         return x - self.mean
+
+
+class Slope(nn.Module):
+    """Computes with the gradient of a network inside of it, as models of forces do."""
+
+    def __init__(self, function: bool) -> None:
+        super().__init__()
+        self.inner, self.out, self.function = (
+            nn.Sequential(nn.Linear(D, 4), nn.Tanh(), nn.Linear(4, 1)),
+            nn.Linear(D, C),
+            function,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.function:
+            return self.out(torch.func.vmap(torch.func.grad(lambda row: self.inner(row).sum()))(x))
+        with torch.enable_grad():
+            z = x.detach().requires_grad_()
+            (g,) = torch.autograd.grad(self.inner(z).sum(), z, create_graph=True)
+        return self.out(g)
+
+
+class Scaled(nn.Module):
+    """Runs a network inside of it with other parameters than its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.scale = body(nn.Tanh()), nn.Parameter(torch.tensor(1.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = {name: p * self.scale for name, p in self.inner.named_parameters()}
+        return torch.func.functional_call(self.inner, values, (x,))
+
+
+class Adapted(nn.Module):
+    """A frozen layer with an adapter of low rank, added to what it makes or to its weight."""
+
+    def __init__(self, merged: bool) -> None:
+        super().__init__()
+        self.base, self.out, self.merged = nn.Linear(D, 4).requires_grad_(False), nn.Linear(4, C), merged
+        self.down, self.up = nn.Parameter(torch.randn(2, D)), nn.Parameter(torch.randn(4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.merged:
+            return self.out(torch.tanh(F.linear(x, self.base.weight + self.up @ self.down, self.base.bias)))
+        return self.out(torch.tanh(self.base(x) + x @ self.down.mT @ self.up.mT))
+
+
+class Routed(nn.Module):
+    """Sends each example through one of two layers, by its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.experts, self.out = (
+            nn.Linear(D, 2),
+            nn.ModuleList(nn.Linear(D, 4) for _ in "ab"),
+            nn.Linear(4, C),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.gate(x).softmax(-1)
+        h = x.new_zeros(len(x), 4)
+        for number, expert in enumerate(self.experts):
+            rows = (p.argmax(-1) == number).nonzero()[:, 0]
+            h = h.index_add(0, rows, p[rows, number, None] * expert(x[rows]))
+        return self.out(torch.tanh(h))
+
+
+class Phase(nn.Module):
+    """Complex numbers inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(D, 4), nn.Linear(D, 4), nn.Linear(8, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.complex(self.a(x), self.b(x))
+        return self.out(torch.view_as_real(z / (1 + z.abs())).flatten(1))
+
+
+class Generated(nn.Module):
+    """A layer whose weight another layer makes, for each example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make, self.out = nn.Linear(D, 4 * D), nn.Linear(4, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.tanh(torch.einsum("noi,ni->no", self.make(x).view(-1, 4, D), x)))
+
+
+def normed_as_before() -> nn.Module:
+    """The weight norm that leaves what it computed on the module as an attribute."""
+    return nn.Sequential(nn.utils.weight_norm(nn.Linear(D, 4)), nn.Tanh(), nn.Linear(4, C))
 
 
 def distances(h: Tensor) -> Tensor:
@@ -356,6 +451,15 @@ CASES = [
         "weight norm", lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(D, 4)), nn.Tanh(), nn.Linear(4, C))
     ),
     Case("spectral norm", lambda: nn.Sequential(parametrizations.spectral_norm(nn.Linear(D, C)))),
+    Case("old weight norm", normed_as_before),
+    Case("gradient inside", lambda: Slope(False), twin=torch.tanh),  # by the function, which torch.func knows
+    Case("gradient of a function inside", lambda: Slope(True)),
+    Case("other parameters inside", Scaled),
+    Case("adapter", lambda: Adapted(False)),
+    Case("merged adapter", lambda: Adapted(True)),
+    Case("routed examples", Routed, "other layers than batch 0", (KFAC,)),
+    Case("complex inside", Phase),
+    Case("generated weights", Generated),
     Case("layer norm", lambda: norm_model(nn.LayerNorm(4))),
     Case("group norm", lambda: norm_model(nn.GroupNorm(2, 4))),
     Case("batch norm", lambda: norm_model(nn.BatchNorm1d(4))),
@@ -497,7 +601,11 @@ def trained(model: nn.Module) -> Tensor:
 
 def check(model: nn.Module, value: Tensor, x: Tensor, y: Tensor, quantity: str, rtol: float) -> None:
     # torch's own second derivative of it is wrong under vmap, by 31 % here (torch 2.13)
-    with mock.patch.object(torch, "_weight_norm", lambda v, g, dim: v * g / v.norm(dim=1, keepdim=True)):
+    def plain_norm(v: Tensor, g: Tensor, dim: int) -> Tensor:
+        return v * g / v.norm(dim=1, keepdim=True)
+
+    old = sys.modules["torch.nn.utils.weight_norm"]
+    with mock.patch.object(torch, "_weight_norm", plain_norm), mock.patch.object(old, "_weight_norm", plain_norm):
         dense: Dense = by_definition(model, LOSS, x, y, None, "mean", 0.0)
     keep = trained(model)
     v = torch.linspace(-1, 1, int(keep.sum()), dtype=DTYPE)
@@ -568,8 +676,9 @@ def test_a_quantity_is_right_or_refused_by_name(case: Case, quantity: str) -> No
         assert case.refused is not None and quantity in case.quantities, error
         assert re.search(case.refused, str(error)), error
         return
-    twin: Any = copy.deepcopy(model)
+    twin: Any = model
     if case.twin is not None:
+        twin = copy.deepcopy(model)
         twin.function = case.twin
     check(twin, value, x, y, quantity, case.rtol)
 

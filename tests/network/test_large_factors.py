@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import raphson as rp
-from raphson.network.curvature.factors import _syrk
+from raphson.network.curvature.factors import _output_factor, _syrk
 
 from .kfac_oracle import block_places, gauss_newton
 
@@ -85,3 +85,47 @@ def test_a_vocabulary_takes_no_array_of_its_square(make, tied: bool) -> None:
     assert largest.size < 50 * v
     assert any(f"{v} (diagonal)" in row[2] for row in operator.report().rows)
     assert bool(torch.isfinite(operator @ torch.ones(o.n_parameters)).all())
+
+
+class Mixed(nn.Module):
+    """Scores of words at every position, which depend on all positions of the row."""
+
+    def __init__(self, v: int) -> None:
+        super().__init__()
+        self.table, self.out = nn.Embedding(v, 2), nn.Linear(2, v)
+
+    def forward(self, i: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.table(i).cumsum(1)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        rp.kfac,
+        rp.ekfac,
+        lambda o: rp.ggn(o, "diagonal"),
+        lambda o: rp.fisher(o, structure="diagonal"),
+    ],
+    ids=["kfac", "ekfac", "ggn", "fisher"],
+)
+@pytest.mark.parametrize(("mixed", "t"), [(False, 200), (True, 16)])
+def test_an_exact_output_factor_without_end_is_refused_before_it_begins(make, mixed: bool, t: int) -> None:
+    v = 20_000
+    module = Mixed(v) if mixed else nn.Sequential(nn.Embedding(v, 2), nn.Linear(2, v))
+    o = rp.Objective(module, rp.Categorical(), (torch.randint(v, (1, t)), torch.randint(v, (1, t))))
+    passes = "each of which needs backward passes of its own" if mixed else r"8.0e\+10 numbers in all"
+    with Largest() as largest, pytest.raises(rp.TooLargeError, match=rf"20000 outputs .*{passes}.*'mc'"):
+        make(o)
+    assert largest.size <= 8 * v * t
+    assert bool(torch.isfinite(rp.kfac(o, "mc").diagonal()).all())
+
+
+def test_dense_outer_products_count_against_an_exact_output_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    o = objective()
+    monkeypatch.setattr(_output_factor, "_OUTER", 3)
+    monkeypatch.setattr(_output_factor, "_MOST_WORK", 6 * 9**2)
+    rp.ggn(o, "diagonal")
+    with pytest.raises(rp.TooLargeError, match=r"of 6 examples takes 9 vectors of 9 outputs 4.9e\+02 numbers"):
+        rp.kfac(o)
+    monkeypatch.setattr(_output_factor, "_MOST_WORK", 4 * 6 * 9**2)
+    rp.kfac(o)

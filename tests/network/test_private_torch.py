@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from raphson._errors import InputError
 from raphson.network import _checks, _module_parts, _plain_run, _tensor_memory
 from raphson.network.autodiff import _vjp_rules
 from raphson.network.layers import _open_attention
@@ -30,7 +31,7 @@ HOMES = {
     "_tensor_memory.py": r"\._version\b|\._base\b|\._is_view\b|_unsafe_view|torch\._C\b",
     "_checks.py": r"_python_dispatch|\._schema\b",
     "_plain_run.py": r"checkpoint\.__file__|CheckpointFunction",
-    "autodiff/_vjp_rules.py": r"Backward0|_saved_|_input_metadata|_forward_cls|BackwardCFunction",
+    "autodiff/_vjp_rules.py": r"Backward0|\b_saved_|_input_metadata|_forward_cls|BackwardCFunction",
     "layers/_open_attention.py": r"has_torch_function|__globals__",
 }
 
@@ -303,3 +304,27 @@ def test_calls_inside_attention_are_seen():
     assert seen.count(F.linear) >= 2, changed(
         "layers/_open_attention.py", "has_torch_function among the globals of F.multi_head_attention_forward"
     )
+
+
+def test_hooks_on_all_modules_and_on_saved_tensors():
+    file = "_module_parts.py"
+    for register in (
+        nn.modules.module.register_module_forward_hook,
+        nn.modules.module.register_module_forward_pre_hook,
+        nn.modules.module.register_module_full_backward_hook,
+        nn.modules.module.register_module_full_backward_pre_hook,
+    ):
+        handle = register(lambda *_: None)
+        try:
+            with pytest.raises(InputError, match="hook on all modules"):
+                _module_parts.refuse_hooks_on_all()
+                pytest.fail(changed(file, "the global hooks of nn.modules.module"))
+        finally:
+            handle.remove()
+    assert _tensor_memory.saved_tensor_hooks() is None
+    with torch.autograd.graph.save_on_cpu():
+        assert _tensor_memory.saved_tensor_hooks() is None
+    with torch.autograd.graph.saved_tensors_hooks(plain := lambda t: t, plain):
+        assert "lambda" in str(_tensor_memory.saved_tensor_hooks()), changed(
+            "_tensor_memory.py", "_top_saved_tensors_default_hooks"
+        )

@@ -175,6 +175,145 @@ def infinite_inputs() -> Tensor:
     return x
 
 
+class Words(nn.Module):
+    """Adds rows of a table for words and of one for their places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places, self.out = nn.Embedding(7, 4), nn.Embedding(3, 4), nn.Linear(4, C)
+
+    def forward(self, i: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.words(i) + self.places(torch.arange(i.shape[1]))).sum(1))
+
+
+class Rows(nn.Module):
+    """Looks rows up without a module for it."""
+
+    def __init__(self, look_up: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.table, self.look_up = nn.Parameter(torch.zeros(7, C)), look_up
+
+    def forward(self, i: Tensor) -> Tensor:
+        return self.look_up(i, self.table).sum(1)
+
+
+WORDS = torch.arange(N * 3).view(N, 3) % 7
+
+
+def with_word(word: int) -> Tensor:
+    words = WORDS.clone()
+    words[3, 2] = word  # neither in the first row nor in the last, which are looked at first
+    return words
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, a: Tensor) -> Tensor:
+        return self.inner(a)
+
+
+class Raises(nn.Module):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.inner, self.error = network(), error
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise self.error
+
+
+def broken_norm() -> nn.Module:
+    model = nn.Sequential(nn.Linear(D, C), nn.BatchNorm1d(C)).eval()
+    model[1].running_var[1] = torch.nan
+    return model
+
+
+def batches(*xs: Any) -> rp.Objective:
+    model = Named() if isinstance(xs[0], dict) else network()
+    return rp.Objective(model, rp.Categorical(), [(x, Y) for x in xs])
+
+
+def complex_layer() -> nn.Module:
+    return nn.Sequential(nn.Linear(D, C, dtype=torch.complex64))
+
+
+TABLE = (
+    r"Module 'words' .Embedding. was given the index {}, at \[3, 2\] of its indices, but its table has 7 rows, 0 to 6"
+)
+
+REFUSED_INPUTS: dict[str, tuple[str, Callable[[], object]]] = {
+    **{
+        f"an index beyond a table, {name}": (TABLE.format(7), lambda use=use: use(made(Words(), with_word(7))))
+        for name, use in {
+            "gradient": lambda o: o.gradient(),
+            "value": lambda o: o.value(),
+            "ggn": lambda o: rp.ggn(o) @ ones(o),
+            "hessian": lambda o: rp.hessian(o) @ ones(o),
+            "kfac": rp.kfac,
+            "diagonal": lambda o: rp.ggn(o, "diagonal"),
+            "norms": rp.example_gradient_norms,
+        }.items()
+    },
+    "a negative index": (TABLE.format(-1), lambda: made(Words(), with_word(-1)).gradient()),
+    "an index in a Jacobian": (TABLE.format(9), lambda: rp.jacobian(Words(), with_word(9)).to_dense()),
+    "too many places": (
+        r"Module 'places' .Embedding. was given the index 3, at \[3\] .*, 0 to 2",
+        lambda: made(Words(), torch.zeros(N, 5, dtype=torch.long)),
+    ),
+    "an index of the function": (
+        r"model .Rows. was given the index 8, at \[3, 2\] ",
+        lambda: made(Rows(nn.functional.embedding), with_word(8)).gradient(),
+    ),
+    "an index in brackets": (
+        r"model .Rows. says: index 8 is out of bounds for dimension 0 with size 7",
+        lambda: made(Rows(lambda i, table: table[i]), with_word(8)).gradient(),
+    ),
+    "words that are numbers": ("Module 'words' .Embedding. says: Expected.*Long", lambda: made(Words(), WORDS.float())),
+    "whole numbers into a layer": (
+        "Module '0' .Linear. says: .*Long and Float",
+        lambda: made(x=X.long()),
+    ),
+    "another width later": (r"Batch 1: .* Module '0' .Linear. says: mat1", lambda: batches(X, X[:, :2])),
+    "another type later": ("Batch 1: The inputs have type torch.float64", lambda: batches(X, X.double())),
+    "other names later": ("Batch 1: .*unexpected keyword argument 'b'", lambda: batches({"a": X}, {"b": X})),
+    "more names later": (
+        "Batch 2: .*unexpected keyword argument 'b'",
+        lambda: batches(*[{"a": X}] * 2, {"a": X, "b": X}),
+    ),
+    "more inputs later": ("Batch 1: .*positional arguments", lambda: batches(X, (X, X))),
+    "outputs of another kind later": (
+        r"Batch 1: its outputs have shape \(1, 1, 3\) for one example, and those of batch 0 \(1, 3\)",
+        lambda: batches(X, X[:, None]),
+    ),
+    "nan in a buffer": (r"Buffer '1.running_var' is nan at \[1\]", lambda: made(broken_norm())),
+    "an error without words": (r"\(Raises\) says: AssertionError\. ", lambda: made(Raises(AssertionError()))),
+    "an error whose words are a key": (r"\(Raises\) says: KeyError 'mask'", lambda: made(Raises(KeyError("mask")))),
+    "a class": ("model is the class Linear", lambda: made(nn.Linear)),  # type: ignore[arg-type]
+    "a word": ("model is a str", lambda: made("linear")),  # type: ignore[arg-type]
+    "targets from 1": (r"Batch 0: The target in row 2 is 3, but .* from 0 to 2", lambda: made(y=Y + 1)),
+    "targets that are numbers": ("Floating-point targets .* class probabilities", lambda: made(y=Y.float())),
+    "nothing trained": ("none has requires_grad=True", lambda: made(network().requires_grad_(False))),
+    "two types": (
+        "'2.weight' has dtype torch.float64 but '0.weight' has torch.float32",
+        lambda: made(nn.Sequential(nn.Linear(D, 5), nn.Tanh(), nn.Linear(5, C).double())),
+    ),
+    "complex parameters": (
+        "'0.weight' has type torch.complex64, which has no derivative",
+        lambda: made(complex_layer()),
+    ),
+    "nan inputs": (
+        "loss in batch 0, row 3 is nan",
+        lambda: made(x=torch.where(torch.arange(N)[:, None] == 3, torch.nan, X)).gradient(),
+    ),
+    "no examples": ("Batch 0 has no example", lambda: made(x=X[:0], y=Y[:0])),
+    "a batch without examples": (
+        "Batch 1 has no example",
+        lambda: rp.Objective(network(), rp.Categorical(), [(X, Y), (X[:0], Y[:0])]),
+    ),
+}
+
 REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
     "lazy": ("'0.weight' has no shape yet", lambda: made(nn.Sequential(nn.LazyLinear(C)))),
     "made in inference mode": (
@@ -253,10 +392,10 @@ REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
 }
 
 
-@pytest.mark.parametrize("condition", REFUSED)
+@pytest.mark.parametrize("condition", [*REFUSED, *REFUSED_INPUTS])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_refused_in_one_sentence(condition: str) -> None:
-    match, call = REFUSED[condition]
+    match, call = {**REFUSED, **REFUSED_INPUTS}[condition]
     with pytest.raises(rp.InputError, match=match):
         call()
 

@@ -24,8 +24,13 @@ def test_steps_as_good_as_promised_lower_it():
     assert after(*[-1.0] * 20, smallest=0.5) == 0.5
 
 
+def test_gains_that_are_mostly_noise_raise_it():
+    assert after(*[-0.3] * 10) == 1.0
+    assert after(*[-0.2] * 10) == pytest.approx(0.95**-50)
+
+
 def test_a_single_bad_step_among_good_ones_is_noise():
-    assert after(*[-0.5] * 10, 1.0, *[-0.5] * 10) == 1.0
+    assert after(*[-0.6] * 10, 1.0, *[-0.6] * 10) == 1.0
     assert after(*[-0.5] * 10, *[1.0] * 10) > 2.0
 
 
@@ -47,5 +52,11 @@ def test_it_is_found_where_a_first_step_does_most():
 
 def test_a_smaller_one_is_taken_where_its_first_step_does_nearly_as_much():
     schedule = DampingSchedule(DampingOptions())
-    schedule.begin(lambda damping: -1.0 + 0.06 * (math.log10(damping) - 2) ** 2, guess=1.0)
-    assert schedule.value == pytest.approx(10**0.5, rel=1e-6)  # within 1.8 decades the gain is 0.8 or more
+    schedule.begin(lambda damping: -1.0 + 0.15 * (math.log10(damping) - 2) ** 2, guess=1.0)
+    assert schedule.value == pytest.approx(10**0.5, rel=1e-6)  # within 1.8 decades the gain is 0.5 or more
+
+
+def test_no_first_one_is_far_below_the_curvature():
+    schedule = DampingSchedule(DampingOptions())
+    schedule.begin(lambda damping: -1.0, guess=5.0)
+    assert schedule.value == pytest.approx(5e-4, rel=1e-6)

@@ -13,7 +13,7 @@ import raphson as rp
 
 KFAC, CurvatureOptions, DampingOptions = rp.optim.KFAC, rp.optim.CurvatureOptions, rp.optim.DampingOptions
 EXACT = CurvatureOptions(estimator="exact", factor_period=1, inverse_period=1, decay=0.0)
-PLAIN = rp.optim.QuadraticStep(averaging=0.0)
+PLAIN = rp.optim.QuadraticStep(averaging=0.0, exponent=1.0)
 
 
 def fixed(value):
@@ -76,6 +76,18 @@ class TestAgainstDenseReferences:
         )
         damped = matrix + 0.3 * torch.eye(8, dtype=torch.float64)
         torch.testing.assert_close(step, self.along(torch.linalg.solve(split, g), g, damped))
+
+    @pytest.mark.parametrize("structure", ["kfac", "ekfac"])
+    @pytest.mark.parametrize("exponent", [0.4, 0.7])
+    def test_a_power_of_the_damped_inverse(self, structure, exponent):
+        model, g, matrix = self.parts()
+        damped = matrix + 0.3 * torch.eye(8, dtype=torch.float64)
+        values, vectors = torch.linalg.eigh(damped)
+        direction = vectors @ (values**-exponent * (vectors.T @ g))
+        rule = rp.optim.QuadraticStep(averaging=0.0, exponent=exponent)
+        options = CurvatureOptions("exact", structure, decay=0.0)
+        opt = KFAC(model, rp.Gaussian(), damping=fixed(0.3), step_size=rule, curvature=options)
+        torch.testing.assert_close(moved(opt, model, self.x, self.y), self.along(direction, g, damped))
 
     def test_weight_decay_is_part_of_gradient_and_curvature(self):
         model, g, matrix = self.parts()
@@ -167,7 +179,8 @@ def test_invariance_to_a_linear_change_of_a_layers_inputs():
         model = mlp(5, 6, 3)
         with torch.no_grad():
             model[0].weight.copy_(model[0].weight @ torch.linalg.inv(matrix))
-        opt = KFAC(model, rp.Bernoulli(), damping=fixed(1e-18), step_size="quadratic", curvature=EXACT)
+        rule = rp.optim.QuadraticStep(exponent=1.0)
+        opt = KFAC(model, rp.Bernoulli(), damping=fixed(1e-18), step_size=rule, curvature=EXACT)
         losses.append([float(opt.step(x @ matrix.T, F.one_hot(y, 3).to(x.dtype))) for _ in range(8)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0][-1] < losses[0][0]
@@ -183,6 +196,59 @@ def test_scaling_the_loss_changes_no_step():
             opt.step(x, x[:, :3])
         ends.append(vector(model))
     torch.testing.assert_close(*ends, rtol=1e-6, atol=1e-8)
+
+
+class TestTheNormConstraint:
+    """Twice the Kullback-Leibler divergence that a step may make, for each target."""
+
+    def moved(self, loss, *batches, copies=1, lr=1.0, damping=1e-12):
+        model = nn.Sequential(nn.Linear(5, 3)).double()
+        with torch.no_grad():
+            torch.nn.init.zeros_(model[0].bias)
+            model[0].weight.copy_(torch.linspace(-1, 1, 15).reshape(3, 5))
+        step = rp.optim.FixedStep(norm_constraint=1e-2)
+        net = nn.Sequential(model[0], Repeated(copies)) if copies > 1 else model
+        opt = KFAC(net, loss, lr=lr, damping=fixed(damping), step_size=step, curvature=EXACT)
+        before = vector(model)
+        for batch in batches[:-1]:
+            opt.accumulate(*batch)
+        opt.step(*batches[-1])
+        return model, vector(model) - before
+
+    def test_a_sum_over_examples_takes_the_same_step_as_a_mean(self):
+        x, y = data()
+        weight = torch.rand(40, dtype=torch.float64)
+        parts = [(x[:15], y[:15], weight[:15]), (x[15:], y[15:], weight[15:])]
+        _, mean = self.moved(nn.CrossEntropyLoss(), (x, y, weight), damping=0.1)
+        for batches in ([(x, y, weight)], parts):
+            loss, total = nn.CrossEntropyLoss(reduction="sum"), float(weight.sum())
+            torch.testing.assert_close(self.moved(loss, *batches, damping=0.1 * total)[1], mean)
+
+    def test_it_is_for_each_target(self):
+        x, _ = data()
+        y = (x[:, :3] + 0.5 * x[:, 2:]).gt(0).double()
+        _, once = self.moved(rp.Bernoulli(), (x, y), damping=0.1)
+        _, twice = self.moved(rp.Bernoulli(), (x, y.repeat(1, 2)), copies=2, damping=0.2)
+        torch.testing.assert_close(twice, once)
+
+    def test_the_step_moves_predictions_by_it(self):
+        x, _ = data()
+        y = 3.0 * torch.ones(40, 3, dtype=torch.float64)
+        start, _ = self.moved(rp.Gaussian(), (x, y), lr=1e-12)
+        end, _ = self.moved(rp.Gaussian(), (x, y))
+        # twice the divergence of two normal distributions of variance 1 is their squared distance
+        assert float((end(x) - start(x)).detach().square().mean()) == pytest.approx(1e-2, rel=1e-4)
+
+
+class Repeated(nn.Module):
+    """Outputs again and again."""
+
+    def __init__(self, copies):
+        super().__init__()
+        self.copies = copies
+
+    def forward(self, x):
+        return x.repeat(1, self.copies)
 
 
 @pytest.mark.parametrize("structure", ["kfac", "ekfac"])
@@ -443,6 +509,68 @@ def test_groups_and_schedulers():
         KFAC(model, rp.Categorical(), [{"params": ["0"]}, {"params": ["0.weight"]}])
 
 
+def test_groups_are_shown_line_by_line():
+    model, (x, y) = mlp(5, 4, 3), data()
+    groups = [{"params": ["0"], "lr": 0.5}, {"params": ["2.bias"], "weight_decay": 0.1}, {"params": ["2.weight"]}]
+    opt = KFAC(model, rp.Categorical(), groups, damping=0.1)
+    opt.step(x, y)
+    head, *lines = repr(opt).split("\n")
+    assert head.startswith("KFAC(Categorical(") and "damping 0.1, 1 steps" in head and "FixedStep" in head
+    assert lines == [
+        "  group 0: lr 0.5, weight_decay 0; 2 parameters: 0.weight, 0.bias",
+        "  group 1: lr 1, weight_decay 0.1; 1 parameter: 2.bias",
+        "  group 2: lr 1, weight_decay 0; 1 parameter: 2.weight",
+    ]
+    assert "0.weight, ..., 4.bias" in repr(KFAC(mlp(5, 4, 4, 3), rp.Categorical()))
+
+
+def appended(model, opt):
+    model.append(nn.Linear(3, 3).double())
+
+
+def replaced(model, opt):
+    model[0] = nn.Linear(5, 4).double()
+
+
+def removed(model, opt):
+    del model[2]
+
+
+def frozen(model, opt):
+    model[2].bias.requires_grad_(False)
+
+
+def negative(model, opt):
+    opt.param_groups[0]["lr"] = -0.1
+
+
+def group(model, opt):
+    opt.add_param_group({"params": [nn.Parameter(torch.zeros(3))]})
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (appended, "'3.weight' of the model is new"),
+        (replaced, "'0.weight' of the model is another tensor"),
+        (removed, "'2.weight' of the model is gone"),
+        (frozen, "'2.bias' has requires_grad=False"),
+        (negative, "lr of group 0 .'0.weight'. is -0.1"),
+        (group, "made with it, by names"),
+    ],
+)
+def test_what_changes_after_it_was_made_is_refused(change, match):
+    model, (x, y) = mlp(5, 4, 3), data()
+    opt = KFAC(model, rp.Categorical(), damping=0.1)
+    opt.step(x, y)
+    change(model, opt)
+    before = vector(model)
+    for batch in ((x, y), (lambda: (model(x), y),)):
+        with pytest.raises(rp.InputError, match=match):
+            opt.step(*batch)
+    assert torch.equal(vector(model), before)
+
+
 def test_a_step_runs_the_network_once():
     x, y = data(n=300)
     model = mlp(5, 4, 3)
@@ -526,6 +654,8 @@ def state_of(model, x, y):
             lambda model, x, y: KFAC(model, rp.Categorical()).step(lambda: (model(x), y, torch.ones(3))),
             r"weights of the batch .*\(3,\)",
         ),
+        (lambda model, x, y: KFAC(model, rp.Categorical(), model.parameters()), "params holds tensors"),
+        (lambda model, x, y: KFAC(model, rp.Categorical()).step(lambda: None), "returned a NoneType"),
         (lambda model, x, y: KFAC(model, rp.Categorical(), lr="1"), "lr is '1'"),
         (lambda model, x, y: KFAC(model, rp.Categorical(), damping="1"), "damping is '1'"),
         (lambda model, x, y: KFAC(model, rp.Categorical(), curvature="ekfac"), "curvature is 'ekfac'"),
@@ -539,6 +669,9 @@ def state_of(model, x, y):
         (lambda model, x, y: CurvatureOptions(decay="x"), "decay is 'x'"),
         (lambda model, x, y: CurvatureOptions(samples=0), "samples is 0"),
         (lambda model, x, y: CurvatureOptions(generator=3), "generator is 3"),
+        (lambda model, x, y: rp.optim.QuadraticStep(exponent=1.5), "exponent is 1.5"),
+        (lambda model, x, y: rp.optim.QuadraticStep(exponent=0.0), "exponent is 0"),
+        (lambda model, x, y: rp.optim.QuadraticStep(momentum=0.9), "momentum is 0.9"),
         (lambda model, x, y: DampingOptions(period=1.5), "period is 1.5"),
         (lambda model, x, y: DampingOptions(smallest=1.0, largest=0.5), "smallest is 1.0"),
     ],

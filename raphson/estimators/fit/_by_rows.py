@@ -88,14 +88,16 @@ def solve_penalized(
     wide, patience = has_row_space(objective), _patience(objective, options, warm=warm)
     if not wide and not patience:
         return fit_inside(objective, start, options, callback, warm=warm), objective, None
-    cached, objective, known = objective, uncached(), None
+    cached, known = objective, None
     if patience:
         # a standardized copy costs two passes and saves a third of each: not where one or two steps may do
-        several = objective.output_map.n_columns < _COLUMNS
-        known = _solve_by_gradients(cached if several else objective, start, options, callback, patience)
+        without = objective.output_map.n_columns >= _COLUMNS and not objective.reduced.is_in_place
+        objective = uncached() if without else objective
+        known = _solve_by_gradients(objective, start, options, callback, patience)
         if known.converged:
             return known, objective, None
         start, warm = known.theta, True
+    objective = uncached() if wide and objective is cached else objective
     space = RowSpace.of(objective) if _goes_by_rows(objective, options) else None
     if space is None:
         objective = objective if wide else cached
@@ -115,12 +117,12 @@ def _patience(objective: LinearObjective, options: FitOptions, *, warm: bool) ->
         return 0.0
     if bounds(likelihood, objective.n_outputs) is not None:
         return 0.0
-    dense = _FACTORS * objective.reduced.cost.dense_in_evaluations + _STEPS
+    cost = objective.reduced.cost
     if goes_by_products(objective):
-        cost = row_space_cost(objective).rounds if _goes_by_rows(objective, options) else math.inf
-        return min(cost + _STEPS, dense, _PRODUCTS)
-    cost = min(dense, _PRODUCTS)
-    return cost if cost >= _PATIENCE and not has_stages(objective) else 0.0
+        rounds = row_space_cost(objective).rounds if _goes_by_rows(objective, options) else math.inf
+        return min(rounds + _STEPS, _PRODUCTS * max(cost.product / cost.evaluation, 1.0))
+    patience = min(_FACTORS * cost.dense_in_evaluations + _STEPS, _PRODUCTS)
+    return patience if patience >= _PATIENCE and not has_stages(objective) else 0.0
 
 
 def _goes_by_rows(objective: LinearObjective, options: FitOptions) -> bool:
@@ -154,7 +156,7 @@ def _solve_by_gradients(
     own, begin, back = symmetric(objective, start)
     at, met = own.evaluate_constant(begin) or own.evaluate(begin, None), list[Tensor]()
     descend = partial(quasi_newton, tol=options.tol, inverse=_rough_inverse(own, begin), callback=callback)
-    spanned = here.n_columns >= _COLUMNS and 2 * outputs <= _VECTORS and not bool(start[~here.is_intercept].any())
+    spanned = here.n_columns >= _COLUMNS and 2 * outputs <= _VECTORS and not here.has_slopes(start)
     known = descend(own, begin, patience=1.0 if spanned else patience, at=at, met=met)
     if spanned and not known.converged:
         gradients = [here.reduce(g.view(own.output_map.shapes[0])).reshape(-1) for g in met]
@@ -194,7 +196,7 @@ def _rough_inverse(objective: LinearObjective, theta: Tensor) -> Callable[[Tenso
     diagonal = objective.ridge.diagonal + curvature
     if not (isinstance(design, SparseDesign) and here.intercept):
         return lambda v: v / diagonal
-    mean = torch.from_numpy(np.asarray(design.x.mean(0)).reshape(-1)) / design.scale
+    mean = (torch.from_numpy(np.asarray(design.x.mean(0)).reshape(-1)) - design.center) / design.scale
     variance = torch.cat([mean.new_ones(1), (1.0 - mean.square()).clamp_min(_LEAST_VARIANCE)])
     diagonal = (objective.ridge.diagonal.view(shape) + curvature * variance).view(-1)
 

@@ -74,18 +74,21 @@ def estimates(
 
 
 def _representable(found: Estimates) -> Estimates:
-    """Return estimates without those whose variance has no number: columns near 1e300 or 1e-300."""
+    """Return estimates without those whose variance has no number: constant columns, or units near 1e150 or 1e-150."""
     variances = found.covariance.diagonal()
     lost = found.estimable & ~(torch.isfinite(variances) & (variances > torch.finfo(torch.float64).tiny))
     if not bool(lost.any()):
         return found
-    names = ", ".join(f"'{' of '.join(reversed(found.labels[i]))}'" for i in lost.nonzero()[:5, 0].tolist())
-    warnings.warn(
-        f"The variance of the coefficient {names} is beyond the range of double precision: no standard error is given. "
-        "Change the unit of the column.",
-        RaphsonWarning,
-        stacklevel=4,
+    held = lost & (found.values == 0) & (variances == 0)
+    reasons = (
+        (held, "is zero whatever the targets: the column is constant", "Drop the column."),
+        (lost & ~held, "has a variance beyond the range of double precision", "Change the unit of the column."),
     )
+    for which, why, remedy in reasons:
+        if bool(which.any()):
+            names = ", ".join(f"'{' of '.join(reversed(found.labels[i]))}'" for i in which.nonzero()[:5, 0].tolist())
+            message = f"The coefficient {names} {why}, so no standard error is given. {remedy}"
+            warnings.warn(message, RaphsonWarning, stacklevel=4)
     known = found.covariance
     if isinstance(known, DiagonalPlusLowRank):
         known = replace(known, low_rank=torch.where(lost[:, None], 0.0, known.low_rank))

@@ -204,7 +204,11 @@ def _near(objective: LinearObjective, theta: Tensor, low: Tensor, high: Tensor) 
     f, likelihood = objective.predictors(theta).mT, objective.likelihood
     information = likelihood.fisher(f, objective.y).diagonal()
     room = torch.minimum((f - low).abs(), (high - f).abs())
-    near = (room * information.clamp_min(0.0).sqrt() < _NEAR) | _is_pit(room) | (f <= low) | (f >= high)
+    # where the likelihood is so flat that the start values lie within a standard deviation, closer than these
+    start = likelihood.start(objective.y, objective.n_outputs, objective.weights)
+    usual = torch.minimum((start - low).abs(), (high - start).abs()) * likelihood.fisher(start).diagonal().sqrt()
+    least = _NEAR * torch.where(usual > 0, usual, 1.0).clamp(max=1.0)
+    near = (room * information.clamp_min(0.0).sqrt() < least) | _is_pit(room) | (f <= low) | (f >= high)
     # far off on the other side an output has little information, too, but the way to the bound is uphill
     moved = torch.where((f - low).abs() <= (high - f).abs(), low + 1e-3 * room, high - 1e-3 * room)
     uphill = likelihood.nll(torch.where(near, moved, f), objective.y) > likelihood.nll(f, objective.y) + 1e-2

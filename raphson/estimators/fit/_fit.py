@@ -54,6 +54,7 @@ def fit(
     nearly = options.l2 == 0 and not design.is_well_conditioned()
     if nearly:
         collinearity = find_collinear(rows.x, rows.weights, layout.columns, report.intercept)
+        nearly = isinstance(design, DenseDesign) or collinearity.is_near
         null = null_directions(collinearity, report, design.scale)
         collinearity = collinearity if null.shape[1] else None
     if null.shape[1] and collinearity is not None:
@@ -64,13 +65,13 @@ def fit(
         else:
             solver_map, columns, kept = report.restrict(fitted)
         design = standardized_design(rows, solver_map, columns)
-        nearly = not design.is_well_conditioned()
+        nearly = nearly and not design.is_well_conditioned()
         warnings.warn(" ".join(collinearity.sentences()), CollinearityWarning, stacklevel=4)
     relative = likelihood.differences_only and layout.is_relative
     if relative:
         solver_map = OutputMap.relative(report.n_outputs, _most_frequent(rows), len(columns), report.intercept)
     orthogonal = None
-    if nearly and isinstance(design, DenseDesign):
+    if nearly:
         orthogonal = OrthogonalColumns.of(design, solver_map)
         design = design if orthogonal is None else orthogonal.design
     objective = rows.objective(design, likelihood, solver_map, options.l2)
@@ -138,14 +139,15 @@ def standardized_design(rows: Rows, output_map: OutputMap, columns: Tensor) -> D
     """Return the standardized design of some columns; a shift that no intercept can make up for is left out."""
     first = int(output_map.intercept)
     design = rows.design(columns[first:] - first, output_map.intercept)
-    if not isinstance(design, DenseDesign) or not output_map.intercept or output_map.is_uniform:
+    if not output_map.intercept or output_map.is_uniform:
         return design
     fixed = ~output_map.can_center()
     if not bool(fixed.any()):
         return design
     scale = torch.where(fixed, torch.hypot(design.scale, design.center), design.scale)
     center = torch.where(fixed, 0.0, design.center)
-    return DenseDesign(design.x, intercept=True, moments=(center, scale))
+    build = SparseDesign if isinstance(design, SparseDesign) else DenseDesign
+    return build(design.x, intercept=True, moments=(center, scale))
 
 
 def _most_frequent(rows: Rows) -> int:

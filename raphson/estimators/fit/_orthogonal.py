@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raphson.data import DenseDesign
+from raphson.data import DenseDesign, Design
 from raphson.linear import OutputMap
 
 _ELEMENTS = 2**26
@@ -46,11 +46,14 @@ class OrthogonalColumns:
     triangles: tuple[Tensor, ...]
 
     @staticmethod
-    def of(design: DenseDesign, output_map: OutputMap) -> OrthogonalColumns | None:
-        """Return the orthogonal columns of a design, or None where they are too many or not independent."""
+    def of(design: Design, output_map: OutputMap) -> OrthogonalColumns | None:
+        """Return the orthogonal columns of a design, which are dense; None where too many or not independent."""
         first, n = int(design.intercept), design.n_rows
         if n * design.n_columns > _ELEMENTS or output_map.n_parameters > _PARAMETERS:
             return None
+        if not isinstance(design, DenseDesign):
+            x = torch.from_numpy(design.x.toarray())
+            design = DenseDesign(x, intercept=design.intercept, moments=(design.center, design.scale))
         z = design.standardized(slice(0, n))[first:].mT
         x = torch.empty(n, z.shape[1], dtype=torch.float64)
         columns, triangles = [], []

@@ -60,6 +60,9 @@ _CHEAP = 0.5
 _MISSING = 1e-2
 """How far below its optimum a log-likelihood may be: no test statistic shows it, and 0.01 is the tables' last digit."""
 
+_SEEN = 2.0**-50
+"""Share of a log-likelihood that its rounding hides."""
+
 _ROUGH = 0.05
 """Relative residual of a Newton step of which only the decrement is wanted."""
 
@@ -127,14 +130,15 @@ def _completed(
     """
     tol = options.tol
     for _ in range(_TIGHTENINGS):
+        enough = max(_MISSING, objective.total_weight * _SEEN * abs(solution.value))
         missing = 0.5 * objective.total_weight * solution.newton_decrement**2
         literal = options.max_iter < FEW_ITERATIONS or options.solver not in ("auto", "newton")
-        if not solution.converged or not missing > _MISSING or literal or not is_dense(objective):
+        if not solution.converged or not missing > enough or literal or not is_dense(objective):
             break
         if solution.method == "newton-cg":
             # its decrement is that before the last step, which may have been all it took
             solution = replace(solution, newton_decrement=_decrement(objective, solution.theta))
-            if not 0.5 * objective.total_weight * solution.newton_decrement**2 > _MISSING:
+            if not 0.5 * objective.total_weight * solution.newton_decrement**2 > enough:
                 break
         tol = _TIGHTER * min(tol, max(solution.gradient_norm, tol**2))
         concave = objective.likelihood.concave

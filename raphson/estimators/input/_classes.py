@@ -11,18 +11,17 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.estimators.input._labels import Labels, number_labels
 from raphson.estimators.input._rows import Rows
 
-Labels = NDArray[Any]
 
-
-def encode_classes(labels: Labels, weights: Tensor | None) -> tuple[Labels, Tensor]:
+def encode_classes(y: Any, n_rows: int, weights: Tensor | None) -> tuple[Labels, Tensor]:
     """Return the labels of the classes, sorted ``(K,)``, and the class of each row ``(N,)``, int64.
 
     Raises:
-        InputError: If there is a single class, or one that occurs only in rows of zero weight.
+        InputError: If labels cannot be used, there is a single class, or one that occurs only in rows of zero weight.
     """
-    classes, found = _numbered(labels)
+    classes, found = number_labels(y, n_rows)
     codes = torch.from_numpy(found)
     if weights is not None:
         absent = torch.bincount(codes, weights=weights, minlength=len(classes)) == 0
@@ -39,22 +38,6 @@ def encode_classes(labels: Labels, weights: Tensor | None) -> tuple[Labels, Tens
             "other rows filtered out?"
         )
     return classes, codes
-
-
-def _numbered(labels: Labels) -> tuple[Labels, NDArray[np.int64]]:
-    """Return the sorted distinct labels and the position of each label among them; only distinct ones are sorted."""
-    import pandas as pd
-
-    if labels.dtype.kind in "iu" and np.can_cast(labels.dtype, np.int64):
-        least = int(labels.min())
-        if int(labels.max()) - least < max(1024, labels.size):
-            shifted = labels.astype(np.int64) - least
-            present = np.bincount(shifted) > 0
-            classes = (np.flatnonzero(present) + least).astype(labels.dtype)
-            return classes, shifted if present.all() else (np.cumsum(present) - 1)[shifted]
-    codes, distinct = pd.factorize(labels)
-    classes, position = np.unique(np.asarray(distinct, dtype=labels.dtype), return_inverse=True)
-    return classes, position.astype(np.int64, copy=False)[codes]
 
 
 def class_weights(rows: Rows, classes: Labels, wanted: Any) -> Tensor | None:

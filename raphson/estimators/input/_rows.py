@@ -14,7 +14,7 @@ from torch import Tensor
 from raphson.data import ColumnSums, DenseDesign, Design, SparseDesign
 from raphson.estimators.input._validate import as_tensor
 from raphson.likelihoods import Likelihood
-from raphson.linear import LinearObjective, OutputMap
+from raphson.linear import LinearObjective, OutputMap, TargetSums
 
 _FEW_ENTRIES = 2**18
 """Entries up to which a sparse table is fitted as a dense one (2 MB): calls for its parts would cost more."""
@@ -62,9 +62,7 @@ class Rows:
         everything = columns.shape[0] == self.x.shape[1]
         if sp.issparse(self.x):
             part = self.x if everything else self.x[:, columns.numpy()]
-            if part.shape[0] * part.shape[1] > _FEW_ENTRIES:
-                return SparseDesign(part, intercept=intercept, standardize=True)
-            return DenseDesign(dense(part), intercept=intercept, standardize=True)
+            return SparseDesign(part, intercept=intercept, standardize=True)
         part = self.x if everything else self.x[:, columns]
         return DenseDesign(part, intercept=intercept, standardize=True, sums=self.sums if everything else None)
 
@@ -72,7 +70,18 @@ class Rows:
         self, design: Design, likelihood: Likelihood, output_map: OutputMap, l2: float = 0.0
     ) -> LinearObjective:
         """Return the average loss of these rows for columns of a design of them."""
-        return LinearObjective(design, likelihood, self.y, output_map, weights=self.weights, offset=self.offset, l2=l2)
+        sums = None
+        if self._knows_targets(design):
+            assert self.sums is not None and self.sums.by_class is not None
+            sums = TargetSums(self.sums.by_class, torch.bincount(self.y, minlength=len(self.sums.by_class)).double())
+        given = {"weights": self.weights, "offset": self.offset}
+        return LinearObjective(design, likelihood, self.y, output_map, **given, l2=l2, sums=sums)
+
+    def _knows_targets(self, design: Design) -> bool:
+        """Return whether the sums by class are those of a design's columns, and keep their digits when centered."""
+        if self.weights is not None or self.offset is not None or self.sums is None or self.sums.by_class is None:
+            return False
+        return isinstance(design, DenseDesign) and design.x is self.x and design.sums_keep_digits
 
 
 def make_rows(
@@ -84,7 +93,8 @@ def make_rows(
         positive = weights > 0
         table, y, weights, sums = table[kept], y[positive], weights[positive], None
         offset = None if offset is None else offset[positive]
-    return Rows(table if sp.issparse(table) else as_tensor(table), y, weights, offset, kept, sums=sums)
+    sparse = sp.issparse(table) and table.shape[0] * table.shape[1] > _FEW_ENTRIES
+    return Rows(table if sparse else dense(table), y, weights, offset, kept, sums=sums)
 
 
 def dense(table: Any) -> Tensor:

@@ -41,6 +41,7 @@ class Collinearity:
             coefficients and so many columns depend on each other that no list would help.
         complete: Whether every dependency was sought; False for sparse designs wider than 5000 columns, where
             only constant and proportional columns are.
+        is_near: Whether columns were found that others explain but for very little.
     """
 
     rank: int
@@ -48,6 +49,7 @@ class Collinearity:
     null: Any
     groups: tuple[Dependency, ...]
     complete: bool
+    is_near: bool = False
 
     @property
     def n_coefficients(self) -> int:
@@ -116,10 +118,11 @@ def find_collinear(
     std = standardize(rows, has_intercept)
     live = std.live
     complete = not (hasattr(rows, "tocsr") and len(live) > _GRAM_COLUMNS)
+    is_near = False
     if complete and len(live) - n > _WIDE:
         found = _of_rows(std, live)
     elif complete:
-        vectors = null_vectors(std, live)
+        vectors, is_near = null_vectors(std, live)
         if vectors.shape[1] <= _READABLE:
             vectors = readable(vectors)
         z = np.zeros((d, vectors.shape[1]))
@@ -133,7 +136,7 @@ def find_collinear(
     named = nullity <= _READABLE or d + has_intercept <= n
     groups = [_dependency(null, q, labels, has_intercept) for q in range(nullity)] if named else []
     groups.sort(key=lambda group: group.columns[-1])
-    return Collinearity(min(n, d + has_intercept - nullity), n, null, tuple(groups), complete)
+    return Collinearity(min(n, d + has_intercept - nullity), n, null, tuple(groups), complete, is_near)
 
 
 def _of_rows(std: Standardized, live: Array) -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from raphson.estimators._names import listed
 from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._remedy import remedy
-from raphson.likelihoods import COUNT, Beta, Likelihood, NegativeBinomial, StudentT
+from raphson.likelihoods import COUNT, OPEN_UNIT_INTERVAL, Beta, Likelihood, NegativeBinomial, StudentT
 
 _FAR = 10.0
 """So many more of its last steps a fit must be able to take without loss, for its optimum to be called infinite."""
@@ -21,6 +23,9 @@ _NO_SPREAD = "the targets are fitted exactly and show no spread about their mean
 
 _EXACT, _NEARLY = 1e-12, 1e-4
 """Share of the largest target by which all may miss their means: of a fit that converged, and of one that did not."""
+
+_ROUNDED = 2.0**-52
+"""Share of a target that is its rounding."""
 
 _EDGES: tuple[tuple[type[Likelihood], str, str], ...] = (
     (NegativeBinomial, "log_dispersion", "the counts show no overdispersion: use Poisson"),
@@ -84,7 +89,11 @@ def find_no_spread(fitted: Fitted, rows: Rows) -> Divergence | None:
     exact = _EXACT if fitted.solution.converged else _NEARLY
     # as many columns as rows fit every target, though the solver stopped short of that
     saturated = not fitted.solution.converged and not objective.l2 and objective.n_rows <= objective.design.n_columns
-    if not saturated and not bool(((mean.reshape(times.shape) - times).abs() <= exact * times.abs().amax()).all()):
+    size = times.abs().amax()
+    # shares beside 1 differ by what they lack, of which rounding leaves the digits of 1
+    distance = torch.minimum(size, (1 - times).amax()) if likelihood.support is OPEN_UNIT_INTERVAL else size
+    misses = (mean.reshape(times.shape) - times).abs()
+    if not saturated and not bool((misses <= exact * distance + _ROUNDED * size).all()):
         return None
     labels = fitted.layout.labels
     seconds = tuple(name for i, name in enumerate(fitted.layout.outputs) if i % k)

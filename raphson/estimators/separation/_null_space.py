@@ -12,11 +12,12 @@ from raphson.estimators.separation._standardize import EPS, SNAP, Standardized
 Array = NDArray[Any]
 
 RESIDUAL = 1e-9  # a column is dependent when its residual is below this share of its standard deviation
+_NEAR = 1e-7  # squared residual below which a Gram matrix leaves a column fewer than nine digits
 _PIVOT = 1e-10  # squared residual below which a Gram matrix cannot tell near from exact dependence
 
 
-def null_vectors(std: Standardized, live: Array) -> Array:
-    """Return a basis ``(len(live), q)`` of the null space of the standardized columns.
+def null_vectors(std: Standardized, live: Array) -> tuple[Array, bool]:
+    """Return a basis ``(len(live), q)`` of the null space of the standardized columns, and whether others come near it.
 
     Each round factorizes the Gram matrix of combinations ``Z C`` of the columns. What it cannot tell from
     dependent is orthogonalized against the rest (twice, for full accuracy): a residual at rounding level is a
@@ -27,12 +28,13 @@ def null_vectors(std: Standardized, live: Array) -> Array:
 
     combos: Array | None = None
     noise = 8 * EPS * std.size[live] / std.scale[live] if len(live) else np.zeros(0)
-    found = [np.zeros((len(live), 0))]
+    found, is_near = [np.zeros((len(live), 0))], False
     while combos is None or combos.shape[1]:
         gram = std.gram(live) if combos is None else _product(std, live, combos, combos)
         if not len(gram):
             break
         factor, pivots, rank, _ = dpstrf(gram, tol=_PIVOT, lower=1)
+        is_near |= bool(factor.diagonal()[:rank].min() ** 2 < _NEAR)
         if rank == len(gram):
             break
         basis = np.eye(len(live)) if combos is None else combos
@@ -45,7 +47,8 @@ def null_vectors(std: Standardized, live: Array) -> Array:
         null = left <= RESIDUAL * np.abs(rest).max(0) + noise @ np.abs(rest)
         found.append(rest[:, null])
         combos = rest[:, ~null] / left[~null]
-    return np.hstack(found)
+        is_near |= bool(combos.size)
+    return np.hstack(found), is_near
 
 
 def _product(std: Standardized, live: Array, a: Array, b: Array) -> Array:

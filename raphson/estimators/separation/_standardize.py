@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raphson.data import centered_entries, full_columns
+
 Array = NDArray[Any]
 
 EPS = float(np.finfo(np.float64).eps)
@@ -21,11 +23,12 @@ _BLOCK = 2**22  # numbers held at once in a block of rows
 class Standardized:
     r"""Rows ``x`` with the affine map that standardizes their columns, :math:`z = (x - r) / s - m`.
 
-    The reference ``r`` is a value of the column, so that ``x - r`` is exact where the mean is large.
+    The reference ``r`` is a value of the column, so that ``x - r`` is exact where the mean is large. Of sparse rows
+    only columns with an entry in every row have one: with a zero among the entries the mean is not large.
 
     Attributes:
         x: ``(N, D)`` array or CSR matrix, as given.
-        reference: ``r``, ``(D,)``; zero without an intercept and for sparse rows.
+        reference: ``r``, ``(D,)``; zero without an intercept.
         scale: ``s``, ``(D,)``; zero for a column that is constant beside the intercept, or zero everywhere.
         shift: ``m``, ``(D,)``; zero without an intercept.
         size: Largest absolute value of each column, ``(D,)``.
@@ -58,7 +61,8 @@ class Standardized:
         """Return ``Z^T Z / N`` of the given columns."""
         n = self.x.shape[0]
         if hasattr(self.x, "tocsr"):
-            scaled = self.x[:, columns].multiply(1.0 / self.scale[columns]).tocsr()
+            shifted = centered_entries(self.x, self.reference)
+            scaled = shifted[:, columns].multiply(1.0 / self.scale[columns]).tocsr()
             product: Array = (scaled.T @ scaled).toarray() / n
             product -= np.outer(self.shift[columns], self.shift[columns])
             return product
@@ -104,7 +108,7 @@ def standardize(x: Any, has_intercept: bool) -> Standardized:
     spread = high - low if has_intercept else size
     varies = spread > (4 * EPS * size if has_intercept else 0.0)
     unit = np.where(varies, spread, 1.0)
-    reference = np.where(varies, low, 0.0) if has_intercept and not sparse else np.zeros_like(low)
+    reference = np.where(varies & (full_columns(x) if sparse else True), low if has_intercept else 0.0, 0.0)
     mean, square = _moments(x, reference, unit, has_intercept)
     deviation = np.sqrt(square)
     shift = np.where(varies, mean / np.where(varies, deviation, 1.0), 0.0)
@@ -115,7 +119,7 @@ def _moments(x: Any, reference: Array, unit: Array, centered: bool) -> tuple[Arr
     """Return the mean and the mean square about it of ``(x - reference) / unit``, column by column."""
     n, d = x.shape
     if hasattr(x, "tocsr"):
-        u = x.multiply(1.0 / unit).tocsr()
+        u = centered_entries(x, reference).multiply(1.0 / unit).tocsr()
         mean = np.asarray(u.sum(axis=0)).ravel() / n if centered else np.zeros(d)
         stored = np.bincount(u.indices, minlength=d)
         square = np.bincount(u.indices, (u.data - mean[u.indices]) ** 2, minlength=d)

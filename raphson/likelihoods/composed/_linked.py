@@ -15,9 +15,11 @@ from raphson.likelihoods._links import IDENTITY, Link, Mapped, as_link
 from raphson.likelihoods._parameters import product
 from raphson.likelihoods._support import Support
 from raphson.likelihoods._target_distribution import TargetDistribution
+from raphson.likelihoods._targets import like_outputs
 from raphson.linalg import (
     Diagonal,
     EqualBlocks,
+    EqualBlocksMatrix,
     LinearOperator,
     SymmetricOperator,
     congruence,
@@ -173,17 +175,18 @@ class Linked(Likelihood):
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
         """Return the base's value at the maps of ``f``, ``(...,)``; infinite where a map is not finite."""
         theta = self._theta(f)
-        return _finite_only(theta, self.base.nll(theta, y))
+        return _finite_only(theta, self.base.nll(*self._seen(f, theta, y)))
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
         """Return ``h'`` times the base's gradient, ``(..., C)``."""
         theta, first, _ = self._at(f)
-        return product(first, self.base.gradient(theta, y))
+        return product(first, self.base.gradient(*self._seen(f, theta, y)))
 
     def hessian(self, f: Tensor, y: Tensor) -> SymmetricOperator:
         """Return the observed Hessian by the chain rule, in the structure of the base's."""
         mapped = self._at(f)
-        gradient, curvature = self.base.gradient(mapped.value, y), self.base.hessian(mapped.value, y)
+        seen = self._seen(f, mapped.value, y)
+        gradient, curvature = self.base.gradient(*seen), self.base.hessian(*seen)
         return self._curvature(f, y, mapped, gradient, curvature)
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> SymmetricOperator:
@@ -194,12 +197,12 @@ class Linked(Likelihood):
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> LinearOperator:
         """Return ``diag(h') S`` with the base's factor ``S``."""
         theta, first, _ = self._at(f)
-        return scaled_rows(self.base.fisher_factor(theta, y), first)
+        return scaled_rows(_finite_factor(self.base.fisher_factor(theta, y)), first)
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
         """Return value, gradient and Hessian from one evaluation of the links and of the base."""
         mapped = self._at(f)
-        value, gradient, curvature = self.base.derivatives(mapped.value, y, hessian)
+        value, gradient, curvature = self.base.derivatives(*self._seen(f, mapped.value, y), hessian)
         if curvature is not None and hessian == "observed":
             curvature = self._curvature(f, y, mapped, gradient, curvature)
         elif curvature is not None:
@@ -250,6 +253,33 @@ class Linked(Likelihood):
         # a map that is flat in double precision hides what the base is there, infinite as it may be
         return congruence(_finite(operator), scale)
 
+    def _seen(self, f: Tensor, theta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return parameters and targets for the base: locations at zero and what is left of the targets.
+
+        The exponential of 1e-20 is 1, and of a target of 1 the residual is then zero.
+        """
+        places = self.base.locations(f.shape[-1])
+        if places is None:
+            return theta, y
+        maps = [self.maps[c % len(self.maps)] for c in range(f.shape[-1])[places]]
+        if all(link.residual is None for link in maps):
+            return theta, y
+        values, at = f[..., places], theta[..., places]
+        target = like_outputs(at, y)
+
+        def left(link: Link, c: slice) -> Tensor:
+            column = target[..., c]
+            found = column - at[..., c] if link.residual is None else link.residual(values[..., c], column)
+            # where a parameter of this output, or of another one, is no number, the base is evaluated elsewhere
+            return torch.where(torch.isfinite(found), found, column - at[..., c])
+
+        same = all(link is maps[0] for link in maps)
+        columns = [slice(None)] if same else [slice(c, c + 1) for c in range(len(maps))]
+        rest = torch.cat([left(link, c) for link, c in zip(maps, columns, strict=False)], -1)
+        located = torch.zeros(f.shape[-1], dtype=torch.bool, device=f.device)
+        located[places] = True
+        return torch.where(located, 0.0, theta), rest
+
     def _theta(self, f: Tensor) -> Tensor:
         return _by_column([link.function for link in self.maps], f)
 
@@ -277,6 +307,13 @@ def _finite(operator: SymmetricOperator) -> SymmetricOperator:
     if isinstance(operator, Diagonal):
         return replace(operator, values=_clamped(operator.values))
     return replace(operator, blocks=_clamped(operator.blocks)) if isinstance(operator, EqualBlocks) else operator
+
+
+def _finite_factor(factor: LinearOperator) -> LinearOperator:
+    """Return a factor with the largest numbers in place of infinite ones."""
+    if isinstance(factor, EqualBlocksMatrix):
+        return replace(factor, blocks=_clamped(factor.blocks))
+    return replace(factor, values=_clamped(factor.values)) if isinstance(factor, Diagonal) else factor
 
 
 def _clamped(x: Tensor) -> Tensor:

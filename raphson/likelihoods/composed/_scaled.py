@@ -96,6 +96,10 @@ class ScaledLikelihood(Likelihood):
         """Those of the base."""
         return self.base.parameters
 
+    def locations(self, n_outputs: int) -> slice | None:
+        """Return those of the base."""
+        return self.base.locations(n_outputs)
+
     @property
     def domains(self) -> tuple[Support, ...]:
         """Those of the base."""

@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid
 from raphson.likelihoods._command import Command
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._parameters import blocks, constant, interleaved, lower_blocks, product, split, total
-from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, binet_derivatives
+from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, binet_derivatives, log_remainder
 from raphson.likelihoods._special._binet_together import binet_together
 from raphson.likelihoods._special._sampling import log_gamma_variate
 from raphson.likelihoods._support import OPEN_UNIT_INTERVAL
@@ -153,7 +153,7 @@ class Beta(Likelihood):
             a, b, c = _information(model, second)
             if hessian == "observed":
                 # finite: where both are infinite the loss is
-                turned = ((complement - mean) * by_mean).clamp(
+                turned = product(complement - mean, by_mean).clamp(
                     max=torch.finfo(f.dtype).max, min=torch.finfo(f.dtype).min
                 )
                 a, b, c = a + turned, b + by_mean, c + by_precision
@@ -200,19 +200,16 @@ class Beta(Likelihood):
         refuse_outside(~self.support.contains(values), values, description)
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return the logit of the mean and the log of ``mean (1 - mean) / variance - 1``, between 0.1 and 1e6."""
+        """Return the logit of the mean and the log of ``mean (1 - mean) / variance - 1``, 0.1 at least."""
         rows = start_rows(y, n_outputs, 2)
         mean = weighted_mean(rows, weights)
-        variance = weighted_mean((rows - mean).square(), weights)
-        precision = (mean * (1 - mean) / variance.clamp_min(1e-300) - 1).clamp(0.1, 1e6)
-        return interleaved(torch.logit(mean, eps=1e-15), precision.log())
+        inside = mean.clamp(torch.finfo(mean.dtype).tiny, 1 - 0.5 * torch.finfo(mean.dtype).eps)
+        return interleaved(inside.log() - torch.log1p(-inside), _precision(rows, inside, 1 - inside, weights).log())
 
     def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Return the logarithm of the moment estimate of the precision ``(M,)``, from 0.1 to 1e6."""
+        """Return the logarithm of the moment estimate of the precision ``(M,)``, of 0.1 at least."""
         mean = torch.sigmoid(first)
-        spread = weighted_mean((like_outputs(mean, y) - mean).square(), weights)
-        precision = weighted_mean(mean * (1 - mean), weights) / spread.clamp_min(1e-300) - 1
-        return precision.clamp(0.1, 1e6).log()
+        return _precision(like_outputs(mean, y), mean, torch.sigmoid(-first), weights).log()
 
     def definition(self) -> Definition:
         """Return the formulas; the scores of the two shapes have names of their own."""
@@ -266,6 +263,17 @@ class Beta(Likelihood):
         )
 
 
+def _precision(y: Tensor, mean: Tensor, rest: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the precision of targets ``(N, M)`` about means, as if they differed by a millionth of these at least.
+
+    That is of the distance to the nearer end of the interval: shares of 1e-100 have precisions above 1e100.
+    """
+    least = 1e-12 * torch.minimum(mean, rest) / torch.maximum(mean, rest)
+    # of squares of small shares nothing is left
+    share = torch.maximum((y - mean) / mean * ((y - mean) / rest), least)
+    return (weighted_mean(share.expand_as(y), weights).reciprocal() - 1).clamp_min(0.1)
+
+
 def _model(f: Tensor, simplify: Callable[[Tensor], Tensor] = lambda parameter: parameter) -> _Model:
     logit, log_precision = map(simplify, split(f, None))
     mean, complement, precision = torch.sigmoid(logit), torch.sigmoid(-logit), log_precision.exp()
@@ -299,14 +307,23 @@ def _data(model: _Model, f: Tensor, y: Tensor) -> _Data:
     wide = torch.promote_types(mean.dtype, y.dtype)
     y = like_outputs(f[..., ::2].to(wide), y)
     log_y, log_rest = y.log().to(mean), torch.log1p(-y).to(mean)
-    y, rest = y.to(mean), (1 - y).to(mean)
+    y, rest, above_half = y.to(mean), (1 - y).to(mean), (y - 0.5).to(mean)
     # one excess for both ratios: the divergence is of second order in it, and two roundings would be of first
+    logit = f[..., ::2]
+    # about 1/2 the logit has digits of the mean that the rounded mean has not
     excess = torch.where(mean < 0.5, mean - y, rest - complement)
+    excess = torch.where(logit.abs() < 1, 0.5 * torch.tanh(0.5 * logit) - above_half, excess)
     near = (excess.abs() < 0.5 * y) & (excess.abs() < 0.5 * rest)
     step = torch.where(near, excess, 0.0)
-    first = torch.where(near, (step / y).log1p(), model.log_mean - log_y)
-    second = torch.where(near, (-step / rest).log1p(), model.log_complement - log_rest)
-    return _Data(first - second, mean * first + complement * second, log_y + log_rest)
+    up, down = step / y, step / rest
+    # log(1 + up) = up - bent_up and log(1 - down) = -down - bent_down; in the divergence terms of first order cancel
+    bent_up = up.square() * log_remainder(-up, 1 + up)
+    bent_down = down.square() * log_remainder(down, 1 - down)
+    divergence = step * (up + down) - mean * bent_up - complement * bent_down
+    first = torch.where(near, up - bent_up, model.log_mean - log_y)
+    second = torch.where(near, -down - bent_down, model.log_complement - log_rest)
+    far = mean * first + complement * second
+    return _Data(first - second, torch.where(near, divergence, far), log_y + log_rest)
 
 
 def _value(model: _Model, data: _Data, remainders: _Gammas) -> Tensor:

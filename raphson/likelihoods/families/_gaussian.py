@@ -89,6 +89,10 @@ class Gaussian(Likelihood):
         if self.link != "identity":
             _mean_link.use_link(self, replace(self, link="identity"))
 
+    def locations(self, n_outputs: int) -> slice | None:
+        """Return all outputs, by the identity."""
+        return slice(None) if self.link == "identity" else None
+
     @property
     def hessian_bound(self) -> float | None:
         """The largest ``sigma^-2``, by the identity."""
@@ -117,7 +121,9 @@ class Gaussian(Likelihood):
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
         """Return ``(f - y) / sigma^2``, ``(..., M)``."""
-        return (f - like_outputs(f, y)) / self._scale(f).square()
+        scale = self._scale(f)
+        # one after another: the square may underflow
+        return (f - like_outputs(f, y)) / scale / scale
 
     def hessian(self, f: Tensor, y: Tensor) -> Diagonal:
         """Return ``diag(sigma^-2)``, a batched diagonal ``(..., M, M)``."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from raphson.likelihoods._definiteness import Definiteness
 from raphson.likelihoods._links import softplus, softplus_inverse
+from raphson.likelihoods._parameters import product
 from raphson.likelihoods._support import NEGATIVE, POSITIVE, REAL, Support
 
 Number = Tensor | float
@@ -126,15 +127,18 @@ class MeanAnd(Parametrization):
 
     def gradient(self, second: Tensor, at: Moments, r: Tensor) -> tuple[Tensor, Tensor]:
         """Return the derivatives in the two outputs."""
-        return -r * at.inverse_scale, self.scale_map.first(second) * (1 - r * r)
+        return -r * at.inverse_scale, _times_zero(1 - r * r, self.scale_map.first(second))
 
     def observed(self, second: Tensor, at: Moments, r: Tensor) -> Entries:
         """Return the second derivatives."""
         first = self.scale_map.first(second)
         a, b = self.scale_map.second(second, first)
         # a number b of zero is that of the precision, in which the value is linear but for a logarithm
-        second_derivative = _filled(a, second) if isinstance(b, float) and b == 0 else r * r * b + _bounded(a)
-        return Entries(at.inverse_scale.square(), 2 * first * r * at.inverse_scale, second_derivative)
+        second_derivative = (
+            _filled(a, second) if isinstance(b, float) and b == 0 else _times_zero(r * r, b) + _bounded(a)
+        )
+        cross = 2 * _times_zero(r * at.inverse_scale, first)
+        return Entries(at.inverse_scale.square(), cross, second_derivative)
 
     def expected(self, second: Tensor, at: Moments) -> Entries:
         """Return the expected second derivatives: mean and scale are orthogonal."""
@@ -188,6 +192,11 @@ class Natural(Parametrization):
 
 def _filled(x: Number, like: Tensor) -> Tensor:
     return x if isinstance(x, Tensor) else torch.full_like(like, x)
+
+
+def _times_zero(x: Tensor, factor: Number) -> Tensor:
+    """Return the product, zero with its first factor though the second, the inverse of a tiny output, be infinite."""
+    return product(x, factor) if isinstance(factor, Tensor) else x * factor
 
 
 def _bounded(a: Number) -> Number:

@@ -132,6 +132,10 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
         """The two outputs of a response."""
         return self._form.names if self.link == "identity" else (_mean_link.mean_name(self.link), self._form.names[1])
 
+    def locations(self, n_outputs: int) -> slice | None:
+        """Return the means, where they are outputs."""
+        return slice(0, None, 2) if self.link == "identity" and self.parametrization != "natural" else None
+
     @property
     def domains(self) -> tuple[Support, ...]:
         """Where the two outputs must lie."""

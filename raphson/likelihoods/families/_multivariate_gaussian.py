@@ -111,6 +111,10 @@ class MultivariateGaussian(ClosedForm[_Parts]):
         """All outputs, which belong to one response of ``M`` dimensions; ``("output",)`` if ``M`` is not given."""
         return ("output",) if self.n_responses is None else _names(self.n_responses)
 
+    def locations(self, n_outputs: int) -> slice:
+        """Return the means."""
+        return slice(self._responses(n_outputs))
+
     def n_outputs(self, y: Tensor) -> int:
         """Return ``M + M (M + 1) / 2`` for targets ``(N, M)``, or ``(N,)`` where ``M = 1``."""
         m = 1 if y.ndim < 2 else y.shape[-1]

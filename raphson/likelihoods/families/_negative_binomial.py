@@ -81,7 +81,9 @@ class _Parts:
         bound = math.log(torch.finfo(self.f.dtype).max) - 0.1
         low = self.d.clamp(-bound, bound)
         excess = torch.where(self.some, torch.expm1(low), low.exp())
-        z = torch.where(self.some, self.of_count.share, self.log_dispersion.exp()) * excess
+        # of no count it is dispersion * mean, either of which may overflow
+        none = (self.log_mean + self.log_dispersion).clamp(max=bound).exp()
+        z = torch.where(self.some, self.of_count.share * excess, none)
         log_z = torch.where(self.some, -softplus(-(self.of_count.log_y + self.log_dispersion)), self.log_dispersion)
         far = (z < -0.5) | (log_z + self.d > 0)
         z = torch.where(far, 0.0, z)
@@ -271,12 +273,25 @@ class NegativeBinomial(MeanFamily[_Parts]):
         share, rest = p.of_count.share, p.of_count.rest
         near = 0.5 * share - p.by_dispersion - _parameters.product(rest * p.u, p.by_mean)
         # far from the mean the same without terms of the size of the count, which would cancel
-        far = p.growth[1] + (of_mean + p.y * rest - 2 * p.scaled_mean) - p.of_count.first
+        # a mean that overflows is less than the growth, which does so as well
+        scaled_mean = p.scaled_mean.clamp(max=torch.finfo(p.f.dtype).max / 4)
+        far = p.growth[1] + (of_mean + p.y * rest - 2 * scaled_mean) - p.of_count.first
         of_dispersion = torch.where(p.u.abs() < 0.5, near, far) + (0.5 * share * rest + p.of_count.second)
-        return _parameters.blocks(of_mean, -p.by_mean * p.mean_share, of_dispersion)
+        return _parameters.blocks(of_mean, -_parameters.product(p.mean_share, p.by_mean), of_dispersion)
 
     def _expected(self, p: _Parts) -> Diagonal:
         return self.fisher(p.f)
+
+    def power_curvature(self, f: Tensor, y: Tensor, power: float) -> Tensor:
+        r"""Return the second derivative by a power of the mean, times its square, from its terms in the mean's share.
+
+        With :math:`s = 1 - r = \alpha\mu / (1 + \alpha\mu)` it is
+        :math:`c\,[(c - 1) \mu r^2 - \mu r s + y r (r + (c + 1) s)]`.
+        """
+        p = self._parts(f, y)
+        share, rest = p.mean_share, p.mean_rest
+        of_mean = p.scaled_mean * ((power - 1) * rest - share)
+        return power * (of_mean + p.y * rest * (rest + (power + 1) * share))
 
     def definition(self) -> Definition:
         """Return the formulas, with the dispersion as an output or as a constant."""

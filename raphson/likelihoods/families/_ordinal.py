@@ -16,6 +16,7 @@ from raphson.likelihoods._closed_form import ClosedForm
 from raphson.likelihoods._command import Command
 from raphson.likelihoods._extended import ConcordanceTerm, extended_mean
 from raphson.likelihoods._likelihood import Likelihood
+from raphson.likelihoods._parameters import product
 from raphson.likelihoods._special._cumulative_links import LINKS, CumulativeLink, Interval
 from raphson.likelihoods._special._softmax import one_hot_variance
 from raphson.likelihoods._support import COUNT, Support
@@ -252,9 +253,9 @@ class Ordinal(ClosedForm[_Parts]):
     def _observed(self, p: _Parts) -> DiagonalPlusLowRank:
         at, n_outputs = p.at, p.f.shape[-1]
         # a log-concave density: both entries of the diagonal are differences that are not negative
-        low = (at.lower * (at.lower_second - at.upper)).clamp_min(0)
-        high = (at.upper * (at.upper_second - at.lower)).clamp_min(0)
         # either may be infinite where the other is zero
+        low = product(at.lower, at.lower_second - at.upper).clamp_min(0)
+        high = product(at.upper, at.upper_second - at.lower).clamp_min(0)
         none = (at.lower == 0) | (at.upper == 0)
         root = torch.where(none, 0.0, at.lower.sqrt() * at.upper.sqrt())
         difference = _beside(p.level, -root, root, n_outputs)

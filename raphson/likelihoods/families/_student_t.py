@@ -37,7 +37,8 @@ class _Model(NamedTuple):
 class _Parts:
     """The residual ``d`` and how its weight ``1 / (1 + t)``, ``t = (d / scale)^2 / df``, splits 1.
 
-    All come from the logarithm of ``t``: residuals and scales of any size overflow only where a result does.
+    All come from the logarithm of ``t``, and divisions by a scale are by its roots one after another: residuals and
+    scales of any size overflow only where a result does.
     """
 
     f: Tensor
@@ -64,7 +65,7 @@ class _Parts:
     @cached_property
     def square(self) -> Tensor:
         """``(d / scale)^2``."""
-        return (self.d * (-self.model.log_scale).exp()).square()
+        return _divided(self.d, -0.5 * self.model.log_scale, 2).square()
 
     @cached_property
     def part(self) -> Tensor:
@@ -80,8 +81,13 @@ class _Parts:
     @cached_property
     def pull(self) -> Tensor:
         """``(1 + 1 / df) * weight * d / scale^2``."""
-        near = torch.where(self.d == 0, self.d, self.weight * self.d * self.precision)
+        near = self.weight * (_divided(self.d, -0.5 * self.model.log_scale, 4) + self.pull_by_df)
         return torch.where(self.inside, near, (self.rest + self.part) / self.d)
+
+    @cached_property
+    def pull_by_df(self) -> Tensor:
+        """``d / scale^2 / df``."""
+        return _divided(self.d, -0.5 * self.model.log_scale - 0.25 * self.model.log_df, 4)
 
     @cached_property
     def half_step(self) -> tuple[Tensor, Tensor]:
@@ -94,7 +100,7 @@ class _Parts:
         """``df * (log(1 + t) - rest)``."""
         near = self.rest < 0.1
         rest = torch.where(near, self.rest, 0.0)
-        inside = torch.where(near, self.part, 0.0) * rest * log_remainder(rest, 1 - rest)
+        inside = product(rest, torch.where(near, self.part, 0.0) * log_remainder(rest, 1 - rest))
         return torch.where(near, inside, (self.log_spread - self.rest) * self.model.df)
 
 
@@ -169,6 +175,10 @@ class StudentT(ClosedForm[_Parts]):
     def parameters(self) -> tuple[str, ...]:
         """Location and log scale of each response, and the log of the degrees of freedom unless fixed."""
         return ("location", "log_scale", "log_df") if self.df is None else ("location", "log_scale")
+
+    def locations(self, n_outputs: int) -> slice:
+        """Return the locations."""
+        return slice(0, None, len(self.parameters))
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> SymmetricOperator:
         """Return the Fisher information: diagonal with ``df`` fixed, one 3 x 3 block per response otherwise."""
@@ -284,17 +294,19 @@ class StudentT(ClosedForm[_Parts]):
 
     def _observed(self, p: _Parts) -> EqualBlocks:
         near = p.weight * p.precision
-        a = (p.weight - p.rest) * torch.where(p.inside, near, p.pull / p.d)
+        a = product(p.weight - p.rest, torch.where(p.inside, near, p.pull / p.d))
         b, c = p.weight * p.pull * 2, p.weight * (p.rest + p.part) * 2
         if self.df is not None:
             return EqualBlocks(block_entries(((a, b), (b, c))))
         # with infinitely many degrees of freedom the other factor of b and c may be infinite, and of g both terms
         b, c = (torch.where(p.weight == 0, 0.0, entry) for entry in (b, c))
-        df = p.model.df
-        d = p.pull * (p.weight / (df + 1) - p.rest / (1 + 1 / df))
-        e = product(p.rest, p.weight - p.part)
-        outside = (p.log_spread - p.rest * (1 + p.rest)) * df + p.rest * p.weight
-        g = 0.5 * torch.where(p.inside, p.by_df + e, outside) - p.half_step[1]
+        df, few = p.model.df, p.weight - p.part
+        # inside by what is left of the pull, which may overflow, after the division by the degrees of freedom
+        near = product(p.weight.square() * p.pull_by_df, 1 - p.square)
+        d = torch.where(p.inside, near, p.rest / p.d * few)
+        e = product(p.rest, few)
+        far = (p.log_spread - p.rest * (1 + p.rest)) * df + p.rest * p.weight
+        g = 0.5 * torch.where(p.rest < 0.1, p.by_df + e, far) - p.half_step[1]
         return EqualBlocks(block_entries(((a, b, d), (b, c, e), (d, e, g))))
 
     def _expected(self, p: _Parts) -> SymmetricOperator:
@@ -365,6 +377,14 @@ class StudentT(ClosedForm[_Parts]):
             source="K. L. Lange, R. J. A. Little and J. M. G. Taylor (1989), JASA 84, 881-896.",
             arrange=arrange,
         )
+
+
+def _divided(d: Tensor, log_factor: Tensor, times: int) -> Tensor:
+    """Return a number by a factor so many times, which overflows only where the result does; zero stays zero."""
+    factor = log_factor.exp().clamp(max=torch.finfo(d.dtype).max)
+    for _ in range(times):
+        d = d * factor
+    return d
 
 
 def _half(df: Tensor) -> Tensor:

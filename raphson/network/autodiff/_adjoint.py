@@ -67,13 +67,13 @@ def _agrees(model: Model, x: Inputs, traits: Traits) -> bool:
         return True  # nothing to see here: the loss names what is not finite
     v = found / size
     if lin.together and u.numel() <= _BATCHED:
-        tol = _tolerance(found.dtype, traits)
+        tol = rounding_of_products(found.dtype, traits)
         traits.batched &= _same_in_turn(lin.jvp, v, tol)
         traits.batched &= _same_in_turn(lambda u: torch.cat(_rows(lin.vjp(u))), u, tol)
-    return bool(((lin.jvp(v) * u).sum() - size).abs() <= _tolerance(found.dtype, traits) * size)
+    return bool(((lin.jvp(v) * u).sum() - size).abs() <= rounding_of_products(found.dtype, traits) * size)
 
 
-def _tolerance(dtype: torch.dtype, traits: Traits) -> float:
+def rounding_of_products(dtype: torch.dtype, traits: Traits) -> float:
     """Return which relative difference is rounding, also where a model goes through half precision (autocast)."""
     return min(0.1, max(10 * math.sqrt(torch.finfo(dtype).eps), 16 * traits.eps))
 
@@ -105,7 +105,7 @@ def _curved_right(model: Model, x: Inputs, traits: Traits, differences: bool) ->
     graph = GradientGraph(model, x, traits, lambda f: (_mixture(f), torch.zeros_like))
     if graph.together and len(theta) <= _BATCHED:
         traits.batched &= _same_in_turn(
-            lambda w: torch.cat(_rows(graph.product(w))), w, _tolerance(theta.dtype, traits)
+            lambda w: torch.cat(_rows(graph.product(w))), w, rounding_of_products(theta.dtype, traits)
         )
     if not differences:
         return True

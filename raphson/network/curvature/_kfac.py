@@ -76,8 +76,9 @@ def kfac(
     Returns:
         A block-diagonal operator ``(P, P)``.
 
-    An argument that is not one of those above, and a module that ``"recursive"`` does not know, raise ``InputError``;
-    a factor of ``"recursive"`` that is too large raises ``TooLargeError``.
+    An argument that is not one of those above, and a module that ``"recursive"`` does not know, raise ``InputError``.
+    ``TooLargeError`` refuses a factor of ``"recursive"`` that is too large, and an ``"exact"`` that would take hours:
+    its C vectors of C outputs, at every position of all examples (of a vocabulary, say), are counted first.
 
     References:
         J. Martens and R. Grosse (2015), Optimizing neural networks with Kronecker-factored approximate curvature.

@@ -61,7 +61,11 @@ def layer_diagonal(
             for views, numbers in groups
             if numbers[0] not in plain or len(numbers) > 1
         ]
-        factors = sampled_factors(objective, recorded, draw) if draw else output_factors(objective, recorded, sampling)
+        factors = (
+            sampled_factors(objective, recorded, draw)
+            if draw
+            else output_factors(objective, recorded, sampling, outer=False)
+        )
         for u in factors:
             recorded.record.deliver(u, jobs)
             for name, rows in unrecognized(u).items():

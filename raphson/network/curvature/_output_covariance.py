@@ -29,6 +29,7 @@ from raphson.linalg import (
     check_dense_size,
     cholesky,
 )
+from raphson.network._call_place import runnable
 from raphson.network._objective import Objective
 from raphson.network._parameters import ParameterSpace
 from raphson.network._progress import shown
@@ -124,9 +125,19 @@ class OutputCovariance:
         if not found or found[0].ndim == 0:
             raise InputError("x holds no tensor with an axis of examples: give inputs (N, ...), as for the model.")
         n = found[0].shape[0]
+        if n == 0:
+            raise InputError("x has no rows: give at least one input.")
         step = max(1, 4 * _TOGETHER // objective.traits.entries)
-        with torch.no_grad():
+        model = objective.model
+        with torch.no_grad(), runnable(model.module or model.function, x, model.space.dtype):
             f = torch.cat([objective.model.call(None, take(x, rows, n)) for rows in slice_rows(n, step)])
+        finite = torch.isfinite(f).reshape(n, -1).all(1)
+        if not bool(finite.all()):
+            row = int((~finite).nonzero()[0])
+            raise InputError(
+                f"The outputs for row {row} of x are not finite ({int((~finite).sum())} such rows in all): check these "
+                "inputs for missing or extreme values."
+            )
         yield Batch(x, f, None)
 
     def _parts(self, batch: Batch) -> list[slice]:

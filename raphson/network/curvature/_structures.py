@@ -18,6 +18,9 @@ from raphson.network.curvature._dense_jacobian import dense_jacobian
 from raphson.network.curvature._layer_diagonal import layer_diagonal
 from raphson.network.curvature.factors._output_curvature import OutputCurvature, slice_rows
 from raphson.network.curvature.factors._output_factor import Estimator, OutputDraw
+from raphson.network.layers._layer_calls import Linear
+from raphson.network.layers._layer_record import LayerRecord
+from raphson.network.layers._recorder import record_feed_forward
 
 Structure = Literal["implicit", "dense", "diagonal", "blocks"]
 Blocks = Literal["tensor", "layer"]
@@ -50,6 +53,10 @@ def gauss_newton_structure(
     space = objective.space
     dense = structure == "dense"
     total = _empty(space, dense)
+    # sampled targets are drawn in the order of the parts below
+    whole = _of_last_layer(objective, middle) if dense and middle.kind != "mc" else None
+    if whole is not None:
+        return _finished(objective, whole)
     for jacobian, image in _jacobian_chunks(objective, middle):
         total += jacobian.mT @ image if dense else (jacobian * image).sum(0)
     return _finished(objective, total)
@@ -108,6 +115,64 @@ def _jacobian_chunks(objective: Objective, middle: OutputCurvature) -> Iterator[
             weights = objective.position_weights(part)
             image = image * objective.scale if weights is None else image * (objective.scale * weights)[..., None, None]
             yield jacobian.reshape(-1, p), image.reshape(-1, p)
+
+
+def _of_last_layer(objective: Objective, middle: OutputCurvature) -> Tensor | None:
+    """Return the dense sum where the parameters are those of a feed-forward network's last layer; None elsewhere.
+
+    The Jacobian is ``I (x) a_n^T`` with the layer's inputs (and a 1 for the bias): the block of outputs c and d is
+    ``sum_n M_ncd a_n a_n^T``, a product of D columns instead of C D, for half of all pairs.
+    """
+    network, space = objective.feed_forward, objective.space
+    total: Tensor | None = None
+    names: tuple[str, str | None] = ("", None)
+    for index, batch in enumerate(objective.batches()):
+        record = None if network is None else record_feed_forward(network, space, batch.x)
+        if record is None or len(record.calls) != 1 or record.output.ndim > 2 or not _is_output(record):
+            return None
+        (call,), f = record.calls, record.output.detach()
+        if not isinstance(call, Linear) or call.weight is None:
+            return None
+        objective.check_outputs(f, batch, index)
+        names = call.weight.name, None if call.bias is None else call.bias.name
+        a = call.input().detach()
+        a = a if call.bias is None else torch.cat([a, torch.ones_like(a[:, :1])], 1)
+        (n, c), d = f.shape, a.shape[1]
+        if c * d != space.numel:
+            return None
+        total = a.new_zeros(c, d, c, d) if total is None else total
+        generator = middle.generator(f.device, index)
+        for rows in slice_rows(n, max(1, _JACOBIAN // (c * max(c, d)))):
+            part = batch.rows(rows)
+            m = middle.operator(objective.likelihood, f[rows], part.y, generator).to_dense() * objective.scale
+            weights = objective.position_weights(part)
+            m = m if weights is None else m * weights[:, None, None]
+            for i in range(c):
+                scaled = (m[:, i, i:, None] * a[rows, None, :]).flatten(1)
+                total[i, :, i:] += (a[rows].mT @ scaled).view(d, c - i, d)
+    if total is None:
+        return None
+    for i in range(c):
+        total[i + 1 :, :, i] = total[i, :, i + 1 :].permute(1, 2, 0)
+    weight, bias = names
+    size = d if bias is None else d - 1
+    order = torch.arange(c * d, device=total.device).view(c, d)
+    places = torch.empty(space.numel, dtype=torch.long, device=total.device)
+    places[space.slices[weight]] = order[:, :size].reshape(-1)
+    if bias is not None:
+        places[space.slices[bias]] = order[:, size]
+    flat = total.view(c * d, c * d)
+    return flat if bias is None else flat[places][:, places]
+
+
+def _is_output(record: LayerRecord) -> bool:
+    """Whether the only layer call makes the output itself: its gradients for unit outputs are unit vectors."""
+    n, c = record.output.shape
+    eye = torch.eye(c, dtype=record.output.dtype, device=record.output.device).unsqueeze(1).expand(c, n, c)
+    found: list[Tensor] = []
+    with torch.no_grad():
+        record.deliver(eye, [([0], lambda gradients: found.append(gradients[0].clone()))])
+    return found[0].shape == eye.shape and torch.equal(found[0], eye)
 
 
 def _empty(space: ParameterSpace, dense: bool) -> Tensor:

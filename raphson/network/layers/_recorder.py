@@ -45,8 +45,9 @@ def record_layers(
         output = model(leaves, x)
     refuse_constant(output, tuple(params))
     nodes, reached = graph_nodes(output)
-    # an autograd edge is one node and one of its outputs; what the output does not reach has no gradient
-    calls = tuple(call for call in mode.calls if call.edge.node in nodes)
+    # an autograd edge is one node and one of its outputs; what the output does not reach has no gradient, nor has a
+    # call without rows (an expert that no example was sent to)
+    calls = tuple(call for call in mode.calls if call.edge.node in nodes and call.positions)
     names = {id(leaf): name for name, leaf in leaves.items()}
     unrecognized = frozenset(names[id(leaf)] for leaf in reached if id(leaf) in names)
     return LayerRecord(

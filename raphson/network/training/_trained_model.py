@@ -56,6 +56,7 @@ class TrainedModel:
         if module is not None:
             self._all.update(module.named_parameters())
         self.tensors = {name: self._all[name] for name in self.space.names}
+        self._required = {name: p.requires_grad for name, p in self.tensors.items()}
         self._traits: Traits | None = None
 
     @property
@@ -98,6 +99,7 @@ class TrainedModel:
 
     def _prepared(self, given: Given) -> tuple[Callable[[], Tensor], Callable[[], Batch], Mapping[str, Tensor]]:
         """Return what runs the network, what returns the batch after that, and the parameters that it computes with."""
+        self._check_unchanged()
         self._follow()
         device = self.space.device
         if isinstance(given, Batch):
@@ -129,6 +131,25 @@ class TrainedModel:
             return Batch(None, y, weight if weight is None else checked_weights(weight, y.shape[0]).to(device))
 
         return forward, batch_of, self.tensors
+
+    def _check_unchanged(self) -> None:
+        """Raise ``InputError`` where the module has other parameters than it had: steps would go past them."""
+        if self.module is None:
+            return
+        now = dict(self.module.named_parameters())
+        other = next((name for name in [*self._all, *now] if now.get(name) is not self._all.get(name)), None)
+        if other is not None:
+            what = "is new" if other not in self._all else "is gone" if other not in now else "is another tensor"
+            raise InputError(
+                f"Parameter '{other}' of the model {what} since the optimizer was made (a layer was added, removed or "
+                "replaced). Nothing was changed. Make the optimizer after the model is complete."
+            )
+        for name, p in self.tensors.items():
+            if p.requires_grad is not self._required[name]:
+                raise InputError(
+                    f"Parameter '{name}' has requires_grad={p.requires_grad}, which it had not when the optimizer was "
+                    "made. Nothing was changed. Make the optimizer anew, or give the parameter a group with lr=0."
+                )
 
     def _follow(self) -> None:
         """See to it that values are the present ones where a tensor was put in place of another (``p.data = ...``)."""

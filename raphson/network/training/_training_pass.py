@@ -141,6 +141,11 @@ class TrainingPass:
         """Device of the parameters."""
         return self.space.device
 
+    @property
+    def n_examples(self) -> int:
+        """Number of examples in the batch."""
+        return self.batch.n_examples
+
     def position_weights(self, batch: Batch) -> Tensor | None:
         """Return the example weights for each position, ``(N, ...)``, or None where all are 1."""
         return _position_weights(self.f, batch)

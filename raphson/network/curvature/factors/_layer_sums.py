@@ -114,9 +114,9 @@ class LayerSums:
             (type(a), a.weight, a.bias) != (type(b), b.weight, b.bias) for a, b in zip(calls, self._calls, strict=True)
         ):
             raise InputError(
-                f"Batch {recorded.index} goes through other layers than batch 0 ({len(calls)} calls with parameters "
-                f"against {len(self._calls)}), so that there is no one set of layers to factorize. Use batches of one "
-                "kind, or curvature that needs no layers (ggn, fisher)."
+                f"Batch {recorded.index} goes through other layers than batch 0 (or its first part: "
+                f"{len(calls)} calls with parameters against {len(self._calls)}, or other ones): there is no one "
+                "set of layers to factorize. Use batches of one kind, or curvature that needs no layers (ggn, fisher)."
             )
 
     def weight_operator(self, i: int) -> SymmetricOperator:

@@ -15,9 +15,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from raphson._errors import InputError
+from raphson._errors import InputError, TooLargeError
 from raphson.data import Batch
-from raphson.linalg import LinearOperator
+from raphson.linalg import MAX_DENSE_ELEMENTS, LinearOperator, is_near
 from raphson.network._objective import Objective
 from raphson.network._weighted_loss import WeightedLoss
 from raphson.network.curvature.factors._output_curvature import even_parts
@@ -28,6 +28,18 @@ Estimator = Literal["exact", "observed", "mc", "empirical"]
 
 _CHUNK_ELEMENTS = 2**21
 """Entries of the output gradients of a layer that are made at a time: more leave the cache (measured)."""
+
+
+_MOST_WORK = 2**36
+"""Entries of a whole output factor beyond which it is refused, before any is made: on one core of a processor 10^8 a
+second go through a last layer with 64 inputs (measured, 2,000 outputs: 0.1 of that with 10,000, whose outer products
+are a dense factor), so that this is a quarter of an hour. The passes over the data have no end that one could see."""
+
+_ELSEWHERE = 64
+"""How many times as much other devices may do."""
+
+_OUTER = 1024
+"""Outputs of which the outer products in a dense factor cost as much as making and passing the vectors (measured)."""
 
 
 OutputDraw = Callable[[Tensor, Batch, int], Tensor]
@@ -74,10 +86,24 @@ def sampling_of(
     return made
 
 
-def output_factors(objective: WeightedLoss, recorded: RecordedBatch, sampling: Sampling) -> Iterator[Tensor]:
-    """Yield the output factor of a batch, scale and weights included, some vectors at a time, ``(k, N, ..., C)``."""
+def output_factors(
+    objective: WeightedLoss, recorded: RecordedBatch, sampling: Sampling, outer: bool = True
+) -> Iterator[Tensor]:
+    """Yield the output factor of a batch, scale and weights included, some vectors at a time, ``(k, N, ..., C)``.
+
+    Args:
+        objective: The loss.
+        recorded: The batch.
+        sampling: Which output factor.
+        outer: Whether outer products of what they become in layers are formed.
+
+    Yields:
+        The vectors; ``TooLargeError`` before the first one where all of them, over all data, are too many.
+    """
     batch, record = recorded.batch, recorded.record
     f = record.output.detach()
+    if sampling.estimator in {"exact", "observed"}:
+        _check_work(objective, recorded, outer)
     root = _root(objective, batch, f)
     # making vectors takes a few arrays of their size
     chunk = max(1, _CHUNK_ELEMENTS // max(4 * f.numel(), *(call.shape.numel() for call in record.calls), 1))
@@ -94,6 +120,25 @@ def output_factors(objective: WeightedLoss, recorded: RecordedBatch, sampling: S
         return
     for u in _whole(f, lik.gradient(f, batch.y) if factor is None else factor, chunk):
         yield from _apart(u * root, recorded)
+
+
+def _check_work(objective: WeightedLoss, recorded: RecordedBatch, outer: bool) -> None:
+    """Raise ``TooLargeError`` where all vectors of the exact output factor, for all examples, are too many."""
+    f = recorded.record.output
+    n, c, positions = f.shape[0], f.shape[-1], f.shape[1:-1].numel()
+    apart = 1 if positions == 1 or recorded.positionwise else positions
+    entries = max(n, objective.n_examples) * positions * apart * c**2
+    work = entries * (1 + c / _OUTER) if outer and c**2 <= MAX_DENSE_ELEMENTS else entries
+    if work <= _MOST_WORK * (1 if is_near(f) else _ELSEWHERE):
+        return
+    passes = "each of which needs backward passes of its own, " if apart > 1 else ""
+    at = f"at each of {positions} positions, {passes}" if positions > 1 else ""
+    raise TooLargeError(
+        f"The exact output curvature of {objective.n_examples} examples takes {c} vectors of {c} outputs {at}"
+        f"{entries:.1e} numbers in all, which would take hours or more. Use random combinations of them, "
+        "kfac(objective, 'mc') or fisher(objective, 'mc', 'diagonal'), with samples= for more of them; or fewer "
+        "examples."
+    )
 
 
 def sampled_factors(objective: WeightedLoss, recorded: RecordedBatch, draw: OutputDraw) -> Iterator[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -13,6 +13,7 @@ from raphson.data import Batch, tree_map
 from raphson.linalg import is_near
 from raphson.network._objective import Objective
 from raphson.network._weighted_loss import WeightedLoss
+from raphson.network.autodiff._adjoint import rounding_of_products
 from raphson.network.autodiff._linearize import rewritten
 from raphson.network.curvature.factors._output_curvature import even_parts
 from raphson.network.layers._layer_calls import Matmul
@@ -92,34 +93,74 @@ def recorded_parts(
     Where examples share a layer call (positions that are looked up once and broadcast, say) the gradient of its output
     is a sum over examples, so that these go one by one.
     """
-    n, known = batch.n_examples, False
+    n, seen, known = batch.n_examples, 0, _Known()
     parts = even_parts(n, step)
     while parts:
         start, stop = parts.pop(0)
         part = batch if stop - start == n else batch.rows(slice(start, stop))
         record = _recorded(objective, part, index)
-        if stop - start > 1 and not known:
-            known = True
-            if _is_shared(objective, part, index, record):
+        # of one example alone nothing is learned about several
+        if seen < min(2, stop - start):
+            seen = min(2, stop - start)
+            known = _known_of(objective, part, index, record)
+            if known.shared:
                 parts = [(row, row + 1) for row in range(start, n)]
                 continue
+        if known.elsewhere:
+            record = replace(record, unrecognized=record.unrecognized | known.elsewhere)
         yield start, RecordedBatch(index, part, record, mixed)
 
 
-def _is_shared(objective: Objective, batch: Batch, index: int, record: LayerRecord) -> bool:
-    """Whether examples of a batch have a layer call in common: one example alone makes it with as many positions."""
+@dataclass(frozen=True)
+class _Known:
+    """What one example alone shows of the layer calls that batches make.
+
+    Attributes:
+        shared: Whether examples of a batch have a layer call in common: one alone makes it with as many positions.
+        elsewhere: Parameters whose gradients are not those of their layer calls, so that they are used elsewhere, too,
+            unseen: in a derivative that the forward pass takes itself, say. They count as unrecognized.
+    """
+
+    shared: bool = False
+    elsewhere: frozenset[str] = frozenset()
+
+
+def _known_of(objective: Objective, batch: Batch, index: int, record: LayerRecord) -> _Known:
     # one example is run once for each objective and each way in which batches go through the model
     if objective.feed_forward is not None or not record.calls:
-        return False
+        return _Known()
     n = batch.n_examples
     forms: list[tuple[str, int]] = []
     tree_map(lambda tensor: forms.append((str(tensor.dtype), tensor.ndim)), batch.x)
-    way = tuple((call.name, len(call.lead), call.positions % n == 0) for call in record.calls), tuple(forms)
-    if way not in objective.traits.shared:
-        one = _recorded(objective, batch.rows(slice(0, 1)), index).calls
-        seen, alone = ([(call.name, call.positions * call.inner) for call in calls] for calls in (record.calls, one))
-        objective.traits.shared[way] = seen != [(name, n * positions) for name, positions in alone]
-    return objective.traits.shared[way]
+    calls = tuple((call.name, len(call.lead), call.positions % n == 0) for call in record.calls)
+    way = (calls, tuple(forms), n > 1, objective.space.names)
+    if way not in objective.traits.layers:
+        first = batch.rows(slice(0, 1))
+        alone = _recorded(objective, first, index)
+        seen, one = ([(c.name, c.positions * c.inner) for c in found.calls] for found in (record, alone))
+        shared = n > 1 and seen != [(name, n * positions) for name, positions in one]
+        objective.traits.layers[way] = _Known(shared, _used_elsewhere(objective, first, alone))
+    found: _Known = objective.traits.layers[way]
+    return found
+
+
+def _used_elsewhere(objective: Objective, batch: Batch, record: LayerRecord) -> frozenset[str]:
+    """Return the parameters whose gradient, for one example, is not the sum over their layer calls."""
+    f = record.output.detach()
+    u = torch.arange(1, f.numel() + 1, dtype=torch.float32, device=f.device).cos().to(f.dtype).view(f.shape)
+    leaves = objective.model.leaves()
+    with torch.enable_grad(), rewritten(objective.traits, fold=False):
+        out = objective.model.call(leaves, batch.x)
+    expected = torch.autograd.grad(out, list(leaves.values()), u, materialize_grads=True)
+    found = {name: t.new_zeros(t.numel()) for name, t in leaves.items()}
+    for call, g, layout in zip(record.calls, record.gradients(u.unsqueeze(0)), record.layouts(), strict=True):
+        for view, values in call.example_gradients(g, layout):
+            view.add(found[view.name], leaves[view.name].detach(), values.sum((0, 1)))
+    sizes = torch.stack([g.norm() for g in expected])
+    gaps = torch.stack([(found[name] - g.reshape(-1)).norm() for name, g in zip(leaves, expected, strict=True)])
+    tol = rounding_of_products(f.dtype, objective.traits)
+    wrong = gaps > tol * (sizes + 0.01 * sizes.amax())  # also what is not finite is none of this
+    return frozenset(name for name, off in zip(leaves, wrong.tolist(), strict=True) if off) - record.unrecognized
 
 
 def _recorded(objective: Objective, batch: Batch, index: int) -> LayerRecord:

@@ -1,0 +1,60 @@
+"""The inverse Hessian of limited-memory BFGS is that of the dense update formula, and its loop finds a minimum."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.optimize import minimize, rosen, rosen_der
+
+from raphson.solve import lbfgs
+from raphson.solve._lbfgs import InversePairs
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("steps", [1, 3, 4, 9])
+def test_directions_are_those_of_the_dense_update(scaled, steps):
+    """Of the last four pairs, updated one by one from the initial matrix (Nocedal and Wright 2006, equation 6.17)."""
+    generator = torch.Generator().manual_seed(steps)
+    draw = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=generator)  # noqa: E731
+    root, spread = draw(7, 7), draw(7, 7)
+    initial, hessian = root @ root.mT + torch.eye(7), spread @ spread.mT + torch.eye(7)
+    gradient, taken = draw(7), []
+    pairs = InversePairs(lambda v: initial @ v, gradient, memory=4, scaled=scaled)
+    for number in range(steps):
+        step = draw(7)
+        change = hessian @ step if number != 1 else -(hessian @ step)  # the second one is no pair: it has no curvature
+        gradient = gradient + change
+        pairs.move(step, gradient)
+        if number != 1:
+            taken.append((step, change))
+        if number % 2:
+            pairs.direction()  # looking changes nothing
+    scale = 1.0
+    if scaled:
+        step, change = taken[-1]
+        scale = float(step @ change / (change @ initial @ change))
+    dense, eye = scale * initial, torch.eye(7, dtype=torch.float64)
+    # where a pair was refused when the memory was full, the oldest one had made room for it
+    for step, change in taken[-4:]:
+        rho = 1.0 / (step @ change)
+        left = eye - rho * torch.outer(step, change)
+        dense = left @ dense @ left.mT + rho * torch.outer(step, step)
+    torch.testing.assert_close(pairs.direction(), -(dense @ gradient), rtol=1e-9, atol=1e-9)
+    pairs.clear()
+    assert pairs.number == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_loop_finds_the_minimum_of_a_curved_valley(dtype):
+    """Rosenbrock's function of six variables, in not many more evaluations than SciPy's L-BFGS takes."""
+
+    def function(v):
+        x = v.double().numpy()
+        return torch.tensor(rosen(x), dtype=dtype), lambda: torch.from_numpy(rosen_der(x)).to(dtype)
+
+    start = torch.full((6,), -0.5, dtype=dtype)
+    found = lbfgs(function, start, lambda g: g / 100.0, max_iter=300)
+    expected = minimize(rosen, start.double().numpy(), jac=rosen_der, method="L-BFGS-B", options={"ftol": 1e-14})
+    atol = 1e-5 if dtype == torch.float64 else 1e-2
+    torch.testing.assert_close(found.theta, torch.ones(6, dtype=dtype), rtol=0, atol=atol)
+    assert found.evaluations <= 1.5 * expected.nfev and found.iterations < found.evaluations
