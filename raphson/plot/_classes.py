@@ -50,6 +50,7 @@ def calibration(model: Any, *, bins: int = 10, level: float = 0.95, ax: Axes | N
     ax = new_axes(ax, 5.2, 5.0)
     ax.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--")
     # the second of two classes says all there is
+    largest = 0.0
     shown = [1] if len(names) == 2 else range(min(len(names), _MOST_CLASSES))
     for i in shown:
         order = np.argsort(fitted[:, i], kind="stable")
@@ -63,8 +64,13 @@ def calibration(model: Any, *, bins: int = 10, level: float = 0.95, ax: Axes | N
         color = COLORS[i % len(COLORS)]
         ax.vlines(x, low, high, color=color, linewidth=1.5, alpha=0.7)
         ax.plot(x, hits / total, "o-", color=color, markersize=4, linewidth=0.8, label=names[i])
-    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="predicted probability", ylabel="share of rows")
-    ax.set_title(f"Calibration, {100 * level:g}% intervals")
+        largest = max(largest, float(x.max(initial=0.0)), float(high.max(initial=0.0)))
+    # of many classes all probabilities are small
+    end = 1.0 if largest > 0.5 else 1.1 * largest
+    ax.set(xlim=(-0.02 * end, 1.02 * end), ylim=(-0.02 * end, 1.02 * end))
+    ax.set(xlabel="predicted probability", ylabel="share of rows")
+    some = "" if len(names) <= _MOST_CLASSES else f", first {_MOST_CLASSES} of {len(names)} classes"
+    ax.set_title(f"Calibration, {100 * level:g}% intervals{some}")
     ax.legend(frameon=False)
     return ax
 
@@ -92,15 +98,16 @@ def confusion(model: Any, *, ax: Axes | None = None) -> Axes:
     counts = np.zeros((k, k))
     np.add.at(counts, (observed.argmax(1), means.argmax(1)), weights)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1e-300)
-    ax = new_axes(ax, 1.8 + 0.55 * k, 1.4 + 0.55 * k)
+    ax = new_axes(ax, min(1.8 + 0.55 * k, 9.0), min(1.4 + 0.55 * k, 8.6))
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
     ax.spines[:].set_visible(False)
     if k <= 20:
         for (i, j), value in np.ndenumerate(share):
             color = "white" if value > 0.5 else "black"
             ax.text(j, i, f"{counts[i, j]:.6g}", ha="center", va="center", color=color, fontsize=8)
-    ax.set_xticks(range(k), names, rotation=45, ha="right")
-    ax.set_yticks(range(k), names)
+    size = 10 if k <= 12 else 6
+    ax.set_xticks(range(k), names, rotation=45, ha="right", fontsize=size)
+    ax.set_yticks(range(k), names, fontsize=size)
     correct = np.trace(counts) / counts.sum()
     ax.set(xlabel="most probable", ylabel="class", title=f"{100 * correct:.1f}% correct")
     return ax

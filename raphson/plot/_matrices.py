@@ -20,6 +20,9 @@ _LARGEST_PICTURE = 3000
 _READABLE = 40
 """Labels of single parameters that can be read beside a picture."""
 
+_LETTER, _HEIGHT, _LONGEST = 4.2, 280.0, 16
+"""Points: width of a letter of that size, and height of the picture; and letters of a name beside it."""
+
 _SKEW = 1e-4
 """Difference of two entries that should be equal, over the largest entry: rounding in single precision stays below."""
 
@@ -83,16 +86,18 @@ def _draw_blocks(ax: Axes, groups: list[tuple[str, int]], p: int) -> None:
         ax.axhline(end - 0.5, color="black", linewidth=0.8)
         ax.axvline(end - 0.5, color="black", linewidth=0.8)
     if len(groups) <= _READABLE:
+        # along its block where every name has room, else level, its middle cut
+        along = all(len(name) * _LETTER <= _HEIGHT * size / p for name, size in groups)
         for (name, size), end in zip(groups, ends, strict=True):
             ax.annotate(
-                name,
+                name if along or len(name) <= _LONGEST else f"{name[:9]}\u2026{name[9 - _LONGEST + 1 :]}",
                 (1.0, end - 0.5 - size / 2),
                 xycoords=("axes fraction", "data"),
                 xytext=(3, 0),
                 textcoords="offset points",
                 va="center",
-                rotation=270,
-                fontsize=7,
+                rotation=270 if along else 0,
+                fontsize=7 if along else min(7.0, 0.9 * _HEIGHT / len(groups)),
                 annotation_clip=False,
             )
 

@@ -236,3 +236,14 @@ def test_names_of_files_are_checked_first(tmp_path, monkeypatch):
         model.report(tmp_path / "fit.html")
     assert not list(tmp_path.glob("*.html")) and not list(tmp_path.glob(".*"))
     model.report(tmp_path / "fit.md")
+
+
+def test_a_right_model_with_many_columns_is_no_problem():
+    """The fit follows its own rows: fewer zeros, less dispersion, and probabilities closer than simulated ones."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 40))
+    found = verdicts(rp.VectorGLM(rp.Poisson()).fit(x, rng.poisson(np.exp(0.3 * x[:, 0]))).report(None))
+    assert "problem" not in found.values() and found["Rows per coefficient"] == "look"
+    utility = x[:, :3] @ rng.normal(size=(3, 20)) + rng.gumbel(size=(400, 20))
+    found = verdicts(rp.MultinomialLogisticRegression().fit(x[:, :3], utility.argmax(1)).report(None))
+    assert found["Calibration"] == "pass"

@@ -301,3 +301,22 @@ def test_coverage_and_training_read_back():
     assert ax.lines[1].get_ydata() == [max(net.bounds_)]
     with pytest.raises(rp.InputError, match="BayesianMLP"):
         rp.plot.training(model)
+
+
+def test_many_classes_with_long_names_stay_readable():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1500, 2))
+    names = np.array([f"a class with the number {i:02d}" for i in range(25)])
+    y = names[(x @ rng.normal(size=(2, 25)) + rng.gumbel(size=(1500, 25))).argmax(1)]
+    model = rp.MultinomialLogisticRegression().fit(x, y)
+    ax = drawn(rp.plot.hessian(model.hessian()))
+    texts = [text for text in ax.texts if text.get_text()]
+    boxes = [text.get_window_extent() for text in texts]
+    assert len({text.get_text() for text in texts}) == len(texts) == 24
+    assert all(a.y0 >= b.y1 - 1 or b.y0 >= a.y1 - 1 for a, b in zip(boxes, boxes[1:], strict=False))
+    ax = drawn(rp.plot.calibration(model))
+    assert "first 8 of 25 classes" in ax.get_title() and ax.get_xlim()[1] < 0.9
+    ax = drawn(rp.plot.confusion(model))
+    assert ax.figure.get_figwidth() <= 9
+    small = rp.MultinomialLogisticRegression().fit(x, y < names[12])
+    assert rp.plot.calibration(small).get_xlim()[1] == pytest.approx(1.02)

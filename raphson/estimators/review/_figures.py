@@ -96,7 +96,7 @@ def row_figures(model: Any, generator: Any) -> Iterator[Figure]:
             model.has_classes(),
             "Confusion",
             "Weighted numbers of rows by class, in lines, and most probable class, in columns.",
-            (2.2 + 0.5 * k, 1.8 + 0.5 * k),
+            (min(2.2 + 0.5 * k, 8.2), min(1.8 + 0.5 * k, 7.8)),
             plot.confusion,
         ),
     )

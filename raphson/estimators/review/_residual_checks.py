@@ -30,18 +30,27 @@ _MANY_ROWS = 20_000
 
 _BINS, _ROWS_IN_BIN = 10, 10
 
+_FREE_ROWS = 20
+"""Rows for each coefficient below which a test by simulation is no more than worth a look: the fit follows its own
+rows, and simulated sets are not fitted again. 2000 counts of a true Poisson model with 200 columns have 0.86 of the
+dispersion and 0.93 of the zeros, p = 0.008 both."""
+
 
 def residual_checks(model: Any, generator: Any) -> Iterator[Check]:
     """Yield the checks that the likelihood has of a fitted estimator against its training rows."""
     residuals = model.residuals("quantile", generator)
     yield _distribution(residuals.to_numpy().ravel())
     settings = {"simulations": 250 if len(residuals) < _MANY_ROWS else 100, "generator": generator}
+    tests = []
     if model.has_classes():
-        yield _tried("Calibration", lambda: _calibration(model.calibration_test(**settings)))
+        tests.append(_tried("Calibration", lambda: _calibration(model.calibration_test(**settings))))
     else:
-        yield _tried("Dispersion", lambda: _dispersion(model.dispersion_test(**settings)))
+        tests.append(_tried("Dispersion", lambda: _dispersion(model.dispersion_test(**settings))))
     if model.has_counts():
-        yield _tried("Zeros", lambda: _zeros(model.zero_inflation_test(**settings)))
+        tests.append(_tried("Zeros", lambda: _zeros(model.zero_inflation_test(**settings))))
+    # a network has each row predicted as if it were left out, and no number of free coefficients
+    few = len(residuals) < _FREE_ROWS * getattr(model, "df_model_", 0)
+    yield from (_with_few_rows(test) if few else test for test in tests)
     yield _columns(residuals, model.fitted_rows())
 
 
@@ -56,6 +65,14 @@ def _tried(name: str, check: Callable[[], Check]) -> Check:
         return check()
     except InputError as error:
         return Check(name, Verdict.LOOK, f"Not looked at. {error}", "judge by the quantile residuals.")
+
+
+def _with_few_rows(check: Check) -> Check:
+    """Return a check that says no more than its few rows for each coefficient can."""
+    if check.verdict is not Verdict.PROBLEM:
+        return check
+    finding = f"{check.finding} There are fewer than {_FREE_ROWS} rows for each coefficient, and the fit follows them."
+    return Check(check.name, Verdict.LOOK, finding, check.remedy)
 
 
 def _verdict(p_value: float, large: bool) -> Verdict:
@@ -102,7 +119,14 @@ def _zeros(test: Any) -> Check:
 
 
 def _calibration(test: Any) -> Check:
-    verdict = Verdict.PASS if test.p_value >= _LOOK else Verdict.LOOK if test.p_value >= 0.02 else Verdict.PROBLEM
+    # closer than simulated sets is what fitting does
+    verdict = (
+        Verdict.PASS
+        if test.p_value >= _LOOK or test.ratio < 1
+        else Verdict.LOOK
+        if test.p_value >= 0.02
+        else Verdict.PROBLEM
+    )
     remedy = "" if verdict is Verdict.PASS else "look at the calibration plot; columns may act in curves or together."
     return Check("Calibration", verdict, f"{test}.", remedy)
 
