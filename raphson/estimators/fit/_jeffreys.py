@@ -70,8 +70,12 @@ class JeffreysObjective:
         return self.base.n_parameters
 
     def value(self, theta: Tensor) -> float:
-        """Return the penalized average loss."""
-        return self.evaluate(theta, None).value
+        """Return the penalized average loss, which takes no derivatives of the information."""
+        value = self.base.value(theta)
+        if not math.isfinite(value):
+            return value
+        factor, info = torch.linalg.cholesky_ex(self.base.hessian(theta, "expected").to_dense())
+        return math.inf if int(info) else self._penalized(value, factor)
 
     def value_and_gradient(self, theta: Tensor) -> tuple[float, Tensor]:
         """Return the penalized average loss and its gradient ``(p,)``."""
@@ -86,12 +90,15 @@ class JeffreysObjective:
         factor, info = torch.linalg.cholesky_ex(information)
         if int(info):
             return DenseEvaluation(math.inf, torch.full_like(at.gradient, math.nan), math.nan, Dense(information))
-        # the constant log det of W I_p is left out
-        value = at.value - float(factor.diagonal().log().sum()) / total
+        value = self._penalized(at.value, factor)
         half = torch.linalg.solve_triangular(factor, torch.eye(len(theta), dtype=theta.dtype), upper=False).mT
         gradient = at.gradient - self._penalty_gradient(theta, half) / total
         norm = self.gradient_norm(gradient)
         return DenseEvaluation(value, gradient, norm, None if hessian is None else Dense(information))
+
+    def _penalized(self, value: float, factor: Tensor) -> float:
+        # the constant log det of W I_p is left out
+        return value - float(factor.diagonal().log().sum()) / self.base.total_weight
 
     def hessian(self, theta: Tensor, kind: Any = "observed") -> Dense:
         """Return the expected information per unit of weight, whatever the kind asked for."""
