@@ -112,6 +112,11 @@ class LevenbergMarquardt:
         self._scales: Tensor | None = None
         self._model: Linearized | None = None
 
+    def __repr__(self) -> str:
+        """Return a line on the optimizer."""
+        shown = f"{self._made[1]!r}, solver={self._solver!r}, damping={self.damping:.3g}, l2={self._l2:g}"
+        return f"LevenbergMarquardt({shown})"
+
     def step(self, x: Any, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """Take one accepted step for a batch, or none if no damping gives one.
 

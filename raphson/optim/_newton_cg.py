@@ -100,6 +100,11 @@ class NewtonCG:
         self._first: float | None = None
         self._exact = curvature == "hessian"
 
+    def __repr__(self) -> str:
+        """Return a line on the optimizer."""
+        likelihood = self._made[1]
+        return f"NewtonCG({likelihood!r}, curvature={self._curvature!r}, radius={self.radius!r}, l2={self._l2:g})"
+
     def step(self, x: Any, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """Take one accepted step for a batch, or none if no radius gives one.
 

@@ -107,3 +107,10 @@ def test_what_cannot_be_used_is_refused():
             rp.optim.NewtonCG(model, rp.Categorical(), **{option: value})
     with pytest.raises(rp.InputError, match=r"cannot be run on inputs of shape .*Module '0' \(Linear\) says"):
         rp.optim.NewtonCG(model, rp.Categorical()).minimize((torch.ones(5, 6, dtype=DTYPE), torch.zeros(5).long()))
+
+
+def test_optimizers_are_shown_in_a_line():
+    model = torch.nn.Linear(2, 1)
+    assert repr(rp.optim.NewtonCG(model, rp.Gaussian(), l2=0.1)).endswith("curvature='auto', radius=None, l2=0.1)")
+    shown = repr(rp.optim.LevenbergMarquardt(model, rp.Gaussian()))
+    assert shown.startswith("LevenbergMarquardt(Gaussian(") and shown.endswith("solver='auto', damping=0.01, l2=0)")
