@@ -160,7 +160,9 @@ def _used_elsewhere(objective: Objective, batch: Batch, record: LayerRecord) -> 
     gaps = torch.stack([(found[name] - g.reshape(-1)).norm() for name, g in zip(leaves, expected, strict=True)])
     tol = rounding_of_products(f.dtype, objective.traits)
     wrong = gaps > tol * (sizes + 0.01 * sizes.amax())  # also what is not finite is none of this
-    return frozenset(name for name, off in zip(leaves, wrong.tolist(), strict=True) if off) - record.unrecognized
+    if not bool(wrong.any()):
+        return frozenset()
+    return frozenset(name for name, off in zip(leaves, wrong, strict=True) if bool(off)) - record.unrecognized
 
 
 def _recorded(objective: Objective, batch: Batch, index: int) -> LayerRecord:
