@@ -8,8 +8,8 @@ from torch import Tensor
 from raphson._native import _module
 from raphson._native._module import memory
 
-_PART = 2.0**18
-"""Entries that are worth a thread of their own."""
+_PART = 2.0**22
+"""Entries that are worth a thread of their own: about a millisecond, as in evaluations of tables read in place."""
 
 
 def add_column_sums(x: Tensor, codes: Tensor | None, sums: Tensor, squares: Tensor) -> None:
