@@ -243,8 +243,10 @@ def uci_table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def laplace_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Return seconds and memory of posteriors beside laplace-torch's, by task."""
+def laplace_table(rows: list[dict[str, Any]]) -> list[str] | None:
+    """Return seconds and memory of posteriors beside laplace-torch's, by task; None where one of the two is missing."""
+    if len({row["library"] for row in rows}) < 2:
+        return None
     names = list(dict.fromkeys(key for row in rows for key in row if key not in ("task", "library", "trouble")))
     lines = ["| posterior | library | " + " | ".join(names) + " |", "| --- " * (len(names) + 2) + "|"]
     for row in rows:
@@ -284,7 +286,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], list[str] | None]]] = {
     "training": ("training.json", lambda found: training_table(found["digits autoencoder, Bernoulli"])),
     "regressors": ("training.json", regressors_table),
     "uci": ("uci.json", uci_table),
-    "laplace": ("laplace.json", lambda found: laplace_table(found["turns"]) if "turns" in found else None),
+    "laplace": ("laplace.json", lambda found: laplace_table(found.get("turns", []))),
     "calibration": (
         "laplace.json",
         lambda found: calibration_table(found["calibration"]) if "calibration" in found else None,
