@@ -86,6 +86,10 @@ class LevenbergMarquardt:
         [2.0, -0.5]
     """
 
+    def __repr__(self) -> str:
+        model, likelihood = (type(part).__name__ for part in self._made)
+        return f"<LevenbergMarquardt for {model} with {likelihood}: damping {self.damping:g}>"
+
     def __init__(
         self,
         model: nn.Module | Callable[..., Tensor],

@@ -74,6 +74,10 @@ class NewtonCG:
         True
     """
 
+    def __repr__(self) -> str:
+        model, likelihood = (type(part).__name__ for part in self._made)
+        return f"<NewtonCG for {model} with {likelihood}: curvature {self._curvature!r}>"
+
     def __init__(
         self,
         model: nn.Module | Callable[..., Tensor],
