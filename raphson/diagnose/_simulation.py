@@ -38,6 +38,9 @@ class SimulationTest:
     simulated: NDArray[np.float64]
     p_value: float
 
+    def __repr__(self) -> str:
+        return f"<SimulationTest. {self}>"
+
     @property
     def ratio(self) -> float:
         """The statistic over its mean among the simulated sets; 1 where the model holds, nan where both are zero."""

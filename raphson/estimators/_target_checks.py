@@ -41,6 +41,9 @@ class FittedRows:
     names: list[str]
     table: Any = field(repr=False)
 
+    def __repr__(self) -> str:
+        return f"<FittedRows: {len(self.means)} rows, {self.means.shape[1]} means, {len(self.names)} columns>"
+
     def column(self, name: str) -> pd.Series:
         """Return a column of the table.
 

@@ -35,6 +35,10 @@ class MeanInterval:
     upper: Tensor
     level: float
 
+    def __repr__(self) -> str:
+        n, m = self.mean.shape[0], self.mean.shape[-1]
+        return f"<MeanInterval of {n} rows, {m} mean{'s' * (m > 1)}, level {self.level:g}>"
+
 
 def mean_interval(
     likelihood: Likelihood,

@@ -76,6 +76,10 @@ class Posterior:
     complete: bool = True
     kind: Kind = "expected"
 
+    def __repr__(self) -> str:
+        what = f"{len(self.mean)} parameters under {type(self.objective.likelihood).__name__}"
+        return f"<Posterior of {what}: {self.structure}, weight {self.total_weight:g}>"
+
     @property
     def prior_precision(self) -> float | dict[str, float]:
         """One number, or numbers by name of a layer or tensor."""

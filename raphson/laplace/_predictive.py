@@ -58,6 +58,10 @@ class Predictive:
     noise: Tensor
     outputs: Tensor | None = None
 
+    def __repr__(self) -> str:
+        n, c = self.output_mean.shape[0], self.output_mean.shape[-1]
+        return f"<Predictive of {type(self.likelihood).__name__}: {n} rows, {c} outputs, link {self.link!r}>"
+
     @cached_property
     def output_covariance(self) -> Tensor:
         """``(N, ..., C, C)``; with ``joint=True`` of all outputs together, row-major, ``(N ... C, N ... C)``."""

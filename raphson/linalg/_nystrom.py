@@ -25,6 +25,12 @@ class Nystrom:
     eigenvalues: Tensor
     basis: Tensor
 
+    def __repr__(self) -> str:
+        n, rank = self.basis.shape
+        return (
+            f"<Nystrom approximation of {n} x {n}, rank {rank}, largest eigenvalue {float(self.eigenvalues.max()):.4g}>"
+        )
+
     def operator(self, shift: float = 0.0) -> DiagonalPlusLowRank:
         """Return the approximation plus a multiple of the identity, ``(n, n)``."""
         diagonal = self.basis.new_full((self.basis.shape[0],), shift)

@@ -86,6 +86,12 @@ class Solution:
     certify: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
     reason: str = ""
 
+    def __repr__(self) -> str:
+        return (
+            f"<Solution of {self.theta.numel()} parameters: {self.status.name}, value {self.value:.8g}, gradient norm "
+            f"{self.gradient_norm:.1e}, {self.method}, {self.iterations} iterations>"
+        )
+
     @property
     def converged(self) -> bool:
         """Whether ``theta`` is a stationary point to the accuracy asked for, or attainable."""
