@@ -48,7 +48,7 @@ class Objective:
     registered, a mode or a number in an attribute changed, every use is refused, and a new objective is needed.
 
     Random numbers are refused by what the forward pass calls when the objective is made (random operations, generators,
-    the system's randomness, the clock), and a model whose outputs differ on the same inputs twice is refused. Not seen
+    the system's randomness), and a model whose outputs differ on the same inputs twice is refused. Not seen
     are changes below rounding by compiled extensions, other threads or addresses of objects (``id``), and a model that
     begins to differ later by something outside of it (a global variable, a file).
 

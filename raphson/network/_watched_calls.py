@@ -2,14 +2,15 @@
 
 It is seen by what is called, not by what comes out. Random numbers are seen by the states of the global generators
 (PyTorch's random operations are seen as such in ``_checks``), by calls of the system's source of randomness (from which
-a generator without a seed is made) or of the clock, and by the states of all generators that a function in the forward
-pass can name.
+a generator without a seed is made), and by the states of all generators that a function in the forward pass can name.
+Clocks may be read: a pass may time itself, and outputs that depend on the time differ in a second pass.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import pickle
 import random
 import sys
@@ -26,13 +27,8 @@ from torch import Tensor
 from raphson.network._call_place import place_of_call
 
 _SYSTEM = {"posix.urandom", "posix.getrandom", "nt.urandom"}
-_CLOCKS = {
-    *(f"time.{clock}{unit}" for clock in ("time", "perf_counter", "monotonic", "process_time") for unit in ("", "_ns")),
-    *("time.thread_time", "time.thread_time_ns", "time.clock_gettime", "time.clock_gettime_ns"),
-    *("datetime.now", "datetime.utcnow", "datetime.today", "date.today"),
-}
 _HOOKS = {"register_hook", "register_prehook"}
-_NAMES = {name.partition(".")[2] for name in _SYSTEM | _CLOCKS} | {"seed", "random", "getrandbits", *_HOOKS}
+_NAMES = {name.partition(".")[2] for name in _SYSTEM} | {"seed", "random", "getrandbits", *_HOOKS}
 """Names of all compiled functions that matter."""
 
 _SEED = random.Random.seed.__code__
@@ -40,7 +36,7 @@ _SEED = random.Random.seed.__code__
 _OWN = {"torch", "numpy", "raphson"}
 _PASSING = {"numpy", *sys.stdlib_module_names}
 _ELSEWHERE = {"logging", "warnings", "threading", "tempfile", "tqdm"}
-"""Modules that read the clock, or draw a name, for what they do themselves and not for what a model computes."""
+"""Modules that draw a name for what they do themselves, and not for what a model computes."""
 
 _GENERATORS = (np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
 _PLAIN = (Tensor, str, bytes, int, float, complex, type, types.FunctionType, types.CodeType)
@@ -79,6 +75,8 @@ class WatchedCalls:
         self._before = {key: _state(generator) for key, (_, generator) in _GLOBAL.items()}
         self._torch = torch.get_rng_state()
         self._profiler = sys.getprofile()
+        self._collects = gc.isenabled()
+        gc.disable()  # callbacks and finalizers of a collection are no part of the pass
         if self._watches():
             sys.setprofile(self._profile)
         return self
@@ -86,6 +84,8 @@ class WatchedCalls:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._watches():
             sys.setprofile(self._profiler)
+        if self._collects:
+            gc.enable()
         if kind is not None:
             self.restore()
         elif self.trouble is None:
@@ -139,7 +139,7 @@ class WatchedCalls:
             self._see(owner)
         elif isinstance(owner, torch.Generator):
             self._blame(frame, "torch.Generator.seed")
-        elif name in _SYSTEM or name in _CLOCKS:
+        elif name in _SYSTEM:
             self._blame(frame, name)
         elif isinstance(owner, torch.autograd.graph.Node) and _package(frame) not in _OWN and self.trouble is None:
             self.trouble = (
@@ -193,13 +193,7 @@ class WatchedCalls:
         if self.trouble is not None or at is None or _package(at) in _OWN | _ELSEWHERE:
             return
         place = place_of_call(self._model, at)
-        if name in _CLOCKS:
-            self.trouble = (
-                f"{place} reads the clock ({name}), so that its outputs may differ from call to call: the loss is then "
-                "no fixed function of the parameters. Take that call out of the forward pass."
-            )
-        else:
-            self.trouble = f"{place} draws random numbers (from {name}, as a generator without a seed does){_REMEDY}"
+        self.trouble = f"{place} draws random numbers (from {name}, as a generator without a seed does){_REMEDY}"
 
 
 _GLOBAL: dict[int, tuple[str, Any]] = {

@@ -89,9 +89,11 @@ DRAWN: dict[str, tuple[str, Callable[[Any], float]]] = {
     ),
     "Python's random": ("from Python's random", lambda net: random.random()),
     "NumPy's random": ("from NumPy's generator", lambda net: np.random.rand()),  # noqa: NPY002
-    "the time": (r"\(Net\) reads the clock .time.time\)", lambda net: time.time()),
-    "a counter of time": (r"\(Net\) reads the clock .time.perf_counter", lambda net: time.perf_counter()),
-    "the date": (r"\(Net\) reads the clock .datetime.now", lambda net: datetime.datetime.now().microsecond),
+    "a counter of time": (r"differ by .* on the same inputs twice", lambda net: time.perf_counter() % 1 / TINY),
+    "the date": (
+        r"differ by .* on the same inputs twice",
+        lambda net: datetime.datetime.now().timestamp() % 1 / TINY,
+    ),
     **{
         name: ("a generator of its own", call)
         for name, call in {
@@ -113,6 +115,7 @@ FIXED: dict[str, Callable[[Any], float]] = {
     "a seed of Python's": lambda net: random.Random(0).gauss(0, 1) / TINY,
     "a seeded generator that is handed over": lambda net: noise(np.random.default_rng(3)) / TINY,
     "a generator that is held, and not used": lambda net: float(net.part.rng is GENERATOR),
+    "a pass that times itself": lambda net: 0.0 * time.perf_counter(),
     "a message": lambda net: logging.getLogger("raphson.tests").warning("one") or 0.0,
     "an import": lambda net: float(bool(__import__("tempfile"))),
 }

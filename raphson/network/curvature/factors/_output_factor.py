@@ -32,8 +32,8 @@ _CHUNK_ELEMENTS = 2**21
 
 _MOST_WORK = 2**36
 """Entries of a whole output factor beyond which it is refused, before any is made: on one core of a processor 10^8 a
-second go through a last layer with 64 inputs (measured, 2,000 outputs: 0.1 of that with 10,000, whose outer products
-are a dense factor), so that this is a quarter of an hour. The passes over the data have no end that one could see."""
+second go through a last layer with 64 inputs to a diagonal, and a quarter of that to a dense factor (measured, 2,000
+outputs), so that this is a quarter of an hour to one hour. The passes over the data have no end that one could see."""
 
 _ELSEWHERE = 64
 """How many times as much other devices may do."""
