@@ -19,8 +19,9 @@ _GRAM_COLUMNS = 2000
 _GRAM_ROWS = (1000, 5000)
 """Rows on which columns are tried for independence, the second number if rare columns need more."""
 
-_CONDITION = 1e-9
-"""Smallest over largest eigenvalue of the Gram matrix above which columns are independent beyond doubt."""
+_CONDITION = 1e-7
+"""Smallest over largest eigenvalue of the Gram matrix above which columns are independent beyond doubt, and nine of the
+sixteen digits of their products are left."""
 
 _CENTERING = 1e3
 """Means up to this many standard deviations may be subtracted from sums instead of from rows: three digits are lost."""

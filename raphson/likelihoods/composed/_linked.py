@@ -76,9 +76,9 @@ class Linked(Likelihood):
         >>> from raphson.likelihoods import Gaussian, Linked
         >>> f, y = torch.tensor([[2.0]], dtype=torch.float64).log(), torch.tensor([[3.0]])
         >>> lik = Linked(Gaussian(), "exp")
-        >>> lik.gradient(f, y)
+        >>> lik.gradient(f, y).round(decimals=12)
         tensor([[-2.]], dtype=torch.float64)
-        >>> lik.hessian(f, y).to_dense()
+        >>> lik.hessian(f, y).to_dense().round(decimals=12)
         tensor([[[2.]]], dtype=torch.float64)
         >>> lik.parameters
         ('log_mean',)
