@@ -88,6 +88,7 @@ def test_members_are_mixed():
     xt, yt, _ = waves(300, 1)
     options = {"hidden": (8,), "max_iter": 3}
     net = rp.BayesianMLP(rp.Gaussian(), members=3, **options).fit(x, y)
+    assert "3 networks" in str(net.summary())
     found = net.predictive(xt)
     parts = [post.predict(net._scaled(xt)) for post in net.posteriors_]
     target = (torch.from_numpy(yt) - net._center) / net._unit

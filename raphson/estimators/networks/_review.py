@@ -38,6 +38,7 @@ class NetworkReview(TargetChecks):
     """What a trained network says of itself; an estimator supplies network, units and posterior."""
 
     posterior_: Posterior
+    posteriors_: list[Posterior]
     bounds_: list[float]
     converged_: bool
     n_iter_: int
@@ -129,6 +130,9 @@ class NetworkReview(TargetChecks):
             ("Log evidence, Laplace", f"{float(post.log_marginal_likelihood()):.4f}{units}"),
             ("Status", "The bound has settled." if self.converged_ else "The bound was still changing."),
         ]
+        if len(self.posteriors_) > 1:
+            mixed = f"{len(self.posteriors_)} networks, of which layers, curvature and residuals are the first one's"
+            facts.append(("Predictions of", mixed))
         given = [(name, getattr(likelihood, name, None)) for name in _GIVEN]
         facts += [(name.capitalize(), f"{v:.5g}") for name, v in given if isinstance(v, int | float)]
         if self.classes_ is not None:
