@@ -51,6 +51,7 @@ class InversePairs:
         self._inverse, self._scaled = inverse, scaled
         self._gradient, self._before, self._solved = gradient, gradient, inverse(gradient)
         self._step: Tensor | None = None
+        self._seen = np.zeros((0, 2))  # products of the pairs with the gradient
         # steps and Z in turns, in the places that are free or oldest: memory that no pair has come to is never touched
         self._rows = gradient.new_empty(2 * memory, gradient.shape[0])
         self._root, self._changes = np.zeros((memory, memory)), np.zeros((memory, memory))  # R^-1, Y^T Z
@@ -62,7 +63,7 @@ class InversePairs:
 
     def clear(self) -> None:
         """Forget the pairs."""
-        self._step, self._taken, self._used = None, 0, 0
+        self._step, self._taken, self._used, self._seen = None, 0, 0, np.zeros((0, 2))
         for numbers in (self._root, self._changes, self._own):
             numbers[:] = 0.0
 
@@ -82,7 +83,7 @@ class InversePairs:
         scale, m = self._scale, self._used
         if not m:
             return self._solved * -scale
-        p, root = self._products(self._gradient), self._root[:m, :m]
+        p, root = self._seen, self._root[:m, :m]
         a = root @ p[:, 0]
         shares = np.empty((m, 2))
         shares[:, 0] = (self._own[:m] * a + scale * (self._changes[:m, :m] @ a - p[:, 1])) @ root
@@ -91,9 +92,10 @@ class InversePairs:
         weights = weights if rows.dtype == weights.dtype else weights.to(rows.dtype)
         return torch.addmv(self._solved, rows.mT, weights, beta=-scale, alpha=-1.0)
 
-    def _products(self, v: Tensor) -> NDArray[np.float64]:
+    def _products(self, v: Tensor, pairs: slice) -> NDArray[np.float64]:
         """Return the products of steps and of Z with a vector, ``(pairs, 2)``."""
-        found: NDArray[np.float64] = torch.mv(self._rows[: 2 * self._used], v).numpy().reshape(-1, 2)
+        rows = self._rows[2 * pairs.start : 2 * pairs.stop]
+        found: NDArray[np.float64] = torch.mv(rows, v).numpy().reshape(-1, 2)
         return found
 
     def _flush(self) -> None:
@@ -106,12 +108,17 @@ class InversePairs:
         self._rows[2 * slot].copy_(self._step)
         torch.sub(solved, self._solved, out=self._rows[2 * slot + 1])
         self._step, self._solved = None, solved
-        products = self._products(self._gradient - self._before)
+        # with the change of the gradient, from those before it: a pass over the pairs less
+        before, own = np.zeros((m, 2)), slice(slot, slot + 1)
+        before[: len(self._seen)] = self._seen
+        before[own] = self._products(self._before, own)
+        self._seen = self._products(self._gradient, slice(0, m))
+        products = self._seen - before
         curvature, size = float(products[slot, 0]), float(products[slot, 1])
         # without the oldest pair R^-1 has one row and one column less, wherever they are
         self._root[slot] = self._root[:, slot] = self._changes[slot] = self._changes[:, slot] = self._own[slot] = 0.0
         if not (size > 0.0 and curvature > _CURVED * self._scale * size):
-            self._rows[2 * slot : 2 * slot + 2] = 0.0
+            self._rows[2 * slot : 2 * slot + 2] = self._seen[slot] = 0.0
             return
         self._scale = curvature / size if self._scaled else 1.0
         self._root[:m, slot] = self._root[:m, :m] @ products[:, 0] / -curvature
