@@ -245,15 +245,28 @@ def uci_table(rows: list[dict[str, Any]]) -> list[str]:
 
 def laplace_table(rows: list[dict[str, Any]]) -> list[str] | None:
     """Return seconds and memory of posteriors beside laplace-torch's, by task; None where one of the two is missing."""
-    if len({row["library"] for row in rows}) < 2:
+    found = {(row["task"], row["library"]): row for row in rows}
+    libraries = sorted({row["library"] for row in rows}, key=lambda name: name != _OURS)
+    if len(libraries) < 2:
         return None
-    names = list(dict.fromkeys(key for row in rows for key in row if key not in ("task", "library", "trouble")))
-    lines = ["| posterior | library | " + " | ".join(names) + " |", "| --- " * (len(names) + 2) + "|"]
-    for row in rows:
-        cells = [f"{row[name]:.3g}" if name in row else "" for name in names]
-        trouble = f" ({row['trouble']})" if "trouble" in row else ""
-        lines.append(f"| {row['task']} | {row['library']}{trouble} | " + " | ".join(cells) + " |")
+    stages = ("fit", "tune", "predict")
+    lines = [
+        f"| posterior | {' | '.join(f'{who} fit, tuning, prediction' for who in libraries)} | ratios |",
+        "| --- | --- | --- | --- |",
+    ]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        pair = [found.get((task, who), {}) for who in libraries]
+        cells = [_stages_cell(row, stages) for row in pair]
+        both = [s for s in stages if all(f"{s}_s" in row for row in pair)]
+        ratios = ", ".join(f"{pair[0][f'{s}_s'] / pair[1][f'{s}_s']:.2g}" for s in both)
+        lines.append(f"| {task} | {' | '.join(cells)} | {ratios} |")
     return lines
+
+
+def _stages_cell(row: dict[str, Any], stages: tuple[str, ...]) -> str:
+    seconds = ", ".join(f"{row[f'{stage}_s']:.3f}" for stage in stages if f"{stage}_s" in row)
+    memory = ", ".join(f"{row[f'{stage}_mb']:.0f}" for stage in stages if f"{stage}_mb" in row)
+    return f"{seconds} s; {memory} MB" if seconds else str(row.get("trouble", ""))
 
 
 def calibration_table(rows: list[dict[str, Any]]) -> list[str]:
