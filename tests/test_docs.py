@@ -228,7 +228,7 @@ def test_figures_of_every_benchmark_become_tables(tables: Any, tmp_path: Path) -
         ],
         "laplace.json": {
             "turns": [
-                {"task": "kfac", "library": "raphson", "fit": 0.2},
+                {"task": "kfac", "library": "raphson", "fit_s": 0.2, "fit_mb": 3.0},
                 {"task": "kfac", "library": "laplace-torch", "trouble": "no result"},
             ],
             "calibration": [{"data": "digits", "posterior": "plain", "repeats": 3, "nll": 0.1234}],
@@ -248,7 +248,7 @@ def test_figures_of_every_benchmark_become_tables(tables: Any, tmp_path: Path) -
     )
     assert "| csv | raphson | 0.50 (0.40) |" in made["end to end"] and "| 2.00 | 1.5 |" in made["end to end"]
     assert "| raphson | 0.700 (0.050), 2.0 s |  |" in made["uci"] and "| ensemble |  | 0.100, 6.0 s |" in made["uci"]
-    assert "| kfac | laplace-torch (no result) |  |" in made["laplace"]
+    assert "| kfac | 0.200 s; 3 MB | no result |  |" in made["laplace"]
     assert "| digits | plain | 0.123 |" in made["calibration"]
     widths = {
         name: {line.count("|") for line in text.splitlines() if line.startswith("|")}
