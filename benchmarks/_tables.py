@@ -140,6 +140,7 @@ def end_to_end_table(results: dict[str, Any]) -> list[str]:
         + " | all but start and import s | peak |",
         "| --- " * (len(stages) + 4) + "|",
     ]
+    notes: list[str] = []
     for file, result in results.items():
         for name, row in result.items():
             if isinstance(row, dict):
@@ -148,8 +149,8 @@ def end_to_end_table(results: dict[str, Any]) -> list[str]:
                 lines.append(
                     f"| {file} | {name} | {' | '.join(cells)} | {beyond:.2f} | {row['peak memory, tables']:.1f} |"
                 )
-        lines += [f"{file}: {name}: {value:.3g}" for name, value in result.items() if not isinstance(value, dict)]
-    return lines
+        notes += [f"{file}, {name}: {value:.3g}" for name, value in result.items() if not isinstance(value, dict)]
+    return [*lines, "", *_as_items(notes)]
 
 
 def grid_summary(found: dict[str, dict[str, Any]]) -> list[str]:
