@@ -56,7 +56,8 @@ class FormulaCoding:
             column = factor.category if isinstance(factor, Expression) else factor
             levels = self.levels.get(name)
             if isinstance(column, str) and levels is not None:
-                unknown = ~frame[column].isin(levels).to_numpy()
+                # as objects: pandas turns levels to the type of Arrow's text, which one of a changed file may not fit
+                unknown = ~frame[column].astype(object).isin(levels).to_numpy()
                 if unknown.any():
                     raise InputError(unseen_level(frame[column], int(unknown.argmax()), column, levels))
         columns, state = _numeric(frame, self.variables), deepcopy(self.state)
