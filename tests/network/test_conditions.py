@@ -35,6 +35,7 @@ from .condition_cases import (
     C,
     Case,
     N,
+    TwiceTanh,
     body,
     reals,
 )
@@ -648,22 +649,10 @@ def test_scipy_takes_products() -> None:
     np.testing.assert_allclose(operator @ array, dense @ array)
 
 
-class Squash(torch.autograd.Function):
-    """A function that transformations of torch.func do not take."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return torch.tanh(x)
-
-    @staticmethod
-    def backward(ctx: Any, *g: Tensor) -> Any:
-        return g[0] * (1 - torch.tanh(ctx.saved_tensors[0]) ** 2)
-
-
 def test_a_model_that_cannot_be_batched_has_its_derivatives_one_by_one() -> None:
     plain = network().double()
-    odd = Inside(lambda m, x: m[2](Squash.apply(m[0](x)))).double()
+    # a function that transformations of torch.func do not take
+    odd = Inside(lambda m, x: m[2](TwiceTanh.apply(m[0](x)))).double()
     torch.testing.assert_close(rp.input_jacobian(odd, X.double()), rp.input_jacobian(plain, X.double()))
     ours, expected = (rp.second_derivatives(m, X[:2].double()) for m in (odd, plain))
     torch.testing.assert_close(ours, expected)
