@@ -136,7 +136,7 @@ def train(
     post = laplace(model, likelihood, batch, structure=options.structure)
     pace = options.pace
     start, steps = post, pace.steps
-    reach = {} if pace.growth is None else {"memory": pace.steps, "growth": pace.growth}
+    reach: dict[str, Any] = {} if pace.growth is None else {"memory": pace.steps, "growth": pace.growth}
     for number in range(pace.rounds):
         post = replace(post, prior=groups.with_values(values))
         loss = _ExpectedLoss(post, x, y, weight, cloud)
