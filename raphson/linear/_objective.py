@@ -101,7 +101,7 @@ class LinearObjective:
         """Number of parameters, P."""
         return self.output_map.n_parameters
 
-    @property
+    @cached_property
     def cost(self) -> Cost:
         """What an evaluation and a dense Hessian cost."""
         return Cost.of(self.output_map, self.n_rows, self.likelihood, self.curvature_dtype, in_place=self.is_in_place)
@@ -390,7 +390,7 @@ class LinearObjective:
     def _changed(self, forget: tuple[str, ...], **attributes: object) -> LinearObjective:
         """Return a copy with other attributes, without what was worked out from those changed."""
         other = copy.copy(self)
-        for name in (*forget, "_reduced"):
+        for name in (*forget, "_reduced", "cost"):
             other.__dict__.pop(name, None)
         other.__dict__.update(attributes)
         return other
