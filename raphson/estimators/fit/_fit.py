@@ -6,6 +6,7 @@ import functools
 import warnings
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -153,7 +154,9 @@ def standardized_design(rows: Rows, output_map: OutputMap, columns: Tensor) -> D
 def _most_frequent(rows: Rows) -> int:
     """Return the most frequent class: relative to it the Hessian is best conditioned."""
     if rows.y.ndim == 1:
-        return int(torch.bincount(rows.y, weights=rows.weights).argmax())
+        # NumPy's takes a third of the time of PyTorch's
+        weights = None if rows.weights is None else rows.weights.numpy()
+        return int(np.bincount(rows.y.numpy(), weights).argmax())
     totals = rows.y.double() if rows.weights is None else rows.y * rows.weights[:, None]
     return int(totals.sum(0).argmax())
 

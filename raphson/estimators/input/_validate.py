@@ -41,6 +41,8 @@ def as_tensor(array: Any) -> Tensor:
     """Return a tensor on the memory of an array, which nothing here writes to; pandas has read-only ones."""
     if any(stride < 0 for stride in array.strides):  # reversed: no tensor can be
         array = np.ascontiguousarray(array)
+    if array.flags.writeable:
+        return torch.from_numpy(array)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(array)
@@ -161,6 +163,8 @@ def _sum_of_squares(values: NDArray[Any]) -> float:
         return float(np.einsum("ij,ij->j", values, values).sum())
     flat = values.ravel(order="K")
     whole = flat.size // _SUMS * _SUMS
+    if not whole:
+        return float(np.einsum("i,i->", flat, flat))
     rows, rest = flat[:whole].reshape(-1, _SUMS), flat[whole:]
     return float(np.einsum("ij,ij->j", rows, rows).sum() + np.einsum("i,i->", rest, rest))
 

@@ -96,7 +96,7 @@ class Gaussian(Likelihood):
     @property
     def hessian_bound(self) -> float | None:
         """The largest ``sigma^-2``, by the identity."""
-        return None if self.link != "identity" else float(torch.as_tensor(self.scale).min()) ** -2
+        return None if self.link != "identity" else float(torch.as_tensor(self.scale, dtype=torch.float64).min()) ** -2
 
     @property
     def self_concordance(self) -> float | None:
@@ -107,7 +107,7 @@ class Gaussian(Likelihood):
         """Return ``(f - y) / sigma^2`` of the identity link."""
         if self.link != "identity":
             return None
-        scale = np.asarray(torch.as_tensor(self.scale).cpu().double()).astype(np.longdouble)
+        scale = np.asarray(torch.as_tensor(self.scale, dtype=torch.float64).cpu()).astype(np.longdouble)
         found: NDArray[np.longdouble] = (f - y.reshape(f.shape).cpu().double().numpy()) / scale**2
         return found
 

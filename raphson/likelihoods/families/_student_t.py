@@ -221,7 +221,7 @@ class StudentT(ClosedForm[_Parts]):
         location, log_scale, _, df = self._model(f)
         value, scale = to_array(like_outputs(location, y)), to_array(log_scale.exp())
         # beyond, the distribution is the normal one to ten digits, and SciPy's series for it may not be
-        freedom = to_array(torch.as_tensor(df).clamp(max=1e10))
+        freedom = to_array(df.clamp(max=1e10)) if isinstance(df, Tensor) else min(df, 1e10)
         return Univariate(stats.t(freedom, to_array(location), scale), value, stats.t(freedom, value, scale))
 
     def variance(self, f: Tensor) -> Tensor:

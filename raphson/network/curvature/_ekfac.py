@@ -71,7 +71,7 @@ def ekfac(
     """
     check_options(sharing, bias)
     sampling = sampling_of(objective, estimator, samples, generator)
-    sums = layer_sums(objective, sampling, sharing, bias)
+    sums = layer_sums(objective, sampling, sharing, bias, outer=True)
     bases = [_basis(terms) for terms in sums.terms]
     for recorded in recorded_batches(objective, sampling.mixed):
         work = dict(sums.work(recorded))
