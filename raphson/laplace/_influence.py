@@ -138,9 +138,9 @@ def _of_one(post: Posterior, x: Any, y: Tensor, weight: Tensor | None) -> tuple[
     u = w * torch.linalg.solve(eye - w * h @ spread[0], g)
     moved = spread[0] @ u
     leaves = objective.model.leaves()
-    parts = torch.autograd.grad(
-        objective.model.call(leaves, x), list(leaves.values()), u.unsqueeze(0), materialize_grads=True
-    )
+    with torch.enable_grad():
+        outputs = objective.model.call(leaves, x)
+    parts = torch.autograd.grad(outputs, list(leaves.values()), u.unsqueeze(0), materialize_grads=True)
     pull = torch.cat([part.reshape(-1) for part in parts])
     change = post.precision.solve(pull)
     loss = likelihood.nll(f + moved, y) - likelihood.nll(f, y)

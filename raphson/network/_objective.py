@@ -17,7 +17,7 @@ from raphson.linalg import SymmetricOperator, is_near, widest_float
 from raphson.network._batch_checks import check_form, check_infinite_inputs, check_target_axes, form_of, not_finite
 from raphson.network._checks import probe, twice
 from raphson.network._module import Model
-from raphson.network._module_parts import refuse_gradient_hooks, refuse_training_mode
+from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
 from raphson.network._progress import shown
 from raphson.network.autodiff._adjoint import check_adjoint
@@ -117,7 +117,6 @@ class Objective:
         self.likelihood, self.l2, self.progress = given.likelihood, float(l2), progress
         self.reduction: Reduction = given.reduction or reduction or "mean"
         refuse_training_mode(self.model.module)
-        refuse_gradient_hooks(self.model.module)
         self._classes_second = isinstance(likelihood, nn.CrossEntropyLoss)
         self._batches = Batches(data, self.model.space.device)
         self._unseen: list[Tensor] = []

@@ -16,6 +16,7 @@ from raphson.network._call_place import runnable
 from raphson.network._chance import statistics_unharmed, undisturbed
 from raphson.network._checks import Traits, observe
 from raphson.network._module import Model
+from raphson.network._module_parts import refuse_gradient_hooks, signature
 from raphson.network._parameters import ParameterSpace
 from raphson.network._plain_run import plain_run
 from raphson.network.training._training_pass import TrainingPass, total_weight, weighted_nll
@@ -58,6 +59,7 @@ class TrainedModel:
         self.tensors = {name: self._all[name] for name in self.space.names}
         self._required = {name: p.requires_grad for name, p in self.tensors.items()}
         self._traits: Traits | None = None
+        self._looked: tuple[Any, ...] = ()
 
     @property
     def space(self) -> ParameterSpace:
@@ -80,8 +82,10 @@ class TrainedModel:
             The pass; ``InputError`` if outputs do not fit the targets.
         """
         forward, batch, leaves = self._prepared(given)
-        if self._traits is None:
-            self._traits = observe(self._model, forward)
+        if self._traits is None or self._looked != signature(self.module):
+            target = self.module or self._model.function
+            self._traits, self._model.checkpointed = observe(target, self.module, self.space.device, forward)
+            self._looked = signature(self.module)
         return TrainingPass(self, batch, forward, leaves, self._traits, products)
 
     def unharmed(self) -> AbstractContextManager[None]:
@@ -99,6 +103,8 @@ class TrainedModel:
 
     def _prepared(self, given: Given) -> tuple[Callable[[], Tensor], Callable[[], Batch], Mapping[str, Tensor]]:
         """Return what runs the network, what returns the batch after that, and the parameters that it computes with."""
+        self._model.refuse_surroundings()
+        refuse_gradient_hooks(self.module)
         self._check_unchanged()
         self._follow()
         device = self.space.device
