@@ -112,7 +112,10 @@ def row_numbers(rows: Sequence[int] | Tensor | slice, n: int) -> Tensor:
     if isinstance(rows, slice):
         numbers = torch.arange(n)[rows]
     else:
-        given = torch.as_tensor(rows).reshape(-1)
+        try:
+            given = torch.as_tensor(rows).reshape(-1)
+        except (TypeError, ValueError, RuntimeError):
+            given = torch.ones(1)  # no whole numbers
         if given.dtype == torch.bool or (given.numel() and given.is_floating_point()):
             raise InputError("rows are numbers of rows, counted from 0, such as [0, 5], or a slice.")
         numbers = given.long()

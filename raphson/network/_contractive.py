@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from raphson._errors import InputError
 from raphson.network._call_place import runnable
+from raphson.network._chance import check_draws
 from raphson.network._encoder import checked_encoder
 from raphson.network.layers._feed_forward import find_feed_forward
 
@@ -133,9 +134,8 @@ def _squares(
     """Return the penalty of each sample and example, ``(S, N)``."""
     if method not in {"exact", "hutchinson"}:
         raise InputError(f"method is {method!r}, but it must be 'exact' or 'hutchinson'.")
-    for name, value in (("samples", samples), ("corruptions", corruptions)):
-        if not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} is {value!r}, but it must be a whole number, 1 or more.")
+    if not isinstance(corruptions, int) or corruptions < 1:
+        raise InputError(f"corruptions is {corruptions!r}, but it must be a whole number, 1 or more.")
     for name, size in (("higher_order", higher_order), ("noise", noise)):
         if not isinstance(size, int | float) or not 0 <= size < float("inf"):
             raise InputError(f"{name} is {size!r}, but it must be a finite number that is not negative.")
@@ -146,6 +146,11 @@ def _squares(
             f"x has type {x.dtype} and shape {tuple(x.shape)}: a penalty on a Jacobian takes inputs (N, ...) of a "
             "floating-point type, examples first."
         )
+    if not len(x):
+        raise InputError("x holds no example: give at least one.")
+    check_draws(samples, generator)
+    if not callable(encoder):
+        raise InputError(f"The encoder is a {type(encoder).__name__}, but it must be a torch module, or a function.")
     with torch.enable_grad():
         part, squared = _parts(encoder, x, method, samples, generator)
         here = part(x)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from raphson._errors import InputError
-from raphson.data import Batch, checked_weights
+from raphson.data import Batch, checked_weights, warn_of_indices
 from raphson.likelihoods import Likelihood, from_torch
+from raphson.network._batch_checks import check_classes_last
 from raphson.network._call_place import runnable
 from raphson.network._chance import statistics_unharmed, undisturbed
 from raphson.network._checks import Traits, observe
@@ -58,6 +59,8 @@ class TrainedModel:
             self._all.update(module.named_parameters())
         self.tensors = {name: self._all[name] for name in self.space.names}
         self._required = {name: p.requires_grad for name, p in self.tensors.items()}
+        self._classes_second = isinstance(likelihood, nn.CrossEntropyLoss)
+        self._fresh = True
         self._traits: Traits | None = None
         self._looked: tuple[Any, ...] = ()
 
@@ -86,7 +89,13 @@ class TrainedModel:
             target = self.module or self._model.function
             self._traits, self._model.checkpointed = observe(target, self.module, self.space.device, forward)
             self._looked = signature(self.module)
-        return TrainingPass(self, batch, forward, leaves, self._traits, products)
+        made = TrainingPass(self, batch, forward, leaves, self._traits, products)
+        if self._classes_second:
+            check_classes_last(made.f, made.batch.y)
+        if self._fresh and made.batch.weight is not None:
+            warn_of_indices([made.batch.weight], "The weights of the batch")
+        self._fresh = False
+        return made
 
     def unharmed(self) -> AbstractContextManager[None]:
         """Return a context that puts running statistics back if a batch is refused inside."""
