@@ -60,7 +60,6 @@ def fused_sums(x: Tensor, codes: Tensor | None = None, n_classes: int = 0) -> Co
     n, d = x.shape
     if d < _FUSED_COLUMNS or x.dtype != torch.float64 or not x.is_cpu or x.stride(1) != 1:
         return None
-    total, squares = torch.zeros(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
     if not _native.is_available():
         return _by_pytorch(x)
     by_class = None if codes is None or n_classes * d > _CLASS_ELEMENTS else torch.zeros(n_classes, d).double()
