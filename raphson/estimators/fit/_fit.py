@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from dataclasses import replace
 
@@ -97,8 +96,7 @@ def fit(
         theta, options = exact, replace(options, max_iter=0)
     with options.shown_progress() as callback:
         if options.l2 > 0:
-            uncached = functools.partial(objective.on, design.without_copy(), solver_map)
-            solution, objective, space = solve_penalized(objective, uncached, theta, options, callback, warm=warm)
+            solution, objective, space = solve_penalized(objective, theta, options, callback, warm=warm)
         else:
             solution = fit_inside(objective, theta, options, callback, warm=warm)
     made = Fitted(objective, solution, layout, kept, null, rows.y.shape[0], options.jeffreys, space, orthogonal)
