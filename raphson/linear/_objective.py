@@ -378,15 +378,8 @@ class LinearObjective:
 
     def on(self, design: Design, output_map: OutputMap, likelihood: Likelihood | None = None) -> LinearObjective:
         """Return the objective of the same rows with other columns, perhaps with another likelihood."""
-        return LinearObjective(
-            design,
-            likelihood or self.likelihood,
-            self.y,
-            output_map,
-            weights=self.weights,
-            offset=self.offset,
-            l2=self.l2,
-        )
+        likelihood, given = likelihood or self.likelihood, {"weights": self.weights, "offset": self.offset}
+        return LinearObjective(design, likelihood, self.y, output_map, **given, l2=self.l2, sums=None)
 
     def _changed(self, forget: tuple[str, ...], **attributes: object) -> LinearObjective:
         """Return a copy with other attributes, without what was worked out from those changed."""
@@ -435,6 +428,11 @@ class LinearObjective:
             offset=None if self.offset is None else self.offset[index],
             total_weight=self.total_weight * index.shape[0] / self.n_rows,
         )
+
+    def without_copy(self) -> LinearObjective:
+        """Return the same objective that caches no standardized copy of the table where it can do without."""
+        design = self.design.without_copy()
+        return self._changed((), design=design, _curvature_design=design)
 
     def with_map(self, output_map: OutputMap) -> LinearObjective:
         """Return the same objective in the parameters of another map."""

@@ -215,11 +215,20 @@ def _solve(
 
 
 def _jeffreys(objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None) -> Solution:
-    """Fit with Jeffreys' prior: steps by the expected information, kept and corrected as a dear Hessian is."""
+    """Fit with Jeffreys' prior: steps by a matrix that is kept and corrected as a dear Hessian is."""
     if options.solver not in ("auto", "newton"):
         raise InputError(f"penalty='jeffreys' is fitted by Newton steps, not by solver '{options.solver}'.")
     problem = JeffreysObjective(objective)
-    return newton(problem, start, tol=options.tol, max_iter=options.max_iter, factor_cost=1.0, callback=callback)
+    found = newton(
+        problem,
+        start,
+        tol=options.tol,
+        max_iter=options.max_iter,
+        factor_cost=problem.factor_cost,
+        scoring=problem.differenced,
+        callback=callback,
+    )
+    return replace(found, hessian=None)
 
 
 def solve_by_products(

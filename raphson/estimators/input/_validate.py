@@ -83,7 +83,7 @@ def check_entries(table: Any, given: Any, codes: Tensor | None = None, n_classes
         n_classes: K.
 
     Returns:
-        The sums, or None for sparse tables and few columns.
+        The sums, or None for sparse tables and those whose rows are not contiguous.
     """
     sums = None if sp.issparse(table) else fused_sums(as_tensor(table), codes, n_classes)
     _refuse_entries(table, given, None if sums is None else float(sums.squares.sum()), reset=True)

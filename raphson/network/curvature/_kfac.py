@@ -8,6 +8,7 @@ import torch
 
 from raphson._errors import InputError
 from raphson.network._objective import Objective
+from raphson.network._required import check_objective
 from raphson.network.curvature._kfra import kfra
 from raphson.network.curvature.factors._kronecker_factors import Sharing
 from raphson.network.curvature.factors._layer_operator import LayerOperator
@@ -102,6 +103,7 @@ def kfac(
         tensor([[1., 1.],
                 [1., 2.]])
     """
+    check_objective(objective)
     check_options(sharing, bias)
     if estimator == "recursive":
         return kfra(objective, bias)

@@ -19,6 +19,7 @@ from raphson._errors import InputError, TooLargeError
 from raphson.data import Batch
 from raphson.likelihoods import HessianSum
 from raphson.linalg import MAX_DENSE_ELEMENTS, LinearOperator, is_near
+from raphson.network._chance import check_draws
 from raphson.network._objective import Objective
 from raphson.network._weighted_loss import WeightedLoss
 from raphson.network.curvature.factors._output_curvature import even_parts
@@ -80,8 +81,7 @@ class Sampling:
             raise InputError(
                 f"estimator is {self.estimator!r}, but it must be one of {', '.join(get_args(Estimator))}."
             )
-        if self.samples < 1:
-            raise InputError(f"samples is {self.samples}, but at least one sample is needed.")
+        check_draws(self.samples, self.generator)
 
 
 def sampling_of(
