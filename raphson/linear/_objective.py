@@ -141,10 +141,14 @@ class LinearObjective:
         """Return whether a step in the parameters changes an output, in its units, by more than a limit."""
         # standardized columns have a mean square of one, so that no entry is above sqrt(N): most steps need no pass
         products, constants = self.output_map.to_products(step)
-        if constants is None and self._output_units is None:
-            share = 1.0 if self.output_map.selected is not None else float(self.output_map.basis.abs().sum())
-            if share * math.sqrt(self.n_rows) * float(products.abs().sum(1).max()) <= limit:
-                return False
+        ones, units = int(self.output_map.intercept), self._output_units
+        most = products[:, ones:].abs().sum(1) * math.sqrt(self.n_rows) + products[:, :ones].abs().sum(1)
+        if constants is not None or units is not None or self.output_map.selected is None:
+            most = self.output_map.basis.abs() @ most
+            most = most if constants is None else most + constants[:, 0].abs()
+            most = most if units is None else most / units
+        if bool((most <= limit).all()):
+            return False
         return self.largest_move(step, in_units=True) > limit
 
     @cached_property

@@ -31,8 +31,8 @@ _WORKING_VECTORS = 12
 _LARGE_BYTES = 2**30
 
 _MODERATE = 300.0
-"""Outputs up to this size, without bounds, are as finite as beside them: no exponential of twice them overflows. Of
-10,000 beta rows the log-likelihood takes a tenth of the fit."""
+"""Outputs without bounds up to this size, in their units, have a finite log-likelihood: no exponential of twice them
+overflows. Of 10,000 beta rows the log-likelihood takes a tenth of the fit."""
 
 
 def fit(
@@ -112,12 +112,13 @@ def _inside(fitted: Fitted, rows: Rows) -> Fitted:
     On the edge of the domain of an output (a mean of zero) and where a log-likelihood has no bound (a scale of zero in
     some row), rounding alone decides whether it is one: that is no maximum.
     """
+    objective, is_free = fitted.objective, all(domain is REAL for domain in fitted.objective.likelihood.domains)
+    if is_free and rows.offset is None and not objective.moves_more(fitted.solution.theta, _MODERATE):
+        return fitted
     coef, ones = fitted.coefficients(), int(fitted.layout.output_map.intercept)
     f = torch.as_tensor(rows.x @ (coef[:, ones:].mT if isinstance(rows.x, Tensor) else coef[:, ones:].mT.numpy()))
     f = f + coef[:, 0] if ones else f
-    if all(domain is REAL for domain in fitted.objective.likelihood.domains) and bool((f.abs() <= _MODERATE).all()):
-        return fitted
-    nll = fitted.objective.likelihood.nll(f if rows.offset is None else f + rows.offset, rows.y)
+    nll = objective.likelihood.nll(f if rows.offset is None else f + rows.offset, rows.y)
     if bool(torch.isfinite(nll).all()):
         return fitted
     return replace(fitted, solution=replace(fitted.solution, status=Status.STALLED))
