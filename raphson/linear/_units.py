@@ -117,9 +117,9 @@ class GradientNorm:
     def __init__(self, design: Design, output_map: OutputMap, units: Tensor | None) -> None:
         n, self._map, self._units = output_map.n_parameters, output_map, units
         # a column of size 1e24 has a gradient of 1e8 at the optimum
-        size = torch.hypot(design.center, design.scale) * _ROUNDING
+        size = torch.hypot(design.center, design.scale).mul_(_ROUNDING)
         scale = design.scale.clamp(min=_LEAST_SCALE)
-        self.columns = torch.stack([scale, design.center, torch.where(size > _SEEN, size, 0.0)])
+        self.columns = torch.stack([scale, design.center, torch.nn.functional.threshold(size, _SEEN, 0.0)])
         if design.intercept:
             self.columns = torch.cat([_ONES, self.columns], 1)
         self._center, self._scale = design.center, scale

@@ -31,7 +31,8 @@ class KFAC(torch.optim.Optimizer):
 
     A step goes along :math:`\Delta = -(\hat G + \lambda I)^{-p} m`, where :math:`m` is the running average of the
     gradients and :math:`\hat G` that of the Gauss-Newton matrix, stored for each layer as a Kronecker product of two
-    small matrices (``rp.kfac`` has the formula). For mini-batches of 256 examples and more its length minimizes the
+    small matrices, between which :math:`\lambda` is split (``rp.kfac`` has the formula; with ``structure="ekfac"`` it
+    is added to their product). For mini-batches of 256 examples and more its length minimizes the
     exact quadratic model of the mini-batch, and :math:`p = 0.7` (``QuadraticStep``); for smaller ones, whose own model
     is too optimistic, it is fixed, and :math:`p = 1` (``FixedStep``). One forward pass serves the loss, the gradient,
     the factors and the model. The network stays in the mode that it is in: with batch statistics or dropout, gradient

@@ -98,7 +98,7 @@ class Preconditioner:
     def refresh(self, damped: Damped, count: int, force: bool = False) -> None:
         """Make inverses for a damping, if step ``count`` is one of those that do."""
         again = due(count, self._inverted_at, self._inverse_period)
-        if self._in_eigenbasis:  # eigenvectors of the same factors are the same, whatever the damping
+        if self._options.structure == "ekfac":  # eigenvectors of the same factors are the same, whatever the damping
             again, force = again and self._measured_at > self._inverted_at, False
         for state in self._blocks:
             state.refresh(damped(state.block.parameter), again or force)
@@ -162,20 +162,20 @@ class Preconditioner:
         self._saved = None
 
     @property
-    def _in_eigenbasis(self) -> bool:
+    def _decomposed(self) -> bool:
         return self._options.structure == "ekfac" or self.exponent != 1.0
 
     def _state(self, block: KroneckerBlock) -> BlockState:
-        if self._in_eigenbasis:
-            return EigenState(block, self.exponent, self._options.structure == "ekfac")
-        return KroneckerState(block)
+        if self._options.structure == "ekfac":
+            return EigenState(block, self.exponent)
+        return KroneckerState(block, self.exponent)
 
     def _planned(self, made: TrainingPass) -> FactorPlan:
         if self._plan is None:
             self._plan = FactorPlan(made, self._options.sharing)
             self._blocks = [self._state(block) for block in self._plan.blocks]
             gradient, factors, inverses = self._plan.flops()
-            inverses *= _EIGEN if self._in_eigenbasis else 1.0
+            inverses *= _EIGEN if self._decomposed else 1.0
             self._factor_period = _period(self._options.factor_period, factors, gradient)
             self._inverse_period = _period(self._options.inverse_period, inverses, gradient)
             self._put_back()

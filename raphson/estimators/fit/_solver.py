@@ -73,7 +73,7 @@ _TIGHTENINGS, _TIGHTER = 6, 1e-3
 """How often a fit goes on for that, each time to this share of the tolerance: down to the rounding of a double."""
 
 _MOVED = 1e-5
-"""Standard errors that the last step may move some combination of coefficients for the Hessian before it to be kept."""
+"""How far the last step may move an output, in its units, for the Hessian before it to be kept."""
 
 _ROUNDED = 2.0**-40
 """Share of the objective by which rounding may make the result seem worse than the start."""
@@ -148,7 +148,10 @@ def _completed(
             objective, solution.theta, tol=tol, max_iter=options.max_iter, scoring=not concave, callback=callback
         )
         solution = continued(solution, more)
-    moved = math.sqrt(objective.total_weight) * solution.newton_decrement > _MOVED
+    step, moved = solution.last_step, math.sqrt(objective.total_weight) * solution.newton_decrement > _MOVED
+    if moved and solution.hessian is not None and step is not None:
+        # no row moves by more than all together, and most by far less
+        moved = objective.moves_more(step, _MOVED)
     first = solution.history[0].value
     worse = solution.converged and solution.value > first + _ROUNDED * max(1.0, abs(first))
     return replace(

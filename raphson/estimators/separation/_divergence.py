@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from raphson.estimators._names import listed
 from raphson.estimators.fit._fitted import Fitted
+from raphson.estimators.fit._start import span
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._remedy import remedy
-from raphson.likelihoods import COUNT, OPEN_UNIT_INTERVAL, Beta, Likelihood, NegativeBinomial, StudentT
+from raphson.likelihoods import COUNT, Beta, Likelihood, NegativeBinomial, StudentT
 
 _FAR = 10.0
 """So many more of its last steps a fit must be able to take without loss, for its optimum to be called infinite."""
@@ -84,9 +83,7 @@ def find_no_spread(fitted: Fitted, rows: Rows) -> Divergence | None:
     exact = _EXACT if fitted.solution.converged else _NEARLY
     # as many columns as rows fit every target, though the solver stopped short of that
     saturated = not fitted.solution.converged and not objective.l2 and objective.n_rows <= objective.design.n_columns
-    size = times.abs().amax()
-    # shares beside 1 differ by what they lack, of which rounding leaves the digits of 1
-    distance = torch.minimum(size, (1 - times).amax()) if likelihood.support is OPEN_UNIT_INTERVAL else size
+    distance, rounding = span(likelihood, times), _ROUNDED * times.abs().amax()
     f = objective.predictors(fitted.solution.theta).mT
     for rows_seen in (slice(0, _FEW), slice(None)):
         outputs, some = f[rows_seen], times[rows_seen]
@@ -97,7 +94,7 @@ def find_no_spread(fitted: Fitted, rows: Rows) -> Divergence | None:
         if mean.shape[0] != some.shape[0] or mean.numel() != some.numel():
             return None
         misses = (mean.reshape(some.shape) - some).abs()
-        if not saturated and not bool((misses <= exact * distance + _ROUNDED * size).all()):
+        if not saturated and not bool((misses <= exact * distance + rounding).all()):
             return None
     labels = fitted.layout.labels
     seconds = tuple(name for i, name in enumerate(fitted.layout.outputs) if i % k)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from raphson.likelihoods.formulas import Definition, Expr
 
 
-_MODERATE = 64.0
-"""Precisions up to which the difference of two logarithms has all digits that its product with them shows."""
+_MODERATE = 1024.0
+"""Precisions up to which the plain difference of two logarithms, times them, keeps twelve digits."""
 
 
 class _Model(NamedTuple):

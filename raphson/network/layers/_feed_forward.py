@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raphson._errors import InputError
 from raphson.linalg import is_near
 from raphson.network._module_parts import children, is_plain
+from raphson.network._onednn import linear
 from raphson.network.autodiff._double_backward import PlainCalls
 
 _ACTIVATIONS = (
@@ -54,7 +54,7 @@ class FeedForwardLayer:
     def evaluate(self, x: Tensor, second: bool = False) -> LayerValues:
         """Return what the layer does with inputs ``(..., in)``; ``second``: with second derivatives."""
         with torch.no_grad():
-            z = F.linear(x, self.linear.weight, self.linear.bias)
+            z = linear(x, self.linear.weight, self.linear.bias)
             if not self.activations:
                 return LayerValues(self, x, z, None, None)
             if len(self.activations) == 1 and type(self.activations[0]) is nn.ReLU:
@@ -144,7 +144,7 @@ def backward_pass(layers: list[LayerValues], u: Tensor) -> Iterator[Tensor]:
     g = layers[-1].times_derivative(u)
     yield g
     for lower, upper in zip(layers[-2::-1], layers[:0:-1], strict=True):
-        g = lower.times_derivative_(g @ upper.layer.w)
+        g = lower.times_derivative_(linear(g, upper.layer.w.mT))
         yield g
 
 
