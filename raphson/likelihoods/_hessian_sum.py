@@ -38,6 +38,18 @@ class HessianSum:
         like: Gives type and device.
         kind: ``"observed"`` or ``"expected"``.
         diagonal: Whether only the diagonal is wanted.
+
+    Raises:
+        TooLargeError: The matrix is too large to be formed.
+
+    Examples:
+        >>> from raphson.likelihoods import Categorical
+        >>> f = torch.zeros(3, 2)
+        >>> total = HessianSum(Categorical(), 2, f)
+        >>> total.add(f, torch.tensor([0, 1, 1]))
+        >>> total.total()
+        tensor([[ 0.7500, -0.7500],
+                [-0.7500,  0.7500]])
     """
 
     def __init__(

@@ -71,6 +71,13 @@ def cg(
 
     Returns:
         The solution and how the run ended.
+
+    Examples:
+        >>> from raphson.linalg import Dense
+        >>> a = Dense(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
+        >>> found = cg(a, torch.tensor([3.0, 3.0]))
+        >>> found.x, found.iterations, found.status.name
+        (tensor([1., 1.]), 1, 'CONVERGED')
     """
     x = torch.zeros_like(b) if x0 is None else x0.clone()
     r = b.clone() if x0 is None else b - _apply(operator, x)
@@ -172,6 +179,12 @@ def lanczos(operator: Product, v0: Tensor, steps: int, *, reorthogonalize: bool 
 
     Returns:
         The tridiagonal matrix and the basis, with ``m <= steps``.
+
+    Examples:
+        >>> from raphson.linalg import Diagonal
+        >>> found = lanczos(Diagonal(torch.tensor([1.0, 3.0])), torch.tensor([1.0, 1.0]), 2)
+        >>> found.alpha, found.beta
+        (tensor([2.0000, 2.0000]), tensor([1.0000]))
     """
     q = v0 / v0.norm()
     basis = [q]
@@ -231,6 +244,12 @@ def extreme_eigenvalues(
 
     Returns:
         The two Ritz values with their error bounds.
+
+    Examples:
+        >>> from raphson.linalg import Diagonal
+        >>> found = extreme_eigenvalues(Diagonal(torch.arange(1.0, 6.0).double()))
+        >>> round(found.smallest, 6), round(found.largest, 6)
+        (1.0, 5.0)
     """
     run = lanczos(operator, random_vector(operator, generator), steps)
     tridiagonal = torch.diag(run.alpha) + torch.diag(run.beta, 1) + torch.diag(run.beta, -1)

@@ -62,6 +62,15 @@ def iterate_example_gradients(objective: Objective) -> Iterator[Tensor]:
 
     Yields:
         The gradients of the next examples.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.zeros_(model.weight)
+        >>> x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [3.0]])
+        >>> [rows.sum().item() for rows in rp.iterate_example_gradients(rp.Objective(model, rp.Gaussian(), (x, y)))]
+        [-7.0]
     """
     check_objective(objective)
     width = max(1, _CHUNK // objective.n_parameters)
@@ -82,6 +91,15 @@ def example_gradient_norms(objective: Objective) -> Tensor:
 
     Returns:
         One norm for each example.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.zeros_(model.weight)
+        >>> x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [3.0]])
+        >>> rp.example_gradient_norms(rp.Objective(model, rp.Gaussian(), (x, y)))
+        tensor([1., 6.])
     """
     check_objective(objective)
     norms = []

@@ -46,6 +46,12 @@ class Jacobian:
 
     Attributes:
         outputs: ``f``, ``(N, ..., C)``.
+
+    Examples:
+        >>> import raphson as rp
+        >>> J = rp.jacobian(torch.nn.Linear(2, 1), torch.tensor([[3.0, 4.0]]))
+        >>> J.shape, J.by_parameter()["weight"].shape
+        (torch.Size([1, 1, 3]), torch.Size([1, 1, 1, 2]))
     """
 
     def __init__(self, model: Model, x: Inputs, n: int, traits: Traits) -> None:
