@@ -41,7 +41,9 @@ def as_tensor(array: Any) -> Tensor:
     """Return a tensor on the memory of an array, which nothing here writes to; pandas has read-only ones."""
     if any(stride < 0 for stride in array.strides):  # reversed: no tensor can be
         array = np.ascontiguousarray(array)
-    with warnings.catch_warnings():
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    with warnings.catch_warnings():  # not always: it takes as long as a pass over 60 x 7000
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(array)
 
