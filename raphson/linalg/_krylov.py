@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from raphson._errors import InputError
 from raphson.linalg._entry import is_near, single
 from raphson.linalg._operator import LinearOperator
 
@@ -98,7 +99,7 @@ def cg(
                 _norm(r),
                 CGStatus.NEGATIVE_CURVATURE,
                 torch.where(bad, d, 0.0),
-                float(quotient),
+                float(quotient.detach()),
             )
         step = torch.where(active, rz / curvature, 0.0)
         x.addcmul_(step, d)
@@ -246,7 +247,15 @@ def random_vector(operator: LinearOperator, generator: torch.Generator | None = 
 
 
 def _apply(operator: Product, v: Tensor) -> Tensor:
-    return operator @ v if isinstance(operator, LinearOperator) else operator(v)
+    if isinstance(operator, LinearOperator):
+        return operator @ v
+    given: Any = operator
+    if not callable(given):
+        what = " Wrap a matrix as rp.Dense(matrix)." if hasattr(operator, "shape") else ""
+        raise InputError(
+            f"This takes an operator, or a function of a vector, and got a {type(operator).__name__}.{what}"
+        )
+    return operator(v)
 
 
 def _numbers(*values: Tensor) -> list[float]:

@@ -101,7 +101,7 @@ class LinearObjective:
         """Number of parameters, P."""
         return self.output_map.n_parameters
 
-    @property
+    @cached_property
     def cost(self) -> Cost:
         """What an evaluation and a dense Hessian cost."""
         return Cost.of(self.output_map, self.n_rows, self.likelihood, self.curvature_dtype, in_place=self.is_in_place)
@@ -380,19 +380,24 @@ class LinearObjective:
     def _changed(self, forget: tuple[str, ...], **attributes: object) -> LinearObjective:
         """Return a copy with other attributes, without what was worked out from those changed."""
         other = copy.copy(self)
-        for name in (*forget, "reduced"):
+        for name in (*forget, "_reduced", "cost"):
             other.__dict__.pop(name, None)
         other.__dict__.update(attributes)
         return other
 
-    @cached_property
+    @property
     def reduced(self) -> LinearObjective:
         """The same objective of the same parameters with as few outputs as do: two classes as one logit."""
+        return self._reduced or self
+
+    @cached_property
+    def _reduced(self) -> LinearObjective | None:
+        # None for the same: an objective that held itself would keep its table until the garbage collector comes
         here, offset = self.output_map, self.offset
         two = self.n_outputs == 2 and here.is_uniform and here.selected is not None and here.basis.shape[1] == 1
         likelihood = self.likelihood.of_difference() if two and self.y.ndim == 1 else None
         if likelihood is None:
-            return self
+            return None
         first, sums = int(here.basis[:, 0].argmax()), self._target_sums
         return LinearObjective(
             self.design,

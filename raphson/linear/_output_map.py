@@ -212,6 +212,12 @@ class OutputMap:
         """Whether S is the identity."""
         return self.selected == slice(0, self.n_outputs) if isinstance(self.selected, slice) else False
 
+    @cached_property
+    def centered_products(self) -> list[Tensor]:
+        """Of each group the products of the matrix's columns, each less its mean over the outputs, ``(r, r)``."""
+        centered = [group.matrix - group.matrix.mean(0) for group in self.groups]
+        return [m.mT @ m for m in centered]
+
     @property
     def has_constants(self) -> bool:
         """Whether ``to_products`` gives what the ones add to the outputs on its own."""

@@ -189,8 +189,8 @@ class RowSpace:
 
 def has_row_space(objective: LinearObjective) -> bool:
     """Return whether an objective is penalized and has a group of more columns than rows."""
-    here = objective.output_map
-    return objective.l2 > 0 and any(count(slope_columns(here, g)) > objective.n_rows for g in here.groups)
+    here, n = objective.output_map, objective.n_rows
+    return objective.l2 > 0 and here.n_columns > n and any(count(slope_columns(here, g)) > n for g in here.groups)
 
 
 def row_space_cost(objective: LinearObjective) -> RowCost:

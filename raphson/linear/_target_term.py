@@ -55,7 +55,7 @@ def target_term(
     n_outputs = output_map.n_outputs
     if known is not None and not output_map.has_constants:
         return output_map.from_products(output_map.reduce(known.of_features(design)), None) / total_weight, 0.0
-    total = torch.zeros(output_map.basis.shape[1], design.n_columns, dtype=torch.float64)
+    total: Tensor | None = None
     sums = torch.zeros(n_outputs, dtype=torch.float64) if output_map.has_constants else None
     constant = 0.0
     for rows, adjoint_of in _adjoints(design, table, weights, n_outputs):
@@ -63,13 +63,15 @@ def target_term(
         if t is None:
             return None
         t = t.reshape(-1, n_outputs)  # a block of one row
-        total += adjoint_of(output_map.reduce(t.mT))
+        part = adjoint_of(output_map.reduce(t.mT))
+        total = part if total is None else total.add_(part)
         if sums is not None or offset is not None:
             weighted = t if weights is None else t * weights[rows, None]
             if sums is not None:
                 sums += weighted.sum(0)
             if offset is not None:
                 constant += float((weighted * offset[rows]).sum())
+    assert total is not None
     return output_map.from_products(total, sums) / total_weight, constant / total_weight
 
 
@@ -93,8 +95,12 @@ def _adjoints(
             yield block.rows, functools.partial(_block_adjoint, block, None if weights is None else weights[block.rows])
         return
     weights = None if weights is None else weights.double().contiguous()
-    for start in range(0, design.n_rows, _ROWS):
-        rows = slice(start, min(start + _ROWS, design.n_rows))
+    n = design.n_rows
+    if n <= _ROWS:
+        yield slice(0, n), functools.partial(adjoint, table, weights)
+        return
+    for start in range(0, n, _ROWS):
+        rows = slice(start, min(start + _ROWS, n))
         yield rows, functools.partial(adjoint, table.rows(rows), None if weights is None else weights[rows])
 
 

@@ -2,17 +2,16 @@ r"""Blocks in the eigenbasis of their factors, with second moments of the gradie
 
 With eigenvectors :math:`Q_L, Q_R` of the averaged factors the damped solve is exact in that basis:
 :math:`Q_L [(Q_L^T V Q_R) / (s + \lambda)] Q_R^T`, where s is the running average of the squared per-example gradients
-in it (George et al. 2018). With a new basis s starts from the eigenvalues of the Kronecker product, and stays there
-where moments are not measured. Other powers of the damped inverse are as easy in that basis.
+in it (George et al. 2018). With a new basis s starts from the eigenvalues of the Kronecker product. Other powers
+of the damped inverse are as easy in that basis.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from raphson.network import Factors, KroneckerBlock
-from raphson.optim._blocks import AveragedFactors, State, block_row
+from raphson.optim._blocks import AveragedFactors, State, block_row, spectrum
 
 
 class EigenState:
@@ -21,19 +20,18 @@ class EigenState:
     Args:
         block: The block.
         exponent: Of the inverse power: 1 for the inverse.
-        measured: Whether moments are measured; otherwise they are the eigenvalues of the Kronecker product.
     """
 
-    def __init__(self, block: KroneckerBlock, exponent: float, measured: bool) -> None:
-        self.block, self._exponent, self._measured = block, exponent, measured
+    def __init__(self, block: KroneckerBlock, exponent: float) -> None:
+        self.block, self._exponent = block, exponent
         self._average = AveragedFactors(block, "vectors")
         self._moments: Tensor | None = None
         self._damping = 0.0
 
     @property
     def basis(self) -> Factors | None:
-        """The eigenvectors, where moments are measured; None before there are any."""
-        return self._average.derived if self._measured else None
+        """The eigenvectors; None before there are any."""
+        return self._average.derived
 
     def trace(self) -> float:  # noqa: D102
         return self._average.trace()
@@ -47,7 +45,7 @@ class EigenState:
         self._damping = damping
         if not due and self._average.derived is not None:
             return
-        (values_left, left), (values_right, right) = (_eigh(t) for t in self._average.now[:2])
+        (values_left, left), (values_right, right) = (spectrum(t) for t in self._average.now[:2])
         self._average.put(left, right)
         self._moments = values_left.unsqueeze(2) * values_right.unsqueeze(1)
 
@@ -68,17 +66,6 @@ class EigenState:
 
     def report(self) -> tuple[str, int, str, int]:  # noqa: D102
         return block_row(self.block, self._average.factors, "Kronecker eigenbasis", self.state())
-
-
-def _eigh(t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return eigenvalues ``(G, n)`` and vectors ``(G, n, n)``; of a diagonal ``(G, n)`` itself and ones."""
-    if t.ndim == 2:
-        return t, torch.ones_like(t)
-    try:
-        values, vectors = torch.linalg.eigh(t)
-    except RuntimeError:  # single precision did not converge
-        values, vectors = (part.to(t.dtype) for part in torch.linalg.eigh(t.double()))
-    return values.clamp_min(0.0), vectors
 
 
 def _left(q: Tensor, values: Tensor) -> Tensor:

@@ -20,12 +20,10 @@ from raphson.optim._gathered import Gathered
 from raphson.optim._groups import GroupValues, checked_groups, group_lines, group_names, torch_groups
 from raphson.optim._options import CurvatureOptions, DampingOptions, StepSize, flag, not_negative, one_of
 from raphson.optim._preconditioner import Preconditioner
-from raphson.optim._step_size import FixedStep, QuadraticModel, QuadraticStep
+from raphson.optim._step_size import FixedStep, KeptLength, QuadraticModel, QuadraticStep, combination
 
 LARGE_BATCH = 256
 """Examples from which on a mini-batch's own quadratic model decides on the step: its minimum then generalizes."""
-
-_NOT_GIVEN = object()
 
 
 class KFAC(torch.optim.Optimizer):
@@ -33,7 +31,8 @@ class KFAC(torch.optim.Optimizer):
 
     A step goes along :math:`\Delta = -(\hat G + \lambda I)^{-p} m`, where :math:`m` is the running average of the
     gradients and :math:`\hat G` that of the Gauss-Newton matrix, stored for each layer as a Kronecker product of two
-    small matrices (``rp.kfac`` has the formula). For mini-batches of 256 examples and more its length minimizes the
+    small matrices, between which :math:`\lambda` is split (``rp.kfac`` has the formula; with ``structure="ekfac"`` it
+    is added to their product). For mini-batches of 256 examples and more its length minimizes the
     exact quadratic model of the mini-batch, and :math:`p = 0.7` (``QuadraticStep``); for smaller ones, whose own model
     is too optimistic, it is fixed, and :math:`p = 1` (``FixedStep``). One forward pass serves the loss, the gradient,
     the factors and the model. The network stays in the mode that it is in: with batch statistics or dropout, gradient
@@ -109,6 +108,7 @@ class KFAC(torch.optim.Optimizer):
         self._gathered: Gathered | None = None
         self._previous: Tensor | None = None
         self._promised: float | None = None
+        self._length = KeptLength()
         self._count = 0
 
     def __repr__(self) -> str:
@@ -195,9 +195,13 @@ class KFAC(torch.optim.Optimizer):
         model: QuadraticModel | None = None
         if isinstance(rule, QuadraticStep):
             moving = [self._previous] if rule.momentum and self._previous is not None else []
-            model = self._model(gathered, [direction, *moving], gradient, values)
-            coefficients = model.minimum()
-            step = model.step(coefficients)
+            directions, slope = [direction, *moving], float(torch.dot(average, direction))
+            if self._products:
+                model = self._model(gathered, directions, gradient, values)
+                coefficients = model.minimum()
+            else:
+                coefficients = torch.tensor([self._length.along(slope)])
+            step = combination(directions, coefficients)
         else:
             step = rule.step(direction, average, self._largest_lr, gathered.targets)
         taken = values.times("lr", step)
@@ -207,11 +211,15 @@ class KFAC(torch.optim.Optimizer):
                 "damped curvature cannot be inverted in this floating-point type. No parameter was changed. Use more "
                 "damping, or a wider type."
             )
+        if isinstance(rule, QuadraticStep) and model is not None:
+            self._length.put(float(coefficients[0]), slope, self._count, rule.period)
         self._promised = None
         if self._damping.due(self._count + 1):
-            if model is None or values.common("lr") != 1.0:
-                model, coefficients = self._model(gathered, [taken], gradient, values), torch.ones(1).double()
-            self._promised = model.change(coefficients)
+            lr = values.common("lr")
+            if model is None or lr is None:
+                self._promised = self._model(gathered, [taken], gradient, values).change(torch.ones(1).double())
+            else:
+                self._promised = model.change(lr * coefficients)
         self._move(taken)
         self._previous = taken
         self._average_gradient = average
@@ -219,6 +227,14 @@ class KFAC(torch.optim.Optimizer):
         if self._average is not None:
             self._average.update()
         return gathered.loss
+
+    @property
+    def _products(self) -> bool:
+        """Whether the next step needs the quadratic model of its mini-batch."""
+        if self._damping.value is None or self._damping.due(self._count + 1):
+            return True
+        rule = self._rule
+        return isinstance(rule, QuadraticStep) and (rule.momentum or self._length.due(self._count))
 
     @property
     def _largest_lr(self) -> float:
@@ -242,6 +258,7 @@ class KFAC(torch.optim.Optimizer):
             "damping": self._damping.value,
             "damping_seen": self._damping.seen,
             "promised": self._promised,
+            "length": vars(self._length),
             "previous": self._previous,
             "gradient": self._average_gradient,
             "curvature": self._curvature.state_dict(),
@@ -277,6 +294,7 @@ class KFAC(torch.optim.Optimizer):
         own = copy.deepcopy(state_dict["kfac"])
         self._count, self._damping.value, self._promised = own["count"], own["damping"], own["promised"]
         self._damping.seen = own["damping_seen"]
+        vars(self._length).update(own["length"])
         if self._rule is None and own["quadratic"] is not None:
             self._follow(QuadraticStep() if own["quadratic"] else FixedStep())
         self._previous, self._average_gradient = own["previous"], own["gradient"]
@@ -303,9 +321,8 @@ class KFAC(torch.optim.Optimizer):
             large = not isinstance(given, Batch) or given.n_examples >= LARGE_BATCH
             self._follow(QuadraticStep() if large else FixedStep())
         before = self._loss_before(given) if self._gathered is None and self._promised is not None else None
-        products = isinstance(self._rule, QuadraticStep) or self._damping.value is None
         with self._trained.unharmed():
-            made = self._trained.run(given, products or self._damping.due(self._count + 1))
+            made = self._trained.run(given, self._products)
             gradient = made.gradient(keep=self._options.estimator == "empirical")
             measured = self._curvature.measure(made, self._count)
         if before is not None and self._promised is not None:
@@ -352,13 +369,14 @@ class KFAC(torch.optim.Optimizer):
         self._curvature.refresh(self._damped(values), self._count, force=True)
         direction = self._curvature.solve(gradient).neg_()
         model = self._model(gathered, [direction], gradient, values)
-        step = model.step(model.minimum())
+        parts = self._trained.space.unflatten(combination([direction], model.minimum()))
         self._damping.value = None
-        before = [p.detach().clone() for p in self._trained.tensors.values()]
-        self._move(step)
+        # the graph does not see what is written through .data, and stays right: all is put back
+        tensors = [p.data for p in self._trained.tensors.values()]
+        before = [p.clone() for p in tensors]
+        torch._foreach_add_(tensors, [parts[name] for name in self._trained.tensors])
         change = float(gathered.loss_now() - gathered.loss)
-        torch._foreach_copy_(list(self._trained.tensors.values()), before)
-        gathered.release()  # the graph's tensors were written into
+        torch._foreach_copy_(tensors, before)
         return change
 
     def _move(self, step: Tensor) -> None:

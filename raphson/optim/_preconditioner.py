@@ -52,6 +52,7 @@ class Preconditioner:
         self._saved: dict[str, Any] | None = None
         self._shift: Tensor | None = None
         self._measured_at, self._inverted_at, self._updates = -1, -1, 0
+        self._factor_period = self._inverse_period = 1
         self._generator = options.generator or torch.Generator(space.device).manual_seed(0)
 
     @property
@@ -68,7 +69,7 @@ class Preconditioner:
     def measure(self, made: TrainingPass, count: int) -> Measured | None:
         """Return the curvature of a batch, if step ``count`` (from 0) is one of those that update it."""
         plan = self._planned(made)
-        if not _due(count, self._measured_at, self._period(self._options.factor_period, plan.flops()[1])):
+        if not due(count, self._measured_at, self._factor_period):
             return None
         bases = [state.basis for state in self._blocks]
         return plan.measure(
@@ -96,13 +97,13 @@ class Preconditioner:
 
     def refresh(self, damped: Damped, count: int, force: bool = False) -> None:
         """Make inverses for a damping, if step ``count`` is one of those that do."""
-        assert self._plan is not None
-        flops = self._plan.flops()[2] * (_EIGEN if self._in_eigenbasis else 1.0)
-        due = _due(count, self._inverted_at, self._period(self._options.inverse_period, flops))
+        again = due(count, self._inverted_at, self._inverse_period)
+        if self._options.structure == "ekfac":  # eigenvectors of the same factors are the same, whatever the damping
+            again, force = again and self._measured_at > self._inverted_at, False
         for state in self._blocks:
-            state.refresh(damped(state.block.owner), due or force)
+            state.refresh(damped(state.block.owner), again or force)
         self._shift = self._diagonal_shift(damped)
-        if due and not force:
+        if again and not force:
             self._inverted_at = count
 
     def solve(self, v: Tensor) -> Tensor:
@@ -161,27 +162,24 @@ class Preconditioner:
         self._saved = None
 
     @property
-    def _in_eigenbasis(self) -> bool:
+    def _decomposed(self) -> bool:
         return self._options.structure == "ekfac" or self.exponent != 1.0
 
     def _state(self, block: KroneckerBlock) -> BlockState:
-        if self._in_eigenbasis:
-            return EigenState(block, self.exponent, self._options.structure == "ekfac")
-        return KroneckerState(block)
+        if self._options.structure == "ekfac":
+            return EigenState(block, self.exponent)
+        return KroneckerState(block, self.exponent)
 
     def _planned(self, made: TrainingPass) -> FactorPlan:
         if self._plan is None:
             self._plan = FactorPlan(made, self._options.sharing)
             self._blocks = [self._state(block) for block in self._plan.blocks]
+            gradient, factors, inverses = self._plan.flops()
+            inverses *= _EIGEN if self._decomposed else 1.0
+            self._factor_period = _period(self._options.factor_period, factors, gradient)
+            self._inverse_period = _period(self._options.inverse_period, inverses, gradient)
             self._put_back()
         return self._plan
-
-    def _period(self, given: int | None, flops: float) -> int:
-        if given is not None:
-            return given
-        assert self._plan is not None
-        gradient = self._plan.flops()[0]
-        return max(1, math.ceil(flops / (_SHARE * gradient))) if gradient else 10
 
     def _diagonal_shift(self, damped: Damped) -> Tensor | None:
         """Return the damped diagonal, ``(R,)``, drawn towards its mean by tensor while few samples made it."""
@@ -194,6 +192,13 @@ class Preconditioner:
         return out
 
 
-def _due(count: int, last: int, period: int) -> bool:
+def _period(given: int | None, flops: float, gradient: float) -> int:
+    """Return the steps between what costs so many operations, where a gradient costs so many."""
+    if given is not None:
+        return given
+    return max(1, math.ceil(flops / (_SHARE * gradient))) if gradient else 10
+
+
+def due(count: int, last: int, period: int) -> bool:
     """Whether something is due at step ``count``: more often at the start, when everything changes."""
     return last < 0 or count - last >= min(period, 1 + count * period // _SETTLING)

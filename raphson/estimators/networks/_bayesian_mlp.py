@@ -43,10 +43,6 @@ round finds nothing but noise in 60 rows of a sine, and switches the network off
 residuals show, on targets of noise alone as well."""
 
 
-_ROUNDS, _STEPS = {"dense": 8}, {"dense": 60}
-"""Rounds, and L-BFGS steps in each, of a dense structure; 14 of 40 of another: see ``_GROWTH`` in ``_train``."""
-
-
 class BayesianMLP(NetworkReview, BaseEstimator):
     r"""A feed-forward network for tables whose predictions say how sure they are.
 
@@ -149,8 +145,7 @@ class BayesianMLP(NetworkReview, BaseEstimator):
             if isinstance(likelihood, Gaussian):
                 likelihood = Gaussian(_FIRST_SCALE, link=likelihood.link)
         start = likelihood.start(common, c, None if self._standardized else weights)
-        rounds, steps = self.max_iter or _ROUNDS.get(self.structure, 14), self.steps or _STEPS.get(self.structure, 40)
-        options = Training(self.structure, rounds, steps, self.tol)
+        options = Training(self.structure, self.tol, self.max_iter, self.steps)
         trained = [train(net, likelihood, (x, target, weights), options) for net in self._networks(x.shape[1], start)]
         self._hold([done.posterior for done in trained])
         first = trained[0]

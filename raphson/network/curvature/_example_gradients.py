@@ -12,6 +12,7 @@ from torch.func import grad, vmap
 from raphson.data import Batch
 from raphson.linalg import check_dense_size
 from raphson.network._objective import Objective
+from raphson.network._required import check_objective
 from raphson.network.autodiff._double_backward import differentiable_kernels
 from raphson.network.autodiff._linearize import check_shapes
 from raphson.network.autodiff._per_example import one_example
@@ -47,6 +48,7 @@ def example_gradients(objective: Objective) -> Tensor:
         tensor([[-1.],
                 [-6.]])
     """
+    check_objective(objective)
     shape = (objective.n_examples, objective.n_parameters)
     check_dense_size(shape, objective.dtype, "iterate_example_gradients, example_gradient_norms, or fewer params")
     return torch.cat(list(iterate_example_gradients(objective)))
@@ -61,6 +63,7 @@ def iterate_example_gradients(objective: Objective) -> Iterator[Tensor]:
     Yields:
         The gradients of the next examples.
     """
+    check_objective(objective)
     width = max(1, _CHUNK // objective.n_parameters)
     for index, batch in enumerate(objective.batches()):
         with torch.no_grad():
@@ -80,6 +83,7 @@ def example_gradient_norms(objective: Objective) -> Tensor:
     Returns:
         One norm for each example.
     """
+    check_objective(objective)
     norms = []
     for recorded in recorded_batches(objective):
         g = objective.likelihood.gradient(recorded.record.output.detach(), recorded.batch.y)

@@ -270,6 +270,8 @@ def _prepared(
     if not found or found[0].ndim == 0:
         raise InputError("The inputs hold no tensor with an axis of examples: give a tensor (N, ...).")
     n = found[0].shape[0]
+    if n == 0:
+        raise InputError("The inputs hold no example: give at least one.")
     x = tree_map(lambda tensor: tensor.to(made.space.device), x)
     f, traits = probe(made, x, n)
     return made, x, n, traits, f.shape[1:]

@@ -160,14 +160,8 @@ def read_feed_forward(module: nn.Module | None) -> FeedForward:
     before: list[nn.Module] = []
     layers: list[tuple[nn.Linear, list[nn.Module]]] = []
 
-    def visit(part: nn.Module, name: str) -> None:
-        where = f"module '{name}'" if name else "the model"
-        if not is_plain(part):
-            raise InputError(f"{where} has a forward hook.")
-        if type(part) is nn.Sequential:
-            for key, child in children(part):
-                visit(child, f"{name}.{key}" if name else key)
-        elif type(part) is nn.Linear:
+    for part, where in _parts(module, ""):
+        if type(part) is nn.Linear:
             layers.append((part, []))
         elif type(part) in _ACTIVATIONS:
             if type(part) not in _NOTHING:
@@ -176,8 +170,6 @@ def read_feed_forward(module: nn.Module | None) -> FeedForward:
             before.append(part)
         else:
             raise InputError(f"{where} is a {type(part).__name__}.")
-
-    visit(module, "")
     if not layers:
         raise InputError("the model has no linear layer.")
     own = [p for linear, _ in layers for p in (linear.weight, linear.bias) if p is not None]
@@ -185,6 +177,18 @@ def read_feed_forward(module: nn.Module | None) -> FeedForward:
         raise InputError("two layers share a weight or bias.")
     found = [FeedForwardLayer(a, names[id(a.weight)], names.get(id(a.bias)), tuple(after)) for a, after in layers]
     return FeedForward(tuple(before), tuple(found))
+
+
+def _parts(part: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
+    """Yield the modules in a sequence of sequences, each with the words for where it is."""
+    where = f"module '{name}'" if name else "the model"
+    if not is_plain(part):
+        raise InputError(f"{where} has a forward hook.")
+    if type(part) is not nn.Sequential:
+        yield part, where
+        return
+    for key, child in children(part):
+        yield from _parts(child, f"{name}.{key}" if name else key)
 
 
 def find_feed_forward(module: nn.Module | None) -> FeedForward | None:

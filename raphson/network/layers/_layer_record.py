@@ -29,12 +29,15 @@ class LayerRecord:
         unrecognized: Names of parameters that are used outside recognized layers, at least once.
         backward: From output gradients ``(k, N, ..., C)`` to those of the calls, ``(k, *shape)``, which it hands over
             with their numbers; it may write over them afterwards.
+        at_output: The call whose outputs are the model's, row by row in the same order, so that its output gradients
+            are what ``backward`` is given; None where no call is seen to be.
     """
 
     output: Tensor
     calls: tuple[LayerCall, ...]
     unrecognized: frozenset[str]
     backward: Callable[[Tensor, Visit], None]
+    at_output: int | None = None
 
     def gradients(self, u: Tensor) -> list[Tensor]:
         """Return the output gradients of the calls, ``(k, *shape)``, for those of the output, ``(k, N, ..., C)``."""

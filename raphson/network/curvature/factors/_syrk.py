@@ -7,6 +7,8 @@ halved first: one product off the diagonal and two smaller sums, 9/16 of the ope
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from torch import Tensor
 
 from raphson.linalg import MAX_DENSE_ELEMENTS, Dense, Diagonal, SymmetricOperator
@@ -33,15 +35,24 @@ class Syrk:
         d: Length of the vectors.
         like: Gives type and device.
         border: Number of rows and columns to leave free after the sum, for others to fill.
+
+    Attributes:
+        empty: Whether nothing was added yet.
     """
 
     def __init__(self, groups: int, d: int, like: Tensor, border: int = 0) -> None:
-        self._d = d
-        # memory is zeroed only where nothing is ever added: the first product overwrites it
-        self._whole = like.new_empty(groups, d + border, d + border)
-        self._sum = self._whole[:, :d, :d]
-        self._empty = True
+        self._d, self._shape, self._like = d, (groups, d + border, d + border), like
+        self.empty = True
         self._mirrored: list[tuple[slice, slice]] = []
+
+    @cached_property
+    def _whole(self) -> Tensor:
+        # taken when the first vectors come, and zeroed only where none ever do: the first product overwrites it
+        return self._like.new_empty(self._shape)
+
+    @cached_property
+    def _sum(self) -> Tensor:
+        return self._whole[:, : self._d, : self._d]
 
     def add(self, x: Tensor) -> None:
         """Add the outer products of ``x``, ``(B, G, d, L)``, summed over ``B`` and ``L``."""
@@ -54,7 +65,7 @@ class Syrk:
             for up, across in tiles:
                 product = x[:, :, up] @ x[:, :, across].mT
                 product = product.sum(0) if b > 1 else product[0]
-                if self._empty:
+                if self.empty:
                     self._sum[:, up, across] = product
                 else:
                     self._sum[:, up, across] += product
@@ -63,14 +74,14 @@ class Syrk:
                 rows = x[:, g].reshape(b, d) if length == 1 else x[:, g].mT.reshape(-1, d)
                 total = self._sum[g]
                 for up, across in tiles:
-                    total[up, across].addmm_(rows[:, up].mT, rows[:, across], beta=0 if self._empty else 1)
-        self._empty = False
+                    total[up, across].addmm_(rows[:, up].mT, rows[:, across], beta=0 if self.empty else 1)
+        self.empty = False
 
     def total(self) -> Tensor:
         """Return the sums, ``(G, d, d)`` and the border, whose entries are undefined; nothing is added after that."""
-        if self._empty:
+        if self.empty:
             self._sum.zero_()
-            self._empty = False
+            self.empty = False
         # if once there were tiles, what lies below them is theirs: whole products added to all that is above, too
         for up, across in self._mirrored:
             if up.stop < across.stop:
@@ -105,9 +116,11 @@ class DiagonalSyrk:
     def __init__(self, groups: int, d: int, like: Tensor, border: int = 0) -> None:
         self._whole = like.new_zeros(groups, d + border)
         self._sum = self._whole[:, :d]
+        self.empty = True
 
     def add(self, x: Tensor) -> None:
         """Add the squares of ``x``, ``(B, G, d, L)``, summed over ``B`` and ``L``."""
+        self.empty = False
         self._sum += x.square().sum((0, 3))
 
     def total(self) -> Tensor:
