@@ -434,7 +434,9 @@ class LinearObjective:
     def with_map(self, output_map: OutputMap) -> LinearObjective:
         """Return the same objective in the parameters of another map."""
         ridge = Ridge(output_map, self.ridge.columns, self.ridge.centered)
-        return self._changed(("_linear_term", "_compiled", "_gradient_norm"), output_map=output_map, ridge=ridge)
+        same = self.output_map.is_uniform and output_map.is_uniform and self._gradient_norm.is_by_column
+        forget = ("_linear_term", "_compiled") if same else ("_linear_term", "_compiled", "_gradient_norm")
+        return self._changed(forget, output_map=output_map, ridge=ridge)
 
     def with_curvature(self, dtype: torch.dtype) -> LinearObjective:
         """Return the same objective with Hessians of another element type; only those of uniform maps can have it."""

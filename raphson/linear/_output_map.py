@@ -132,12 +132,12 @@ class OutputMap:
 
     # what it is --------------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def is_uniform(self) -> bool:
         """Whether all columns, the ones among them, have one constraint matrix."""
         return len(self.groups) == 1 and self.groups[0].n_columns == self.n_columns
 
-    @property
+    @cached_property
     def n_outputs(self) -> int:
         """Number of outputs, C."""
         return int(self.groups[0].matrix.shape[0])

@@ -131,6 +131,11 @@ class GradientNorm:
     def _to_table(self, gradient: Tensor) -> Tensor:
         return self._map.gradient_to_table(gradient, self._center, self._scale)
 
+    @property
+    def is_by_column(self) -> bool:
+        """Whether it is the same for every uniform map."""
+        return self._floor is None and self._units is None
+
     def __call__(self, gradient: Tensor) -> float:
         """Return the norm of a gradient ``(P,)``; no finite number where the gradient is none."""
         if self._floor is None:

@@ -18,7 +18,7 @@ from raphson.solve._factor import Inverse
 from raphson.solve._lbfgs import InversePairs, descend
 from raphson.solve._line_search import is_finite
 from raphson.solve._problem import Callback, Evaluation, History, Problem
-from raphson.solve._solution import Solution, Status, Step
+from raphson.solve._solution import Solution, Status
 
 _RATE_FROM = 4
 """Steps after which the rate at which the gradient falls is believed: the first ones find the scale."""
@@ -61,10 +61,12 @@ def quasi_newton(
     if status is Status.MAX_ITERATIONS and at.norm > tol:
         pairs = InversePairs(torch.clone if inverse is None else inverse, at.gradient, scaled=True, length=length)
         status = Status.STALLED  # or at the rounding of the value: a Newton step tells
+        first = least = math.inf  # since the first step of all, which finds the scale: the gradient falls by far more
         for reached in descend(evaluate, theta, at, pairs):
             theta, at, evaluations = reached
+            first, least = at.norm if len(history.steps) == 1 else first, min(least, at.norm)
             history.add(at)
-            if at.norm <= tol or _hopeless(history.steps, evaluations, tol, patience):
+            if at.norm <= tol or _hopeless(len(history.steps) - 1, evaluations, first, least, tol, patience):
                 status = Status.MAX_ITERATIONS
                 break
     if at.norm <= tol:
@@ -73,15 +75,10 @@ def quasi_newton(
     return Solution(theta, status, at.value, at.norm, len(steps) - 1, "lbfgs", history=steps)
 
 
-def _hopeless(steps: list[Step], evaluations: int, tol: float, patience: float) -> bool:
-    """Return whether the patience is at its end, or would be before the tolerance at the rate since the first step.
-
-    The first step of all finds the scale: with it the gradient falls by far more than with those to come, or rises.
-    """
-    norms = [step.gradient_norm for step in steps[1:]]
-    first, least, after = norms[0], min(norms), len(norms) - 1
+def _hopeless(taken: int, evaluations: int, first: float, least: float, tol: float, patience: float) -> bool:
+    """Return whether the patience is at its end, or would be before the tolerance at the rate since the first step."""
     if evaluations >= patience:
         return True
-    if len(norms) < _RATE_FROM:
-        return len(norms) + math.log(least / tol) / math.log(_BEST_RATE) > patience
-    return not least < first or 1.0 + after * math.log(first / tol) / math.log(first / least) > patience
+    if taken < _RATE_FROM:
+        return taken + math.log(least / tol) / math.log(_BEST_RATE) > patience
+    return not least < first or 1.0 + (taken - 1) * math.log(first / tol) / math.log(first / least) > patience
