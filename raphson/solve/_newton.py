@@ -34,8 +34,8 @@ _SCORING_COST = 2.0
 _SHIFTS = (1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2)
 """Multiples of the largest diagonal entry tried as shifts where a Newton step leads nowhere: up to a gradient step."""
 
-_SHORT = 1e-6
-"""Newton decrement up to which a step leaves an error of 1e-12: where it leads need not be seen."""
+_SHORT = 1e-5
+"""Newton decrement up to which a step leaves an error of 1e-10: where it leads need not be seen."""
 
 _STILL = 1e-8
 """Newton decrement up to which a Hessian before the last step is as good as the one after it."""

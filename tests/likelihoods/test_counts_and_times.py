@@ -17,6 +17,7 @@ from raphson import _errors
 from raphson.likelihoods import Gamma, InverseGaussian, NegativeBinomial, Poisson, Weibull
 from raphson.likelihoods._special._binet import binet, binet_derivatives, log_remainder
 from raphson.likelihoods._special._negative_binomial_information import dispersion_information
+from raphson.likelihoods._special._small_counts import small_count_sums
 from raphson.linalg import Diagonal, EqualBlocks
 
 from .conformance import DTYPE
@@ -300,6 +301,30 @@ def test_poisson_tails(f, y):
 @pytest.mark.parametrize(("y", "f"), [(0, -20.0), (0, 3.0), (7, 2.5), (7, -9.0), (1_000_000, 13.8), (1_000_000, 2.0)])
 def test_negative_binomial_tails(f, y, log_dispersion):
     _compare(NegativeBinomial(), "nb2", [f, log_dispersion], y, 1e-11)
+
+
+@pytest.mark.parametrize("log_dispersion", [-6.5, -0.7, 0.0, 3.0, 200.0])
+def test_sums_over_small_counts_are_those_of_gamma_functions(log_dispersion):
+    y = torch.arange(200.0, dtype=DTYPE).repeat(5)
+    found = small_count_sums(y, torch.tensor(log_dispersion, dtype=DTYPE))
+    assert found is not None
+    with mpmath.workdps(250):
+        r = 1 / mpmath.exp(mpmath.mpf(log_dispersion))
+        for k in (0, 1, 2, 17, 199):
+            change = mpmath.digamma(k + r) - mpmath.digamma(r)
+            bent = mpmath.psi(1, k + r) - mpmath.psi(1, r)
+            value = mpmath.loggamma(r) + mpmath.loggamma(k + 1) - mpmath.loggamma(k + r)
+            expected = [float(value), float(r * change), float(-r * change - r * r * bent)]
+            assert found[:, 200 + k].tolist() == pytest.approx(expected, rel=1e-12, abs=1e-14)
+
+
+def test_a_table_of_counts_is_left_where_it_would_not_do():
+    y, one = torch.arange(8.0, dtype=DTYPE).repeat(10), torch.zeros((), dtype=DTYPE)
+    assert small_count_sums(y, one) is not None
+    assert small_count_sums(y[:8], one) is None  # as many counts as rows
+    assert small_count_sums(y, torch.zeros(80, dtype=DTYPE)) is None
+    assert small_count_sums(y, one - 8.0) is None  # nearly Poisson: what cancels would be seen
+    assert small_count_sums(y.float(), one.float()) is None
 
 
 def test_negative_binomial_goes_over_into_poisson():
