@@ -77,8 +77,7 @@ class LinearObjective:
         sums = sums if weights is None and offset is None else None
         self._rows = TargetRows(design, likelihood, y, output_map.n_outputs, weights, sums)
         self.ridge = Ridge.of(output_map, design.scale, l2, likelihood.differences_only)
-        self.curvature_dtype = torch.float64
-        self._curvature_design = design
+        self.curvature_dtype = self._kept_dtype = torch.float64
         self.total_weight = self._total_weight()
 
     def _total_weight(self) -> float:
@@ -122,8 +121,8 @@ class LinearObjective:
             f = self.output_map.outputs(block.predict(products), constants)
             yield block, f if self.offset is None else f + self.offset[block.rows].mT.to(f.dtype)
 
-    def _weights_of(self, block: Block) -> Tensor | None:
-        return None if self.weights is None else self.weights[block.rows]
+    def _weights_of(self, block: Block, dtype: torch.dtype = torch.float64) -> Tensor | None:
+        return None if self.weights is None else self.weights[block.rows].to(dtype)
 
     def predictors(self, theta: Tensor) -> Tensor:
         """Return the outputs of all rows, ``(C, N)``, offset included."""
@@ -180,7 +179,7 @@ class LinearObjective:
         """Return value, gradient and, unless None is asked for, the Hessian at ``theta``, in one pass over the data."""
         compiled = self._compiled_for(hessian)
         if compiled is not None:
-            at = compiled.at(theta.double().contiguous(), self.curvature_dtype if hessian else None)
+            at = compiled.at(theta.double().contiguous(), self._kept_dtype if hessian else None)
             make = None if hessian is None else functools.partial(self._compiled_hessian, theta, hessian, at.p)
             return Evaluation(at.value, at.gradient, at.norm, make)
         cached = hessian is not None and self._caches_output_hessians()
@@ -223,13 +222,14 @@ class LinearObjective:
 
     def _sums(self, theta: Tensor, hessian: Kind | None) -> tuple[float, Tensor, list[Part]]:
         """Return the average loss, its gradient and the output Hessians, without the penalty."""
-        linear, value, parts = self._linear_term, 0.0, list[Part]()
+        value, parts, linear = 0.0, list[Part](), self._linear_term
+        linear = None if linear is None else (linear[0].to(theta.dtype), linear[1])
         total: Tensor | None = None
         sums = theta.new_zeros(self.n_outputs) if self.output_map.has_constants else None
         curvature = self._curvature_blocks() if hessian is not None else None
-        for block, f in self._predictions(theta):
+        for block, f in self._predictions(theta, None if theta.dtype == self.design.dtype else self._curvature_design):
             at = self._derivatives(f, block.rows, hessian)
-            weights = self._weights_of(block)
+            weights = self._weights_of(block, f.dtype)
             value += float(at.nll.sum() if weights is None else weights @ at.nll)
             g = times(at.gradient.mT, weights)
             part = block.adjoint(self.output_map.reduce(g))
@@ -250,6 +250,10 @@ class LinearObjective:
 
     def _caches_output_hessians(self) -> bool:
         return self.n_rows * self.n_outputs * self.curvature_dtype.itemsize <= _CACHED_BYTES
+
+    @cached_property
+    def _curvature_design(self) -> Design:
+        return self.design if self.curvature_dtype == self.design.dtype else self.design.astype(self.curvature_dtype)
 
     def _curvature_blocks(self) -> Iterator[Block] | None:
         """Return the rows in the curvature's element type, block by block, or None where that is the design's."""
@@ -414,12 +418,9 @@ class LinearObjective:
 
     def take(self, index: Tensor) -> LinearObjective:
         """Return the objective on some of the rows; over random subsets of one size its mean is the objective."""
-        design = self.design.take(index)
-        same = self.curvature_dtype == design.dtype
         return self._changed(
-            ("_linear_term", "_compiled"),
-            design=design,
-            _curvature_design=design if same else design.astype(self.curvature_dtype),
+            ("_linear_term", "_compiled", "_curvature_design"),
+            design=self.design.take(index),
             y=self.y[index],
             weights=None if self.weights is None else self.weights[index],
             offset=None if self.offset is None else self.offset[index],
@@ -438,12 +439,12 @@ class LinearObjective:
         forget = ("_linear_term", "_compiled") if same else ("_linear_term", "_compiled", "_gradient_norm")
         return self._changed(forget, output_map=output_map, ridge=ridge)
 
-    def with_curvature(self, dtype: torch.dtype) -> LinearObjective:
-        """Return the same objective with Hessians of another element type; only those of uniform maps can have it."""
+    def with_curvature(self, dtype: torch.dtype, *, products: bool = False) -> LinearObjective:
+        """Return the same objective with Hessians of another element type; only those of uniform maps can have it.
+
+        Where ``products`` are all that is wanted, probabilities are kept so, too: few digits of 1 - p for p near 1.
+        """
+        kept = dtype if products else torch.float64
         if not self.output_map.is_uniform or dtype == self.curvature_dtype:
             return self
-        return self._changed(
-            (),
-            curvature_dtype=dtype,
-            _curvature_design=self.design if dtype == self.design.dtype else self.design.astype(dtype),
-        )
+        return self._changed(("_curvature_design",), curvature_dtype=dtype, _kept_dtype=kept, _compiled=self._compiled)

@@ -139,8 +139,9 @@ class GradientNorm:
     def __call__(self, gradient: Tensor) -> float:
         """Return the norm of a gradient ``(P,)``; no finite number where the gradient is none."""
         if self._floor is None:
-            given = gradient.view(-1, self.columns.shape[1])
-            size, floor = torch.addcmul(given * self.columns[0], given[:, :1], self.columns[1]), self.columns[2]
+            factor, shift, floor = self.columns.to(gradient.dtype)
+            given = gradient.view(-1, floor.shape[0])
+            size = torch.addcmul(given * factor, given[:, :1], shift)
         else:
             size = self._to_table(gradient) if self._matrix is None else self._matrix @ gradient
             floor = self._floor

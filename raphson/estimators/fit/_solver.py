@@ -54,6 +54,11 @@ _SMALL, _SMALL_OF_SUBSET = 1e5, 1e6
 
 More of them for a subset of the rows, which is fitted from far off, where an old factor is soon worth nothing."""
 
+_SINGLE_FROM_PAIRS = 10
+"""Pairs of outputs from which the Hessians of dense fits are summed in single precision, in 0.5 to 0.6 of the time.
+
+With fewer pairs, making the products of columns takes as long as summing them."""
+
 _CHEAP = 1.5
 """A Hessian that costs less than this in evaluations is made at every step: Newton needs the fewest evaluations.
 
@@ -198,20 +203,28 @@ def _solve(
         return _by_products(objective, start, tol, max_iter, callback, step=step)
     # the Newton step at the end squares the error: what a single output costs makes that worth waiting for
     coarse = max(tol, 0.1 * math.sqrt(tol)) if step and concave and objective.n_outputs == 1 else None
+    working = _working(objective)
     return newton(
-        objective,
+        working,
         start,
         tol=tol,
         max_iter=max_iter,
-        factor_cost=_factor_cost(objective),
+        factor_cost=_factor_cost(working),
         scoring=not concave,
         extended=True,
-        stages=() if warm else _stages(objective),
+        stages=() if warm else _stages(working),
         propose=scoring_step,
         finish=Finish(objective, step=step),
         coarse=coarse,
         callback=callback,
     )
+
+
+def _working(objective: LinearObjective) -> LinearObjective:
+    """Return the objective that dense steps are taken with: in single precision where many entries make its Hessian."""
+    q = objective.output_map.basis.shape[1]
+    many = objective.likelihood.partition == "softmax" and q * (q + 1) // 2 >= _SINGLE_FROM_PAIRS
+    return objective.with_curvature(torch.float32) if many else objective
 
 
 def _jeffreys(objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None) -> Solution:
@@ -328,7 +341,7 @@ def _by_products(
             callback=callback,
         )
     problem, start, back = symmetric(objective, start)
-    problem, blocks = problem.with_curvature(torch.float32), not has_row_space(objective)
+    problem, blocks = problem.with_curvature(torch.float32, products=True), not has_row_space(objective)
 
     def precondition(at: Evaluation) -> Callable[[Tensor], Tensor]:
         assert isinstance(at.hessian, LinearHessian)
