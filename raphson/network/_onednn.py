@@ -43,6 +43,8 @@ def computes(a: Tensor) -> bool:
     return (
         a.dtype is torch.float32
         and a.is_cpu
+        and type(a) is Tensor
+        and a.layout is torch.strided
         and not (a.requires_grad and torch.is_grad_enabled())
         and not inside_transformation(a)
         and bool(torch.backends.mkldnn.enabled)
@@ -77,7 +79,10 @@ def correlations(images: Tensor, kernel: Sequence[int], dilation: Sequence[int])
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``x W^T + b`` for ``(..., in)``, by what is faster; there is no graph through weight and bias."""
-    fits = weight.dtype is torch.float32 and not torch.is_autocast_enabled("cpu")
-    if fits and is_faster(x, x.numel() * weight.shape[0]):
-        return rows_product(x, weight, bias)
-    return F.linear(x, weight, bias)
+    return rows_product(x, weight, bias) if linear_is_faster(x, weight) else F.linear(x, weight, bias)
+
+
+def linear_is_faster(x: Tensor, weight: Tensor) -> bool:
+    """Whether a linear layer is faster by oneDNN."""
+    fits = x.ndim > 1 and weight.dtype is torch.float32 and not torch.is_autocast_enabled("cpu")
+    return fits and is_faster(x, x.numel() * weight.shape[0])
