@@ -297,3 +297,16 @@ def test_a_parameter_next_to_uninformed_takes_few_steps(name):
     for k in range(p):
         for sign in (0.05, -0.05):
             assert value(theta + sign * units[:, k]) > best
+
+
+def test_a_mean_that_the_penalty_draws_to_its_bound_is_said_soon():
+    """By the inverse link of a shape below one the information in a mean of infinity outweighs the likelihood."""
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(60, 3))
+    y = np.exp(0.5 + 0.3 * x.sum(1) + 5 * rng.normal(size=60))
+    model = rp.VectorGLM(Gamma(link="inverse"), penalty="jeffreys")
+    with pytest.warns(UserWarning, match="no bounds"):
+        model.fit(x, y)
+    assert model.solution_.status.name == "BOUNDARY" and model.n_iter_ <= 40
+    with pytest.raises(rp.NotEstimableError):
+        model.standard_errors()

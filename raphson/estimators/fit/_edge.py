@@ -23,7 +23,7 @@ from torch import Tensor
 
 from raphson.estimators._names import listed
 from raphson.estimators.fit._options import FitOptions
-from raphson.estimators.fit._solver import is_dense, solve
+from raphson.estimators.fit._solver import continued, is_dense, solve
 from raphson.estimators.input._layout import Layout
 from raphson.likelihoods import REAL, Likelihood, Ordinal
 from raphson.linalg import SymmetricOperator, plus_diagonal
@@ -46,6 +46,9 @@ _SHARE = 0.9
 
 _PIT = 1e-10
 """A distance to the bound of this share of the other rows': a scale of zero in a row that is fitted exactly, say."""
+
+_DRAWN = 1e-6
+"""A distance to the bound of this share of the start's, after ten steps by Jeffreys' prior: no optimum is inside."""
 
 _SHORTEST = 1e-10
 """A step of a smaller share leads nowhere."""
@@ -229,7 +232,9 @@ def fit_inside(
         The optimum inside; else the end of the central path, marked where that is on the edge.
     """
     limits = bounds(objective.likelihood, objective.n_outputs)
-    if limits is None or options.jeffreys or not is_dense(objective) or not math.isfinite(objective.value(start)):
+    if limits is not None and options.jeffreys:
+        return _penalized_inside(objective, start, options, callback, _Room(objective, *limits))
+    if limits is None or not is_dense(objective) or not math.isfinite(objective.value(start)):
         return solve(objective, start, options, callback, warm=warm)
     room, scoring = _Room(objective, *limits), not objective.likelihood.concave
     if options.solver in ("auto", "newton") and options.max_iter >= _FEW_ITERATIONS:
@@ -254,6 +259,19 @@ def fit_inside(
     value, gradient = objective.value_and_gradient(theta)
     norm = objective.gradient_norm(gradient)
     return replace(solution, theta=theta, status=Status.BOUNDARY, value=value, gradient_norm=norm, hessian=None)
+
+
+def _penalized_inside(
+    objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None, room: _Room
+) -> Solution:
+    """Fit with Jeffreys' prior, and see after some steps whether it draws outputs to a bound, where it is infinite."""
+    first = solve(objective, start, replace(options, max_iter=min(options.max_iter, _FEW_ITERATIONS)), callback)
+    if first.converged or options.max_iter <= _FEW_ITERATIONS:
+        return first
+    least = [float(room.distances(objective.predictors(at)).amin()) for at in (start, first.theta)]
+    if room.is_edge(first.theta) or least[1] <= _DRAWN * least[0]:
+        return replace(first, status=Status.BOUNDARY)
+    return continued(first, solve(objective, first.theta, options, callback))
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,7 +321,10 @@ class _Room:
                 break
         return theta, False
 
+    def distances(self, f: Tensor) -> Tensor:
+        """Return the distance of each output ``(C, N)`` to its nearest bound, ``(N, C)``."""
+        return torch.minimum((f.mT - self.low).abs(), (self.high - f.mT).abs())
+
     def is_pit(self, f: Tensor) -> bool:
         """Return whether an output is in a pit: the likelihood grows for ever towards its bound, other rows aside."""
-        room = torch.minimum((f.mT - self.low).abs(), (self.high - f.mT).abs())
-        return bool(_is_pit(room).any())
+        return bool(_is_pit(self.distances(f)).any())

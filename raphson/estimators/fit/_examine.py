@@ -69,7 +69,7 @@ def examine(
         return replace(fitted, solution=replace(solution, status=Status.BOUNDARY)), None, absent
     sentence = (
         f"{solution.status.sentence} (solver {solution.method}, {solution.iterations} iterations, gradient "
-        f"norm {solution.gradient_norm:.1e}). {_what_next(solution.status)}"
+        f"norm {solution.gradient_norm:.1e}). {_what_next(solution.status, fitted.jeffreys)}"
     )
     warnings.warn(sentence, ConvergenceWarning, stacklevel=4)
     return fitted, None, "No standard errors: the fit did not converge. " + sentence
@@ -154,10 +154,14 @@ def _all_finite_by_some(fitted: Fitted, rows: Rows) -> bool:
     return _search(replace(fitted, solution=replace(fitted.solution, last_step=None)), part).status == "none"
 
 
-def _what_next(status: Status) -> str:
+def _what_next(status: Status, jeffreys: bool) -> str:
     """Return the remedy for a fit that ended without an optimum."""
     if status is Status.MAX_ITERATIONS:
         return "Raise max_iter, or loosen tol."
+    if status is Status.BOUNDARY:
+        return "Use a link whose outputs have no bounds (such as the log of a mean), or fewer columns."
+    if jeffreys:
+        return "Loosen tol, change the units of columns or target, or use another likelihood."
     return (
         "Loosen tol, change the units of columns or target, or fit with penalty='jeffreys', whose estimates are finite."
     )

@@ -16,6 +16,7 @@ from raphson.estimators.fit._edge import fit_inside
 from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._orthogonal import OrthogonalColumns
+from raphson.estimators.fit._solver import solve
 from raphson.estimators.fit._start import exact_start, guess, start_coefficients
 from raphson.estimators.fit._wide import OwnColumns, independent, null_directions
 from raphson.estimators.input._layout import Layout
@@ -92,11 +93,11 @@ def fit(
     space, warm = None, start is not None
     by_newton = not warm and options.l2 == 0 and options.solver in ("auto", "newton")
     exact = exact_start(objective, theta) if by_newton else None
-    if exact is not None:  # there is no optimum to go to
-        theta, options = exact, replace(options, max_iter=0)
     with options.shown_progress() as callback:
         if options.l2 > 0:
             solution, objective, space = solve_penalized(objective, theta, options, callback, warm=warm)
+        elif exact is not None:  # there is no optimum to go to
+            solution = solve(objective, exact, replace(options, max_iter=0), callback)
         else:
             solution = fit_inside(objective, theta, options, callback, warm=warm)
     made = Fitted(objective, solution, layout, kept, null, rows.y.shape[0], options.jeffreys, space, orthogonal)

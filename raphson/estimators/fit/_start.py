@@ -8,6 +8,7 @@ and then the second its intercept from there. For a Gaussian of constant scale t
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.estimators.input._rows import Rows, dense
-from raphson.likelihoods import COUNT, OPEN_UNIT_INTERVAL, REAL, Likelihood
+from raphson.likelihoods import COUNT, OPEN_UNIT_INTERVAL, Likelihood
 from raphson.linear import LinearObjective, OutputMap, as_list
 from raphson.solve import inverse_map
 
@@ -77,8 +78,6 @@ def exact_start(objective: LinearObjective, theta: Tensor) -> Tensor | None:
     """
     likelihood, y, k = objective.likelihood, objective.y, objective.n_outputs
     n, p = objective.n_rows, objective.n_parameters
-    if any(domain is not REAL for domain in likelihood.domains):
-        return None
     continuous = y.is_floating_point() and y.numel() == n and likelihood.support is not COUNT
     if not continuous or k < 2 or len(likelihood.parameters) != k or n * p * p > _EXACT_WORK or y.numel() != len(y):
         return None
@@ -111,7 +110,7 @@ def _exact(objective: LinearObjective, theta: Tensor, size: Tensor) -> Tensor | 
         mean = likelihood.mean(objective.predictors(found).mT)
     except (NotImplementedError, InputError):
         return None
-    if not bool(free.all()) or mean.shape[0] != n or mean.numel() != n:
+    if not bool(free.all()) or not math.isfinite(objective.value(found)) or mean.shape[0] != n or mean.numel() != n:
         return None
     misses = (mean.reshape(y.shape) - y).abs()
     return found if bool((misses <= _EXACT * size).all()) else None
