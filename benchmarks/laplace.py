@@ -136,8 +136,8 @@ def calibration(images: Path | None, repeats: int) -> list[dict[str, Any]]:
     """Return how good the probabilities of plain nets and of their posteriors are, inside and outside the data.
 
     Nets are trained as scikit-learn's MLPClassifier trains by default: Adam at 1e-3, batches of 200, 200 epochs, no
-    early stopping, and its weight decay of 1e-4, which is 1e-4 / N of the average loss. The prior precision, one for
-    all weights, is tuned on held-out rows. Figures are averages over ``repeats`` divisions of the rows.
+    early stopping, and its weight decay of 1e-4, which is 1e-4 / N of the average loss. The prior precisions, one a
+    layer, are tuned on held-out rows. Figures are averages over ``repeats`` divisions of the rows.
     """
     sets = {"digits": (*digits(), (128, 64), 1100, 337)}
     if images is not None and images.exists():
@@ -167,7 +167,7 @@ def _of_set(
         predictions = {"plain": [net(t).detach().double().softmax(1) for t in inputs]}
         for structure in ("diagonal", "ekfac", "kfac"):
             post = rp.laplace(net, rp.Categorical(), train, structure=structure)
-            post = post.tune_prior(by="validation", data=tune)
+            post = post.tune_prior(by="validation", per="layer", data=tune)
             predictions[structure] = [post.predict(t).mean.double() for t in inputs]
         for posterior, (inner, *outer) in predictions.items():
             figures = quality(inner, test[1])

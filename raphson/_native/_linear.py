@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from raphson._native import _module
-from raphson._native._module import Memory, memory
+from raphson._native._module import Memory, memory, own
 
 _PART = 2.0**20
 """Multiplications that are worth a thread of their own (measured: starting one takes some ten microseconds)."""
@@ -172,18 +172,18 @@ class Evaluator:
     units: Tensor
 
     @cached_property
-    def _constants(self) -> tuple[int, int, int, Memory, Memory]:
-        """Coefficients, outputs with the reference, threads, linear term, units: worked out once, not at every step."""
+    def _constants(self) -> tuple[int, tuple[int, int], int, Memory, Memory]:
+        """Coefficients, shape of the probabilities, threads, linear term, units: worked out once, not at every step."""
         model, d = self.model, self.model.d
         linear, units = memory("linear", self.linear, model.n_outputs, d), memory("units", self.units, 3, d)
         threads = _module.threads(model.evaluation_size, _PART_IN_PLACE if model.in_place else _PART)
-        return model.n_outputs * d, model.n_outputs + self.reference, threads, linear, units
+        return model.n_outputs * d, (model.n_outputs + self.reference, model.n), threads, linear, units
 
     def at(self, coef: Tensor, kept: torch.dtype | None) -> Point:
         """Evaluate at coefficients ``(C D',)``; ``kept`` is the element type of the probabilities, None for none."""
-        size, outputs, threads, linear, units = self._constants
+        size, shape, threads, linear, units = self._constants
         gradient = torch.empty(size, dtype=torch.float64)
-        p = None if kept is None else torch.empty(outputs, self.model.n, dtype=kept)
+        p = None if kept is None else torch.empty(shape, dtype=kept)
         value, norm = _module.compiled().evaluate(
             self.model.arguments,
             threads,
@@ -191,8 +191,8 @@ class Evaluator:
             linear,
             self.reference,
             units,
-            memory("gradient", gradient, size),
-            None if p is None else memory("p", p, outputs, self.model.n, dtype=p.dtype),
+            own(gradient),
+            None if p is None else memory("p", p, *shape, dtype=p.dtype),
         )
         return Point(value, gradient, norm, p)
 

@@ -80,7 +80,12 @@ def memory(name: str, tensor: Tensor, *shape: int, dtype: torch.dtype = torch.fl
             f"'{name}' is a tensor {tuple(tensor.shape)} of {tensor.dtype} with strides {tensor.stride()} on "
             f"{tensor.device}; compiled code needs a contiguous one {shape} of {dtype} on the processor."
         )
-    return tensor.data_ptr(), tensor.numel(), _LETTERS[dtype]
+    return own(tensor)
+
+
+def own(tensor: Tensor) -> Memory:
+    """Return where a tensor lies that was made for the call: nothing of it needs to be checked."""
+    return tensor.data_ptr(), tensor.numel(), _LETTERS[tensor.dtype]
 
 
 def use_vectors(bits: int) -> bool:

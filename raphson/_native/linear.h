@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ROWS 256          /* examples at a time */
+#define ROWS (2048 / sizeof(REAL)) /* examples at a time */
 #define CHUNK 96          /* products of features at a time: with that many examples they stay in the second-level cache */
 #define LINE (64 / sizeof(REAL)) /* numbers in a cache line */
 #define APART (ROWS + LINE) /* a cache line more: rows a power of two apart would fight for the same places */
@@ -64,30 +64,6 @@ static size_t part_start(size_t n, size_t part, size_t parts, size_t unit)
 {
     const size_t start = padded(n, unit) / unit * part / parts * unit;
     return start < n ? start : n;
-}
-
-/* Rows of d columns that are read in place twice while they are in the cache: whole TALL ones. */
-static size_t in_place_rows(size_t d)
-{
-    const size_t rows = d > CACHED / TALL ? TALL : CACHED / d / TALL * TALL;
-    return rows < ROWS ? rows : ROWS;
-}
-
-/* One entry of diag p - p p^T, or for the exponential one row of p itself, for some rows, times their weights; before
-   them, what is below `smallest` is zero. */
-static void fill_entry(const struct model *s, const struct entries *of, size_t e, size_t from, size_t rows,
-                       double smallest, double *entry)
-{
-    const double *left = of->p + (s->exponential ? e : (size_t)of->k[e]) * s->n + from;
-    if (s->exponential) {
-        memcpy(entry, left, rows * sizeof(double));
-    } else {
-        const double *right = of->p + (size_t)of->l[e] * s->n + from, one = of->k[e] == of->l[e];
-        for (size_t t = 0; t < rows; t++)
-            entry[t] = left[t] * (one - right[t]);
-    }
-    for (size_t t = 0; t < rows; t++)
-        entry[t] = (fabs(entry[t]) < smallest ? 0.0 : entry[t]) * (s->weights ? s->weights[from + t] : 1.0);
 }
 
 #define TEMPLATE "linear_sums.h"

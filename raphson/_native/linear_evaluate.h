@@ -128,6 +128,13 @@ static TARGET void NAME(evaluate_part)(const void *data, size_t part, size_t par
     }
 }
 
+/* Rows of d columns that are read in place twice while they are in the cache: whole TALL ones. */
+static size_t NAME(in_place_rows)(size_t d)
+{
+    const size_t rows = d > CACHED / TALL ? TALL : CACHED / d / TALL * TALL;
+    return rows < ROWS ? rows : ROWS;
+}
+
 /* Of a table that is read in place: the constants (c,) and slopes (c, width) that coefficients stand for. */
 static TARGET void NAME(as_given)(const struct model *s, const double *coef, double *constants, double *slopes)
 {
@@ -146,7 +153,7 @@ static TARGET int NAME(evaluate)(const struct model *s, const struct point *at, 
                                  double *gradient)
 {
     struct NAME(job) job = {.s = s, .at = at, .p = t, .height = padded(s->c + (at ? at->reference : 0), TALL),
-                            .width = padded(s->d, WIDE), .step = s->in_place ? in_place_rows(s->d) : ROWS};
+                            .width = padded(s->d, WIDE), .step = s->in_place ? NAME(in_place_rows)(s->d) : ROWS};
     double *own = s->in_place ? malloc(s->c * (s->d + 1) * sizeof(double)) : NULL;
     if (s->in_place && !own)
         return -1;

@@ -1,5 +1,21 @@
 /* The dense Hessian, a part of linear_sums.h: entries of the output Hessians times products of two features, summed, each
    number once; a single output has too few entries to fill a tile, so there the features themselves are the tall side. */
+
+/* One entry of diag p - p p^T, or for the exponential one row of p itself, for some rows, times their weights. In single
+   precision what would make subnormal numbers of products is zero. */
+static TARGET void NAME(fill_entry)(const struct model *s, const struct entries *of, size_t e, size_t from, size_t rows,
+                                    REAL *entry)
+{
+    const double *left = of->p + (s->exponential ? e : (size_t)of->k[e]) * s->n + from;
+    const double *right = of->p + (s->exponential ? e : (size_t)of->l[e]) * s->n + from;
+    const double *weights = s->weights ? s->weights + from : NULL, one = of->k[e] == of->l[e];
+    for (size_t t = 0; t < rows; t++) {
+        const double value = s->exponential ? left[t] : left[t] * (one - right[t]);
+        const double kept = sizeof(REAL) < sizeof(double) && fabs(value) < SMALLEST ? 0.0 : value;
+        entry[t] = (REAL)(kept * (weights ? weights[t] : 1.0));
+    }
+}
+
 static TARGET void NAME(hessian_part)(const void *data, size_t part, size_t parts)
 {
     const struct NAME(job) *job = data;
@@ -10,19 +26,15 @@ static TARGET void NAME(hessian_part)(const void *data, size_t part, size_t part
     REAL *products = x + padded(d, WIDE) * APART;
     for (size_t from = part_start(n, part, parts, ROWS); from < end; from += ROWS) {
         const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, LANES);
-        double entry[ROWS];
+        REAL entry[ROWS];
         NAME(load_table)(s, from, rows, length, x);
         if (rows < ROWS)
             memset(a, 0, height * APART * sizeof(REAL));
         for (size_t e = 0; e < q; e++) {
-            fill_entry(s, job->of, e, from, rows, sizeof(REAL) < sizeof(double) ? SMALLEST : 0.0, entry);
-            if (stacked)
-                for (size_t i = 0; i < d; i++)
-                    for (size_t t = 0; t < rows; t++)
-                        a[i * APART + t] = (REAL)entry[t] * x[i * APART + t];
-            else
+            NAME(fill_entry)(s, job->of, e, from, rows, stacked ? entry : a + e * APART);
+            for (size_t i = 0; stacked && i < d; i++)
                 for (size_t t = 0; t < rows; t++)
-                    a[e * APART + t] = (REAL)entry[t];
+                    a[i * APART + t] = entry[t] * x[i * APART + t];
         }
         size_t i = 0, j = 0; /* the next product of two features */
         for (size_t first = 0; first < width; first += CHUNK) {

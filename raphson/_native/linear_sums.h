@@ -6,19 +6,20 @@ typedef REAL NAME(vec) __attribute__((vector_size(LANES * sizeof(REAL)), aligned
 typedef REAL NAME(four) __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 typedef double NAME(quad) __attribute__((vector_size(4 * sizeof(double)), aligned(sizeof(double)), may_alias));
 
-/* Sums of neighbors: those of a in the lower half, those of b in the upper one. */
-static inline TARGET NAME(four) NAME(neighbors)(NAME(four) a, NAME(four) b)
-{
-    return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
-}
-
 /* The sums of every fourth lane. */
 static inline TARGET NAME(four) NAME(folded)(NAME(vec) a)
 {
-    NAME(four) sum = *(NAME(four) *)&a;
-    for (int i = 4; i < LANES; i += 4)
-        sum += *(NAME(four) *)((REAL *)&a + i);
-    return sum;
+#define FROM(i) __builtin_shufflevector(a, a, (i) % LANES, (i) % LANES + 1, (i) % LANES + 2, (i) % LANES + 3)
+    return LANES == 4 ? FROM(0) : LANES == 8 ? FROM(0) + FROM(4) : (FROM(0) + FROM(4)) + (FROM(8) + FROM(12));
+#undef FROM
+}
+
+/* The sums of all lanes of each of four vectors. */
+static inline TARGET NAME(four) NAME(across)(NAME(four) a, NAME(four) b, NAME(four) c, NAME(four) d)
+{
+    const NAME(four) low = __builtin_shufflevector(a, b, 0, 4, 2, 6) + __builtin_shufflevector(a, b, 1, 5, 3, 7);
+    const NAME(four) high = __builtin_shufflevector(c, d, 0, 4, 2, 6) + __builtin_shufflevector(c, d, 1, 5, 3, 7);
+    return __builtin_shufflevector(low, high, 0, 1, 4, 5) + __builtin_shufflevector(low, high, 2, 3, 6, 7);
 }
 
 /* Add to TALL by WIDE sums the inner products of rows of a and of b; `length` is a multiple of LANES.
@@ -33,15 +34,20 @@ static TARGET void NAME(tile)(const REAL *a, const REAL *b, size_t length, REAL 
             right[j] = *(const NAME(vec) *)(b + j * APART + t);
 #pragma GCC unroll 4
         for (int i = 0; i < TALL; i++) {
-            const NAME(vec) left = *(const NAME(vec) *)(a + i * APART + t);
+            NAME(vec) left = *(const NAME(vec) *)(a + i * APART + t);
+#if BITS == 512 /* GCC would read it anew for every product, and loads are what this waits for: 12 % */
+            __asm__("" : "+v"(left));
+#endif
 #pragma GCC unroll 3
             for (int j = 0; j < WIDE; j++)
                 acc[i][j] += left * right[j];
         }
     }
+#pragma GCC unroll 3
     for (int j = 0; j < WIDE; j++) {
-        const NAME(four) total = NAME(neighbors)(NAME(neighbors)(NAME(folded)(acc[0][j]), NAME(folded)(acc[1][j])),
-                                                 NAME(neighbors)(NAME(folded)(acc[2][j]), NAME(folded)(acc[3][j])));
+        const NAME(four) total = NAME(across)(NAME(folded)(acc[0][j]), NAME(folded)(acc[1][j]),
+                                              NAME(folded)(acc[2][j]), NAME(folded)(acc[3][j]));
+#pragma GCC unroll 4
         for (int i = 0; i < TALL; i++)
             sums[i * stride + j] += total[i];
     }

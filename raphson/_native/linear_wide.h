@@ -21,7 +21,7 @@ static inline TARGET __attribute__((always_inline)) void NAME(dots)(const REAL *
         for (; l + 4 <= width; l += 4)
             for (int i = 0; i < TALL; i++)
                 sums[i] += *(const NAME(four) *)(x[i] + l) * *(const NAME(four) *)(slopes + k * width + l);
-        NAME(four) total = NAME(neighbors)(NAME(neighbors)(sums[0], sums[1]), NAME(neighbors)(sums[2], sums[3])) + constants[k];
+        NAME(four) total = NAME(across)(sums[0], sums[1], sums[2], sums[3]) + constants[k];
         for (; l < width; l++)
             for (int i = 0; i < TALL; i++)
                 total[i] += x[i][l] * slopes[k * width + l];

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import typer
 
 import raphson as rp
 from raphson.cli._classes import class_table, offset_matrix
@@ -24,8 +26,12 @@ def run_predict(directory: Path, data: Path, out: Path) -> None:
     saved = rp.load(directory)
     if saved.design is None:
         raise rp.InputError(f"{directory} was saved without its design, so it cannot predict from a table.")
-    result = _predictions(saved.model, saved.design, rp.read_table(data))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", rp.RaphsonWarning)
+        result = _predictions(saved.model, saved.design, rp.read_table(data))
     write_table(result, out)
+    for sentence in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, rp.RaphsonWarning)):
+        typer.echo(f"- {sentence}")
 
 
 def _predictions(model: Any, design: rp.Design, frame: pd.DataFrame) -> pd.DataFrame:

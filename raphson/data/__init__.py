@@ -7,6 +7,7 @@ from raphson.data._batches import checked_batch as checked_batch
 from raphson.data._batches import checked_weights as checked_weights
 from raphson.data._batches import take as take
 from raphson.data._batches import tree_map as tree_map
+from raphson.data._batches import warn_of_indices as warn_of_indices
 from raphson.data._column_moments import ColumnSums as ColumnSums
 from raphson.data._column_moments import fused_sums as fused_sums
 from raphson.data._dense_design import DenseBlock as DenseBlock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -140,17 +140,8 @@ class Batches:
         """Look once, when there are enough of them, or no more."""
         if self._seen is None or not (last or sum(map(len, self._seen)) >= _FEWEST_SCATTERED):
             return
-        weight = torch.cat([w.cpu().double() for w in self._seen]) if self._seen else None
-        scattered = all(not w.is_floating_point() for w in self._seen)
-        self._seen = None
-        if weight is not None and _like_indices(weight, scattered):
-            warnings.warn(
-                f"The third parts of batches (x, y, weight) hold {len(weight)} different whole numbers from "
-                f"{int(weight.min())} to {int(weight.max())}, which look like indices of examples, by which they are "
-                "weighted now. If that is not meant, let the batches be (x, y).",
-                RaphsonWarning,
-                stacklevel=5,
-            )
+        seen, self._seen = self._seen, None
+        warn_of_indices(seen, "The third parts of batches (x, y, weight)", stacklevel=6)
 
     def _compare(self, index: int, batch: Batch) -> None:
         value = _checksum(batch)
@@ -269,6 +260,25 @@ def checked_weights(given: Any, n: int, name: str = "the batch", *, seen: bool =
             "negative. Correct it, or leave the example out."
         )
     return weight
+
+
+def warn_of_indices(weights: Sequence[Tensor], what: str, stacklevel: int = 4) -> None:
+    """Warn where example weights look like the numbers of the examples, as a data set may give them, too.
+
+    Args:
+        weights: Those of some batches.
+        what: What they are in the words of the caller, for the beginning of the sentence.
+        stacklevel: As for ``warnings.warn``.
+    """
+    weight = torch.cat([w.cpu().double() for w in weights]) if weights else torch.zeros(0)
+    if _like_indices(weight, all(not w.is_floating_point() for w in weights)):
+        warnings.warn(
+            f"{what} hold {len(weight)} different whole numbers from {int(weight.min())} to {int(weight.max())}, which "
+            "look like indices of examples, by which they are weighted now. If that is not meant, leave them out: "
+            "(x, y).",
+            RaphsonWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def _like_indices(weight: Tensor, integers: bool) -> bool:

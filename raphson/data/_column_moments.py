@@ -26,8 +26,9 @@ _FUSED_ELEMENTS = 2**19
 """Numbers whose columns are added up at a time: with fewer the calls take longer than reading them twice."""
 
 _FUSED_COLUMNS = 64
-"""Columns from which their squares are added up as they are made: 0.25 ns an entry, beside 0.8 by way of a buffer."""
+"""Columns from which there are sums by class, and from which PyTorch and NumPy make one pass, too: 0.25 ns an entry.
 
+Compiled code adds up any table: 10000 x 10 in 44 us, beside 330 for center and scale in several passes."""
 
 _CLASS_ELEMENTS = 2**16
 """Sums by class up to which they stay in the cache while the table passes."""
@@ -48,24 +49,24 @@ class ColumnSums(NamedTuple):
 
 
 def fused_sums(x: Tensor, codes: Tensor | None = None, n_classes: int = 0) -> ColumnSums | None:
-    """Return the sums of a table ``(N, D)`` of many columns, which one pass makes; None for few columns.
+    """Return the sums of a table ``(N, D)``, which one pass makes; None where they take several.
 
     That pass also tells whether all entries are finite numbers whose squares do not overflow.
 
     Args:
         x: The table.
-        codes: The class of each row, ``(N,)`` int64, for sums by class; None for none. Many classes have none either.
+        codes: The class of each row, ``(N,)`` int64, for sums by class; None for none. Few columns and many classes
+            have none either.
         n_classes: K.
     """
     n, d = x.shape
-    if d < _FUSED_COLUMNS or x.dtype != torch.float64 or not x.is_cpu or x.stride(1) != 1:
+    if x.dtype != torch.float64 or not x.is_cpu or not d or x.stride(1) != 1 or x.stride(0) < d:
         return None
-    total, squares = torch.zeros(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
     if not _native.is_available():
-        return _by_pytorch(x)
-    by_class = None if codes is None or n_classes * d > _CLASS_ELEMENTS else torch.zeros(n_classes, d).double()
-    total = torch.zeros(1, d, dtype=torch.float64) if by_class is None else by_class
-    squares, codes = torch.zeros(d, dtype=torch.float64), None if by_class is None else codes
+        return _by_pytorch(x) if d >= _FUSED_COLUMNS else None
+    codes = None if d < _FUSED_COLUMNS or n_classes * d > _CLASS_ELEMENTS else codes
+    total = torch.zeros(1 if codes is None else n_classes, d, dtype=torch.float64)
+    squares = torch.zeros(d, dtype=torch.float64)
     for start in range(0, n, _CACHED_ROWS):  # a sum of sums rounds less than one long sum
         rows = slice(start, min(start + _CACHED_ROWS, n))
         own = (total, squares) if not start else (torch.zeros_like(total), torch.zeros_like(squares))
@@ -73,7 +74,7 @@ def fused_sums(x: Tensor, codes: Tensor | None = None, n_classes: int = 0) -> Co
         if start:
             total += own[0]
             squares += own[1]
-    return ColumnSums(total.sum(0), squares, by_class)
+    return ColumnSums(total.sum(0), squares, None if codes is None else total)
 
 
 def _by_pytorch(x: Tensor) -> ColumnSums:

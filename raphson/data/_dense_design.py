@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,10 +108,9 @@ class DenseDesign(Design):
         dtype: torch.dtype = torch.float64,
         moments: tuple[Tensor, Tensor] | None = None,
         sums: ColumnSums | None = None,
-        cached: bool = True,
     ) -> None:
         self.x, self.intercept, self.dtype = x, intercept, dtype
-        self._may_cache, d = cached, x.shape[1]
+        self._may_cache, d = True, x.shape[1]
         self.is_centered = moments is None and standardize and intercept
         if moments is not None:
             self.center, self.scale = moments
@@ -145,9 +145,9 @@ class DenseDesign(Design):
         return few and (self._may_cache or not self.sums_keep_digits)
 
     def without_copy(self) -> DenseDesign:  # noqa: D102
-        moments = self.center, self.scale
-        found = DenseDesign(self.x, intercept=self.intercept, dtype=self.dtype, moments=moments, cached=False)
-        found.is_centered = self.is_centered
+        found = copy.copy(self)
+        found._may_cache, found._blocks = False, {}
+        found.__dict__.pop("_whole", None)
         return found
 
     def row_products(self, columns: slice | Tensor) -> Tensor:  # noqa: D102

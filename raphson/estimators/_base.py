@@ -17,6 +17,7 @@ from torch import Tensor
 
 from raphson._errors import IndefiniteError, InputError, NotEstimableError, RaphsonWarning, TooLargeError
 from raphson.estimators._report import ReportMixin
+from raphson.estimators.fit._certificate import Certificate
 from raphson.estimators.fit._covariance import CovarianceKind
 from raphson.estimators.fit._examine import examine
 from raphson.estimators.fit._fit import fit, null_predictors
@@ -69,11 +70,11 @@ class LinearEstimator(ReportMixin, BaseEstimator):
         for name in ("loglik_", "loglik_null_"):  # those of an earlier fit
             self.__dict__.pop(name, None)
         objective, solution = fitted.objective, fitted.solution
-        coef, ones = far_coefficients(fitted).numpy(), int(layout.output_map.intercept)
+        at, ones = far_coefficients(fitted), int(layout.output_map.intercept)
+        coef = at.numpy()
         self.coef_ = coef[:, ones:].copy()
         self.intercept_ = coef[:, 0].copy() if ones else np.zeros(len(coef))
-        self._error_bound = None
-        self.solution_ = replace(solution, certify=self._certify)
+        self.solution_ = replace(solution, certify=Certificate(fitted, rows, at))
         self._penalty = objective.l2
         self.n_obs_, self.n_rows_ = objective.total_weight, fitted.n_rows
         self._fractional = rows.are_weights_fractional
@@ -266,8 +267,6 @@ class LinearEstimator(ReportMixin, BaseEstimator):
         for name, value in self.__dict__.items():
             made.__dict__[name] = value if name in ("_fitted", "_training", "solution_") else of(value)
         made.__dict__["_estimates_cache"] = dict(self.__dict__.get("_estimates_cache", {}))
-        if getattr(made, "_training", None) is not None:
-            made.solution_ = replace(made.solution_, certify=made._certify)
         return made
 
     def __sklearn_tags__(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from raphson._errors import InputError, RaphsonWarning
 from raphson.data import DenseDesign, SparseDesign
-from raphson.diagnose import ErrorBound, Subject, everywhere
+from raphson.diagnose import Subject, everywhere
 from raphson.estimators._names import INTERCEPT
 from raphson.estimators._summary import SummaryMixin
-from raphson.estimators.fit._certificate import certify
+from raphson.estimators.fit._certificate import Certificate
 from raphson.infer import label_name
 from raphson.linalg import Dense, Diagonal, Implicit, KroneckerMatrix, Matrix, SymmetricOperator
 from raphson.linear import OutputMap
@@ -30,13 +31,6 @@ _SAME = 1e-9
 
 class JudgedMixin(SummaryMixin):
     """Diagnosis and error certificate, for an estimator that supplies its likelihood."""
-
-    _error_bound: ErrorBound | None = None
-
-    def _certify(self) -> ErrorBound:
-        if self._error_bound is None:
-            self._error_bound = certify(self._require_fit(), self._training_rows(), self._coefficients())
-        return self._error_bound
 
     def attach(self, X: Any, y: Any = None, sample_weight: Any = None, offset: Any = None) -> Self:
         """Give a loaded model the rows it was fitted to, without fitting.
@@ -92,9 +86,9 @@ class JudgedMixin(SummaryMixin):
                 RaphsonWarning,
                 stacklevel=2,
             )
-        self._fitted, self._training, self._error_bound = other._fitted, other._training, None
-        self._kept_kind = None
-        object.__setattr__(self.solution_, "certify", self._certify)
+        self._fitted, self._training, self._kept_kind = other._fitted, other._training, None
+        certificate = Certificate(self._require_fit(), self._training_rows(), self._coefficients())
+        self.solution_ = replace(self.solution_, certify=certificate)
         return self
 
     def diagnosed(self) -> Subject:

@@ -16,6 +16,7 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.data import ColumnSums
 from raphson.estimators._base import LinearEstimator
+from raphson.estimators._no_mean import finite_mean
 from raphson.estimators.fit._options import Progress
 from raphson.estimators.input._formulas import ALL
 from raphson.estimators.input._given import Given
@@ -217,7 +218,7 @@ class VectorGLM(LinearEstimator):
         return self._linear_predictors(X, offset)
 
     def predict(self, X: Any, offset: Any = None) -> NDArray[np.float64]:
-        """Return the mean of the target in each row.
+        """Return the mean of the target in each row; the median where it has no finite mean, with a warning.
 
         Args:
             X: ``(N, D)`` rows, or a dictionary of tables as at the fit.
@@ -226,7 +227,9 @@ class VectorGLM(LinearEstimator):
         Returns:
             ``(N,)``, or ``(N, M)`` for several responses; of levels and classes the probabilities ``(N, K)``.
         """
-        mean = self._likelihood().mean(torch.from_numpy(self._linear_predictors(X, offset))).numpy()
+        likelihood, f = self._likelihood(), torch.from_numpy(self._linear_predictors(X, offset))
+        places = likelihood.locations(f.shape[-1])
+        mean = finite_mean(likelihood.mean(f).numpy(), None if places is None else f[..., places].numpy)
         return mean[:, 0] if mean.ndim == 2 and mean.shape[1] == 1 else mean
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None, offset: Any = None) -> float:

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from raphson.infer._estimates import Estimates, open_notes
-from raphson.infer._mean import MeanFunction, chunk_rows, mean_function, row_curvature, row_jacobian, with_intercept
+from raphson.infer._mean import (
+    MeanFunction,
+    chunk_rows,
+    mean_function,
+    require_mean,
+    row_curvature,
+    row_jacobian,
+    with_intercept,
+)
 from raphson.likelihoods import Likelihood
 
 if TYPE_CHECKING:
@@ -83,6 +91,7 @@ def average_mean(
     for rows, w, shift in chunks:
         xhat = with_intercept(rows)
         f = xhat @ coef.mT + shift
+        require_mean(likelihood, f)
         value += w @ mean(f)
         jacobian += torch.einsum("n,nmc,nk->mck", w, row_jacobian(mean, f), xhat)
     return value, jacobian.flatten(1)
@@ -110,6 +119,7 @@ def average_slope(
     for rows, w, shift, dx, do in chunks:
         xhat = with_intercept(rows)
         f, df = xhat @ coef.mT + shift, dx @ coef[:, 1:].mT + do
+        require_mean(likelihood, f)
         for entry in range(len(value)):
             gradient, (curved,) = row_curvature(mean, f, entry, df[None])
             value[entry] += w @ (gradient * df).sum(-1)

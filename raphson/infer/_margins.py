@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.infer._estimates import Estimates, open_notes
-from raphson.infer._mean import chunk_rows, mean_function, row_curvature, row_jacobian, with_intercept
+from raphson.infer._mean import chunk_rows, mean_function, require_mean, row_curvature, row_jacobian, with_intercept
 from raphson.likelihoods import Likelihood
 
 if TYPE_CHECKING:
@@ -191,6 +191,7 @@ def average_marginal_effects(
     for rows, w, shift in zip(*pieces, strict=True):
         xhat = with_intercept(rows)
         f = xhat @ coef.mT + shift
+        require_mean(likelihood, f)
         for entry in range(m) if len(smooth) else ():
             gradient, curvature = row_curvature(mean, f, entry, slopes)
             average = w @ gradient

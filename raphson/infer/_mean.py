@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from raphson._errors import NotEstimableError
 from raphson.likelihoods import Likelihood
 
 MeanFunction = Callable[[Tensor], Tensor]
@@ -23,6 +24,21 @@ def mean_function(likelihood: Likelihood) -> MeanFunction:
         return value.unsqueeze(-1) if value.ndim < f.ndim else value
 
     return mean
+
+
+def require_mean(likelihood: Likelihood, f: Tensor) -> None:
+    """Raise unless the targets have means at outputs ``(N, C)``.
+
+    Raises:
+        NotEstimableError: A location is finite, but the tails are so heavy that it is the median alone.
+    """
+    places = likelihood.locations(f.shape[-1])
+    if places is None or not bool((torch.isfinite(f).all(-1) & ~torch.isfinite(likelihood.mean(f)).all(-1)).any()):
+        return
+    raise NotEstimableError(
+        f"The target has no mean: {type(likelihood).__name__} was fitted with one degree of freedom or fewer in some "
+        "row, so there are no effects on the mean. The coefficients of the location are effects on the median."
+    )
 
 
 def row_jacobian(function: MeanFunction, f: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.infer._covariance import covariance_root
 from raphson.infer._estimates import NULL_RTOL, critical_value
-from raphson.infer._mean import MeanFunction, chunk_rows, mean_function, row_jacobian, with_intercept
+from raphson.infer._mean import MeanFunction, chunk_rows, mean_function, require_mean, row_jacobian, with_intercept
 from raphson.likelihoods import Likelihood
 from raphson.linalg import SymmetricOperator
 
@@ -88,6 +88,7 @@ def mean_interval(
     size = chunk_rows(c * root.shape[-1])
     parts: list[tuple[Tensor, ...]] = []
     for outputs, rows in zip(torch.split(f, size), torch.split(x, size), strict=True):
+        require_mean(likelihood, outputs)
         xhat = with_intercept(rows)
         moves = torch.einsum("nk,ckr->ncr", xhat, root)
         output_covariance = moves @ moves.mT

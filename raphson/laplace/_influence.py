@@ -112,7 +112,10 @@ def row_numbers(rows: Sequence[int] | Tensor | slice, n: int) -> Tensor:
     if isinstance(rows, slice):
         numbers = torch.arange(n)[rows]
     else:
-        given = torch.as_tensor(rows).reshape(-1)
+        try:
+            given = torch.as_tensor(rows).reshape(-1)
+        except (TypeError, ValueError, RuntimeError):
+            given = torch.ones(1)  # no whole numbers
         if given.dtype == torch.bool or (given.numel() and given.is_floating_point()):
             raise InputError("rows are numbers of rows, counted from 0, such as [0, 5], or a slice.")
         numbers = given.long()
@@ -138,9 +141,9 @@ def _of_one(post: Posterior, x: Any, y: Tensor, weight: Tensor | None) -> tuple[
     u = w * torch.linalg.solve(eye - w * h @ spread[0], g)
     moved = spread[0] @ u
     leaves = objective.model.leaves()
-    parts = torch.autograd.grad(
-        objective.model.call(leaves, x), list(leaves.values()), u.unsqueeze(0), materialize_grads=True
-    )
+    with torch.enable_grad():
+        outputs = objective.model.call(leaves, x)
+    parts = torch.autograd.grad(outputs, list(leaves.values()), u.unsqueeze(0), materialize_grads=True)
     pull = torch.cat([part.reshape(-1) for part in parts])
     change = post.precision.solve(pull)
     loss = likelihood.nll(f + moved, y) - likelihood.nll(f, y)

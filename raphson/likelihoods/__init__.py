@@ -15,6 +15,8 @@ from raphson.likelihoods._extended import ConcordanceTerm as ConcordanceTerm
 from raphson.likelihoods._from_torch import TorchLoss as TorchLoss
 from raphson.likelihoods._from_torch import as_likelihood as as_likelihood
 from raphson.likelihoods._from_torch import from_torch as from_torch
+from raphson.likelihoods._hessian_sum import HessianSum as HessianSum
+from raphson.likelihoods._hessian_sum import hessian_diagonal as hessian_diagonal
 from raphson.likelihoods._likelihood import Derivatives as Derivatives
 from raphson.likelihoods._likelihood import Likelihood as Likelihood
 from raphson.likelihoods._links import Link as Link

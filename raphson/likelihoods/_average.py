@@ -125,7 +125,7 @@ def compact(operator: SymmetricOperator) -> tuple[type[EqualBlocks | Diagonal | 
     """
     if isinstance(operator, Scaled):
         structure, entries = compact(operator.operator)
-        multiplier = torch.as_tensor(operator.multiplier).to(entries)
+        multiplier = torch.as_tensor(operator.multiplier, dtype=entries.dtype, device=entries.device)
         return structure, entries * multiplier.reshape(*multiplier.shape, *[1] * (entries.ndim - multiplier.ndim))
     if isinstance(operator, EqualBlocks):
         return EqualBlocks, operator.blocks

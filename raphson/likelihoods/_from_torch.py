@@ -137,6 +137,10 @@ def from_torch(loss: Loss) -> TorchLoss:
     # The exact class: a subclass may compute something else.
     convert = _CONVERSIONS.get(type(loss))
     if convert is None:
+        if isinstance(loss, type):
+            raise InputError(
+                f"The loss is the class {loss.__name__}: give one of its members, as in {loss.__name__}()."
+            )
         known = ", ".join(f"torch.nn.{kind.__name__}" for kind in _CONVERSIONS)
         why = _REFUSED.get(type(loss), "Write it as a function nll(f, y) of one example and pass that")
         raise InputError(

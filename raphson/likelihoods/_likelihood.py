@@ -26,6 +26,7 @@ from raphson.linalg import LinearOperator, SymmetricOperator
 
 if TYPE_CHECKING:
     from raphson.likelihoods._target_distribution import TargetDistribution
+    from raphson.likelihoods._units import InUnits
     from raphson.likelihoods.formulas import Definition
 
 
@@ -129,6 +130,10 @@ class Likelihood(abc.ABC):
         Returns:
             A slice of the outputs, one for each response; None where there are none.
         """
+        return None
+
+    def in_units(self, f: Tensor, y: Tensor | None = None) -> InUnits[Likelihood] | None:
+        """Return the likelihood in units of its scale (at a target), or None where derivatives are in no units."""
         return None
 
     @property

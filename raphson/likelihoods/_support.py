@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ def _open_unit(y: Tensor) -> Tensor:
 
 
 def _whole(y: Tensor) -> Tensor:
-    return torch.isfinite(y) & (y >= 0) & (y == y.floor()) if y.is_floating_point() else y >= 0
+    return (y >= 0) & (y < math.inf) & (y == y.floor()) if y.is_floating_point() else y >= 0
 
 
 REAL = Support("a finite number", torch.isfinite)

@@ -25,6 +25,11 @@ class Dense(SymmetricOperator):
 
     Raises:
         InputError: If the matrix is not square.
+
+    Examples:
+        >>> a = Dense(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
+        >>> a @ torch.tensor([1.0, 0.0]), a.solve(torch.tensor([3.0, 0.0]))
+        (tensor([2., 1.]), tensor([ 2.0000, -1.0000]))
     """
 
     _part = "matrix"
@@ -81,6 +86,10 @@ class Diagonal(SymmetricOperator):
     Args:
         values: The diagonal, ``(*batch, n)``, of any sign.
         labels: Names of the ``n`` parameters.
+
+    Examples:
+        >>> Diagonal(torch.tensor([1.0, 2.0])).solve(torch.tensor([3.0, 3.0]))
+        tensor([3.0000, 1.5000])
     """
 
     _part = "values"
@@ -149,6 +158,11 @@ class Scaled(SymmetricOperator):
         operator: ``A``, ``(*batch, n, n)``.
         multiplier: ``c``, of any sign: a number, or a tensor with one for each batch element.
         labels: Names of the ``n`` parameters.
+
+    Examples:
+        >>> Scaled(Dense(torch.tensor([[2.0, 1.0], [1.0, 2.0]])), 0.5).to_dense()
+        tensor([[1.0000, 0.5000],
+                [0.5000, 1.0000]])
     """
 
     _part = "operator"

@@ -70,6 +70,13 @@ class BlockDiagonal(_Blocks, SymmetricOperator):
 
     Raises:
         InputError: If there are none or their batch dimensions differ.
+
+    Examples:
+        >>> from raphson.linalg import Dense, Diagonal
+        >>> a = Dense(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
+        >>> blocks = BlockDiagonal((Diagonal(torch.ones(1)), a))
+        >>> blocks.diagonal(), blocks @ torch.tensor([1.0, 1.0, 0.0])
+        (tensor([1., 2., 2.]), tensor([1., 2., 1.]))
     """
 
     blocks: tuple[SymmetricOperator, ...]

@@ -75,6 +75,11 @@ class EqualBlocks(_Blocks, SymmetricOperator):
 
     Raises:
         InputError: If the last two dimensions differ.
+
+    Examples:
+        >>> blocks = EqualBlocks(torch.tensor([[[2.0, 1.0], [1.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]]]))
+        >>> blocks @ torch.ones(4)
+        tensor([3., 3., 1., 1.])
     """
 
     blocks: Tensor

@@ -27,6 +27,12 @@ class Estimate:
         method: What made it.
         products: Number of products with the operator.
         df: Degrees of freedom of the standard error, for intervals; 0 where the number is exact.
+
+    Examples:
+        >>> from raphson.linalg import Diagonal, trace
+        >>> found = trace(Diagonal(torch.arange(4.0)), samples=4)
+        >>> found.value, found.products
+        (tensor(6.), 4)
     """
 
     value: Tensor

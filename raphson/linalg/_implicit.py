@@ -83,6 +83,11 @@ class Implicit(_Functions, DenseForm):
 
     Raises:
         InputError: If the shape is not square.
+
+    Examples:
+        >>> twice = Implicit(lambda v: 2 * v, 3, torch.float32)
+        >>> twice @ torch.ones(3), twice.solve(torch.ones(3))
+        (tensor([2., 2., 2.]), tensor([0.5000, 0.5000, 0.5000]))
     """
 
     _product: Function
@@ -219,6 +224,11 @@ class ImplicitRectangular(_Functions):
         shape: ``(*batch, m, n)``.
         dtype: Element type of the vectors.
         device: Device of the vectors.
+
+    Examples:
+        >>> total = ImplicitRectangular(lambda v: v.sum(-1, keepdim=True), lambda u: u.expand(3), (1, 3), torch.float32)
+        >>> total @ torch.ones(3), total.rmv(torch.ones(1))
+        (tensor([3.]), tensor([1., 1., 1.]))
     """
 
     _product: Function

@@ -168,6 +168,12 @@ class KroneckerEigen(SymmetricOperator):
 
     Raises:
         InputError: If the shapes disagree.
+
+    Examples:
+        >>> from raphson.linalg import Diagonal
+        >>> q = Diagonal(torch.ones(2))
+        >>> KroneckerEigen((q, q), torch.tensor([[1.0, 2.0], [3.0, 4.0]])).solve(torch.full((4,), 12.0))
+        tensor([12.,  6.,  4.,  3.])
     """
 
     _part = "eigenvalues"

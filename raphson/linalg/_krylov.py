@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from raphson._errors import InputError
 from raphson.linalg._entry import is_near, single
 from raphson.linalg._operator import LinearOperator
 
@@ -70,6 +71,13 @@ def cg(
 
     Returns:
         The solution and how the run ended.
+
+    Examples:
+        >>> from raphson.linalg import Dense
+        >>> a = Dense(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
+        >>> found = cg(a, torch.tensor([3.0, 3.0]))
+        >>> found.x, found.iterations, found.status.name
+        (tensor([1., 1.]), 1, 'CONVERGED')
     """
     x = torch.zeros_like(b) if x0 is None else x0.clone()
     r = b.clone() if x0 is None else b - _apply(operator, x)
@@ -98,7 +106,7 @@ def cg(
                 _norm(r),
                 CGStatus.NEGATIVE_CURVATURE,
                 torch.where(bad, d, 0.0),
-                float(quotient),
+                float(quotient.detach()),
             )
         step = torch.where(active, rz / curvature, 0.0)
         x.addcmul_(step, d)
@@ -171,6 +179,12 @@ def lanczos(operator: Product, v0: Tensor, steps: int, *, reorthogonalize: bool 
 
     Returns:
         The tridiagonal matrix and the basis, with ``m <= steps``.
+
+    Examples:
+        >>> from raphson.linalg import Diagonal
+        >>> found = lanczos(Diagonal(torch.tensor([1.0, 3.0])), torch.tensor([1.0, 1.0]), 2)
+        >>> found.alpha, found.beta
+        (tensor([2.0000, 2.0000]), tensor([1.0000]))
     """
     q = v0 / v0.norm()
     basis = [q]
@@ -230,6 +244,12 @@ def extreme_eigenvalues(
 
     Returns:
         The two Ritz values with their error bounds.
+
+    Examples:
+        >>> from raphson.linalg import Diagonal
+        >>> found = extreme_eigenvalues(Diagonal(torch.arange(1.0, 6.0).double()))
+        >>> round(found.smallest, 6), round(found.largest, 6)
+        (1.0, 5.0)
     """
     run = lanczos(operator, random_vector(operator, generator), steps)
     tridiagonal = torch.diag(run.alpha) + torch.diag(run.beta, 1) + torch.diag(run.beta, -1)
@@ -246,7 +266,15 @@ def random_vector(operator: LinearOperator, generator: torch.Generator | None = 
 
 
 def _apply(operator: Product, v: Tensor) -> Tensor:
-    return operator @ v if isinstance(operator, LinearOperator) else operator(v)
+    if isinstance(operator, LinearOperator):
+        return operator @ v
+    given: Any = operator
+    if not callable(given):
+        what = " Wrap a matrix as rp.Dense(matrix)." if hasattr(operator, "shape") else ""
+        raise InputError(
+            f"This takes an operator, or a function of a vector, and got a {type(operator).__name__}.{what}"
+        )
+    return operator(v)
 
 
 def _numbers(*values: Tensor) -> list[float]:

@@ -19,6 +19,11 @@ class Matrix(LinearOperator):
 
     Args:
         matrix: ``(*batch, m, n)``.
+
+    Examples:
+        >>> root = Matrix(torch.tensor([[1.0], [2.0]]))
+        >>> root @ torch.tensor([3.0]), root.rmv(torch.tensor([1.0, 1.0]))
+        (tensor([3., 6.]), tensor([3.]))
     """
 
     _part = "matrix"

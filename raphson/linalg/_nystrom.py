@@ -20,6 +20,12 @@ class Nystrom:
     Attributes:
         eigenvalues: :math:`\hat\lambda`, ``(r,)``, descending, not negative.
         basis: ``U``, orthonormal, ``(n, r)``.
+
+    Examples:
+        >>> from raphson.linalg import Diagonal, nystrom
+        >>> found = nystrom(Diagonal(torch.tensor([4.0, 1.0, 0.0])), 3)
+        >>> found.eigenvalues.round(decimals=3), found.basis.shape
+        (tensor([4., 1., 0.]), torch.Size([3, 3]))
     """
 
     eigenvalues: Tensor

@@ -56,6 +56,12 @@ class LinearOperator(abc.ABC):
     """A linear map of shape ``(*batch, m, n)`` that is known by its products.
 
     A member defines ``mv`` or ``mm`` and, where it is not symmetric, ``rmv`` or ``rmm``; the other one follows.
+
+    Examples:
+        >>> from raphson.linalg import Dense
+        >>> a = Dense(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
+        >>> a.shape, a @ torch.ones(2), a @ np.ones(2, dtype=np.float32)
+        (torch.Size([2, 2]), tensor([3., 3.]), array([3., 3.], dtype=float32))
     """
 
     _part: ClassVar[str]
@@ -190,6 +196,12 @@ class SymmetricOperator(LinearOperator):
 
     Args:
         labels: Names of the ``n`` parameters, for messages and reports; None where there are none.
+
+    Examples:
+        >>> from raphson.linalg import Dense
+        >>> a = Dense(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
+        >>> a.trace(), a.shift(1.0).diagonal(), a.power_mv(torch.ones(2), -1)
+        (tensor(4.), tensor([3., 3.]), tensor([0.3333, 0.3333]))
     """
 
     labels: tuple[str, ...] | None = field(default=None, kw_only=True, repr=False)

@@ -28,6 +28,12 @@ def from_state_dict(
 
     Raises:
         InputError: If the kind is not one of this package, or a tensor is missing.
+
+    Examples:
+        >>> import torch
+        >>> from raphson.linalg import Dense
+        >>> from_state_dict("Dense", Dense(torch.eye(2)).state_dict()) @ torch.ones(2)
+        tensor([1., 1.])
     """
     kinds = {found.__name__: found for found in _stored(LinearOperator)}  # type: ignore[type-abstract]
     if kind not in kinds:

@@ -14,7 +14,16 @@ MAX_DENSE_ELEMENTS = 2**28
 
 
 def check_dense_size(shape: Sequence[int], dtype: torch.dtype, alternative: str) -> None:
-    """Raise ``TooLargeError`` for an array of more than ``MAX_DENSE_ELEMENTS``; it names what to call instead."""
+    """Raise ``TooLargeError`` for an array that is too large to be formed without being asked for.
+
+    Args:
+        shape: Of the array.
+        dtype: Its element type.
+        alternative: What to call instead, as the end of the sentence "Use ...".
+
+    Raises:
+        TooLargeError: It has more than ``MAX_DENSE_ELEMENTS`` elements; the message names its size in GB.
+    """
     elements = math.prod(shape)
     if elements > MAX_DENSE_ELEMENTS:
         size = elements * dtype.itemsize / 1e9

@@ -29,6 +29,12 @@ class Sum(SymmetricOperator):
 
     Raises:
         InputError: If there are none or the shapes differ.
+
+    Examples:
+        >>> from raphson.linalg import Dense, Diagonal
+        >>> Sum((Dense(torch.ones(2, 2)), Diagonal(torch.tensor([1.0, 2.0])))).to_dense()
+        tensor([[2., 1.],
+                [1., 3.]])
     """
 
     _part = "operators"

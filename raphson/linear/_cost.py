@@ -25,6 +25,13 @@ _IN_PLACE, _IN_PLACE_OUTPUT = 0.1, 0.16
 """Nanoseconds of an entry of a table that is evaluated in place, and more for each output: 0.26 for 200 x 5000 and one,
 0.52 for 1000 x 300 and three, 1.7 for 5000 x 2000 and ten. Matrix products: 0.7 and 0.04 and more."""
 
+_STEP, _STEP_PARAMETER = 5e4, 20.0
+"""Nanoseconds of a step of L-BFGS beside its evaluation, and of each parameter in ten pairs, which are read twice:
+50 us for 300 parameters, 70 for 2001, 200 for 7001."""
+
+_ROW_CALLS = 1.2e6
+"""Nanoseconds of the calls of a fit in the span of 60 rows."""
+
 _PASSES = 40.0
 """Evaluations and Hessian products that a fit takes, about."""
 
@@ -36,12 +43,14 @@ class Cost(NamedTuple):
         evaluation: Value and gradient: streams the columns, multiplies twice, takes each output's part in the loss.
         dense: A dense Hessian, which makes and multiplies pairs of outputs and of columns, and its factorization.
         product: A Hessian product.
+        step: A step of L-BFGS with its evaluation.
         calls: What there is in an evaluation and in a dense Hessian whatever the size.
     """
 
     evaluation: float
     dense: float
     product: float
+    step: float
     calls: float
 
     @classmethod
@@ -64,7 +73,9 @@ class Cost(NamedTuple):
             work = sum(r * (r + 1) / 2 * w * w for r, w in sizes)
             work += sum(a[0] * b[0] * a[1] * b[1] for i, a in enumerate(sizes) for b in sizes[i + 1 :])
             rows = work / 90 + 0.5 * (c * c + d)
-        return cls(evaluation, width * (n * rows + p**3 / 150), n * (0.3 * d + 0.02 * q * d + 2.0 * q) + 1e5, calls)
+        product = n * (0.3 * d + 0.02 * q * d + 2.0 * q) + 1e5
+        step = evaluation + _STEP + _STEP_PARAMETER * c * d
+        return cls(evaluation, width * (n * rows + p**3 / 150), product, step, calls)
 
     @property
     def dense_in_evaluations(self) -> float:
@@ -106,9 +117,9 @@ class RowCost(NamedTuple):
         return _PASSES * (self.passed - self.rotated) - self.basis
 
     @property
-    def rounds(self) -> float:
-        """How many fits among gradients, each with a pass over the table, the basis of the rows costs."""
-        return (self.basis + 12.0 * _CALLS) / (self.passed + 8.0 * _CALLS)
+    def fit(self) -> float:
+        """A fit in the span of the rows: its basis, two passes over all columns, and its own evaluations and calls."""
+        return self.basis + 2.0 * self.passed + _PASSES * self.rotated + _ROW_CALLS
 
 
 def _entry(q: int, *, in_place: bool) -> float:

@@ -9,6 +9,7 @@ zero by structure. So a constant parameter, whose column is the ones, costs next
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -71,6 +72,8 @@ def map_pairs(output_map: OutputMap, hessian: SymmetricOperator) -> OutputPairs:
 class MapGram:
     r"""Accumulates :math:`\sum_n J_n^T A_n J_n` for a map that is not uniform.
 
+    What the ones have a part in are entries of :math:`\sum_n \mathrm{vec}(A_n)\, x_n^T`, one thin product.
+
     Args:
         output_map: How the parameters act on the outputs.
         pairs: ``(2, Q)`` entries of :math:`A_n` that are given, row <= column.
@@ -79,41 +82,80 @@ class MapGram:
     def __init__(self, output_map: OutputMap, pairs: Tensor) -> None:
         self.output_map = output_map
         self._parts = _parts(output_map, pairs)
+        self._ones: Tensor | None = None
         self._own: dict[int, KhatriRaoGram] = {}
         self._cross: dict[tuple[int, int], Tensor] = {}
-        for (g, h), part in self._parts.items():
+        for (g, h), part in self._slopes():
             (r, d), (_, e) = output_map.shapes[g], output_map.shapes[h]
             if g == h:
                 self._own[g] = KhatriRaoGram(part.places, r, d, torch.float64)
             else:
                 self._cross[g, h] = torch.zeros(part.places.shape[1], d, e, dtype=torch.float64)
 
+    def _slopes(self) -> list[tuple[tuple[int, int], Part]]:
+        return [(both, part) for both, part in self._parts.items() if both[0] or not self.output_map.intercept]
+
     def add(self, block: Block, entries: Tensor) -> None:
         """Add a block of rows with the given entries of its matrices, weights included, ``(Q, rows)``."""
-        x, groups = block.features(), self.output_map.groups
-        for (g, h), (reduce, places) in self._parts.items():
-            own = entries[reduce] if reduce.ndim == 1 else reduce @ entries
-            left, right = x[groups[g].columns], x[groups[h].columns]
+        groups = self.output_map.groups
+        if self.output_map.intercept:
+            ones = block.adjoint(entries)
+            self._ones = ones if self._ones is None else self._ones.add_(ones)
+        x: Tensor | None = None
+        for (g, h), (reduce, places) in self._slopes():
+            x = block.features() if x is None else x
+            own, left = _reduced(reduce, entries), x[groups[g].columns]
             if g == h:
                 self._own[g].add(left, GivenPairs(places, own))
             else:
-                _add_rectangles(self._cross[g, h], own, left, right)
+                _add_rectangles(self._cross[g, h], own, left, x[groups[h].columns])
 
     def to_dense(self) -> Tensor:
         """Return the sum as ``(P, P)``, group by group."""
-        sizes = [r * d for r, d in self.output_map.shapes]
-        out = torch.zeros(sum(sizes), sum(sizes), dtype=torch.float64)
-        tiles = [torch.split(row, sizes, 1) for row in torch.split(out, sizes, 0)]
-        for (g, h), part in self._parts.items():
-            if g == h:
-                tiles[g][g].copy_(self._own[g].to_dense())
-                continue
+        starts = [0, *itertools.accumulate(r * d for r, d in self.output_map.shapes)]
+        out = torch.zeros(starts[-1], starts[-1], dtype=torch.float64)
+        for (g, h), (reduce, places) in self._parts.items():
             (r, d), (s, e) = self.output_map.shapes[g], self.output_map.shapes[h]
-            rectangle = out.new_zeros(r, d, s, e)
-            rectangle[part.places[0], :, part.places[1], :] = self._cross[g, h]
-            tiles[g][h].copy_(rectangle.view(r * d, s * e))
-            tiles[h][g].copy_(tiles[g][h].mT)
+            rows, columns = slice(starts[g], starts[g + 1]), slice(starts[h], starts[h + 1])
+            if g in self._own and g == h:
+                out[rows, rows] = self._own[g].to_dense()
+                continue
+            if (g, h) in self._cross:
+                sums = self._cross[g, h]
+            else:
+                assert self._ones is not None
+                sums = _reduced(reduce, self._ones[:, self.output_map.groups[h].columns])[:, None]
+            rectangle = sums
+            if r * s > 1:
+                rectangle = out.new_zeros(r, d, s, e)
+                rectangle[places[0], :, places[1], :] = sums
+                if g == h:
+                    rectangle[places[1], :, places[0], :] = sums
+            out[rows, columns] = rectangle.view(r * d, s * e)
+            if g != h:
+                out[columns, rows] = out[rows, columns].mT
         return out
+
+
+def constant_sum(
+    output_map: OutputMap, blocks: Iterable[tuple[Block, Tensor | None]], matrix: Tensor, element: torch.dtype
+) -> Tensor:
+    r"""Return :math:`\sum_n w_n\, J_n^T A J_n`, ``(P, P)``, of one matrix A ``(C, C)`` for all rows."""
+    gram = KhatriRaoGram(torch.zeros(2, 1, dtype=torch.long), 1, output_map.n_columns, element)
+    for block, weights in blocks:
+        x = block.features()
+        gram.add(x, GivenPairs(gram.pairs, x.new_ones(1, x.shape[1])), weights)
+    products, matrix, groups = gram.blocks()[0], matrix.to(element), output_map.groups
+    return torch.cat([
+        torch.cat(
+            [
+                torch.kron(g.matrix.to(element).mT @ matrix @ h.matrix.to(element), products[g.columns][:, h.columns])
+                for h in groups
+            ],
+            1,
+        )
+        for g in groups
+    ])
 
 
 def _parts(output_map: OutputMap, pairs: Tensor) -> dict[tuple[int, int], Part]:
@@ -148,6 +190,10 @@ def _as_index(matrix: Tensor) -> Tensor:
     if bool(unit.all()) and bool((matrix.sum(1) == 1).all()):
         return matrix.argmax(1)
     return matrix
+
+
+def _reduced(reduce: Tensor, entries: Tensor) -> Tensor:
+    return entries[reduce] if reduce.ndim == 1 else reduce @ entries
 
 
 def _add_rectangles(total: Tensor, a: Tensor, left: Tensor, right: Tensor) -> None:

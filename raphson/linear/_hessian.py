@@ -18,7 +18,7 @@ from torch import Tensor
 from raphson.data import Block
 from raphson.linalg import Dense, DenseForm, DiagonalPlusLowRank, SymmetricOperator, cg, check_dense_size
 from raphson.linear._compiled import CompiledHessian, without_subnormals
-from raphson.linear._gram import dense_sum, map_pairs
+from raphson.linear._gram import constant_sum, dense_sum, map_pairs
 from raphson.linear._khatri_rao import GivenPairs, KhatriRaoGram, OutputPairs, output_pairs
 from raphson.linear._output_map import OutputMap
 from raphson.linear._ridge import Ridge
@@ -97,7 +97,10 @@ class LinearHessian(DenseForm):
         return self._summed((b, map_pairs(self.output_map, output), w) for b, output, w in self.parts())
 
     def _summed(self, parts: Iterator[tuple[Block, OutputPairs, Tensor | None]]) -> Tensor:
-        total = dense_sum(self.output_map, parts, self.element).div_(self.total_weight)
+        return self._finished(dense_sum(self.output_map, parts, self.element))
+
+    def _finished(self, total: Tensor) -> Tensor:
+        total.div_(self.total_weight)
         if self.ridge is not None:
             self.ridge.add_to(total)
         return total
@@ -115,12 +118,8 @@ class LinearHessian(DenseForm):
         c, (i, j) = self.output_map.n_outputs, places
         mean = torch.zeros(c, c, dtype=torch.float64)
         mean[i, j] = mean[j, i] = torch.where(i % n_separate == j % n_separate, total / n, 0.0)
-        same = map_pairs(self.output_map, Dense(mean[None]))
-        assert isinstance(same, GivenPairs)
-        return self._summed(
-            (block, GivenPairs(same.pairs, same.values.expand(-1, block.rows.stop - block.rows.start)), weights)
-            for block, _, weights in self.parts()
-        )
+        blocks = ((block, weights) for block, _, weights in self.parts())
+        return self._finished(constant_sum(self.output_map, blocks, mean, self.element))
 
     def diagonal(self) -> Tensor:
         """Return the diagonal, ``(P,)``: at the cost of one product where every column has outputs of its own."""

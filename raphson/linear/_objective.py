@@ -26,14 +26,14 @@ from torch import Tensor
 
 from raphson.data import Block, Design
 from raphson.likelihoods import Derivatives, Likelihood
-from raphson.linear._compiled import CompiledFamily, CompiledHessian, Table, table_of
+from raphson.linear._compiled import CompiledFamily, CompiledHessian
 from raphson.linear._cost import Cost
 from raphson.linear._gram import dense_sum
 from raphson.linear._hessian import Evaluation, LinearHessian, Part, narrowed
 from raphson.linear._khatri_rao import score_pairs
 from raphson.linear._output_map import OutputMap
 from raphson.linear._ridge import Ridge
-from raphson.linear._target_term import TargetSums, negative_term, target_term, times
+from raphson.linear._target_term import TargetRows, TargetSums, negative_term, target_term, times
 from raphson.linear._units import GradientNorm, gradient_units, output_units, parameter_units
 
 Kind = Literal["observed", "expected"]
@@ -74,7 +74,8 @@ class LinearObjective:
     ) -> None:
         self.design, self.likelihood, self.y, self.output_map = design, likelihood, y, output_map
         self.weights, self.offset, self.l2 = weights, offset, l2
-        self._target_sums = sums if weights is None and offset is None else None
+        sums = sums if weights is None and offset is None else None
+        self._rows = TargetRows(design, likelihood, y, output_map.n_outputs, weights, sums)
         self.ridge = Ridge.of(output_map, design.scale, l2, likelihood.differences_only)
         self.curvature_dtype = torch.float64
         self._curvature_design = design
@@ -101,7 +102,7 @@ class LinearObjective:
         """Number of parameters, P."""
         return self.output_map.n_parameters
 
-    @property
+    @cached_property
     def cost(self) -> Cost:
         """What an evaluation and a dense Hessian cost."""
         return Cost.of(self.output_map, self.n_rows, self.likelihood, self.curvature_dtype, in_place=self.is_in_place)
@@ -109,7 +110,7 @@ class LinearObjective:
     @property
     def is_in_place(self) -> bool:
         """Whether compiled code evaluates the table as it was given, in one pass."""
-        return self.likelihood.partition is not None and self._table is not None and self._table.in_place
+        return self.likelihood.partition is not None and self._rows.table is not None and self._rows.table.in_place
 
     # passes over the data ----------------------------------------------------------------------------------------
 
@@ -140,13 +141,14 @@ class LinearObjective:
         """Return whether a step in the parameters changes an output, in its units, by more than a limit."""
         # standardized columns have a mean square of one, so that no entry is above sqrt(N): most steps need no pass
         products, constants = self.output_map.to_products(step)
-        if constants is None and self._output_units is None:
-            most = math.sqrt(self.n_rows) * float(products.abs().sum(1).max())
-            if (
-                most * (1.0 if self.output_map.selected is not None else float(self.output_map.basis.abs().sum()))
-                <= limit
-            ):
-                return False
+        ones, units = int(self.output_map.intercept), self._output_units
+        most = products[:, ones:].abs().sum(1) * math.sqrt(self.n_rows) + products[:, :ones].abs().sum(1)
+        if constants is not None or units is not None or self.output_map.selected is None:
+            most = self.output_map.basis.abs() @ most
+            most = most if constants is None else most + constants[:, 0].abs()
+            most = most if units is None else most / units
+        if bool((most <= limit).all()):
+            return False
         return self.largest_move(step, in_units=True) > limit
 
     @cached_property
@@ -282,19 +284,13 @@ class LinearObjective:
     @cached_property
     def _linear_term(self) -> tuple[Tensor, float] | None:
         """The targets' part in an exponential family, ``(P,)``, and the offset's; None for other likelihoods."""
-        rows = self.design, self._table, self.weights, self.offset
-        return target_term(self.likelihood, self.y, self.output_map, *rows, self.total_weight, self._target_sums)
-
-    @cached_property
-    def _table(self) -> Table | None:
-        """The rows as compiled code reads them, or None where it cannot or is not the faster one."""
-        return table_of(self.design, self.n_outputs)
+        return target_term(self._rows, self.output_map, self.offset, self.total_weight)
 
     @cached_property
     def _compiled(self) -> CompiledFamily | None:
         """The same objective in compiled code, where that knows the likelihood and is the faster one."""
         here, partition = self.output_map, self.likelihood.partition
-        if not here.is_uniform or here.selected is None or self.offset is not None or self._table is None:
+        if not here.is_uniform or here.selected is None or self.offset is not None or self._rows.table is None:
             return None
         left_out, weights = self.n_outputs - here.basis.shape[1], self.weights
         exponential = partition in (None, "exponential")
@@ -303,11 +299,11 @@ class LinearObjective:
         if partition is not None:
             linear = None if self._linear_term is None else self._linear_term[0].view(here.shapes[0])
         else:
-            linear, weights = negative_term(self.likelihood, self.y, self._table, weights, self.total_weight)
+            linear, weights = negative_term(self.likelihood, self.y, self._rows.table, weights, self.total_weight)
         if linear is None:
             return None
         return CompiledFamily(
-            self._table,
+            self._rows.table,
             None if weights is None else weights.double().contiguous(),
             linear,
             bool(left_out) or partition == "logistic",
@@ -377,33 +373,34 @@ class LinearObjective:
 
     def on(self, design: Design, output_map: OutputMap, likelihood: Likelihood | None = None) -> LinearObjective:
         """Return the objective of the same rows with other columns, perhaps with another likelihood."""
-        return LinearObjective(
-            design,
-            likelihood or self.likelihood,
-            self.y,
-            output_map,
-            weights=self.weights,
-            offset=self.offset,
-            l2=self.l2,
-        )
+        likelihood, given = likelihood or self.likelihood, {"weights": self.weights, "offset": self.offset}
+        return LinearObjective(design, likelihood, self.y, output_map, **given, l2=self.l2, sums=None)
 
     def _changed(self, forget: tuple[str, ...], **attributes: object) -> LinearObjective:
         """Return a copy with other attributes, without what was worked out from those changed."""
         other = copy.copy(self)
-        for name in (*forget, "reduced"):
+        for name in (*forget, "_reduced", "cost"):
             other.__dict__.pop(name, None)
         other.__dict__.update(attributes)
+        if "design" in attributes:
+            given = other.design, other.likelihood, other.y, other.n_outputs, other.weights
+            other._rows = TargetRows(*given, None)
         return other
 
-    @cached_property
+    @property
     def reduced(self) -> LinearObjective:
         """The same objective of the same parameters with as few outputs as do: two classes as one logit."""
+        return self._reduced or self
+
+    @cached_property
+    def _reduced(self) -> LinearObjective | None:
+        # None for the same: an objective that held itself would keep its table until the garbage collector comes
         here, offset = self.output_map, self.offset
         two = self.n_outputs == 2 and here.is_uniform and here.selected is not None and here.basis.shape[1] == 1
         likelihood = self.likelihood.of_difference() if two and self.y.ndim == 1 else None
         if likelihood is None:
-            return self
-        first, sums = int(here.basis[:, 0].argmax()), self._target_sums
+            return None
+        first, sums = int(here.basis[:, 0].argmax()), self._rows.known
         return LinearObjective(
             self.design,
             likelihood,
@@ -420,20 +417,26 @@ class LinearObjective:
         design = self.design.take(index)
         same = self.curvature_dtype == design.dtype
         return self._changed(
-            ("_linear_term", "_table", "_compiled"),
+            ("_linear_term", "_compiled"),
             design=design,
             _curvature_design=design if same else design.astype(self.curvature_dtype),
             y=self.y[index],
-            _target_sums=None,
             weights=None if self.weights is None else self.weights[index],
             offset=None if self.offset is None else self.offset[index],
             total_weight=self.total_weight * index.shape[0] / self.n_rows,
         )
 
+    def without_copy(self) -> LinearObjective:
+        """Return the same objective that caches no standardized copy of the table where it can do without."""
+        design = self.design.without_copy()
+        return self._changed((), design=design, _curvature_design=design)
+
     def with_map(self, output_map: OutputMap) -> LinearObjective:
         """Return the same objective in the parameters of another map."""
         ridge = Ridge(output_map, self.ridge.columns, self.ridge.centered)
-        return self._changed(("_linear_term", "_compiled", "_gradient_norm"), output_map=output_map, ridge=ridge)
+        same = self.output_map.is_uniform and output_map.is_uniform and self._gradient_norm.is_by_column
+        forget = ("_linear_term", "_compiled") if same else ("_linear_term", "_compiled", "_gradient_norm")
+        return self._changed(forget, output_map=output_map, ridge=ridge)
 
     def with_curvature(self, dtype: torch.dtype) -> LinearObjective:
         """Return the same objective with Hessians of another element type; only those of uniform maps can have it."""

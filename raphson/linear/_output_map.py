@@ -132,12 +132,12 @@ class OutputMap:
 
     # what it is --------------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def is_uniform(self) -> bool:
         """Whether all columns, the ones among them, have one constraint matrix."""
         return len(self.groups) == 1 and self.groups[0].n_columns == self.n_columns
 
-    @property
+    @cached_property
     def n_outputs(self) -> int:
         """Number of outputs, C."""
         return int(self.groups[0].matrix.shape[0])
@@ -211,6 +211,12 @@ class OutputMap:
     def is_plain(self) -> bool:
         """Whether S is the identity."""
         return self.selected == slice(0, self.n_outputs) if isinstance(self.selected, slice) else False
+
+    @cached_property
+    def centered_products(self) -> list[Tensor]:
+        """Of each group the products of the matrix's columns, each less its mean over the outputs, ``(r, r)``."""
+        centered = [group.matrix - group.matrix.mean(0) for group in self.groups]
+        return [m.mT @ m for m in centered]
 
     @property
     def has_constants(self) -> bool:

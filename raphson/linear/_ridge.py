@@ -35,7 +35,7 @@ class Ridge:
     @staticmethod
     def of(output_map: OutputMap, scale: Tensor, l2: float, centered: bool) -> Ridge:
         """Return the penalty ``l2`` on the slopes ``b_j / s_j`` of the table's columns, s being ``scale``."""
-        slopes = l2 / scale.square() if l2 else torch.zeros_like(scale)
+        slopes = scale.square().reciprocal_().mul_(l2) if l2 else torch.zeros_like(scale)
         return Ridge(output_map, torch.cat([slopes.new_zeros(int(output_map.intercept)), slopes]), centered)
 
     @cached_property
@@ -43,8 +43,7 @@ class Ridge:
         """Q of each group of columns, ``(r, r)``."""
         if not self.centered:
             return [torch.eye(r, dtype=torch.float64) for r, _ in self.output_map.shapes]
-        centered = [group.matrix - group.matrix.mean(0) for group in self.output_map.groups]
-        return [m.mT @ m for m in centered]
+        return self.output_map.centered_products
 
     @cached_property
     def diagonal(self) -> Tensor:

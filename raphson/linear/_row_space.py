@@ -189,8 +189,8 @@ class RowSpace:
 
 def has_row_space(objective: LinearObjective) -> bool:
     """Return whether an objective is penalized and has a group of more columns than rows."""
-    here = objective.output_map
-    return objective.l2 > 0 and any(count(slope_columns(here, g)) > objective.n_rows for g in here.groups)
+    here, n = objective.output_map, objective.n_rows
+    return objective.l2 > 0 and here.n_columns > n and any(count(slope_columns(here, g)) > n for g in here.groups)
 
 
 def row_space_cost(objective: LinearObjective) -> RowCost:
@@ -233,7 +233,8 @@ def centered_rows(design: Design, columns: Columns) -> Tensor:
 
 def _are_constant(design: Design) -> Tensor:
     """Return which columns of a dense table are the same in all rows and centered to nothing, bool ``(D,)``."""
-    found = torch.isclose(design.scale, design.center.abs(), rtol=1e-9)  # of a constant column the scale is its size
+    size = design.center.abs()
+    found = (design.scale - size).abs_() <= 1e-9 * size  # of a constant column the scale is its size
     if isinstance(design, DenseDesign) and bool(found.any()):
         x: Tensor = design.x[:, found]
         found[found.clone()] = (x == x[0]).all(0) & torch.isclose(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from raphson.data import Block, Design
 from raphson.likelihoods import Likelihood
-from raphson.linear._compiled import Table, adjoint
+from raphson.linear._compiled import Table, adjoint, table_of
 from raphson.linear._output_map import OutputMap
 
 _ROWS = 2**17
@@ -40,37 +41,75 @@ class TargetSums(NamedTuple):
         return torch.cat([self.ones[:, None], columns], 1) if design.intercept else columns
 
 
+class TargetRows:
+    """Rows with their targets, and what is made of these alone: once for all objectives that share them.
+
+    Args:
+        design: The rows.
+        likelihood: Of the targets' statistic.
+        y: Targets.
+        n_outputs: C.
+        weights: ``(N,)`` or None.
+        known: Sums from an earlier pass, where there are any.
+    """
+
+    def __init__(
+        self,
+        design: Design,
+        likelihood: Likelihood,
+        y: Tensor,
+        n_outputs: int,
+        weights: Tensor | None,
+        known: TargetSums | None,
+    ) -> None:
+        self.design, self.likelihood, self.y, self.n_outputs = design, likelihood, y, n_outputs
+        self.weights, self.known = weights, known
+
+    @cached_property
+    def table(self) -> Table | None:
+        """The rows as compiled code reads them, or None where it cannot or is not the faster one."""
+        return table_of(self.design, self.n_outputs)
+
+    @cached_property
+    def sums(self) -> Tensor | None:
+        """Sums of the statistic times the features, ``(C, D')``; None for a likelihood without one."""
+        if self.known is not None:
+            return self.known.of_features(self.design)
+        total: Tensor | None = None
+        for _, t, adjoint_of in self.parts():
+            if t is None:
+                return None
+            part = adjoint_of(t.mT)
+            total = part if total is None else total.add_(part)
+        return total
+
+    def parts(self) -> Iterator[tuple[slice, Tensor | None, Callable[[Tensor], Tensor]]]:
+        """Yield rows, their statistic ``(rows, C)`` and the map from ``(q, rows)`` to its sums over features."""
+        for rows, adjoint_of in _adjoints(self.design, self.table, self.weights, self.n_outputs):
+            t = self.likelihood.statistic(self.y[rows], self.n_outputs)
+            yield rows, None if t is None else t.reshape(-1, self.n_outputs), adjoint_of  # a block of one row, too
+
+
 def target_term(
-    likelihood: Likelihood,
-    y: Tensor,
-    output_map: OutputMap,
-    design: Design,
-    table: Table | None,
-    weights: Tensor | None,
-    offset: Tensor | None,
-    total_weight: float,
-    known: TargetSums | None = None,
+    of: TargetRows, output_map: OutputMap, offset: Tensor | None, total_weight: float
 ) -> tuple[Tensor, float] | None:
     """Return T ``(P,)`` and the offset's part, a number; None for a likelihood without a statistic of this kind."""
-    n_outputs = output_map.n_outputs
-    if known is not None and not output_map.has_constants:
-        return output_map.from_products(output_map.reduce(known.of_features(design)), None) / total_weight, 0.0
-    total = torch.zeros(output_map.basis.shape[1], design.n_columns, dtype=torch.float64)
-    sums = torch.zeros(n_outputs, dtype=torch.float64) if output_map.has_constants else None
-    constant = 0.0
-    for rows, adjoint_of in _adjoints(design, table, weights, n_outputs):
-        t = likelihood.statistic(y[rows], n_outputs)
+    if offset is None and not output_map.has_constants:
+        known = of.sums
+        return None if known is None else (output_map.from_products(output_map.reduce(known), None) / total_weight, 0.0)
+    total: Tensor | None = None
+    sums, constant = torch.zeros(of.n_outputs, dtype=torch.float64), 0.0
+    for rows, t, adjoint_of in of.parts():
         if t is None:
             return None
-        t = t.reshape(-1, n_outputs)  # a block of one row
-        total += adjoint_of(output_map.reduce(t.mT))
-        if sums is not None or offset is not None:
-            weighted = t if weights is None else t * weights[rows, None]
-            if sums is not None:
-                sums += weighted.sum(0)
-            if offset is not None:
-                constant += float((weighted * offset[rows]).sum())
-    return output_map.from_products(total, sums) / total_weight, constant / total_weight
+        part = adjoint_of(output_map.reduce(t.mT))
+        total = part if total is None else total.add_(part)
+        weighted = t if of.weights is None else t * of.weights[rows, None]
+        sums += weighted.sum(0)
+        constant += 0.0 if offset is None else float((weighted * offset[rows]).sum())
+    assert total is not None
+    found = output_map.from_products(total, sums if output_map.has_constants else None)
+    return found / total_weight, constant / total_weight
 
 
 def negative_term(
@@ -93,8 +132,12 @@ def _adjoints(
             yield block.rows, functools.partial(_block_adjoint, block, None if weights is None else weights[block.rows])
         return
     weights = None if weights is None else weights.double().contiguous()
-    for start in range(0, design.n_rows, _ROWS):
-        rows = slice(start, min(start + _ROWS, design.n_rows))
+    n = design.n_rows
+    if n <= _ROWS:
+        yield slice(0, n), functools.partial(adjoint, table, weights)
+        return
+    for start in range(0, n, _ROWS):
+        rows = slice(start, min(start + _ROWS, n))
         yield rows, functools.partial(adjoint, table.rows(rows), None if weights is None else weights[rows])
 
 

@@ -31,8 +31,8 @@ _STEEP = 1e4
 _SAME = 1e-6
 """Share of an output's size from which targets differ."""
 
-_ROWS = 4096
-"""Rows from which the units of the outputs are taken."""
+_ROWS = 1024
+"""Rows from which units are taken, at least: they only have to be near."""
 
 
 def output_units(likelihood: Likelihood, y: Tensor, weights: Tensor | None, n_outputs: int) -> Tensor | None:
@@ -42,10 +42,16 @@ def output_units(likelihood: Likelihood, y: Tensor, weights: Tensor | None, n_ou
     """
     if not likelihood.has_units:
         return None
-    some = slice(0, _ROWS)
-    start = likelihood.start(y[some], n_outputs, None if weights is None else weights[some])
+    y, weights = _some(y, weights)
+    start = likelihood.start(y, n_outputs, weights)
     units = likelihood.fisher(start).diagonal().rsqrt()
     return torch.where(torch.isfinite(units) & (units > 0), units, 1.0)
+
+
+def _some(y: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return targets and weights of some rows, evenly spread: a table may be sorted."""
+    some = slice(None, None, max(1, len(y) // _ROWS))
+    return y[some], None if weights is None else weights[some]
 
 
 def gradient_units(
@@ -67,15 +73,18 @@ def gradient_units(
     """
     if likelihood.partition is not None:
         return units
-    some = slice(0, _ROWS)
-    y, weights = y[some], None if weights is None else weights[some]
+    y, weights = _some(y, weights)
     start = likelihood.start(y, n_outputs, weights)
-    score = likelihood.gradient(start.expand(len(y), -1), y)
+    # all at once: families take what is constant over rows once
+    score = likelihood.derivatives(start.expand(len(y), -1), y, None).gradient
     weighted = score.square().mean(0) if weights is None else weights @ score.square() / weights.sum()
+    usual = torch.ones_like(start) if units is None else units
+    size = weighted.sqrt()
+    if bool(((size * usual >= 1.0 / _FLAT) & (size * usual <= _STEEP)).all()):
+        return units  # of the usual size, as nearly all are
     # scores that are rounding, of targets which are all the same, have no size of their own
     least = likelihood.fisher(start).diagonal() * _SAME * start.abs().clamp_min(1.0 if units is None else 0.0)
-    usual = torch.ones_like(start) if units is None else units
-    flat, steep = torch.maximum(weighted.sqrt(), least).reciprocal(), _STEEP * weighted.rsqrt()
+    flat, steep = torch.maximum(size, least).reciprocal(), _STEEP * weighted.rsqrt()
     # a scale or a dispersion on which the score is flat, that of counts of zero, is not known: no unit makes it so
     first = torch.arange(n_outputs, device=start.device) % len(likelihood.parameters) == 0
     found = torch.where(first & torch.isfinite(flat) & (flat > _FLAT * usual), flat, usual)
@@ -108,9 +117,9 @@ class GradientNorm:
     def __init__(self, design: Design, output_map: OutputMap, units: Tensor | None) -> None:
         n, self._map, self._units = output_map.n_parameters, output_map, units
         # a column of size 1e24 has a gradient of 1e8 at the optimum
-        size = torch.hypot(design.center, design.scale) * _ROUNDING
+        size = torch.hypot(design.center, design.scale).mul_(_ROUNDING)
         scale = design.scale.clamp(min=_LEAST_SCALE)
-        self.columns = torch.stack([scale, design.center, torch.where(size > _SEEN, size, 0.0)])
+        self.columns = torch.stack([scale, design.center, torch.nn.functional.threshold(size, _SEEN, 0.0)])
         if design.intercept:
             self.columns = torch.cat([_ONES, self.columns], 1)
         self._center, self._scale = design.center, scale
@@ -121,6 +130,11 @@ class GradientNorm:
 
     def _to_table(self, gradient: Tensor) -> Tensor:
         return self._map.gradient_to_table(gradient, self._center, self._scale)
+
+    @property
+    def is_by_column(self) -> bool:
+        """Whether it is the same for every uniform map."""
+        return self._floor is None and self._units is None
 
     def __call__(self, gradient: Tensor) -> float:
         """Return the norm of a gradient ``(P,)``; no finite number where the gradient is none."""

@@ -44,6 +44,23 @@ def check_target_axes(likelihood: Likelihood, f: Tensor, y: Tensor, index: int) 
         )
 
 
+def check_classes_last(f: Tensor, y: Tensor) -> None:
+    """Raise ``InputError`` where torch's cross-entropy has classes on axis 1 of the outputs, which these may mean.
+
+    Args:
+        f: Outputs, of which the axes after the first matter.
+        y: Targets of a batch: labels, or probabilities.
+
+    Raises:
+        InputError: Targets fit outputs with classes on axis 1.
+    """
+    if f.ndim > 2 and (y.shape[1:] == f.shape[2:] or (y.is_floating_point() and y.shape[1:] == f.shape[1:])):
+        raise InputError(
+            f"The outputs have shape {tuple(f.shape)}, where nn.CrossEntropyLoss has the classes on axis 1 and raphson "
+            "on the last: say that they are last by giving rp.Categorical(), which has the same options."
+        )
+
+
 def form_of(x: Any) -> Any:
     """Return which tensors inputs consist of: names, types and sizes, their number of rows aside."""
     if isinstance(x, Mapping):

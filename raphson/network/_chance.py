@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from raphson._errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,17 @@ class Chance:
         torch.set_rng_state(self.cpu)
         if self.other is not None:
             torch.get_device_module(device).set_rng_state(self.other, device)
+
+
+def check_draws(samples: Any, generator: Any, least: int = 1) -> None:
+    """Raise ``InputError`` for a number of samples that is not whole, or a source of randomness that is not torch's."""
+    if not isinstance(samples, int) or isinstance(samples, bool) or samples < least:
+        raise InputError(f"samples is {samples!r}, but at least {least} is needed, a whole number.")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise InputError(
+            f"generator is a {type(generator).__name__}, but random numbers come from a torch.Generator, as in "
+            "torch.Generator(device).manual_seed(0)."
+        )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -303,27 +303,34 @@ def _apart(model: Model, one: Inputs, other: Inputs, traits: Traits) -> Tensor:
         ) from error
 
 
-def observe(model: Model, run: Callable[[], Tensor]) -> Traits:
+def observe(
+    target: Any, module: nn.Module | None, device: torch.device, run: Callable[[], Tensor]
+) -> tuple[Traits, bool]:
     """Return what one evaluation shows of a model in whatever mode it is, which may be random and mix examples.
 
     Args:
-        model: The model; remembers whether it uses checkpoints.
+        target: The model, a module or a function.
+        module: The module whose buffers are looked after; None for a function.
+        device: Its device.
         run: Evaluates it.
 
     Returns:
-        Its traits, with nothing changed: generators and running statistics are as before.
+        Its traits, and whether it uses checkpoints, with nothing changed: generators and running statistics are as
+        before.
 
     Raises:
-        InputError: The model makes a call whose derivative is wrong or missing.
+        InputError: The model makes a call whose derivative is wrong or missing, or puts a hook on a graph.
     """
-    with undisturbed(model.module, model.space.device):
-        with torch.enable_grad(), _Kernels(model.module or model.function, random=True) as kernels:
-            out = run()
+    with undisturbed(module, device):
+        with torch.enable_grad(), _Hooks(target) as hooks, _Kernels(target, random=True) as kernels:
+            with WatchedCalls(target, random=True) as calls:
+                out = run()
+        calls.restore()
         if "reentrant" in kernels.checkpoints:
             raise InputError(_REENTRANT)
-        if kernels.trouble is not None:
-            raise InputError(kernels.trouble)
-        model.checkpointed = bool(kernels.checkpoints - {None})
+        trouble = kernels.trouble or hooks.trouble or calls.trouble
+        if trouble is not None:
+            raise InputError(trouble)
         traits = Traits(kernels.names, max(1, kernels.entries // max(1, out.shape[0])), kernels.eps)
         if traits.channels_last:
             try:
@@ -331,4 +338,4 @@ def observe(model: Model, run: Callable[[], Tensor]) -> Traits:
                     run()
             except (RuntimeError, InputError):  # a closure's error, or what a batch's became
                 traits.channels_last = False
-    return traits
+    return traits, bool(kernels.checkpoints - {None})

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from raphson._errors import InputError
 from raphson.network._call_place import runnable
+from raphson.network._chance import check_draws
+from raphson.network._encoder import checked_encoder
 from raphson.network.layers._feed_forward import find_feed_forward
 
 Function = Callable[[Tensor], Tensor]
@@ -22,6 +24,12 @@ class PenaltyEstimate(NamedTuple):
     Attributes:
         value: The penalty, differentiable.
         standard_error: Standard error of the estimate, given the examples.
+
+    Examples:
+        >>> encoder = nn.Linear(2, 1)
+        >>> found = contractive_penalty_estimate(encoder, torch.ones(3, 2))
+        >>> torch.allclose(found.value, encoder.weight.square().sum()), found.standard_error.item()
+        (True, 0.0)
     """
 
     value: Tensor
@@ -51,7 +59,9 @@ def contractive_penalty(
     :math:`2 (\|J J^\top\|_F^2 - \sum_j (J J^\top)_{jj}^2)`; ``contractive_penalty_estimate`` returns it with its error.
 
     Args:
-        encoder: From inputs ``(N, ...)`` to codes ``(N, ...)``, each example by itself.
+        encoder: From inputs ``(N, ...)`` to codes ``(N, ...)``, each example by itself. It may be in training mode and
+            random: the penalty is that of the encoder as it was drawn. What is seen of it on two inputs is remembered
+            as long as its modules, their modes and hooks are the same.
         x: Inputs ``(N, ...)``.
         method: ``"exact"`` or ``"hutchinson"``.
         samples: Number of random vectors an example, for ``"hutchinson"``.
@@ -130,9 +140,8 @@ def _squares(
     """Return the penalty of each sample and example, ``(S, N)``."""
     if method not in {"exact", "hutchinson"}:
         raise InputError(f"method is {method!r}, but it must be 'exact' or 'hutchinson'.")
-    for name, value in (("samples", samples), ("corruptions", corruptions)):
-        if not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} is {value!r}, but it must be a whole number, 1 or more.")
+    if not isinstance(corruptions, int) or corruptions < 1:
+        raise InputError(f"corruptions is {corruptions!r}, but it must be a whole number, 1 or more.")
     for name, size in (("higher_order", higher_order), ("noise", noise)):
         if not isinstance(size, int | float) or not 0 <= size < float("inf"):
             raise InputError(f"{name} is {size!r}, but it must be a finite number that is not negative.")
@@ -143,6 +152,11 @@ def _squares(
             f"x has type {x.dtype} and shape {tuple(x.shape)}: a penalty on a Jacobian takes inputs (N, ...) of a "
             "floating-point type, examples first."
         )
+    if not len(x):
+        raise InputError("x holds no example: give at least one.")
+    check_draws(samples, generator)
+    if not callable(encoder):
+        raise InputError(f"The encoder is a {type(encoder).__name__}, but it must be a torch module, or a function.")
     with torch.enable_grad():
         part, squared = _parts(encoder, x, method, samples, generator)
         here = part(x)
@@ -161,13 +175,14 @@ def _parts(
     generator: torch.Generator | None,
 ) -> tuple[Function, Function]:
     """Return what of the Jacobian is needed at an input, as a linear function of it, and its squared norms."""
+    run = checked_encoder(encoder, x)
     if method == "hutchinson":
-        v = _signs(encoder, x, samples, generator)
-        return (lambda at: _pulled(encoder, at, v)), _each_sample
+        v = _signs(run, x, samples, generator)
+        return (lambda at: _pulled(run, at, v)), _each_sample
     layer = _single_layer(encoder)
     if layer is not None:
         return layer.derivative, layer.squares
-    return (lambda at: _pulled(encoder, at, None)), _all_rows
+    return (lambda at: _pulled(run, at, None)), _all_rows
 
 
 class _SingleLayer:
@@ -210,26 +225,10 @@ def _single_layer(encoder: nn.Module | Callable[[Tensor], Tensor]) -> _SingleLay
     return _SingleLayer(layer.linear, layer.activations, found.before)
 
 
-def _run(encoder: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return the codes; ``InputError``, with the layer's name, where the encoder cannot be run."""
-    parameters = encoder.parameters() if isinstance(encoder, nn.Module) else iter(())
-    with runnable(encoder, x, next((p.dtype for p in parameters), x.dtype)):
-        codes = encoder(x)
-    if not isinstance(codes, Tensor) or codes.ndim == 0:
-        raise InputError(f"The encoder made a {type(codes).__name__}, but codes must be one tensor (N, ...).")
-    return codes
-
-
 def _pulled(encoder: Callable[[Tensor], Tensor], x: Tensor, v: Tensor | None) -> Tensor:
     """Return ``J^T v`` for vectors ``(S, N, H)``, or all rows of J, as ``(S, N, ...)`` with a graph."""
     inputs = x if x.requires_grad else x.detach().requires_grad_()
-    codes = _run(encoder, inputs)
-    if codes.shape[:1] != x.shape[:1]:
-        raise InputError(
-            f"The encoder made codes of shape {tuple(codes.shape)} of inputs {tuple(x.shape)}: examples must stay on "
-            "the first axis."
-        )
-    codes = codes.reshape(len(x), -1)
+    codes = encoder(inputs).reshape(len(x), -1)
     if v is None:
         h = codes.shape[1]
         v = torch.eye(h, dtype=codes.dtype, device=codes.device)[:, None].expand(h, len(x), h)
@@ -253,7 +252,7 @@ def _all_rows(rows: Tensor) -> Tensor:
 
 def _signs(encoder: Callable[[Tensor], Tensor], x: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
     with torch.no_grad():
-        h = _run(encoder, x)[0].numel()
+        h = encoder(x)[0].numel()
     drawn = torch.randint(0, 2, (samples, len(x), h), generator=generator, device=_device(generator, x))
     return drawn.to(x).mul_(2).sub_(1)
 

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from raphson._errors import InputError, RaphsonError
 from raphson.network._call_place import out_of_range
-from raphson.network._module_parts import ModuleStructure, refuse_without_values, unwrapped
+from raphson.network._module_parts import ModuleStructure, refuse_gradient_hooks, refuse_without_values, unwrapped
 from raphson.network._parameters import ParameterSpace, chosen
 from raphson.network._plain_run import plain_run, refuse_surroundings
 from raphson.network._tensor_memory import in_place_version, in_place_versions, in_same_memory, memory_of
@@ -65,6 +65,7 @@ class Model:
         self.checkpointed = False
         if self.module is not None:
             refuse_without_values(self.module)
+            refuse_gradient_hooks(self.module)
             if isinstance(params, Mapping):
                 raise InputError("params of a module must be names: give a list of them, or None for all.")
             self.everything = {name: p.detach() for name, p in self.module.named_parameters()}
@@ -98,9 +99,13 @@ class Model:
         """
         self._look()
 
+    def refuse_surroundings(self) -> None:
+        """Raise ``InputError`` in a context that keeps derivatives from being those of the model."""
+        refuse_surroundings(self._device_type)
+
     def _look(self) -> list[Any]:
         """Do the same, and return where parameters and buffers are in memory, in which form."""
-        refuse_surroundings(self._device_type)
+        self.refuse_surroundings()
         latest = self._latest
         if self._structure is None:
             current = self._given

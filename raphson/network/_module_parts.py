@@ -91,6 +91,15 @@ def is_plain(part: nn.Module) -> bool:
     return not (part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__)
 
 
+def signature(module: nn.Module | None) -> tuple[Any, ...]:
+    """Return what tells whether a module is still made of the same parts, in the same modes, with the same hooks.
+
+    Object identities: equal ones say that nobody has to look again; a copy has others.
+    """
+    parts = module.modules() if module is not None else ()
+    return tuple((id(part), type(part), part.training, *map(id, _calls(part))) for part in parts)
+
+
 def refuse_gradient_hooks(module: nn.Module | None) -> None:
     """Raise ``InputError`` for the first part with a hook that may change gradients on their way back."""
     for name, part in module.named_modules() if module is not None else ():

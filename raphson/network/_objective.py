@@ -14,10 +14,17 @@ from raphson._errors import InputError, RaphsonWarning
 from raphson.data import Batch, Batches, take, tree_map
 from raphson.likelihoods import Likelihood, from_torch
 from raphson.linalg import SymmetricOperator, is_near, widest_float
-from raphson.network._batch_checks import check_form, check_infinite_inputs, check_target_axes, form_of, not_finite
+from raphson.network._batch_checks import (
+    check_classes_last,
+    check_form,
+    check_infinite_inputs,
+    check_target_axes,
+    form_of,
+    not_finite,
+)
 from raphson.network._checks import probe, twice
 from raphson.network._module import Model
-from raphson.network._module_parts import refuse_gradient_hooks, refuse_training_mode
+from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
 from raphson.network._progress import shown
 from raphson.network.autodiff._adjoint import check_adjoint
@@ -117,7 +124,6 @@ class Objective:
         self.likelihood, self.l2, self.progress = given.likelihood, float(l2), progress
         self.reduction: Reduction = given.reduction or reduction or "mean"
         refuse_training_mode(self.model.module)
-        refuse_gradient_hooks(self.model.module)
         self._classes_second = isinstance(likelihood, nn.CrossEntropyLoss)
         self._batches = Batches(data, self.model.space.device)
         self._unseen: list[Tensor] = []
@@ -417,12 +423,8 @@ class Objective:
         self._probed_inputs = tree_map(torch.clone, take(batch.x, slice(0, n, max(1, n - 1)), n))
         self._probed_targets = batch.y[:: n - 1] if n > 1 else twice(batch.y)
         self.check_shape(self._outputs, self._probed_targets, 0)
-        f = self._outputs
-        if self._classes_second and f.ndim > 2 and batch.y.shape[1:] == f.shape[2:]:
-            raise InputError(
-                f"The outputs have shape {tuple(f.shape)}, where nn.CrossEntropyLoss has the classes on axis 1 and an "
-                "objective on the last: say that they are last by giving rp.Categorical(), which has the same options."
-            )
+        if self._classes_second:
+            check_classes_last(self._outputs, batch.y)
         notes = []
         if self.traits.fused_attention:
             notes.append(

@@ -58,13 +58,14 @@ class WatchedCalls:
 
     Args:
         model: The model.
+        random: Whether it may draw random numbers.
 
     Attributes:
         trouble: A sentence on the first source of random numbers, or hook, or None.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, model: Any, random: bool = False) -> None:
+        self._model, self._random = model, random
         self.trouble: str | None = None
         self._seen: dict[int, tuple[Any, Any]] = {}  # generators, and their states when they were seen first
         self._names: dict[types.CodeType, frozenset[str]] = {}
@@ -88,7 +89,7 @@ class WatchedCalls:
             gc.enable()
         if kind is not None:
             self.restore()
-        elif self.trouble is None:
+        elif self.trouble is None and not self._random:
             drawn = [name for key, (name, made) in _GLOBAL.items() if _differ(_state(made), self._before[key])]
             drawn += [] if torch.equal(self._torch, torch.get_rng_state()) else ["torch's generator"]
             if drawn:
@@ -190,7 +191,7 @@ class WatchedCalls:
             if _package(at) in _ELSEWHERE:
                 return
             at = at.f_back
-        if self.trouble is not None or at is None or _package(at) in _OWN | _ELSEWHERE:
+        if self._random or self.trouble is not None or at is None or _package(at) in _OWN | _ELSEWHERE:
             return
         place = place_of_call(self._model, at)
         self.trouble = f"{place} draws random numbers (from {name}, as a generator without a seed does){_REMEDY}"

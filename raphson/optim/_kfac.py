@@ -39,9 +39,9 @@ class KFAC(torch.optim.Optimizer):
     and curvature are those of the network as it was sampled in that pass.
 
     Linear layers, convolutions and embeddings have Kronecker factors. All other parameters (scales and shifts of norms,
-    weights in recurrent kernels) have diagonal curvature, from samples; ``report()`` lists what is stored, in how
-    many bytes. A loss or gradient that is not finite raises ``InputError``, which names the layer, before anything has
-    changed.
+    weights in recurrent kernels, tables of positions that all examples share) have diagonal curvature, from samples;
+    ``report()`` lists what is stored, in how many bytes. A loss or gradient that is not finite raises ``InputError``,
+    which names the layer, before anything has changed.
 
     Args:
         model: A module, in any mode, or a function ``f(params, *x)``; outputs ``(N, ..., C)``.
@@ -313,6 +313,8 @@ class KFAC(torch.optim.Optimizer):
         given: Given
         if callable(x) and y is None:
             given = x
+        elif y is None and isinstance(x, Mapping):
+            given = checked_batch(x)  # which says how labels in a dictionary are given
         elif y is None:
             raise InputError("step(x, y) needs targets: give a batch, or a closure that returns (model(x), y).")
         else:

@@ -101,7 +101,7 @@ class Preconditioner:
         if self._options.structure == "ekfac":  # eigenvectors of the same factors are the same, whatever the damping
             again, force = again and self._measured_at > self._inverted_at, False
         for state in self._blocks:
-            state.refresh(damped(state.block.owner), again or force)
+            state.refresh(damped(state.block.parameter), again or force)
         self._shift = self._diagonal_shift(damped)
         if again and not force:
             self._inverted_at = count

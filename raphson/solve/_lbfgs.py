@@ -45,9 +45,18 @@ class InversePairs:
         gradient: The gradient at the start, ``(p,)``.
         memory: Largest number of pairs.
         scaled: Whether ``inverse`` is right up to a factor only, which the last pair tells.
+        length: That factor for the first step; None for a step of length one.
     """
 
-    def __init__(self, inverse: Inverse, gradient: Tensor, *, memory: int = 10, scaled: bool = False) -> None:
+    def __init__(
+        self,
+        inverse: Inverse,
+        gradient: Tensor,
+        *,
+        memory: int = 10,
+        scaled: bool = False,
+        length: float | None = None,
+    ) -> None:
         self._inverse, self._scaled = inverse, scaled
         self._gradient, self._before, self._solved = gradient, gradient, inverse(gradient)
         self._step: Tensor | None = None
@@ -57,9 +66,8 @@ class InversePairs:
         self._root, self._changes = np.zeros((memory, memory)), np.zeros((memory, memory))  # R^-1, Y^T Z
         self._own = np.zeros(memory)  # D
         self._taken = self._used = 0
-        # of unknown scale: the first step has length one
         tiny = torch.finfo(gradient.dtype).tiny
-        self._scale = 1.0 / max(float(self._solved.norm()), tiny) if scaled else 1.0
+        self._scale = length or (1.0 / max(float(self._solved.norm()), tiny) if scaled else 1.0)
 
     def clear(self) -> None:
         """Forget the pairs."""

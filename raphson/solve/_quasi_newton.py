@@ -23,6 +23,9 @@ from raphson.solve._solution import Solution, Status
 _RATE_FROM = 4
 """Steps after which the rate at which the gradient falls is believed: the first ones find the scale."""
 
+_BEST_RATE = 3.0
+"""By what a step lowers the gradient, once the first one found the scale, at best: seldom by more over several."""
+
 
 def quasi_newton(
     problem: Problem,
@@ -31,8 +34,8 @@ def quasi_newton(
     tol: float = 1e-8,
     patience: float = 100.0,
     at: Evaluation | None = None,
-    met: list[Tensor] | None = None,
     inverse: Inverse | None = None,
+    length: float | None = None,
     callback: Callback | None = None,
 ) -> Solution:
     """Minimize by L-BFGS, as long as that promises to end within so many gradients.
@@ -43,8 +46,8 @@ def quasi_newton(
         tol: Bound on the gradient's norm.
         patience: Evaluations that it may take, and that the mean rate at which the gradient falls may promise.
         at: The state at the start, where it is known.
-        met: Is given the gradients ``(p,)`` at the start and after every step.
         inverse: About the product with the inverse Hessian, up to a factor; None for the identity.
+        length: About how many times the first step, ``-inverse(gradient)``, is best taken; None for a length of one.
         callback: Called with a ``Step`` after every step.
 
     Returns:
@@ -54,17 +57,14 @@ def quasi_newton(
     history = History(callback)
     theta, at = start, evaluate(start) if at is None else at
     history.add(at)
-    met = [] if met is None else met
-    met.append(at.gradient)
-    first, least = at.norm, at.norm
     status = Status.MAX_ITERATIONS if is_finite(at) else Status.NOT_FINITE
     if status is Status.MAX_ITERATIONS and at.norm > tol:
-        pairs = InversePairs(torch.clone if inverse is None else inverse, at.gradient, scaled=True)
+        pairs = InversePairs(torch.clone if inverse is None else inverse, at.gradient, scaled=True, length=length)
         status = Status.STALLED  # or at the rounding of the value: a Newton step tells
+        first = least = math.inf  # since the first step of all, which finds the scale: the gradient falls by far more
         for reached in descend(evaluate, theta, at, pairs):
             theta, at, evaluations = reached
-            least = min(least, at.norm)
-            met.append(at.gradient)
+            first, least = at.norm if len(history.steps) == 1 else first, min(least, at.norm)
             history.add(at)
             if at.norm <= tol or _hopeless(len(history.steps) - 1, evaluations, first, least, tol, patience):
                 status = Status.MAX_ITERATIONS
@@ -76,9 +76,9 @@ def quasi_newton(
 
 
 def _hopeless(taken: int, evaluations: int, first: float, least: float, tol: float, patience: float) -> bool:
-    """Return whether the patience is at its end, or would be before the tolerance at the mean rate so far."""
+    """Return whether the patience is at its end, or would be before the tolerance at the rate since the first step."""
     if evaluations >= patience:
         return True
     if taken < _RATE_FROM:
-        return False
-    return not least < first or taken * math.log(first / tol) / math.log(first / least) > patience
+        return taken + math.log(least / tol) / math.log(_BEST_RATE) > patience
+    return not least < first or 1.0 + (taken - 1) * math.log(first / tol) / math.log(first / least) > patience

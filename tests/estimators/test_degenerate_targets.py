@@ -135,3 +135,21 @@ def test_large_targets_on_their_own_scale(likelihood, unit):
     weighted = design * np.broadcast_to(weight, 50)[:, None]
     expected = np.linalg.solve(weighted.T @ design, weighted.T @ y)
     np.testing.assert_allclose([model.intercept_[0], model.coef_[0, 0]], expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("penalty", ["ridge", "jeffreys"])
+@pytest.mark.parametrize("name", ["gamma", "inverse-gaussian", "student-t", "gaussian", "beta"])
+@pytest.mark.parametrize("rows", [60, 5])
+def test_targets_that_are_fitted_exactly_are_said_at_once(name, penalty, rows):
+    """As many columns as rows, or targets that are a function of the columns: a scale goes to zero step by step."""
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(rows, 4))
+    predictor = 0.5 + 0.3 * x.sum(1) + (rng.normal(size=rows) if rows == 5 else 0.0)
+    y = {"beta": 1 / (1 + np.exp(-predictor)), "student-t": predictor, "gaussian": predictor}.get(
+        name, np.exp(predictor)
+    )
+    with pytest.warns(rp.SeparationWarning, match="fitted exactly"):
+        model = rp.VectorGLM(name, penalty=penalty).fit(x, y)
+    assert model.solution_.status.name == "DIVERGING" and model.n_iter_ < 10
+    with pytest.raises(rp.NotEstimableError, match="fitted exactly"):
+        model.standard_errors()

@@ -267,11 +267,11 @@ def test_coefficients_that_sum_to_zero_are_bounded_too():
 
 
 def test_the_bound_is_made_when_it_is_asked_for_and_once(monkeypatch):
-    from raphson.estimators import _judged
+    from raphson.estimators.fit import _certificate
 
     calls = []
-    whole = _judged.certify
-    monkeypatch.setattr(_judged, "certify", lambda *args: calls.append(1) or whole(*args))
+    whole = _certificate.certify
+    monkeypatch.setattr(_certificate, "certify", lambda *args: calls.append(1) or whole(*args))
     model = fitted(*draw(0))
     assert calls == []
     assert model.solution_.error_bound is model.solution_.error_bound

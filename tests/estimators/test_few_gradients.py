@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import raphson as rp
 from raphson.data import DenseDesign, SparseDesign
 from raphson.estimators.fit import _by_rows
+from raphson.estimators.fit._first_step import first_length, rough_inverse
 from raphson.estimators.input import _rows
 from raphson.linear import LinearObjective
 
@@ -55,20 +56,13 @@ def estimator(kind, **options):
     st.integers(30, 90),
     st.fixed_dictionaries({name: st.booleans() for name in ("sparse", "weights", "offset", "constant")}),
     st.integers(0, 999),
-    st.booleans(),
 )
-def test_few_gradients_lead_where_newton_steps_do(kind, n, d, options, seed, spanned):
+def test_few_gradients_lead_where_newton_steps_do(kind, n, d, options, seed):
     """A fit to 1e-10 by gradients has the coefficients and log-likelihood of a direct one to 1e-8."""
     x, y, weights, offset = table(kind, n, d, **options, seed=seed)
     l2 = 0.3
     with (
-        mock.patch.object(_by_rows, "_ENTRIES", 0),
-        mock.patch.object(_by_rows, "PRECISE", 0.0),
-        mock.patch.object(_by_rows, "_PATIENCE", 0.0),
-        mock.patch.object(_by_rows, "_COLUMNS", 0 if spanned else 10**9),
-        mock.patch.object(_by_rows, "_OUTPUTS", 1),
-        mock.patch.object(_by_rows, "_STEPS", 500.0),
-        mock.patch.object(_by_rows, "_PRODUCTS", 500.0),
+        mock.patch.object(_by_rows, "_patience", return_value=500.0),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
@@ -100,7 +94,7 @@ def test_the_rough_inverse_is_exact_at_the_start_of_uncorrelated_columns(sparse,
     objective = model._fitted.objective.reduced
     assert isinstance(objective, LinearObjective)
     start = torch.zeros(objective.n_parameters, dtype=torch.float64)
-    inverse = _by_rows._rough_inverse(objective, start)
+    inverse = rough_inverse(objective, start)
     product = torch.stack([inverse(row) for row in objective.hessian(start).to_dense()])
     torch.testing.assert_close(product, torch.eye(len(start), dtype=torch.float64), rtol=1e-12, atol=1e-12)
 
@@ -115,3 +109,34 @@ def test_a_small_sparse_table_is_fitted_as_the_dense_one():
         assert isinstance(model._fitted.objective.design, SparseDesign if not limit else DenseDesign)
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["two classes", "classes", "counts"])
+@pytest.mark.parametrize("l2", [1e-4, 0.03, 3.0])
+def test_the_length_of_the_first_step_is_the_best_one_where_rows_are_orthogonal(kind, l2):
+    """Orthogonal rows of many columns, centered: the objective along the first direction is least at that length."""
+    n, d, rng = 24, 400, np.random.default_rng(3)
+    x = np.linalg.qr(rng.normal(size=(d, n)))[0].T * np.sqrt(d)
+    x -= x.mean(0)
+    y = rng.permutation(np.arange(n) % LIKELIHOODS[kind]) if LIKELIHOODS[kind] else rng.permutation(np.arange(n) % 4)
+    objective = estimator(kind, l2=l2).fit(x, y)._fitted.objective.reduced
+    start = torch.zeros(objective.n_parameters, dtype=torch.float64)
+    start.view(objective.output_map.shapes[0])[:, 0] = float(np.log(y.mean())) if kind == "counts" else 0.0
+    at = objective.evaluate_constant(start)
+    assert at is not None
+    step = -rough_inverse(objective, start)(at.gradient)
+    length = first_length(objective, start, at.gradient, step)
+    assert length is not None
+    values = {factor: objective.value(start + factor * length * step) for factor in (0.5, 0.7, 1.0, 1.4, 2.0)}
+    assert min(values, key=values.get) in (0.7, 1.0, 1.4)
+    assert values[0.5] > values[0.7] and values[2.0] > values[1.4]
+
+
+def test_separated_rows_of_many_columns_need_a_step_or_two():
+    """Ten classes of binary columns, each entry its class's or random, at a small penalty."""
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.arange(300) % 4)
+    x = np.where(rng.random((300, 2000)) < 0.7, rng.random((300, 2000)) < 0.5, (rng.random((4, 2000)) < 0.5)[y])
+    model = rp.MultinomialLogisticRegression(l2=1e-5, tol=1e-6).fit(x.astype(float), y)
+    assert model.solution_.converged and model.solution_.gradient_norm <= 1e-6
+    assert model.n_iter_ <= 3 and model.solution_.reason.startswith("Gradients alone")

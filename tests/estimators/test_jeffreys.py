@@ -271,3 +271,29 @@ def test_summaries_by_the_profile_likelihood():
     for options, words in (({"method": "exact"}, "choose 'wald' or 'profile'"), ({"groups": [0, 1] * 20}, "groups")):
         with pytest.raises(rp.InputError, match=words):
             model.summary(**{"method": "profile", **options})
+
+
+@pytest.mark.parametrize("name", ["negative-binomial", "student-t"])
+def test_a_parameter_next_to_uninformed_takes_few_steps(name):
+    """Underdispersed counts, light tails: the penalty alone bends the objective, and steps are by its curvature."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3))
+    mean = np.exp(0.5 + 0.2 * x.sum(1))
+    counts = rng.binomial(np.maximum(2, np.round(2 * mean)).astype(int), 0.5)
+    y = counts if name == "negative-binomial" else x.sum(1) + rng.uniform(-1, 1, 200)
+    model = rp.VectorGLM(name, penalty="jeffreys", tol=1e-9).fit(x, y)
+    assert model.solution_.converged and model.n_iter_ <= 30
+    objective = model._require_fit().problem
+    theta, p = model.solution_.theta, objective.n_parameters
+
+    def value(point):
+        information = objective.base.hessian(point, "expected").to_dense()
+        return objective.base.value(point) - 0.5 * float(torch.logdet(information)) / objective.base.total_weight
+
+    # a minimum of the definition, by differences in units of standard errors
+    factor = torch.linalg.cholesky(objective.base.hessian(theta, "expected").to_dense() * objective.base.total_weight)
+    units = torch.linalg.inv(factor).mT
+    best = value(theta)
+    for k in range(p):
+        for sign in (0.05, -0.05):
+            assert value(theta + sign * units[:, k]) > best

@@ -480,7 +480,8 @@ class _Linked(Exact):
         return exact(m.base).value(m.base, self._theta(m, f), y)
 
     def information(self, m, f, y):
-        return exact(m.base).information(m.base, self._theta(m, f), y)
+        theta = self._theta(m, f)
+        return congruent(exact(m.base).information(m.base, jet.variables([t.v for t in theta]), y), theta)
 
     def moments(self, m, f):
         return exact(m.base).moments(m.base, self._theta(m, f))

@@ -57,6 +57,26 @@ def targets(likelihood: Likelihood) -> list[object]:
     return list(kinds.get(base.support, LABELS))
 
 
+def composed() -> list[Likelihood]:
+    """Bases whose own derivatives overflow where those of the composition do not."""
+    gaussian = lk.HeteroscedasticGaussian
+    second = [(form, link) for form in ("scale", "variance", "precision") for link in ("exp", "softplus", "square")]
+    return [
+        *(lk.Linked(gaussian(f"mean_{form}"), ("identity", link)) for form, link in second),
+        *(lk.Linked(gaussian(form), ("exp", "identity")) for form in ("mean_log_variance", "natural")),
+        lk.Linked(gaussian("mean_variance"), ("exp", "square")),
+        lk.Linked(gaussian("mean_softplus_scale"), ("sigmoid", "identity")),
+        lk.Linked(gaussian("mean_precision"), ("normal_cdf", "exp")),
+        lk.Linked(lk.StudentT(), ("exp", "identity", "identity")),
+        lk.Linked(lk.StudentT(4.0), ("square", "softplus")),
+        lk.Linked(lk.Gaussian(1e-20), "exp"),
+        lk.Linked(lk.Gaussian(1e20), "exp"),
+        lk.Linked(lk.ScaledLikelihood(lk.StudentT(4.0), 2.0), ("exp", "identity")),
+        lk.Linked(lk.MultivariateGaussian(2), ("exp", "exp", "identity", "identity", "identity")),
+        lk.Linked(lk.Gamma(), ("exp", "softplus")),
+    ]
+
+
 def members() -> list[Likelihood]:
     """Every member of every family, as its definition has it, and some made of others."""
     plain = [m.definition().likelihood for kind in catalogue().values() for m in kind.examples()]
@@ -64,9 +84,8 @@ def members() -> list[Likelihood]:
         *plain,
         lk.Linked(lk.Gaussian(), "exp"),
         lk.Linked(lk.Bernoulli(), "normal_cdf"),
-        lk.Linked(lk.HeteroscedasticGaussian("mean_scale"), ("identity", "softplus")),
-        lk.Linked(lk.HeteroscedasticGaussian("mean_variance"), ("identity", "exp")),
         lk.Linked(lk.Beta(), ("identity", "softplus")),
+        *composed(),
         lk.ScaledLikelihood(lk.Gamma(), 2.0, 0.5),
         lk.ScaledLikelihood(lk.StudentT(), 3.0, mean_over_outputs=True),
     ]
@@ -162,19 +181,24 @@ def ours(likelihood: Likelihood, f: torch.Tensor, y: torch.Tensor) -> dict[str, 
 REFUSED = 123456789.0
 
 
-def beyond(likelihood: Likelihood, f: torch.Tensor, nll: object) -> bool:
-    """Whether the loss, or a parameter that the outputs are maps of, is no number of the type."""
+def beyond(likelihood: Likelihood, f: torch.Tensor, y: torch.Tensor, nll: object) -> bool:
+    """Whether the loss, a parameter that the outputs are maps of, or a residual in it is no number of the type."""
     limits = torch.finfo(f.dtype)
-    # the chain rule has the base's own derivatives between
-    if abs(nll) > (limits.max / 8) ** (0.5 if isinstance(likelihood, lk.Linked) else 1):
+    if abs(nll) > limits.max / 8:
         return True
     if getattr(likelihood, "link", None) == "log" and isinstance(likelihood, lk.Gaussian | lk.HeteroscedasticGaussian):
-        likelihood = lk.Linked(lk.HeteroscedasticGaussian(), ("exp", "exp"))
+        likelihood = lk.Linked(lk.HeteroscedasticGaussian(), ("exp", "identity"))
     if not isinstance(likelihood, lk.Linked):
         return False
     theta = torch.stack([likelihood.maps[i % len(likelihood.maps)].function(x) for i, x in enumerate(f)])
-    # squares of parameters have to be numbers as well
-    return not bool(((theta.abs() >= limits.tiny**0.5) & (theta.abs() <= limits.max**0.5) | (f == theta)).all())
+    domains = likelihood.base.domains
+    least = torch.tensor([
+        0.0 if domains[i % len(domains)].contains(torch.zeros(())) else limits.tiny for i in range(len(f))
+    ])
+    places = likelihood.base.locations(len(f))
+    # a location that underflows, known to no digit where the scale underflows too
+    no_residual = places is not None and bool((torch.maximum(theta[places].abs(), y.abs()) < 1e3 * limits.tiny).any())
+    return no_residual or not bool(((theta.abs() >= least) & (theta.abs() <= limits.max)).all())
 
 
 def wrong(found: float, true: object, dtype: torch.dtype, slack: float) -> bool:
@@ -203,7 +227,7 @@ def complaints(likelihood: Likelihood, f: torch.Tensor, y: torch.Tensor) -> list
     bad = []
     for i, (row, target) in enumerate(zip(f.tolist(), y.reshape(len(y), -1).tolist(), strict=True)):
         true, c = answer(likelihood, tuple(row), tuple(target)), len(row)
-        far = beyond(likelihood, f[i], true["nll"][0])
+        far = beyond(likelihood, f[i], y[i], true["nll"][0])
         # what counts is small against the expected information: a gradient's standard deviation is its root
         information = [mp.sqrt(true["expected"][a * c + a]) for a in range(c)]
         counts = sum(target) if isinstance(likelihood, lk.Multinomial | lk.Binomial) else 1
@@ -242,9 +266,13 @@ def complaints(likelihood: Likelihood, f: torch.Tensor, y: torch.Tensor) -> list
                     # the diagonal is one share less its square, each rounded
                     slack += eps * max(1, counts)
                 slack += max(counts, *map(abs, target)) * torch.finfo(dtype).tiny
+                if isinstance(likelihood, lk.Linked):
+                    # a map, or its derivative, that is off by the least number, in units of the scale
+                    slack += sum(torch.finfo(dtype).tiny / v for v in true["variance"] if v > 0)
                 if isinstance(likelihood, lk.NegativeBinomial) and name in ("expected", "fisher"):
                     slack += mp.mpf(2e-5) * abs(value)  # of its quadrature
-                if found[name][i, k] == REFUSED or far and not bool(found[name][i, k].isnan()):
+                unseen = far or name in ("expected", "fisher") and beyond(likelihood, f[i], 0 * y[i], 0)
+                if found[name][i, k] == REFUSED or unseen and not bool(found[name][i, k].isnan()):
                     continue
                 if wrong(found[name][i, k].item(), value, dtype, slack):
                     shown = (

@@ -575,6 +575,49 @@ REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
         r"nn.CrossEntropyLoss has the classes on axis 1.*rp.Categorical\(\)",
         lambda: rp.Objective(network(), nn.CrossEntropyLoss(), (X.expand(2, ROWS, WIDTH)[:, :C], Y[:C].expand(2, C))),
     ),
+    "probabilities with classes on axis 1": (
+        r"nn.CrossEntropyLoss has the classes on axis 1.*rp.Categorical\(\)",
+        lambda: rp.Objective(
+            network(), nn.CrossEntropyLoss(), (X.expand(2, ROWS, WIDTH), torch.full((2, ROWS, C), 1 / ROWS))
+        ),
+    ),
+    "classes on one of two equal axes, in training": (
+        r"nn.CrossEntropyLoss has the classes on axis 1.*rp.Categorical\(\)",
+        lambda: rp.optim.KFAC(network(), nn.CrossEntropyLoss()).step(
+            X.expand(2, ROWS, WIDTH)[:, :C], Y[:C].expand(2, C)
+        ),
+    ),
+    **{
+        f"a model for an objective, {use.__name__}": (
+            "takes an objective, and got a Sequential",
+            lambda use=use: use(network()),
+        )
+        for use in (rp.kfac, rp.ekfac, rp.ggn, rp.fisher, rp.hessian, rp.example_gradients, rp.example_gradient_norms)
+    },
+    **{
+        f"{name}, {use.__name__}": (words, lambda use=use, more=more: use(made(), "mc", **more))
+        for use in (rp.kfac, rp.ekfac, rp.fisher)
+        for name, words, more in (
+            ("half a sample", "samples is 1.5", {"samples": 1.5}),
+            ("no sample", "samples is 0", {"samples": 0}),
+            ("NumPy's generator", "generator is a Generator.*torch.Generator", {"generator": np.random.default_rng(0)}),
+        )
+    },
+    "no example in a Jacobian": ("no example", lambda: rp.jacobian(network(), X[:0])),
+    "no example in a penalty": ("no example", lambda: rp.contractive_penalty(network(), X[:0])),
+    "no encoder": ("encoder is a str", lambda: rp.contractive_penalty("tanh", X)),  # type: ignore[arg-type]
+    "a class for a likelihood": (
+        r"is the class Categorical.*Categorical\(\)",
+        lambda: rp.Objective(network(), rp.Categorical, (X, Y)),  # type: ignore[arg-type]
+    ),
+    "a matrix for an operator": (
+        "got a Tensor. Wrap a matrix as rp.Dense",
+        lambda: rp.cg(torch.eye(3), torch.ones(3)),  # type: ignore[arg-type]
+    ),
+    "words for rows": (
+        "rows are numbers of rows",
+        lambda: rp.influence(rp.laplace(network(), rp.Categorical(), (X, Y)), "all"),  # type: ignore[arg-type]
+    ),
     "vector of another type": (
         "has dtype torch.float32, but the vector in mv has torch.float64",
         lambda: rp.ggn(rp.Objective(network(), rp.Categorical(), (X, Y))) @ torch.ones(43, dtype=torch.float64),
@@ -637,6 +680,12 @@ def test_a_loader_that_gives_indices_too_is_pointed_out(size: int) -> None:
     batches = [(X[i : i + size], Y[i : i + size], torch.arange(i, i + size)) for i in range(0, ROWS, size)]
     with pytest.warns(rp.RaphsonWarning, match="look like indices"):
         rp.Objective(network(), rp.Categorical(), batches)
+
+
+def test_indices_in_a_training_step_are_pointed_out() -> None:
+    opt = rp.optim.KFAC(network(), rp.Categorical())
+    with pytest.warns(rp.RaphsonWarning, match="weights of the batch .* look like indices"):
+        opt.step(X, Y, torch.arange(ROWS))
 
 
 def test_scipy_takes_products() -> None:

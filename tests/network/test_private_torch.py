@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from raphson._errors import InputError
-from raphson.network import _checks, _module_parts, _plain_run, _tensor_memory
+from raphson.network import _checks, _module_parts, _onednn, _plain_run, _tensor_memory
 from raphson.network.autodiff import _vjp_rules
 from raphson.network.layers import _open_attention
 
@@ -30,6 +30,7 @@ HOMES = {
     r"|\b_BatchNorm\b|\b_DropoutNd\b|\b_InstanceNorm\b",
     "_tensor_memory.py": r"\._version\b|\._base\b|\._is_view\b|_unsafe_view|torch\._C\b",
     "_checks.py": r"_python_dispatch|\._schema\b",
+    "_onednn.py": r"_linear_pointwise",
     "_plain_run.py": r"checkpoint\.__file__|CheckpointFunction",
     "autodiff/_vjp_rules.py": r"Backward0|\b_saved_|_input_metadata|_forward_cls|BackwardCFunction",
     "layers/_open_attention.py": r"has_torch_function|__globals__",
@@ -328,3 +329,16 @@ def test_hooks_on_all_modules_and_on_saved_tensors():
         assert "lambda" in str(_tensor_memory.saved_tensor_hooks()), changed(
             "_tensor_memory.py", "_top_saved_tensors_default_hooks"
         )
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
+def test_products_of_rows_by_onednn():
+    assert hasattr(torch.ops.mkldnn, "_linear_pointwise"), changed("_onednn.py", "mkldnn._linear_pointwise")
+    whole, b = torch.randn(40, 70), torch.randn(9, 30)
+    # with gaps between rows, turned, spread out; the other one too
+    for a in (whole[:, :30], whole.mT[:30].mT, whole[:1, :30].expand(5, -1), whole[:, 10:40].view(8, 5, 30)):
+        for other in (b, b.mT.contiguous().mT, torch.cat([b, b], 1)[:, :30], b[:1].expand(4, -1)):
+            found = _onednn.rows_product(a, other, other[:, 0])
+            expected = F.linear(a.double(), other.double(), other[:, 0].double())
+            torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+            assert not found.requires_grad

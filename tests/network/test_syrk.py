@@ -3,7 +3,50 @@
 import pytest
 import torch
 
+from raphson.network import _onednn
 from raphson.network.curvature.factors._syrk import Syrk
+
+BY_ONEDNN = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
+
+
+@pytest.fixture
+def longer_vectors(monkeypatch):
+    """Use oneDNN as on a processor where it is faster, and say what it was asked for."""
+    asked: list[tuple[int, ...]] = []
+    product = _onednn.rows_product
+    monkeypatch.setattr(_onednn, "has_longer_vectors", lambda: True)
+    monkeypatch.setattr(
+        "raphson.network.curvature.factors._syrk.rows_product", lambda a, b: asked.append(a.shape) or product(a, b)
+    )
+    return asked
+
+
+@BY_ONEDNN
+@pytest.mark.parametrize("d", [70, 255, 513, 1301])
+@pytest.mark.parametrize("rows", [[(3000, 1), (40, 1)], [(40, 1), (3000, 1)], [(2, 2000), (700, 1), (3, 1)]])
+def test_squares_by_onednn_and_tiles_add_up(d, rows, longer_vectors):
+    generator = torch.Generator().manual_seed(d)
+    syrk, expected, size = Syrk(1, d, torch.empty(0), border=1), 0.0, 0.0
+    for b, length in rows:
+        x = torch.randn(b, 1, d, length, generator=generator)
+        syrk.add(x)
+        expected = expected + torch.einsum("bgdl,bgel->gde", x.double(), x.double())
+        size = size + torch.einsum("bgdl,bgel->gde", x.double().abs(), x.double().abs())
+    assert longer_vectors
+    found = syrk.total()[:, :d, :d].double()
+    assert float(((found - expected) / size).abs().max()) < 1e-5
+    torch.testing.assert_close(found, found.mT, rtol=0, atol=1e-5 * float(size.max()))
+
+
+@BY_ONEDNN
+@pytest.mark.parametrize("d", [1, 16, 40])
+def test_images_with_channels_last_in_single_precision(d):
+    x = torch.randn(30, 100, 1, d, generator=torch.Generator().manual_seed(d)).permute(0, 2, 3, 1)
+    syrk = Syrk(1, d, x)
+    syrk.add(x)
+    syrk.add(x[:3])
+    expected = sum(torch.einsum("bgdl,bgel->gde", y, y) for y in (x.double(), x[:3].double()))
+    torch.testing.assert_close(syrk.total().double(), expected, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("groups", [1, 3])

@@ -124,6 +124,18 @@ def test_models_as_they_come(name: str) -> None:
             torch.testing.assert_close(block.trace(), exact.diagonal()[places].sum(), **close)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_of_training_as_they_come(name: str) -> None:
+    """The loss is the objective's, a step lowers it, and no table of positions has factors that mix the rows."""
+    objective = objective_of(name)
+    batch, before = next(objective.batches()), objective.value()
+    opt = rp.optim.KFAC(objective.model.module, rp.Categorical())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rp.RaphsonWarning)
+        torch.testing.assert_close(opt.step(batch.x, batch.y), before)
+    assert float(objective.value()) < float(before)
+
+
 def test_a_batch_with_labels_and_the_remedy_that_its_refusal_names() -> None:
     """Labels moved by one give the loss that the model itself gives."""
     torch.manual_seed(0)

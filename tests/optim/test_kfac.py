@@ -682,3 +682,46 @@ def state_of(model, x, y):
 def test_what_cannot_be_used_is_refused_in_a_sentence(call, match):
     with pytest.raises(rp.InputError, match=match):
         call(mlp(5, 4, 3), *data())
+
+
+class Sentence(nn.Module):
+    """Words plus places, which all rows share, through weights that are seen from the other side, or in parts."""
+
+    def __init__(self, unsqueezed: bool) -> None:
+        super().__init__()
+        self.words, self.places, self.out = nn.Embedding(7, 4), nn.Embedding(3, 4), nn.Linear(4, 3)
+        self.square, self.both = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(8, 4))
+        self.unsqueezed = unsqueezed
+
+    def forward(self, i):
+        at = torch.arange(i.shape[1])
+        h = self.words(i) + self.places(at[None] if self.unsqueezed else at)
+        first, second = self.both.chunk(2)
+        return self.out(torch.tanh(torch.tanh(h @ self.square) @ first.T) * torch.sigmoid(h @ second.T))
+
+
+@pytest.mark.parametrize("estimator", ["mc", "exact", "empirical"])
+@pytest.mark.parametrize("unsqueezed", [False, True])
+@pytest.mark.parametrize("n", [3, 5])
+def test_places_that_all_rows_share_have_the_diagonal_of_rows_apart(n, unsqueezed, estimator):
+    """In expectation: by the mean over many samples, beside the diagonal of the objective."""
+    torch.manual_seed(0)
+    model = Sentence(unsqueezed).double()
+    g = torch.Generator().manual_seed(1)
+    i, y = torch.randint(7, (n, 3), generator=g), torch.randint(3, (n, 3), generator=g)
+    y[0, 1] = -100
+    opt = KFAC(
+        model,
+        rp.Categorical(),
+        [{"params": ["words", "places", "out"]}, {"params": ["square", "both"], "weight_decay": 0.1}],
+        lr=0.0,
+        curvature=CurvatureOptions(estimator=estimator, samples=400),
+    )
+    opt.step(i, y)
+    names = [row[0] for row in opt.report().rows if "diagonal, sampled" in row[2]]
+    assert names == ["places.weight"]
+    objective = rp.Objective(model, rp.Categorical(), (i, y))
+    expected = rp.ggn(objective, "diagonal").diagonal()[objective.space.slices["places.weight"]]
+    torch.testing.assert_close(opt._curvature._diagonal, expected, rtol=0.3, atol=2e-3)
+    # the halves of a weight have their state under names of their own
+    assert len({state.block.owner for state in opt._curvature._blocks}) == len(opt._curvature._blocks) == 5

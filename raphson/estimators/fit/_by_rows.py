@@ -1,18 +1,14 @@
-"""Penalized fits in a subspace of the slopes: that of a few gradients, that of all rows, and then all columns."""
+"""Penalized fits by a few gradients, in the span of all rows, and then with all columns."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from raphson.data import SparseDesign
 from raphson.estimators.fit._edge import bounds, fit_inside
+from raphson.estimators.fit._first_step import first_length, rough_inverse
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._solver import (
     FEW_ITERATIONS,
@@ -23,8 +19,8 @@ from raphson.estimators.fit._solver import (
     solve_by_products,
     symmetric,
 )
-from raphson.linear import GradientSpace, LinearObjective, RowSpace, has_row_space, row_space_cost
-from raphson.solve import Callback, Finish, Solution, Status, newton, quasi_newton
+from raphson.linear import LinearObjective, RowSpace, has_row_space, row_space_cost
+from raphson.solve import Callback, Solution, Status, quasi_newton
 
 _ATTEMPTS, _TIGHTER = 3, 0.1
 """How often a fit is made more exact until the gradient of all columns is small, and by how much each time."""
@@ -32,20 +28,20 @@ _ATTEMPTS, _TIGHTER = 3, 0.1
 _ROUNDED = 2.0**-40
 """Share of the objective by which it must fall for the rounding of the row space to be what stopped a fit."""
 
-_VECTORS = 24
-"""Vectors that a fit among gradients may have: more make its own Newton steps cost as much as passes over the table."""
+_COPIED = 4e5
+"""Nanoseconds of an evaluation from which steps by gradients make no standardized copy of the table, for two passes.
 
-_COLUMNS = 500
-"""Columns from which a fit among gradients costs less than the passes that it saves."""
+Each pass is a third faster with it, where compiled code does not read the table in place."""
 
-_SHARE = 1e-4
-"""Share of the last gradient to which a fit among gradients is solved: the next one is seldom smaller."""
+_TOLD = 0.25
+"""Columns for each row from which residuals are told by the columns, so that the length of the first step is known.
 
-_GAIN = 20.0
-"""By what a gradient more must reduce the next one, for its span to be worth more than steps of L-BFGS."""
+Evaluations until then and since: 300 x 2000, four classes, 10 and 1; 1000 x 1200, five, 14 and 3; 500 x 1000, three, 12
+and 5; 200 x 5000 and l2 = 1, 22 and 11. Without many columns as many as before: 1600 x 256, ten, 16 and 16; 5000 x 300,
+noisy, 9 and 10."""
 
 _ENTRIES = 10**5
-"""Entries of a table from which a pass over it costs more than the calls of a fit among gradients."""
+"""Entries of a table from which a pass over it costs more than the calls of a step by gradients."""
 
 _OUTPUTS = 8
 """Columns for each output from which columns are many: with fewer, blocks of the Hessian cost little."""
@@ -58,16 +54,12 @@ _PRODUCTS = 60.0
 _FACTORS, _STEPS = 2.0, 8.0
 """Factorizations and evaluations that a fit with dense Hessians takes, about."""
 
-_LEAST_VARIANCE = 1e-3
-"""Of a sparse column with a mean square of one: a column that hardly varies tells little."""
-
 _PATIENCE = 12.0
 """Evaluations that the other way must cost for a few gradients to be tried first."""
 
 
 def solve_penalized(
     objective: LinearObjective,
-    uncached: Callable[[], LinearObjective],
     start: Tensor,
     options: FitOptions,
     callback: Callback | None,
@@ -78,7 +70,6 @@ def solve_penalized(
 
     Args:
         objective: The objective.
-        uncached: Makes the same that caches no standardized copy of the table.
         start: Parameters to start from, ``(P,)``.
         options: Solver, tolerance and iterations.
         callback: Called with a ``Step`` after every iteration.
@@ -87,22 +78,18 @@ def solve_penalized(
     Returns:
         The solution, the objective that it is of, and the row space where it was reached there.
     """
-    wide, patience = has_row_space(objective), _patience(objective, options, warm=warm)
-    if not wide and not patience:
-        return fit_inside(objective, start, options, callback, warm=warm), objective, None
-    cached, known = objective, None
+    # a standardized copy costs two passes and saves a third of each: not where few are made
+    objective, known = objective.without_copy() if has_row_space(objective) else objective, None
+    patience = _patience(objective, options, warm=warm)
     if patience:
-        # a standardized copy costs two passes and saves a third of each: not where one or two steps may do
-        without = objective.output_map.n_columns >= _COLUMNS and not objective.reduced.is_in_place
-        objective = uncached() if without else objective
-        known = _solve_by_gradients(objective, start, options, callback, patience)
+        without = objective.reduced.cost.evaluation >= _COPIED and not objective.reduced.is_in_place
+        tried = objective.without_copy() if without else objective
+        known = _solve_by_gradients(tried, start, options, callback, patience)
         if known.converged:
-            return known, objective, None
+            return known, tried, None
         start, warm = known.theta, True
-    objective = uncached() if wide and objective is cached else objective
     space = RowSpace.of(objective) if _goes_by_rows(objective, options) else None
     if space is None:
-        objective = objective if wide else cached
         found = fit_inside(objective, start, options, callback, warm=warm)
     else:
         found, space = _solve_by_rows(space, start, options, callback, warm=warm)
@@ -121,8 +108,8 @@ def _patience(objective: LinearObjective, options: FitOptions, *, warm: bool) ->
         return 0.0
     cost = objective.reduced.cost
     if goes_by_products(objective):
-        rounds = row_space_cost(objective).rounds if _goes_by_rows(objective, options) else math.inf
-        return min(rounds + _STEPS, _PRODUCTS * max(cost.product / cost.evaluation, 1.0))
+        by_rows = row_space_cost(objective).fit if _goes_by_rows(objective, options) else math.inf
+        return min(by_rows / cost.step, _PRODUCTS * max(cost.product / cost.evaluation, 1.0))
     patience = min(_FACTORS * cost.dense_in_evaluations + _STEPS, _PRODUCTS)
     return patience if patience >= _PATIENCE and not has_stages(objective) else 0.0
 
@@ -140,7 +127,7 @@ def _goes_by_rows(objective: LinearObjective, options: FitOptions) -> bool:
 def _solve_by_gradients(
     objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None, patience: float
 ) -> Solution:
-    """Minimize in the span of the gradients met so far, then by L-BFGS, as long as they promise a quick end.
+    """Minimize by L-BFGS, as long as that promises a quick end.
 
     Args:
         objective: The objective of all columns.
@@ -153,21 +140,20 @@ def _solve_by_gradients(
         The solution, with ``MAX_ITERATIONS`` where gradients promise no quick end.
     """
     objective = objective.reduced
-    here = objective.output_map
-    outputs = here.basis.shape[1]
     own, begin, back = symmetric(objective, start)
-    at, met = own.evaluate_constant(begin) or own.evaluate(begin, None), list[Tensor]()
-    descend = partial(quasi_newton, tol=options.tol, inverse=_rough_inverse(own, begin), callback=callback)
-    spanned = here.n_columns >= _COLUMNS and 2 * outputs <= _VECTORS and not here.has_slopes(start)
-    known = descend(own, begin, patience=1.0 if spanned else patience, at=at, met=met)
-    if spanned and not known.converged:
-        gradients = [here.reduce(g.view(own.output_map.shapes[0])).reshape(-1) for g in met]
-        found = _in_their_span(objective, start, gradients, options, callback)
-        known, begin = continued(known, found), symmetric(objective, found.theta)[1]
-        if not found.converged:
-            known = continued(known, descend(own, begin, patience=patience))
-        else:
-            back = None
+    constant, inverse, length = own.evaluate_constant(begin), rough_inverse(own, begin), None
+    if constant is not None and own.output_map.n_columns > _TOLD * own.n_rows:
+        length = first_length(own, begin, constant.gradient, -inverse(constant.gradient))
+    known = quasi_newton(
+        own,
+        begin,
+        tol=options.tol,
+        patience=patience,
+        at=constant,
+        inverse=inverse,
+        length=length,
+        callback=callback,
+    )
     theta = known.theta if back is None else back(known.theta)
     return replace(
         known,
@@ -183,71 +169,6 @@ def _solve_by_gradients(
             + f" would cost as much as {patience:.0f} of them."
         ),
     )
-
-
-def _rough_inverse(objective: LinearObjective, theta: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return about the product with the inverse Hessian: columns have a mean square of one, slopes their penalties.
-
-    Columns of a sparse table are not centered. Their means are: of the slopes of centered columns and the intercept
-    that belongs to them, the intercept of the columns as they are is a combination.
-    """
-    here, design, likelihood = objective.output_map, objective.design, objective.likelihood
-    shape = here.shapes[0]
-    f = theta.view(shape)[:, 0] if here.intercept else theta.new_zeros(shape[0])
-    curvature = likelihood.fisher(here.outputs(f[:, None], None).mT, objective.y[:1]).diagonal().mean()
-    diagonal = objective.ridge.diagonal + curvature
-    if not (isinstance(design, SparseDesign) and here.intercept):
-        return lambda v: v / diagonal
-    mean = (torch.from_numpy(np.asarray(design.x.mean(0)).reshape(-1)) - design.center) / design.scale
-    variance = torch.cat([mean.new_ones(1), (1.0 - mean.square()).clamp_min(_LEAST_VARIANCE)])
-    diagonal = (objective.ridge.diagonal.view(shape) + curvature * variance).view(-1)
-
-    def product(v: Tensor) -> Tensor:
-        table = v.clone().view(shape)
-        table[:, 1:].addmm_(table[:, :1], mean[None], alpha=-1.0)
-        table /= diagonal.view(shape)
-        table[:, 0] -= table[:, 1:] @ mean
-        return table.view(-1)
-
-    return product
-
-
-def _in_their_span(
-    objective: LinearObjective, start: Tensor, gradients: list[Tensor], options: FitOptions, callback: Callback | None
-) -> Solution:
-    """Minimize in the span of gradients until that of all columns is small, or falls slowly.
-
-    Args:
-        objective: The objective of all columns.
-        start: Parameters to start from, ``(P,)``, without slopes.
-        gradients: Those known, ``(P,)`` each.
-        options: Solver, tolerance and iterations.
-        callback: Called with a ``Step`` after every iteration.
-
-    Returns:
-        The solution in the parameters of all columns; ``MAX_ITERATIONS`` where gradients fall slowly.
-    """
-    space, outputs = GradientSpace(objective), objective.output_map.basis.shape[1]
-    theta, norm = space.of_intercepts(start), objective.gradient_norm(gradients[0])
-    found, everywhere = None, start
-    while space.extend(*gradients):
-        small = space.objective
-        more = newton(
-            small,
-            space.into(theta),
-            tol=max(0.3 * options.tol, _SHARE * norm),
-            finish=Finish(small, step=False),
-            callback=callback,
-        )
-        found = more if found is None else continued(found, more)
-        theta, before = more.theta, norm
-        everywhere, gradient = space.gradient(theta)
-        norm, gradients = objective.gradient_norm(gradient), [gradient]
-        if norm <= options.tol or not norm * _GAIN < before or space.rank + outputs > _VECTORS:
-            break
-    assert found is not None
-    status = Status.CONVERGED if norm <= options.tol else Status.MAX_ITERATIONS
-    return replace(found, theta=everywhere, status=status, gradient_norm=norm)
 
 
 def _solve_by_rows(

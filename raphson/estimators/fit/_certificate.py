@@ -7,7 +7,8 @@ in the solver's parameters, whose columns :math:`(x - m) / s` are exact function
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -33,6 +34,27 @@ _FUNCTIONS = 64
 """Roundings allowed for a weight, an exponential and a product in a term of a sum."""
 
 Extended = NDArray[np.longdouble]
+
+
+class Certificate:
+    """The error bound of a fit, worked out once it is asked for; it holds fit and rows, and not the estimator."""
+
+    def __init__(self, fitted: Fitted, rows: Rows, coef: Tensor) -> None:
+        self._of = fitted, rows, coef
+
+    def __call__(self) -> ErrorBound:
+        """Return the bound."""
+        return self._bound
+
+    @cached_property
+    def _bound(self) -> ErrorBound:
+        return certify(*self._of)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return type(None), ()  # the user's rows do not belong in a pickle
 
 
 def certify(fitted: Fitted, rows: Rows, coef: Tensor) -> ErrorBound:

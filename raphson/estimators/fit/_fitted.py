@@ -7,8 +7,8 @@ summing to zero over classes. The change is linear, so estimates and covariance 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from raphson.estimators.fit._wide import OwnColumns
 from raphson.estimators.input._layout import Layout
 from raphson.infer import of_root
 from raphson.linalg import DiagonalPlusLowRank
-from raphson.linear import LinearObjective, RowSpace
+from raphson.linear import LinearObjective, OutputMap, RowSpace
 from raphson.solve import Solution
 
 _NULL_SPACE_ELEMENTS = 10**7
@@ -77,16 +77,10 @@ class Fitted:
         """Whether ``kept`` and ``null_basis`` speak of columns, not of parameters."""
         return self.layout.output_map.is_uniform and self.diverging is None
 
-    @cached_property
+    @property
     def _outputs(self) -> Tensor | None:
         """From the solver's outputs to those reported, ``(R, q)``, for a uniform map; None where they are the same."""
-        solver, report = self.objective.output_map, self.layout.output_map
-        if solver.basis is report.basis or torch.equal(solver.basis, report.basis):
-            return None
-        if report.left_out is None:
-            return solver.basis - solver.basis.mean(0)
-        picked: Tensor = (solver.basis - solver.basis[report.left_out])[report.selected]
-        return picked
+        return _between(self.objective.output_map, self.layout.output_map)
 
     def to_parameters(self, theta: Tensor, *, standardized: bool = False) -> Tensor:
         """Return all reported parameters ``(m, P)`` in the order of the layout's map, of the solver's ``(m, p)``.
@@ -200,6 +194,16 @@ class Fitted:
             return None
         d = self.layout.output_map.n_columns
         return tuple(names[k * d + j] for k in range(len(names) // d) for j in self.kept.tolist())
+
+
+@functools.lru_cache(maxsize=32)
+def _between(solver: OutputMap, report: OutputMap) -> Tensor | None:
+    if solver.basis is report.basis or torch.equal(solver.basis, report.basis):
+        return None
+    if report.left_out is None:
+        return solver.basis - solver.basis.mean(0)
+    picked: Tensor = (solver.basis - solver.basis[report.left_out])[report.selected]
+    return picked
 
 
 def _spread(null: Tensor | OwnColumns, table: Tensor, slopes: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raphson._errors import NotEstimableError
 from raphson.estimators.fit._fitted import Fitted
-from raphson.estimators.fit._jeffreys import DenseEvaluation, JeffreysObjective
+from raphson.estimators.fit._jeffreys import Delayed, DenseEvaluation, JeffreysObjective
 from raphson.linalg import Dense
 from raphson.linear import LinearObjective
 from raphson.solve import newton
@@ -51,7 +51,10 @@ class _Restricted:
 
     def evaluate(self, u: Tensor, hessian: Any = "observed") -> DenseEvaluation:
         at = self.problem.evaluate(self.base + self.basis @ u, hessian)
-        matrix = None if at.hessian is None else Dense(self.basis.mT @ at.hessian.to_dense() @ self.basis)
+        given = at.hessian
+        matrix = None
+        if given is not None:
+            matrix = Delayed(self.n_parameters, lambda: self.basis.mT @ given.to_dense() @ self.basis)
         gradient = self.basis.mT @ at.gradient
         return DenseEvaluation(at.value, gradient, self.problem.gradient_norm(self.basis @ gradient), matrix)
 
@@ -71,8 +74,9 @@ class Profile:
 
     def __init__(self, fitted: Fitted, contrast: Tensor, covariance: Tensor) -> None:
         self._problem = fitted.problem
-        self._jeffreys = fitted.jeffreys
-        self._scoring = not fitted.objective.likelihood.concave
+        self._factor_cost, self._scoring = 0.0, not fitted.objective.likelihood.concave
+        if isinstance(self._problem, JeffreysObjective):
+            self._factor_cost, self._scoring = self._problem.factor_cost, self._problem.differenced
         self._theta, self._weight = fitted.solution.theta, fitted.objective.total_weight
         self._best = self._problem.value(self._theta)
         self._contrast = contrast
@@ -95,8 +99,8 @@ class Profile:
                 restricted,
                 torch.zeros(self._basis.shape[1], dtype=torch.float64),
                 tol=_TOL,
-                factor_cost=float(self._jeffreys),
-                scoring=self._scoring and not self._jeffreys,
+                factor_cost=self._factor_cost,
+                scoring=self._scoring,
             )
             if not found.status.converged and found.gradient_norm > math.sqrt(_TOL):
                 raise NotEstimableError(

@@ -54,8 +54,11 @@ _SMALL, _SMALL_OF_SUBSET = 1e5, 1e6
 
 More of them for a subset of the rows, which is fitted from far off, where an old factor is soon worth nothing."""
 
-_CHEAP = 0.5
-"""A Hessian that costs less than this in evaluations is made at every step: Newton needs the fewest evaluations."""
+_CHEAP = 1.5
+"""A Hessian that costs less than this in evaluations is made at every step: Newton needs the fewest evaluations.
+
+10000 x 10 counts, 1.2 evaluations, take 2.6 ms in place of 3.1 with factors that are kept, 100000 x 10 14 in place of
+16; 40000 x 20, 1.6 evaluations, 9.3 in place of 8.5."""
 
 _MISSING = 1e-2
 """How far below its optimum a log-likelihood may be: no test statistic shows it, and 0.01 is the tables' last digit."""
@@ -70,7 +73,7 @@ _TIGHTENINGS, _TIGHTER = 6, 1e-3
 """How often a fit goes on for that, each time to this share of the tolerance: down to the rounding of a double."""
 
 _MOVED = 1e-5
-"""Standard errors that the last step may move some combination of coefficients for the Hessian before it to be kept."""
+"""How far the last step may move an output, in its units, for the Hessian before it to be kept."""
 
 _ROUNDED = 2.0**-40
 """Share of the objective by which rounding may make the result seem worse than the start."""
@@ -100,8 +103,7 @@ def solve(
     Returns:
         The solution. A solver that needs a bound on the curvature that the model does not have is an ``InputError``.
     """
-    solution = _solve(objective, start, options, callback, warm=warm)
-    return replace(_completed(objective, solution, options, callback), reason=_reason(objective.reduced, options))
+    return _completed(objective, _solve(objective, start, options, callback, warm=warm), options, callback)
 
 
 def _reason(objective: LinearObjective, options: FitOptions) -> str:
@@ -126,7 +128,7 @@ def _completed(
     the total weight, says so.
 
     Returns:
-        A solution.
+        A solution, with the reason for its solver.
     """
     tol = options.tol
     for _ in range(_TIGHTENINGS):
@@ -146,12 +148,18 @@ def _completed(
             objective, solution.theta, tol=tol, max_iter=options.max_iter, scoring=not concave, callback=callback
         )
         solution = continued(solution, more)
-    if math.sqrt(objective.total_weight) * solution.newton_decrement > _MOVED:
-        solution = replace(solution, hessian=None)
+    step, moved = solution.last_step, math.sqrt(objective.total_weight) * solution.newton_decrement > _MOVED
+    if moved and solution.hessian is not None and step is not None:
+        # no row moves by more than all together, and most by far less
+        moved = objective.moves_more(step, _MOVED)
     first = solution.history[0].value
-    if solution.converged and solution.value > first + _ROUNDED * max(1.0, abs(first)):
-        return replace(solution, status=Status.STALLED)
-    return solution
+    worse = solution.converged and solution.value > first + _ROUNDED * max(1.0, abs(first))
+    return replace(
+        solution,
+        hessian=None if moved else solution.hessian,
+        status=Status.STALLED if worse else solution.status,
+        reason=_reason(objective.reduced, options),
+    )
 
 
 def _decrement(objective: LinearObjective, theta: Tensor) -> float:
@@ -207,11 +215,20 @@ def _solve(
 
 
 def _jeffreys(objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None) -> Solution:
-    """Fit with Jeffreys' prior: steps by the expected information, kept and corrected as a dear Hessian is."""
+    """Fit with Jeffreys' prior: steps by a matrix that is kept and corrected as a dear Hessian is."""
     if options.solver not in ("auto", "newton"):
         raise InputError(f"penalty='jeffreys' is fitted by Newton steps, not by solver '{options.solver}'.")
     problem = JeffreysObjective(objective)
-    return newton(problem, start, tol=options.tol, max_iter=options.max_iter, factor_cost=1.0, callback=callback)
+    found = newton(
+        problem,
+        start,
+        tol=options.tol,
+        max_iter=options.max_iter,
+        factor_cost=problem.factor_cost,
+        scoring=problem.differenced,
+        callback=callback,
+    )
+    return replace(found, hessian=None)
 
 
 def solve_by_products(

@@ -55,12 +55,11 @@ def number_labels(y: Any, n_rows: int) -> tuple[Labels, NDArray[np.int64]]:
 
 
 def _is_hashed(y: Any) -> bool:
+    if type(y) is np.ndarray:
+        return y.ndim == 1 and y.dtype.kind == "O"
     import pandas as pd
 
-    dtype = getattr(y, "dtype", None)
-    if isinstance(dtype, pd.StringDtype | pd.CategoricalDtype):
-        return isinstance(y, pd.Series)
-    return type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind == "O"
+    return isinstance(y, pd.Series) and isinstance(y.dtype, pd.StringDtype | pd.CategoricalDtype)
 
 
 def _hashed(labels: Any) -> tuple[Labels, NDArray[np.int64]]:

@@ -44,8 +44,8 @@ def check_target(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor, i
             "numbers. Code ordered levels as 0, 1, 2, ... or as an ordered pandas categorical; for classes without "
             "order use MultinomialLogisticRegression."
         ) from None
-    large = (numbers.abs() > LARGEST).reshape(n_rows, -1).any(1)
-    if bool(large.any()):
+    if numbers.numel() and max(abs(float(end)) for end in torch.aminmax(numbers)) > LARGEST:
+        large = (numbers.abs() > LARGEST).reshape(n_rows, -1).any(1)
         row = int(large.nonzero()[0])
         raise InputError(
             f"The target in row {row} is {float(numbers[row].abs().max()):g} in size, too large to compute with; "

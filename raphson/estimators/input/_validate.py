@@ -41,6 +41,8 @@ def as_tensor(array: Any) -> Tensor:
     """Return a tensor on the memory of an array, which nothing here writes to; pandas has read-only ones."""
     if any(stride < 0 for stride in array.strides):  # reversed: no tensor can be
         array = np.ascontiguousarray(array)
+    if array.flags.writeable:
+        return torch.from_numpy(array)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(array)
@@ -81,7 +83,7 @@ def check_entries(table: Any, given: Any, codes: Tensor | None = None, n_classes
         n_classes: K.
 
     Returns:
-        The sums, or None for sparse tables and few columns.
+        The sums, or None for sparse tables and those whose rows are not contiguous.
     """
     sums = None if sp.issparse(table) else fused_sums(as_tensor(table), codes, n_classes)
     _refuse_entries(table, given, None if sums is None else float(sums.squares.sum()), reset=True)
@@ -161,6 +163,8 @@ def _sum_of_squares(values: NDArray[Any]) -> float:
         return float(np.einsum("ij,ij->j", values, values).sum())
     flat = values.ravel(order="K")
     whole = flat.size // _SUMS * _SUMS
+    if not whole:
+        return float(np.einsum("i,i->", flat, flat))
     rows, rest = flat[:whole].reshape(-1, _SUMS), flat[whole:]
     return float(np.einsum("ij,ij->j", rows, rows).sum() + np.einsum("i,i->", rest, rest))
 

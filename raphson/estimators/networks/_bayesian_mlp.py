@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from raphson._errors import InputError
+from raphson.estimators._no_mean import finite_deviation, finite_mean
 from raphson.estimators.input._classes import class_labels, encode_classes, restore_classes
 from raphson.estimators.input._target import check_target, takes_labels
 from raphson.estimators.input._validate import as_tensor, check_table, check_weights
@@ -43,8 +44,8 @@ round finds nothing but noise in 60 rows of a sine, and switches the network off
 residuals show, on targets of noise alone as well."""
 
 
-_ROUNDS, _STEPS = {"dense": 8}, {"dense": 60}
-"""Rounds, and L-BFGS steps in each, of a dense structure; 14 of 40 of another: see ``_GROWTH`` in ``_train``."""
+_MEDIAN = 1e-9
+"""Level of an interval whose ends are the median."""
 
 
 class BayesianMLP(NetworkReview, BaseEstimator):
@@ -149,8 +150,7 @@ class BayesianMLP(NetworkReview, BaseEstimator):
             if isinstance(likelihood, Gaussian):
                 likelihood = Gaussian(_FIRST_SCALE, link=likelihood.link)
         start = likelihood.start(common, c, None if self._standardized else weights)
-        rounds, steps = self.max_iter or _ROUNDS.get(self.structure, 14), self.steps or _STEPS.get(self.structure, 40)
-        options = Training(self.structure, rounds, steps, self.tol)
+        options = Training(self.structure, self.tol, self.max_iter, self.steps)
         trained = [train(net, likelihood, (x, target, weights), options) for net in self._networks(x.shape[1], start)]
         self._hold([done.posterior for done in trained])
         first = trained[0]
@@ -168,6 +168,9 @@ class BayesianMLP(NetworkReview, BaseEstimator):
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Return the mean of the target in each row and, if asked for, the standard deviation of a new target.
 
+        Where the predicted distribution has no finite mean it is the median, where it has no finite standard deviation
+        nan, with a warning.
+
         Args:
             X: ``(N, D)`` numbers.
             return_std: Whether standard deviations are returned as well.
@@ -176,8 +179,10 @@ class BayesianMLP(NetworkReview, BaseEstimator):
             ``(N,)``, or ``(N, M)`` for several responses; of levels and classes the probabilities ``(N, K)``.
         """
         found = self.predictive(X)
-        mean = self._in_units(found.mean)
-        return (mean, self._in_units(found.variance.sqrt(), shift=False)) if return_std else mean
+        mean = finite_mean(self._in_units(found.mean), lambda: self._in_units(found.interval(_MEDIAN)[0]))
+        if not return_std:
+            return mean
+        return mean, finite_deviation(self._in_units(found.variance.sqrt(), shift=False))
 
     def predict_interval(self, X: Any, level: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return limits between which a new target lies with probability ``level``; of classes, those of probabilities.

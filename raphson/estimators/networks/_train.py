@@ -36,19 +36,33 @@ LOWEST, HIGHEST = 1e-4, 1e6
 """Bounds of prior precisions, for inputs and outputs of size 1."""
 
 
-_COLLAPSE = {"dense": 1.0}
-_FALL = 0.02
-"""Fall of the bound, for each row, below its best value at which training ends with the best round. An approximate
-structure drifts: its precisions of the last layer shrink from round to round (digits with kfac: the bound falls by 0.05
-in ten rounds, the log density of other rows from -0.28 to -0.89). Of a dense one only a collapse is meant: the bound
-of Student t networks falls by 0.1 for a while, as the expected information is not their Hessian, and they improve."""
+@dataclass(frozen=True)
+class _Pace:
+    """How training goes with the posterior of a structure.
+
+    Attributes:
+        rounds: Largest number of rounds.
+        steps: Largest number of L-BFGS steps in a round.
+        fall: Fall of the bound, for each row, below its best value at which training ends with the best round.
+        growth: Growth of steps, with all pairs of a round held; None for L-BFGS as it is by default.
+    """
+
+    rounds: int
+    steps: int
+    fall: float
+    growth: float | None
 
 
-_GROWTH = 2.0
+_APPROXIMATE = _Pace(rounds=14, steps=40, fall=0.02, growth=None)
+"""An approximate structure drifts: its precisions of the last layer shrink from round to round (digits with kfac: the
+bound falls by 0.05 in ten rounds, the log density of other rows from -0.28 to -0.89). Nor is a round minimized further
+with a precision that is off: with kfac, digits fall from -0.29 to -0.34 in the second round, from there to -1.06."""
+
+_PACES = {"dense": _Pace(rounds=8, steps=60, fall=1.0, growth=2.0)}
 """Of a dense structure all pairs of a round are held, and steps grow slowly: 1.5 evaluations for a step instead of 1.9,
 and 8 rounds of 60 steps with 60 pairs reach a held-out log density that 14 of 40 with 20 do not (concrete -2.86 and
--2.92, mean over divisions 2 and 3, two seeds). Approximate structures are not minimized that far with a precision that
-is off: with kfac, digits fall from -0.29 to -0.34 in the second round, and from there to -1.06."""
+-2.92, mean over divisions 2 and 3, two seeds). Only a collapse ends it: the bound of Student t networks falls by 0.1
+for a while, as the expected information is not their Hessian, and they improve."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +71,21 @@ class Training:
 
     Attributes:
         structure: Of the posterior.
-        rounds: Largest number of rounds.
-        steps: Largest number of steps in a round.
         tol: Training ends when the bound on the evidence changes by less for each example, twice.
+        max_rounds: Largest number of rounds; None for what suits the structure.
+        max_steps: Largest number of steps in a round; None for what suits the structure.
     """
 
     structure: Any
-    rounds: int
-    steps: int
     tol: float
+    max_rounds: int | None = None
+    max_steps: int | None = None
+
+    @property
+    def pace(self) -> _Pace:
+        """How training goes with this structure."""
+        pace = _PACES.get(self.structure, _APPROXIMATE)
+        return replace(pace, rounds=self.max_rounds or pace.rounds, steps=self.max_steps or pace.steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,17 +134,19 @@ def train(
     small = 0
     best: tuple[Posterior, Tensor, Likelihood] | None = None
     post = laplace(model, likelihood, batch, structure=options.structure)
-    start, steps = post, options.steps
-    for number in range(options.rounds):
+    pace = options.pace
+    start, steps = post, pace.steps
+    reach: dict[str, Any] = {} if pace.growth is None else {"memory": pace.steps, "growth": pace.growth}
+    for number in range(pace.rounds):
         post = replace(post, prior=groups.with_values(values))
         loss = _ExpectedLoss(post, x, y, weight, cloud)
-        found = lbfgs(loss, post.mean, _inverse(post), max_iter=steps, tol=1e-5, **_reach(options))
+        found = lbfgs(loss, post.mean, _inverse(post), max_iter=steps, tol=1e-5, **reach)
         torch.nn.utils.vector_to_parameters(found.theta, model.parameters())
         try:
             post = replace(_posterior(model, likelihood, batch, options.structure, cloud), prior=post.prior)
             cloud = symmetric_points(post.predict(x))
         except IndefiniteError:  # a scale fell so far that curvatures are beyond rounding: a collapse, as below
-            if best is None and (steps == 1 or number == options.rounds - 1):
+            if best is None and (steps == 1 or number == pace.rounds - 1):
                 raise
             if best is None:  # nothing but the prior holds a scale in the first round: stop it earlier
                 post, steps = start, max(1, steps // 4)
@@ -148,11 +170,11 @@ def train(
         small = small + 1 if change < options.tol else 0
         if best is None or bounds[-1] >= max(bounds[:-1]):
             best = post, values, likelihood
-        if bounds[-1] < max(bounds) - _COLLAPSE.get(options.structure, _FALL) * len(x):
+        if bounds[-1] < max(bounds) - pace.fall * len(x):
             post, values, likelihood = best
             torch.nn.utils.vector_to_parameters(post.mean.clone(), model.parameters())
             break
-        if small > 1 or number == options.rounds - 1:
+        if small > 1 or number == pace.rounds - 1:
             break
         values = ((groups.sizes - values * traces).clamp_min(1e-3) / post.squares).clamp(LOWEST, HIGHEST)
     objective = Objective(model, likelihood, batch)
@@ -214,11 +236,6 @@ def symmetric_points(predicted: Predictive) -> Tensor:
     columns = math.sqrt(c) * cholesky(covariance + (level + 1e-300) * eye).movedim(-1, 0)
     f = predicted.output_mean
     return inside(predicted.likelihood, f, torch.cat([columns, -columns])) - f
-
-
-def _reach(options: Training) -> dict[str, Any]:
-    """Return how far a round is minimized."""
-    return {"memory": options.steps, "growth": _GROWTH} if options.structure == "dense" else {}
 
 
 def _inverse(post: Posterior) -> Callable[[Tensor], Tensor]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from raphson.estimators._names import listed
 from raphson.estimators.fit._fitted import Fitted
+from raphson.estimators.fit._start import span
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._remedy import remedy
-from raphson.likelihoods import COUNT, OPEN_UNIT_INTERVAL, Beta, Likelihood, NegativeBinomial, StudentT
+from raphson.likelihoods import COUNT, Beta, Likelihood, NegativeBinomial, StudentT
 
 _FAR = 10.0
 """So many more of its last steps a fit must be able to take without loss, for its optimum to be called infinite."""
@@ -23,6 +22,9 @@ _NO_SPREAD = "the targets are fitted exactly and show no spread about their mean
 
 _EXACT, _NEARLY = 1e-12, 1e-4
 """Share of the largest target by which all may miss their means: of a fit that converged, and of one that did not."""
+
+_FEW = 64
+"""Rows that are looked at first: most fits miss one of them."""
 
 _ROUNDED = 2.0**-52
 """Share of a target that is its rounding."""
@@ -78,23 +80,22 @@ def find_no_spread(fitted: Fitted, rows: Rows) -> Divergence | None:
     if k < 2 or y.shape[0] != objective.n_rows or not y.is_floating_point() or likelihood.support is COUNT:
         return None
     times = y[:, 0] if y.ndim == 2 and getattr(likelihood, "censored", False) else y
-    try:
-        mean = likelihood.mean(objective.predictors(fitted.solution.theta).mT)
-    except NotImplementedError:
-        return None
-    if isinstance(likelihood, StudentT):  # up to one degree of freedom there is no mean
-        mean = objective.predictors(fitted.solution.theta).mT[:, ::k]
-    if mean.shape[0] != times.shape[0] or mean.numel() != times.numel():
-        return None
     exact = _EXACT if fitted.solution.converged else _NEARLY
     # as many columns as rows fit every target, though the solver stopped short of that
     saturated = not fitted.solution.converged and not objective.l2 and objective.n_rows <= objective.design.n_columns
-    size = times.abs().amax()
-    # shares beside 1 differ by what they lack, of which rounding leaves the digits of 1
-    distance = torch.minimum(size, (1 - times).amax()) if likelihood.support is OPEN_UNIT_INTERVAL else size
-    misses = (mean.reshape(times.shape) - times).abs()
-    if not saturated and not bool((misses <= exact * distance + _ROUNDED * size).all()):
-        return None
+    distance, rounding = span(likelihood, times), _ROUNDED * times.abs().amax()
+    f = objective.predictors(fitted.solution.theta).mT
+    for rows_seen in (slice(0, _FEW), slice(None)):
+        outputs, some = f[rows_seen], times[rows_seen]
+        try:  # up to one degree of freedom Student's t has no mean
+            mean = outputs[:, ::k] if isinstance(likelihood, StudentT) else likelihood.mean(outputs)
+        except NotImplementedError:
+            return None
+        if mean.shape[0] != some.shape[0] or mean.numel() != some.numel():
+            return None
+        misses = (mean.reshape(some.shape) - some).abs()
+        if not saturated and not bool((misses <= exact * distance + rounding).all()):
+            return None
     labels = fitted.layout.labels
     seconds = tuple(name for i, name in enumerate(fitted.layout.outputs) if i % k)
     return Divergence(tuple(label for label in labels if label[0] in seconds), 0.0, _NO_SPREAD)

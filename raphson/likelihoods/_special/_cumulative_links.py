@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI
+from raphson.likelihoods._special._tracked import tracked
 
 
 class Interval(NamedTuple):
@@ -45,6 +46,13 @@ class CumulativeLink(NamedTuple):
 
 def _logit(a: Tensor, b: Tensor) -> Interval:
     # sigma(b) - sigma(a) = sigma(b) sigma(-a) (1 - e^(a - b))
+    if not tracked(a) and not tracked(b):
+        # at an infinite end each function has its limit, and 1 - e^-d is 1 / (1 + k)
+        k = torch.expm1(b - a).reciprocal_()
+        log_p = logsigmoid(b).add_(logsigmoid(-a)).sub_(k.log1p())
+        above_a, below_b = torch.sigmoid(-a), torch.sigmoid(b)
+        lower, upper = torch.sigmoid(a).add_(k), torch.sigmoid(-b).add_(k)
+        return Interval(log_p, lower, upper, above_a.add_(k), below_b.add_(k))
     first, last, a, b = _finite(a, b)
     end = first | last
     d = torch.where(end, 1.0, b - a)

@@ -2,9 +2,10 @@ r"""Any likelihood composed with elementwise maps of its parameters: the chain r
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -16,13 +17,19 @@ from raphson.likelihoods._parameters import product
 from raphson.likelihoods._support import Support
 from raphson.likelihoods._target_distribution import TargetDistribution
 from raphson.likelihoods._targets import like_outputs
+from raphson.likelihoods._units import times_power
 from raphson.linalg import (
+    Dense,
     Diagonal,
     EqualBlocks,
     EqualBlocksMatrix,
     LinearOperator,
+    Matrix,
+    Scaled,
+    ScaledColumns,
     SymmetricOperator,
     congruence,
+    is_near,
     plus_diagonal,
     scaled_rows,
 )
@@ -175,39 +182,41 @@ class Linked(Likelihood):
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
         """Return the base's value at the maps of ``f``, ``(...,)``; infinite where a map is not finite."""
         theta = self._theta(f)
-        return _finite_only(theta, self.base.nll(*self._seen(f, theta, y)))
+        return self._finite_only(theta, self.base.nll(*self._seen(f, theta, y)))
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
         """Return ``h'`` times the base's gradient, ``(..., C)``."""
-        theta, first, _ = self._at(f)
-        return product(first, self.base.gradient(*self._seen(f, theta, y)))
+        at = self._inside(f, y)
+        return _no_nan(product(at.first, at.base.gradient(*at.seen)))
 
     def hessian(self, f: Tensor, y: Tensor) -> SymmetricOperator:
         """Return the observed Hessian by the chain rule, in the structure of the base's."""
-        mapped = self._at(f)
-        seen = self._seen(f, mapped.value, y)
-        gradient, curvature = self.base.gradient(*seen), self.base.hessian(*seen)
-        return self._curvature(f, y, mapped, gradient, curvature)
+        at = self._inside(f, y)
+        return self._curvature(f, y, at, at.base.gradient(*at.seen), at.base.hessian(*at.seen))
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> SymmetricOperator:
         """Return ``diag(h') F diag(h')`` with the base's information ``F``, in its structure."""
-        theta, first, _ = self._at(f)
-        return self._congruent(self.base.fisher(theta, y), first)
+        at = self._inside(f)
+        return _congruent(at.base.fisher(at.theta, y), at.first)
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> LinearOperator:
         """Return ``diag(h') S`` with the base's factor ``S``."""
-        theta, first, _ = self._at(f)
-        return scaled_rows(_finite_factor(self.base.fisher_factor(theta, y)), first)
+        at = self._inside(f)
+        return _scaled_rows(at.base.fisher_factor(at.theta, y), at.first)
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
         """Return value, gradient and Hessian from one evaluation of the links and of the base."""
-        mapped = self._at(f)
-        value, gradient, curvature = self.base.derivatives(*self._seen(f, mapped.value, y), hessian)
+        at = self._inside(f, y)
+        # the information in the units of a residual may overflow
+        apart = hessian == "expected" and self.base.in_units(at.theta) is not None
+        value, gradient, curvature = at.base.derivatives(*at.seen, None if apart else hessian)
         if curvature is not None and hessian == "observed":
-            curvature = self._curvature(f, y, mapped, gradient, curvature)
+            curvature = self._curvature(f, y, at, gradient, curvature)
         elif curvature is not None:
-            curvature = self._congruent(curvature, mapped.first)
-        return Derivatives(_finite_only(self._theta(f), value), product(mapped.first, gradient), curvature)
+            curvature = _congruent(curvature, at.first)
+        value = self.nll(f, y) if at.rescaled else self._finite_only(self._theta(f), value)
+        gradient = _no_nan(product(at.first, gradient))
+        return Derivatives(value, gradient, self.fisher(f, y) if apart else curvature)
 
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw one target per example from the base at the maps of ``f``."""
@@ -234,24 +243,28 @@ class Linked(Likelihood):
         return self.base.weight(y)
 
     def _curvature(
-        self, f: Tensor, y: Tensor, mapped: Mapped, gradient: Tensor, hessian: SymmetricOperator
+        self, f: Tensor, y: Tensor, at: _Inside, gradient: Tensor, hessian: SymmetricOperator
     ) -> SymmetricOperator:
-        limits = torch.finfo(f.dtype)
-        # finite: where the base and the map are infinitely steep in opposite directions the loss is infinite
-        bend = product(mapped.second, gradient).clamp(limits.min, limits.max)
-        found = plus_diagonal(self._congruent(hessian, mapped.first), bend)
+        found = plus_diagonal(_congruent(hessian, at.first), product(at.second, gradient))
         power = self.maps[0].power
-        own = None if power is None else self.base.power_curvature(mapped.value, y, power)
+        own = None if power is None else self.base.power_curvature(at.theta, y, power)
         if own is None:
-            return found
+            return _or_infinite(found)
         first = f[..., :: len(self.base.parameters)]
         return _with_first(found, own / first / first)
 
-    def _congruent(self, operator: SymmetricOperator, scale: Tensor) -> SymmetricOperator:
-        if all(link.power is not None or link is IDENTITY for link in self.maps):
-            return congruence(operator, scale)
-        # a map that is flat in double precision hides what the base is there, infinite as it may be
-        return congruence(_finite(operator), scale)
+    def _inside(self, f: Tensor, y: Tensor | None = None) -> _Inside:
+        """Return parameters, targets and maps for the base, in units of its scale where that is tiny or huge."""
+        mapped = self._at(f)
+        theta, target = (mapped.value, None) if y is None else self._seen(f, mapped.value, y)
+        units = self.base.in_units(theta, target)
+        seen = is_near(theta) and torch.func.debug_unwrap(theta) is theta
+        if units is None or seen and not bool(units.target.any()):
+            return _Inside(self.base, theta, target, mapped.first, mapped.second, False)
+        first, second = (times_power(part, units.gradient) for part in mapped[1:])
+        if target is not None:
+            target = times_power(like_outputs(units.target, target), units.target)
+        return _Inside(units.likelihood, units.f, target, first, second, True)
 
     def _seen(self, f: Tensor, theta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return parameters and targets for the base: locations at zero and what is left of the targets.
@@ -280,6 +293,23 @@ class Linked(Likelihood):
         located[places] = True
         return torch.where(located, 0.0, theta), rest
 
+    def _finite_only(self, theta: Tensor, nll: Tensor) -> Tensor:
+        return torch.where(self._are_numbers(theta), nll, torch.inf)
+
+    def _are_numbers(self, theta: Tensor) -> Tensor:
+        """Return whether all parameters are finite and, where zero is outside the domain, have all their digits."""
+        found, apart = torch.isfinite(theta), self._apart_from_zero
+        if any(apart):
+            least = torch.finfo(theta.dtype).tiny
+            bounds = [least * apart[c % len(apart)] for c in range(theta.shape[-1])]
+            found = found & (theta.abs() >= torch.tensor(bounds, dtype=theta.dtype, device=theta.device))
+        return found.all(-1)
+
+    @functools.cached_property
+    def _apart_from_zero(self) -> tuple[bool, ...]:
+        zero = torch.zeros((), device="cpu")
+        return tuple(not bool(domain.contains(zero)) for domain in self.base.domains)
+
     def _theta(self, f: Tensor) -> Tensor:
         return _by_column([link.function for link in self.maps], f)
 
@@ -292,7 +322,8 @@ class Linked(Likelihood):
             at = Mapped(*(_join([part[i] for part in parts]) for i in range(3)))
         if all(link.power is not None or link is IDENTITY for link in self.maps):
             return at
-        finite = (torch.isfinite(at.value) & torch.isfinite(at.first) & torch.isfinite(at.second)).all(-1, keepdim=True)
+        derivatives = torch.isfinite(at.first) & torch.isfinite(at.second)
+        finite = derivatives.all(-1, keepdim=True) & self._are_numbers(at.value).unsqueeze(-1)
         return Mapped(
             *(torch.where(finite, part, instead) for part, instead in zip(at, (_INSTEAD, 0.0, 0.0), strict=True))
         )
@@ -302,22 +333,72 @@ _INSTEAD = 0.5
 """A parameter at which the base is evaluated in place of one that overflows."""
 
 
-def _finite(operator: SymmetricOperator) -> SymmetricOperator:
-    """Return an operator of entries with the largest numbers in place of infinite ones."""
+class _Inside(NamedTuple):
+    # the base and its arguments, and the derivatives of the maps, in units of the scale if rescaled
+    base: Likelihood
+    theta: Tensor
+    y: Tensor | None
+    first: Tensor
+    second: Tensor
+    rescaled: bool
+
+    @property
+    def seen(self) -> tuple[Tensor, Tensor]:
+        assert self.y is not None
+        return self.theta, self.y
+
+
+def _congruent(operator: SymmetricOperator, scale: Tensor) -> SymmetricOperator:
+    """Return ``diag(s) A diag(s)``, zero where a flat map hides what the base is there, infinite as it may be."""
+    if isinstance(operator, Scaled):
+        return replace(operator, operator=_congruent(operator.operator, scale))
     if isinstance(operator, Diagonal):
-        return replace(operator, values=_clamped(operator.values))
-    return replace(operator, blocks=_clamped(operator.blocks)) if isinstance(operator, EqualBlocks) else operator
+        return replace(operator, values=_either_zero(_either_zero(operator.values, scale), scale))
+    if isinstance(operator, Dense):
+        return replace(operator, matrix=_both_sides(operator.matrix, scale))
+    if isinstance(operator, EqualBlocks):
+        return replace(operator, blocks=_both_sides(operator.blocks, _by_block(scale, operator.blocks)))
+    return congruence(operator, scale)
 
 
-def _finite_factor(factor: LinearOperator) -> LinearOperator:
-    """Return a factor with the largest numbers in place of infinite ones."""
+def _scaled_rows(factor: LinearOperator, scale: Tensor) -> LinearOperator:
+    """Return ``diag(s) A``, zero in the rows that a flat map hides."""
+    if isinstance(factor, ScaledColumns):
+        return replace(factor, operator=_scaled_rows(factor.operator, scale))
+    if isinstance(factor, Diagonal):
+        return replace(factor, values=_either_zero(factor.values, scale))
+    if isinstance(factor, Matrix):
+        return replace(factor, matrix=_either_zero(factor.matrix, scale.unsqueeze(-1)))
     if isinstance(factor, EqualBlocksMatrix):
-        return replace(factor, blocks=_clamped(factor.blocks))
-    return replace(factor, values=_clamped(factor.values)) if isinstance(factor, Diagonal) else factor
+        return replace(factor, blocks=_either_zero(factor.blocks, _by_block(scale, factor.blocks).unsqueeze(-1)))
+    return scaled_rows(factor, scale)
 
 
-def _clamped(x: Tensor) -> Tensor:
-    return x.clamp(torch.finfo(x.dtype).min, torch.finfo(x.dtype).max)
+def _both_sides(matrix: Tensor, scale: Tensor) -> Tensor:
+    return _either_zero(_either_zero(matrix, scale.unsqueeze(-1)), scale.unsqueeze(-2))
+
+
+def _either_zero(x: Tensor, scale: Tensor) -> Tensor:
+    return torch.where((x == 0) | (scale == 0), 0.0, x * scale)
+
+
+def _by_block(scale: Tensor, blocks: Tensor) -> Tensor:
+    return scale.reshape(*scale.shape[:-1], *blocks.shape[-3:-1])
+
+
+def _or_infinite(operator: SymmetricOperator) -> SymmetricOperator:
+    """Return entries that are infinite where two terms of the chain rule overflow in opposite directions."""
+    if isinstance(operator, Scaled):
+        return replace(operator, operator=_or_infinite(operator.operator))
+    if isinstance(operator, Diagonal):
+        return replace(operator, values=_no_nan(operator.values))
+    if isinstance(operator, Dense):
+        return replace(operator, matrix=_no_nan(operator.matrix))
+    return replace(operator, blocks=_no_nan(operator.blocks)) if isinstance(operator, EqualBlocks) else operator
+
+
+def _no_nan(x: Tensor) -> Tensor:
+    return x.nan_to_num(torch.inf, torch.inf, -torch.inf)
 
 
 def _with_first(operator: SymmetricOperator, values: Tensor) -> SymmetricOperator:
@@ -328,10 +409,6 @@ def _with_first(operator: SymmetricOperator, values: Tensor) -> SymmetricOperato
     place = torch.zeros(operator.blocks.shape[-2:], dtype=torch.bool, device=values.device)
     place[0, 0] = True
     return EqualBlocks(torch.where(place, values[..., None, None], operator.blocks))
-
-
-def _finite_only(theta: Tensor, nll: Tensor) -> Tensor:
-    return torch.where(torch.isfinite(theta).all(-1), nll, torch.inf)
 
 
 def _by_column(functions: list[Callable[[Tensor], Tensor]], f: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from raphson._errors import InputError
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._support import Support
 from raphson.likelihoods._target_distribution import TargetDistribution
+from raphson.likelihoods._units import InUnits
 from raphson.linalg import LinearOperator, Scaled, ScaledColumns
 
 if TYPE_CHECKING:
@@ -99,6 +100,11 @@ class ScaledLikelihood(Likelihood):
     def locations(self, n_outputs: int) -> slice | None:
         """Return those of the base."""
         return self.base.locations(n_outputs)
+
+    def in_units(self, f: Tensor, y: Tensor | None = None) -> InUnits[Likelihood] | None:
+        """Return the base's, scaled."""
+        found = self.base.in_units(f, y)
+        return found and found._replace(likelihood=replace(self, base=found.likelihood))
 
     @property
     def domains(self) -> tuple[Support, ...]:

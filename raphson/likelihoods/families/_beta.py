@@ -14,9 +14,10 @@ from torch.nn.functional import logsigmoid
 from raphson.likelihoods._command import Command
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._parameters import blocks, constant, interleaved, lower_blocks, product, split, total
-from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, binet_derivatives, log_remainder
+from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, log_remainder
 from raphson.likelihoods._special._binet_together import binet_together
 from raphson.likelihoods._special._sampling import log_gamma_variate
+from raphson.likelihoods._special._tracked import can_look
 from raphson.likelihoods._support import OPEN_UNIT_INTERVAL
 from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import columns, like_outputs, refuse_outside, start_rows, weighted_mean
@@ -24,6 +25,10 @@ from raphson.linalg import EqualBlocks, EqualBlocksMatrix
 
 if TYPE_CHECKING:
     from raphson.likelihoods.formulas import Definition, Expr
+
+
+_MODERATE = 1024.0
+"""Precisions up to which the plain difference of two logarithms, times them, keeps twelve digits."""
 
 
 class _Model(NamedTuple):
@@ -39,6 +44,12 @@ class _Model(NamedTuple):
     # a and b, (2, ..., M), and their sum; away from zero, where all of their functions are flat
     shapes: Tensor
     sum: Tensor
+    moderate: bool  # whether no precision is so large that what cancels would be seen
+
+    @property
+    def times(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """How to multiply by a precision."""
+        return torch.mul if self.moderate else product
 
 
 class _Gammas(NamedTuple):
@@ -128,32 +139,33 @@ class Beta(Likelihood):
     def fisher(self, f: Tensor, y: Tensor | None = None) -> EqualBlocks:
         """Return the Fisher information, one 2 x 2 block per response."""
         model = _model(f)
-        return blocks(*_information(model, _second(model)))
+        return blocks(*_information(model, _gammas(model, second=True)[2]))
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> EqualBlocksMatrix:
         """Return the lower triangular factor of each block of the Fisher information."""
         model = _model(f)
-        a, b, c = _information(model, _second(model))
+        a, b, c = _information(model, _gammas(model, second=True)[2])
         first = a.sqrt()
         off = b / first
         return lower_blocks(first, off, (c - off.square()).clamp_min(0).sqrt())
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
         """Return value, gradient and Hessian from one evaluation of the gamma functions."""
-        model = _model(f, constant)
+        model = _model(f, once=True)
+        times = model.times
         data = _data(model, f, y)
         remainders, first, second = _gammas(model, second=hessian is not None)
         # x (psi(x) - log x), between -1 and -1/2
         at_a, at_b, at_sum = (value - 0.5 for value in first)
         mean, complement = model.mean, model.complement
-        by_mean = product(data.log_ratio, model.spread) + complement * at_a - mean * at_b
-        by_precision = product(data.divergence, model.precision) + at_a + at_b - at_sum
+        by_mean = times(data.log_ratio, model.spread) + complement * at_a - mean * at_b
+        by_precision = times(data.divergence, model.precision) + at_a + at_b - at_sum
         curvature = None
         if second is not None:
             a, b, c = _information(model, second)
             if hessian == "observed":
                 # finite: where both are infinite the loss is
-                turned = product(complement - mean, by_mean).clamp(
+                turned = times(complement - mean, by_mean).clamp(
                     max=torch.finfo(f.dtype).max, min=torch.finfo(f.dtype).min
                 )
                 a, b, c = a + turned, b + by_mean, c + by_precision
@@ -274,15 +286,23 @@ def _precision(y: Tensor, mean: Tensor, rest: Tensor, weights: Tensor | None) ->
     return (weighted_mean(share.expand_as(y), weights).reciprocal() - 1).clamp_min(0.1)
 
 
-def _model(f: Tensor, simplify: Callable[[Tensor], Tensor] = lambda parameter: parameter) -> _Model:
-    logit, log_precision = map(simplify, split(f, None))
+def _model(f: Tensor, *, once: bool = False) -> _Model:
+    logit, log_precision = split(f, None)
+    if once:
+        logit, log_precision = constant(logit), constant(log_precision)
     mean, complement, precision = torch.sigmoid(logit), torch.sigmoid(-logit), log_precision.exp()
     log_mean, log_complement = logsigmoid(logit), logsigmoid(-logit)
     least = _least(f)
-    log_a = log_mean + log_precision
-    shapes = torch.stack((log_a, log_complement + log_precision)).exp().clamp_min(least)
-    spread, total = (log_a + log_complement).exp(), precision.clamp_min(least)
-    return _Model(mean, complement, log_mean, log_complement, log_precision, precision, spread, shapes, total)
+    moderate = once and can_look(precision) and float(precision.max()) <= _MODERATE
+    if moderate:
+        shapes = torch.stack((mean * precision, complement * precision))
+        spread = shapes[0] * complement
+    else:
+        log_a = log_mean + log_precision
+        shapes = torch.stack((log_a, log_complement + log_precision)).exp()
+        spread = (log_a + log_complement).exp()
+    logs, sizes = (log_mean, log_complement, log_precision), (shapes.clamp_min(least), precision.clamp_min(least))
+    return _Model(mean, complement, *logs, precision, spread, *sizes, moderate)
 
 
 def _least(like: Tensor) -> float:
@@ -292,13 +312,18 @@ def _least(like: Tensor) -> float:
 
 def _gammas(model: _Model, *, second: bool) -> tuple[_Gammas, _Gammas, _Gammas | None]:
     """Return Binet's function and its derivatives at the shapes; at their sum but once where it is one number."""
-    of_shapes, of_sum = binet_together(model.shapes, second=second), binet_together(model.sum, second=second)
+    flat = torch.cat((model.shapes.flatten(), model.sum.flatten()))
     value, first, curvature = (
-        None if both is None or one is None else _Gammas(both[0], both[1], one)
-        for both, one in zip(of_shapes, of_sum, strict=True)
+        None if found is None else _at(found, model) for found in binet_together(flat, second=second)
     )
     assert value is not None and first is not None
     return value, first, curvature
+
+
+def _at(values: Tensor, model: _Model) -> _Gammas:
+    of_shapes, of_sum = torch.split(values, [model.shapes.numel(), model.sum.numel()])
+    at_a, at_b = of_shapes.view_as(model.shapes)
+    return _Gammas(at_a, at_b, of_sum.view_as(model.sum))
 
 
 def _data(model: _Model, f: Tensor, y: Tensor) -> _Data:
@@ -307,6 +332,9 @@ def _data(model: _Model, f: Tensor, y: Tensor) -> _Data:
     wide = torch.promote_types(mean.dtype, y.dtype)
     y = like_outputs(f[..., ::2].to(wide), y)
     log_y, log_rest = y.log().to(mean), torch.log1p(-y).to(mean)
+    first, second = model.log_mean - log_y, model.log_complement - log_rest
+    if model.moderate:
+        return _Data(first - second, mean * first + complement * second, log_y + log_rest)
     y, rest, above_half = y.to(mean), (1 - y).to(mean), (y - 0.5).to(mean)
     # one excess for both ratios: the divergence is of second order in it, and two roundings would be of first
     logit = f[..., ::2]
@@ -320,8 +348,7 @@ def _data(model: _Model, f: Tensor, y: Tensor) -> _Data:
     bent_up = up.square() * log_remainder(-up, 1 + up)
     bent_down = down.square() * log_remainder(down, 1 - down)
     divergence = step * (up + down) - mean * bent_up - complement * bent_down
-    first = torch.where(near, up - bent_up, model.log_mean - log_y)
-    second = torch.where(near, -down - bent_down, model.log_complement - log_rest)
+    first, second = torch.where(near, up - bent_up, first), torch.where(near, -down - bent_down, second)
     far = mean * first + complement * second
     return _Data(first - second, torch.where(near, divergence, far), log_y + log_rest)
 
@@ -333,15 +360,11 @@ def _value(model: _Model, data: _Data, remainders: _Gammas) -> Tensor:
     log_a, log_b = (precision + model.log_mean).clamp_min(least), (precision + model.log_complement).clamp_min(least)
     logarithms = 0.5 * (log_a + log_b - precision.clamp_min(least)) - precision - model.log_mean - model.log_complement
     of_gammas = remainders.at_a + remainders.at_b - remainders.at_sum + (logarithms + HALF_LOG_TWO_PI)
-    return product(data.divergence, model.precision) + data.log_variance + of_gammas
+    return model.times(data.divergence, model.precision) + data.log_variance + of_gammas
 
 
-def _second(model: _Model) -> _Gammas:
-    at_a, at_b = binet_derivatives(model.shapes)[1]
-    return _Gammas(at_a, at_b, binet_derivatives(model.sum)[1])
-
-
-def _information(model: _Model, second: _Gammas) -> tuple[Tensor, Tensor, Tensor]:
+def _information(model: _Model, second: _Gammas | None) -> tuple[Tensor, Tensor, Tensor]:
+    assert second is not None
     mean, complement = model.mean, model.complement
     s_a, s_b, s_sum = (value + 0.5 for value in second)
     of_a, of_b = complement * s_a, mean * s_b

@@ -16,6 +16,7 @@ from raphson.likelihoods._likelihood import Likelihood
 from raphson.likelihoods._support import Support
 from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import check_columns, like_outputs, start_rows
+from raphson.likelihoods._units import InUnits, times_power, unit_exponent
 from raphson.likelihoods.composed import _mean_link
 from raphson.linalg import Diagonal
 
@@ -93,10 +94,21 @@ class Gaussian(Likelihood):
         """Return all outputs, by the identity."""
         return slice(None) if self.link == "identity" else None
 
+    def in_units(self, f: Tensor, y: Tensor | None = None) -> InUnits[Likelihood] | None:
+        """Return the Gaussian of a scale about one, by the identity."""
+        if self.link != "identity":
+            return None
+        scale = torch.as_tensor(self.scale).to("cpu", torch.float64)
+        exponent = unit_exponent(scale.log().to(f.dtype))
+        if not bool(exponent.any()):
+            return None
+        base, exponent = replace(self, scale=times_power(scale, exponent.double())), exponent.to(f.device)
+        return InUnits(base, times_power(f, exponent), exponent.expand(f.shape), exponent.expand(f.shape))
+
     @property
     def hessian_bound(self) -> float | None:
         """The largest ``sigma^-2``, by the identity."""
-        return None if self.link != "identity" else float(torch.as_tensor(self.scale).min()) ** -2
+        return None if self.link != "identity" else float(torch.as_tensor(self.scale, dtype=torch.float64).min()) ** -2
 
     @property
     def self_concordance(self) -> float | None:
@@ -107,7 +119,7 @@ class Gaussian(Likelihood):
         """Return ``(f - y) / sigma^2`` of the identity link."""
         if self.link != "identity":
             return None
-        scale = np.asarray(torch.as_tensor(self.scale).cpu().double()).astype(np.longdouble)
+        scale = np.asarray(torch.as_tensor(self.scale, dtype=torch.float64).cpu()).astype(np.longdouble)
         found: NDArray[np.longdouble] = (f - y.reshape(f.shape).cpu().double().numpy()) / scale**2
         return found
 

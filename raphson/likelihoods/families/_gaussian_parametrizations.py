@@ -23,6 +23,7 @@ from raphson.likelihoods._definiteness import Definiteness
 from raphson.likelihoods._links import softplus, softplus_inverse
 from raphson.likelihoods._parameters import product
 from raphson.likelihoods._support import NEGATIVE, POSITIVE, REAL, Support
+from raphson.likelihoods._units import add_exponent, times_power, unit_exponent
 
 Number = Tensor | float
 
@@ -33,6 +34,21 @@ class Moments(NamedTuple):
     mean: Tensor
     log_scale: Tensor
     inverse_scale: Tensor
+
+
+class Units(NamedTuple):
+    """Both outputs in units of the scale, and powers of two: of the targets and of the derivatives in each output."""
+
+    target: Tensor
+    outputs: tuple[Tensor, Tensor]
+    gradient: tuple[Tensor, Tensor]
+
+
+class LogUnit(NamedTuple):
+    """An output that is a multiple of the log scale, everywhere or (to all digits) below some log scale."""
+
+    multiple: float
+    below: float | None = None
 
 
 class Entries(NamedTuple):
@@ -66,6 +82,10 @@ class Parametrization(abc.ABC):
         """Return the two outputs that stand for a mean and a scale."""
 
     @abc.abstractmethod
+    def in_units(self, first: Tensor, second: Tensor) -> Units:
+        """Return both outputs in units of the scale."""
+
+    @abc.abstractmethod
     def gradient(self, second: Tensor, at: Moments, r: Tensor) -> tuple[Tensor, Tensor]:
         """Return the derivatives in the two outputs, given the standardized residual."""
 
@@ -93,6 +113,7 @@ class ScaleMap:
         second: Gives, from :math:`\theta` and :math:`a'`, :math:`a''` and :math:`b = 2 a'^2 - a''`, which is
             :math:`q'' / 2q` of the precision :math:`q = e^{-2a}`; on its own because the two terms can cancel.
         of_scale: Gives the output for a scale.
+        unit: Which power of the scale the output is, or which multiple of its logarithm.
     """
 
     domain: Support
@@ -100,6 +121,7 @@ class ScaleMap:
     first: Callable[[Tensor], Number]
     second: Callable[[Tensor, Number], tuple[Number, Number]]
     of_scale: Callable[[Tensor], Tensor]
+    unit: float | LogUnit
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +146,18 @@ class MeanAnd(Parametrization):
     def outputs(self, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Return the two outputs that stand for a mean and a scale."""
         return mean, self.scale_map.of_scale(scale)
+
+    def in_units(self, first: Tensor, second: Tensor) -> Units:
+        """Return outputs in units of the scale."""
+        unit, log_scale = self.scale_map.unit, self.scale_map.scales(second)[0]
+        if isinstance(unit, LogUnit):
+            exponent = unit_exponent((log_scale - unit.below).clamp(max=0.0) if unit.below is not None else log_scale)
+            moved, power = add_exponent(second, exponent, unit.multiple), torch.zeros_like(exponent)
+        else:
+            exponent = unit_exponent(log_scale)
+            power = unit * exponent
+            moved = times_power(second, power)
+        return Units(exponent, (times_power(first, exponent), moved), (exponent, power))
 
     def gradient(self, second: Tensor, at: Moments, r: Tensor) -> tuple[Tensor, Tensor]:
         """Return the derivatives in the two outputs."""
@@ -166,6 +200,12 @@ class Natural(Parametrization):
         """Return the two outputs that stand for a mean and a scale."""
         precision = scale.square().reciprocal()
         return mean * precision, -0.5 * precision
+
+    def in_units(self, first: Tensor, second: Tensor) -> Units:
+        """Return outputs in units of the scale."""
+        exponent = unit_exponent(-0.5 * (-2 * second).log())
+        power = -exponent, -2 * exponent
+        return Units(exponent, (times_power(first, power[0]), times_power(second, power[1])), power)
 
     def gradient(self, second: Tensor, at: Moments, r: Tensor) -> tuple[Tensor, Tensor]:
         """Return the means of the statistic less the statistic."""
@@ -216,6 +256,7 @@ def _power(exponent: float) -> ScaleMap:
         lambda theta: exponent / theta,
         lambda theta, first: (first * first * (-1 / exponent), _times(first * first, 2 + 1 / exponent)),
         lambda scale: scale.pow(1 / exponent),
+        1 / exponent,
     )
 
 
@@ -227,6 +268,7 @@ def _log(multiple: float) -> ScaleMap:
         lambda theta: multiple,
         lambda theta, first: (0.0, 2 * first * first),
         lambda scale: scale.log() / multiple,
+        LogUnit(1 / multiple),
     )
 
 
@@ -260,7 +302,7 @@ def _softplus_second(theta: Tensor, first: Number) -> tuple[Number, Number]:
     return second, 2 * first * first - second
 
 
-_SOFTPLUS = ScaleMap(REAL, _softplus_scales, _softplus_first, _softplus_second, softplus_inverse)
+_SOFTPLUS = ScaleMap(REAL, _softplus_scales, _softplus_first, _softplus_second, softplus_inverse, LogUnit(1.0, -40.0))
 
 _NEVER = "Use the expected one, or natural parameters, where a positive definite matrix is needed."
 

@@ -19,6 +19,7 @@ from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI
 from raphson.likelihoods._support import Support
 from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import columns, like_outputs, start_rows, weighted_mean
+from raphson.likelihoods._units import InUnits
 from raphson.likelihoods.composed import _mean_link
 from raphson.likelihoods.families._gaussian_parametrizations import PARAMETRIZATIONS, Entries, Moments, Parametrization
 from raphson.linalg import Diagonal, EqualBlocks, LinearOperator, SymmetricOperator
@@ -135,6 +136,13 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
     def locations(self, n_outputs: int) -> slice | None:
         """Return the means, where they are outputs."""
         return slice(0, None, 2) if self.link == "identity" and self.parametrization != "natural" else None
+
+    def in_units(self, f: Tensor, y: Tensor | None = None) -> InUnits[Likelihood] | None:
+        """Return the same parametrization of scales about one."""
+        if self.link != "identity":
+            return None
+        units = self._form.in_units(f[..., ::2], f[..., 1::2])
+        return InUnits(self, interleaved(*units.outputs), units.target, interleaved(*units.gradient))
 
     @property
     def domains(self) -> tuple[Support, ...]:

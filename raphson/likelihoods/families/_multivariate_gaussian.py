@@ -12,8 +12,10 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._closed_form import ClosedForm
+from raphson.likelihoods._likelihood import Likelihood
 from raphson.likelihoods._target_distribution import JointNormal, TargetDistribution, to_array
 from raphson.likelihoods._targets import check_columns, like_outputs, start_rows
+from raphson.likelihoods._units import InUnits, add_exponent, times_power, unit_exponent
 from raphson.linalg import Dense, Matrix
 
 if TYPE_CHECKING:
@@ -114,6 +116,18 @@ class MultivariateGaussian(ClosedForm[_Parts]):
     def locations(self, n_outputs: int) -> slice:
         """Return the means."""
         return slice(self._responses(n_outputs))
+
+    def in_units(self, f: Tensor, y: Tensor | None = None) -> InUnits[Likelihood]:
+        """Return the distribution of responses each of which has a greatest entry of the factor about one."""
+        m = self._responses(f.shape[-1])
+        mean, diagonal, lower = f[..., :m], f[..., m : 2 * m], f[..., 2 * m :]
+        rows = _layout(m, f.device).rows[m:]
+        greatest = diagonal.clone().scatter_reduce(-1, rows.expand(lower.shape), lower.abs().log(), "amax")
+        exponent = unit_exponent(-greatest)
+        of_lower = -exponent[..., rows]
+        moved = times_power(mean, exponent), add_exponent(diagonal, -exponent), times_power(lower, of_lower)
+        power = exponent, torch.zeros_like(exponent), of_lower
+        return InUnits(self, torch.cat(moved, -1), exponent, torch.cat(power, -1))
 
     def n_outputs(self, y: Tensor) -> int:
         """Return ``M + M (M + 1) / 2`` for targets ``(N, M)``, or ``(N,)`` where ``M = 1``."""

@@ -11,13 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from raphson.likelihoods import _parameters
 from raphson.likelihoods._command import Command
+from raphson.likelihoods._likelihood import Derivatives
 from raphson.likelihoods._links import softplus
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, binet, log_remainder
 from raphson.likelihoods._special._binet_together import binet_together
 from raphson.likelihoods._special._negative_binomial_information import dispersion_information
+from raphson.likelihoods._special._small_counts import small_count_sums
+from raphson.likelihoods._special._tracked import can_look
 from raphson.likelihoods._support import COUNT
 from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import like_outputs, log_mean_count, start_rows, weighted_mean
@@ -31,6 +35,10 @@ if TYPE_CHECKING:
 
 _LARGEST_SIZE = 1e9
 """Sizes (inverse dispersions) in SciPy's distribution: 1 - p is rounded by 1e-16, and a larger size is a Poisson's."""
+
+
+_LEAST = -8.0
+"""Logarithm of dispersion times mean above which what cancels in the plain formulas leaves 12 digits at least."""
 
 
 class _OfCount(NamedTuple):
@@ -180,6 +188,34 @@ class NegativeBinomial(MeanFamily[_Parts]):
         if self.dispersion is not None:
             return Diagonal(mean)
         return _parameters.uncorrelated(mean, dispersion_information(log_mean, log_dispersion))
+
+    def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
+        """Return value, gradient and Hessian at once: of small counts and one dispersion from a table of sums."""
+        log_mean, log_dispersion = self._split(f)
+        y, log_dispersion = like_outputs(log_mean, y), _parameters.constant(log_dispersion)
+        sums, x = small_count_sums(y, log_dispersion), log_mean + log_dispersion
+        if sums is None or not can_look(x) or float(x.min()) < _LEAST:
+            return super().derivatives(f, y, hessian)
+        size = (-log_dispersion).exp()
+        share, rest = torch.sigmoid(x), torch.sigmoid(-x)
+        both = logsigmoid(x.abs()).neg()  # what softplus(x) and softplus(-x) are beside x and -x, if positive
+        of_size = (x.clamp(min=0.0) + both).mul_(size)
+        nll = _parameters.total(sums[0] + of_size + y * (both - x.clamp(max=0.0)), f)
+        scaled_mean = share * size
+        by_mean = scaled_mean - y * rest
+        gradient = by_mean
+        curvature: SymmetricOperator | None = None
+        if self.dispersion is None:
+            gradient = _parameters.interleaved(by_mean, sums[1] - of_size + by_mean)
+        if hessian == "expected":
+            curvature = self.fisher(f)
+        elif hessian is not None:
+            of_mean = (y + size) * share * rest
+            if self.dispersion is not None:
+                return Derivatives(nll, gradient, Diagonal(of_mean))
+            mixed = -share * by_mean
+            curvature = _parameters.blocks(of_mean, mixed, sums[2] + of_size - scaled_mean + mixed)
+        return Derivatives(nll, gradient, curvature)
 
     @property
     def self_concordance(self) -> float | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.likelihoods._closed_form import ClosedForm
 from raphson.likelihoods._command import Command
+from raphson.likelihoods._likelihood import Likelihood
 from raphson.likelihoods._links import softplus
 from raphson.likelihoods._parameters import block_entries, check_number, constant, interleaved, product, total
 from raphson.likelihoods._special._binet import HALF_LOG_TWO_PI, log_remainder
@@ -20,6 +21,7 @@ from raphson.likelihoods._special._half_step import FROM, half_step, half_step_d
 from raphson.likelihoods._special._sampling import log_gamma_variate
 from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import like_outputs, start_rows, weighted_mean
+from raphson.likelihoods._units import InUnits, add_exponent, times_power, unit_exponent
 from raphson.linalg import Diagonal, EqualBlocks, EqualBlocksMatrix, LinearOperator, SymmetricOperator
 
 if TYPE_CHECKING:
@@ -180,6 +182,15 @@ class StudentT(ClosedForm[_Parts]):
         """Return the locations."""
         return slice(0, None, len(self.parameters))
 
+    def in_units(self, f: Tensor, y: Tensor | None = None) -> InUnits[Likelihood]:
+        """Return the Student distribution of a scale, or of a residual that is greater, about one."""
+        location, log_scale, *rest = f.view(*f.shape[:-1], -1, len(self.parameters)).unbind(-1)
+        size = log_scale if y is None else torch.maximum(log_scale, (like_outputs(location, y) - location).abs().log())
+        exponent = unit_exponent(size)
+        moved = times_power(location, exponent), add_exponent(log_scale, exponent), *rest
+        power = exponent, *(torch.zeros_like(exponent) for _ in moved[1:])
+        return InUnits(self, interleaved(*moved), exponent, interleaved(*power))
+
     def fisher(self, f: Tensor, y: Tensor | None = None) -> SymmetricOperator:
         """Return the Fisher information: diagonal with ``df`` fixed, one 3 x 3 block per response otherwise."""
         return self._information(self._model(f))
@@ -221,7 +232,7 @@ class StudentT(ClosedForm[_Parts]):
         location, log_scale, _, df = self._model(f)
         value, scale = to_array(like_outputs(location, y)), to_array(log_scale.exp())
         # beyond, the distribution is the normal one to ten digits, and SciPy's series for it may not be
-        freedom = to_array(torch.as_tensor(df).clamp(max=1e10))
+        freedom = to_array(df.clamp(max=1e10)) if isinstance(df, Tensor) else min(df, 1e10)
         return Univariate(stats.t(freedom, to_array(location), scale), value, stats.t(freedom, value, scale))
 
     def variance(self, f: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ where :math:`J^\top u`, a plain backward pass, is right.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ def _refusal(custom: list[str], why: str) -> str:
 
 def _agrees(model: Model, x: Inputs, traits: Traits) -> bool:
     lin = Linearization(model, x, traits)
-    u = _mixture(lin.outputs)
+    u = mixture(lin.outputs)
     found = torch.cat(_rows(lin.vjp(u)))
     size = found.norm()
     if not bool(torch.isfinite(size) & (size > 0)):
@@ -80,7 +81,7 @@ def rounding_of_products(dtype: torch.dtype, traits: Traits) -> float:
 
 def _same_in_turn(function: Function, row: Tensor, tol: float) -> bool:
     """Whether a function of two vectors at once is that of each: not all of torch's derivatives are under ``vmap``."""
-    pair = torch.stack([row, _mixture(row) * row.norm()])
+    pair = torch.stack([row, mixture(row) * row.norm()])
     at_once, in_turn = map_rows(function, pair, True), map_rows(function, pair, False)
     return at_once.shape == in_turn.shape and bool((at_once - in_turn).norm() <= tol * in_turn.norm())
 
@@ -92,17 +93,17 @@ def _rows(parts: tuple[Tensor, ...]) -> list[Tensor]:
 def _curved_right(model: Model, x: Inputs, traits: Traits, differences: bool) -> bool:
     """Whether the derivative of ``J^T u`` in the parameters is what differences of it say, for a fixed ``u``."""
     theta = model.space.vector()
-    w = _mixture(theta)
+    w = mixture(theta)
     step = torch.finfo(theta.dtype).eps ** _STEP * max(1.0, float(theta.norm())) / float(w.norm())
 
     def gradient(at: Tensor) -> Tensor:
         leaves = {name: p.detach().clone().requires_grad_() for name, p in model.space.unflatten(at).items()}
         with torch.enable_grad():
             f = model.call(leaves, x)
-        parts = torch.autograd.grad(f, list(leaves.values()), _mixture(f.detach()), materialize_grads=True)
+        parts = torch.autograd.grad(f, list(leaves.values()), mixture(f.detach()), materialize_grads=True)
         return torch.cat(_rows(parts))
 
-    graph = GradientGraph(model, x, traits, lambda f: (_mixture(f), torch.zeros_like))
+    graph = GradientGraph(model, x, traits, lambda f: (mixture(f), torch.zeros_like))
     if graph.together and len(theta) <= _BATCHED:
         traits.batched &= _same_in_turn(
             lambda w: torch.cat(_rows(graph.product(w))), w, rounding_of_products(theta.dtype, traits)
@@ -111,11 +112,36 @@ def _curved_right(model: Model, x: Inputs, traits: Traits, differences: bool) ->
         return True
     found = torch.cat(_rows(graph.product(w)))
     expected = (gradient(theta + step * w) - gradient(theta - step * w)) / (2 * step)
-    rounding = torch.finfo(theta.dtype).eps * graph.gradient.norm() / step
-    return bool((found - expected).norm() <= 0.02 * expected.norm() + 100 * rounding)
+    return _near(found, expected, graph.gradient, step)
 
 
-def _mixture(like: Tensor) -> Tensor:
+def is_derivative(pulled: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], x: Tensor) -> bool:
+    r"""Whether the derivative of :math:`J^\top u` in the inputs is what differences of it say, for a fixed ``u``.
+
+    Args:
+        pulled: From inputs to themselves as a leaf, outputs and :math:`J^\top u` with its graph.
+        x: Where.
+
+    Returns:
+        Whether it is; what cannot be differentiated raises torch's ``RuntimeError``.
+    """
+    w = mixture(x)
+    step = torch.finfo(x.dtype).eps ** _STEP * max(1.0, float(x.norm())) / float(w.norm())
+    inputs, _, gradient = pulled(x)
+    found = torch.zeros_like(x)
+    if gradient.requires_grad:
+        (found,) = torch.autograd.grad(gradient, inputs, w, materialize_grads=True, allow_unused=True)
+    ahead, behind = (pulled(x + sign * step * w)[2].detach() for sign in (1, -1))
+    return _near(found, (ahead - behind) / (2 * step), gradient.detach(), step)
+
+
+def _near(found: Tensor, differences: Tensor, gradient: Tensor, step: float) -> bool:
+    """Whether a derivative is what differences of a gradient say, as far as these have digits."""
+    rounding = torch.finfo(found.dtype).eps * gradient.norm() / step
+    return bool((found - differences).norm() <= 0.02 * differences.norm() + 100 * rounding)
+
+
+def mixture(like: Tensor) -> Tensor:
     """Return numbers between -1 and 1 in no order, without a generator."""
     count = torch.arange(1, like.numel() + 1, dtype=torch.float32, device=like.device)
     return count.cos().to(like.dtype).view(like.shape)

@@ -53,6 +53,14 @@ _VMAPPED = {
 """Nodes that take many gradients under ``vmap`` without a loop."""
 
 
+RESHAPES = {
+    f"{name}Backward{i}"
+    for name in ("View", "UnsafeView", "ReshapeAlias", "Alias", "Clone", "Unsqueeze", "Squeeze")
+    for i in (0, 1)
+}
+"""Nodes that leave the entries of a tensor in their order, whatever its shape."""
+
+
 def results_of(node: Any) -> list[tuple[tuple[int, ...], torch.dtype]]:
     """Return shape and type of each result of a node's operation, whose gradients it takes."""
     return [(tuple(result.shape), result.dtype) for result in node._input_metadata]

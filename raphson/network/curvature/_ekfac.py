@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raphson.linalg import Dense, SymmetricOperator
 from raphson.network._objective import Objective
+from raphson.network._required import check_objective
 from raphson.network.curvature._kfac import check_options, layer_sums
 from raphson.network.curvature.factors._eigen_moments import EigenMoments
 from raphson.network.curvature.factors._kronecker_factors import MatmulTerm, Sharing, TableTerm, Term
@@ -69,9 +70,10 @@ def ekfac(
         >>> torch.allclose(ekfac(objective).to_dense(), torch.tensor([[1.0, 1.0], [1.0, 2.0]]))
         True
     """
+    check_objective(objective)
     check_options(sharing, bias)
     sampling = sampling_of(objective, estimator, samples, generator)
-    sums = layer_sums(objective, sampling, sharing, bias)
+    sums = layer_sums(objective, sampling, sharing, bias, outer=True)
     bases = [_basis(terms) for terms in sums.terms]
     for recorded in recorded_batches(objective, sampling.mixed):
         work = dict(sums.work(recorded))

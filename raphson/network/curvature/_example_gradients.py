@@ -12,6 +12,7 @@ from torch.func import grad, vmap
 from raphson.data import Batch
 from raphson.linalg import check_dense_size
 from raphson.network._objective import Objective
+from raphson.network._required import check_objective
 from raphson.network.autodiff._double_backward import differentiable_kernels
 from raphson.network.autodiff._linearize import check_shapes
 from raphson.network.autodiff._per_example import one_example
@@ -47,6 +48,7 @@ def example_gradients(objective: Objective) -> Tensor:
         tensor([[-1.],
                 [-6.]])
     """
+    check_objective(objective)
     shape = (objective.n_examples, objective.n_parameters)
     check_dense_size(shape, objective.dtype, "iterate_example_gradients, example_gradient_norms, or fewer params")
     return torch.cat(list(iterate_example_gradients(objective)))
@@ -60,7 +62,17 @@ def iterate_example_gradients(objective: Objective) -> Iterator[Tensor]:
 
     Yields:
         The gradients of the next examples.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.zeros_(model.weight)
+        >>> x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [3.0]])
+        >>> [rows.sum().item() for rows in rp.iterate_example_gradients(rp.Objective(model, rp.Gaussian(), (x, y)))]
+        [-7.0]
     """
+    check_objective(objective)
     width = max(1, _CHUNK // objective.n_parameters)
     for index, batch in enumerate(objective.batches()):
         with torch.no_grad():
@@ -79,7 +91,17 @@ def example_gradient_norms(objective: Objective) -> Tensor:
 
     Returns:
         One norm for each example.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.zeros_(model.weight)
+        >>> x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [3.0]])
+        >>> rp.example_gradient_norms(rp.Objective(model, rp.Gaussian(), (x, y)))
+        tensor([1., 6.])
     """
+    check_objective(objective)
     norms = []
     for recorded in recorded_batches(objective):
         g = objective.likelihood.gradient(recorded.record.output.detach(), recorded.batch.y)

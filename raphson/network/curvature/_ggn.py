@@ -10,7 +10,9 @@ import torch
 
 from raphson._errors import InputError, RaphsonWarning
 from raphson.linalg import SymmetricOperator
+from raphson.network._chance import check_draws
 from raphson.network._objective import Objective
+from raphson.network._required import check_objective
 from raphson.network.curvature._gauss_newton import Keep, gauss_newton_products
 from raphson.network.curvature._structures import Blocks, Structure, check_structure, gauss_newton_structure
 from raphson.network.curvature.factors._output_curvature import OutputCurvature
@@ -77,6 +79,7 @@ def ggn(
         >>> rp.ggn(objective) @ torch.tensor([1.0, 0.0])
         tensor([5., 7.])
     """
+    check_objective(objective)
     if kind not in {None, "observed", "expected"}:
         raise InputError(f"kind is {kind!r}, but a Gauss-Newton matrix is 'observed' or 'expected'.")
     if kind is None and not objective.likelihood.concave:
@@ -142,10 +145,10 @@ def fisher(
         tensor([[ 1., -1.],
                 [-1.,  1.]])
     """
+    check_objective(objective)
     if kind not in {"expected", "mc", "empirical"}:
         raise InputError(f"kind is {kind!r}, but a Fisher information is 'expected', 'mc' or 'empirical'.")
-    if samples < 1:
-        raise InputError(f"samples is {samples}, but at least one is needed.")
+    check_draws(samples, generator)
     seed = 0
     if generator is not None:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))

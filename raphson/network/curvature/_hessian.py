@@ -11,6 +11,7 @@ from torch import Tensor
 from raphson.data import Batch
 from raphson.linalg import Dense, Diagonal, Implicit, SymmetricOperator
 from raphson.network._objective import Objective
+from raphson.network._required import check_objective
 from raphson.network.autodiff._linearize import GradientGraph
 from raphson.network.curvature._preactivation import preactivation_diagonal
 from raphson.network.curvature._products import BatchProducts, NetworkProducts
@@ -65,6 +66,7 @@ def hessian(
         tensor([[ 0., -1.],
                 [-1.,  0.]])
     """
+    check_objective(objective)
     check_structure(structure, blocks)
     objective = objective if params is None else objective.restricted(params)
     if structure == "blocks":

@@ -46,6 +46,12 @@ class Jacobian:
 
     Attributes:
         outputs: ``f``, ``(N, ..., C)``.
+
+    Examples:
+        >>> import raphson as rp
+        >>> J = rp.jacobian(torch.nn.Linear(2, 1), torch.tensor([[3.0, 4.0]]))
+        >>> J.shape, J.by_parameter()["weight"].shape
+        (torch.Size([1, 1, 3]), torch.Size([1, 1, 1, 2]))
     """
 
     def __init__(self, model: Model, x: Inputs, n: int, traits: Traits) -> None:
@@ -270,6 +276,8 @@ def _prepared(
     if not found or found[0].ndim == 0:
         raise InputError("The inputs hold no tensor with an axis of examples: give a tensor (N, ...).")
     n = found[0].shape[0]
+    if n == 0:
+        raise InputError("The inputs hold no example: give at least one.")
     x = tree_map(lambda tensor: tensor.to(made.space.device), x)
     f, traits = probe(made, x, n)
     return made, x, n, traits, f.shape[1:]

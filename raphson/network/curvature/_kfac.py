@@ -8,6 +8,7 @@ import torch
 
 from raphson._errors import InputError
 from raphson.network._objective import Objective
+from raphson.network._required import check_objective
 from raphson.network.curvature._kfra import kfra
 from raphson.network.curvature.factors._kronecker_factors import Sharing
 from raphson.network.curvature.factors._layer_operator import LayerOperator
@@ -63,7 +64,10 @@ def kfac(
     Cost, with F operations of a forward pass, for layers wide against the number of outputs: F forward, half of
     each factor's :math:`2 N d^2` because it is symmetric, and k backward passes of F (less the first layer) for k
     vectors, which go through the network together. Patches of a 3 x 3 convolution that moves by one position cost
-    13 :math:`c^2` for c channels, not 40. No array of N x C x C is formed, vectors are taken some at a time.
+    13 :math:`c^2` for c channels, not 40. No array of N x C x C is formed, vectors are taken some at a time. A linear
+    layer whose outputs are the model's, reshaped at most, needs no vectors: its output factor is the sum of the
+    output Hessians, one product of :math:`2 N C^2` for C classes, and alone (``params=``) it takes any number of
+    examples.
 
     Args:
         objective: The objective; its scale, weights and :math:`\lambda I` are included.
@@ -77,8 +81,9 @@ def kfac(
         A block-diagonal operator ``(P, P)``.
 
     An argument that is not one of those above, and a module that ``"recursive"`` does not know, raise ``InputError``.
-    ``TooLargeError`` refuses a factor of ``"recursive"`` that is too large, and an ``"exact"`` that would take hours:
-    its C vectors of C outputs, at every position of all examples (of a vocabulary, say), are counted first.
+    ``TooLargeError`` refuses a factor of ``"recursive"`` that is too large, and an ``"exact"`` that would take hours
+    in the layers below the outputs: its C vectors of C outputs, at every position of all examples (of a vocabulary,
+    say), are counted first.
 
     References:
         J. Martens and R. Grosse (2015), Optimizing neural networks with Kronecker-factored approximate curvature.
@@ -98,18 +103,21 @@ def kfac(
         tensor([[1., 1.],
                 [1., 2.]])
     """
+    check_objective(objective)
     check_options(sharing, bias)
     if estimator == "recursive":
         return kfra(objective, bias)
     return layer_sums(objective, sampling_of(objective, estimator, samples, generator), sharing, bias).operator()
 
 
-def layer_sums(objective: Objective, sampling: Sampling, sharing: Sharing, bias: Bias) -> LayerSums:
-    """Return the blocks of all batches."""
+def layer_sums(
+    objective: Objective, sampling: Sampling, sharing: Sharing, bias: Bias, outer: bool = False
+) -> LayerSums:
+    """Return the blocks of all batches; with ``outer``, vectors will be needed in the layer of the outputs, too."""
     sums: LayerSums | None = None
     for recorded in recorded_batches(objective, sampling.mixed):
         sums = sums or LayerSums(objective, recorded, sharing, bias)
-        sums.add(recorded, sampling)
+        sums.add(recorded, sampling, outer)
     assert sums is not None
     return sums
 

@@ -13,11 +13,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from raphson.likelihoods import hessian_diagonal
 from raphson.network._objective import Objective
 from raphson.network._parameters import ParameterSpace
 from raphson.network.curvature.factors._output_factor import (
+    KINDS,
     Estimator,
     OutputDraw,
+    flat_rows,
     output_factors,
     sampled_factors,
     sampling_of,
@@ -46,6 +49,7 @@ def layer_diagonal(
 
     Cost in units of a forward pass F, without sharing: 1 for the forward pass, 1 less the first layer for each of the
     C vectors of the output factor, and 1 for all squared gradients together. With sharing one more for each vector.
+    A layer that makes the outputs has the diagonals of the output Hessians, and needs no vectors.
     """
     sampling = sampling_of(objective, estimator, samples, generator)
     space = objective.space
@@ -55,7 +59,13 @@ def layer_diagonal(
         plain = [number for _, (number, *more) in groups if not more and _is_plain(recorded, number)]
         squared: dict[int, Tensor] = {}
         unrecognized = UnrecognizedGradients(objective, recorded)
-        jobs = [([number], partial(_add_squared_outputs, squared, number, recorded)) for number in plain]
+        last = recorded.record.at_output
+        if draw is None and sampling.exact and last in plain:
+            rows, y, weights = flat_rows(objective, recorded.batch, recorded.record.output.detach())
+            kind = KINDS[sampling.estimator]
+            squared[last] = hessian_diagonal(objective.likelihood, rows, y, kind) * weights.unsqueeze(-1)
+        below = [number for number in plain if number not in squared]
+        jobs = [([number], partial(_add_squared_outputs, squared, number, recorded)) for number in below]
         jobs += [
             (numbers, partial(_add_squared, total, recorded, views, numbers, space))
             for views, numbers in groups
@@ -66,7 +76,7 @@ def layer_diagonal(
             if draw
             else output_factors(objective, recorded, sampling, outer=False)
         )
-        for u in factors:
+        for u in factors if jobs or recorded.record.unrecognized else ():
             recorded.record.deliver(u, jobs)
             for name, rows in unrecognized(u).items():
                 total[space.slices[name]] += rows.square().sum((0, 1))

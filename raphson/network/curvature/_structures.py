@@ -19,7 +19,6 @@ from raphson.network.curvature._layer_diagonal import layer_diagonal
 from raphson.network.curvature.factors._output_curvature import OutputCurvature, slice_rows
 from raphson.network.curvature.factors._output_factor import Estimator, OutputDraw
 from raphson.network.layers._layer_calls import Linear
-from raphson.network.layers._layer_record import LayerRecord
 from raphson.network.layers._recorder import record_feed_forward
 
 Structure = Literal["implicit", "dense", "diagonal", "blocks"]
@@ -126,12 +125,10 @@ def _of_last_layer(objective: Objective, middle: OutputCurvature) -> Tensor | No
     network, space = objective.feed_forward, objective.space
     total: Tensor | None = None
     names: tuple[str, str | None] = ("", None)
-    gaps: list[Tensor] = []
     for index, batch in enumerate(objective.batches()):
         record = None if network is None else record_feed_forward(network, space, batch.x)
-        if record is None or len(record.calls) != 1 or record.output.ndim > 2:
+        if record is None or len(record.calls) != 1 or record.at_output is None or record.output.ndim > 2:
             return None
-        gaps.append(_beyond_output(record))
         (call,), f = record.calls, record.output.detach()
         if not isinstance(call, Linear) or call.weight is None:
             return None
@@ -152,7 +149,7 @@ def _of_last_layer(objective: Objective, middle: OutputCurvature) -> Tensor | No
             for i in range(c):
                 scaled = (m[:, i, i:, None] * a[rows, None, :]).flatten(1)
                 total[i, :, i:] += (a[rows].mT @ scaled).view(d, c - i, d)
-    if total is None or bool(torch.stack(gaps).any()):  # looked at once: every look waits for a device
+    if total is None:
         return None
     for i in range(c):
         total[i + 1 :, :, i] = total[i, :, i + 1 :].permute(1, 2, 0)
@@ -165,16 +162,6 @@ def _of_last_layer(objective: Objective, middle: OutputCurvature) -> Tensor | No
         places[space.slices[bias]] = order[:, size]
     flat = total.view(c * d, c * d)
     return flat if bias is None else flat[places][:, places]
-
-
-def _beyond_output(record: LayerRecord) -> Tensor:
-    """Return how far gradients of the only layer call are from unit vectors of the output: zero where it is that."""
-    n, c = record.output.shape
-    eye = torch.eye(c, dtype=record.output.dtype, device=record.output.device).unsqueeze(1).expand(c, n, c)
-    found: list[Tensor] = []
-    with torch.no_grad():
-        record.deliver(eye, [([0], lambda gradients: found.append(gradients[0].clone()))])
-    return (found[0] - eye).abs().amax() if found[0].shape == eye.shape else eye.new_ones(())
 
 
 def _empty(space: ParameterSpace, dense: bool) -> Tensor:

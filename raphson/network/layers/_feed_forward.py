@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raphson._errors import InputError
 from raphson.linalg import is_near
 from raphson.network._module_parts import children, is_plain
+from raphson.network._onednn import linear
 from raphson.network.autodiff._double_backward import PlainCalls
 
 _ACTIVATIONS = (
@@ -54,7 +54,7 @@ class FeedForwardLayer:
     def evaluate(self, x: Tensor, second: bool = False) -> LayerValues:
         """Return what the layer does with inputs ``(..., in)``; ``second``: with second derivatives."""
         with torch.no_grad():
-            z = F.linear(x, self.linear.weight, self.linear.bias)
+            z = linear(x, self.linear.weight, self.linear.bias)
             if not self.activations:
                 return LayerValues(self, x, z, None, None)
             if len(self.activations) == 1 and type(self.activations[0]) is nn.ReLU:
@@ -144,7 +144,7 @@ def backward_pass(layers: list[LayerValues], u: Tensor) -> Iterator[Tensor]:
     g = layers[-1].times_derivative(u)
     yield g
     for lower, upper in zip(layers[-2::-1], layers[:0:-1], strict=True):
-        g = lower.times_derivative_(g @ upper.layer.w)
+        g = lower.times_derivative_(linear(g, upper.layer.w.mT))
         yield g
 
 
@@ -160,14 +160,8 @@ def read_feed_forward(module: nn.Module | None) -> FeedForward:
     before: list[nn.Module] = []
     layers: list[tuple[nn.Linear, list[nn.Module]]] = []
 
-    def visit(part: nn.Module, name: str) -> None:
-        where = f"module '{name}'" if name else "the model"
-        if not is_plain(part):
-            raise InputError(f"{where} has a forward hook.")
-        if type(part) is nn.Sequential:
-            for key, child in children(part):
-                visit(child, f"{name}.{key}" if name else key)
-        elif type(part) is nn.Linear:
+    for part, where in _parts(module, ""):
+        if type(part) is nn.Linear:
             layers.append((part, []))
         elif type(part) in _ACTIVATIONS:
             if type(part) not in _NOTHING:
@@ -176,8 +170,6 @@ def read_feed_forward(module: nn.Module | None) -> FeedForward:
             before.append(part)
         else:
             raise InputError(f"{where} is a {type(part).__name__}.")
-
-    visit(module, "")
     if not layers:
         raise InputError("the model has no linear layer.")
     own = [p for linear, _ in layers for p in (linear.weight, linear.bias) if p is not None]
@@ -185,6 +177,18 @@ def read_feed_forward(module: nn.Module | None) -> FeedForward:
         raise InputError("two layers share a weight or bias.")
     found = [FeedForwardLayer(a, names[id(a.weight)], names.get(id(a.bias)), tuple(after)) for a, after in layers]
     return FeedForward(tuple(before), tuple(found))
+
+
+def _parts(part: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
+    """Yield the modules in a sequence of sequences, each with the words for where it is."""
+    where = f"module '{name}'" if name else "the model"
+    if not is_plain(part):
+        raise InputError(f"{where} has a forward hook.")
+    if type(part) is not nn.Sequential:
+        yield part, where
+        return
+    for key, child in children(part):
+        yield from _parts(child, f"{name}.{key}" if name else key)
 
 
 def find_feed_forward(module: nn.Module | None) -> FeedForward | None:

@@ -12,8 +12,8 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.linalg import widest_float
 from raphson.network.autodiff._batched_vjp import Visit
-from raphson.network.layers._layer_calls import LayerCall
-from raphson.network.layers._parameter_view import PositionLayout
+from raphson.network.layers._layer_calls import LayerCall, Lookup
+from raphson.network.layers._parameter_view import NoLayout, PositionLayout
 
 Consumer = Callable[[Mapping[int, Tensor]], None]
 """Takes output gradients by the numbers of the layer calls."""
@@ -29,12 +29,15 @@ class LayerRecord:
         unrecognized: Names of parameters that are used outside recognized layers, at least once.
         backward: From output gradients ``(k, N, ..., C)`` to those of the calls, ``(k, *shape)``, which it hands over
             with their numbers; it may write over them afterwards.
+        at_output: The call whose outputs are the model's, row by row in the same order, so that its output gradients
+            are what ``backward`` is given; None where no call is seen to be.
     """
 
     output: Tensor
     calls: tuple[LayerCall, ...]
     unrecognized: frozenset[str]
     backward: Callable[[Tensor, Visit], None]
+    at_output: int | None = None
 
     def gradients(self, u: Tensor) -> list[Tensor]:
         """Return the output gradients of the calls, ``(k, *shape)``, for those of the output, ``(k, N, ..., C)``."""
@@ -68,29 +71,52 @@ class LayerRecord:
         if self.calls:
             self.backward(u, visit)
 
-    def layouts(self) -> list[PositionLayout]:
+    def layouts(self, later: bool = False) -> list[PositionLayout]:
         """Return for each call which positions belong to which example.
 
         Where the shape leaves it open (two axes as long as the batch, examples folded into another axis) two backward
         passes decide: with a weight for each example's outputs, the gradient at each of its positions is multiplied.
 
+        Args:
+            later: Whether a call whose positions cannot be split is refused only where that is asked for.
+
+        Returns:
+            The layouts.
+
         Raises:
             InputError: A layer's positions cannot be split into examples.
         """
-        n = self.output.shape[0]
-        choices = [_candidates(call.lead, n) for call in self.calls]
-        found = []
-        for i, (call, candidates) in enumerate(zip(self.calls, choices, strict=True)):
-            if len(candidates) > 1:
-                weights, plain, weighted = self._weighted
-                candidates = [c for c in candidates if _weighted_by(c.per_position(weights), plain[i], weighted[i])]
+        n, found = self.output.shape[0], []
+        for i, call in enumerate(self.calls):
+            candidates = self._split(i, sure=False)
             if not candidates:
-                raise InputError(
+                why = (
                     f"The layer with parameter '{call.name}' has an output of shape {tuple(call.shape)}, in which the "
                     f"{n} examples of the batch cannot be told apart. Keep the examples on the first axis."
                 )
+                if not later:
+                    raise InputError(why)
+                candidates = [NoLayout(1, n, 1, why)]
             found.append(candidates[0])
         return found
+
+    def shared(self) -> set[int]:
+        """Return the calls that all examples have in common, as positions that are looked up once and broadcast.
+
+        Seen where there are several examples. Tables with as many positions as examples are asked by their gradients.
+        """
+        if self.output.shape[0] == 1:
+            return set()
+        return {i for i, call in enumerate(self.calls) if not self._split(i, sure=isinstance(call, Lookup))}
+
+    def _split(self, i: int, sure: bool) -> list[PositionLayout]:
+        """Return how positions of a call can be split; ``sure`` looks where there are as many as examples, too."""
+        call, n = self.calls[i], self.output.shape[0]
+        candidates = _candidates(call.lead, n)
+        if len(candidates) > 1 or (sure and candidates and call.positions == n):
+            weights, plain, weighted = self._weighted
+            return [c for c in candidates if _weighted_by(c.per_position(weights), plain[i], weighted[i])]
+        return candidates
 
     @cached_property
     def _weighted(self) -> tuple[Tensor, list[Tensor], list[Tensor]]:

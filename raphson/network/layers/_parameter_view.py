@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from raphson._errors import InputError
 from raphson.network._parameters import ParameterSpace
 
 
@@ -39,6 +40,10 @@ class ParameterView:
     def is_whole(self, parameter: Tensor) -> bool:
         """Whether the view is the parameter as it is."""
         return self.offset == 0 and self.size == tuple(parameter.shape) and self.stride == parameter.stride()
+
+    def label(self, parameter: Tensor) -> str:
+        """Return the name of the parameter, seen whole in whatever order, or of a part of it."""
+        return self.name if self.numel == parameter.numel() else f"{self.name} (part)"
 
     def index(self, parameter: Tensor) -> Tensor:
         """Return the row-major position in the parameter of every entry of the view, ``size``."""
@@ -84,3 +89,18 @@ class PositionLayout:
     def per_position(self, values: Tensor) -> Tensor:
         """Return one value per example ``(n,)`` as one per position ``(M,)``."""
         return values[None, :, None].expand(self.before, self.n, self.after).reshape(-1)
+
+
+@dataclass(frozen=True)
+class NoLayout(PositionLayout):
+    """Positions that are not split into examples: every use is refused, in these words."""
+
+    why: str
+
+    def by_example(self, t: Tensor) -> Tensor:
+        """Raise ``InputError``."""
+        raise InputError(self.why)
+
+    def per_position(self, values: Tensor) -> Tensor:
+        """Raise ``InputError``."""
+        raise InputError(self.why)

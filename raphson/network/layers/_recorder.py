@@ -22,7 +22,7 @@ from raphson.network._parameters import ParameterSpace
 from raphson.network._tensor_memory import base_of, in_place_version, no_longer_view, unseen_by_modes
 from raphson.network.autodiff._batched_vjp import BatchedVJP, Visit
 from raphson.network.autodiff._linearize import refuse_constant
-from raphson.network.autodiff._vjp_rules import graph_nodes
+from raphson.network.autodiff._vjp_rules import RESHAPES, graph_nodes
 from raphson.network.layers._convolution import Convolution
 from raphson.network.layers._feed_forward import FeedForward, LayerValues, backward_pass
 from raphson.network.layers._layer_calls import Affine, LayerCall, Linear, Lookup
@@ -50,9 +50,8 @@ def record_layers(
     calls = tuple(call for call in mode.calls if call.edge.node in nodes and call.positions)
     names = {id(leaf): name for name, leaf in leaves.items()}
     unrecognized = frozenset(names[id(leaf)] for leaf in reached if id(leaf) in names)
-    return LayerRecord(
-        output, calls, unrecognized, _GraphBackward(output, [call.edge for call in calls], BatchedVJP.supports(nodes))
-    )
+    backward = _GraphBackward(output, [call.edge for call in calls], BatchedVJP.supports(nodes))
+    return LayerRecord(output, calls, unrecognized, backward, _at_output(output, calls))
 
 
 def record_training(run: Callable[[], Tensor], leaves: Mapping[str, Tensor]) -> tuple[LayerRecord, list[Source]]:
@@ -80,7 +79,8 @@ def record_training(run: Callable[[], Tensor], leaves: Mapping[str, Tensor]) -> 
     outside = frozenset(name for name, leaf in leaves.items() if id(leaf) in seen)
     sources = [Source(name, t) for tensors in (stand_ins, leaves) for name, t in tensors.items() if id(t) in seen]
     edges = [call.edge for call in calls]
-    return LayerRecord(output, calls, outside, _GraphBackward(output, edges, BatchedVJP.supports(nodes))), sources
+    backward = _GraphBackward(output, edges, BatchedVJP.supports(nodes))
+    return LayerRecord(output, calls, outside, backward, _at_output(output, calls)), sources
 
 
 def record_feed_forward(feed_forward: FeedForward, space: ParameterSpace, x: Any) -> LayerRecord | None:
@@ -110,7 +110,24 @@ def record_feed_forward(feed_forward: FeedForward, space: ParameterSpace, x: Any
                 if i in numbers:
                     visit(numbers.index(i), g)
 
-    return LayerRecord(layers[-1].outputs, tuple(call(layers[i]) for i in numbers), frozenset(), backward)
+    last = not layers[-1].layer.activations and numbers[-1:] == [len(layers) - 1]
+    calls = tuple(call(layers[i]) for i in numbers)
+    return LayerRecord(layers[-1].outputs, calls, frozenset(), backward, len(numbers) - 1 if last else None)
+
+
+def _at_output(output: Tensor, calls: Sequence[LayerCall]) -> int | None:
+    """Return the number of the call that made the output, seen by the graph: reshaped at most, not rearranged."""
+    with unseen_by_modes():
+        edge = get_gradient_edge(output)
+    node: Any = edge.node
+    place = edge.output_nr
+    while node is not None:
+        for number, call in enumerate(calls):
+            if call.edge.node == node and call.edge.output_nr == place:
+                same = call.shape[-1:] == output.shape[-1:] and call.shape.numel() == output.numel()
+                return number if same else None
+        node, place = node.next_functions[0] if node.name() in RESHAPES else (None, 0)
+    return None
 
 
 class _GraphBackward:

@@ -75,13 +75,15 @@ class KroneckerBlock:
     """The parameters of a block, and where they lie in the vector of all.
 
     Attributes:
-        names: The parameters.
+        parameter: The parameter that the weight is, or is part of.
+        names: The parameters, or which parts of them.
         weight: Where the weight's entries lie, as ``G`` times ``O`` times ``I``.
         bias: Where the bias's entries lie, which are a last column; None without one.
         shape: ``(G, O, I)`` of the weight alone.
         flipped: Whether the layer's inputs are on the side of the rows (tables).
     """
 
+    parameter: str
     names: tuple[str, ...]
     weight: slice | Tensor
     bias: slice | Tensor | None
@@ -128,8 +130,11 @@ class FactorPlan:
         self._space, self._sharing = first.space, sharing
         plan = make_plan(first.space, first.record, "joint")
         self._calls = tuple(call.without_input() for call in first.record.calls)
-        # used both ways round, a weight has a sum of two Kronecker products, which has no cheap inverse
+        # used both ways round, a weight has a sum of two Kronecker products, which has no cheap inverse; of a call that
+        # all examples share, gradients are sums over them, whose squares only random signs keep apart
         self._weights = [weight for weight in plan.weights if len(set(weight.flipped)) == 1]
+        shared = first.record.shared()
+        self._weights = [weight for weight in self._weights if shared.isdisjoint(weight.calls)]
         self.blocks = [_block(first.space, weight, self._calls[weight.calls[0]]) for weight in self._weights]
         covered = torch.zeros(first.space.numel, dtype=torch.bool, device=first.space.device)
         for block in self.blocks:
@@ -322,9 +327,12 @@ def _block(space: ParameterSpace, plan: KroneckerPlan, call: LayerCall) -> Krone
     if isinstance(call, Matmul):
         shape, index = call.weight_shape, call.weight_index(parameter)
     views = [view for view in (plan.weight, plan.bias) if view is not None]
-    names = tuple(v.name if v.is_whole(space.tensors[v.name]) else f"{v.name} (part)" for v in views)
+    # state is stored by these names, so that parts of one weight need different ones
+    names = tuple(v.label(space.tensors[v.name]).replace("(part)", f"(part from {v.offset})") for v in views)
     bias = None if plan.bias is None else _slice(plan.bias.places(space))
-    return KroneckerBlock(names, _slice(index.reshape(-1) + start), bias, shape, isinstance(call, Lookup))
+    return KroneckerBlock(
+        plan.weight.name, names, _slice(index.reshape(-1) + start), bias, shape, isinstance(call, Lookup)
+    )
 
 
 def _slice(index: Tensor) -> slice | Tensor:

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from raphson._errors import InputError
-from raphson.data import Batch, checked_weights
+from raphson.data import Batch, checked_weights, warn_of_indices
 from raphson.likelihoods import Likelihood, from_torch
+from raphson.network._batch_checks import check_classes_last
 from raphson.network._call_place import runnable
 from raphson.network._chance import statistics_unharmed, undisturbed
 from raphson.network._checks import Traits, observe
 from raphson.network._module import Model
+from raphson.network._module_parts import refuse_gradient_hooks, signature
 from raphson.network._parameters import ParameterSpace
 from raphson.network._plain_run import plain_run
 from raphson.network.training._training_pass import TrainingPass, total_weight, weighted_nll
@@ -57,7 +59,10 @@ class TrainedModel:
             self._all.update(module.named_parameters())
         self.tensors = {name: self._all[name] for name in self.space.names}
         self._required = {name: p.requires_grad for name, p in self.tensors.items()}
+        self._classes_second = isinstance(likelihood, nn.CrossEntropyLoss)
+        self._fresh = True
         self._traits: Traits | None = None
+        self._looked: tuple[Any, ...] = ()
 
     @property
     def space(self) -> ParameterSpace:
@@ -80,9 +85,17 @@ class TrainedModel:
             The pass; ``InputError`` if outputs do not fit the targets.
         """
         forward, batch, leaves = self._prepared(given)
-        if self._traits is None:
-            self._traits = observe(self._model, forward)
-        return TrainingPass(self, batch, forward, leaves, self._traits, products)
+        if self._traits is None or self._looked != signature(self.module):
+            target = self.module or self._model.function
+            self._traits, self._model.checkpointed = observe(target, self.module, self.space.device, forward)
+            self._looked = signature(self.module)
+        made = TrainingPass(self, batch, forward, leaves, self._traits, products)
+        if self._classes_second:
+            check_classes_last(made.f, made.batch.y)
+        if self._fresh and made.batch.weight is not None:
+            warn_of_indices([made.batch.weight], "The weights of the batch")
+        self._fresh = False
+        return made
 
     def unharmed(self) -> AbstractContextManager[None]:
         """Return a context that puts running statistics back if a batch is refused inside."""
@@ -99,6 +112,8 @@ class TrainedModel:
 
     def _prepared(self, given: Given) -> tuple[Callable[[], Tensor], Callable[[], Batch], Mapping[str, Tensor]]:
         """Return what runs the network, what returns the batch after that, and the parameters that it computes with."""
+        self._model.refuse_surroundings()
+        refuse_gradient_hooks(self.module)
         self._check_unchanged()
         self._follow()
         device = self.space.device

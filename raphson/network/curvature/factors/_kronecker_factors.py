@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from raphson.likelihoods import HessianSum
 from raphson.linalg import (
     Dense,
     Diagonal,
@@ -30,9 +31,11 @@ from raphson.linalg import (
     SymmetricOperator,
     widest_float,
 )
+from raphson.network._weighted_loss import WeightedLoss
+from raphson.network.curvature.factors._output_factor import Estimator, add_output_hessians, output_hessians
 from raphson.network.curvature.factors._patch_syrk import PatchSyrk
 from raphson.network.curvature.factors._recorded_batches import RecordedBatch
-from raphson.network.curvature.factors._syrk import Syrk, as_operator, syrk_of
+from raphson.network.curvature.factors._syrk import DiagonalSyrk, Syrk, as_operator, syrk_of
 from raphson.network.layers._convolution import Convolution
 from raphson.network.layers._layer_calls import LayerCall, Lookup, Matmul
 from raphson.network.layers._parameter_view import PositionLayout
@@ -117,6 +120,7 @@ class MatmulTerm(Term):
         self._patches: PatchSyrk | None = None
         self._means = self.like.new_zeros(groups, i)
         self._outputs = syrk_of(groups, o, self.like, most=self.most)
+        self._hessians: HessianSum | None = None
         self._count: float | Tensor = 0.0
 
     def add_inputs(self, calls: Sequence[RecordedCall], independent: Tensor | None, example: Tensor | None) -> None:  # noqa: D102
@@ -168,6 +172,13 @@ class MatmulTerm(Term):
             assert isinstance(one.call, Matmul)
             self._outputs.add(one.call.outputs(gradients[one.number]).flatten(0, 1))
 
+    def add_hessians(self, objective: WeightedLoss, recorded: RecordedBatch, estimator: Estimator) -> None:
+        """Add the outer products of a batch where the outputs are the model's, whose Hessians they add up to."""
+        f = recorded.record.output.detach()
+        if self._hessians is None:
+            self._hessians = output_hessians(objective, estimator, f, diagonal=isinstance(self._outputs, DiagonalSyrk))
+        add_output_hessians(self._hessians, objective, recorded.batch, f)
+
     @cached_property
     def inputs(self) -> Tensor:
         """The average of input outer products, ``(G, I, I)``, with a last row and column for a joint bias.
@@ -186,7 +197,10 @@ class MatmulTerm(Term):
     @cached_property
     def outputs(self) -> Tensor:
         """The sum of output gradient outer products, ``(G, O, O)``; of large ones the diagonal only, ``(G, O)``."""
-        return self._outputs.total()
+        hessians = None if self._hessians is None else self._hessians.total().unsqueeze(0)
+        if hessians is None or not self._outputs.empty:
+            return self._outputs.total() if hessians is None else self._outputs.total() + hessians
+        return hessians
 
     def operator(self, outputs: Tensor | None = None) -> SymmetricOperator:
         """Return the Kronecker product, with another output factor if given."""

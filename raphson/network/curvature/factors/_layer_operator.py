@@ -47,6 +47,13 @@ class LayerReport:
 
     Attributes:
         rows: For each block its parameters, their number, the structure and the bytes it takes.
+
+    Examples:
+        >>> import torch
+        >>> import raphson as rp
+        >>> objective = rp.Objective(torch.nn.Linear(2, 1), rp.Gaussian(), (torch.ones(4, 2), torch.zeros(4, 1)))
+        >>> [row[:3] for row in rp.kfac(objective).report().rows]
+        [('weight, bias', 3, 'Kronecker 1 x 3')]
     """
 
     rows: tuple[tuple[str, int, str, int], ...]
@@ -79,6 +86,13 @@ class LayerOperator(SymmetricOperator):
         inputs: For each block which of its Kronecker factors is the average over inputs; None where there is none. Left
             out where nobody adds factors up.
         labels: Names of the ``P`` parameters.
+
+    Examples:
+        >>> import raphson as rp
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+        >>> factors = rp.kfac(rp.Objective(model, rp.Gaussian(), (torch.ones(4, 2), torch.zeros(4, 1))))
+        >>> [tuple(block.shape) for block in factors.blocks], factors.shift(0.1).solve(torch.ones(13)).shape
+        ([(9, 9), (4, 4)], torch.Size([13]))
     """
 
     blocks: tuple[SymmetricOperator, ...]

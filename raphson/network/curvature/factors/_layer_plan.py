@@ -90,7 +90,7 @@ class LayerPlan:
 
 def view_names(views: Sequence[ParameterView], space: ParameterSpace) -> str:
     """Return the names of parameters, or parts of them, that share a block."""
-    return ", ".join(v.name if v.is_whole(space.tensors[v.name]) else f"{v.name} (part)" for v in views)
+    return ", ".join(view.label(space.tensors[view.name]) for view in views)
 
 
 def make_plan(space: ParameterSpace, record: LayerRecord, bias: Bias) -> LayerPlan:

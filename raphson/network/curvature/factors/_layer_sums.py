@@ -16,11 +16,11 @@ from raphson.network._parameters import ParameterSpace
 from raphson.network.curvature.factors._kronecker_factors import MatmulTerm, RecordedCall, Sharing, TableTerm, Term
 from raphson.network.curvature.factors._layer_operator import LayerOperator
 from raphson.network.curvature.factors._layer_plan import Bias, KroneckerPlan, make_plan, view_names
-from raphson.network.curvature.factors._output_factor import Sampling, output_factors
+from raphson.network.curvature.factors._output_factor import Sampling, check_work, output_factors
 from raphson.network.curvature.factors._recorded_batches import RecordedBatch, average_weights
 from raphson.network.curvature.factors._syrk import Syrk
 from raphson.network.curvature.factors._unrecognized_gradients import UnrecognizedGradients
-from raphson.network.layers._layer_calls import LayerCall, Matmul
+from raphson.network.layers._layer_calls import LayerCall, Linear, Matmul
 from raphson.network.layers._parameter_view import ParameterView
 
 EXACT_BLOCK = 256
@@ -90,19 +90,32 @@ class LayerSums:
         self.affine = [ExactSums(sum(view.numel for view in views), like) for views in self.plan.affine]
         self.unrecognized = [ExactSums(objective.space.tensors[name].numel(), like) for name in self.plan.unrecognized]
 
-    def add(self, recorded: RecordedBatch, sampling: Sampling) -> None:
-        """Add a batch."""
+    def add(self, recorded: RecordedBatch, sampling: Sampling, outer: bool = False) -> None:
+        """Add a batch; ``TooLargeError`` before anything is where its output factor has too many vectors.
+
+        With ``outer`` the vectors will be needed in every layer later, that of the outputs as well.
+        """
         self.check(recorded)
+        work = self.work(recorded)
+        direct = [one for one in work if sampling.exact and _makes_outputs(*one)]
+        indirect = [one for one in work if not (sampling.exact and _makes_outputs(*one))]
+        below = bool(indirect or self.affine or self.unrecognized)
+        if below or outer:
+            check_work(self.objective, recorded, sampling, outer or not direct)
         position, example = average_weights(self.objective, recorded.batch, recorded.record.output.shape[:-1])
         independent = example if position is None or not recorded.positionwise else position
-        work = self.work(recorded)
         for term, calls in work:
             term.add_inputs(calls, independent, example)
+        for term, _ in direct:
+            assert isinstance(term, MatmulTerm)
+            term.add_hessians(self.objective, recorded, sampling.estimator)
+        if not below:
+            return
         unrecognized = UnrecognizedGradients(self.objective, recorded, self.plan.unrecognized)
-        jobs = [([one.number for one in calls], partial(term.add_outputs, calls)) for term, calls in work]
+        jobs = [([one.number for one in calls], partial(term.add_outputs, calls)) for term, calls in indirect]
         affine = zip(self.affine, self.plan.affine.items(), strict=True)
         jobs += [(numbers, partial(_add_affine, sums, views, numbers, recorded)) for sums, (views, numbers) in affine]
-        for u in output_factors(self.objective, recorded, sampling):
+        for u in output_factors(self.objective, recorded, sampling, outer=not direct):
             recorded.record.deliver(u, jobs)
             for sums, rows in zip(self.unrecognized, unrecognized(u).values(), strict=True):
                 sums.add(rows)
@@ -245,6 +258,14 @@ def _add_affine(
         total = total + torch.cat([found[view].flatten(2) for view in views], dim=-1)
     assert isinstance(total, Tensor)
     sums.add(total)
+
+
+def _makes_outputs(term: Term, calls: Sequence[RecordedCall]) -> bool:
+    """Whether a term has one call, a linear layer whose outputs are the model's."""
+    if len(calls) != 1 or not isinstance(term, MatmulTerm):
+        return False
+    ((recorded, number),) = calls
+    return number == recorded.record.at_output and isinstance(calls[0].call, Linear)
 
 
 def _shape(call: LayerCall) -> tuple[int, int, int]:

@@ -17,14 +17,18 @@ from torch import Tensor
 
 from raphson._errors import InputError, TooLargeError
 from raphson.data import Batch
+from raphson.likelihoods import HessianSum
 from raphson.linalg import MAX_DENSE_ELEMENTS, LinearOperator, is_near
+from raphson.network._chance import check_draws
 from raphson.network._objective import Objective
 from raphson.network._weighted_loss import WeightedLoss
 from raphson.network.curvature.factors._output_curvature import even_parts
 from raphson.network.curvature.factors._recorded_batches import RecordedBatch
-from raphson.network.curvature.factors._syrk import Syrk
 
 Estimator = Literal["exact", "observed", "mc", "empirical"]
+
+KINDS = {"exact": "expected", "observed": "observed"}
+"""Which output Hessian an exact estimator takes the root of."""
 
 _CHUNK_ELEMENTS = 2**21
 """Entries of the output gradients of a layer that are made at a time: more leave the cache (measured)."""
@@ -63,6 +67,11 @@ class Sampling:
     generator: torch.Generator | None = None
 
     @property
+    def exact(self) -> bool:
+        """Whether the outer product is a Hessian in the outputs, with as many vectors as outputs."""
+        return self.estimator in KINDS
+
+    @property
     def mixed(self) -> bool:
         """Whether random signs keep positions apart in expectation."""
         return self.estimator == "mc"
@@ -72,8 +81,7 @@ class Sampling:
             raise InputError(
                 f"estimator is {self.estimator!r}, but it must be one of {', '.join(get_args(Estimator))}."
             )
-        if self.samples < 1:
-            raise InputError(f"samples is {self.samples}, but at least one sample is needed.")
+        check_draws(self.samples, self.generator)
 
 
 def sampling_of(
@@ -95,15 +103,14 @@ def output_factors(
         objective: The loss.
         recorded: The batch.
         sampling: Which output factor.
-        outer: Whether outer products of what they become in layers are formed.
+        outer: Whether outer products of the vectors themselves are formed, as in a layer that makes the outputs.
 
     Yields:
         The vectors; ``TooLargeError`` before the first one where all of them, over all data, are too many.
     """
     batch, record = recorded.batch, recorded.record
     f = record.output.detach()
-    if sampling.estimator in {"exact", "observed"}:
-        _check_work(objective, recorded, outer)
+    check_work(objective, recorded, sampling, outer)
     root = _root(objective, batch, f)
     # making vectors takes a few arrays of their size
     chunk = max(1, _CHUNK_ELEMENTS // max(4 * f.numel(), *(call.shape.numel() for call in record.calls), 1))
@@ -122,9 +129,12 @@ def output_factors(
         yield from _apart(u * root, recorded)
 
 
-def _check_work(objective: WeightedLoss, recorded: RecordedBatch, outer: bool) -> None:
-    """Raise ``TooLargeError`` where all vectors of the exact output factor, for all examples, are too many."""
-    f = recorded.record.output
+def check_work(objective: WeightedLoss, recorded: RecordedBatch, sampling: Sampling, outer: bool) -> None:
+    """Raise ``TooLargeError`` where all vectors of an exact output factor, for all examples, are too many."""
+    if not sampling.exact:
+        return
+    record = recorded.record
+    f = record.output
     n, c, positions = f.shape[0], f.shape[-1], f.shape[1:-1].numel()
     apart = 1 if positions == 1 or recorded.positionwise else positions
     entries = max(n, objective.n_examples) * positions * apart * c**2
@@ -133,11 +143,14 @@ def _check_work(objective: WeightedLoss, recorded: RecordedBatch, outer: bool) -
         return
     passes = "each of which needs backward passes of its own, " if apart > 1 else ""
     at = f"at each of {positions} positions, {passes}" if positions > 1 else ""
+    last = None if record.at_output is None else record.calls[record.at_output].name
+    once = isinstance(last, str) and [call.name for call in record.calls].count(last) == 1
+    alone = f"; or the layer of '{last}' alone (params=), which needs no vectors" if once else ""
     raise TooLargeError(
         f"The exact output curvature of {objective.n_examples} examples takes {c} vectors of {c} outputs {at}"
-        f"{entries:.1e} numbers in all, which would take hours or more. Use random combinations of them, "
-        "kfac(objective, 'mc') or fisher(objective, 'mc', 'diagonal'), with samples= for more of them; or fewer "
-        "examples."
+        f"{entries:.1e} numbers in all, which would take hours or more in the layers below the outputs. Use random "
+        "combinations of them, kfac(objective, 'mc') or fisher(objective, 'mc', 'diagonal'), with samples= for more "
+        f"of them; or fewer examples{alone}."
     )
 
 
@@ -176,13 +189,22 @@ def _whole(f: Tensor, source: Tensor | LinearOperator, chunk: int) -> Iterator[T
         yield source.mm(unit.expand(*f.shape[:-1], *unit.shape)).movedim(-1, 0)
 
 
-def add_output_hessians(total: Syrk, objective: WeightedLoss, batch: Batch, f: Tensor) -> None:
-    """Add the expected output Hessians of a batch, times weight and scale."""
-    root = _root(objective, batch, f)
-    c = f.shape[-1]
-    factor = objective.likelihood.fisher_factor(f, batch.y)
-    for u in _whole(f, factor, max(1, _CHUNK_ELEMENTS // f.numel())):
-        total.add((u * root).reshape(-1, 1, c, 1))
+def flat_rows(objective: WeightedLoss, batch: Batch, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return outputs ``(M, C)``, targets and scale times weight ``(M,)`` of all positions of a batch."""
+    weights = objective.position_weights(batch)
+    rows, y = f.reshape(-1, f.shape[-1]), batch.y.reshape(-1, *batch.y.shape[f.ndim - 1 :])
+    scale = torch.full_like(rows[:, 0], objective.scale)
+    return rows, y, scale if weights is None else scale * weights.reshape(-1)
+
+
+def output_hessians(objective: WeightedLoss, estimator: Estimator, f: Tensor, diagonal: bool = False) -> HessianSum:
+    """Return an empty sum of the output Hessians whose roots an exact estimator takes, for outputs ``(..., C)``."""
+    return HessianSum(objective.likelihood, f.shape[-1], f, KINDS[estimator], diagonal)
+
+
+def add_output_hessians(total: HessianSum, objective: WeightedLoss, batch: Batch, f: Tensor) -> None:
+    """Add the output Hessians of a batch, times weight and scale, of all its positions."""
+    total.add(*flat_rows(objective, batch, f))
 
 
 def _root(objective: WeightedLoss, batch: Batch, f: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ With positions :math:`t`, channels i, j and places a, b under the kernel the sum
 Over *all* positions, those included at which the kernel reaches over the edge, it depends on a and b through
 :math:`b - a` only: a kernel of 3 x 3 has 25 such shifts, 13 of them up to symmetry, against 45 pairs of places. What
 the convolution leaves out of these positions is a frame around the image, whose patches are taken away again; they
-hold few lines. No other patch is made, and every shift is a product of matrices.
+hold few lines. No other patch is made: every shift is a product of matrices, or oneDNN makes all of them at once.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raphson.network._onednn import computes, correlations
 from raphson.network.curvature.factors._syrk import Syrk
 from raphson.network.layers._convolution import Convolution, windows
 
 _CHANNELS = 8
-"""Channels from which products of matrices as narrow beat those of whole patches (measured)."""
+"""Channels from which products of matrices as narrow beat those of whole patches (measured); oneDNN takes any."""
 
 _COST = 3
 """What an operation with half of the shifts costs against one with all pairs of places (measured)."""
@@ -50,7 +51,9 @@ class PatchSyrk:
     @staticmethod
     def suits(call: Convolution) -> bool:
         """Whether the patches of a convolution are summed faster here than one by one."""
-        if call.transposed or call.groups > 1 or call.x.shape[1] < _CHANNELS or any(s > 1 for s in call.stride):
+        if call.transposed or call.groups > 1 or any(s > 1 for s in call.stride):
+            return False
+        if call.x.shape[1] < _CHANNELS and not computes(call.x):
             return False
         places, shifts = math.prod(call.kernel), n_shifts(call.kernel)
         reach = _reach(call.kernel, call.dilation)
@@ -61,7 +64,20 @@ class PatchSyrk:
 
     def add(self, x: Tensor, call: Convolution) -> None:
         """Add the patches of images ``(N, I, *size)`` under a convolution."""
+        if computes(x):
+            found = correlations(x, self._kernel, call.dilation).flatten(2)
+            # row by row, those from no shift on are the ones of self._shifts
+            self._sums += found[..., math.prod(2 * k - 1 for k in self._kernel[1:]) // 2 :].permute(2, 0, 1)
+        else:
+            self._add_shifts(x.movedim(1, -1), call)
         x = x.movedim(1, -1)
+        reach = _reach(self._kernel, call.dilation)
+        for axis, (size, r, (before, after)) in enumerate(zip(x.shape[1:-1], reach, call.margins, strict=True)):
+            for start in (*range(-r, -before), *range(size + after - r, size)):
+                self._add_frame(x, call, axis, start)
+
+    def _add_shifts(self, x: Tensor, call: Convolution) -> None:
+        """Add the products of images ``(N, *size, I)`` with themselves at all shifts."""
         reach = _reach(self._kernel, call.dilation)
         # zeros behind each axis: a shift over the edge meets nothing else
         sizes = [size + r for size, r in zip(x.shape[1:-1], reach, strict=True)]
@@ -72,9 +88,6 @@ class PatchSyrk:
         for total, shift in zip(self._sums, self._shifts, strict=True):
             ahead = sum(s * step for s, step in zip(shift, steps, strict=True))
             total.addmm_(rows[: len(rows) - ahead].mT, rows[ahead:])
-        for axis, (size, r, (before, after)) in enumerate(zip(x.shape[1:-1], reach, call.margins, strict=True)):
-            for start in (*range(-r, -before), *range(size + after - r, size)):
-                self._add_frame(x, call, axis, start)
 
     def _add_frame(self, x: Tensor, call: Convolution, axis: int, start: int) -> None:
         """Add patches that the convolution leaves out: they begin at ``start`` on an axis, anywhere on those behind."""

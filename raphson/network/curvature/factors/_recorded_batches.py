@@ -49,7 +49,7 @@ class RecordedBatch:
     @cached_property
     def example_layouts(self) -> list[PositionLayout]:
         """For each call which positions belong to which example."""
-        return self.record.layouts()
+        return self.record.layouts(later=self.mixed)
 
     @cached_property
     def independent_layouts(self) -> list[PositionLayout]:

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from raphson.data import Batch
+from raphson.likelihoods import HessianSum
 from raphson.linalg import check_dense_size
 from raphson.network._weighted_loss import WeightedLoss
 from raphson.network.curvature.factors._kronecker_factors import divided, total_of
-from raphson.network.curvature.factors._output_factor import add_output_hessians
+from raphson.network.curvature.factors._output_factor import add_output_hessians, output_hessians
 from raphson.network.curvature.factors._syrk import Syrk
 from raphson.network.layers._feed_forward import FeedForward, LayerValues
 
@@ -33,8 +34,8 @@ class Recursion:
     def __init__(self, feed_forward: FeedForward, like: Tensor) -> None:
         widths = [layer.linear.out_features for layer in feed_forward.layers]
         check_dense_size((max(widths),) * 2, like.dtype, "estimator='exact' or 'mc', which keep a diagonal there")
-        self._layers, self._like = feed_forward.layers, like
-        self._top = Syrk(1, widths[-1], like)
+        self._layers = feed_forward.layers
+        self._top: HessianSum | None = None
         self._derivatives = [Syrk(1, width, like) for width in widths]
         self._weight: float | Tensor = 0.0
 
@@ -55,6 +56,7 @@ class Recursion:
                 assert derivative is not None
                 derivative = derivative if weights is None else derivative * weights.sqrt()[:, None]
                 total.add(derivative[:, None, :, None])
+        self._top = self._top or output_hessians(loss, "exact", passed[-1].outputs)
         add_output_hessians(self._top, loss, batch, passed[-1].outputs)
 
     def hessians(self) -> list[Tensor]:
@@ -65,7 +67,8 @@ class Recursion:
                 w = self._layers[i + 1].w
                 above = w.mT @ found[-1] @ w
             else:
-                above = self._top.total()[0]
+                assert self._top is not None
+                above = self._top.total()
             activated, total = self._layers[i].activations, self._derivatives[i]
             found.append(above * divided(total.total()[0], self._weight) if activated else above)
         return found[::-1]

@@ -1,0 +1,102 @@
+r"""What steps by gradients begin with: about the inverse Hessian, and how far to go along the first gradient.
+
+Where outputs are the same in all rows, with residuals :math:`r_n = -\nabla\ell(f_0, y_n)` and the step
+:math:`d = -M g`, the outputs that a step of length t leads to are, along the residuals, exactly
+
+.. math:: f_n(t) = f_0 + t\, h\, r_n + t\, e_n, \qquad h = \frac{g^T M g}{\tfrac1N \sum_n \|r_n\|^2}, \qquad
+    \sum_n r_n^T e_n = 0 ,
+
+since :math:`\sum_n r_n^T (X d)_n = N g^T M g`. With more columns than rows, of which no few tell all, rows are nearly
+orthogonal and :math:`e_n` is small: about the variance of :math:`\|d\|^2` that columns with a mean square of one give.
+The minimum over t is then known without a pass over the table, the ridge included: where it is far off, rows are
+separated, and a step of length one would have been the first of ten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raphson.data import SparseDesign
+from raphson.linear import LinearObjective
+
+_LEAST_VARIANCE = 1e-3
+"""Of a sparse column with a mean square of one: a column that hardly varies tells little."""
+
+_TRIED = torch.logspace(-1.5, 1.8, 24, dtype=torch.float64)
+"""By how much the first step may move outputs, in residuals: one standard error of a row's, to what saturates them."""
+
+_TARGETS = 32
+"""Targets of which the length of the first step is worked out, some where there are more."""
+
+
+def rough_inverse(objective: LinearObjective, theta: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return about the product with the inverse Hessian: columns have a mean square of one, slopes their penalties.
+
+    Columns of a sparse table are not centered. Their means are: of the slopes of centered columns and the intercept
+    that belongs to them, the intercept of the columns as they are is a combination.
+    """
+    here, design, likelihood = objective.output_map, objective.design, objective.likelihood
+    shape = here.shapes[0]
+    f = theta.view(shape)[:, 0] if here.intercept else theta.new_zeros(shape[0])
+    curvature = likelihood.fisher(here.outputs(f[:, None], None).mT, objective.y[:1]).diagonal().mean()
+    diagonal = objective.ridge.diagonal + curvature
+    if not (isinstance(design, SparseDesign) and here.intercept):
+        return lambda v: v / diagonal
+    mean = (torch.from_numpy(np.asarray(design.x.mean(0)).reshape(-1)) - design.center) / design.scale
+    variance = torch.cat([mean.new_ones(1), (1.0 - mean.square()).clamp_min(_LEAST_VARIANCE)])
+    diagonal = (objective.ridge.diagonal.view(shape) + curvature * variance).view(-1)
+
+    def product(v: Tensor) -> Tensor:
+        table = v.clone().view(shape)
+        table[:, 1:].addmm_(table[:, :1], mean[None], alpha=-1.0)
+        table /= diagonal.view(shape)
+        table[:, 0] -= table[:, 1:] @ mean
+        return table.view(-1)
+
+    return product
+
+
+def first_length(objective: LinearObjective, theta: Tensor, gradient: Tensor, step: Tensor) -> float | None:
+    """Return about how many steps along the first direction lower the objective most; None where that is not known.
+
+    Args:
+        objective: The objective, of more columns than rows.
+        theta: Where outputs are the same in all rows, ``(P,)``.
+        gradient: The gradient there, ``(P,)``.
+        step: A direction of descent, ``(P,)``.
+    """
+    here, likelihood = objective.output_map, objective.likelihood
+    f = here.outputs(theta.view(here.shapes[0])[:, :1], None)[:, 0]
+    y, share = _some(objective.y)
+    target = likelihood.statistic(y, len(f))
+    fall = -float(gradient @ step)
+    if target is None or not fall > 0.0:
+        return None
+    residual = target - likelihood.log_partition(f, hessian=False).gradient
+    per_residual = fall / float(share @ residual.square().sum(1))
+    at = likelihood.log_partition(f + _TRIED[:, None, None] * residual)
+    assert at.hessian is not None
+    variance = float(step.view(here.shapes[0])[:, 1:].square().sum())
+    curvature = (at.hessian.diagonal().mean(-1) @ share) * variance + float(step @ objective.ridge.mv(step))
+    slopes = ((at.gradient - target) * residual).sum(-1) @ share * per_residual + _TRIED / per_residual * curvature
+    # the minimum is where the slope changes its sign, between two of the lengths
+    falling = int((slopes < 0.0).sum())
+    if not 0 < falling < len(_TRIED):
+        return float(_TRIED[min(falling, len(_TRIED) - 1)]) / per_residual
+    before, after = slopes[falling - 1 : falling + 1].tolist()
+    near, far = _TRIED[falling - 1 : falling + 1].tolist()
+    return float(near * (far / near) ** (before / (before - after))) / per_residual
+
+
+def _some(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return targets ``(m, ...)`` and their shares of all rows, ``(m,)``: each value once, or some of many values."""
+    if y.numel() == len(y):
+        values, counts = torch.unique(y.flatten(), return_counts=True)
+        if len(values) <= _TARGETS:
+            return values.view(-1, *y.shape[1:]), counts.double() / len(y)
+    y = y[:: -(-len(y) // _TARGETS)]
+    return y, torch.full((len(y),), 1.0 / len(y), dtype=torch.float64)
