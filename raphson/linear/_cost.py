@@ -29,8 +29,8 @@ _STEP, _STEP_PARAMETER = 5e4, 20.0
 """Nanoseconds of a step of L-BFGS beside its evaluation, and of each parameter in ten pairs, which are read twice:
 50 us for 300 parameters, 70 for 2001, 200 for 7001."""
 
-_ROW_CALLS = 1.2e6
-"""Nanoseconds of the calls of a fit in the span of 60 rows."""
+_ROW_CALLS = 2e6
+"""Nanoseconds of the calls of a fit in the span of 60 rows that goes on from one by gradients."""
 
 _PASSES = 40.0
 """Evaluations and Hessian products that a fit takes, about."""
@@ -89,12 +89,14 @@ class RowCost(NamedTuple):
     Attributes:
         basis: The products of all rows and their factor.
         passed: An evaluation, or a Hessian product, with all columns, calls aside.
-        rotated: One with the coordinates of the rows.
+        rotated: One with the coordinates of the rows, at best.
+        evaluated: One read as the table is.
     """
 
     basis: float
     passed: float
     rotated: float
+    evaluated: float
 
     @classmethod
     def of(
@@ -109,6 +111,7 @@ class RowCost(NamedTuple):
             basis=pairs * (2.0 if sparse else 1 / 40) + square * n / 100,
             passed=entries * (1.0 + 0.5 * q if sparse else _entry(q, in_place=in_place)),
             rotated=square * (0.2 + 0.03 * q),
+            evaluated=square * _entry(q, in_place=in_place),
         )
 
     @property
@@ -119,7 +122,7 @@ class RowCost(NamedTuple):
     @property
     def fit(self) -> float:
         """A fit in the span of the rows: its basis, two passes over all columns, and its own evaluations and calls."""
-        return self.basis + 2.0 * self.passed + _PASSES * self.rotated + _ROW_CALLS
+        return self.basis + 2.0 * self.passed + _PASSES * self.evaluated + _ROW_CALLS
 
 
 def _entry(q: int, *, in_place: bool) -> float:
