@@ -33,6 +33,7 @@ def quasi_newton(
     at: Evaluation | None = None,
     met: list[Tensor] | None = None,
     inverse: Inverse | None = None,
+    near: bool = False,
     callback: Callback | None = None,
 ) -> Solution:
     """Minimize by L-BFGS, as long as that promises to end within so many gradients.
@@ -45,6 +46,8 @@ def quasi_newton(
         at: The state at the start, where it is known.
         met: Is given the gradients ``(p,)`` at the start and after every step.
         inverse: About the product with the inverse Hessian, up to a factor; None for the identity.
+        near: Whether the start is near the optimum and ``inverse`` right without a factor: else the first step has
+            length one.
         callback: Called with a ``Step`` after every step.
 
     Returns:
@@ -59,7 +62,7 @@ def quasi_newton(
     first, least = at.norm, at.norm
     status = Status.MAX_ITERATIONS if is_finite(at) else Status.NOT_FINITE
     if status is Status.MAX_ITERATIONS and at.norm > tol:
-        pairs = InversePairs(torch.clone if inverse is None else inverse, at.gradient, scaled=True)
+        pairs = InversePairs(torch.clone if inverse is None else inverse, at.gradient, scaled=not near)
         status = Status.STALLED  # or at the rounding of the value: a Newton step tells
         for reached in descend(evaluate, theta, at, pairs):
             theta, at, evaluations = reached
