@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,12 @@ class SparseDesign(Design):
         return torch.from_numpy((x @ x.T).toarray()).double()
 
     def astype(self, dtype: torch.dtype) -> SparseDesign:  # noqa: D102
-        return SparseDesign(self.x, intercept=self.intercept, dtype=dtype, moments=(self.center, self.scale))
+        design = SparseDesign(self.x, intercept=self.intercept, dtype=dtype, moments=(self.center, self.scale))
+        design._blocks = {
+            size: [replace(b, x=b.x.astype(dtype), xt=b.xt.astype(dtype)) for b in blocks]
+            for size, blocks in self._blocks.items()
+        }
+        return design
 
     def _block(self, start: int, size: int) -> SparseBlock:
         rows = slice(start, min(start + size, self.n_rows))

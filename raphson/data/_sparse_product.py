@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -56,7 +56,11 @@ class SparseRows:
 
     def square(self) -> SparseRows:
         """Return the matrix of squared entries."""
-        return SparseRows(self.starts, self.columns, self.values.square(), self.n_columns)
+        return replace(self, values=self.values.square())
+
+    def astype(self, dtype: torch.dtype) -> SparseRows:
+        """Return the matrix with entries of another type."""
+        return replace(self, values=self.values.to(dtype))
 
     def product(self, dense: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the product ``(n, c)`` with a dense ``(m, c)`` of the values' type, with the strides of ``padded``.

@@ -140,3 +140,16 @@ def test_separated_rows_of_many_columns_need_a_step_or_two():
     model = rp.MultinomialLogisticRegression(l2=1e-5, tol=1e-6).fit(x.astype(float), y)
     assert model.solution_.converged and model.solution_.gradient_norm <= 1e-6
     assert model.n_iter_ <= 3 and model.solution_.reason.startswith("Gradients alone")
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("kind", LIKELIHOODS)
+def test_evaluations_in_single_precision_are_those_in_double_precision_rounded(kind, weights):
+    x, y, w, shift = table(kind, 50, 40, sparse=True, weights=weights, offset=True, constant=False, seed=1)
+    objective = estimator(kind, l2=0.2).fit(x, y, w, shift)._fitted.objective
+    theta = torch.linspace(-0.5, 0.5, objective.n_parameters, dtype=torch.float64)
+    at, rounded = objective.evaluate(theta), objective.with_curvature(torch.float32).evaluate(theta.float(), None)
+    assert rounded.gradient.dtype == torch.float32
+    torch.testing.assert_close(rounded.gradient.double(), at.gradient, rtol=1e-5, atol=1e-6)
+    assert rounded.value == pytest.approx(at.value, rel=1e-5)
+    assert rounded.norm == pytest.approx(at.norm, rel=1e-5, abs=1e-6)
