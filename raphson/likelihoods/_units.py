@@ -40,7 +40,7 @@ def unit_exponent(log_scale: Tensor) -> Tensor:
     limits = torch.finfo(log_scale.dtype)
     exponent = (log_scale / -math.log(2)).round().nan_to_num(0.0)
     span = math.log2(limits.max)
-    return torch.where((exponent.abs() > span / 8) & (exponent.abs() < span), exponent, 0.0)
+    return exponent * ((exponent.abs() > span / 8) & (exponent.abs() < span))
 
 
 def add_exponent(log_scale: Tensor, exponent: Tensor, multiple: float = 1.0) -> Tensor:

@@ -51,7 +51,7 @@ def dispersion_information(log_mean: Tensor, log_dispersion: Tensor) -> Tensor:
     up = torch.where(x > _REACH, 0.0, x.clamp(min=0))
     end = torch.minimum(_REACH / rate, _REACH + up)
     hazard, decay = -rate * end, -g.clamp(max=0).exp() * end
-    if x.numel() <= _TOGETHER:
+    if x.numel() <= _TOGETHER and is_near(x):  # elsewhere the rule would be copied there
         nodes, weights = torch.tensor(_RULE, dtype=x.dtype, device=x.device).view(_NODES, 2, *[1] * x.ndim).unbind(1)
         total = (weights * _integrand(x, s, hazard, decay, nodes)).sum(0)
     else:
