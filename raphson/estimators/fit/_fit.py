@@ -79,12 +79,12 @@ def fit(
     if nearly:
         orthogonal = OrthogonalColumns.of(design, solver_map)
         design = design if orthogonal is None else orthogonal.design
-    objective = rows.objective(design, likelihood, solver_map, options.l2)
-    if not objective.n_parameters:
+    if not solver_map.n_parameters:
         raise InputError(
             "There is no coefficient to fit: all targets are in one class, or no column varies and there is no "
             "intercept. Give targets of two classes or more, or a column."
         )
+    objective = rows.objective(design, likelihood, solver_map, options.l2)
     _announce(objective)
     theta = torch.zeros(objective.n_parameters, dtype=torch.float64)
     if start is not None or not relative:

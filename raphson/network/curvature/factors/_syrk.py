@@ -92,7 +92,7 @@ class Syrk:
                 columns = x[start : start + step, 0].movedim(1, 0).reshape(d, -1).contiguous()
                 for up, across in self._upper(_squares(d)):
                     self._put(up, across, rows_product(columns[up], columns[across]))
-                self._empty = False
+                self.empty = False
         elif groups == 1 and d <= _NARROW and images and not apart and computes(x):
             self._put(slice(d), slice(d), correlations(x[:, 0, :, None], (1, 1), (1, 1))[..., 0, 0])
         elif apart and (d <= 2 * length or b == 1):
