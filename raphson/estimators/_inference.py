@@ -305,7 +305,7 @@ class InferenceMixin:
 
         Args:
             R: ``(r, p)`` matrix, names of coefficients to test against zero together, or equations of names, such as
-                ``"x = z"`` and ``["x = z", "2*u = 1"]``.
+                ``"x = z"``, ``"x = z, 2*u = 1"`` and ``["x = z", "2*u = 1"]``.
             q: ``(r,)`` right-hand side; zero if None.
             kind: As in ``estimates``.
             groups: As in ``estimates``.

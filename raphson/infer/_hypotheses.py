@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NoReturn
 
 import torch
@@ -28,17 +29,16 @@ class _Side:
 def read_hypothesis(text: str, labels: Sequence[Label]) -> tuple[Tensor, Tensor]:
     """Return the restrictions that a text stands for: the matrix ``(r, p)``, and what its product is to be ``(r,)``.
 
-    A text is sums of numbers times names, joined by one or more equals signs. A name that several outputs have (``x``
-    with three classes) gives a restriction for each of them; ``x of b`` is that of the output ``b`` alone. A name in
-    backquotes is taken as it is.
+    A text is equations with commas between them, each of them sums of numbers times names, joined by one or more equals
+    signs. A name that several outputs have (``x`` with three classes) gives a restriction for each of them; ``x of b``
+    is that of the output ``b`` alone. A name in backquotes is taken as it is.
 
     Raises:
         InputError: If the text cannot be read, or a name is not known.
     """
     reader = _Reader(text, labels)
-    sides = reader.sides()
     rows, values = [], []
-    for left, right in zip(sides, sides[1:], strict=False):
+    for left, right in [pair for sides in reader.equations() for pair in pairwise(sides)]:
         terms = dict(left.terms)
         for name, factor in right.terms.items():
             terms[name] = terms.get(name, 0.0) - factor
@@ -85,7 +85,8 @@ class _Reader:
         self.names = sorted(names, key=len, reverse=True)
 
     def fail(self, why: str) -> NoReturn:
-        raise InputError(f"The hypothesis '{self.text}' cannot be read ({why}); write it as 'x = z' or '2*x - z = 1'.")
+        forms = "'x = z', '2*x - z = 1' or 'x = 0, z = 1'"
+        raise InputError(f"The hypothesis '{self.text}' cannot be read ({why}); write it as {forms}.")
 
     @property
     def rest(self) -> str:
@@ -101,14 +102,20 @@ class _Reader:
                 return mark
         return ""
 
+    def equations(self) -> list[list[_Side]]:
+        found = [self.sides()]
+        while self.take(","):
+            found.append(self.sides())
+        if self.rest:
+            self.fail(f"at '{self.rest[:20]}' an operator or a known name is missing")
+        if any(len(sides) < 2 for sides in found):
+            self.fail("there is no '='" if len(found) == 1 else "an equation has no '='")
+        return found
+
     def sides(self) -> list[_Side]:
         found = [self.sum()]
         while self.take("==", "="):
             found.append(self.sum())
-        if self.rest:
-            self.fail(f"at '{self.rest[:20]}' an operator or a known name is missing")
-        if len(found) < 2:
-            self.fail("there is no '='")
         return found
 
     def sum(self) -> _Side:

@@ -32,6 +32,11 @@ def estimates() -> Estimates:
         ("x = z = .5", [[0, 1, -1, 0, 0, 0], [0, 0, 1, 0, 0, 0]], [0, 0.5]),
         ("`C(g)[T.low=1]` == -x", [[0, 0, 0, 0, 1, 1]], [0]),
         ("C(g)[T.low=1] = 2 * 3e0", [[0, 0, 0, 0, 0, 1]], [6]),
+        (
+            "x of b = 0, C(g)[T.low=1]=x of c = 2",
+            [[0, 1, 0, 0, 0, 0], [0, 0, 0, 0, -1, 1], [0, 0, 0, 0, 1, 0]],
+            [0, 0, 2],
+        ),
         ("x * 2 + x = (intercept)", [[-1, 3, 0, 0, 0, 0], [0, 0, 0, -1, 3, 0]], [0, 0]),
     ],
 )
@@ -55,6 +60,8 @@ def test_equations(text: str, rows: list[list[float]], values: list[float]) -> N
         ("x = 1e999", "too large"),
         ("`q` = 1", "no coefficient called `q`"),
         ("xx = 1", "'xx = 1'"),
+        ("x = 1, z", "an equation has no '='"),
+        ("x = 1,", "known name or a number"),
         ("z = C(g)[T.low=1]", "different outputs"),
     ],
 )
@@ -73,7 +80,7 @@ def test_against_statsmodels() -> None:
     frame["y"] = rng.poisson(np.exp(0.3 * frame["x"] + 0.2 * frame["z"]))
     oracle = smf.poisson("y ~ x + z + u", frame).fit(disp=0, method="newton", tol=1e-12)
     model = rp.VectorGLM("poisson", formula="y ~ x + z + u").fit(frame)
-    for ours, theirs in (("x = z", "x = z"), (["x = z", "2*u = 0.1"], "x = z, 2*u = 0.1")):
+    for ours, theirs in (("x = z", "x = z"), (["x = z", "2*u = 0.1"], "x = z, 2*u = 0.1"), *[("x = z, u = 1",) * 2]):
         test = oracle.wald_test(theirs, use_f=False, scalar=True)
         assert model.wald_test(ours).statistic == pytest.approx(float(test.statistic), rel=1e-7)
     both = model.wald_test(["u", "x = z"])
