@@ -106,3 +106,20 @@ def test_targets_at_the_end_of_the_range_are_refused_in_a_sentence(likelihood: A
     y = np.round(np.linspace(1, 1e200, 40))
     with pytest.raises(rp.InputError, match="target in row 1 is .* too large to compute with; change its unit"):
         rp.VectorGLM(likelihood).fit(x, y)
+
+
+@pytest.mark.parametrize("size", [1e-200, 5e-324])
+def test_targets_too_small_to_square_are_refused_in_a_sentence(size: float) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 1))
+    for likelihood in (rp.Gaussian(), rp.HeteroscedasticGaussian(), rp.StudentT()):
+        with pytest.raises(rp.InputError, match="at most .* in size, too small to compute with.*Change their unit"):
+            rp.VectorGLM(likelihood).fit(x, size * np.arange(1.0, 41.0))
+
+
+@pytest.mark.parametrize("size", [1e-300, 5e-324])
+def test_a_penalty_on_a_column_too_small_to_square_is_refused_by_name(size: float) -> None:
+    rng = np.random.default_rng(0)
+    x, y = np.stack([rng.normal(size=40), size * np.arange(1.0, 41.0)], 1), rng.integers(0, 2, 40)
+    for model in (rp.MultinomialLogisticRegression(l2=0.1), rp.VectorGLM(rp.Poisson(), l2=0.1)):
+        with pytest.raises(rp.InputError, match="coefficient of 'x1', .* too large to compute with; change the unit"):
+            model.fit(x, y)

@@ -54,6 +54,8 @@ def fit(
     solver_map, columns = report, torch.arange(report.n_columns)
     kept = columns if uniform else torch.arange(report.n_parameters)
     design = standardized_design(rows, report, columns)
+    if options.l2 > 0:
+        _refuse_small(design.scale, options.l2, layout.columns)
     null: Tensor | OwnColumns = torch.zeros(kept.shape[0], 0, dtype=torch.float64)
     collinearity = None
     nearly = options.l2 == 0 and not design.is_well_conditioned()
@@ -105,6 +107,16 @@ def fit(
     if solution.converged and (bounded or not likelihood.concave):
         made = _inside(made, rows)
     return made, collinearity
+
+
+def _refuse_small(scale: Tensor, l2: float, columns: tuple[str, ...]) -> None:
+    penalties = l2 / scale.square()
+    if not bool(torch.isfinite(penalties).all()):
+        column = int(scale.argmin())
+        raise InputError(
+            f"The penalty on the coefficient of '{columns[column]}', whose values differ by about "
+            f"{float(scale[column]):g}, is too large to compute with; change the unit of the column."
+        )
 
 
 def _inside(fitted: Fitted, rows: Rows) -> Fitted:

@@ -44,7 +44,13 @@ def check_target(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor, i
             "numbers. Code ordered levels as 0, 1, 2, ... or as an ordered pandas categorical; for classes without "
             "order use MultinomialLogisticRegression."
         ) from None
-    if numbers.numel() and max(abs(float(end)) for end in torch.aminmax(numbers)) > LARGEST:
+    greatest = max(abs(float(end)) for end in torch.aminmax(numbers)) if numbers.numel() else 0.0
+    if 0.0 < greatest < 1.0 / LARGEST:
+        raise InputError(
+            f"The targets are at most {greatest:g} in size, too small to compute with: their squares are zero. Change "
+            "their unit."
+        )
+    if greatest > LARGEST:
         large = (numbers.abs() > LARGEST).reshape(n_rows, -1).any(1)
         row = int(large.nonzero()[0])
         raise InputError(
