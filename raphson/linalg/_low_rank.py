@@ -78,6 +78,10 @@ class DiagonalPlusLowRank(SymmetricOperator):
         """Return the diagonal, ``(*batch, n)``."""
         return self.diag + self.sign * self.low_rank.square().sum(-1)
 
+    def _terms(self) -> Tensor:
+        """Return ``|D|`` plus the diagonal of ``U U^T``, ``(*batch, n)``: what is left of them has their digits."""
+        return self.diag.abs() + self.low_rank.square().sum(-1)
+
     def eigh(self) -> Eigh:
         """Return the eigen-decomposition of the dense form, eigenvalues ascending."""
         return Dense(self.to_dense()).eigh()
@@ -154,5 +158,4 @@ class DiagonalPlusLowRank(SymmetricOperator):
 
     def _solve_densely(self, b: Tensor) -> Tensor:
         """Return ``A^-1 B`` from the dense form, whose diagonal may be a small difference of large terms."""
-        terms = self.diag.abs() + self.low_rank.square().sum(-1)
-        return solve_symmetric(self.to_dense(), b, labels=self.labels, terms=terms)
+        return solve_symmetric(self.to_dense(), b, labels=self.labels, terms=self._terms())

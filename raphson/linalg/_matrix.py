@@ -114,4 +114,4 @@ class SideBySide(LinearOperator):
 def spectral_factor(operator: SymmetricOperator) -> LinearOperator:
     """Return ``Q diag(lambda^(1/2))``, whose product with its transpose is the operator."""
     eigenvalues, vectors = operator.eigh()
-    return ScaledColumns(vectors, eigenvalue_power(eigenvalues, 0.5, rounding_level(eigenvalues)))
+    return ScaledColumns(vectors, eigenvalue_power(eigenvalues, 0.5, rounding_level(eigenvalues, operator._terms())))

@@ -226,6 +226,10 @@ class SymmetricOperator(LinearOperator):
     def solve(self, b: Tensor) -> Tensor:
         """Return ``A^-1 b`` for ``b`` of shape ``(*batch, n)`` or ``(*batch, n, k)``; singular raises."""
 
+    def _terms(self) -> Tensor | None:
+        """Return the size of what was added up to the diagonal, ``(*batch, n)``, where it may cancel; else None."""
+        return None
+
     def power_mv(self, v: Tensor, p: float) -> Tensor:
         """Return ``A^p v``: by products or solves for an integer ``p``, by the eigen-decomposition otherwise.
 
@@ -241,7 +245,7 @@ class SymmetricOperator(LinearOperator):
                 v = self @ v if p > 0 else self.solve(v)
             return v
         eigenvalues, vectors = self.eigh()
-        power = eigenvalue_power(eigenvalues, p, rounding_level(eigenvalues)).unsqueeze(-1)
+        power = eigenvalue_power(eigenvalues, p, rounding_level(eigenvalues, self._terms())).unsqueeze(-1)
         return columnwise(self, lambda u: vectors.mm(power * vectors.rmm(u)), v)
 
     @abc.abstractmethod

@@ -9,10 +9,14 @@ from raphson._errors import IndefiniteError
 from raphson.linalg._cholesky import rounding
 
 
-def rounding_level(eigenvalues: Tensor) -> Tensor:
-    """Return what rounding in a decomposition typically turns a zero eigenvalue into, ``(*batch, 1)``."""
+def rounding_level(eigenvalues: Tensor, terms: Tensor | None = None) -> Tensor:
+    """Return what rounding in a decomposition typically turns a zero eigenvalue into, ``(*batch, 1)``.
+
+    ``terms`` is the size of what was added up to the diagonal, ``(*batch, n)``, where that may have cancelled.
+    """
     level = rounding(eigenvalues.shape[-1], eigenvalues.dtype)
-    return level * eigenvalues.abs().amax(-1, keepdim=True)
+    largest = eigenvalues.abs().amax(-1, keepdim=True)
+    return level * (largest if terms is None else torch.maximum(largest, terms.amax(-1, keepdim=True)))
 
 
 def eigenvalue_power(eigenvalues: Tensor, p: float, level: Tensor | float) -> Tensor:

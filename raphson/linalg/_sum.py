@@ -83,15 +83,20 @@ class Sum(SymmetricOperator):
         whole = self._collapsed()
         if not isinstance(whole, Dense):
             return whole.solve(b)
-        # what is left of large terms is known to their precision only
-        terms = _total([op.diagonal().abs() for op in self.operators])
+        terms = self._terms()
         return columnwise(self, lambda v: solve_symmetric(whole.matrix, v, labels=self.labels, terms=terms), b)
+
+    def _terms(self) -> Tensor:
+        """Return the sum of the sizes of diagonals: what is left of large terms is known to their precision only."""
+        return _total([op.diagonal().abs() for op in self.operators])
 
     def power_mv(self, v: Tensor, p: float) -> Tensor:
         """Return ``A^p v``; a fractional ``p`` of an indefinite operator raises ``IndefiniteError``."""
-        if p > 0 and float(p).is_integer():
-            return SymmetricOperator.power_mv(self, v, p)
-        return self._collapsed().power_mv(v, p)
+        if not (p > 0 and float(p).is_integer()):
+            whole = self._collapsed()
+            if not isinstance(whole, Dense):
+                return whole.power_mv(v, p)
+        return SymmetricOperator.power_mv(self, v, p)
 
     def factor(self) -> LinearOperator:
         """Return ``[S_1 S_2 ...]`` with ``S_i S_i^T = A_i``, or that of the dense form if one has none."""
