@@ -65,7 +65,7 @@ def optimum(x, targets, weights, kind, l2, start, trials=1):
                 hessian += w * (z.T * (mp.matrix(curve) * z))
             step = mp.lu_solve(hessian, -gradient)
             theta += step
-            if mp.norm(step) < mp.mpf(10) ** -40:
+            if mp.norm(step) < mp.mpf(10) ** -40 * (1 + mp.norm(theta)):  # 50 digits of theta
                 return list(theta)
     raise AssertionError("no optimum")
 
