@@ -13,20 +13,8 @@ from torch import Tensor, nn
 
 import raphson as rp
 
-from .condition_cases import CASES, DTYPE, C, Calls, Case, N, plain, refused
+from .condition_cases import CASES, DTYPE, C, Calls, Case, N, hooked_before_node, hooked_node, plain, refused
 from .entry_points import ENTRIES, Entry
-
-
-def hooked_node(h: Tensor) -> Tensor:
-    if h.grad_fn is not None:
-        h.grad_fn.register_hook(lambda into, out: tuple(None if g is None else 2 * g for g in into))
-    return h
-
-
-def hooked_before_node(h: Tensor) -> Tensor:
-    if h.grad_fn is not None:
-        h.grad_fn.register_prehook(lambda out: tuple(2 * g for g in out))
-    return h
 
 
 def packed(h: Tensor) -> Tensor:

@@ -3,25 +3,11 @@
 import pytest
 import torch
 
-from raphson.network import _onednn
 from raphson.network.curvature.factors._syrk import Syrk
 
 BY_ONEDNN = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
 
 
-@pytest.fixture
-def longer_vectors(monkeypatch):
-    """Use oneDNN as on a processor where it is faster, and say what it was asked for."""
-    asked: list[tuple[int, ...]] = []
-    product = _onednn.rows_product
-    monkeypatch.setattr(_onednn, "has_longer_vectors", lambda: True)
-    monkeypatch.setattr(
-        "raphson.network.curvature.factors._syrk.rows_product", lambda a, b: asked.append(a.shape) or product(a, b)
-    )
-    return asked
-
-
-@BY_ONEDNN
 @pytest.mark.parametrize("d", [70, 255, 513, 1301])
 @pytest.mark.parametrize("rows", [[(3000, 1), (40, 1)], [(40, 1), (3000, 1)], [(2, 2000), (700, 1), (3, 1)]])
 def test_squares_by_onednn_and_tiles_add_up(d, rows, longer_vectors):

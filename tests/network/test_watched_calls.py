@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 import raphson as rp
 
+from .condition_cases import hooked_before_node, hooked_node
+
 TINY = 1e-15
 """What is drawn changes no output by more than rounding: nothing could be seen by looking at outputs."""
 
@@ -187,18 +189,6 @@ def plain(h: Tensor) -> Tensor:
     return h
 
 
-def on_graph(h: Tensor) -> Tensor:
-    if h.grad_fn is not None:
-        h.grad_fn.register_hook(lambda inputs, outputs: tuple(None if g is None else 2 * g for g in inputs))
-    return h
-
-
-def before_graph(h: Tensor) -> Tensor:
-    if h.grad_fn is not None:
-        h.grad_fn.register_prehook(lambda outputs: tuple(2 * g for g in outputs))
-    return h
-
-
 def on_tensors(h: Tensor) -> Tensor:
     if h.requires_grad:
         torch.autograd.graph.register_multi_grad_hook((h,), lambda gradients: None)
@@ -228,8 +218,8 @@ def made(model: nn.Module) -> rp.Objective:
 @pytest.mark.parametrize(
     ("function", "match"),
     [
-        (on_graph, r"\(Net\) puts a hook on a graph .grad_fn.register_hook"),
-        (before_graph, r"\(Net\) puts a hook on a graph .grad_fn.register_prehook"),
+        (hooked_node, r"\(Net\) puts a hook on a graph .grad_fn.register_hook"),
+        (hooked_before_node, r"\(Net\) puts a hook on a graph .grad_fn.register_prehook"),
         (on_tensors, r"\(Net\) puts a hook on a tensor"),
         (packed, r"\(Net\) packs what the backward pass needs .saved_tensors_hooks, packed"),
     ],

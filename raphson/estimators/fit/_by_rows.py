@@ -169,7 +169,7 @@ def _solve_by_gradients(
     at = own.evaluate(begin, None) if at is None and sparse else at
     descend = partial(quasi_newton, inverse=inverse, tol=options.tol, callback=callback)
     if sparse and at is not None and within >= _SINGLE * at.norm:
-        known = _solve_in_single_precision(own, begin, within, patience, length, descend)
+        known = _solve_in_single_precision(own, begin, within, patience, descend, length, inverse)
     else:
         known = descend(own, begin, patience=patience, at=at, length=length)
     theta = known.theta if back is None else back(known.theta)
@@ -194,11 +194,11 @@ def _solve_in_single_precision(
     start: Tensor,
     tol: float,
     patience: float,
-    length: float | None,
     descend: Callable[..., Solution],
+    length: float | None,
+    inverse: Callable[[Tensor], Tensor],
 ) -> Solution:
     """Minimize by L-BFGS in single precision, and go on in double precision where its gradient is not small yet."""
-    inverse = rough_inverse(objective, start)
     found = descend(
         objective.with_curvature(torch.float32),
         start.float(),
