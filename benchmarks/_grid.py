@@ -88,7 +88,9 @@ def table(cell: Cell) -> Problem:
     return Problem(cell.name, x, y)
 
 
-def run(race: Race, words: list[str] | None, repeats: int, file: Path, sample: int | None = None) -> None:
+def run(
+    race: Race, words: list[str] | None, repeats: int, file: Path, sample: int | None = None, again: float | None = None
+) -> None:
     """Time the cells, write the figures as JSON after each one, and draw them where matplotlib is installed.
 
     Args:
@@ -97,6 +99,7 @@ def run(race: Race, words: list[str] | None, repeats: int, file: Path, sample: i
         repeats: Turns of each contestant.
         file: Where the figures go; those of other cells stay.
         sample: So many cells drawn at random; None for all.
+        again: Only cells whose recorded ratio is below this; None for all.
     """
     chosen = list(cells(words))
     if sample is not None and sample < len(chosen):
@@ -106,6 +109,8 @@ def run(race: Race, words: list[str] | None, repeats: int, file: Path, sample: i
     problem: Problem | None = None
     before: Cell | None = None
     for cell in chosen:
+        if again is not None and found.get(cell.name, {}).get("ratio", again) >= again:
+            continue
         if before is None or problem is None or cell._replace(l2=0.0) != before._replace(l2=0.0):
             problem, before = table(cell), cell
         found[cell.name] = {**cell._asdict(), **_outcome(race(problem, cell.l2, repeats))}

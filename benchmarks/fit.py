@@ -32,6 +32,7 @@ from threadpoolctl import threadpool_limits
 from raphson import MultinomialLogisticRegression
 
 L2, TOL = 1e-5, 1e-6
+SLOW_CELL, CLEAR = 1.0, 4.0  # seconds of a cell of the grid; ratio of two first fits that turns would not change
 SLOW = 60.0  # a peer whose warm-up takes longer is timed once
 CHOLESKY_COEFFICIENTS = 2_500  # newton-cholesky forms and factorizes a matrix of this many rows and more
 
@@ -70,7 +71,7 @@ def contestants(problem: Problem, l2: float = L2) -> dict[str, Callable[[], Any]
     # for two classes scikit-learn penalizes the difference b of the two by b^2 / 2, the sum-to-zero form by b^2 / 4
     c = (1.0 if k > 2 else 2.0) / (l2 * n)
     found = {"raphson": lambda: MultinomialLogisticRegression(l2=l2, tol=TOL, reference=None).fit(problem.x, problem.y)}
-    names = ["lbfgs", "newton-cg"]
+    names = ["newton-cg", "lbfgs"]
     if (problem.x.shape[1] + 1) * k <= CHOLESKY_COEFFICIENTS:
         names.append("newton-cholesky")
     for name in names:
@@ -106,21 +107,30 @@ def glum(problem: Problem, l2: float) -> dict[str, Callable[[], Any]]:
 def race_cell(
     problem: Problem, l2: float, repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, dict[str, Any]]:
-    """Time a cell of the grid: every contestant once to check its answer, then the quick ones in turns."""
+    """Time a cell of the grid: every contestant once to check its answer, then those near the best peer in turns.
+
+    A peer is stopped once it has taken twice as long as the best one before it. Turns are left out where the first
+    fits differ by more than ``CLEAR``, which no noise turns around.
+    """
     runners = contestants(problem, l2) | glum(problem, l2)
     results: dict[str, dict[str, Any]] = {}
+    best = SLOWEST
     for name, call in runners.items():
+        allowed = 4 * SLOWEST if name == "raphson" else min(SLOWEST, 1.0 + 2 * best)
         start = clock()
-        model = limited(call, 4 * SLOWEST if name == "raphson" else SLOWEST)
+        model = limited(call, allowed)
         seconds = clock() - start
         gradient = np.inf if model is None else gradient_norm(problem, *full(model), l2)
         results[name] = {"seconds": seconds, "gradient": gradient, "credited": bool(gradient <= TOL)}
-    credited = [r["seconds"] for name, r in results.items() if r["credited"] and name != "raphson"]
-    # a peer ten times slower than the best one is not it
-    fast = [n for n, r in results.items() if n == "raphson" or (r["credited"] and r["seconds"] < 10 * min(credited))]
+        if name != "raphson" and results[name]["credited"]:
+            best = min(best, seconds)
+    ours = results["raphson"]["seconds"]
+    near = [n for n, r in results.items() if n != "raphson" and r["credited"] and r["seconds"] < 3 * best]
+    if max(ours, best) > SLOW_CELL and not 1 / CLEAR < best / ours < CLEAR:
+        return results
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, times in paired({name: runners[name] for name in fast}, repeats, clock).items():
+        for name, times in paired({name: runners[name] for name in ["raphson", *near]}, repeats, clock).items():
             results[name]["seconds"] = float(np.median(times))
     return results
 
@@ -337,6 +347,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/fit.json"))
     parser.add_argument("--grid", action="store_true", help="the grid of shapes instead; --only: words its cells have")
     parser.add_argument("--sample", type=int, help="of the grid so many cells, drawn at random")
+    parser.add_argument("--again", type=float, help="of the grid only cells whose recorded ratio is below this")
     parser.add_argument(
         "--cpu-time", action="store_true", help="one thread, and its processor's time: for machines that others use too"
     )
@@ -356,7 +367,7 @@ def main() -> None:
         clock = time.thread_time if arguments.cpu_time else time.perf_counter
         race_with_clock = functools.partial(race_cell, clock=clock)
         target = arguments.json.with_name("grid.json")
-        run_grid(race_with_clock, arguments.only, arguments.repeats, target, arguments.sample)
+        run_grid(race_with_clock, arguments.only, arguments.repeats, target, arguments.sample, arguments.again)
         return
     folder = arguments.tables if arguments.tables.exists() else None
     results, errors, updates = {}, {}, {}
