@@ -173,12 +173,15 @@ static TARGET int NAME(evaluate)(const struct model *s, const struct point *at, 
     }
     *value = s->scale * job.sums[job.count - 1];
     double own_value = 0;
+    memset(gradient, 0, s->c * s->d * sizeof(double));
+    if (at)
+        NAME(penalty)(s, at->coef, gradient);
     for (size_t k = 0; k < s->c; k++)
         for (size_t j = 0; j < s->d; j++) {
             const size_t i = k * s->d + j;
-            const double penalty = at ? NAME(penalty)(s, at->coef, k, j) : 0, linear = at ? at->linear[i] : 0;
-            own_value += at ? at->coef[i] * (0.5 * penalty - linear) : 0;
-            gradient[i] = s->scale * job.sums[k * job.width + j] + penalty - linear;
+            const double linear = at ? at->linear[i] : 0;
+            own_value += at ? at->coef[i] * (0.5 * gradient[i] - linear) : 0;
+            gradient[i] += s->scale * job.sums[k * job.width + j] - linear;
             if (!at)
                 continue;
             const double *u = at->units + j;

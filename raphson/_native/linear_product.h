@@ -34,9 +34,10 @@ static TARGET int NAME(product)(const struct model *s, const REAL *x, const REAL
     struct NAME(job) job = {.s = s, .x = x, .p = p, .v = v, .height = padded(s->c, TALL), .width = padded(s->d, WIDE)};
     if (NAME(sum)(&job, NAME(product_part), 0, 2 * job.height + job.width))
         return -1;
+    NAME(penalty)(s, v, out);
     for (size_t k = 0; k < s->c; k++)
         for (size_t j = 0; j < s->d; j++)
-            out[k * s->d + j] = (REAL)s->scale * job.sums[k * job.width + j] + NAME(penalty)(s, v, k, j);
+            out[k * s->d + j] += (REAL)s->scale * job.sums[k * job.width + j];
     free(job.block);
     return 0;
 }

@@ -181,13 +181,20 @@ static TARGET void NAME(predict)(const struct model *s, const REAL *coef, const 
     }
 }
 
-/* Of the penalty's gradient at coefficients, an entry. */
-static inline TARGET REAL NAME(penalty)(const struct model *s, const REAL *coef, size_t k, size_t j)
+/* The penalty's gradient at coefficients, (c, d); the columns are the innermost loop, as they lie in memory. */
+static TARGET void NAME(penalty)(const struct model *s, const REAL *coef, REAL *restrict out)
 {
-    REAL sum = 0;
-    for (size_t l = 0; l < s->c; l++)
-        sum += (REAL)s->penalty_outputs[k * s->c + l] * coef[l * s->d + j];
-    return sum * (REAL)s->penalty_columns[j];
+    const size_t c = s->c, d = s->d;
+    memset(out, 0, c * d * sizeof(REAL));
+    for (size_t k = 0; k < c; k++, out += d) {
+        for (size_t l = 0; l < c; l++) {
+            const REAL factor = (REAL)s->penalty_outputs[k * c + l];
+            for (size_t j = 0; j < d; j++)
+                out[j] += factor * coef[l * d + j];
+        }
+        for (size_t j = 0; j < d; j++)
+            out[j] *= (REAL)s->penalty_columns[j];
+    }
 }
 
 #include "linear_hessian.h"
