@@ -106,7 +106,7 @@ class SparseDesign(Design):
 
     def _block(self, start: int, size: int) -> SparseBlock:
         rows = slice(start, min(start + size, self.n_rows))
-        x = self.x[rows]
+        x = self.x if rows.stop - rows.start == self.n_rows else self.x[rows]
         index = torch.from_numpy(x.indices).long()
         values = torch.from_numpy(x.data).to(torch.float64)
         if self._shifts:
@@ -132,10 +132,13 @@ def centered_entries(x: Any, center: NDArray[np.float64]) -> Any:
 
 def _moments(x: Any, *, centered: bool) -> tuple[Tensor, Tensor]:
     """Return center and scale of the columns of a CSR matrix: those of a dense table, or zero and the mean square."""
-    largest = torch.from_numpy(abs(x).max(axis=0).toarray().ravel().astype("float64"))
+    n, d = x.shape
+    index, values = torch.from_numpy(x.indices).long(), torch.from_numpy(x.data).to(torch.float64)
+    largest = values.new_zeros(d).scatter_reduce_(0, index, values.abs(), "amax")
     largest = torch.where(largest > 0, largest, 1.0)
-    unit = x.multiply(1.0 / largest.numpy()).tocsr()  # squares of 1e24 must not overflow
-    rms = torch.from_numpy(unit.power(2).mean(axis=0)).ravel().sqrt() * largest
+    unit = values / largest[index]  # squares of 1e24 must not overflow
+    mean_squares = values.new_zeros(d).index_add_(0, index, unit.square_()) / max(n, 1)
+    rms = mean_squares.sqrt() * largest
     center, scale = torch.zeros_like(rms), torch.where(rms > 0, rms, 1.0)
     full = full_columns(x)
     if centered and full.any():

@@ -95,6 +95,15 @@ def test_a_damaged_sparse_table_is_refused(damage, form, limit, monkeypatch):
             use()
 
 
+def test_entries_after_the_last_row_do_not_count():
+    x = _table()
+    room = x.copy()
+    room.data, room.indices = np.r_[x.data, [9.0, np.nan]], np.r_[x.indices, [10**6, -5]]
+    fits = [rp.VectorGLM("poisson", l2=0.1).fit(table, FRAME.k) for table in (x, room)]
+    np.testing.assert_array_equal(fits[0].coef_, fits[1].coef_)
+    np.testing.assert_array_equal(fits[0].predict(x), fits[0].predict(room))
+
+
 def test_coordinates_beyond_the_table_are_refused():
     x = _table().tocoo()
     x.col[3] = 10**6

@@ -34,6 +34,9 @@ def sound_sparse(x: Any) -> Any:
     if not x.has_canonical_format:  # SciPy would add up the values of a place in the caller's arrays
         x = x.copy()
         x.sum_duplicates()
+    if len(x.indices) > x.indptr[-1]:  # room that SciPy left for more
+        x = x.copy()
+        x.prune()
     return x
 
 
