@@ -122,7 +122,7 @@ class MarginsMixin(PredictionMixin):
         if not found:
             raise InputError("The formula has no variables, so there are no effects.")
         estimates = self._table_of(coefficients, found, names)
-        return MarginsResult(estimates, where, tuple(kind != "dy/dx" for kind in kinds), tuple(kinds))
+        return MarginsResult(estimates, where, tuple(kinds))
 
     def predictions(
         self, at: At = "overall", *, kind: CovarianceKind | None = None, groups: Any = None, **options: Any

@@ -87,7 +87,7 @@ def average_mean(
     Coefficients B ``(C, D + 1)`` have the intercept first, which x ``(N, D)`` is without; w sums to one, ``(N,)``; o is
     ``(N, C)``.
     """
-    mean, value, jacobian, chunks = _chunked(likelihood, coef, x, share, offset)
+    mean, value, jacobian, chunks = chunked(likelihood, coef, x, share, offset)
     for rows, w, shift in chunks:
         xhat = with_intercept(rows)
         f = xhat @ coef.mT + shift
@@ -115,7 +115,7 @@ def average_slope(
     where a dot is a derivative in t, ``x_slope`` ``(N, D)`` and ``offset_slope`` ``(N, C)``. A coefficient moves the
     gradient by the Hessian, and multiplies :math:`\dot x_n`. Shapes are those of ``average_mean``.
     """
-    mean, value, jacobian, chunks = _chunked(likelihood, coef, x, share, offset, x_slope, offset_slope)
+    mean, value, jacobian, chunks = chunked(likelihood, coef, x, share, offset, x_slope, offset_slope)
     for rows, w, shift, dx, do in chunks:
         xhat = with_intercept(rows)
         f, df = xhat @ coef.mT + shift, dx @ coef[:, 1:].mT + do
@@ -128,7 +128,7 @@ def average_slope(
     return value, jacobian.flatten(1)
 
 
-def _chunked(
+def chunked(
     likelihood: Likelihood, coef: Tensor, *parts: Tensor
 ) -> tuple[MeanFunction, Tensor, Tensor, Iterator[tuple[Tensor, ...]]]:
     """Return the mean, zeros for its average ``(M,)`` and the Jacobian, and the parts in chunks of rows."""

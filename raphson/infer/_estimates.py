@@ -41,7 +41,6 @@ class Estimates:
         kind: Where the covariance comes from, for people: ``"observed information"``, ``"sandwich (HC1)"``.
         estimable: Which entries the data determine, bool of shape ``(p,)``; None means all but those that
             ``null_space`` touches.
-        df_resid: Residual degrees of freedom of a Student t reference; None for the normal one.
         null_space: Directions the data leave open, shape ``(p, k)``.
         axis_names: Names of the two parts of a label.
 
@@ -60,7 +59,6 @@ class Estimates:
     labels: tuple[Label, ...]
     kind: str
     estimable: Tensor = field(default=None)  # type: ignore[assignment]
-    df_resid: float | None = None
     null_space: Tensor | None = None
     axis_names: tuple[str, str] = ("class", "feature")
 
@@ -111,9 +109,8 @@ class Estimates:
         """Two-sided p-values of zero coefficients, shape ``(p,)``; nan where ``z`` is."""
         from scipy import special
 
-        tail = -self.z.abs().cpu().numpy()
-        lower = special.ndtr(tail) if self.df_resid is None else special.stdtr(self.df_resid, tail)
-        return torch.as_tensor(2 * lower, dtype=self.values.dtype, device=self.values.device)
+        tail = special.ndtr(-self.z.abs().cpu().numpy())
+        return torch.as_tensor(2 * tail, dtype=self.values.dtype, device=self.values.device)
 
     def confint(self, level: float = 0.95) -> Tensor:
         """Return Wald confidence intervals.
@@ -124,7 +121,7 @@ class Estimates:
         Returns:
             Lower and upper bounds, shape ``(p, 2)``; nan where not estimable.
         """
-        half = critical_value(level, self.df_resid) * self.standard_errors
+        half = critical_value(level) * self.standard_errors
         return torch.stack([self.values - half, self.values + half], -1)
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
@@ -134,18 +131,16 @@ class Estimates:
             level: Coverage of the interval.
 
         Returns:
-            Rows indexed by ``(class, feature)``; columns ``coef``, ``std_err``, ``z`` (``t`` with
-            ``df_resid``), ``p_value``, ``lower`` and ``upper``, nullable: ``<NA>`` where not estimable.
+            Rows indexed by ``(class, feature)``; columns ``coef``, ``std_err``, ``z``, ``p_value``, ``lower`` and
+            ``upper``, nullable: ``<NA>`` where not estimable.
         """
         import pandas as pd
 
         lower, upper = self.confint(level).unbind(-1)
-        coef = torch.where(self.estimable, self.values, torch.nan)
-        statistic = "z" if self.df_resid is None else "t"
         columns = {
-            "coef": coef,
+            "coef": torch.where(self.estimable, self.values, torch.nan),
             "std_err": self.standard_errors,
-            statistic: self.z,
+            "z": self.z,
             "p_value": self.p_values,
             "lower": lower,
             "upper": upper,
@@ -204,7 +199,6 @@ class Estimates:
             covariance=covariance,
             labels=labels,
             kind=self.kind,
-            df_resid=self.df_resid,
             null_space=_map_null_space(jacobian, self._open_directions()),
             axis_names=self.axis_names,
         )
@@ -235,29 +229,13 @@ class Estimates:
         return pd.MultiIndex(levels, codes, names=self.axis_names, verify_integrity=False)
 
 
-def critical_value(level: float, df_resid: float | None = None) -> float:
-    """Return the two-sided critical value of the normal, or with ``df_resid`` the Student t, distribution.
-
-    Args:
-        level: Coverage, between 0 and 1.
-        df_resid: Degrees of freedom; None for the normal distribution.
-
-    Returns:
-        The quantile at ``(1 + level) / 2``.
-
-    Raises:
-        InputError: The level is not between 0 and 1.
-
-    Examples:
-        >>> round(critical_value(0.95), 4), round(critical_value(0.95, df_resid=10), 4)
-        (1.96, 2.2281)
-    """
+def critical_value(level: float) -> float:
+    """Return the quantile of the normal distribution at ``(1 + level) / 2``."""
     from scipy import special
 
     if not 0 < level < 1:
         raise InputError(f"A confidence level lies between 0 and 1, for example 0.95; got {level!r}.")
-    upper = (1 + level) / 2
-    return float(special.ndtri(upper) if df_resid is None else special.stdtrit(df_resid, upper))
+    return float(special.ndtri((1 + level) / 2))
 
 
 def _map_null_space(matrix: Tensor, directions: Tensor) -> Tensor | None:

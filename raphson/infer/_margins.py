@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.infer._contrasts import average_mean, chunked
 from raphson.infer._estimates import Estimates, open_notes
-from raphson.infer._mean import chunk_rows, mean_function, require_mean, row_curvature, row_jacobian, with_intercept
+from raphson.infer._mean import require_mean, row_curvature, with_intercept
 from raphson.likelihoods import Likelihood
 
 if TYPE_CHECKING:
@@ -27,19 +28,12 @@ class MarginsResult:
     Attributes:
         estimates: Effects with their covariance, labeled ``(class, feature)``, class by class.
         at: ``"overall"`` (averaged over the rows) or ``"mean"`` (at the average row).
-        discrete: For each feature, whether its effect is a change between values rather than a derivative.
         kinds: For each feature, what the effect is: ``dy/dx``, ``1 vs 0``, or for a level of a factor ``b vs a``.
     """
 
     estimates: Estimates
     at: str
-    discrete: tuple[bool, ...]
-    kinds: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.kinds:
-            kinds = tuple("1 vs 0" if discrete else "dy/dx" for discrete in self.discrete)
-            object.__setattr__(self, "kinds", kinds)
+    kinds: tuple[str, ...]
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
         """Return the table of effects.
@@ -88,61 +82,7 @@ def margins(
     binary: Tensor | None = None,
     at: str = "overall",
 ) -> MarginsResult:
-    """Return average marginal effects with standard errors by the delta method.
-
-    Args:
-        likelihood: Any likelihood with a mean.
-        coefficients: All C (D + 1) coefficients, class by class, intercept first within a class.
-        x: Features without the intercept, ``(N, D)``.
-        mean_names: Names of the M entries of the mean; None takes the outputs' names where M = C.
-        weights: Row weights, ``(N,)``.
-        offset: Offset of the outputs, ``(N, C)``.
-        binary: Features whose effect is the change from 0 to 1, bool ``(D,)``; None for derivatives
-            throughout.
-        at: ``"overall"`` or ``"mean"``.
-
-    Returns:
-        The effects.
-
-    Raises:
-        InputError: The number of coefficients does not fit ``x``.
-    """
-    width = x.shape[1] + 1
-    if len(coefficients.labels) % width or not x.shape[1]:
-        raise InputError(
-            f"{len(coefficients.labels)} coefficients do not fit {x.shape[1]} features: {width} are needed "
-            "for each output, the intercept among them (zero where there is none)."
-        )
-    mask = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device) if binary is None else binary
-    effects, jacobian = average_marginal_effects(
-        likelihood,
-        coefficients.values.reshape(-1, width),
-        x,
-        weights=weights,
-        offset=offset,
-        binary=mask,
-        at=at,
-    )
-    features = [label[1] for label in coefficients.labels[1:width]]
-    outputs = [label[0] for label in coefficients.labels[::width]]
-    if mean_names is None:
-        mean_names = outputs if len(outputs) == len(effects) else list(range(len(effects)))
-    labels = tuple((name, feature) for name in mean_names for feature in features)
-    estimates = coefficients.propagate(effects.flatten(), jacobian, labels)
-    return MarginsResult(estimates, at, tuple(mask.tolist()))
-
-
-def average_marginal_effects(
-    likelihood: Likelihood,
-    coef: Tensor,
-    x: Tensor,
-    *,
-    weights: Tensor | None = None,
-    offset: Tensor | None = None,
-    binary: Tensor | None = None,
-    at: str = "overall",
-) -> tuple[Tensor, Tensor]:
-    r"""Return average marginal effects and their Jacobian in the coefficients.
+    r"""Return average marginal effects with standard errors by the delta method.
 
     With outputs :math:`f(x) = B \hat x + o` and mean :math:`m(f)`, the effect of a feature is the weighted
     average of
@@ -154,8 +94,9 @@ def average_marginal_effects(
 
     Args:
         likelihood: Any likelihood with a mean.
-        coef: Coefficients B, ``(C, D + 1)``, intercept first.
+        coefficients: All C (D + 1) coefficients, class by class, intercept first within a class.
         x: Features without the intercept, ``(N, D)``.
+        mean_names: Names of the M entries of the mean; None takes the outputs' names where M = C.
         weights: Row weights, ``(N,)``.
         offset: Offset of the outputs, ``(N, C)``.
         binary: Features whose effect is the change from 0 to 1, bool ``(D,)``; None for derivatives
@@ -163,50 +104,66 @@ def average_marginal_effects(
         at: ``"overall"`` averages over the rows; ``"mean"`` takes the one row of average features.
 
     Returns:
-        Effects ``(M, D)`` and their Jacobian ``(M D, C (D + 1))``, both row-major.
+        The effects.
 
     Raises:
-        InputError: Unknown ``at``, or shapes that do not fit.
+        InputError: The number of coefficients does not fit ``x``, or ``at`` is unknown.
     """
+    width = x.shape[1] + 1
+    if len(coefficients.labels) % width or not x.shape[1]:
+        raise InputError(
+            f"{len(coefficients.labels)} coefficients do not fit {x.shape[1]} features: {width} are needed "
+            "for each output, the intercept among them (zero where there is none)."
+        )
     if at not in {"overall", "mean"}:
         raise InputError(f"at must be 'overall' or 'mean'; got {at!r}.")
-    n, d = x.shape
-    c = coef.shape[0]
-    if coef.shape[1] != d + 1:
-        raise InputError(f"coef has {coef.shape[1]} columns; {d} features and the intercept need {d + 1}.")
+    coef, n = coefficients.values.reshape(-1, width), x.shape[0]
     share = x.new_full((n,), 1 / n) if weights is None else weights / weights.sum()
-    outputs_offset = x.new_zeros(n, c) if offset is None else offset
+    shift = x.new_zeros(n, coef.shape[0]) if offset is None else offset
     if at == "mean":
-        x, outputs_offset = share.unsqueeze(0) @ x, share.unsqueeze(0) @ outputs_offset
-        share = x.new_ones(1)
-    mask = torch.zeros(d, dtype=torch.bool, device=x.device) if binary is None else binary
-    smooth = torch.nonzero(~mask).flatten()
+        x, shift, share = share.unsqueeze(0) @ x, share.unsqueeze(0) @ shift, x.new_ones(1)
+    mask = torch.zeros(width - 1, dtype=torch.bool, device=x.device) if binary is None else binary
+    effects, jacobian = average_marginal_effects(likelihood, coef, x, share, shift, mask)
+    features = [label[1] for label in coefficients.labels[1:width]]
+    outputs = [label[0] for label in coefficients.labels[::width]]
+    if mean_names is None:
+        mean_names = outputs if len(outputs) == len(effects) else list(range(len(effects)))
+    labels = tuple((name, feature) for name in mean_names for feature in features)
+    estimates = coefficients.propagate(effects.flatten(), jacobian, labels)
+    return MarginsResult(estimates, at, tuple("1 vs 0" if switch else "dy/dx" for switch in mask.tolist()))
+
+
+def average_marginal_effects(
+    likelihood: Likelihood, coef: Tensor, x: Tensor, share: Tensor, offset: Tensor, binary: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the effects of ``margins`` ``(M, D)`` and their Jacobian ``(M D, C (D + 1))``, both row-major.
+
+    Shapes are those of ``average_mean``; ``binary`` ``(D,)``.
+    """
+    smooth = torch.nonzero(~binary).flatten()
     slopes = coef[:, smooth + 1].mT
-    mean = mean_function(likelihood)
-    m = mean(coef[:, 0]).shape[-1]
-    effects = x.new_zeros(m, d)
-    jacobian = x.new_zeros(m, d, c, d + 1)
-    size = chunk_rows(c * max(m, d))
-    pieces = (torch.split(tensor, size) for tensor in (x, share, outputs_offset))
-    for rows, w, shift in zip(*pieces, strict=True):
+    mean, value, _, chunks = chunked(likelihood, coef, x, share, offset)
+    (m, d), (c, width) = (len(value), x.shape[1]), coef.shape
+    effects, jacobian = x.new_zeros(m, d), x.new_zeros(m, d, c, width)
+    for rows, w, shift in chunks if len(smooth) else ():
         xhat = with_intercept(rows)
         f = xhat @ coef.mT + shift
         require_mean(likelihood, f)
-        for entry in range(m) if len(smooth) else ():
+        for entry in range(m):
             gradient, curvature = row_curvature(mean, f, entry, slopes)
             average = w @ gradient
             effects[entry, smooth] += slopes @ average
             # By the product rule: a coefficient moves the derivative of the mean, and multiplies it.
             jacobian[entry, smooth] += curvature.mT @ (w.unsqueeze(-1) * xhat)
             jacobian[entry, smooth, :, smooth + 1] += average
-        for j in torch.nonzero(mask).flatten().tolist():
-            for sign, value in ((1.0, 1.0), (-1.0, 0.0)):
-                moved = f + (value - rows[:, j : j + 1]) * coef[:, j + 1]
-                xmoved = xhat.clone()
-                xmoved[:, j + 1] = value
-                effects[:, j] += sign * (w @ mean(moved))
-                jacobian[:, j] += sign * torch.einsum("n,nmc,nk->mck", w, row_jacobian(mean, moved), xmoved)
-    return effects, jacobian.reshape(m * d, c * (d + 1))
+    for j in torch.nonzero(binary).flatten().tolist():
+        for sign, setting in ((1.0, 1.0), (-1.0, 0.0)):
+            moved = x.clone()
+            moved[:, j] = setting
+            average, change = average_mean(likelihood, coef, moved, share, offset)
+            effects[:, j] += sign * average
+            jacobian[:, j] += sign * change.view(m, c, width)
+    return effects, jacobian.reshape(m * d, c * width)
 
 
 def binary_columns(x: Tensor) -> Tensor:

@@ -48,7 +48,6 @@ def mean_interval(
     level: float = 0.95,
     *,
     scale: str = "identity",
-    df_resid: float | None = None,
     null_space: Tensor | None = None,
 ) -> MeanInterval:
     r"""Return delta-method confidence intervals of the mean :math:`m(f(x))` for given rows.
@@ -66,7 +65,6 @@ def mean_interval(
         scale: ``"identity"``; ``"log"`` for positive means; ``"logit"`` for probabilities of yes-or-no answers
             (variance ``m (1 - m)``); ``"proportion"`` for other means between 0 and 1; ``"simplex"`` for
             probabilities that sum to one over the entries of the mean (these two on the logit scale too).
-        df_resid: Residual degrees of freedom of a Student t reference; None for the normal one.
         null_space: Directions of the coefficients that the data leave open, ``(C (D + 1), r)``; None for none.
 
     Returns:
@@ -82,7 +80,7 @@ def mean_interval(
         raise InputError(
             f"The covariance has {covariance.shape[-1]} rows, but {c} outputs of {width} coefficients need {c * width}."
         )
-    half = critical_value(level, df_resid)
+    half = critical_value(level)
     root = covariance_root(covariance).reshape(c, width, -1)
     mean, link = mean_function(likelihood), _link(likelihood, scale)
     size = chunk_rows(c * root.shape[-1])

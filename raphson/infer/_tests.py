@@ -30,10 +30,9 @@ class WaldResult:
     """A Wald test.
 
     Attributes:
-        statistic: The chi-square statistic; with ``df_resid`` the F statistic.
+        statistic: The chi-square statistic.
         df: Degrees of freedom of the hypothesis: its number of independent restrictions.
         p_value: Probability of a larger statistic under the hypothesis.
-        df_resid: Denominator degrees of freedom of the F reference; None for the chi-square one.
         rows: The restrictions one at a time: estimates of ``R beta - q`` with their covariance.
         note: What the reader should know about the degrees of freedom; empty if nothing.
     """
@@ -41,21 +40,17 @@ class WaldResult:
     statistic: float
     df: int
     p_value: float
-    df_resid: float | None
     rows: Estimates
     note: str = ""
 
     def to_frame(self) -> pd.DataFrame:
         """Return every restriction on its own: estimate, std_err, statistic, df and p_value."""
         rows = self.rows.to_frame()
-        squared = rows["z" if self.df_resid is None else "t"] ** 2
         table = rows[["coef", "std_err"]].rename(columns={"coef": "estimate"})
-        return table.assign(statistic=squared, df=1, p_value=rows["p_value"])
+        return table.assign(statistic=rows["z"] ** 2, df=1, p_value=rows["p_value"])
 
     def __str__(self) -> str:
-        name = "chi2" if self.df_resid is None else "F"
-        df = f"{self.df}" if self.df_resid is None else f"{self.df}, {self.df_resid:g}"
-        text = f"Wald test ({self.rows.kind}): {name}({df}) = {self.statistic:.4f}, p = {self.p_value:.4g}"
+        text = f"Wald test ({self.rows.kind}): chi2({self.df}) = {self.statistic:.4f}, p = {self.p_value:.4g}"
         return f"{text}\n{self.note}" if self.note else text
 
 
@@ -63,8 +58,7 @@ def wald_test(estimates: Estimates, R: Any, q: Any = None) -> WaldResult:
     r"""Test :math:`H_0: R\beta = q` by :math:`(R\hat\beta - q)^T (R V R^T)^+ (R\hat\beta - q)`.
 
     The statistic is chi-square with :math:`\mathrm{rank}(R V R^T)` degrees of freedom, so that restrictions
-    which repeat one another count once. With residual degrees of freedom it is divided by its own and
-    referred to F.
+    which repeat one another count once.
 
     Source: Wald (1943), Trans. AMS 54, 426-482; Moore (1977), JASA 72, 131-137, for the generalized inverse.
 
@@ -98,25 +92,14 @@ def wald_test(estimates: Estimates, R: Any, q: Any = None) -> WaldResult:
         raise InputError(
             f"q has shape {tuple(target.shape)}; give a number or one value for each of {len(labels)} rows."
         )
-    rows = Estimates(
-        rows.values - target,
-        rows.covariance,
-        labels,
-        rows.kind,
-        df_resid=rows.df_resid,
-        axis_names=rows.axis_names,
-    )
+    rows = Estimates(rows.values - target, rows.covariance, labels, rows.kind, axis_names=rows.axis_names)
     chi2, df = _quadratic_form(rows)
     note = ""
     if df < len(labels):
         note = f"{len(labels)} restrictions, of which {df} are independent: tested on {df} degrees of freedom."
     from scipy import special
 
-    if estimates.df_resid is None:
-        return WaldResult(chi2, df, float(special.chdtrc(df, chi2)), None, rows, note)
-    return WaldResult(
-        chi2 / df, df, float(special.fdtrc(df, estimates.df_resid, chi2 / df)), estimates.df_resid, rows, note
-    )
+    return WaldResult(chi2, df, float(special.chdtrc(df, chi2)), rows, note)
 
 
 def _quadratic_form(rows: Estimates) -> tuple[float, int]:

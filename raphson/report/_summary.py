@@ -18,7 +18,6 @@ _HEADERS = {
     "effect": "effect",
     "std_err": "std err",
     "z": "z",
-    "t": "t",
     "p_value": "P>|z|",
     "kind": "kind",
 }
@@ -115,8 +114,6 @@ def column_headers(summary: Summary) -> list[str]:
     """Return what stands above the columns of a summary's table."""
     tail = (1 - summary.level) / 2
     bounds = {"lower": f"[{tail:.4g}", "upper": f"{1 - tail:.4g}]"}
-    if "t" in summary.table.columns:
-        bounds["p_value"] = "P>|t|"
     if "chi2" in summary.table.columns:
         bounds["p_value"] = "P>chi2"
     return [(_HEADERS | bounds).get(str(name), str(name)) for name in summary.table.columns]
@@ -139,7 +136,7 @@ def _number(column: str, value: Any) -> str:
         return str(value)
     if column == "p_value":
         return "<0.001" if value < 0.0005 else f"{value:.3f}"
-    if column in {"z", "t", "chi2"}:
+    if column in {"z", "chi2"}:
         return f"{value:.3f}"
     return _trim(f"{value:#.5g}")
 

@@ -43,13 +43,6 @@ def test_far_tail_keeps_digits():
     assert float(estimates([30.0], [[1.0]]).p_values) == pytest.approx(2 * stats.norm.sf(30.0), rel=1e-12)
 
 
-def test_student_reference():
-    ours = estimates([2.0], [[1.0]], df_resid=5)
-    assert float(ours.p_values) == pytest.approx(2 * stats.t.sf(2.0, 5))
-    np.testing.assert_allclose(ours.confint(0.99)[0], stats.t.interval(0.99, 5, 2.0), rtol=1e-12)
-    assert "t" in ours.to_frame().columns and "z" not in ours.to_frame().columns
-
-
 def test_not_estimable_is_declared():
     ours = estimates([1.0, 2.0, 3.0], np.eye(3), estimable=torch.tensor([True, False, True]))
     frame = ours.to_frame()

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raphson import InputError
-from raphson.infer import Estimates, _mean, binary_columns, margins
-from raphson.infer._margins import average_marginal_effects
+from raphson.infer import Estimates, _mean, binary_columns, margins, of_root
 from raphson.likelihoods import Bernoulli, Categorical, Gaussian
 from raphson.linalg import Dense
 
@@ -29,7 +28,7 @@ VOTE_5_SE = [0.0034443743, 0.0097296187, 0.0006774867, 0.0075996454, 0.002199388
 
 
 def columns(result):
-    size = len(result.discrete)
+    size = len(result.kinds)
     estimates = result.estimates
     return estimates.values.reshape(-1, size), estimates.standard_errors.reshape(-1, size)
 
@@ -118,19 +117,21 @@ def test_jacobian_against_autograd_of_the_average(n, d, c, seed, at, chunk):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_mean, "CHUNK_ELEMENTS", chunk * c * max(c, d))
-        effects, jacobian = average_marginal_effects(
-            Categorical(), coef, x, weights=weights, offset=offset, binary=binary, at=at
-        )
+        labels = tuple((k, j) for k in range(c) for j in range(d + 1))
+        given = Estimates(coef.flatten(), of_root(torch.eye(c * (d + 1)).double()), labels, "given")
+        result = margins(Categorical(), given, x, weights=weights, offset=offset, binary=binary, at=at)
     expected = torch.func.jacfwd(naive)(coef).reshape(c * d, c * (d + 1))
-    torch.testing.assert_close(effects, naive(coef), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(jacobian, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(result.estimates.values.reshape(c, d), naive(coef), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(result.estimates.covariance.low_rank, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_identity_link_gives_the_coefficients():
     coef = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).double()
-    effects, jacobian = average_marginal_effects(Gaussian(), coef, torch.randn(5, 2).double())
-    torch.testing.assert_close(effects, coef[:, 1:])
-    torch.testing.assert_close(jacobian, torch.eye(6).double()[[1, 2, 4, 5]])
+    labels = tuple((output, name) for output in "uv" for name in ("intercept", "a", "b"))
+    given = Estimates(coef.flatten(), of_root(torch.eye(6).double()), labels, "given")
+    result = margins(Gaussian(), given, torch.randn(5, 2).double())
+    torch.testing.assert_close(result.estimates.values, coef[:, 1:].flatten())
+    torch.testing.assert_close(result.estimates.covariance.low_rank, torch.eye(6).double()[[1, 2, 4, 5]])
 
 
 def test_effects_of_collinear_columns_are_not_estimable():
@@ -155,5 +156,3 @@ def test_refusals(spector):
         margins(Bernoulli(), spector.estimates, spector.x[:, :2])
     with pytest.raises(InputError, match="'overall' or 'mean'"):
         margins(Bernoulli(), spector.estimates, spector.x, at="median")
-    with pytest.raises(InputError, match="2 features and the intercept need 3"):
-        average_marginal_effects(Bernoulli(), torch.ones(1, 2), torch.ones(3, 2))

@@ -44,12 +44,13 @@ def test_logit_intervals_against_statsmodels(spector):
 
 def test_least_squares_against_statsmodels(spector):
     ols = sm.OLS(spector.fit.model.endog, spector.design).fit()
-    theirs = ols.get_prediction().summary_frame(alpha=0.05)
+    theirs = ols.get_prediction()
     f = torch.tensor(ols.fittedvalues).unsqueeze(-1)
     covariance = Dense(torch.tensor(ols.cov_params()))
-    ours = mean_interval(Gaussian(), f, spector.x, covariance, df_resid=28)
-    np.testing.assert_allclose(ours.lower[:, 0], theirs["mean_ci_lower"], rtol=1e-8)
-    np.testing.assert_allclose(ours.upper[:, 0], theirs["mean_ci_upper"], rtol=1e-8)
+    ours = mean_interval(Gaussian(), f, spector.x, covariance)
+    half = stats.norm.ppf(0.975) * theirs.se_mean
+    np.testing.assert_allclose(ours.lower[:, 0], theirs.predicted_mean - half, rtol=1e-8)
+    np.testing.assert_allclose(ours.upper[:, 0], theirs.predicted_mean + half, rtol=1e-8)
 
 
 def test_class_probabilities(anes, monkeypatch):

@@ -120,14 +120,14 @@ def find_collinear(
     complete = not (hasattr(rows, "tocsr") and len(live) > _GRAM_COLUMNS)
     is_near = False
     if complete and len(live) - n > _WIDE:
-        found = _of_rows(std, live)
+        few, rest, shares = row_space(std, live)
+        index = np.concatenate([np.repeat(few[:, None], len(rest), 1), rest[None]])  # the last of each is its own
+        found = std.to_original(index, np.concatenate([-shares, np.ones((1, len(rest)))]))
     elif complete:
         vectors, is_near = null_vectors(std, live)
         if vectors.shape[1] <= _READABLE:
             vectors = readable(vectors)
-        z = np.zeros((d, vectors.shape[1]))
-        z[live] = vectors
-        found = scipy.sparse.csc_array(std.to_original(z))
+        found = std.to_original(np.repeat(live[:, None], vectors.shape[1], 1), vectors)
     else:
         found = _proportional(std, live)
     null = scipy.sparse.hstack([_constants(std), found], format="csc")
@@ -137,26 +137,6 @@ def find_collinear(
     groups = [_dependency(null, q, labels, has_intercept) for q in range(nullity)] if named else []
     groups.sort(key=lambda group: group.columns[-1])
     return Collinearity(min(n, d + has_intercept - nullity), n, null, tuple(groups), complete, is_near)
-
-
-def _of_rows(std: Standardized, live: Array) -> Any:
-    """Return null vectors of designs with few rows: what each column is in as many of them as there are rows."""
-    import scipy.sparse
-
-    basis, rest, shares = row_space(std, live)
-    q, first = len(rest), int(std.has_intercept)
-    index = np.concatenate([np.repeat(basis[:, None], q, 1), rest[None]])  # the last of each is its own
-    values = np.concatenate([-shares, np.ones((1, q))])
-    slopes = values / std.scale[index]
-    entries, rows = [slopes], [index + first]
-    if first:
-        parts = slopes * std.reference[index] + values * std.shift[index]
-        ones, size = -parts.sum(0), np.abs(parts).sum(0) + np.abs(values).sum(0)
-        entries.insert(0, np.where(np.abs(ones) > SNAP * size, ones, 0.0)[None])
-        rows.insert(0, np.zeros((1, q), dtype=np.int64))
-    data, place = np.concatenate(entries), np.concatenate(rows)
-    shape = (len(std.scale) + first, q)
-    return scipy.sparse.csc_array((data.T.ravel(), (place.T.ravel(), np.repeat(np.arange(q), len(data)))), shape=shape)
 
 
 def _constants(std: Standardized) -> Any:

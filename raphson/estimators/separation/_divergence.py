@@ -8,7 +8,7 @@ from raphson.estimators._names import listed
 from raphson.estimators.fit._fitted import Fitted
 from raphson.estimators.fit._start import span
 from raphson.estimators.input._rows import Rows
-from raphson.estimators.separation._remedy import remedy
+from raphson.estimators.separation._remedy import REMEDIES
 from raphson.likelihoods import COUNT, Beta, Likelihood, NegativeBinomial, StudentT
 
 _FAR = 10.0
@@ -60,7 +60,7 @@ class Divergence:
             f"There is no finite optimum: at a gradient below the tolerance a Newton step still changes the outputs by "
             f"{self.move:.2g}, and the coefficients of {named} grow without bound. Likely causes: a column separates "
             "the targets (in a group they are all zero, or all at one end), or a parameter runs to the edge of its "
-            f"range (no dispersion is left to estimate). Remedy: {remedy('unknown')}."
+            f"range (no dispersion is left to estimate). Remedy: {REMEDIES['unknown']}."
         )
 
 

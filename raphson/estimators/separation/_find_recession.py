@@ -19,16 +19,17 @@ from raphson.estimators._names import INTERCEPT
 from raphson.estimators.separation._cone import Cone, all_strict, join, polish, sum_cones
 from raphson.estimators.separation._limit import limiting_model, recession_span
 from raphson.estimators.separation._output_cone import EQUAL, GAIN, output_cone
-from raphson.estimators.separation._parameters import OutputMap, Parameters
+from raphson.estimators.separation._parameters import Parameters
 from raphson.estimators.separation._problem import NUMBERS, Problem, certified
 from raphson.estimators.separation._program import linear_program
 from raphson.estimators.separation._recession import Recession
-from raphson.estimators.separation._remedy import remedy
+from raphson.estimators.separation._remedy import REMEDIES
 from raphson.estimators.separation._separation import search_separation
 from raphson.estimators.separation._single_parameter import single_directions, statements
 from raphson.estimators.separation._standardize import as_numpy, as_rows
 from raphson.estimators.separation._ways import find_ways
 from raphson.likelihoods import Likelihood
+from raphson.linear import OutputMap
 
 Array = NDArray[Any]
 
@@ -94,7 +95,7 @@ def find_recession(
 
     Args:
         x: ``(N, D)`` finite tensor, array or CSR matrix, without the column of ones.
-        y: Targets as the likelihood takes them, ``(N,)`` or ``(N, M)``.
+        y: Targets as the likelihood takes them.
         likelihood: The likelihood.
         output_map: Which of its p parameters enter which outputs.
         weights: ``(N,)`` or None; rows of weight zero do not count.
@@ -166,7 +167,7 @@ def _search(question: _Question) -> _Evidence:
     problem, parameters, varying, names, target_names, candidate, deadline = question
     known = sum_cones(problem, [])
     if problem.z is None:
-        return _Evidence(known, False, [], remedy("rows"))
+        return _Evidence(known, False, [], REMEDIES["rows"])
     of_ones = np.flatnonzero(np.isin(varying, parameters.of_ones))
     shares = None if parameters.shares is None else parameters.shares[varying]
     singles = [s for s in single_directions(problem, of_ones, shares) if certified(problem, s.direction) is not None]
@@ -179,7 +180,7 @@ def _search(question: _Question) -> _Evidence:
     known, decided = linear_program(distinct, Cone(known.direction, known.strict[first]), deadline)
     known = Cone(known.direction, known.strict[row])
     text = statements(problem, known, singles, [names[q] for q in varying], target_names)
-    return _Evidence(known, decided, text, remedy("rows"))
+    return _Evidence(known, decided, text, REMEDIES["rows"])
 
 
 def _search_classes(question: _Question) -> _Evidence:
@@ -195,7 +196,7 @@ def _search_classes(question: _Question) -> _Evidence:
         theta = np.zeros(len(names))
         theta[varying] = question.standardized(candidate)
         table = parameters.to_classes(theta)[:, live]
-    found = search_separation(
+    known, findings, decided = search_separation(
         problem,
         codes.astype(np.int64),
         [column_names[j + first] for j in range(problem.std.x.shape[1])],
@@ -203,15 +204,18 @@ def _search_classes(question: _Question) -> _Evidence:
         table,
         deadline,
     )
-    known = None
-    if found.direction is not None:
-        whole = np.zeros((n_classes, first + problem.std.x.shape[1]))
-        whole[:, live] = found.direction
-        known = polish(problem, parameters.from_classes(whole)[varying])
-    if known is None:
-        return _Evidence(sum_cones(problem, []), found.decided and found.direction is None, [], found.remedy())
-    pairs = found.pairs if parameters.n_outputs > 1 else found.pairs.any(1, keepdims=True)
-    return _Evidence(Cone(known.direction, known.strict | pairs), found.decided, found.statements(), found.remedy())
+    if not known.strict.any():
+        return _Evidence(sum_cones(problem, []), decided, [], REMEDIES["classes"])
+    whole = np.zeros((n_classes, first + problem.std.x.shape[1]))
+    whole[:, live] = known.direction - known.direction.mean(0)
+    own = polish(problem, parameters.from_classes(whole)[varying])
+    if own is None:
+        return _Evidence(sum_cones(problem, []), False, [], REMEDIES["classes"])
+    pairs = known.strict if parameters.n_outputs > 1 else known.strict.any(1, keepdims=True)
+    absent = all(not finding.columns and "no rows" in finding.detail for finding in findings)
+    text = [finding.sentence() for finding in findings]
+    remedy = REMEDIES["absent" if absent and findings else "classes"]
+    return _Evidence(Cone(own.direction, own.strict | pairs), decided, text, remedy)
 
 
 def _default_labels(parameters: Parameters, likelihood: Likelihood) -> tuple[tuple[str, str], ...]:

@@ -57,7 +57,7 @@ class Finding:
             means = "a combination of " if self.jointly else "each of " if len(self.columns) > 1 else ""
             by = f" by {means}{listed(self.columns)}"
         detail = f" ({self.detail})" if self.detail else ""
-        return f"{subject} {how}{whom}{by}{detail}"
+        return f"{subject[0].upper()}{subject[1:]} {how}{whom}{by}{detail}."
 
 
 def explain(

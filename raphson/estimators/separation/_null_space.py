@@ -53,20 +53,12 @@ def null_vectors(std: Standardized, live: Array) -> tuple[Array, bool]:
 
 def _product(std: Standardized, live: Array, a: Array, b: Array) -> Array:
     """Return ``(Z a)^T (Z b) / N``."""
-    total: Array = np.zeros((a.shape[1], b.shape[1]))
-    for _, z in std.blocks(live):
-        total += (z @ a).T @ (z @ b)
-    total /= std.x.shape[0]
-    return total
+    return std.average(live, lambda z: (z @ a).T @ (z @ b))
 
 
 def _squares(std: Standardized, live: Array, a: Array) -> Array:
     """Return the mean squares of the columns of ``Z a``."""
-    total: Array = np.zeros(a.shape[1])
-    for _, z in std.blocks(live):
-        total += ((z @ a) ** 2).sum(0)
-    total /= std.x.shape[0]
-    return total
+    return std.average(live, lambda z: ((z @ a) ** 2).sum(0))
 
 
 def readable(vectors: Array) -> Array:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,38 +11,11 @@ from numpy.typing import NDArray
 from raphson.estimators.separation._output_cone import OutputCone
 from raphson.estimators.separation._problem import NOISE, ROUNDING, Problem, cleaned
 from raphson.estimators.separation._standardize import Standardized, as_numpy, standardize
+from raphson.linear import OutputMap
 
 Array = NDArray[Any]
 
 _SPANNED = 1e-10  # residual of a loading below which the intercepts can make up for centering its column
-
-
-class Group(Protocol):
-    """Columns with one constraint matrix."""
-
-    @property
-    def columns(self) -> Any:
-        """Their positions among the design's, a slice or indices."""
-
-    @property
-    def matrix(self) -> Any:
-        """H, ``(C, r)``."""
-
-
-class OutputMap(Protocol):
-    """Outputs ``f = sum_g H_g Theta_g x_g``, as ``raphson.linear`` has them."""
-
-    @property
-    def groups(self) -> Sequence[Group]:
-        """The groups; that of the ones first, where there are ones."""
-
-    @property
-    def n_columns(self) -> int:
-        """Columns of the design, the ones included."""
-
-    @property
-    def intercept(self) -> bool:
-        """Whether the first column is the ones."""
 
 
 def _matrix(values: Any) -> Array:

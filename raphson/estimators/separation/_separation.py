@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -27,41 +26,12 @@ from raphson.estimators.separation._finding import Finding, explain
 from raphson.estimators.separation._output_cone import output_cone
 from raphson.estimators.separation._problem import NUMBERS, VARIABLES, Problem
 from raphson.estimators.separation._program import linear_program
-from raphson.estimators.separation._remedy import remedy
 from raphson.likelihoods import Categorical
 
 Array = NDArray[Any]
 
 SLOW = 200  # coefficients beyond which the linear program is slow enough to try a fit first
 _SHARE = 0.3  # of the time that is left: for that fit, and for finding few columns to name
-
-
-class Separation(NamedTuple):
-    """What separates the classes.
-
-    Attributes:
-        direction: ``(K, width)`` recession direction of the standardized columns, sums zero over classes; None if
-            nothing was found.
-        pairs: ``(N, K)`` boolean, the rows and classes with a positive margin between them.
-        findings: What separates which classes, most telling first.
-        decided: Whether the answer is certain: that a finite estimate exists, or that nothing else is separated.
-            False where the problem is too large for the linear program or time ran out.
-    """
-
-    direction: Array | None
-    pairs: Array
-    findings: tuple[Finding, ...]
-    decided: bool
-
-    def statements(self) -> list[str]:
-        """Return a sentence for each finding."""
-        found = [finding.sentence() for finding in self.findings]
-        return [text[0].upper() + text[1:] + "." for text in found]
-
-    def remedy(self) -> str:
-        """Return what to do about it, as it follows "Remedy: "."""
-        absent = bool(self.findings) and all(not f.columns and "no rows" in f.detail for f in self.findings)
-        return remedy("absent" if absent else "classes")
 
 
 def search_separation(
@@ -71,13 +41,13 @@ def search_separation(
     classes: Sequence[str],
     candidate: Array | None,
     deadline: float,
-) -> Separation:
-    """Return what separates the classes of rows, cheap tests first.
+) -> tuple[Cone, list[Finding], bool]:
+    """Return what separates the classes of rows, in words, and whether nothing else does; cheap tests first.
 
     In turn: classes without rows; as many independent columns as rows; single columns that order the classes
     (one pass over the data, every size); the candidate, a direction ``(K, width)`` in which a fit diverges; the
     linear program, where the design and the margins have at most 2e7 entries each and there are at most 3000 free
-    coefficients. Only the columns of ``rows`` count, not its conditions.
+    coefficients. Only the columns of ``rows`` count, not its conditions. The direction found is ``(K, width)``.
     """
     k, (n, d) = len(classes), rows.std.x.shape
     cone = output_cone(Categorical(), torch.from_numpy(codes), k)
@@ -85,11 +55,11 @@ def search_separation(
     problem = class_problem(rows.std, rows.live, rows.has_ones, cone, rows.z)
     known = sum_cones(problem, [])
     if n * k > 10 * NUMBERS:
-        return _report(known, [], False)
+        return known, [], False
     by_rank = saturated(problem)
     if by_rank is not None:
         reason = f"any labels could be fitted: {d + rows.has_ones} coefficients per class for {n} rows"
-        return _report(by_rank, [Finding(tuple(classes), (), (), True, n, reason, True)], True)
+        return by_rank, [Finding(tuple(classes), (), (), True, n, reason, True)], True
     cuts = single_columns(problem)
     known = exclude_absent(problem, sum_cones(problem, [cut.direction for cut in cuts]))
     if candidate is not None and len(problem.live):
@@ -101,18 +71,10 @@ def search_separation(
         known, decided = linear_program(problem, known, deadline)
     some = known.strict.any()
     findings = explain(problem, known, cuts, list(columns), list(classes), _part_of(deadline)) if some else []
-    return _report(known, findings, decided)
+    return known, findings, decided
 
 
 def _part_of(deadline: float) -> float:
     """Return an earlier deadline, after a share of the time that is left."""
     now = time.monotonic()
     return now + _SHARE * max(0.0, deadline - now)
-
-
-def _report(cone: Cone, findings: list[Finding], decided: bool) -> Separation:
-    """Return the result with a direction whose coefficients sum to zero over classes."""
-    if not cone.strict.any():
-        return Separation(None, cone.strict, (), decided)
-    direction = cone.direction - cone.direction.mean(0)
-    return Separation(direction / np.abs(direction).max(), cone.strict, tuple(findings), decided)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,21 +66,34 @@ class Standardized:
             product: Array = (scaled.T @ scaled).toarray() / n
             product -= np.outer(self.shift[columns], self.shift[columns])
             return product
-        total: Array = np.zeros((len(columns), len(columns)))
-        for _, z in self.blocks(columns):
-            total += z.T @ z
-        total /= n
+        return self.average(columns, lambda z: z.T @ z)
+
+    def average(self, columns: Array, of: Callable[[Array], Array]) -> Array:
+        """Return the mean over rows of what is summed over the rows of each block of the given columns."""
+        sums = (of(z) for _, z in self.blocks(columns))
+        total = next(sums)
+        for part in sums:
+            total += part
+        total /= self.x.shape[0]
         return total
 
-    def to_original(self, b: Array) -> Array:
-        """Turn standardized coefficients ``(D, q)`` into those of ``x``, first the intercept that cancels shifts."""
-        slopes = np.divide(b, self.scale[:, None], out=np.zeros_like(b), where=self.scale[:, None] > 0)
-        if not self.has_intercept:
-            return slopes
-        parts = slopes * self.reference[:, None] + b * self.shift[:, None]
-        intercept = -parts.sum(0)
-        rounding = SNAP * (np.abs(parts).sum(0) + np.abs(b).sum(0))
-        return np.vstack([np.where(np.abs(intercept) > rounding, intercept, 0.0), slopes])
+    def to_original(self, index: Array, b: Array) -> Any:
+        """Return relations ``b`` ``(m, q)`` of standardized columns ``index`` ``(m, q)`` as those of ``x``.
+
+        The result is CSC ``(D + has_intercept, q)``, first the intercept that cancels shifts.
+        """
+        import scipy.sparse
+
+        slopes, first = b / self.scale[index], int(self.has_intercept)
+        entries, rows = [slopes], [index + first]
+        if first:
+            parts = slopes * self.reference[index] + b * self.shift[index]
+            ones, size = -parts.sum(0), np.abs(parts).sum(0) + np.abs(b).sum(0)
+            entries.insert(0, np.where(np.abs(ones) > SNAP * size, ones, 0.0)[None])
+            rows.insert(0, np.zeros((1, b.shape[1]), dtype=np.int64))
+        data, place, q = np.concatenate(entries), np.concatenate(rows), np.arange(b.shape[1])
+        at = place.T.ravel(), np.repeat(q, len(data))
+        return scipy.sparse.csc_array((data.T.ravel(), at), shape=(len(self.scale) + first, len(q)))
 
 
 def as_numpy(values: Any) -> Array:
