@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from raphson.likelihoods._support import Support
 from raphson.likelihoods._target_distribution import TargetDistribution
 from raphson.likelihoods._targets import like_outputs
 from raphson.likelihoods._units import times_power
+from raphson.likelihoods.composed._wrapper import Wrapper
 from raphson.linalg import (
     Dense,
     Diagonal,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Linked(Likelihood):
+class Linked(Wrapper):
     r"""A likelihood :math:`\ell_0(\theta, y)` whose parameters are maps of the outputs, :math:`\theta_c = h_c(f_c)`.
 
     .. math::
@@ -94,6 +95,8 @@ class Linked(Likelihood):
     base: Likelihood
     links: str | Link | Sequence[str | Link]
 
+    has_units = False
+
     def __post_init__(self) -> None:
         names = self.base.parameters
         count = 1 if isinstance(self.links, str | Link) else len(self.links)
@@ -102,12 +105,12 @@ class Linked(Likelihood):
                 f"{type(self.base).__name__} has the parameters {', '.join(names)}, but {count} links were given: "
                 "give one for each, in this order, or a single one for all."
             )
-        object.__setattr__(self, "concave", self.base.concave and self._is_identity)
+        _ = self.maps  # an unknown name is refused now
 
-    @classmethod
-    def examples(cls) -> tuple[Self, ...]:
-        """Return none: it is made of another likelihood."""
-        return ()
+    @property
+    def concave(self) -> bool:  # type: ignore[override]
+        """Whether the base is and every link is the identity."""
+        return self.base.concave and self._is_identity
 
     def definition(self) -> Definition:
         """Return the base's formulas with its parameters as maps of the outputs."""
@@ -115,15 +118,6 @@ class Linked(Likelihood):
 
         base = self.base.definition()
         return linked_formula(replace(self, base=base.likelihood), self.maps, base)
-
-    def default_columns(self, n_outputs: int) -> tuple[Tensor, Tensor]:
-        """Return what the base wants."""
-        return self.base.default_columns(n_outputs)
-
-    @property
-    def support(self) -> Support:  # type: ignore[override]
-        """The base's."""
-        return self.base.support
 
     @property
     def maps(self) -> tuple[Link, ...]:
@@ -156,10 +150,6 @@ class Linked(Likelihood):
     def hessian_bound(self) -> float | None:
         """The base's if every link is the identity."""
         return self.base.hessian_bound if self._is_identity else None
-
-    def n_outputs(self, y: Tensor) -> int:
-        """Return what the base asks for."""
-        return self.base.n_outputs(y)
 
     def output_names(self, n_outputs: int) -> tuple[str, ...]:
         """Return the base's names, each as ``parameters`` has it."""
@@ -233,14 +223,6 @@ class Linked(Likelihood):
     def variance(self, f: Tensor) -> Tensor:
         """Return the variance of the target."""
         return self.base.variance(self._theta(f))
-
-    def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise ``InputError`` as the base does."""
-        self.base.check(y, n_outputs)
-
-    def weight(self, y: Tensor) -> Tensor | None:
-        """Return the base's weights."""
-        return self.base.weight(y)
 
     def _curvature(
         self, f: Tensor, y: Tensor, at: _Inside, gradient: Tensor, hessian: SymmetricOperator
