@@ -23,11 +23,8 @@ from raphson.linalg import (
     Dense,
     Diagonal,
     EqualBlocks,
-    EqualBlocksMatrix,
     LinearOperator,
-    Matrix,
     Scaled,
-    ScaledColumns,
     SymmetricOperator,
     congruence,
     is_near,
@@ -187,12 +184,12 @@ class Linked(Wrapper):
     def fisher(self, f: Tensor, y: Tensor | None = None) -> SymmetricOperator:
         """Return ``diag(h') F diag(h')`` with the base's information ``F``, in its structure."""
         at = self._inside(f)
-        return _congruent(at.base.fisher(at.theta, y), at.first)
+        return congruence(at.base.fisher(at.theta, y), at.first)
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> LinearOperator:
         """Return ``diag(h') S`` with the base's factor ``S``."""
         at = self._inside(f)
-        return _scaled_rows(at.base.fisher_factor(at.theta, y), at.first)
+        return scaled_rows(at.base.fisher_factor(at.theta, y), at.first)
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
         """Return value, gradient and Hessian from one evaluation of the links and of the base."""
@@ -203,7 +200,7 @@ class Linked(Wrapper):
         if curvature is not None and hessian == "observed":
             curvature = self._curvature(f, y, at, gradient, curvature)
         elif curvature is not None:
-            curvature = _congruent(curvature, at.first)
+            curvature = congruence(curvature, at.first)
         value = self.nll(f, y) if at.rescaled else self._finite_only(self._theta(f), value)
         gradient = _no_nan(product(at.first, gradient))
         return Derivatives(value, gradient, self.fisher(f, y) if apart else curvature)
@@ -227,7 +224,7 @@ class Linked(Wrapper):
     def _curvature(
         self, f: Tensor, y: Tensor, at: _Inside, gradient: Tensor, hessian: SymmetricOperator
     ) -> SymmetricOperator:
-        found = plus_diagonal(_congruent(hessian, at.first), product(at.second, gradient))
+        found = plus_diagonal(congruence(hessian, at.first), product(at.second, gradient))
         power = self.maps[0].power
         own = None if power is None else self.base.power_curvature(at.theta, y, power)
         if own is None:
@@ -328,44 +325,6 @@ class _Inside(NamedTuple):
     def seen(self) -> tuple[Tensor, Tensor]:
         assert self.y is not None
         return self.theta, self.y
-
-
-def _congruent(operator: SymmetricOperator, scale: Tensor) -> SymmetricOperator:
-    """Return ``diag(s) A diag(s)``, zero where a flat map hides what the base is there, infinite as it may be."""
-    if isinstance(operator, Scaled):
-        return replace(operator, operator=_congruent(operator.operator, scale))
-    if isinstance(operator, Diagonal):
-        return replace(operator, values=_either_zero(_either_zero(operator.values, scale), scale))
-    if isinstance(operator, Dense):
-        return replace(operator, matrix=_both_sides(operator.matrix, scale))
-    if isinstance(operator, EqualBlocks):
-        return replace(operator, blocks=_both_sides(operator.blocks, _by_block(scale, operator.blocks)))
-    return congruence(operator, scale)
-
-
-def _scaled_rows(factor: LinearOperator, scale: Tensor) -> LinearOperator:
-    """Return ``diag(s) A``, zero in the rows that a flat map hides."""
-    if isinstance(factor, ScaledColumns):
-        return replace(factor, operator=_scaled_rows(factor.operator, scale))
-    if isinstance(factor, Diagonal):
-        return replace(factor, values=_either_zero(factor.values, scale))
-    if isinstance(factor, Matrix):
-        return replace(factor, matrix=_either_zero(factor.matrix, scale.unsqueeze(-1)))
-    if isinstance(factor, EqualBlocksMatrix):
-        return replace(factor, blocks=_either_zero(factor.blocks, _by_block(scale, factor.blocks).unsqueeze(-1)))
-    return scaled_rows(factor, scale)
-
-
-def _both_sides(matrix: Tensor, scale: Tensor) -> Tensor:
-    return _either_zero(_either_zero(matrix, scale.unsqueeze(-1)), scale.unsqueeze(-2))
-
-
-def _either_zero(x: Tensor, scale: Tensor) -> Tensor:
-    return torch.where((x == 0) | (scale == 0), 0.0, x * scale)
-
-
-def _by_block(scale: Tensor, blocks: Tensor) -> Tensor:
-    return scale.reshape(*scale.shape[:-1], *blocks.shape[-3:-1])
 
 
 def _or_infinite(operator: SymmetricOperator) -> SymmetricOperator:
