@@ -35,6 +35,7 @@ from raphson.likelihoods.composed._automatic import AutomaticLikelihood as Autom
 from raphson.likelihoods.composed._function import FunctionOptions as FunctionOptions
 from raphson.likelihoods.composed._linked import Linked as Linked
 from raphson.likelihoods.composed._scaled import ScaledLikelihood as ScaledLikelihood
+from raphson.likelihoods.composed._wrapper import Wrapper as Wrapper
 from raphson.likelihoods.families._bernoulli import Bernoulli as Bernoulli
 from raphson.likelihoods.families._beta import Beta as Beta
 from raphson.likelihoods.families._binomial import Binomial as Binomial

@@ -1,4 +1,7 @@
-"""The chain rule of a second derivative under elementwise maps, ``D A D + diag(v)``, in the structure of ``A``."""
+"""The chain rule of a second derivative under elementwise maps, ``D A D + diag(v)``, in the structure of ``A``.
+
+Zero times infinity is zero: a flat map hides what is behind it, however steep that is.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torch import Tensor
 from raphson.linalg._basic import Dense, Diagonal, Scaled
 from raphson.linalg._equal_blocks import EqualBlocks, EqualBlocksMatrix
 from raphson.linalg._low_rank import DiagonalPlusLowRank
-from raphson.linalg._matrix import Matrix
+from raphson.linalg._matrix import Matrix, ScaledColumns
 from raphson.linalg._operator import LinearOperator, SymmetricOperator
 from raphson.linalg._size import check_dense_size
 from raphson.linalg._sum import Sum
@@ -54,11 +57,13 @@ class ScaledRows(LinearOperator):
 def scaled_rows(operator: LinearOperator, scale: Tensor) -> LinearOperator:
     """Return ``diag(s) A``, s ``(*batch, m)``, as an operator of the kind of ``A`` where that holds its entries."""
     if isinstance(operator, Diagonal):
-        return replace(operator, values=scale * operator.values)
+        return replace(operator, values=_times(operator.values, scale))
     if isinstance(operator, Matrix):
-        return replace(operator, matrix=scale.unsqueeze(-1) * operator.matrix)
+        return replace(operator, matrix=_times(operator.matrix, scale.unsqueeze(-1)))
     if isinstance(operator, EqualBlocksMatrix):
-        return replace(operator, blocks=_by_block(scale, operator.blocks).unsqueeze(-1) * operator.blocks)
+        return replace(operator, blocks=_times(operator.blocks, _by_block(scale, operator.blocks).unsqueeze(-1)))
+    if isinstance(operator, ScaledColumns):
+        return replace(operator, operator=scaled_rows(operator.operator, scale))
     return ScaledRows(operator, scale)
 
 
@@ -71,18 +76,17 @@ def congruence(operator: SymmetricOperator, scale: Tensor) -> SymmetricOperator:
 
 @congruence.register
 def _(operator: Dense, scale: Tensor) -> SymmetricOperator:
-    return replace(operator, matrix=operator.matrix * scale.unsqueeze(-1) * scale.unsqueeze(-2))
+    return replace(operator, matrix=_both_sides(operator.matrix, scale))
 
 
 @congruence.register
 def _(operator: Diagonal, scale: Tensor) -> SymmetricOperator:
-    return replace(operator, values=operator.values * scale * scale)
+    return replace(operator, values=_times(_times(operator.values, scale), scale))
 
 
 @congruence.register
 def _(operator: EqualBlocks, scale: Tensor) -> SymmetricOperator:
-    s = _by_block(scale, operator.blocks)
-    return replace(operator, blocks=operator.blocks * s.unsqueeze(-1) * s.unsqueeze(-2))
+    return replace(operator, blocks=_both_sides(operator.blocks, _by_block(scale, operator.blocks)))
 
 
 @congruence.register
@@ -136,6 +140,14 @@ def _(operator: Scaled, values: Tensor) -> SymmetricOperator:
 
 def _plus_diagonal(matrix: Tensor, values: Tensor) -> Tensor:
     return torch.diagonal_scatter(matrix, matrix.diagonal(dim1=-2, dim2=-1) + values, dim1=-2, dim2=-1)
+
+
+def _both_sides(matrix: Tensor, scale: Tensor) -> Tensor:
+    return _times(_times(matrix, scale.unsqueeze(-1)), scale.unsqueeze(-2))
+
+
+def _times(x: Tensor, scale: Tensor) -> Tensor:
+    return torch.where((x == 0) | (scale == 0), 0.0, x * scale)
 
 
 def _by_block(v: Tensor, blocks: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from raphson.estimators._names import listed
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._solver import continued, is_dense, solve
 from raphson.estimators.input._layout import Layout
-from raphson.likelihoods import REAL, Likelihood, Ordinal
+from raphson.likelihoods import REAL, Likelihood, Ordinal, Wrapper
 from raphson.linalg import SymmetricOperator, plus_diagonal
 from raphson.linear import LinearObjective
 from raphson.solve import Callback, Solution, Status, inverse_map, newton
@@ -77,21 +77,13 @@ def bounds(likelihood: Likelihood, n_outputs: int) -> tuple[Tensor, Tensor] | No
 
 
 @dataclass(frozen=True, eq=False)
-class _Inside(Likelihood):
+class _Inside(Wrapper):
     """A likelihood with a barrier at the bounds of its outputs: what a solver asks for."""
 
     base: Likelihood
     low: Tensor
     high: Tensor
     barrier: float
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "has_units", self.base.has_units)
-        object.__setattr__(self, "concave", self.base.concave)
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        return self.base.parameters
 
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
         room = _log_room(f - self.low) + _log_room(self.high - f)
@@ -105,21 +97,6 @@ class _Inside(Likelihood):
 
     def fisher(self, f: Tensor, y: Tensor | None = None) -> SymmetricOperator:
         return plus_diagonal(self.base.fisher(f, y), self._curvature(f))
-
-    def weight(self, y: Tensor) -> Tensor | None:
-        return self.base.weight(y)
-
-    def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        return self.base.start(y, n_outputs, weights)
-
-    def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.base.sample(f, generator)
-
-    def mean(self, f: Tensor) -> Tensor:
-        return self.base.mean(f)
-
-    def variance(self, f: Tensor) -> Tensor:
-        return self.base.variance(f)
 
     def _slope(self, f: Tensor) -> Tensor:
         return self.barrier * ((self.high - f).reciprocal() - (f - self.low).reciprocal())

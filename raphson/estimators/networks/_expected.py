@@ -8,12 +8,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from raphson.likelihoods import Likelihood, Support
+from raphson.likelihoods import Likelihood, Wrapper
 from raphson.linalg import Dense, LinearOperator, Matrix, SymmetricOperator
 
 
 @dataclass(frozen=True, eq=False)
-class ExpectedCurvature(Likelihood):
+class ExpectedCurvature(Wrapper):
     """A likelihood whose expected information is averaged over points around the outputs of each example.
 
     Targets are rows of numbers: first that of the base, then the points' offsets from the outputs, ``(S C)``.
@@ -36,21 +36,6 @@ class ExpectedCurvature(Likelihood):
         flat = cloud.movedim(0, 1).flatten(1)
         packed = torch.cat([y.reshape(len(y), -1).to(flat.dtype), flat], 1)
         return cls(base, len(cloud), tuple(y.shape[1:]), y.dtype), packed
-
-    @classmethod
-    def examples(cls) -> tuple[Self, ...]:
-        """Return none: it is made of another likelihood."""
-        return ()
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """Those of the base."""
-        return self.base.parameters
-
-    @property
-    def domains(self) -> tuple[Support, ...]:
-        """Those of the base."""
-        return self.base.domains
 
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Accept all: targets were checked before offsets were put beside them."""
@@ -91,15 +76,3 @@ class ExpectedCurvature(Likelihood):
         """Return a root of the average, from its eigenvalues: it is singular where that of the base is."""
         values, vectors = torch.linalg.eigh(self._average(f, y))
         return Matrix(vectors * values.clamp_min(0.0).sqrt().unsqueeze(-2))
-
-    def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw from the base."""
-        return self.base.sample(f, generator)
-
-    def mean(self, f: Tensor) -> Tensor:
-        """Return the base's."""
-        return self.base.mean(f)
-
-    def variance(self, f: Tensor) -> Tensor:
-        """Return the base's."""
-        return self.base.variance(f)

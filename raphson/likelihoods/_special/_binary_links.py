@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from raphson._errors import InputError
-from raphson.likelihoods._likelihood import Likelihood
 from raphson.likelihoods._special import _cumulative_links as cumulative
 from raphson.likelihoods._support import OPEN_UNIT_INTERVAL, REAL, Support
 
@@ -243,24 +242,3 @@ BINARY_LINKS: dict[str, BinaryLink] = {
     "identity": BinaryLink(_identity, lambda p: p, "probability", "identity", OPEN_UNIT_INTERVAL),
 }
 """By name: the output is the logit of the probability, its probit (the normal quantile), ... or the probability."""
-
-
-class BinaryFamily(Likelihood):
-    """A likelihood of successes and failures by a link of their probability."""
-
-    link: str
-    link_names = tuple(BINARY_LINKS)
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """The logit of each response's probability, or what the link makes of it."""
-        return (self._link.output,)
-
-    @property
-    def domains(self) -> tuple[Support, ...]:
-        """Where the link is defined."""
-        return (self._link.domain,)
-
-    @property
-    def _link(self) -> BinaryLink:
-        return binary_link(self.link)

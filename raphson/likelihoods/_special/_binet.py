@@ -31,7 +31,7 @@ def binet(x: Tensor) -> Tensor:
     low = x.clamp(max=_FROM)
     direct = torch.lgamma(low) - (low - 0.5) * low.log() + low - HALF_LOG_TWO_PI
     inverse = x.clamp(min=_FROM).reciprocal()
-    return torch.where(x < _FROM, direct, inverse * _horner(inverse.square(), _SERIES))
+    return torch.where(x < _FROM, direct, inverse * horner(inverse.square(), _SERIES))
 
 
 def binet_derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def binet_derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _far(inverse: Tensor) -> tuple[Tensor, Tensor]:
     square = inverse.square()
-    return inverse * _horner(square, _FIRST), inverse * _horner(square, _SECOND)
+    return inverse * horner(square, _FIRST), inverse * horner(square, _SECOND)
 
 
 def _trigamma(x: Tensor) -> Tensor:
@@ -72,12 +72,13 @@ def log_remainder(u: Tensor, complement: Tensor) -> Tensor:
     near = u.abs() < 0.1
     v = torch.where(near, u, 0.0)
     w = v / (2 - v)
-    series = 0.5 * (1 + w) + w * (1 + w).square() * _horner(w.square(), (1 / 6, 1 / 10, 1 / 14, 1 / 18, 1 / 22))
+    series = 0.5 * (1 + w) + w * (1 + w).square() * horner(w.square(), (1 / 6, 1 / 10, 1 / 14, 1 / 18, 1 / 22))
     far = torch.where(near, 1.0, u)
     return torch.where(near, series, -(torch.where(near, 0.5, complement).log() + far) / far.square())
 
 
-def _horner(z: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+def horner(z: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    """Return the polynomial with these coefficients, two or more, the constant first."""
     total = coefficients[-1] * z + coefficients[-2]
     for c in coefficients[-3::-1]:
         total = total * z + c

@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from raphson.likelihoods._special._binet import horner
+
 _SERIES = (-1 / 8, 1 / 192, -1 / 640, 17 / 14336, -31 / 18432, 691 / 180224, -5461 / 425984)
 _POWERS = tuple(range(1, 2 * len(_SERIES), 2))
 _FIRST = tuple(-n * c for n, c in zip(_POWERS, _SERIES, strict=True))
@@ -75,8 +77,4 @@ def half_step_excess(h: Tensor) -> Tensor:
 
 def _series(h: Tensor, coefficients: tuple[float, ...]) -> Tensor:
     inverse = h.reciprocal()
-    square = inverse.square()
-    value = coefficients[-1] * square + coefficients[-2]
-    for c in coefficients[-3::-1]:
-        value = value * square + c
-    return value * inverse
+    return horner(inverse.square(), coefficients) * inverse

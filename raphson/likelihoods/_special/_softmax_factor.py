@@ -28,6 +28,7 @@ class SoftmaxFactor(LinearOperator):
         root: :math:`\sqrt{s\,p}`, ``(..., K)``.
     """
 
+    _part = "root"
     probabilities: Tensor
     root: Tensor
 
@@ -35,16 +36,6 @@ class SoftmaxFactor(LinearOperator):
     def shape(self) -> torch.Size:
         """Shape ``(..., K, K - 1)``."""
         return torch.Size((*self.root.shape, self.root.shape[-1] - 1))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the products."""
-        return self.root.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device on which the operator lives."""
-        return self.root.device
 
     @cached_property
     def _reflection(self) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,15 +18,13 @@ from raphson.likelihoods._support import Support
 from raphson.likelihoods._target_distribution import TargetDistribution
 from raphson.likelihoods._targets import like_outputs
 from raphson.likelihoods._units import times_power
+from raphson.likelihoods.composed._wrapper import Wrapper
 from raphson.linalg import (
     Dense,
     Diagonal,
     EqualBlocks,
-    EqualBlocksMatrix,
     LinearOperator,
-    Matrix,
     Scaled,
-    ScaledColumns,
     SymmetricOperator,
     congruence,
     is_near,
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Linked(Likelihood):
+class Linked(Wrapper):
     r"""A likelihood :math:`\ell_0(\theta, y)` whose parameters are maps of the outputs, :math:`\theta_c = h_c(f_c)`.
 
     .. math::
@@ -94,6 +92,8 @@ class Linked(Likelihood):
     base: Likelihood
     links: str | Link | Sequence[str | Link]
 
+    has_units = False
+
     def __post_init__(self) -> None:
         names = self.base.parameters
         count = 1 if isinstance(self.links, str | Link) else len(self.links)
@@ -102,12 +102,12 @@ class Linked(Likelihood):
                 f"{type(self.base).__name__} has the parameters {', '.join(names)}, but {count} links were given: "
                 "give one for each, in this order, or a single one for all."
             )
-        object.__setattr__(self, "concave", self.base.concave and self._is_identity)
+        _ = self.maps  # an unknown name is refused now
 
-    @classmethod
-    def examples(cls) -> tuple[Self, ...]:
-        """Return none: it is made of another likelihood."""
-        return ()
+    @property
+    def concave(self) -> bool:  # type: ignore[override]
+        """Whether the base is and every link is the identity."""
+        return self.base.concave and self._is_identity
 
     def definition(self) -> Definition:
         """Return the base's formulas with its parameters as maps of the outputs."""
@@ -115,15 +115,6 @@ class Linked(Likelihood):
 
         base = self.base.definition()
         return linked_formula(replace(self, base=base.likelihood), self.maps, base)
-
-    def default_columns(self, n_outputs: int) -> tuple[Tensor, Tensor]:
-        """Return what the base wants."""
-        return self.base.default_columns(n_outputs)
-
-    @property
-    def support(self) -> Support:  # type: ignore[override]
-        """The base's."""
-        return self.base.support
 
     @property
     def maps(self) -> tuple[Link, ...]:
@@ -156,10 +147,6 @@ class Linked(Likelihood):
     def hessian_bound(self) -> float | None:
         """The base's if every link is the identity."""
         return self.base.hessian_bound if self._is_identity else None
-
-    def n_outputs(self, y: Tensor) -> int:
-        """Return what the base asks for."""
-        return self.base.n_outputs(y)
 
     def output_names(self, n_outputs: int) -> tuple[str, ...]:
         """Return the base's names, each as ``parameters`` has it."""
@@ -197,12 +184,12 @@ class Linked(Likelihood):
     def fisher(self, f: Tensor, y: Tensor | None = None) -> SymmetricOperator:
         """Return ``diag(h') F diag(h')`` with the base's information ``F``, in its structure."""
         at = self._inside(f)
-        return _congruent(at.base.fisher(at.theta, y), at.first)
+        return congruence(at.base.fisher(at.theta, y), at.first)
 
     def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> LinearOperator:
         """Return ``diag(h') S`` with the base's factor ``S``."""
         at = self._inside(f)
-        return _scaled_rows(at.base.fisher_factor(at.theta, y), at.first)
+        return scaled_rows(at.base.fisher_factor(at.theta, y), at.first)
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
         """Return value, gradient and Hessian from one evaluation of the links and of the base."""
@@ -213,7 +200,7 @@ class Linked(Likelihood):
         if curvature is not None and hessian == "observed":
             curvature = self._curvature(f, y, at, gradient, curvature)
         elif curvature is not None:
-            curvature = _congruent(curvature, at.first)
+            curvature = congruence(curvature, at.first)
         value = self.nll(f, y) if at.rescaled else self._finite_only(self._theta(f), value)
         gradient = _no_nan(product(at.first, gradient))
         return Derivatives(value, gradient, self.fisher(f, y) if apart else curvature)
@@ -234,18 +221,10 @@ class Linked(Likelihood):
         """Return the variance of the target."""
         return self.base.variance(self._theta(f))
 
-    def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise ``InputError`` as the base does."""
-        self.base.check(y, n_outputs)
-
-    def weight(self, y: Tensor) -> Tensor | None:
-        """Return the base's weights."""
-        return self.base.weight(y)
-
     def _curvature(
         self, f: Tensor, y: Tensor, at: _Inside, gradient: Tensor, hessian: SymmetricOperator
     ) -> SymmetricOperator:
-        found = plus_diagonal(_congruent(hessian, at.first), product(at.second, gradient))
+        found = plus_diagonal(congruence(hessian, at.first), product(at.second, gradient))
         power = self.maps[0].power
         own = None if power is None else self.base.power_curvature(at.theta, y, power)
         if own is None:
@@ -346,44 +325,6 @@ class _Inside(NamedTuple):
     def seen(self) -> tuple[Tensor, Tensor]:
         assert self.y is not None
         return self.theta, self.y
-
-
-def _congruent(operator: SymmetricOperator, scale: Tensor) -> SymmetricOperator:
-    """Return ``diag(s) A diag(s)``, zero where a flat map hides what the base is there, infinite as it may be."""
-    if isinstance(operator, Scaled):
-        return replace(operator, operator=_congruent(operator.operator, scale))
-    if isinstance(operator, Diagonal):
-        return replace(operator, values=_either_zero(_either_zero(operator.values, scale), scale))
-    if isinstance(operator, Dense):
-        return replace(operator, matrix=_both_sides(operator.matrix, scale))
-    if isinstance(operator, EqualBlocks):
-        return replace(operator, blocks=_both_sides(operator.blocks, _by_block(scale, operator.blocks)))
-    return congruence(operator, scale)
-
-
-def _scaled_rows(factor: LinearOperator, scale: Tensor) -> LinearOperator:
-    """Return ``diag(s) A``, zero in the rows that a flat map hides."""
-    if isinstance(factor, ScaledColumns):
-        return replace(factor, operator=_scaled_rows(factor.operator, scale))
-    if isinstance(factor, Diagonal):
-        return replace(factor, values=_either_zero(factor.values, scale))
-    if isinstance(factor, Matrix):
-        return replace(factor, matrix=_either_zero(factor.matrix, scale.unsqueeze(-1)))
-    if isinstance(factor, EqualBlocksMatrix):
-        return replace(factor, blocks=_either_zero(factor.blocks, _by_block(scale, factor.blocks).unsqueeze(-1)))
-    return scaled_rows(factor, scale)
-
-
-def _both_sides(matrix: Tensor, scale: Tensor) -> Tensor:
-    return _either_zero(_either_zero(matrix, scale.unsqueeze(-1)), scale.unsqueeze(-2))
-
-
-def _either_zero(x: Tensor, scale: Tensor) -> Tensor:
-    return torch.where((x == 0) | (scale == 0), 0.0, x * scale)
-
-
-def _by_block(scale: Tensor, blocks: Tensor) -> Tensor:
-    return scale.reshape(*scale.shape[:-1], *blocks.shape[-3:-1])
 
 
 def _or_infinite(operator: SymmetricOperator) -> SymmetricOperator:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
-from raphson.likelihoods._support import Support
-from raphson.likelihoods._target_distribution import TargetDistribution
 from raphson.likelihoods._units import InUnits
+from raphson.likelihoods.composed._wrapper import Wrapper
 from raphson.linalg import LinearOperator, Scaled, ScaledColumns
 
 if TYPE_CHECKING:
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class ScaledLikelihood(Likelihood):
+class ScaledLikelihood(Wrapper):
     r"""A constant multiple of a likelihood, plus a constant: :math:`\ell(f, y) = a\,\ell_0(f, y) + b`.
 
     With ``mean_over_outputs`` the multiplier is :math:`a / C` for ``C`` outputs, which is how torch's
@@ -60,14 +58,7 @@ class ScaledLikelihood(Likelihood):
     def __post_init__(self) -> None:
         if not (self.factor > 0 and math.isfinite(self.factor)):
             raise InputError(f"factor is {self.factor:g}, but a likelihood can only be scaled by a positive number.")
-        object.__setattr__(self, "concave", self.base.concave)
         object.__setattr__(self, "differences_only", self.base.differences_only)
-        object.__setattr__(self, "support", self.base.support)
-
-    @classmethod
-    def examples(cls) -> tuple[Self, ...]:
-        """Return none: it is made of another likelihood."""
-        return ()
 
     def definition(self) -> Definition:
         """Return the base's formulas, times a constant and plus one."""
@@ -88,15 +79,6 @@ class ScaledLikelihood(Likelihood):
             notes=(*base.notes, note),
         )
 
-    def default_columns(self, n_outputs: int) -> tuple[Tensor, Tensor]:
-        """Return what the base wants."""
-        return self.base.default_columns(n_outputs)
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """Those of the base."""
-        return self.base.parameters
-
     def locations(self, n_outputs: int) -> slice | None:
         """Return those of the base."""
         return self.base.locations(n_outputs)
@@ -105,23 +87,6 @@ class ScaledLikelihood(Likelihood):
         """Return the base's, scaled."""
         found = self.base.in_units(f, y)
         return found and found._replace(likelihood=replace(self, base=found.likelihood))
-
-    @property
-    def domains(self) -> tuple[Support, ...]:
-        """Those of the base."""
-        return self.base.domains
-
-    def n_outputs(self, y: Tensor) -> int:
-        """Return what the base asks for."""
-        return self.base.n_outputs(y)
-
-    def output_names(self, n_outputs: int) -> tuple[str, ...]:
-        """Return the base's names."""
-        return self.base.output_names(n_outputs)
-
-    def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
-        """Return the base's start."""
-        return self.base.start(y, n_outputs, weights)
 
     def second_given(self, first: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor | None:
         """Return the base's."""
@@ -154,30 +119,6 @@ class ScaledLikelihood(Likelihood):
         factor = self.base.fisher_factor(f, y)
         columns = (*factor.shape[:-2], factor.shape[-1])
         return ScaledColumns(factor, f.new_full((), math.sqrt(self._factor(f))).expand(columns))
-
-    def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw one target per example from the base."""
-        return self.base.sample(f, generator)
-
-    def mean(self, f: Tensor) -> Tensor:
-        """Return the mean under the base."""
-        return self.base.mean(f)
-
-    def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
-        """Return what the base predicts."""
-        return self.base.distribution(f, y)
-
-    def variance(self, f: Tensor) -> Tensor:
-        """Return the variance under the base."""
-        return self.base.variance(f)
-
-    def check(self, y: Tensor, n_outputs: int) -> None:
-        """Raise ``InputError`` as the base does."""
-        self.base.check(y, n_outputs)
-
-    def weight(self, y: Tensor) -> Tensor | None:
-        """Return the base's weights: the multiplier scales the value, not the denominator of a mean."""
-        return self.base.weight(y)
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
         """Return value, gradient and Hessian, shared as the base shares them."""

@@ -5,21 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._command import Command
-from raphson.likelihoods._extended import extended_logit_gradient
 from raphson.likelihoods._likelihood import Derivatives
 from raphson.likelihoods._links import softplus
-from raphson.likelihoods._parameters import total
-from raphson.likelihoods._special._binary_links import BINARY_LINKS, BinaryFamily, Tails
+from raphson.likelihoods._special._binary_links import BINARY_LINKS
 from raphson.likelihoods._support import UNIT_INTERVAL
 from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import check_columns, columns, like_outputs, refuse_outside, start_rows
+from raphson.likelihoods.composed._binary_family import BinaryFamily
 from raphson.linalg import Diagonal
 
 if TYPE_CHECKING:
@@ -106,46 +103,16 @@ class Bernoulli(BinaryFamily):
         positive = 1.0 if self.pos_weight is None else max(1.0, float(self.pos_weight.max()))
         return 0.25 * positive * (1.0 if self.label_weight is None else float(self.label_weight.max()))
 
-    def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood summed over labels, ``(...,)``."""
-        return total(self._link.tails(f).value(*self._parts(f, like_outputs(f, y))), f)
-
-    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient, ``(..., M)``, without cancellation at saturated labels."""
-        return self._link.tails(f).gradient(*self._parts(f, like_outputs(f, y)))
-
-    def hessian(self, f: Tensor, y: Tensor) -> Diagonal:
-        """Return the observed Hessian, a batched diagonal ``(..., M, M)``."""
-        return Diagonal(self._link.tails(f).hessian(*self._parts(f, like_outputs(f, y))))
-
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
         r"""Return a diagonal; of logits, without ``y``, :math:`v (w\sigma + 1 - \sigma)\,\sigma (1 - \sigma)`."""
         tails = self._link.tails(f)
-        return self._information(f, tails.mean if y is None else like_outputs(f, y), tails)
-
-    def _information(self, f: Tensor, y: Tensor, tails: Tails) -> Diagonal:
-        positive, negative = self._parts(f, y)
-        return Diagonal((positive + negative) * tails.information)
+        return Diagonal(sum(self._parts(f, tails.mean if y is None else y)) * tails.information)
 
     def statistic(self, y: Tensor, n_outputs: int) -> Tensor | None:
         """Return the labels, ``(..., M)`` in float64; None with a weight of labels or another link than the logit."""
         if self.pos_weight is not None or self.label_weight is not None or self.link != "logit":
             return None
         return columns(y, n_outputs).double()
-
-    def extended_gradient(self, f: NDArray[np.longdouble], y: Tensor) -> NDArray[np.longdouble] | None:
-        """Return the gradient of logits in extended precision; None with another link."""
-        if self.link != "logit":
-            return None
-        at = torch.from_numpy(f.astype(np.float64))
-        return extended_logit_gradient(f, *(part.expand(at.shape) for part in self._parts(at, like_outputs(at, y))))
-
-    def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the weight of both labels by the probability; with another link the Hessian."""
-        if self.link != "logit":
-            return super().curvature_terms(f, y)
-        positive, negative = self._parts(f, like_outputs(f, y))
-        return torch.sigmoid(f) * (positive + negative) * 1.0001
 
     def log_partition(self, f: Tensor, *, hessian: bool = True) -> Derivatives:
         r"""Return :math:`\sum_m \log(1 + e^{f_m})`, :math:`\sigma` and the diagonal :math:`\sigma (1 - \sigma)`."""
@@ -155,10 +122,6 @@ class Bernoulli(BinaryFamily):
     def sample(self, f: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw labels 0 or 1, ``(..., M)``, in the element type of ``f``."""
         return torch.bernoulli(self.mean(f), generator=generator)
-
-    def mean(self, f: Tensor) -> Tensor:
-        """Return the probabilities of a positive label, ``(..., M)``."""
-        return self._link.tails(f).mean
 
     def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
         """Return Bernoulli distributions of labels, ``(..., M)``; a target between 0 and 1 is refused."""
@@ -171,8 +134,7 @@ class Bernoulli(BinaryFamily):
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variances of the labels, ``(..., M)``."""
-        variance = self._link.tails(f).variance
-        return variance
+        return self._link.tails(f).variance
 
     def start(self, y: Tensor, n_outputs: int, weights: Tensor | None = None) -> Tensor:
         """Return the outputs of the shares of positive labels, of at least half a row of each kind; weights count."""
@@ -181,9 +143,7 @@ class Bernoulli(BinaryFamily):
         positive, negative = ((w * part).sum(0) for part in self._parts(labels, labels))
         least = (0.5 * (positive + negative) / max(len(labels), 1)).clamp_min(torch.finfo(torch.float64).tiny)
         positive, negative = torch.maximum(positive, least), torch.maximum(negative, least)
-        if self.link == "logit":
-            return positive.log() - negative.log()
-        return self._link.quantile(positive / (positive + negative))
+        return self._output_at(positive, negative)
 
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise ``InputError`` for the first label outside [0, 1], and unless there are M labels and weights."""
@@ -191,15 +151,6 @@ class Bernoulli(BinaryFamily):
             if w is not None and w.numel() not in {1, n_outputs}:
                 raise InputError(f"{name} has {w.numel()} entries but the model has {n_outputs} outputs.")
         check_columns(y, n_outputs, 1, self.support)
-
-    def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one evaluation of the two tails."""
-        y = like_outputs(f, y)
-        parts, tails = self._parts(f, y), self._link.tails(f)
-        curvature = None
-        if hessian is not None:
-            curvature = Diagonal(tails.hessian(*parts)) if hessian == "observed" else self._information(f, y, tails)
-        return Derivatives(total(tails.value(*parts), f), tails.gradient(*parts), curvature)
 
     def definition(self) -> Definition:
         """Return the formulas in the output, with the weights of the first label if there are any."""
@@ -234,14 +185,15 @@ class Bernoulli(BinaryFamily):
             moments={y: p},
             constants=constants,
             example=((float(link.quantile(torch.tensor(0.6))),), 1.0),
-            convexity=fm.Convexity("Convex in the output.", sympy.true) if self.link == "log" else fm.STRICTLY_CONVEX,
+            convexity=fm.STRICTLY_CONVEX,
             source=fm.GLM_BOOK + "section 4.4.",
             notes=() if w == 1 else (averaged,),
         )
-        return made if link.concave else replace(made, convexity=made.convex_where())
+        return self._at_link(made)
 
     def _parts(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         # The weights v w y of the positive and v (1 - y) of the negative answer.
+        y = like_outputs(f, y)
         positive, negative = y, 1 - y
         if self.pos_weight is not None:
             positive = positive * self._spread(self.pos_weight, f)

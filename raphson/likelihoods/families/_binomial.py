@@ -3,25 +3,23 @@ r"""The binomial likelihood: successes and failures per row, by the logit or ano
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._command import Command
-from raphson.likelihoods._extended import extended_logit_gradient
 from raphson.likelihoods._likelihood import Derivatives
 from raphson.likelihoods._links import softplus
 from raphson.likelihoods._parameters import total
-from raphson.likelihoods._special._binary_links import BinaryFamily, Tails
+from raphson.likelihoods._special._binary_links import Tails
 from raphson.likelihoods._special._log_coefficient import log_coefficient
 from raphson.likelihoods._support import COUNT
 from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import columns, like_outputs, refuse_outside, start_rows
+from raphson.likelihoods.composed._binary_family import BinaryFamily
 from raphson.linalg import Diagonal, in_float64
 
 if TYPE_CHECKING:
@@ -104,37 +102,10 @@ class Binomial(BinaryFamily):
         """Return 1 for rows of successes and failures, the number of columns of successes otherwise."""
         return 1 if self.trials is None or y.ndim < 2 else y.shape[-1]
 
-    def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood summed over responses; infinite where a target is not in the support."""
-        successes, failures = self._counts(f, y)
-        return self._value(f, self._link.tails(f), successes, failures)
-
-    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient, ``(..., M)``, without cancellation at saturated probabilities."""
-        return self._link.tails(f).gradient(*self._counts(f, y))
-
-    def hessian(self, f: Tensor, y: Tensor) -> Diagonal:
-        """Return the observed Hessian, a batched diagonal ``(..., M, M)``."""
-        return Diagonal(self._link.tails(f).hessian(*self._counts(f, y)))
-
     def fisher(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
         """Return a batched diagonal; without ``y``, the information of ``trials`` trials, or of one."""
-        n = self._each() if y is None else sum(self._counts(f, y))
+        n = self._each() if y is None else sum(self._parts(f, y))
         return Diagonal(n * self._link.tails(f).information)
-
-    def fisher_factor(self, f: Tensor, y: Tensor | None = None) -> Diagonal:
-        """Return the root of the Fisher information."""
-        return Diagonal(self.fisher(f, y).values.sqrt())
-
-    def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
-        """Return value, gradient and Hessian from one evaluation of the two tails."""
-        counts, tails = self._counts(f, y), self._link.tails(f)
-        curvature = None
-        if hessian is not None:
-            curvature = tails.hessian(*counts) if hessian == "observed" else sum(counts) * tails.information
-        return Derivatives(
-            self._value(f, tails, *counts), tails.gradient(*counts), None if curvature is None else Diagonal(curvature)
-        )
 
     def statistic(self, y: Tensor, n_outputs: int) -> Tensor | None:
         """Return the successes, ``(..., M)`` in float64, of logits with a fixed number of trials, or None."""
@@ -144,19 +115,6 @@ class Binomial(BinaryFamily):
     def self_concordance(self) -> float | None:
         """1 for logits: numbers of trials multiply second and third derivatives alike."""
         return 1.0 if self.link == "logit" else None
-
-    def extended_gradient(self, f: NDArray[np.longdouble], y: Tensor) -> NDArray[np.longdouble] | None:
-        """Return the gradient of logits in extended precision; None with another link."""
-        if self.link != "logit":
-            return None
-        return extended_logit_gradient(f, *self._counts(torch.from_numpy(f.astype(np.float64)), y))
-
-    def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the mean number of successes; with another link the Hessian."""
-        if self.link != "logit":
-            return super().curvature_terms(f, y)
-        successes, failures = self._counts(f, y)
-        return torch.sigmoid(f) * (successes + failures) * 1.0001
 
     def log_partition(self, f: Tensor, *, hessian: bool = True) -> Derivatives:
         r"""Return :math:`n \sum_m \log(1 + e^{f_m})`, :math:`n\sigma` and :math:`n\sigma(1 - \sigma)`.
@@ -176,15 +134,11 @@ class Binomial(BinaryFamily):
         successes = torch.binomial(torch.full_like(p, self._each()), p, generator=generator)
         return successes if self.trials is not None else torch.cat((successes, 1 - successes), -1)
 
-    def mean(self, f: Tensor) -> Tensor:
-        """Return the success probability, ``(..., M)``."""
-        return self._link.tails(f).mean
-
     def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
         """Return binomial distributions of successes, ``(..., M)``, in units of their share."""
         from scipy import stats
 
-        successes, failures = self._counts(f, y)
+        successes, failures = self._parts(f, y)
         total = successes + failures
         n = total.long().cpu().numpy()
         laws = [stats.binom(n, to_array(p)) for p in (self.mean(f), successes / total.clamp(min=1))]
@@ -192,8 +146,7 @@ class Binomial(BinaryFamily):
 
     def variance(self, f: Tensor) -> Tensor:
         """Return the variance of the share of successes in the fixed number of trials, or in one, ``(..., M)``."""
-        variance = self._link.tails(f).variance
-        return variance / self._each()
+        return self._link.tails(f).variance / self._each()
 
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise ``InputError`` for the first count that is negative, not whole or above the number of trials."""
@@ -219,9 +172,7 @@ class Binomial(BinaryFamily):
             counts = torch.stack((rows, self.trials - rows))
         weighted = counts if weights is None else counts * weights.reshape(-1, 1).to(counts)
         successes, failures = (weighted.sum(1) + 0.5).unbind(0)
-        if self.link == "logit":
-            return successes.log() - failures.log()
-        return self._link.quantile(successes / (successes + failures))
+        return self._output_at(successes, failures)
 
     def definition(self) -> Definition:
         """Return the formulas in the output, for n trials."""
@@ -254,16 +205,16 @@ class Binomial(BinaryFamily):
                 (float(self._link.quantile(torch.tensor(0.6))),),
                 [3.0, 2.0] if fixed is None else min(3.0, float(fixed)),
             ),
-            convexity=fm.Convexity("Convex in the output.", sympy.true) if self.link == "log" else fm.STRICTLY_CONVEX,
+            convexity=fm.STRICTLY_CONVEX,
             source=fm.GLM_BOOK + "section 4.4.",
             target_words="y successes in n trials" + ("; given as (successes, failures)" if fixed is None else ""),
         )
-        return made if self._link.concave else replace(made, convexity=made.convex_where())
+        return self._at_link(made)
 
     def _each(self) -> int:
         return 1 if self.trials is None else self.trials
 
-    def _counts(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _parts(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         if self.trials is not None:
             successes = like_outputs(f, y)
             return successes, self.trials - successes
@@ -274,7 +225,7 @@ class Binomial(BinaryFamily):
             )
         return y[..., :1].to(f.dtype), y[..., 1:].to(f.dtype)
 
-    @staticmethod
-    def _value(f: Tensor, tails: Tails, successes: Tensor, failures: Tensor) -> Tensor:
-        ways = log_coefficient(torch.stack((successes, failures))).to(f.dtype)
-        return total(tails.value(successes, failures) - ways, f)
+    def _value(self, f: Tensor, tails: Tails, positive: Tensor, negative: Tensor) -> Tensor:
+        """Return ``nll``; infinite where a target is not in the support, to which there is no way at all."""
+        ways = log_coefficient(torch.stack((positive, negative))).to(f.dtype)
+        return total(tails.value(positive, negative) - ways, f)

@@ -15,6 +15,7 @@ from raphson._errors import InputError
 from raphson.likelihoods import _parameters
 from raphson.likelihoods._closed_form import ClosedForm
 from raphson.likelihoods._command import Command
+from raphson.likelihoods._special._binet import horner
 from raphson.likelihoods._support import POSITIVE, Support
 from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
 from raphson.likelihoods._targets import check_columns, like_outputs, start_rows, weighted_mean
@@ -199,7 +200,9 @@ class Weibull(ClosedForm[_Parts]):
         twice = torch.lgamma(1 + 2 * a)
         small = a < 1 / 64
         # log Gamma(1 + 2 a) - 2 log Gamma(1 + a), by its series where the two nearly cancel
-        change = torch.where(small, _doubling(torch.where(small, a, 0.0)), twice - 2 * torch.lgamma(1 + a))
+        near = torch.where(small, a, 0.0)
+        series = horner(near, _DOUBLING) * near.square()
+        change = torch.where(small, series, twice - 2 * torch.lgamma(1 + a))
         # by logarithms: the scale may overflow where the rest underflows
         share = torch.where(change > 0, (-torch.expm1(-change)).log(), math.log(_DOUBLING[0]) - 2 * log_shape)
         return (2 * log_scale + twice + share).exp()
@@ -375,13 +378,6 @@ _ZETA = (
     *(1.0083492773819228, 1.0040773561979443, 1.0020083928260822, 1.000994575127818, 1.000494188604119),
 )
 _DOUBLING = tuple((-1) ** n * zeta * (2**n - 2) / n for n, zeta in enumerate(_ZETA, 2))
-
-
-def _doubling(a: Tensor) -> Tensor:
-    total = torch.full_like(a, _DOUBLING[-1])
-    for c in _DOUBLING[-2::-1]:
-        total = total * a + c
-    return total * a.square()
 
 
 _CENSORED = (
