@@ -149,7 +149,7 @@ def fit(
     report: Annotated[
         Path | None,
         typer.Option(
-            help="File to write a report to: .html (figures need raphson[plot]), .md or .json.", metavar="FILE"
+            help=r"File to write a report to: .html (figures need raphson\[plot]), .md or .json.", metavar="FILE"
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.")] = False,

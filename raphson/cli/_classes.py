@@ -28,8 +28,9 @@ def fit_classes(design: rp.Design, data: TrainingData, options: FitOptions) -> t
     if large.any():
         row = int(large.argmax())
         raise rp.InputError(
-            f"column '{design.target}', data row {int(data.rows[row]) + 1}: {data.y[row]:.17g} is too large to be a "
-            "class, because numbers of that size are not exact; put a letter in front, so that they are texts."
+            f"column '{design.target}', row {row}: {data.y[row]:.17g} is too large to be a class, because numbers of "
+            "that size are not exact; put a letter in front, so that they are texts.",
+            row=row,
         )
     if data.y.dtype.kind == "f":
         raise rp.InputError(
@@ -77,10 +78,11 @@ def _refuse_classes_without_weight(data: TrainingData, classes: np.ndarray, colu
     if data.weights is None or data.y is None:
         return
     for label in np.setdiff1d(classes, data.y[data.weights > 0]):
-        row = int(data.rows[np.argmax(data.y == label)]) + 1
+        row = int(np.argmax(data.y == label))
         raise rp.InputError(
-            f"column '{column}': every row of the class '{label}' has weight 0 (the first is data row "
-            f"{row}); give those rows weight, or take them out of the table."
+            f"column '{column}': every row of the class '{label}' has weight 0 (the first is row {row}); give those "
+            "rows weight, or take them out of the table.",
+            row=row,
         )
 
 

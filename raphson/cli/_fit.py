@@ -89,9 +89,11 @@ def run_fit(options: FitOptions) -> int:
         name, why = suited_name(data.y, design.target or "")
         notes += [why] if why else []
     hidden = hidden_units(options.model)
+    in_file = rp.InputError.naming_rows(frame.index[data.rows], "data row", 1)
     if hidden is not None:
-        return _fit_network(design, data, name, hidden, named, notes, options)
-    with warnings.catch_warnings(record=True) as caught:
+        with in_file:
+            return _fit_network(design, data, name, hidden, named, notes, options)
+    with in_file, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if name == CATEGORICAL:
             given: dict[str, object] = {"--levels": options.levels, "--trials": options.trials, "--link": options.link}

@@ -59,8 +59,9 @@ def fit_regression(
         if large.any():
             row = int(large.argmax())
             raise rp.InputError(
-                f"column '{target}', data row {int(data.rows[row]) + 1}: {y[row]:g} is too large to compute with; "
-                "change the unit of the column."
+                f"column '{target}', row {row}: {y[row]:g} is too large to compute with; change the unit of the "
+                "column.",
+                row=row,
             )
     likelihood = make_likelihood(name, number, options.link)
     if data.event is not None:

@@ -152,7 +152,7 @@ def _judged(subject: Subject, method: Method, steps: int, generator: torch.Gener
     dense = method == "dense" or (method == "auto" and (n <= _DENSE or isinstance(subject.operator, Diagonal)))
     facts = _by_factors(subject) if dense else _by_products(subject, steps, generator)
     known, convex, how = subject.everywhere, facts.convex, facts.how
-    if convex == "undecided" and known is not None and known.convex in ("convex", "strongly convex"):
+    if convex == "undecided" and known is not None and _proved(known):
         convex = known.convex
         how += " By its structure (below) it has no negative one."
     if subject.constant_hessian:
@@ -201,6 +201,11 @@ def _judged(subject: Subject, method: Method, steps: int, generator: torch.Gener
     )
 
 
+def _proved(known: Everywhere | None) -> bool:
+    """Whether structure proves that no eigenvalue is negative."""
+    return known is not None and known.convex in ("convex", "strongly convex")
+
+
 def _by_factors(subject: Subject) -> _Facts:
     """Judge a matrix that is formed."""
     operator = subject.operator
@@ -226,6 +231,9 @@ def _by_factors(subject: Subject) -> _Facts:
             candidate = scaled.scale * scaled_vectors[:, 0]
             witness, curvature = _witnessed(operator, candidate / candidate.norm(), whole)
         convex = "not convex" if witness is not None else "undecided"
+        if witness is None and _proved(subject.everywhere):
+            # the sums that made the entries have rounded further than a matrix with entries of this type has
+            counts, exact = Inertia(0, counts.zero + counts.negative, counts.positive), False
     elif not counts.zero:
         convex = "strongly convex"
     elif exact:

@@ -151,12 +151,14 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         self._formulas = given.formulas
         table = convert_table(self, given.x, min_columns=self._min_columns)
         names = feature_names(given.x, table.shape[1])
-        weights = check_weights(given.sample_weight, table.shape[0])
-        classes, codes = encode_classes(given.y, table.shape[0], weights)
-        sums = check_entries(table, given.x, None if weights is not None else codes, len(classes))
+        with given.naming_rows():
+            weights = check_weights(given.sample_weight, table.shape[0])
+            classes, codes = encode_classes(given.y, table.shape[0], weights)
+            sums = check_entries(table, given.x, None if weights is not None else codes, len(classes))
         self._reference = reference_position(self.reference, classes, given.y)
         layout = self._make_layout(classes, names)
-        whole = self._whole_offset(given.frame, given.offset, table.shape[0], len(classes))
+        with given.naming_rows():
+            whole = self._whole_offset(given.frame, given.offset, table.shape[0], len(classes))
         rows = given.rows(table, codes, weights, whole, sums)
         rows = replace(rows, weights=class_weights(rows, classes, self.class_weight))
         start = None

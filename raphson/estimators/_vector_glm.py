@@ -167,16 +167,17 @@ class VectorGLM(LinearEstimator):
                 f"Surv(time, event) holds censored times, which {type(likelihood).__name__} does not take as it is; "
                 "use Weibull(censored=True)."
             )
-        table, names, sums = self._read(given.x)
-        y, levels = level_codes(given.y, likelihood)
-        response, c = check_target(y, table.shape[0], likelihood)
-        layout = self._make_layout(likelihood, c, names)
-        if levels is not None and layout.outputs == tuple(f"{k}|{k + 1}" for k in range(len(levels) - 1)):
-            cuts = tuple(f"{low}|{high}" for low, high in itertools.pairwise(levels))
-            layout = replace(layout, outputs=cuts)
-        weights = check_weights(given.sample_weight, table.shape[0])
-        whole = self._whole_offset(given.frame, given.offset, table.shape[0], c)
-        rows = given.rows(table, response, weights, whole, sums)
+        with given.naming_rows():
+            table, names, sums = self._read(given.x)
+            y, levels = level_codes(given.y, likelihood)
+            response, c = check_target(y, table.shape[0], likelihood)
+            layout = self._make_layout(likelihood, c, names)
+            if levels is not None and layout.outputs == tuple(f"{k}|{k + 1}" for k in range(len(levels) - 1)):
+                cuts = tuple(f"{low}|{high}" for low, high in itertools.pairwise(levels))
+                layout = replace(layout, outputs=cuts)
+            weights = check_weights(given.sample_weight, table.shape[0])
+            whole = self._whole_offset(given.frame, given.offset, table.shape[0], c)
+            rows = given.rows(table, response, weights, whole, sums)
         start = self._coefficients_before((c, len(names))) if self.warm_start else None
         self._fit_rows(rows, likelihood, layout, start)
         self.levels_ = levels

@@ -196,7 +196,8 @@ class Likelihood(abc.ABC):
                 raise InputError(
                     f"The parameter '{name}' in {where} is {values[tuple(place)].item():g}, but it must be "
                     f"{domain.description} ({type(self).__name__}). Choose another parametrization or link, or "
-                    "correct the outputs of the model."
+                    "correct the outputs of the model.",
+                    row=place[0] if place else None,
                 )
 
     @property

@@ -81,5 +81,6 @@ def refuse_outside(bad: Tensor, y: Tensor, support: str) -> None:
         place += f", position {', '.join(map(str, position[1:]))}"
     raise InputError(
         f"The target in {place} is {value:g}, but each target must be {support}. "
-        f"{int(bad.sum())} of {bad.numel()} values are affected: correct them or drop those rows."
+        f"{int(bad.sum())} of {bad.numel()} values are affected: correct them or drop those rows.",
+        row=position[0] if position else None,
     )

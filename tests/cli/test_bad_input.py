@@ -125,3 +125,20 @@ def test_no_header_and_no_signed_model_runs_code(cli, tmp_path: Path) -> None:
     ran = cli("predict", tmp_path / "m", tmp_path / "d.csv", "--out", tmp_path / "q.csv")
     assert ran.code == 2 and ran.err.count("\n") == 1
     assert not mark.exists() and not (tmp_path / "q.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        (["--formula", "y ~ x", "--likelihood", "poisson"], "data row 4 is -3"),
+        (["--formula", "y ~ x", "--likelihood", "beta"], "data row 1 is 1"),
+        (["--formula", "y ~ x", "--likelihood", "gamma", "--formula", "log_shape=~ z"], "data row 4 is -3"),
+        (["--target", "y", "--likelihood", "poisson", "--model", "mlp:2"], "data row 4 is -3"),
+        (["--formula", "y ~ x", "--likelihood", "poisson", "--offset", "o"], "10000 in data row 3"),
+    ],
+)
+def test_targets_are_named_by_their_row_in_the_file(cli, tmp_path: Path, options: list[str], place: str) -> None:
+    bad = -3 if "--offset" not in options else 1
+    (tmp_path / "d.csv").write_text(f"y,x,z,o\n1,0.5,1,0\n2,,2,0\n1,0.3,3,1e4\n{bad},1.2,2,0\n2,0.1,1,0\n1,0.7,4,0\n")
+    ran = cli("fit", tmp_path / "d.csv", *options)
+    assert ran.code == 2 and place in ran.err

@@ -256,3 +256,7 @@ def test_python_runs_the_package_as_the_command() -> None:
     """``python -m raphson`` is the command line: what torchrun starts."""
     done = subprocess.run([sys.executable, "-m", "raphson", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"{raphson.show_config()}\n"
+
+
+def test_help_names_the_extra_that_figures_need(cli) -> None:
+    assert "raphson[plot]" in " ".join(cli("fit", "--help").out.replace("│", " ").split())

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import raphson as rp
 from raphson._errors import InputError
+from raphson.diagnose import Everywhere, Subject
 from raphson.linear import gram_matrix
 
 EXACT = [1.0, 2.0, -1.0, -3.0, 2.0**-20, -(2.0**-20), 2.0**-40, -(2.0**-40)]
@@ -324,3 +325,14 @@ def test_options_of_a_diagnosis_are_checked():
         rp.diagnose(operator, method="lanczos", steps=0)
     with pytest.raises(rp.InputError, match="generator is a int"):
         rp.diagnose(operator, generator=3)
+
+
+def test_what_structure_proves_is_no_negative_eigenvalue_of_rounded_sums():
+    ones = torch.ones(3, 3, dtype=torch.float64)
+    rounded = rp.Dense(ones - 1e-11 * torch.eye(3, dtype=torch.float64))
+    proved = Everywhere("convex", 0.0, "Everywhere: convex.")
+    found = rp.diagnose(Subject(rp.Dense(ones), "sum", proved, congruent=rounded))
+    assert found.convex == "convex"
+    assert tuple(found.inertia) == (0, 2, 1)
+    assert len(found.null_directions) == 2
+    assert tuple(rp.diagnose(rounded).inertia) == (2, 0, 1)  # by itself it has them

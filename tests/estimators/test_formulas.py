@@ -216,3 +216,26 @@ def test_a_formula_without_a_column_or_an_intercept_is_refused(frame: pd.DataFra
     table = frame.assign(y=(frame["y"] > 0).astype(int))
     with pytest.raises(rp.InputError, match="There is no coefficient to fit"):
         make(formula=f"y ~ {right}").fit(table)
+
+
+@pytest.mark.parametrize(
+    ("bad", "arguments", "message"),
+    [
+        ({"y": [1.0, 2.0, 0.0, -3.0, 1.0]}, {}, "target in row 3 is -3"),
+        ({"y": [1, 2, 0, "a", 1]}, {}, "target in row 3 is 'a'"),
+        ({"y": [1.0, 2.0, 0.0, 1e200, 1.0]}, {}, r"target in row 3 is 1e\+200"),
+        ({}, {"sample_weight": [1.0, 1.0, 1.0, -1.0, 1.0]}, "sample_weight is -1 in row 3"),
+        ({}, {"offset": [0.0, 0.0, 0.0, np.inf, 0.0]}, "not finite in row 3"),
+        ({}, {"offset": [0.0, 0.0, 0.0, 1e4, 0.0]}, "offset is 10000 in row 3"),
+    ],
+)
+def test_rows_are_named_as_given_where_some_are_left_out(bad: Any, arguments: Any, message: str) -> None:
+    table = pd.DataFrame({"y": [1.0, 2.0, 0.0, 3.0, 1.0], "x": [0.5, np.nan, 0.3, 1.2, 0.1]} | bad)
+    with pytest.raises(rp.InputError, match=message):
+        rp.VectorGLM("poisson", formula="y ~ x").fit(table, **arguments)
+
+
+def test_rows_of_classes_are_named_as_given_where_some_are_left_out() -> None:
+    table = pd.DataFrame({"y": ["a", "b", "a", "c", "b"], "x": [0.5, np.nan, 0.3, 1.2, 0.1]})
+    with pytest.raises(rp.InputError, match="first in row 3"):
+        rp.MultinomialLogisticRegression(formula="y ~ x").fit(table, sample_weight=[1.0, 1.0, 1.0, 0.0, 1.0])

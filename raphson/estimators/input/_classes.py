@@ -27,10 +27,11 @@ def encode_classes(y: Any, n_rows: int, weights: Tensor | None) -> tuple[Labels,
         absent = torch.bincount(codes, weights=weights, minlength=len(classes)) == 0
         if bool(absent.any()):
             first = int(absent.nonzero()[0])
+            row = int((codes == first).nonzero()[0])
             raise InputError(
-                f"The class {plain(classes[first])} occurs only in rows of zero sample_weight (first in row "
-                f"{int((codes == first).nonzero()[0])}), so nothing can be learned of it; give those rows "
-                "weight, or drop them before fitting."
+                f"The class {plain(classes[first])} occurs only in rows of zero sample_weight (first in row {row}), so "
+                "nothing can be learned of it; give those rows weight, or drop them before fitting.",
+                row=row,
             )
     if len(classes) < 2:
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raphson._errors import InputError
 from raphson.data import ColumnSums
 from raphson.estimators.input._formulas import Formulas
 from raphson.estimators.input._rows import Rows, make_rows
@@ -65,6 +67,10 @@ class Given:
     def is_censored(self) -> bool:
         """Whether a formula names times with events, ``Surv(time, event)``."""
         return self.formulas is not None and self.formulas.event is not None
+
+    def naming_rows(self) -> AbstractContextManager[None]:
+        """Let messages raised inside name rows as they were given, those with missing values counted."""
+        return nullcontext() if self.complete is None else InputError.naming_rows(np.flatnonzero(self.complete))
 
     def rows(
         self, table: Any, y: Tensor, weights: Tensor | None, offset: Tensor | None, sums: ColumnSums | None

@@ -82,21 +82,24 @@ def _hashed(labels: Any) -> tuple[Labels, NDArray[np.int64]]:
 
 def _refuse_missing(missing: NDArray[Any]) -> None:
     if missing.any():
+        row = int(np.argmax(missing))
         raise InputError(
-            f"Input y contains NaN: the target is missing in row {int(np.argmax(missing))} "
-            f"({int(missing.sum())} such in all); {REMEDY}."
+            f"Input y contains NaN: the target is missing in row {row} ({int(missing.sum())} such in all); {REMEDY}.",
+            row=row,
         )
 
 
 def _refuse_fractions(labels: Labels) -> None:
     finite = np.isfinite(labels)
     if not finite.all():
-        raise InputError(f"Input y contains inf in row {int(np.argmin(finite))}; {REMEDY}.")
+        row = int(np.argmin(finite))
+        raise InputError(f"Input y contains inf in row {row}; {REMEDY}.", row=row)
     whole = labels == np.floor(labels)
     if not whole.all():
         row = int(np.argmin(whole))
         # scikit-learn's own checks look for the words "Unknown label type"
         raise InputError(
             f"Unknown label type: continuous. The target holds fractions (row {row}: {labels[row]:g}); "
-            "a classifier needs classes: cut the numbers into classes, or use a model for numbers."
+            "a classifier needs classes: cut the numbers into classes, or use a model for numbers.",
+            row=row,
         )

@@ -24,9 +24,11 @@ def refuse_overflow(rows: Rows, likelihood: Likelihood, outputs: tuple[str, ...]
     if bool(torch.isfinite(likelihood.nll(f, rows.y)).all()) and not bool(wide.any()):
         return
     output = int(torch.where(wide, spread, -1.0).argmax()) if bool(wide.any()) else int(spread.argmax())
-    row = int(rows.offset[:, output].abs().argmax())
+    place = int(rows.offset[:, output].abs().argmax())
+    row = int(rows.kept.nonzero()[0][place])
     raise InputError(
-        f"The offset is {float(rows.offset[row, output]):g} in row {int(rows.kept.nonzero()[0][row])}, which overflows "
+        f"The offset is {float(rows.offset[place, output]):g} in row {row}, which overflows "
         f"when it is added to '{outputs[output]}'. Is it an exposure? Give its logarithm: offset=np.log(exposure), "
-        "offset(log(t)) in a formula, or --exposure on the command line."
+        "offset(log(t)) in a formula, or --exposure on the command line.",
+        row=row,
     )

@@ -29,9 +29,10 @@ def check_target(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor, i
     numeric = values.dtype.kind in "biu" or (values.dtype.kind == "f" and bool(np.isfinite(values.sum())))
     missing = np.zeros(0, dtype=bool) if numeric else missing_entries(values).reshape(n_rows, -1).any(1)
     if missing.any():
+        row = int(np.argmax(missing))
         raise InputError(
-            f"Input y contains NaN: the target is missing in row {int(np.argmax(missing))} "
-            f"({int(missing.sum())} such in all); {REMEDY}."
+            f"Input y contains NaN: the target is missing in row {row} ({int(missing.sum())} such in all); {REMEDY}.",
+            row=row,
         )
     try:
         numbers = as_tensor(np.ascontiguousarray(values.astype(np.float64)))
@@ -42,7 +43,8 @@ def check_target(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor, i
         raise InputError(
             f"The target in row {row} is {text!r}, but {type(likelihood).__name__} needs "
             "numbers. Code ordered levels as 0, 1, 2, ... or as an ordered pandas categorical; for classes without "
-            "order use MultinomialLogisticRegression."
+            "order use MultinomialLogisticRegression.",
+            row=row,
         ) from None
     greatest = max(abs(float(end)) for end in torch.aminmax(numbers)) if numbers.numel() else 0.0
     if 0.0 < greatest < 1.0 / LARGEST:
@@ -55,7 +57,8 @@ def check_target(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor, i
         row = int(large.nonzero()[0])
         raise InputError(
             f"The target in row {row} is {float(numbers[row].abs().max()):g} in size, too large to compute with; "
-            "change its unit."
+            "change its unit.",
+            row=row,
         )
     if numbers.ndim == 1 and takes_labels(likelihood) and torch.equal(numbers, numbers.round()):
         numbers = numbers.long()
@@ -91,7 +94,9 @@ def level_codes(y: Any, likelihood: Likelihood, known: tuple[str, ...] | None = 
     texts = [_level_text(value) for value in values.reshape(-1)]
     odd = next((i for i, text in enumerate(texts) if text not in position), None)
     if odd is not None:
-        raise InputError(f"The target in row {odd} is {texts[odd]!r}; the levels of the fit are {', '.join(names)}.")
+        raise InputError(
+            f"The target in row {odd} is {texts[odd]!r}; the levels of the fit are {', '.join(names)}.", row=odd
+        )
     return np.array([position[text] for text in texts]), names
 
 

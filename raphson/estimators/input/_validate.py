@@ -238,7 +238,9 @@ def _refuse_not_finite(x: Any, names: Sequence[str]) -> None:
         value, count = x[row, column], len(where)
     # scikit-learn's own checks look for the words NaN and inf
     what = "NaN (missing)" if np.isnan(value) else "inf (infinite)"
-    raise InputError(f"Input X contains {what} in row {row}, column '{names[column]}' ({count} such in all); {REMEDY}.")
+    raise InputError(
+        f"Input X contains {what} in row {row}, column '{names[column]}' ({count} such in all); {REMEDY}.", row=row
+    )
 
 
 def _refuse_large(x: Any, names: Sequence[str]) -> None:
@@ -249,7 +251,8 @@ def _refuse_large(x: Any, names: Sequence[str]) -> None:
     value = x[row, column]
     raise InputError(
         f"Input X, row {int(row)}, column '{names[column]}': {value:g} is too large to compute with; change the unit "
-        "of the column."
+        "of the column.",
+        row=int(row),
     )
 
 
@@ -282,7 +285,8 @@ def check_weights(weights: Any, n_rows: int) -> Tensor | None:
         row = int(bad.nonzero()[0])
         raise InputError(
             f"sample_weight is {float(w[row]):g} in row {row}; weights must be finite and not negative. "
-            "Use 0 to leave a row out."
+            "Use 0 to leave a row out.",
+            row=row,
         )
     if not bool((w > 0).any()):
         raise InputError("Every sample_weight is zero, so there is nothing to fit.")
@@ -304,7 +308,8 @@ def check_offset(offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
         )
     bad = ~torch.isfinite(o).all(1)
     if bool(bad.any()):
-        raise InputError(f"The offset is not finite in row {int(bad.nonzero()[0])}; {REMEDY}.")
+        row = int(bad.nonzero()[0])
+        raise InputError(f"The offset is not finite in row {row}; {REMEDY}.", row=row)
     return o
 
 
