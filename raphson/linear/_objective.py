@@ -388,7 +388,7 @@ class LinearObjective:
         other.__dict__.update(attributes)
         if "design" in attributes:
             given = other.design, other.likelihood, other.y, other.n_outputs, other.weights
-            other._rows = TargetRows(*given, None)
+            other._rows = TargetRows(*given, None if "y" in attributes else self._rows.known)
         return other
 
     @property
@@ -429,8 +429,7 @@ class LinearObjective:
 
     def without_copy(self) -> LinearObjective:
         """Return the same objective that caches no standardized copy of the table where it can do without."""
-        design = self.design.without_copy()
-        return self._changed((), design=design, _curvature_design=design)
+        return self._changed(("_curvature_design",), design=self.design.without_copy())
 
     def with_map(self, output_map: OutputMap) -> LinearObjective:
         """Return the same objective in the parameters of another map."""

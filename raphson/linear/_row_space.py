@@ -80,6 +80,11 @@ class RowBasis:
         """Number of coordinates, k."""
         return self.root.shape[0]
 
+    @property
+    def is_centered(self) -> bool:
+        """Whether the coordinates of all rows sum to zero."""
+        return self.frame is None and self.rank < self.n_rows
+
     def coordinates(self) -> Tensor:
         """Return the rows in the basis, Z ``(N, k)``."""
         return self._spread(self.root)
@@ -146,10 +151,10 @@ class RowSpace:
             groups.append(Group(slice(start, stop), group.matrix))
             start = stop
         x = columns[0] if len(columns) == 1 else torch.cat(columns, 1)
-        rotated = objective.on(
-            DenseDesign(x.contiguous(), intercept=here.intercept, moments=(torch.cat(centers), torch.cat(scales))),
-            OutputMap(tuple(groups), x.shape[1] + first, here.intercept),
-        )
+        moments = torch.cat(centers), torch.cat(scales)
+        coordinates = DenseDesign(x.contiguous(), intercept=here.intercept, moments=moments)
+        coordinates.is_centered = all(basis is not None and basis.is_centered for basis in bases)
+        rotated = objective.on(coordinates, OutputMap(tuple(groups), x.shape[1] + first, here.intercept))
         squares = torch.where(_are_constant(design), 0.0, design.scale.square())
         return RowSpace(objective, rotated, bases, squares)
 

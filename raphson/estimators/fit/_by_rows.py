@@ -65,6 +65,12 @@ _PRODUCTS = 60.0
 500 x 300, two classes: 70 gradients in 13.6 ms, products 15.9. Blocks that precondition them count, too: 5000 x 2000,
 three, noisy, takes 79 gradients in 0.46 s, 1.1 with blocks of 2000 columns."""
 
+_WITH_BLOCKS = 30.0
+"""The same where columns are few for the outputs: blocks then precondition well, and gradients give up sooner."""
+
+_AT_ONCE = 15.0
+"""Steps by gradients that a fit in the span of the rows must cost for these to be tried first."""
+
 _TWICE = 2.0
 """Times the cost of a fit in the span of the rows that gradients may take: to give up loses what was spent on them.
 
@@ -98,41 +104,65 @@ def solve_penalized(
         The solution, the objective that it is of, and the row space where it was reached there.
     """
     # a standardized copy costs two passes and saves a third of each: not where few are made
-    objective, known = objective.without_copy() if has_row_space(objective) else objective, None
-    patience = _patience(objective, options, warm=warm)
-    if patience:
-        without = objective.reduced.cost.evaluation >= _COPIED and not objective.reduced.is_in_place
-        tried = objective.without_copy() if without else objective
-        known = _solve_by_gradients(tried, start, options, callback, patience)
-        if known.converged:
-            return known, tried, None
-        start, warm = known.theta, True
-    space = RowSpace.of(objective) if _goes_by_rows(objective, options) else None
+    objective = objective.without_copy() if has_row_space(objective) else objective
+    if not _goes_by_rows(objective, options):
+        return *_solve_by_columns(objective, start, options, callback, warm=warm), None
+    tried, known = objective, None
+    if row_space_cost(objective).fit > _AT_ONCE * objective.reduced.cost.step:
+        known, tried = _try_gradients(objective, start, options, callback, warm=warm)
+    if known is not None and known.converged:
+        return known, tried, None
+    begin, space = start if known is None else known.theta, RowSpace.of(objective)
     if space is None:
-        found = fit_inside(objective, start, options, callback, warm=warm)
+        found = fit_inside(objective, begin, options, callback, warm=warm or known is not None)
     else:
-        found, space = _solve_by_rows(space, start, options, callback, warm=warm)
+        found, space = _solve_by_rows(space, begin, options, callback, warm=warm or known is not None)
     return found if known is None else continued(known, found), objective, space
 
 
-def _patience(objective: LinearObjective, options: FitOptions, *, warm: bool) -> float:
+def _solve_by_columns(
+    objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None, *, warm: bool
+) -> tuple[Solution, LinearObjective]:
+    """Minimize by a few gradients or, where these promise no quick end, by what goes on from there."""
+    known, tried = _try_gradients(objective, start, options, callback, warm=warm)
+    if known is None:
+        return fit_inside(objective, start, options, callback, warm=warm), objective
+    if known.converged:
+        return known, tried
+    return continued(known, fit_inside(objective, known.theta, options, callback, warm=True)), objective
+
+
+def _try_gradients(
+    objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None, *, warm: bool
+) -> tuple[Solution | None, LinearObjective]:
+    """Return what gradients reach that cost less than the other way, None where they are not tried, and of what."""
+    patience = 0.0 if warm else _patience(objective, options)
+    if not patience:
+        return None, objective
+    without = objective.reduced.cost.evaluation >= _COPIED and not objective.reduced.is_in_place
+    tried = objective.without_copy() if without else objective
+    return _solve_by_gradients(tried, start, options, callback, patience), tried
+
+
+def _patience(objective: LinearObjective, options: FitOptions) -> float:
     """Return how many gradients to try before a Hessian or the span of the rows: about what these cost; 0 for none."""
-    if options.solver != "auto" or warm or options.jeffreys or options.tol <= PRECISE:
+    if options.solver != "auto" or options.jeffreys or options.tol <= PRECISE:
         return 0.0
     n, here, likelihood = objective.n_rows, objective.output_map, objective.likelihood
-    few = here.is_uniform and here.basis.shape[1] * _OUTPUTS <= min(n, here.n_columns)
-    small = n * here.n_columns < _ENTRIES and not has_row_space(objective)
-    if not few or small or options.max_iter < FEW_ITERATIONS or not likelihood.concave:
+    if not here.is_uniform or options.max_iter < FEW_ITERATIONS or not likelihood.concave:
         return 0.0
     if bounds(likelihood, objective.n_outputs) is not None:
         return 0.0
-    cost = objective.reduced.cost
+    few, cost = here.basis.shape[1] * _OUTPUTS <= min(n, here.n_columns), objective.reduced.cost
     if goes_by_products(objective):
         by_rows = row_space_cost(objective).fit if _goes_by_rows(objective, options) else math.inf
-        products = _PRODUCTS + block_jacobi_cost(objective)
-        return min(_TWICE * by_rows / cost.step, max(products * cost.product / cost.evaluation, _PRODUCTS))
+        products = (_PRODUCTS if few else _WITH_BLOCKS) + block_jacobi_cost(objective)
+        by_products = products * cost.product / (cost.evaluation if few else cost.step)
+        return min(_TWICE * by_rows / cost.step, max(by_products, _PRODUCTS) if few else by_products)
+    if not few or n * here.n_columns < _ENTRIES or has_stages(objective):
+        return 0.0
     patience = min(_FACTORS * cost.dense_in_evaluations + _STEPS, _PRODUCTS)
-    return patience if patience >= _PATIENCE and not has_stages(objective) else 0.0
+    return patience if patience >= _PATIENCE else 0.0
 
 
 def _goes_by_rows(objective: LinearObjective, options: FitOptions) -> bool:
@@ -228,7 +258,7 @@ def _solve_by_rows(
     whole, theta, tol = space.whole, space.into(start), options.tol
     literal, solution = options.max_iter < FEW_ITERATIONS, None
     for _ in range(_ATTEMPTS):
-        found = fit_inside(space.objective, theta, replace(options, tol=tol), callback, warm=warm)
+        found, _ = _solve_by_columns(space.objective, theta, replace(options, tol=tol), callback, warm=warm)
         solution = found if solution is None else continued(solution, found)
         reached = space.back(found.theta)
         value, gradient = whole.value_and_gradient(reached)
