@@ -44,13 +44,6 @@ _NO_ROWS = (
 )
 
 
-def check_method(method: Any) -> str:
-    """Return how tests and intervals are made, or raise ``InputError`` if it is not known."""
-    if method not in ("wald", "profile"):
-        raise InputError(f"Unknown method {method!r} of intervals; choose 'wald' or 'profile'.")
-    return str(method)
-
-
 class InferenceMixin:
     """Inference for an estimator that sets the attributes below when it is fitted."""
 
@@ -82,9 +75,6 @@ class InferenceMixin:
         raise NotImplementedError
 
     def _check_same_target(self, restricted: Any) -> None:
-        raise NotImplementedError
-
-    def _profile_intervals(self, level: float, columns: Sequence[str] | None = None) -> pd.DataFrame:
         raise NotImplementedError
 
     # estimates ----------------------------------------------------------------------------------------------
@@ -176,11 +166,7 @@ class InferenceMixin:
         correction: str | None,
         weights: WeightMeaning,
     ) -> Estimates:
-        labels = self._layout.labels
-        names = list(dict.fromkeys(name for _, name in labels))
-        unknown = [name for name in columns if name not in names]
-        if unknown:
-            raise InputError(f"There is no column named '{unknown[0]}'; the names are those of the coefficients.")
+        labels, names = self._layout.labels, self._check_columns(columns)
         picked = tuple(label for label in labels if label[1] in columns)
         large = fitted.objective.n_parameters > DENSE_COVARIANCE and kind == "observed" and self._penalty == 0
         if large and self._layout.is_relative:
@@ -189,6 +175,14 @@ class InferenceMixin:
         whole = self.estimates(kind, groups, correction=correction, weights=weights)
         rows = [i for i, label in enumerate(labels) if label[1] in columns]
         return whole.transform(torch.eye(len(labels), dtype=torch.float64)[rows], picked)
+
+    def _check_columns(self, columns: Sequence[str]) -> list[str]:
+        """Return the names of all columns, or raise ``InputError`` if one of those given is not among them."""
+        names = list(dict.fromkeys(name for _, name in self._layout.labels))
+        for name in columns:
+            if name not in names:
+                raise InputError(f"There is no column named '{name}'; the names are those of the coefficients.")
+        return names
 
     def _default_kind(self, groups: Any, correction: str | None) -> CovarianceKind:
         if groups is not None or correction is not None or self._fractional:
@@ -253,48 +247,6 @@ class InferenceMixin:
             0.8692
         """
         return self.estimates(kind, groups, **options).standard_errors_series()
-
-    def confint(
-        self,
-        level: float = 0.95,
-        kind: CovarianceKind | None = None,
-        groups: Any = None,
-        *,
-        method: str = "wald",
-        **options: Any,
-    ) -> pd.DataFrame:
-        """Return confidence intervals of the coefficients, columns ``lower`` and ``upper``.
-
-        Args:
-            level: Confidence level in (0, 1).
-            method: ``"wald"``: estimate and standard error; ``"profile"``: all values of a coefficient that a test by
-                the profile likelihood, penalized by Jeffreys' prior where the fit is, does not reject (Venzon and
-                Moolgavkar 1988). A profile takes some refits for each bound; kind and groups do not go with it.
-            kind: As in ``estimates``.
-            groups: As in ``estimates``.
-            **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
-
-        Returns:
-            A ``(p, 2)`` frame; a bound that the likelihood never reaches is infinite.
-
-        Raises:
-            InputError: If the method is unknown, or is given what it does not take.
-
-        Examples:
-            Two of 20 successes: the profile interval of the log odds is not symmetric.
-
-            >>> import numpy as np
-            >>> import raphson as rp
-            >>> x, y = np.repeat([0.0, 1.0], 20)[:, None], np.repeat([1, 0, 1, 0], [2, 18, 10, 10])
-            >>> model = rp.MultinomialLogisticRegression().fit(x, y)
-            >>> model.confint(method="profile").round(3).to_numpy(dtype=float)[0].tolist()
-            [-4.036, -0.955]
-        """
-        if check_method(method) == "profile":
-            if kind is not None or groups is not None or options.keys() - {"columns"}:
-                raise InputError("method='profile' goes by the likelihood: leave out kind, groups and corrections.")
-            return self._profile_intervals(level, **options)
-        return self.estimates(kind, groups, **options).to_frame(level)[["lower", "upper"]]
 
     # tests and fit statistics -------------------------------------------------------------------------------
 

@@ -1,18 +1,23 @@
-"""What leaving out single rows does to a fitted linear model."""
+"""What a linear model says of the rows that it was fitted to, its Hessian, and what leaving out single rows does."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson._errors import InputError, NotEstimableError, TooLargeError
-from raphson.estimators._residuals import ResidualsMixin
+from raphson.estimators._margins import MarginsMixin
+from raphson.estimators._target_checks import TargetChecks
 from raphson.estimators.fit._covariance import DENSE_COVARIANCE
-from raphson.estimators.input._rows import dense
-from raphson.linalg import cholesky, cholesky_solve
+from raphson.infer import label_name
+from raphson.likelihoods import TargetDistribution
+from raphson.linalg import Dense, SymmetricOperator, check_dense_size, cholesky, cholesky_solve
 
 if TYPE_CHECKING:
     from raphson.laplace import Influence
@@ -21,8 +26,55 @@ _LEVERAGE = 1e-10
 """One minus the leverage below which a row decides a coefficient by itself: without it there is no fit."""
 
 
-class InfluenceMixin(ResidualsMixin):
-    """Influence of the rows of a fit."""
+class InfluenceMixin(MarginsMixin, TargetChecks):
+    """Residuals, tests and influence of the rows of a fit."""
+
+    def hessian(self) -> SymmetricOperator:
+        """Return the Hessian of the objective at the fit in the reported coefficients of standardized columns.
+
+        The objective is the average loss with its penalty; a column in units of its standard deviation about its mean
+        makes curvatures comparable. Where the reported coefficients depend on each other (sums of zero over classes,
+        columns that depend on others) it is zero along what the data cannot tell apart.
+
+        Returns:
+            An operator ``(P, P)`` with labels, in the order of ``estimates``.
+
+        Raises:
+            NotEstimableError: The training rows are not part of a saved model. A matrix too large to form is a
+                ``TooLargeError``.
+        """  # noqa: DOC502
+        fitted = self._require_fit()
+        p = fitted.objective.n_parameters
+        check_dense_size((len(self._layout.labels), p), torch.float64, "a fit to fewer columns")
+        to_reported = fitted.standardized_map()
+        back = torch.linalg.pinv(to_reported)
+        found = fitted.solution.hessian
+        found = fitted.problem.hessian(fitted.solution.theta) if found is None else found
+        dense = back.mT @ found.to_dense() @ back
+        return Dense(0.5 * (dense + dense.mT), labels=tuple(map(label_name, self._layout.labels)))
+
+    def _training_distribution(self) -> TargetDistribution:
+        check_is_fitted(self)
+        rows = self._training_rows()
+        return self._likelihood().distribution(self._training_outputs(), rows.y)
+
+    def _training_outputs(self, part: slice = slice(None)) -> Tensor:
+        """Return the outputs ``(n, C)`` of the rows that the model was fitted to, or part of them, offsets included."""
+        rows = self._training_rows()
+        x = (rows.x.numpy() if isinstance(rows.x, Tensor) else rows.x)[part]
+        return torch.from_numpy(self._outputs(x, None if rows.offset is None else rows.offset[part]))
+
+    def _row_table(self) -> tuple[list[str], Any]:
+        rows = self._training_rows()
+        return list(self._layout.columns), rows.x if isinstance(rows.x, Tensor) else rows.x.tocsc()
+
+    def _row_index(self) -> Any:
+        rows = self._training_rows()
+        return np.flatnonzero(rows.kept) if rows.frame is None else rows.frame.index
+
+    def _row_weights(self) -> NDArray[Any] | None:
+        weights = self._training_rows().weights
+        return None if weights is None else weights.numpy()
 
     def influence(self, rows: Sequence[int] | Tensor | slice) -> Influence:
         r"""Return what the fit would be without single rows: one Newton step from the optimum, a row at a time.
@@ -65,7 +117,7 @@ class InfluenceMixin(ResidualsMixin):
         """
         from raphson.laplace import Influence, row_numbers
 
-        fitted, training = self._require_fit(), self._training_rows()
+        fitted = self._require_fit()
         if self._refusal is not None:
             raise NotEstimableError(self._refusal)
         if fitted.limit is not None or fitted.null_basis.shape[1]:
@@ -83,7 +135,7 @@ class InfluenceMixin(ResidualsMixin):
             raise TooLargeError(
                 f"The influence of rows needs the dense Hessian of {p} coefficients, {8 * p * p / 1e9:.1f} GB."
             )
-        kept = torch.from_numpy(training.kept)
+        kept = torch.from_numpy(self._training_rows().kept)
         numbers = row_numbers(rows, len(kept))
         if not bool(kept[numbers].all()):
             row = int(numbers[~kept[numbers]][0])
@@ -95,10 +147,9 @@ class InfluenceMixin(ResidualsMixin):
         jacobian = _jacobian(few, p)
         total = objective.hessian(theta).to_dense() * objective.total_weight
         lower = cholesky(total)
-        pulled = cholesky_solve(lower, jacobian.flatten(0, 1).mT).mT.view_as(jacobian)
-        spread = jacobian @ pulled.mT
-        likelihood = objective.likelihood
-        y = few.y
+        solved = cholesky_solve(lower, jacobian.flatten(0, 1).mT).mT.view_as(jacobian)
+        spread = jacobian @ solved.mT
+        likelihood, y = objective.likelihood, few.y
         h, g = likelihood.hessian(f, y).to_dense(), likelihood.gradient(f, y)
         left = torch.eye(f.shape[1], dtype=f.dtype) - weights[:, None, None] * h @ spread
         alone = torch.linalg.det(left) < _LEVERAGE
@@ -108,20 +159,15 @@ class InfluenceMixin(ResidualsMixin):
                 "row out of rows, or out of the fit together with its column."
             )
         u = weights[:, None] * torch.linalg.solve(left, g)
-        change = (pulled.mT @ u.unsqueeze(-1)).squeeze(-1)
+        change = (solved.mT @ u.unsqueeze(-1)).squeeze(-1)
         moved = (spread @ u.unsqueeze(-1)).squeeze(-1)
         cook = (u * moved).sum(1) / p
         loss = likelihood.nll(f + moved, y) - likelihood.nll(f, y)
-        own = self._own_outputs(training, places, change) if likelihood.differences_only else moved
+        own = moved
+        if likelihood.differences_only and self._layout.is_relative:  # as coefficients are reported
+            reference = self._layout.output_map.left_out
+            own = moved - (moved.mean(1, keepdim=True) if reference is None else moved[:, [reference]])
         return Influence(numbers, fitted.reported(change), own, loss, cook)
-
-    def _own_outputs(self, training: Any, places: Tensor, change: Tensor) -> Tensor:
-        """Return changes of the linear predictors as they are reported, relative to the reference, ``(n, C)``."""
-        fitted = self._require_fit()
-        x = dense(training.x[places.numpy()] if not isinstance(training.x, Tensor) else training.x[places])
-        still = fitted.coefficients(torch.zeros_like(change[0]))
-        wide = torch.cat([x.new_ones(len(x), still.shape[1] - x.shape[1]), x], 1)
-        return torch.stack([fitted.coefficients(one) @ row for one, row in zip(change, wide, strict=True)])
 
 
 def _jacobian(objective: Any, p: int) -> Tensor:

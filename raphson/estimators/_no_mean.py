@@ -15,52 +15,30 @@ Array = NDArray[Any]
 
 
 def finite_mean(mean: Array, median: Callable[[], Array] | None) -> Array:
-    """Return means, with medians in place of those that are not finite numbers, and warn of these.
-
-    Args:
-        mean: ``(N, ...)``.
-        median: Gives medians, ``(N, ...)``; None where they are not known, and nan stands for them.
-
-    Returns:
-        ``(N, ...)``.
-    """
+    """Return means ``(N, ...)``, with medians (nan where they are not known) for those that are not finite; warns."""
     missing = ~np.isfinite(mean)
     if not missing.any():
         return mean
     instead = "their medians are given" if median is not None else "nothing is given for them"
-    warnings.warn(
-        f"The target has no finite mean in {_rows(missing)} (tails as heavy as those of Student's t with one degree of "
-        f"freedom): {instead}.",
-        RaphsonWarning,
-        stacklevel=3,
-    )
+    _warn(missing, "mean", "one degree of freedom", instead)
     return np.where(missing, np.nan if median is None else median(), mean)
 
 
 def finite_deviation(deviation: Array) -> Array:
-    """Return standard deviations, nan in place of those that are not finite numbers, and warn of these.
-
-    Args:
-        deviation: ``(N, ...)``.
-
-    Returns:
-        ``(N, ...)``.
-    """
+    """Return standard deviations ``(N, ...)``, with nan for those that are not finite numbers; warns."""
     missing = ~np.isfinite(deviation)
-    if not missing.any():
-        return deviation
-    warnings.warn(
-        f"The target has no finite standard deviation in {_rows(missing)} (tails as heavy as those of Student's t with "
-        "two degrees of freedom): none is given; intervals hold all the same.",
-        RaphsonWarning,
-        stacklevel=3,
-    )
+    if missing.any():
+        _warn(missing, "standard deviation", "two degrees of freedom", "none is given; intervals hold all the same")
     return np.where(missing, np.nan, deviation)
 
 
-def _rows(missing: Array) -> str:
+def _warn(missing: Array, what: str, tails: str, instead: str) -> None:
     rows = missing.reshape(len(missing), -1).any(1)
-    if rows.all():
-        return "any row"
-    count = int(rows.sum())
-    return f"row {int(rows.argmax())}" if count == 1 else f"{count} rows (the first is row {int(rows.argmax())})"
+    count, first = int(rows.sum()), int(rows.argmax())
+    where = f"row {first}" if count == 1 else f"{count} rows (the first is row {first})"
+    warnings.warn(
+        f"The target has no finite {what} in {'any row' if rows.all() else where} (tails as heavy as those of "
+        f"Student's t with {tails}): {instead}.",
+        RaphsonWarning,
+        stacklevel=4,
+    )

@@ -3,20 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raphson import infer
 from raphson._errors import InputError
 from raphson.estimators._inference import InferenceMixin
-from raphson.estimators.fit._covariance import free_covariance
+from raphson.estimators.fit._covariance import CovarianceKind, free_covariance
 from raphson.estimators.fit._profile import Profile, profiles
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+def check_method(method: Any) -> str:
+    """Return how tests and intervals are made, or raise ``InputError`` if it is not known."""
+    if method not in ("wald", "profile"):
+        raise InputError(f"Unknown method {method!r} of intervals; choose 'wald' or 'profile'.")
+    return str(method)
+
+
 class ProfileMixin(InferenceMixin):
     """Profile likelihoods of an estimator's coefficients."""
+
+    def confint(
+        self,
+        level: float = 0.95,
+        kind: CovarianceKind | None = None,
+        groups: Any = None,
+        *,
+        method: str = "wald",
+        **options: Any,
+    ) -> pd.DataFrame:
+        """Return confidence intervals of the coefficients, columns ``lower`` and ``upper``.
+
+        Args:
+            level: Confidence level in (0, 1).
+            method: ``"wald"``: estimate and standard error; ``"profile"``: all values of a coefficient that a test by
+                the profile likelihood, penalized by Jeffreys' prior where the fit is, does not reject (Venzon and
+                Moolgavkar 1988). A profile takes some refits for each bound; kind and groups do not go with it.
+            kind: As in ``estimates``.
+            groups: As in ``estimates``.
+            **options: ``correction``, ``weights`` and ``columns`` of ``estimates``.
+
+        Returns:
+            A ``(p, 2)`` frame; a bound that the likelihood never reaches is infinite.
+
+        Raises:
+            InputError: If the method is unknown, or is given what it does not take.
+
+        Examples:
+            Two of 20 successes: the profile interval of the log odds is not symmetric.
+
+            >>> import numpy as np
+            >>> import raphson as rp
+            >>> x, y = np.repeat([0.0, 1.0], 20)[:, None], np.repeat([1, 0, 1, 0], [2, 18, 10, 10])
+            >>> model = rp.MultinomialLogisticRegression().fit(x, y)
+            >>> model.confint(method="profile").round(3).to_numpy(dtype=float)[0].tolist()
+            [-4.036, -0.955]
+        """
+        if check_method(method) == "profile":
+            if kind is not None or groups is not None or options.keys() - {"columns"}:
+                raise InputError("method='profile' goes by the likelihood: leave out kind, groups and corrections.")
+            columns = options.get("columns")
+            return self._profile_frame(_bounds(self._profiles(columns), level), ["lower", "upper"], columns)
+        return self.estimates(kind, groups, **options).to_frame(level)[["lower", "upper"]]
 
     def profile_test(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         r"""Test each coefficient against zero by the profile likelihood, penalized where the fit is by Jeffreys' prior.
@@ -43,10 +93,6 @@ class ProfileMixin(InferenceMixin):
         """
         return self._profile_frame(_tests(self._profiles(columns)), ["chi2", "p_value"], columns)
 
-    def _profile_intervals(self, level: float, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Return the intervals that ``confint`` returns for ``method="profile"``."""
-        return self._profile_frame(_bounds(self._profiles(columns), level), ["lower", "upper"], columns)
-
     def _with_profiles(self, frame: pd.DataFrame, level: float, columns: Sequence[str] | None) -> pd.DataFrame:
         """Return a coefficient table with tests and intervals by the profile likelihood in place of Wald's."""
         made = self._profiles(columns)
@@ -68,9 +114,7 @@ class ProfileMixin(InferenceMixin):
             )
         estimable = self.estimates("expected").estimable
         labels = self._layout.labels
-        unknown = sorted(set(columns or ()) - {name for _, name in labels})
-        if unknown:
-            raise InputError(f"There is no column named '{unknown[0]}'; the names are those of the coefficients.")
+        self._check_columns(columns or ())
         fitted = self._require_fit()
         fitted = fitted.limit or fitted
         at = [i for i in estimable.nonzero()[:, 0].tolist() if columns is None or labels[i][1] in columns]

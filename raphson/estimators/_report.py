@@ -14,7 +14,7 @@ from raphson.estimators._influence import InfluenceMixin
 from raphson.estimators.fit._covariance import CovarianceKind
 from raphson.estimators.review._fit_checks import LARGEST_HESSIAN, fit_checks
 from raphson.estimators.review._reproduction import reproduction
-from raphson.estimators.review._residual_checks import residual_checks, without_rows
+from raphson.estimators.review._residual_checks import residual_checks
 from raphson.report import Report, check_report
 
 
@@ -78,10 +78,7 @@ class ReportMixin(InfluenceMixin):
             spectrum = values, vectors, list(operator.labels or ())
         only_penalized = None if self._only_penalized is None else self._only_penalized[1]
         checks = list(fit_checks(self, spectrum, only_penalized))
-        if self.has_rows():
-            checks += residual_checks(self, generator)
-        else:
-            checks.append(without_rows())
+        checks += residual_checks(self, generator)
         solution = self.solution_
         made = Report(
             summary,

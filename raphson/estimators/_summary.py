@@ -10,8 +10,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from raphson._errors import InputError, NotEstimableError, TooLargeError
-from raphson.estimators._inference import check_method
-from raphson.estimators._profiles import ProfileMixin
+from raphson.estimators._profiles import ProfileMixin, check_method
 from raphson.estimators.fit._covariance import CovarianceKind
 from raphson.report import Summary
 

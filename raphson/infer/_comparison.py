@@ -53,20 +53,11 @@ def likelihood_ratio_test(
     n_full: float,
     n_restricted: float,
 ) -> LikelihoodRatioResult:
-    r"""Test a restricted fit nested in a full one by :math:`2(\ell_1 - \ell_0) \sim \chi^2_{df_1 - df_0}`.
+    r"""Return the test of a fit nested in a full one by :math:`2(\ell_1 - \ell_0) \sim \chi^2_{df_1 - df_0}`.
 
     Source: Wilks (1938), Annals of Mathematical Statistics 9, 60-62.
 
-    Args:
-        loglik_full: Maximized log-likelihood of the full model.
-        df_full: Its number of estimated parameters.
-        loglik_restricted: Maximized log-likelihood of the restricted model.
-        df_restricted: Its number of estimated parameters.
-        n_full: Rows (or sum of weights) of the full fit; both must have seen the same data.
-        n_restricted: Rows (or sum of weights) of the restricted fit.
-
-    Returns:
-        The test.
+    ``df`` are numbers of estimated parameters, ``n`` rows (or sums of weights), which tell fits to other data.
 
     Raises:
         InputError: The fits saw different numbers of rows, are not nested, or did not both converge.
@@ -105,14 +96,6 @@ def pseudo_r2(loglik: float, loglik_null: float, n: float) -> PseudoR2:
     Source: McFadden (1974), in Frontiers in Econometrics, 105-142; Cox and Snell (1989), Analysis of Binary
     Data, p. 208; Nagelkerke (1991), Biometrika 78, 691-692.
 
-    Args:
-        loglik: Maximized log-likelihood.
-        loglik_null: Log-likelihood of the model with intercepts only.
-        n: Number of rows, or the sum of the weights.
-
-    Returns:
-        The three measures.
-
     Raises:
         InputError: A log-likelihood is above zero, as those of densities can be, or the outcome never varies.
     """
@@ -130,31 +113,10 @@ def pseudo_r2(loglik: float, loglik_null: float, n: float) -> PseudoR2:
 
 
 def aic(loglik: float, df: float) -> float:
-    r"""Return Akaike's information criterion :math:`2 df - 2\ell`.
-
-    Source: Akaike (1974), IEEE Transactions on Automatic Control 19, 716-723.
-
-    Args:
-        loglik: Maximized log-likelihood.
-        df: Number of estimated parameters.
-
-    Returns:
-        The criterion; smaller is better.
-    """
+    r"""Return :math:`2 df - 2\ell` (Akaike 1974, IEEE Transactions on Automatic Control 19, 716-723)."""
     return 2 * df - 2 * loglik
 
 
 def bic(loglik: float, df: float, n: float) -> float:
-    r"""Return Schwarz's Bayesian information criterion :math:`df \log n - 2\ell`.
-
-    Source: Schwarz (1978), Annals of Statistics 6, 461-464.
-
-    Args:
-        loglik: Maximized log-likelihood.
-        df: Number of estimated parameters.
-        n: Number of rows, or the sum of the weights.
-
-    Returns:
-        The criterion; smaller is better.
-    """
+    r"""Return :math:`df \log n - 2\ell` for n rows, or weights of that sum (Schwarz 1978, Annals of Statistics 6)."""
     return df * math.log(n) - 2 * loglik

@@ -100,16 +100,7 @@ def sandwich(bread: SymmetricOperator, meat: SymmetricOperator, factor: float = 
 
     Source: Huber (1967), Proc. 5th Berkeley Symposium 1, 221-233; White (1982), Econometrica 50, 1-25.
 
-    Args:
-        bread: Inverse information, shape ``(P, P)``.
-        meat: Sum of the scores' products s s^T, shape ``(P, P)``.
-        factor: Small-sample factor ``c``, see `small_sample_factor`.
-
-    Returns:
-        The covariance, an operator of shape ``(P, P)`` that holds its root.
-
-    Raises:
-        InputError: The two shapes differ.
+    Both operators are ``(P, P)``; the covariance holds its root. The factor c is ``small_sample_factor``'s.
 
     Examples:
         Where the scores' products are the information, what is left is its inverse.
@@ -119,8 +110,6 @@ def sandwich(bread: SymmetricOperator, meat: SymmetricOperator, factor: float = 
         >>> sandwich(inverse_information(information), information).diagonal()
         tensor([0.2500, 2.0000], dtype=torch.float64)
     """
-    if bread.shape != meat.shape:
-        raise InputError(f"bread has shape {tuple(bread.shape)} and meat {tuple(meat.shape)}; they must be equal.")
     return of_root(factor**0.5 * bread.mm(_root(meat.to_dense())), bread.labels)
 
 
@@ -160,7 +149,7 @@ def small_sample_factor(kind: str, n: float, p: int, n_groups: int | None = None
         The factor, at least 1.
 
     Raises:
-        InputError: Unknown name, missing ``n_groups``, or too few rows or clusters for the factor to exist.
+        InputError: Unknown name, or too few rows or clusters for the factor to exist.
 
     Examples:
         >>> small_sample_factor("HC1", 30, 6), small_sample_factor("stata", 30, 6, n_groups=5)
@@ -168,8 +157,6 @@ def small_sample_factor(kind: str, n: float, p: int, n_groups: int | None = None
     """
     if kind not in _FACTORS:
         raise InputError(f"Unknown small-sample factor {kind!r}; choose one of {', '.join(_FACTORS)}.")
-    if kind == "CR1" and n_groups is None:
-        raise InputError("The factor CR1 depends on the number of clusters; pass n_groups, or use HC1.")
     if kind in {"HC1", "CR1"} and n <= p:
         raise InputError(f"The factor {kind} needs more rows than parameters; there are {n:g} rows and {p} parameters.")
     if kind in {"CR1", "stata"} and n_groups is not None and n_groups < 2:

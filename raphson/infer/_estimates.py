@@ -63,18 +63,12 @@ class Estimates:
     axis_names: tuple[str, str] = ("class", "feature")
 
     def __post_init__(self) -> None:
-        p = self.values.shape[0]
-        if self.values.ndim != 1 or self.covariance.shape != (p, p) or len(self.labels) != p:
-            raise InputError(
-                f"values of shape {tuple(self.values.shape)}, covariance of shape "
-                f"{tuple(self.covariance.shape)} and {len(self.labels)} labels do not belong together."
-            )
         if not bool(torch.isfinite(self.values).all()):
             index = int(torch.nonzero(~torch.isfinite(self.values))[0])
             raise InputError(f"The estimate of {label_name(self.labels[index])} is not finite; the fit diverged.")
         estimable: Tensor | None = self.estimable
         if estimable is None:
-            estimable = torch.ones(p, dtype=torch.bool, device=self.values.device)
+            estimable = torch.ones_like(self.values, dtype=torch.bool)
         if self.null_space is not None:
             size = self.null_space.abs()
             estimable = estimable & ~(size > NULL_RTOL * size.amax(0, keepdim=True)).any(-1)
@@ -172,7 +166,6 @@ class Estimates:
         Returns:
             The q new estimates; those that depend on what the data leave open are not estimable.
         """
-        self._check_width(matrix)
         return self.propagate(matrix @ self.values, matrix, labels)
 
     def propagate(self, values: Tensor, jacobian: Tensor, labels: tuple[Label, ...]) -> Estimates:
@@ -186,7 +179,6 @@ class Estimates:
         Returns:
             The q new estimates; those that depend on what the data leave open are not estimable.
         """
-        self._check_width(jacobian)
         # by the root: what cancels does so before anything is squared
         known = self.covariance
         covariance = (
@@ -202,11 +194,6 @@ class Estimates:
             null_space=_map_null_space(jacobian, self._open_directions()),
             axis_names=self.axis_names,
         )
-
-    def _check_width(self, matrix: Tensor) -> None:
-        p = len(self.labels)
-        if matrix.ndim != 2 or matrix.shape[1] != p:
-            raise InputError(f"A map of {p} estimates needs shape (q, {p}); this one has {tuple(matrix.shape)}.")
 
     def _open_directions(self) -> Tensor:
         """Return ``null_space`` with a unit vector for every other entry that is not estimable."""

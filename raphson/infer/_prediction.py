@@ -7,14 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raphson._errors import InputError
 from raphson.infer._covariance import covariance_root
 from raphson.infer._estimates import NULL_RTOL, critical_value
 from raphson.infer._mean import MeanFunction, chunk_rows, mean_function, require_mean, row_jacobian, with_intercept
 from raphson.likelihoods import Likelihood
 from raphson.linalg import SymmetricOperator
-
-_SCALES = ("identity", "log", "logit", "proportion", "simplex")
 
 
 @dataclass(frozen=True)
@@ -69,17 +66,8 @@ def mean_interval(
 
     Returns:
         Means, standard errors and bounds; all but the mean are nan in rows whose outputs an open direction moves.
-
-    Raises:
-        InputError: Unknown scale, or a covariance that does not fit ``f`` and ``x``.
     """
-    if scale not in _SCALES:
-        raise InputError(f"scale must be one of {', '.join(_SCALES)}; got {scale!r}.")
     c, width = f.shape[1], x.shape[1] + 1
-    if covariance.shape[-1] != c * width:
-        raise InputError(
-            f"The covariance has {covariance.shape[-1]} rows, but {c} outputs of {width} coefficients need {c * width}."
-        )
     half = critical_value(level)
     root = covariance_root(covariance).reshape(c, width, -1)
     mean, link = mean_function(likelihood), _link(likelihood, scale)

@@ -9,10 +9,10 @@ from raphson.solve._newton import Finish as Finish
 from raphson.solve._newton import Stage as Stage
 from raphson.solve._newton import newton as newton
 from raphson.solve._newton_cg import newton_cg as newton_cg
-from raphson.solve._problem import Callback as Callback
-from raphson.solve._problem import Evaluation as Evaluation
-from raphson.solve._problem import Problem as Problem
 from raphson.solve._quasi_newton import quasi_newton as quasi_newton
+from raphson.solve._solution import Callback as Callback
+from raphson.solve._solution import Evaluation as Evaluation
+from raphson.solve._solution import Problem as Problem
 from raphson.solve._solution import Solution as Solution
 from raphson.solve._solution import Status as Status
 from raphson.solve._solution import Step as Step

@@ -8,8 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from raphson.solve._problem import Callback, History, Problem
-from raphson.solve._solution import Solution, Status
+from raphson.solve._solution import Callback, History, Problem, Solution, Status
 
 
 class Sampled(Problem, Protocol):
@@ -56,8 +55,7 @@ def gradient_descent(
             break
     if at.norm <= tol:
         status = Status.CONVERGED
-    steps = tuple(history.steps)
-    return Solution(theta, status, at.value, at.norm, len(steps) - 1, "gradient-descent", history=steps)
+    return history.solution(theta, at, status, "gradient-descent")
 
 
 def stochastic_gradient_descent(
@@ -106,5 +104,4 @@ def stochastic_gradient_descent(
         if at.norm <= tol or not math.isfinite(at.value):
             status = Status.CONVERGED if at.norm <= tol else Status.NOT_FINITE
             break
-    steps = tuple(history.steps)
-    return Solution(average, status, at.value, at.norm, len(steps) - 1, "sgd", history=steps)
+    return history.solution(average, at, status, "sgd")

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from raphson.solve._factor import Inverse
 from raphson.solve._line_search import Direction, is_finite
-from raphson.solve._problem import Evaluation
+from raphson.solve._solution import Evaluation
 
 _SUFFICIENT = 1e-4
 """Fraction of the predicted decrease that a step must achieve (Nocedal and Wright 2006, equation 3.4)."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.solve._problem import Evaluation, Problem
+from raphson.solve._solution import Evaluation, Problem
 
 _ARMIJO = 1e-4
 """Fraction of the predicted decrease that a step must achieve (Nocedal and Wright 2006, eq. 3.4)."""

@@ -19,8 +19,7 @@ from torch import Tensor
 from raphson.solve._factor import Cholesky, Inverse, inverse_map
 from raphson.solve._lbfgs import InversePairs
 from raphson.solve._line_search import Direction, at_rounding, backtrack, extend, is_finite
-from raphson.solve._problem import Callback, Evaluation, History, Problem
-from raphson.solve._solution import Solution, Status
+from raphson.solve._solution import Callback, Evaluation, History, Problem, Solution, Status
 
 _NEWTON_RATE = 1.2
 """What a fresh factor is counted on for: a step that reduces the gradient by ``exp(1.2)``, about 3."""

@@ -12,8 +12,7 @@ from raphson.linalg import CGStatus, cg
 from raphson.solve._factor import Inverse
 from raphson.solve._line_search import Direction, at_rounding, backtrack, is_finite
 from raphson.solve._newton import Finish, Run, finish_run
-from raphson.solve._problem import Callback, Evaluation, History, Problem
-from raphson.solve._solution import Solution, Status
+from raphson.solve._solution import Callback, Evaluation, History, Problem, Solution, Status
 
 _FORCING = 0.5
 """Largest relative residual accepted: far from the optimum an exact step is no better than a rough one."""

@@ -17,8 +17,7 @@ from torch import Tensor
 from raphson.solve._factor import Inverse
 from raphson.solve._lbfgs import InversePairs, descend
 from raphson.solve._line_search import is_finite
-from raphson.solve._problem import Callback, Evaluation, History, Problem
-from raphson.solve._solution import Solution, Status
+from raphson.solve._solution import Callback, Evaluation, History, Problem, Solution, Status
 
 _RATE_FROM = 8
 """Steps after which the rate at which the gradient falls is believed: the first ones find the scale. Believed after
@@ -72,8 +71,7 @@ def quasi_newton(
                 break
     if at.norm <= tol:
         status = Status.CONVERGED
-    steps = tuple(history.steps)
-    return Solution(theta, status, at.value, at.norm, len(steps) - 1, "lbfgs", history=steps)
+    return history.solution(theta, at, status, "lbfgs")
 
 
 def _hopeless(taken: int, evaluations: int, first: float, least: float, tol: float, patience: float) -> bool:

@@ -12,23 +12,13 @@ from scipy import stats
 
 import raphson as rp
 from raphson._errors import NotEstimableError
-
-NEEDS_FIGURES = "a page has figures: pip install 'raphson[plot]'"
-
-
-def rows(n=150, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng, pd.DataFrame(rng.normal(size=(n, 2)), columns=["a", "b"])
+from tests.estimators.test_report import NEEDS_FIGURES, rows, verdicts
 
 
 @pytest.fixture(scope="module")
 def net():
     rng, x = rows(200)
     return rp.BayesianMLP(rp.Gaussian(), hidden=(6,)).fit(x, 50 + 10 * np.sin(2 * x["a"]) + 3 * rng.normal(size=200))
-
-
-def verdicts(report):
-    return {check.name: check.verdict.value for check in report.checks}
 
 
 def test_three_forms_say_the_same(net, tmp_path):

@@ -23,15 +23,8 @@ from raphson import (
     Poisson,
     VectorGLM,
 )
+from tests.estimators.test_vector import coef, errors
 from tests.published import housing
-
-
-def coef(model):
-    return model.summary().to_frame()["coef"].to_numpy(dtype=float)
-
-
-def errors(model, kind="observed", **options):
-    return model.standard_errors(kind, **options).to_numpy(dtype=float)
 
 
 def test_housing_proportional_odds_observed_and_expected():

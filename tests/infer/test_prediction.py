@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from raphson import InputError
 from raphson.infer import _mean, mean_interval
 from raphson.likelihoods import Bernoulli, Categorical, Gaussian
 from raphson.linalg import Dense
@@ -119,11 +118,3 @@ def test_log_scale_stays_positive():
     reach = stats.norm.ppf(0.975) * 2**0.5 / 0.1
     assert float(ours.lower) == pytest.approx(0.1 * np.exp(-reach))
     assert float(ours.upper) == pytest.approx(0.1 * np.exp(reach))
-
-
-def test_refusals():
-    f, x = torch.ones(2, 1), torch.ones(2, 1)
-    with pytest.raises(InputError, match="1 outputs of 2 coefficients need 2"):
-        mean_interval(Gaussian(), f, x, Dense(torch.eye(3)))
-    with pytest.raises(InputError, match="scale must be one of"):
-        mean_interval(Gaussian(), f, x, Dense(torch.eye(2)), scale="probit")

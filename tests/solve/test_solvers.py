@@ -132,7 +132,7 @@ def test_symmetric_coordinates_have_the_same_optimum():
 
 
 @pytest.mark.parametrize("single", [True, False])
-def test_a_held_factor_reaches_the_same_point(single):
+def test_a_frozen_factorization_reaches_the_same_point(single):
     problem = objective(load_digits, 1e-3)
     exact = newton(problem, zeros(problem), tol=1e-10)
     working = problem.with_curvature(torch.float32) if single else problem

@@ -16,12 +16,12 @@ from raphson._errors import InputError, NotEstimableError
 from raphson.diagnose import Randomness
 from raphson.estimators._target_checks import TargetChecks
 from raphson.estimators.networks._train import HIGHEST, LOWEST, symmetric_points
+from raphson.estimators.review._figures import network_figures
 from raphson.estimators.review._network_checks import coverage, coverage_check, network_checks
-from raphson.estimators.review._network_figures import network_figures
 from raphson.estimators.review._reproduction import reproduction
-from raphson.estimators.review._residual_checks import residual_checks, without_rows
+from raphson.estimators.review._residual_checks import residual_checks
 from raphson.laplace import Posterior, Predictive, left_out
-from raphson.likelihoods import Likelihood, TargetDistribution
+from raphson.likelihoods import TargetDistribution
 from raphson.linalg import Dense, SymmetricOperator, cholesky
 from raphson.report import Report, Summary, check_report
 
@@ -207,13 +207,10 @@ class NetworkReview(TargetChecks):
         densities = self.mean_log_densities() if self.has_rows() else None
         checks = list(network_checks(self, summary.table, spectrum, whole, densities))
         covered = None
-        if self.has_rows():
-            if not self.has_classes():
-                covered = coverage(self.residuals("quantile", generator), level)
-                checks.append(coverage_check(covered))
-            checks += residual_checks(self, generator)
-        else:
-            checks.append(without_rows())
+        if self.has_rows() and not self.has_classes():
+            covered = coverage(self.residuals("quantile", generator), level)
+            checks.append(coverage_check(covered))
+        checks += residual_checks(self, generator)
         seeds = {"Seed of the start values": self.random_state, "Seed of residuals and simulations": generator}
         made = Report(
             summary,
@@ -318,9 +315,6 @@ class NetworkReview(TargetChecks):
         if not self._standardized:
             return 0.0, 1.0
         return np.atleast_1d(self._center.numpy()), np.atleast_1d(self._unit.numpy())
-
-    def _likelihood(self) -> Likelihood:
-        raise NotImplementedError
 
 
 def _place(key: str) -> tuple[str, str]:

@@ -31,15 +31,9 @@ def network_checks(
 ) -> Iterator[Check]:
     """Yield the checks of a trained network.
 
-    Args:
-        model: The fitted estimator.
-        layers: The table of its prior: a row for each group, with what the rows determine.
-        spectrum: Eigenvalues of the posterior precision in units of the prior's, ascending; None where not formed.
-        whole: Eigenvalues of the Hessian of loss and prior at the mean, in units of that precision; None likewise.
-        densities: Mean log density of the training rows, and of each as if left out; None without rows.
-
-    Yields:
-        The checks.
+    The table of its prior has a row for each group, with what the rows determine. Ascending eigenvalues are those of
+    the posterior precision in units of the prior's, and of the Hessian of loss and prior at the mean in units of that
+    precision; None where not formed. Mean log densities are of the training rows and of each as if left out.
     """
     yield _training(model)
     yield _determined(model, layers, densities)
@@ -125,12 +119,7 @@ def _curvature(values: Array, whole: Array | None) -> Check:
 def coverage(residuals: Any, level: float | None = None) -> dict[float, tuple[int, int]]:
     """Return by level the numbers of targets inside their central predictive intervals, and of all targets.
 
-    Args:
-        residuals: Quantile residuals: a target is inside where its own is within the normal interval.
-        level: One more level.
-
-    Returns:
-        Pairs by level.
+    A target is inside where its quantile residual is within the normal interval; ``level`` is one more level.
     """
     from scipy import stats
 

@@ -13,16 +13,7 @@ _LIBRARIES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
 
 
 def reproduction(model: Any, command: str | None, seeds: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Return names and values of what a fit was made with.
-
-    Args:
-        model: The estimator.
-        command: What was called, or None for the estimator's arguments.
-        seeds: Seeds, or generators, by what they are of.
-
-    Returns:
-        ``(name, value)`` pairs.
-    """
+    """Return names and values of what a fit was made with: its command (or arguments), seeds and versions."""
     libraries = []
     for name in _LIBRARIES:
         try:

@@ -13,6 +13,9 @@ from raphson.report import Check, Verdict
 _LOOK, _PROBLEM = 0.05, 0.001
 """P-values below which a check is worth a look, and a problem if what it found is large as well."""
 
+_SIMULATED = 0.02
+"""The second of tests by simulation: the smallest p-value of 100 simulated sets is 0.0198, of 250 it is 0.008."""
+
 _LARGE_DISTANCE = 0.05
 """Of distribution functions: quantile residuals are then outside 1.96 up to twice as often as they should be."""
 
@@ -37,7 +40,11 @@ dispersion and 0.93 of the zeros, p = 0.008 both."""
 
 
 def residual_checks(model: Any, generator: Any) -> Iterator[Check]:
-    """Yield the checks that the likelihood has of a fitted estimator against its training rows."""
+    """Yield the checks that the likelihood has of a fitted estimator against its training rows, if they are at hand."""
+    if not model.has_rows():
+        finding = "The training rows are not part of a saved model, so the model was not compared with its targets."
+        yield Check("Residuals", Verdict.LOOK, finding, "fit again to look at residuals.")
+        return
     residuals = model.residuals("quantile", generator)
     yield _distribution(residuals.to_numpy().ravel())
     settings = {"simulations": 250 if len(residuals) < _MANY_ROWS else 100, "generator": generator}
@@ -52,12 +59,6 @@ def residual_checks(model: Any, generator: Any) -> Iterator[Check]:
     few = len(residuals) < _FREE_ROWS * getattr(model, "df_model_", 0)
     yield from (_with_few_rows(test) if few else test for test in tests)
     yield _columns(residuals, model.fitted_rows())
-
-
-def without_rows() -> Check:
-    """Return what stands in place of the checks of residuals for a saved model."""
-    finding = "The training rows are not part of a saved model, so the model was not compared with its targets."
-    return Check("Residuals", Verdict.LOOK, finding, "fit again to look at residuals.")
 
 
 def _tried(name: str, check: Callable[[], Check]) -> Check:
@@ -75,10 +76,10 @@ def _with_few_rows(check: Check) -> Check:
     return Check(check.name, Verdict.LOOK, finding, check.remedy)
 
 
-def _verdict(p_value: float, large: bool) -> Verdict:
+def _verdict(p_value: float, large: bool, problem: float = _PROBLEM) -> Verdict:
     if p_value >= _LOOK:
         return Verdict.PASS
-    return Verdict.PROBLEM if p_value < _PROBLEM and large else Verdict.LOOK
+    return Verdict.PROBLEM if p_value < problem and large else Verdict.LOOK
 
 
 def _distribution(values: Any) -> Check:
@@ -97,9 +98,7 @@ def _distribution(values: Any) -> Check:
 
 
 def _dispersion(test: Any) -> Check:
-    # the smallest p-value of 100 simulated sets is 0.0198, of 250 it is 0.008
-    large = test.p_value < 0.02 and max(test.ratio, 1 / max(test.ratio, 1e-300)) > _LARGE_RATIO
-    verdict = Verdict.PASS if test.p_value >= _LOOK else Verdict.PROBLEM if large else Verdict.LOOK
+    verdict = _verdict(test.p_value, max(test.ratio, 1 / max(test.ratio, 1e-300)) > _LARGE_RATIO, _SIMULATED)
     remedy = ""
     if verdict is not Verdict.PASS:
         more = test.ratio > 1
@@ -113,20 +112,14 @@ def _dispersion(test: Any) -> Check:
 
 
 def _zeros(test: Any) -> Check:
-    verdict = Verdict.PASS if test.p_value >= _LOOK else Verdict.LOOK if test.p_value >= 0.02 else Verdict.PROBLEM
+    verdict = _verdict(test.p_value, True, _SIMULATED)
     remedy = "" if verdict is Verdict.PASS else "look at the rootogram; a dispersion explains many zeros, too."
     return Check("Zeros", verdict, f"{test}.", remedy)
 
 
 def _calibration(test: Any) -> Check:
     # closer than simulated sets is what fitting does
-    verdict = (
-        Verdict.PASS
-        if test.p_value >= _LOOK or test.ratio < 1
-        else Verdict.LOOK
-        if test.p_value >= 0.02
-        else Verdict.PROBLEM
-    )
+    verdict = Verdict.PASS if test.ratio < 1 else _verdict(test.p_value, True, _SIMULATED)
     remedy = "" if verdict is Verdict.PASS else "look at the calibration plot; columns may act in curves or together."
     return Check("Calibration", verdict, f"{test}.", remedy)
 

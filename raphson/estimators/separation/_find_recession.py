@@ -16,18 +16,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson.estimators._names import INTERCEPT
-from raphson.estimators.separation._cone import Cone, all_strict, join, polish, sum_cones
-from raphson.estimators.separation._limit import limiting_model, recession_span
+from raphson.estimators.separation._limit import find_ways, limiting_model, recession_span
 from raphson.estimators.separation._output_cone import EQUAL, GAIN, output_cone
 from raphson.estimators.separation._parameters import Parameters
-from raphson.estimators.separation._problem import NUMBERS, Problem, certified
+from raphson.estimators.separation._problem import (
+    NUMBERS,
+    Cone,
+    Problem,
+    all_strict,
+    certified,
+    join,
+    polish,
+    sum_cones,
+)
 from raphson.estimators.separation._program import linear_program
 from raphson.estimators.separation._recession import Recession
 from raphson.estimators.separation._remedy import REMEDIES
 from raphson.estimators.separation._separation import search_separation
 from raphson.estimators.separation._single_parameter import single_directions, statements
 from raphson.estimators.separation._standardize import as_numpy, as_rows
-from raphson.estimators.separation._ways import find_ways
 from raphson.likelihoods import Likelihood
 from raphson.linear import OutputMap
 
@@ -58,18 +65,9 @@ class _Question(NamedTuple):
     candidate: Array | None
     deadline: float
 
-    def standardized(self, direction: Array) -> Array:
-        """Return a direction ``(p,)`` of the table's columns as one of the problem."""
-        return self.parameters.to_standardized(self.problem.std, self.varying, direction[:, None])[:, 0]
 
-
-class _Evidence(NamedTuple):
-    """A certified direction, whether nothing else is separated, and what to say."""
-
-    known: Cone
-    decided: bool
-    statements: list[str]
-    remedy: str
+_Evidence = tuple[Cone, bool, list[str], str]
+"""A certified direction, whether nothing else is separated, what to say, and the remedy."""
 
 
 def find_recession(
@@ -129,23 +127,26 @@ def find_recession(
     names = tuple(labels) if labels is not None else _default_labels(parameters, likelihood)
     problem, varying = parameters.problem(rows, cone)
     problem = problem.with_design()
-    theta = None if candidate is None else as_numpy(candidate).astype(np.float64).reshape(-1)
+    theta = None
+    if candidate is not None:
+        given = as_numpy(candidate).astype(np.float64).reshape(-1, 1)
+        theta = parameters.to_standardized(problem.std, varying, given)[:, 0]
     question = _Question(problem, parameters, varying, names, target_names, theta, deadline)
     by_class = cone.is_label and parameters.is_class_table
-    evidence = _search_classes(question) if by_class else _search(question)
-    gains = evidence.known.strict & cone.has_role(GAIN)
+    known, decided, text, remedy = _search_classes(question) if by_class else _search(question)
+    gains = known.strict & cone.has_role(GAIN)
     if not gains.any():
-        return RecessionSearch("none" if evidence.decided else "undecided", None)
+        return RecessionSearch("none" if decided else "undecided", None)
     separated = np.zeros(len(keep), dtype=bool)
     separated[keep] = gains.any(1)
-    span, flat = recession_span(problem, evidence.known)
-    table = parameters.to_table(problem.std, varying, np.column_stack([evidence.known.direction, span]))
+    span, flat = recession_span(problem, known)
+    table = parameters.to_table(problem.std, varying, np.column_stack([known.direction, span]))
     ways = find_ways(problem, span, table[:, 1:], table[:, 0], deadline)
     limit = None
     if flat is not None:
         unchanged = parameters.to_table(problem.std, varying, flat)
-        limit = limiting_model(cone, evidence.known, keep, parameters, problem.std, table[:, 1:], unchanged)
-    complete = all_strict(problem, evidence.known) and not cone.has_role(EQUAL).any()
+        limit = limiting_model(cone, known, keep, parameters, problem.std, table[:, 1:], unchanged)
+    complete = all_strict(problem, known) and not cone.has_role(EQUAL).any()
     recession = Recession(
         kind="complete" if complete else "quasi-complete",
         rows=torch.from_numpy(separated),
@@ -155,9 +156,9 @@ def find_recession(
         span=torch.from_numpy(table[:, 1:]),
         ways=torch.from_numpy(ways),
         limit=limit,
-        is_exact=evidence.decided,
-        statements=tuple(evidence.statements),
-        remedy=evidence.remedy,
+        is_exact=decided,
+        statements=tuple(text),
+        remedy=remedy,
     )
     return RecessionSearch("found", recession)
 
@@ -167,20 +168,20 @@ def _search(question: _Question) -> _Evidence:
     problem, parameters, varying, names, target_names, candidate, deadline = question
     known = sum_cones(problem, [])
     if problem.z is None:
-        return _Evidence(known, False, [], REMEDIES["rows"])
+        return known, False, [], REMEDIES["rows"]
     of_ones = np.flatnonzero(np.isin(varying, parameters.of_ones))
     shares = None if parameters.shares is None else parameters.shares[varying]
     singles = [s for s in single_directions(problem, of_ones, shares) if certified(problem, s.direction) is not None]
     known = sum_cones(problem, [s.direction for s in singles])
     if candidate is not None:
-        known = join(problem, known, polish(problem, question.standardized(candidate)))
+        known = join(problem, known, polish(problem, candidate))
     # repeated rows would crowd out others among the most violated conditions
     distinct, row = problem.distinct()
     first = np.unique(row, return_index=True)[1]
     known, decided = linear_program(distinct, Cone(known.direction, known.strict[first]), deadline)
     known = Cone(known.direction, known.strict[row])
     text = statements(problem, known, singles, [names[q] for q in varying], target_names)
-    return _Evidence(known, decided, text, REMEDIES["rows"])
+    return known, decided, text, REMEDIES["rows"]
 
 
 def _search_classes(question: _Question) -> _Evidence:
@@ -194,7 +195,7 @@ def _search_classes(question: _Question) -> _Evidence:
     table = None
     if candidate is not None:
         theta = np.zeros(len(names))
-        theta[varying] = question.standardized(candidate)
+        theta[varying] = candidate
         table = parameters.to_classes(theta)[:, live]
     known, findings, decided = search_separation(
         problem,
@@ -205,17 +206,17 @@ def _search_classes(question: _Question) -> _Evidence:
         deadline,
     )
     if not known.strict.any():
-        return _Evidence(sum_cones(problem, []), decided, [], REMEDIES["classes"])
+        return sum_cones(problem, []), decided, [], REMEDIES["classes"]
     whole = np.zeros((n_classes, first + problem.std.x.shape[1]))
     whole[:, live] = known.direction - known.direction.mean(0)
     own = polish(problem, parameters.from_classes(whole)[varying])
     if own is None:
-        return _Evidence(sum_cones(problem, []), False, [], REMEDIES["classes"])
+        return sum_cones(problem, []), False, [], REMEDIES["classes"]
     pairs = known.strict if parameters.n_outputs > 1 else known.strict.any(1, keepdims=True)
     absent = all(not finding.columns and "no rows" in finding.detail for finding in findings)
     text = [finding.sentence() for finding in findings]
     remedy = REMEDIES["absent" if absent and findings else "classes"]
-    return _Evidence(Cone(own.direction, own.strict | pairs), decided, text, remedy)
+    return Cone(own.direction, own.strict | pairs), decided, text, remedy
 
 
 def _default_labels(parameters: Parameters, likelihood: Likelihood) -> tuple[tuple[str, str], ...]:

@@ -1,18 +1,21 @@
-"""The limit of a model along its directions of recession: what is left to fit, which has a finite optimum."""
+"""The limit of a model along its directions of recession.
+
+What is left to fit there has a finite optimum; other coefficients go to plus or minus infinity, or either way.
+"""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raphson.estimators.separation._cone import Cone
 from raphson.estimators.separation._null_space import RESIDUAL
-from raphson.estimators.separation._output_cone import ABSENT, EQUAL, GAIN, OutputCone
+from raphson.estimators.separation._output_cone import ABSENT, EQUAL, GAIN, GUARD, OutputCone
 from raphson.estimators.separation._parameters import Parameters
-from raphson.estimators.separation._problem import PROJECTED, Problem, null_space
+from raphson.estimators.separation._problem import PROJECTED, ROUNDING, Cone, Problem, margins, null_space
 from raphson.estimators.separation._recession import LimitingModel
 from raphson.estimators.separation._standardize import Standardized
 
@@ -20,6 +23,9 @@ Array = NDArray[Any]
 
 FAR = 1e4
 """An output so far off is infinite: exp(-1e4) is zero, and finite outputs beside it keep their digits."""
+
+_NUMBERS = 10**6  # conditions times directions up to which the programs are solved: milliseconds each
+_COEFFICIENTS = 200  # and up to so many coefficients, with two programs each
 
 
 def recession_span(problem: Problem, cone: Cone) -> tuple[Array, Array | None]:
@@ -97,3 +103,41 @@ def _independent_rows(matrix: Array) -> Array:
         return np.zeros(0, dtype=np.int64)
     _, pivots = qr(matrix.T, mode="r", pivoting=True)
     return np.asarray(pivots[: matrix.shape[1]], dtype=np.int64)
+
+
+def find_ways(problem: Problem, span: Array, table: Array, direction: Array, deadline: float) -> Array:
+    """Return the sign ``(p,)`` that each coefficient has along every direction of recession, 0 for none or unknown.
+
+    Along the directions of recession, a cone in their span, a coefficient may take either sign: that of a class for a
+    column on which a second class is perfectly predicted, say. A linear program for each end tells. The directions have
+    the basis ``span`` ``(p', r)`` in standardized columns, ``table`` ``(p, r)`` in the table's, in which ``direction``
+    ``(p,)`` is one of them.
+    """
+    ways = np.zeros(len(table), dtype=np.int8)
+    far = np.flatnonzero((table != 0).any(1))
+    if span.shape[1] == 1:
+        ways[far] = np.sign(direction[far])
+        return ways
+    conditions = problem.cone.has_role(GAIN, GUARD)
+    if len(far) > _COEFFICIENTS or conditions.sum() * span.shape[1] > _NUMBERS:
+        return ways
+    shape = problem.no_direction().shape
+    rows = np.stack([margins(problem, column.reshape(shape))[0][conditions] for column in span.T], 1)
+    size = np.abs(rows).max(1, initial=0.0)
+    rows = np.unique(np.round(rows[size > ROUNDING] / size[size > ROUNDING, None], 12), axis=0)
+    for q in far:
+        low, high = (_least(rows, sign * table[q], deadline) for sign in (1.0, -1.0))
+        if low is None or high is None:
+            break
+        ways[q] = int(low) - int(high)
+    return ways
+
+
+def _least(rows: Array, form: Array, deadline: float) -> bool | None:
+    """Return whether a linear form is nowhere negative where ``rows @ w >= 0``; None if that is not known."""
+    from scipy.optimize import linprog
+
+    if time.monotonic() > deadline:
+        return None
+    found = linprog(form / np.abs(form).max(), A_ub=-rows, b_ub=np.zeros(len(rows)), bounds=(-1.0, 1.0), method="highs")
+    return None if found.status else bool(found.fun >= -ROUNDING)

@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raphson.estimators.separation._cone import Cone, join, polish
 from raphson.estimators.separation._output_cone import EQUAL, GAIN, GUARD, HELD
 from raphson.estimators.separation._problem import (
     FLAT,
     PROJECTED,
     TIE,
     VARIABLES,
+    Cone,
     Problem,
+    join,
     margins,
     margins_of,
     null_space,
+    polish,
 )
 
 Array = NDArray[Any]

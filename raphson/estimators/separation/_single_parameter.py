@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raphson.estimators._names import INTERCEPT, listed
-from raphson.estimators.separation._cone import Cone
 from raphson.estimators.separation._output_cone import EQUAL, GAIN, GUARD, HELD
-from raphson.estimators.separation._problem import ROUNDING, TIE, Problem, certified
+from raphson.estimators.separation._problem import ROUNDING, TIE, Cone, Problem, certified
 
 Array = NDArray[Any]
 
