@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -58,6 +58,9 @@ def _root(
 ) -> None:
     pass
 
+
+_REPEATED = frozenset({"formula", "offset", "drop"})
+"""Options of a fit that may be given more than once."""
 
 _Table = Annotated[Path, typer.Argument(metavar="DATA", help="CSV or Parquet file.")]
 
@@ -159,42 +162,14 @@ def fit(
     ] = None,
 ) -> None:
     """Fit a model to a table and print its coefficients with standard errors."""
+    given: dict[str, Any] = dict(locals())
     with _imports():
         from raphson.cli._fit import run_fit
         from raphson.cli._options import FitOptions
 
-    options = FitOptions(
-        data=data,
-        target=target,
-        formula=tuple(formula or ()),
-        likelihood=likelihood,
-        model=model,
-        levels=levels,
-        trials=trials,
-        link=link,
-        weights=weights,
-        offset=tuple(offset or ()),
-        exposure=exposure,
-        event=event,
-        drop=tuple(drop or ()),
-        missing=missing,
-        l2=l2,
-        penalty=penalty,
-        reference=reference,
-        covariance=covariance,
-        groups=groups,
-        level=level,
-        intervals=intervals,
-        max_iter=max_iter,
-        tol=tol,
-        save=save,
-        out=out,
-        report=report,
-        exp=exp,
-        quiet=quiet,
-        progress=sys.stderr.isatty() and not quiet if progress is None else progress,
-    )
-    raise typer.Exit(run_fit(options))
+    given["progress"] = sys.stderr.isatty() and not quiet if progress is None else progress
+    given |= {name: tuple(given[name] or ()) for name in _REPEATED}
+    raise typer.Exit(run_fit(FitOptions(**given)))
 
 
 @app.command()

@@ -14,15 +14,10 @@ from raphson.cli._classes import offset_matrix
 
 
 def run_check(directory: Path, data: Path, within: float) -> int:
-    """Print how far the model is from the exact optimum on a table.
-
-    Args:
-        directory: A saved model.
-        data: The table that it was fitted to.
-        within: Largest error in standard errors of a usable model.
+    """Print how far a saved model is from the exact optimum on the table that it was fitted to.
 
     Returns:
-        Exit code: 0 if every coefficient is certified to be that close on the rows of the fit, 1 otherwise.
+        Exit code: 0 if every coefficient is certified to be ``within`` that many standard errors, 1 otherwise.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", rp.RaphsonWarning)
@@ -42,13 +37,7 @@ def run_check(directory: Path, data: Path, within: float) -> int:
 
 
 def run_diagnose(directory: Path, data: Path, *, json: bool) -> None:
-    """Print the diagnosis.
-
-    Args:
-        directory: A saved model.
-        data: The table that it was fitted to.
-        json: Whether to print JSON.
-    """
+    """Print the diagnosis of a saved model on the table that it was fitted to, or its JSON."""
     found = rp.diagnose(_attached(directory, data))
     print(found.to_json() if json else found)
 

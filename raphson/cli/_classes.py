@@ -18,11 +18,7 @@ _PLACES = ("first", "last", "none")
 
 
 def fit_classes(design: rp.Design, data: TrainingData, options: FitOptions) -> tuple[Any, list[str]]:
-    """Return a fitted multinomial model, and sentences on it.
-
-    Raises:
-        InputError: If the target is no class, or the reference or the offsets do not suit the classes.
-    """
+    """Return a fitted multinomial model, and sentences on it; options that do not suit the classes are refused."""
     assert data.y is not None
     large = np.abs(data.y) > LARGEST_WHOLE if data.y.dtype.kind == "f" else np.zeros(1, dtype=bool)
     if large.any():
@@ -60,11 +56,7 @@ def fit_classes(design: rp.Design, data: TrainingData, options: FitOptions) -> t
 
 
 def offset_matrix(offset: np.ndarray | None, n_classes: int) -> np.ndarray | None:
-    """Return offsets as ``(N, K)``; a single column for two classes belongs to the second.
-
-    Raises:
-        InputError: If there is another number of columns.
-    """
+    """Return offsets as ``(N, K)``; a single column for two classes belongs to the second, others are refused."""
     if offset is None or offset.shape[1] == n_classes:
         return offset
     if offset.shape[1] == 1 and n_classes == 2:

@@ -11,11 +11,7 @@ from raphson.explain import explain_name
 
 
 def run_explain(name: str, arguments: dict[str, Any], *, latex: bool, html: Path | None) -> None:
-    """Print the explanation of a likelihood with some arguments (None for those not given), or write it as a page.
-
-    Raises:
-        InputError: There is no such likelihood or option, or the file cannot be written.
-    """
+    """Print the explanation of a likelihood with arguments (None for those not given), or write it as a page."""
     explanation = explain_name(name, **{key: value for key, value in arguments.items() if value is not None})
     if html is None:
         if not latex and hasattr(sys.stdout, "reconfigure"):

@@ -19,11 +19,7 @@ _LEVEL = 0.95
 
 
 def hidden_units(model: str) -> tuple[int, ...] | None:
-    """Return the hidden units of ``"mlp:50,50"``, None of ``"linear"``.
-
-    Raises:
-        InputError: If it is neither.
-    """
+    """Return the hidden units of ``"mlp:50,50"``, None of ``"linear"``; anything else is an ``InputError``."""
     if model == "linear":
         return None
     found = re.fullmatch(r"mlp:(\d+(?:,\d+)*)", model)
@@ -38,11 +34,7 @@ def hidden_units(model: str) -> tuple[int, ...] | None:
 def fit_network(
     design: rp.Design, data: TrainingData, name: str, hidden: tuple[int, ...], options: FitOptions
 ) -> tuple[Any, list[str]]:
-    """Return a fitted network and sentences on it.
-
-    Raises:
-        InputError: If the target or an option does not suit a network.
-    """
+    """Return a fitted network and sentences on it; a target or option that does not suit one is refused."""
     given = {
         "--l2": options.l2 or None,
         "--covariance": options.covariance,

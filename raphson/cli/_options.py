@@ -49,11 +49,7 @@ class FitOptions:
 
 
 def split_formulas(formulas: Sequence[str]) -> tuple[str | None, dict[str, str]]:
-    """Return the formula without a parameter's name (``"y ~ x1"``) and by parameter those with one (``"scale=~ x1"``).
-
-    Raises:
-        InputError: If there are two for the same.
-    """
+    """Return the formula without a parameter's name and by parameter those with one, ``"scale=~ x1"``; no doubles."""
     main: list[str] = []
     named: dict[str, str] = {}
     for text in formulas:

@@ -14,11 +14,7 @@ _SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 
 
 def check_output(out: Path) -> None:
-    """Check, before any work, that a file of this name can be written.
-
-    Raises:
-        InputError: If its name ends otherwise than in .csv or .parquet, or its directory does not exist.
-    """
+    """Check, before any work, that a file can be written: .csv or .parquet in a directory that is there."""
     if out.suffix.lower() not in _SUFFIXES:
         raise rp.InputError(f"--out {out}: the name must end in .csv or .parquet.")
     if not out.absolute().parent.is_dir():

@@ -17,11 +17,7 @@ from raphson.cli._output import check_output, write_table
 
 
 def run_predict(directory: Path, data: Path, out: Path) -> None:
-    """Predict and write; the file appears whole or not at all.
-
-    Raises:
-        InputError: If a file cannot be used or written, or the model was saved without its design.
-    """
+    """Predict and write; the file appears whole or not at all."""
     check_output(out)
     saved = rp.load(directory)
     if saved.design is None:

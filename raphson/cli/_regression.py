@@ -22,11 +22,7 @@ _LARGEST_TARGET = 1e150
 def complete_in_all(
     frame: pd.DataFrame, design: rp.Design, formulas: dict[str, str], options: FitOptions
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Return the rows that are complete in every column that the formulas read, and sentences on columns and rows.
-
-    Raises:
-        InputError: If a formula cannot be used; the message names its parameter.
-    """
+    """Return the rows that are complete in all columns that the formulas read, and sentences on both."""
     rows, notes = [design.training(frame).rows], list[str]()
     for parameter, text in formulas.items():
         try:
@@ -44,11 +40,7 @@ def complete_in_all(
 def fit_regression(
     frame: pd.DataFrame, design: rp.Design, data: TrainingData, name: str, named: dict[str, str], options: FitOptions
 ) -> tuple[Any, list[str]]:
-    """Return a fitted likelihood by its name, and sentences on it; the rows are complete in all columns used.
-
-    Raises:
-        InputError: If the target does not suit the likelihood, or formulas by parameter do not.
-    """
+    """Return a fitted likelihood by its name, and sentences on it; the rows are complete in all columns used."""
     _, choice = commands()[name]
     target = design.target or ""
     assert data.y is not None

@@ -66,9 +66,7 @@ def extremes(operator: SymmetricOperator, steps: int, generator: torch.Generator
     steps = max(2, min(steps, n, _BASIS_ELEMENTS // n))
     run = lanczos(operator, random_vector(operator, generator), steps)
     m = len(run.alpha)
-    off = run.beta.double()
-    tridiagonal = torch.diag(run.alpha.double()) + torch.diag(off, 1) + torch.diag(off, -1)
-    ritz, vectors = torch.linalg.eigh(tridiagonal)
+    ritz, vectors = torch.linalg.eigh(run.tridiagonal().double())
     ends = (run.basis @ vectors[:, [0, -1]].to(run.basis)).mT
     residuals = float(run.residual) * vectors[-1, [0, -1]].abs()
     low, high = float(ritz[0]), float(ritz[-1])

@@ -46,13 +46,7 @@ class Inertia(NamedTuple):
 
 
 class Count(NamedTuple):
-    """An inertia, and how far it is known.
-
-    Attributes:
-        inertia: The counts.
-        exact: Whether every zero is exactly zero.
-        level: What counts as zero, relative to the matrix with rows of unit size.
-    """
+    """An inertia, whether every zero is exactly zero, and what counts as zero (of a matrix with rows of unit size)."""
 
     inertia: Inertia
     exact: bool = True
@@ -86,14 +80,7 @@ class Scaled(NamedTuple):
 
 
 def inertia(scaled: Scaled) -> Count:
-    """Return the inertia of a scaled matrix.
-
-    Args:
-        scaled: The matrix.
-
-    Returns:
-        The counts. Rows of zeros are exactly zero eigenvalues.
-    """
+    """Return the inertia of a scaled matrix; rows of zeros are exactly zero eigenvalues."""
     full = scaled.matrix.numpy()
     used = full.any(1)
     matrix = np.ascontiguousarray(full[np.ix_(used, used)])

@@ -70,17 +70,7 @@ def residuals(
 
 
 def standard_deviation(predicted: TargetDistribution) -> NDArray[np.float64]:
-    """Return the standard deviations of targets, or refuse where one is infinite.
-
-    Args:
-        predicted: ``likelihood.distribution(f, y)``.
-
-    Returns:
-        In the shape of the means.
-
-    Raises:
-        InputError: A variance is not finite.
-    """
+    """Return the standard deviations of targets, shaped like the means; an infinite one is an ``InputError``."""
     variance = predicted.variance
     bad = ~np.isfinite(variance) & np.isfinite(predicted.observed)
     if bad.any():
@@ -92,17 +82,7 @@ def standard_deviation(predicted: TargetDistribution) -> NDArray[np.float64]:
 
 
 def numpy_generator(generator: Randomness) -> np.random.Generator:
-    """Return NumPy's generator, which SciPy draws with, seeded by torch's or by a number.
-
-    Args:
-        generator: Torch's generator, which moves on by one number, or a seed.
-
-    Returns:
-        A new generator.
-
-    Raises:
-        InputError: It is neither.
-    """
+    """Return a new generator of NumPy's, seeded by the next number of torch's or by a number; SciPy draws with it."""
     if isinstance(generator, torch.Generator):
         generator = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     if not (isinstance(generator, int | np.integer) and generator >= 0):

@@ -12,13 +12,9 @@ from raphson.likelihoods.formulas import Definition
 
 
 class Row(NamedTuple):
-    """One quantity.
+    """One quantity: its value by the closed form, and the largest differences from two other ways.
 
-    Attributes:
-        name: Which.
-        value: The closed form's.
-        automatic: Largest difference from automatic differentiation, None where there is nothing to differentiate.
-        symbolic: Largest difference from the printed formula.
+    They are automatic differentiation, None where there is nothing to differentiate, and the printed formula.
     """
 
     name: str
@@ -29,13 +25,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Check:
-    """Values of all quantities at a sample point and how far three ways of computing them are apart.
-
-    Attributes:
-        f: Outputs.
-        y: Target.
-        rows: One per quantity.
-    """
+    """Outputs, a target, and all quantities there, with how far three ways of computing them are apart."""
 
     f: Tensor
     y: Tensor

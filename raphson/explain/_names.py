@@ -14,11 +14,7 @@ def explained() -> dict[str, type[Likelihood]]:
 
 
 def class_named(name: str) -> type[Likelihood]:
-    """Return a class by its name in any spelling: ``student-t``, ``StudentT``, ``student_t``.
-
-    Raises:
-        InputError: There is none; the message has the list and the nearest name.
-    """
+    """Return a class by its name in any spelling: ``student-t``, ``StudentT``; else the message has the nearest."""
     known = explained()
     plain = {key.replace("-", ""): kind for key, kind in known.items()}
     asked = name.lower().replace("-", "").replace("_", "").replace(" ", "")

@@ -76,7 +76,14 @@ def _text_sum(label: str, terms: Sequence[Expr], width: int) -> list[str]:
     return lines
 
 
-_TEXT = {"nll": "ℓ", "hessian": "H", "fisher": "F", "det_hessian": "det H", "det_fisher": "det F"}
+_SIGNS = {
+    "nll": ("ℓ", r"\ell", "<mi>ℓ</mi>"),
+    "hessian": ("H", "H", "<mi>H</mi>"),
+    "fisher": ("F", "F", "<mi>F</mi>"),
+    "det_hessian": ("det H", r"\det H", "<mi>det</mi><mi>H</mi>"),
+    "det_fisher": ("det F", r"\det F", "<mi>det</mi><mi>F</mi>"),
+}
+"""Left-hand sides as text, LaTeX and MathML."""
 
 
 def _text_label(label: Label) -> str:
@@ -85,7 +92,7 @@ def _text_label(label: Label) -> str:
         return f"∂ℓ/∂{to_text(label.of[0], 80)[0]}"
     if name == "symbol":
         return to_text(label.of[0], 80)[0]
-    return _TEXT[name] + (f"[{place}" if place else "")
+    return _SIGNS[name][0] + (f"[{place}" if place else "")
 
 
 def _text_grid(grid: Grid, width: int) -> list[str]:
@@ -103,19 +110,10 @@ def _text_grid(grid: Grid, width: int) -> list[str]:
     return lines
 
 
-_LATEX = {
-    "nll": r"\ell",
-    "hessian": "H",
-    "fisher": "F",
-    "det_hessian": r"\det H",
-    "det_fisher": r"\det F",
-}
-
-
 def _latex_label(label: Label) -> str:
     if label.name == "gradient":
         return rf"\frac{{\partial \ell}}{{\partial {to_latex(label.of[0])}}}"
-    return to_latex(label.of[0]) if label.name == "symbol" else _LATEX[label.name]
+    return to_latex(label.of[0]) if label.name == "symbol" else _SIGNS[label.name][1]
 
 
 def latex(title: str, sections: Sequence[Section]) -> str:
@@ -184,22 +182,13 @@ def _mathjax_formula(formula: Formula) -> str:
     return f"<p>$$ {html.escape(_latex_label(formula.label))} = {html.escape(to_latex(formula.expression))} $$</p>"
 
 
-_MATHML = {
-    "nll": "<mi>ℓ</mi>",
-    "hessian": "<mi>H</mi>",
-    "fisher": "<mi>F</mi>",
-    "det_hessian": "<mi>det</mi><mi>H</mi>",
-    "det_fisher": "<mi>det</mi><mi>F</mi>",
-}
-
-
 def _mathml_formula(formula: Formula) -> str:
     label = formula.label
     if label.name == "gradient":
         below = to_mathml(label.of[0], bare=True)
         left = f"<mfrac><mrow><mo>∂</mo><mi>ℓ</mi></mrow><mrow><mo>∂</mo>{below}</mrow></mfrac>"
     else:
-        left = to_mathml(label.of[0], bare=True) if label.name == "symbol" else _MATHML[label.name]
+        left = to_mathml(label.of[0], bare=True) if label.name == "symbol" else _SIGNS[label.name][2]
     return to_mathml(formula.expression, left=f"{left}<mo>=</mo>")
 
 

@@ -14,10 +14,7 @@ from raphson.likelihoods.formulas import Definition, Expr, Symbol, factored, sym
 class Label(NamedTuple):
     """The left-hand side of a formula; ``of`` are the outputs that it is differentiated in.
 
-    Attributes:
-        name: ``"nll"``, ``"gradient"``, ``"hessian"``, ``"fisher"``, ``"det_hessian"``, ``"det_fisher"`` or
-            ``"symbol"``.
-        of: Symbols.
+    ``name`` is ``nll``, ``gradient``, ``hessian``, ``fisher``, ``det_hessian``, ``det_fisher`` or ``symbol``.
     """
 
     name: str
@@ -25,36 +22,21 @@ class Label(NamedTuple):
 
 
 class Formula(NamedTuple):
-    """An equation.
-
-    Attributes:
-        label: Its left-hand side.
-        expression: Its right-hand side.
-    """
+    """An equation: its left-hand and its right-hand side."""
 
     label: Label
     expression: Expr
 
 
 class Grid(NamedTuple):
-    """A table of text; cells that are SymPy expressions are set as such.
-
-    Attributes:
-        head: Names of the columns.
-        rows: Cells.
-    """
+    """A table of text with names of its columns; cells that are SymPy expressions are set as such."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str | Expr, ...], ...]
 
 
 class Section(NamedTuple):
-    """A heading with what is below it.
-
-    Attributes:
-        heading: The heading.
-        items: Sentences, formulas and tables.
-    """
+    """A heading with the sentences, formulas and tables below it."""
 
     heading: str
     items: tuple[str | Formula | Grid, ...]

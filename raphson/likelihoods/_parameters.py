@@ -36,11 +36,7 @@ def check_number(name: str, value: float | None) -> None:
 
 
 def split(f: Tensor, fixed: float | None) -> tuple[Tensor, Tensor]:
-    """Return the first parameter ``(..., M)`` and the second, ``(..., M)`` or, if fixed, a scalar.
-
-    Raises:
-        InputError: There are two parameters per response and an odd number of outputs.
-    """
+    """Return the first parameter ``(..., M)`` and the second, ``(..., M)`` or, if fixed, a scalar."""
     if fixed is not None:
         return f, f.new_full((), fixed)
     if f.shape[-1] % 2:

@@ -11,11 +11,7 @@ from raphson.linalg import in_float64
 
 
 def like_outputs(f: Tensor, y: Tensor) -> Tensor:
-    """Return real-valued targets with the shape ``(..., M)`` and element type of the outputs.
-
-    Raises:
-        InputError: The shapes do not match; broadcasting them would silently pair every row with every other.
-    """
+    """Return real-valued targets in shape ``(..., M)`` and type of the outputs; other shapes would broadcast."""
     if f.shape[-1] == 1 and y.shape == f.shape[:-1]:
         y = y.unsqueeze(-1)
     if y.shape != f.shape:

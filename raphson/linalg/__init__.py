@@ -15,8 +15,10 @@ from raphson.linalg._congruence import congruence as congruence
 from raphson.linalg._congruence import plus_diagonal as plus_diagonal
 from raphson.linalg._congruence import scaled_rows as scaled_rows
 from raphson.linalg._dense_form import DenseForm as DenseForm
+from raphson.linalg._entry import HALF as HALF
 from raphson.linalg._entry import in_float64 as in_float64
 from raphson.linalg._entry import is_near as is_near
+from raphson.linalg._entry import single as single
 from raphson.linalg._entry import where_float64 as where_float64
 from raphson.linalg._entry import widest_float as widest_float
 from raphson.linalg._equal_blocks import EqualBlocks as EqualBlocks

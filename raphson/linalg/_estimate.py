@@ -81,12 +81,6 @@ def degrees_of_freedom(k: int) -> int:
 
     Samples are quadratic forms in random vectors, mostly few large squares: their mean and spread are small together.
     With half the degrees of freedom intervals cover what they say for chi-squared samples of two degrees and more.
-
-    Args:
-        k: Number of samples.
-
-    Returns:
-        The number.
     """
     return max(1, (k - 1) // 2)
 
@@ -103,13 +97,7 @@ def averaged(samples: Tensor, method: str, products: int, offset: Tensor | float
 
 
 def check_samples(operator: object, samples: int, least: int, method: str) -> None:
-    """Refuse what no estimator can work with.
-
-    Args:
-        operator: The operator.
-        samples: Number of products allowed.
-        least: The fewest that the method needs for a standard error.
-        method: Its name.
+    """Refuse what no estimator can work with; ``least`` is the fewest samples that a method has a standard error of.
 
     Raises:
         InputError: It is no operator, a batch or not square, or there are too few products.
@@ -132,16 +120,9 @@ def check_samples(operator: object, samples: int, least: int, method: str) -> No
 def random_columns(
     operator: LinearOperator, k: int, generator: torch.Generator | None, kind: Literal["signs", "normal"]
 ) -> Tensor:
-    """Return ``k`` random columns ``(n, k)`` for an operator, drawn where the generator lives.
+    """Return independent signs or standard normal numbers ``(n, k)`` for an operator, on its device and of its type.
 
-    Args:
-        operator: ``(n, n)``.
-        k: Number of columns.
-        generator: Source of randomness; None for a fixed one.
-        kind: Independent signs or standard normal numbers.
-
-    Returns:
-        The columns, in the element type of the operator and on its device.
+    They are drawn where the generator lives, None for a fixed one; of half precision in single.
     """
     if generator is None:
         generator = torch.Generator(operator.device).manual_seed(_SEED)

@@ -34,11 +34,7 @@ class _Functions(LinearOperator, abc.ABC):
     _like: Tensor
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Refuse: a function cannot be saved.
-
-        Raises:
-            InputError: Always.
-        """
+        """Refuse by an ``InputError``: a function cannot be saved."""
         raise InputError(f"An implicit operator is a function and cannot be saved. Save {self._stored()}.")
 
     def __copy__(self) -> Self:

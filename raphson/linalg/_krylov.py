@@ -167,6 +167,11 @@ class Lanczos(NamedTuple):
     basis: Tensor
     residual: Tensor
 
+    def tridiagonal(self) -> Tensor:
+        """Return ``T``, ``(m, m)``, in single precision at least."""
+        alpha, beta = single(self.alpha), single(self.beta)
+        return torch.diag(alpha) + torch.diag(beta, 1) + torch.diag(beta, -1)
+
 
 def lanczos(operator: Product, v0: Tensor, steps: int, *, reorthogonalize: bool = True) -> Lanczos:
     """Run the Lanczos process (Golub and Van Loan, *Matrix Computations*, section 10.1).
@@ -252,8 +257,7 @@ def extreme_eigenvalues(
         (1.0, 5.0)
     """
     run = lanczos(operator, random_vector(operator, generator), steps)
-    tridiagonal = torch.diag(run.alpha) + torch.diag(run.beta, 1) + torch.diag(run.beta, -1)
-    ritz, vectors = torch.linalg.eigh(single(tridiagonal))
+    ritz, vectors = torch.linalg.eigh(run.tridiagonal())
     errors = run.residual * vectors[-1].abs()
     return ExtremeEigenvalues(float(ritz[0]), float(ritz[-1]), float(errors[0]), float(errors[-1]))
 

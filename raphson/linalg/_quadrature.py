@@ -30,19 +30,14 @@ _TAILS = 5.0
 
 
 class _Quadrature(NamedTuple):
-    """Nodes and weights of a start vector, float64, and how far its extreme nodes may be from eigenvalues."""
+    """A start vector's tridiagonal matrix, float64, and how far its extreme eigenvalues may be from the operator's."""
 
-    alpha: Tensor
-    beta: Tensor
+    matrix: Tensor
     residual: float
 
     def rule(self, steps: int | None = None) -> tuple[Tensor, Tensor]:
         """Return nodes and weights after some of the steps, ``(steps,)`` each."""
-        m = len(self.alpha) if steps is None else steps
-        tridiagonal = (
-            torch.diag(self.alpha[:m]) + torch.diag(self.beta[: m - 1], 1) + torch.diag(self.beta[: m - 1], -1)
-        )
-        nodes, vectors = torch.linalg.eigh(tridiagonal)
+        nodes, vectors = torch.linalg.eigh(self.matrix[:steps, :steps])
         return nodes, vectors[0].square()
 
 
@@ -52,7 +47,7 @@ def _quadratures(
     starts = random_columns(operator, samples, generator, "normal").to(operator.dtype)
     for start in starts.unbind(1):
         run = lanczos(operator, start.contiguous(), steps)
-        yield _Quadrature(run.alpha.cpu().double(), run.beta.cpu().double(), float(run.residual))
+        yield _Quadrature(run.tridiagonal().cpu().double(), float(run.residual))
 
 
 def _check(operator: SymmetricOperator, samples: int, steps: int, name: str) -> None:
@@ -102,7 +97,7 @@ def logdet(
         return exact(value, n)
     values, rests = [], []
     for run in _quadratures(operator, samples, steps, generator):
-        m = len(run.alpha)
+        m = len(run.matrix)
         gap = max(1, m // 4)
         now, before, first = (_log_integral(*run.rule(max(1, m - i * gap))) for i in range(3))
         fall, earlier = max(before - now, 0.0), max(first - before, 0.0)
@@ -221,7 +216,7 @@ def spectral_density(
     else:
         runs = list(_quadratures(operator, samples, steps, generator))
         rules = [run.rule() for run in runs]
-        margin, products = max(run.residual for run in runs), sum(len(run.alpha) for run in runs)
+        margin, products = max(run.residual for run in runs), sum(len(run.matrix) for run in runs)
     low, high = min(float(r[0].min()) for r in rules), max(float(r[0].max()) for r in rules)
     size = max(abs(low), abs(high), torch.finfo(torch.float64).tiny)
     # a residual bounds the distance to some eigenvalue: after many steps the extreme ones lie inside

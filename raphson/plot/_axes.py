@@ -21,19 +21,7 @@ COLORS = (BLUE, ORANGE, GREEN, "#805ad5", "#b83280", "#b7791f", "#0f766e", GRAY)
 
 
 def new_axes(ax: Axes | None, width: float = 6.0, height: float = 4.0) -> Axes:
-    """Return the axes given, or those of a new figure, with light lines.
-
-    Args:
-        ax: Axes, or None.
-        width: Of a new figure, in inches.
-        height: Of a new figure, in inches.
-
-    Returns:
-        The axes.
-
-    Raises:
-        InputError: ``ax`` is something else.
-    """
+    """Return the axes given, or those of a new figure of a size in inches, with light lines; others are refused."""
     if ax is None:
         ax = new_grid(1, 1, width, height)[0, 0]
     if not hasattr(ax, "spines"):
@@ -43,20 +31,7 @@ def new_axes(ax: Axes | None, width: float = 6.0, height: float = 4.0) -> Axes:
 
 
 def new_grid(rows: int, columns: int, width: float, height: float) -> NDArray[Any]:
-    """Return the axes of a new figure, ``(rows, columns)``.
-
-    Args:
-        rows: Number of rows.
-        columns: Number of columns.
-        width: In inches.
-        height: In inches.
-
-    Returns:
-        The axes.
-
-    Raises:
-        RaphsonError: Matplotlib is not installed.
-    """
+    """Return the axes of a new figure of a size in inches, ``(rows, columns)``; it needs matplotlib."""
     try:
         from matplotlib import pyplot
     except ModuleNotFoundError as error:
@@ -67,18 +42,7 @@ def new_grid(rows: int, columns: int, width: float, height: float) -> NDArray[An
 
 
 def checked_axes(axes: Any, count: int) -> NDArray[Any]:
-    """Return axes that were passed for several panels as an array, or say how many there must be.
-
-    Args:
-        axes: One or several, in any arrangement.
-        count: Number of panels.
-
-    Returns:
-        The axes, ``(count,)``.
-
-    Raises:
-        InputError: There are more or fewer.
-    """
+    """Return axes in any arrangement as an array ``(count,)``; ``InputError`` where they are more or fewer."""
     given = np.asarray(axes, dtype=object).ravel()
     if len(given) != count:
         raise InputError(
@@ -88,30 +52,13 @@ def checked_axes(axes: Any, count: int) -> NDArray[Any]:
 
 
 def check_level(level: float) -> None:
-    """Refuse a coverage that is none.
-
-    Args:
-        level: Coverage of intervals.
-
-    Raises:
-        InputError: It does not lie between 0 and 1.
-    """
+    """Raise ``InputError`` for a coverage that does not lie between 0 and 1."""
     if not 0 < level < 1:
         raise InputError(f"level is {level:g}, but a coverage lies between 0 and 1, such as 0.95.")
 
 
 def numbers(values: Any) -> Array:
-    """Return a tensor, frame or sequence as a float64 array.
-
-    Args:
-        values: What to read.
-
-    Returns:
-        The array.
-
-    Raises:
-        InputError: It does not consist of numbers in rows of equal length.
-    """
+    """Return a tensor, frame or sequence as a float64 array; ``InputError`` where it does not consist of numbers."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.double() if hasattr(values, "double") else values
@@ -124,19 +71,7 @@ def numbers(values: Any) -> Array:
 
 
 def needs(thing: Any, name: str, what: str) -> Any:
-    """Return an attribute, or say in one sentence what was expected.
-
-    Args:
-        thing: What was passed.
-        name: The attribute.
-        what: What should have been passed, with its article.
-
-    Returns:
-        The attribute.
-
-    Raises:
-        InputError: There is none of that name.
-    """
+    """Return an attribute, or an ``InputError`` that says what should have been passed, with its article."""
     try:
         return getattr(thing, name)
     except AttributeError:

@@ -127,11 +127,7 @@ def _category(name: str, levels: tuple[str, ...], kind: str, n_rows: int) -> tup
 
 
 def to_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
-    """Return a column as float64 ``(N,)``, missing values as NaN; one that holds float64 is not copied.
-
-    Raises:
-        InputError: If a cell is a text that is not a number, or is infinite; the message names its row.
-    """
+    """Return a column as float64 ``(N,)``, missing values as NaN; float64 is not copied. Others are refused by row."""
     import pandas as pd
 
     if getattr(series.dtype, "kind", "O") in "mMc" or isinstance(series.dtype, pd.CategoricalDtype):
@@ -177,11 +173,7 @@ def level_text(value: Any) -> str:
 
 
 def level_codes(series: pd.Series[Any], name: str, levels: tuple[str, ...]) -> np.ndarray:
-    """Return the position of each cell among the known ``levels``, -1 where missing, ``(N,)``.
-
-    Raises:
-        InputError: If a cell has a level that is not known; the message names column, row and level.
-    """
+    """Return the position of each cell among the levels ``(N,)``, -1 where missing; an unknown one is refused."""
     import pandas as pd
 
     codes, unique = pd.factorize(series)

@@ -15,11 +15,11 @@ from raphson.table._formula import FormulaCoding, learn_formula, variables
 from raphson.table._offsets import offset_values, read_offset, split_offsets
 from raphson.table._rows import (
     at_rows,
+    complete,
     complete_rows,
     event_numbers,
     numbered,
     plain,
-    refuse_missing,
     require,
     weight_numbers,
 )
@@ -206,11 +206,7 @@ class Design:
         Returns:
             The float64 array ``(N, D)`` and the names of its columns.
         """
-        frame, names = numbered(frame)
-        for name in self.inputs:
-            require(name, names)
-        refuse_missing(frame, self.inputs)
-        return self._encode(frame), self.names
+        return self._encode(complete(frame, self.inputs)), self.names
 
     def offsets(self, frame: pd.DataFrame) -> np.ndarray | None:
         """Return the offset columns of new data.
@@ -223,11 +219,7 @@ class Design:
         """
         if not self.offset and not self.offset_terms:
             return None
-        frame, names = numbered(frame)
-        needed = self.offset_columns
-        for name in needed:
-            require(name, names)
-        refuse_missing(frame, needed)
+        frame = complete(frame, self.offset_columns)
         found = [to_numbers(frame[name], name) for name in self.offset]
         added = [offset_values(text, frame) for text in self.offset_terms]
         return np.column_stack([np.sum([*found, *added], axis=0)] if added else found)
@@ -253,10 +245,7 @@ class Design:
             ``(N, 2)``, the time and 1 for an event or 0 for a censored time.
         """
         assert self.target is not None and self.event is not None
-        frame, names = numbered(frame)
-        for name in (self.target, self.event):
-            require(name, names)
-        refuse_missing(frame, (self.target, self.event))
+        frame = complete(frame, (self.target, self.event))
         return np.column_stack([
             to_numbers(frame[self.target], self.target),
             event_numbers(frame[self.event], self.event),
@@ -268,14 +257,14 @@ class Design:
         inside = [name for text in self.offset_terms for name in read_offset(text).columns]
         return list(dict.fromkeys([*self.offset, *inside]))
 
-    def _encode(self, complete: pd.DataFrame) -> np.ndarray:
+    def _encode(self, frame: pd.DataFrame) -> np.ndarray:
         if isinstance(self.coding, FormulaCoding):
-            return self.coding.encode(complete)
+            return self.coding.encode(frame)
         widths = [len(column.labels) for column in self.coding]
         places = [slice(end - width, end) for width, end in zip(widths, np.cumsum(widths), strict=True)]
-        held = [column.read(complete[column.name]) for column in self.coding]
-        matrix = np.empty((len(complete), sum(widths)))
-        for start in range(0, len(complete), _WRITTEN_ROWS):
+        held = [column.read(frame[column.name]) for column in self.coding]
+        matrix = np.empty((len(frame), sum(widths)))
+        for start in range(0, len(frame), _WRITTEN_ROWS):
             rows = slice(start, start + _WRITTEN_ROWS)
             for column, place, values in zip(self.coding, places, held, strict=True):
                 column.write(values[rows], matrix[rows, place])
@@ -295,13 +284,13 @@ class Design:
         for name in needed:
             require(name, names)
         rows, _ = complete_rows(frame, needed, "drop")
-        complete = at_rows(frame, rows)
-        x = self._encode(complete)
+        used = at_rows(frame, rows)
+        x = self._encode(used)
         weights = None if self.weights is None else weight_numbers(frame[self.weights], self.weights)[rows]
-        offset = self.offsets(complete)
-        y = None if self.target is None else plain(complete[self.target])
-        groups = None if self.groups is None else plain(complete[self.groups])
-        event = None if self.event is None else event_numbers(complete[self.event], self.event)
+        offset = self.offsets(used)
+        y = None if self.target is None else plain(used[self.target])
+        groups = None if self.groups is None else plain(used[self.groups])
+        event = None if self.event is None else event_numbers(used[self.event], self.event)
         return TrainingData(x, self.names, y, weights, offset, groups, rows, event)
 
     def to_json(self) -> dict[str, Any]:

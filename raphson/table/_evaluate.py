@@ -5,8 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import math
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,29 +13,10 @@ import numpy as np
 
 from raphson._errors import InputError
 from raphson.table._columns import LARGEST_WHOLE
-from raphson.table._expression import PLAIN, Expression
+from raphson.table._expression import ARITHMETIC, COMPARISONS, LOGIC, PLAIN, Expression
 
 _MOST_BASIS_COLUMNS = 500
 """Of one polynomial or spline; more is a slip of the pen."""
-
-_ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-}
-_LOGIC: dict[type, Callable[[Any, Any], Any]] = {ast.BitAnd: operator.and_, ast.BitOr: operator.or_}
-_COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-}
 
 
 def evaluate(expression: Expression, columns: Mapping[str, Any], state: dict[str, Any]) -> Any:
@@ -65,12 +45,12 @@ class _Evaluation:
                 if isinstance(op, ast.Invert):
                     return ~self.truth(operand)
                 return -value if isinstance(op, ast.USub) else value
-            case ast.BinOp(left, op, right) if type(op) in _LOGIC:
-                return _LOGIC[type(op)](self.truth(left), self.truth(right))
+            case ast.BinOp(left, op, right) if type(op) in LOGIC:
+                return LOGIC[type(op)](self.truth(left), self.truth(right))
             case ast.BinOp(left, op, right):
                 return _arithmetic(op, self.number(left), self.number(right))
             case ast.Compare(left, [op], [right]):
-                return _COMPARISONS[type(op)](self.value(left), self.value(right))
+                return COMPARISONS[type(op)](self.value(left), self.value(right))
             case ast.Call(func, args, keywords):
                 assert isinstance(func, ast.Name)
                 return self.call(node, func.id, args, keywords)
@@ -127,7 +107,7 @@ def _function(name: str) -> Any:
 def _arithmetic(op: ast.operator, left: Any, right: Any) -> Any:
     """Compute in float64, so that nothing wraps around; whole numbers come back as integers where they are exact."""
     whole = all(np.asarray(value).dtype.kind in "iu" for value in (left, right)) and not isinstance(op, ast.Div)
-    result = _ARITHMETIC[type(op)](*(np.float64(v) if np.ndim(v) == 0 else v.astype(np.float64) for v in (left, right)))
+    result = ARITHMETIC[type(op)](*(np.float64(v) if np.ndim(v) == 0 else v.astype(np.float64) for v in (left, right)))
     if whole and bool(np.all(np.abs(result) < LARGEST_WHOLE)) and bool(np.all(result == np.floor(result))):
         return int(result) if np.ndim(result) == 0 else result.astype(np.int64)
     return result

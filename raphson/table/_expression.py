@@ -8,8 +8,11 @@ only functions are those listed below.
 from __future__ import annotations
 
 import ast
+import operator
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from raphson._errors import InputError
 
@@ -36,12 +39,27 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE | re.DOTALL,
 )
-_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
-_LOGIC = (ast.BitAnd, ast.BitOr)
-_COMPARISONS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+LOGIC: dict[type, Callable[[Any, Any], Any]] = {ast.BitAnd: operator.and_, ast.BitOr: operator.or_}
+COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
 _SYNTAX = (
     *(ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call, ast.Name, ast.Constant, ast.keyword, ast.List, ast.Tuple),
-    *(ast.Load, ast.UAdd, ast.USub, ast.Invert, *_ARITHMETIC, *_LOGIC, *_COMPARISONS),
+    *(ast.Load, ast.UAdd, ast.USub, ast.Invert, *ARITHMETIC, *LOGIC, *COMPARISONS),
 )
 
 
@@ -94,11 +112,7 @@ def quote(name: str) -> str:
 
 
 def tokens(formula: str) -> list[Token]:
-    """Return the pieces of a formula.
-
-    Raises:
-        InputError: If a quote is not closed, or signs or parentheses are heaped up.
-    """
+    """Return the pieces of a formula; an open quote, and heaps of signs or parentheses, are an ``InputError``."""
     found: list[Token] = []
     depth = signs = 0
     for match in _TOKEN.finditer(formula.rstrip()):
@@ -126,11 +140,7 @@ def shown(formula: str) -> str:
 
 
 def read_expression(pieces: list[Token], formula: str) -> Expression:
-    """Return the expression that pieces of a formula are, after checking that it holds only what may be computed.
-
-    Raises:
-        InputError: If it cannot be read, or holds anything but columns, numbers, operators and listed functions.
-    """
+    """Return the expression that pieces of a formula are, checked to hold only what may be computed."""
     if pieces[-1].start - pieces[0].start > LONGEST_EXPRESSION:
         raise InputError(
             f"formula '{shown(formula)}': an expression is longer than {LONGEST_EXPRESSION} characters; compute the "

@@ -63,11 +63,7 @@ def _closing(pieces: list[Token], start: int, right: str) -> int:
 
 
 def read_offset(text: str) -> Expression:
-    """Return the expression of an offset.
-
-    Raises:
-        InputError: If it is empty, or calls a function that learns from the data.
-    """
+    """Return the expression of an offset; it is not empty, and calls nothing that learns from the data."""
     pieces = tokens(text)
     if not pieces:
         raise InputError("offset() in a formula is empty; it holds an expression, such as log(t).")
@@ -79,11 +75,7 @@ def read_offset(text: str) -> Expression:
 
 
 def offset_values(text: str, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
-    """Return the offset ``(N,)`` that an expression gives for complete rows.
-
-    Raises:
-        InputError: If a value is not finite; the message names its row.
-    """
+    """Return the offset ``(N,)`` that an expression gives for complete rows; a value that is not finite is refused."""
     import pandas as pd
 
     expression = read_offset(text)

@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 
 def numbered(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return the table with rows numbered from 1, as messages count them, and its column names.
-
-    Raises:
-        InputError: If a name is not text, or occurs twice.
-    """
+    """Return the table with rows numbered from 1, as messages count them, and its column names: texts, each once."""
     names = list(frame.columns)
     odd = next((name for name in names if not isinstance(name, str)), None)
     if odd is not None:
@@ -43,6 +39,15 @@ def require(name: str, names: Sequence[str]) -> None:
     known = ", ".join(f"'{other}'" for other in names[:12]) + (", ..." if len(names) > 12 else "")
     hint = f"did you mean '{near[0]}'?" if near else f"the columns are {known}."
     raise InputError(f"there is no column '{shown(name)}'; {hint}")
+
+
+def complete(frame: pd.DataFrame, needed: Sequence[str]) -> pd.DataFrame:
+    """Return a table numbered from 1; a column that is needed and not there, or has a missing value, is refused."""
+    frame, names = numbered(frame)
+    for name in needed:
+        require(name, names)
+    refuse_missing(frame, needed)
+    return frame
 
 
 def refuse_missing(frame: pd.DataFrame, needed: Sequence[str]) -> None:

@@ -62,11 +62,7 @@ class FunctionOptions(TypedDict, total=False):
 
 
 def from_function(function: Callable[[Tensor, Tensor], Tensor], options: FunctionOptions) -> AutomaticLikelihood:
-    """Return the likelihood of a function of one example, which never sees the batch, applied to all at once.
-
-    Raises:
-        InputError: An option has no such value.
-    """
+    """Return the likelihood of a function of one example, which never sees the batch, applied to all at once."""
     title = f"The function '{getattr(function, '__name__', type(function).__name__)}'"
     names = options.get("parameters")
     if isinstance(names, str) or (names is not None and not names):

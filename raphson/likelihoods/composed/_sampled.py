@@ -71,11 +71,7 @@ class Sampled(TargetDistribution):
         return TailProbabilities(below / (_DRAWS + 1), above / (_DRAWS + 1))
 
     def deviance(self) -> Array:
-        """Refuse.
-
-        Raises:
-            InputError: Draws do not tell the best value.
-        """
+        """Refuse by an ``InputError``: draws do not tell the best value."""
         raise InputError(
             f"{self.title} is known by its value and its draws only, which give no deviance: use residuals of kind "
             "'quantile', 'pearson' or 'response'."

@@ -235,37 +235,25 @@ class Gamma(MeanFamily[_Parts]):
         eta, mean = _mean_link.mean_formula(self.link, m)
         ratio = fm.Abbreviation(r, y / m, {m: -r / m})
         nll = sympy.loggamma(k) - k * sympy.log(k) - k * sympy.log(r) + sympy.log(y) + k * r
-        if self.dispersion is not None:
-            made = fm.Definition(
-                likelihood=self,
-                outputs=(eta,),
-                targets=(y,),
-                nll=sympy.expand_log(nll.subs(k, 1 / phi), force=True),
-                abbreviations=(mean, ratio),
-                moments={r: sympy.Integer(1)},
-                constants={phi: self.dispersion},
-                example=((0.4,), 2.0),
-                convexity=fm.STRICTLY_CONVEX,
-                source=fm.GLM_BOOK + "chapter 8.",
-                target_words="a positive number with mean μ and variance φ μ²",
-            )
-            return _mean_link.at_link(made, self.link)
         log_mean = sympy.digamma(k) - sympy.log(k)
+        known = self.dispersion is not None
+        of_both = fm.Convexity(
+            "Strictly convex in the log mean for a fixed shape. In both outputs convex only near the mean: where "
+            "u (ψ(k) - log k + k ψ′(k) - log u) ≥ 1, which holds at u = 1 and fails for small and for large u.",
+            r * (log_mean + k * sympy.trigamma(k) - sympy.log(r)) >= 1,
+        )
         made = fm.Definition(
             likelihood=self,
-            outputs=(eta, kappa),
+            outputs=(eta,) if known else (eta, kappa),
             targets=(y,),
-            nll=nll,
-            abbreviations=(mean, exponential(k, kappa), ratio),
+            nll=sympy.expand_log(nll.subs(k, 1 / phi), force=True) if known else nll,
+            abbreviations=(mean, ratio) if known else (mean, exponential(k, kappa), ratio),
             moments={r: sympy.Integer(1), sympy.log(r): log_mean},
-            example=((0.4, 0.3), 2.0),
-            convexity=fm.Convexity(
-                "Strictly convex in the log mean for a fixed shape. In both outputs convex only near the mean: where "
-                "u (ψ(k) - log k + k ψ′(k) - log u) ≥ 1, which holds at u = 1 and fails for small and for large u.",
-                r * (log_mean + k * sympy.trigamma(k) - sympy.log(r)) >= 1,
-            ),
+            constants={} if self.dispersion is None else {phi: self.dispersion},
+            example=((0.4,) if known else (0.4, 0.3), 2.0),
+            convexity=fm.STRICTLY_CONVEX if known else of_both,
             source=fm.GLM_BOOK + "chapter 8.",
-            target_words="a positive number with mean μ and variance μ²/k",
+            target_words=f"a positive number with mean μ and variance {'φ μ²' if known else 'μ²/k'}",
         )
         return _mean_link.at_link(made, self.link)
 

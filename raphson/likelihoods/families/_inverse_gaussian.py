@@ -184,42 +184,29 @@ class InverseGaussian(MeanFamily[_Parts]):
         y, lam, d, m, phi = positive("y lambda d mu phi")
         s = real("s")
         eta, mean = _mean_link.mean_formula(self.link, m)
-        rate = 2 * lam * (m - y) / m**3
-        if self.dispersion is not None:
-            deviance = fm.Abbreviation(d, (y - m) ** 2 / (phi * m**2 * y), {m: rate.subs(lam, 1 / phi)})
-            made = fm.Definition(
-                likelihood=self,
-                outputs=(eta,),
-                targets=(y,),
-                nll=d / 2 + sympy.log(2 * sympy.pi * phi * y**3) / 2,
-                abbreviations=(mean, deviance),
-                moments={y: m},
-                constants={phi: self.dispersion},
-                example=((0.4,), 1.3),
-                convexity=fm.Convexity(
-                    "Convex where 2y ≥ μ. The Fisher information is positive everywhere.", 2 * y >= m
-                ),
-                source=fm.GLM_BOOK + "table 2.1.",
-                arrange=factored,
-                target_words="a positive number with mean μ and variance φ μ³",
-            )
-            return _mean_link.at_link(made, self.link)
-        deviance = fm.Abbreviation(d, lam * (y - m) ** 2 / (m**2 * y), {m: rate, s: d})
+        known = self.dispersion is not None
+        scale = 1 / phi if known else lam
+        width = sympy.log(2 * sympy.pi * phi * y**3) if known else sympy.log(2 * sympy.pi * y**3) - s
+        rates = {m: 2 * scale * (m - y) / m**3} | ({} if known else {s: d})
+        deviance = fm.Abbreviation(d, scale * (y - m) ** 2 / (m**2 * y), rates)
+        of_mean = fm.Convexity("Convex where 2y ≥ μ. The Fisher information is positive everywhere.", 2 * y >= m)
+        of_both = fm.Convexity(
+            "Convex in s for a fixed mean, and in the log mean where 2y ≥ μ, but not in both: the determinant is "
+            "negative wherever y differs from the mean. The Fisher information is positive definite everywhere.",
+            sympy.Eq(y, m),
+        )
         made = fm.Definition(
             likelihood=self,
-            outputs=(eta, s),
+            outputs=(eta,) if known else (eta, s),
             targets=(y,),
-            nll=d / 2 - s / 2 + sympy.log(2 * sympy.pi * y**3) / 2,
-            abbreviations=(mean, exponential(lam, s), deviance),
+            nll=sympy.expand(d / 2 + width / 2, log=False),
+            abbreviations=(mean, deviance) if known else (mean, exponential(lam, s), deviance),
             moments={y: m, d: sympy.Integer(1)},
-            example=((0.4, 0.3), 1.3),
-            convexity=fm.Convexity(
-                "Convex in s for a fixed mean, and in the log mean where 2y ≥ μ, but not in both: the determinant is "
-                "negative wherever y differs from the mean. The Fisher information is positive definite everywhere.",
-                sympy.Eq(y, m),
-            ),
-            source="V. Seshadri (1999), The Inverse Gaussian Distribution.",
+            constants={} if self.dispersion is None else {phi: self.dispersion},
+            example=((0.4,) if known else (0.4, 0.3), 1.3),
+            convexity=of_mean if known else of_both,
+            source=fm.GLM_BOOK + "table 2.1." if known else "V. Seshadri (1999), The Inverse Gaussian Distribution.",
             arrange=factored,
-            target_words="a positive number with mean μ and variance μ³/λ",
+            target_words=f"a positive number with mean μ and variance {'φ μ³' if known else 'μ³/λ'}",
         )
         return _mean_link.at_link(made, self.link)

@@ -17,6 +17,7 @@ from raphson.likelihoods._command import Command
 from raphson.likelihoods._extended import ConcordanceTerm, extended_mean
 from raphson.likelihoods._likelihood import Likelihood
 from raphson.likelihoods._parameters import product
+from raphson.likelihoods._special._binary_links import BINARY_LINKS
 from raphson.likelihoods._special._cumulative_links import LINKS, CumulativeLink, Interval
 from raphson.likelihoods._special._softmax import one_hot_variance
 from raphson.likelihoods._support import COUNT, Support
@@ -353,17 +354,12 @@ class Ordinal(ClosedForm[_Parts]):
 
 
 def _symbolic_link(name: str, x: Expr) -> tuple[Expr, Expr, Expr]:
-    from raphson.likelihoods.formulas import sympy
+    """Return the distribution function, the density and its derivative."""
+    from raphson.likelihoods.formulas import as_function, sympy
 
-    if name == "probit":
-        normal = sympy.exp(-(x**2) / 2) / sympy.sqrt(2 * sympy.pi)
-        return sympy.erfc(-x / sympy.sqrt(2)) / 2, normal, -x * normal
-    if name == "cloglog":
-        inner = sympy.exp(x - sympy.exp(x))
-        return 1 - sympy.exp(-sympy.exp(x)), inner, inner * (1 - sympy.exp(x))
-    logistic = 1 / (1 + sympy.exp(-x))
-    density = logistic * (1 - logistic)
-    return logistic, density, density * (1 - 2 * logistic)
+    share, helper = sympy.Dummy(), sympy.Dummy()
+    cdf = as_function(BINARY_LINKS[name].function, x, share, helper)[-1].meaning
+    return cdf, sympy.diff(cdf, x), sympy.diff(cdf, x, 2)
 
 
 _LINK_WORDS = {
