@@ -120,7 +120,7 @@ def _packing() -> tuple[str, str | None]:
 def _differentiable() -> Generator[None]:
     """Let operations be differentiated and saved for, also inside a dispatch mode, and no function mode see them."""
     key = torch._C.DispatchKey.AutogradFunctionality
-    with torch._C._SetExcludeDispatchKeyGuard(key, False), torch.enable_grad(), unseen_by_modes():  # type: ignore[attr-defined]
+    with torch._C._SetExcludeDispatchKeyGuard(key, False), torch.enable_grad(), unseen_by_modes():
         yield
 
 
