@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,12 @@ def wald_test(estimates: Estimates, R: Any, q: Any = None) -> WaldResult:
             f"The restriction on {name} cannot be tested: the data do not determine it (collinear columns "
             "or a separated class). Test an estimable contrast; for separated classes use penalty='jeffreys'."
         )
-    target = torch.as_tensor(0.0 if q is None else q, dtype=matrix.dtype, device=matrix.device)
+    try:
+        target = torch.as_tensor(0.0 if q is None else q, dtype=matrix.dtype, device=matrix.device)
+    except (TypeError, ValueError, RuntimeError):
+        target = matrix.new_full((), math.nan)
+    if not bool(torch.isfinite(target).all()):
+        raise InputError(f"q is {q!r:.80}; give a finite number, or one for each of {len(labels)} rows.")
     if target.ndim > 1 or (target.ndim == 1 and len(target) != len(labels)):
         raise InputError(
             f"q has shape {tuple(target.shape)}; give a number or one value for each of {len(labels)} rows."
@@ -140,13 +146,23 @@ def _restrictions(estimates: Estimates, R: Any) -> tuple[Tensor, tuple[Label, ..
         ]
         matrix, values = (torch.cat([part[i].to(identity) for part in parts]) for i in (0, 1))
         return matrix, tuple(_row_label(row, estimates.labels) for row in matrix), values
-    matrix = torch.as_tensor(R, dtype=estimates.values.dtype, device=estimates.values.device)
+    try:
+        matrix = torch.as_tensor(
+            R.to_numpy() if hasattr(R, "to_numpy") else R, dtype=estimates.values.dtype, device=estimates.values.device
+        )
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"R is {R!r:.80}, which is neither numbers, with {p} in each row, nor names: a coefficient, a class, a "
+            f"pair such as {estimates.labels[-1]!r}, or a list of them."
+        ) from None
     matrix = matrix.unsqueeze(0) if matrix.ndim == 1 else matrix
     if matrix.ndim != 2 or matrix.shape[1] != p or not matrix.shape[0]:
         raise InputError(
             f"R has shape {tuple(matrix.shape)}; with {p} coefficients it needs shape (r, {p}), one "
             "restriction a row, coefficients class by class with the intercept first."
         )
+    if not bool(torch.isfinite(matrix).all()):
+        raise InputError("R holds numbers that are not finite; a restriction is a sum of coefficients times numbers.")
     return matrix, tuple(_row_label(row, estimates.labels) for row in matrix), None
 
 
@@ -157,17 +173,22 @@ def _is_hypothesis(estimates: Estimates, name: Any) -> bool:
 
 def _as_names(estimates: Estimates, R: Any) -> Sequence[Any] | None:
     """Return ``R`` as a list of names, or None when it is a matrix."""
-    if isinstance(R, str) or (isinstance(R, tuple) and R in estimates.labels):
+    if isinstance(R, str) or (isinstance(R, tuple) and any(_is_label(label, R) for label in estimates.labels)):
         return [R]
     if isinstance(R, list | tuple) and R and all(isinstance(name, str | tuple) for name in R):
-        numeric = any(isinstance(name, tuple) and name not in estimates.labels for name in R)
-        return None if numeric else R
+        rows = [name for name in R if isinstance(name, tuple) and not any(isinstance(part, str) for part in name)]
+        return None if any(not any(_is_label(label, row) for label in estimates.labels) for row in rows) else R
     return None
+
+
+def _is_label(label: Label, name: Hashable) -> bool:
+    """Whether a coefficient has that name, in which a class that is a number may be one."""
+    return label == name or (isinstance(name, tuple) and tuple(map(str, label)) == tuple(map(str, name)))
 
 
 def _find(estimates: Estimates, name: Hashable) -> list[int]:
     for match in (
-        [i for i, label in enumerate(estimates.labels) if label == name],
+        [i for i, label in enumerate(estimates.labels) if _is_label(label, name)],
         [i for i, label in enumerate(estimates.labels) if str(label[1]) == name],
         [i for i, label in enumerate(estimates.labels) if str(label[0]) == name],
     ):

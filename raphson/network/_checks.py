@@ -59,11 +59,12 @@ class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         self.names.add(func.__name__)
-        self.checkpoints.add(checkpoint_around())
+        around = checkpoint_around()
+        self.checkpoints.add(around)
         if self.trouble is None:
             given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False))
             trouble = _trouble_of(func, {**given, **(kwargs or {})}, self._random)
-            hook = saved_tensor_hooks()
+            hook = saved_tensor_hooks(in_checkpoint=around is not None)
             if trouble is None and hook is not None:
                 trouble = (
                     f"packs what the backward pass needs (saved_tensors_hooks, {hook}): gradients are then those of "

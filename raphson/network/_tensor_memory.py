@@ -5,8 +5,9 @@ All private names for this purpose are used here only; ``tests/network/test_priv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from operator import attrgetter
 from typing import Any, cast
 
@@ -15,6 +16,9 @@ from torch import Tensor
 
 _VERSION, _DTYPE = attrgetter("_version"), attrgetter("dtype")
 _SET_TO = Tensor.is_set_to
+_TOP_HOOKS = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+"""From PyTorch 2.8 on."""
+
 _POINTER, _SIZE, _STRIDE = Tensor.data_ptr, Tensor.size, Tensor.stride
 
 
@@ -64,12 +68,64 @@ def unseen_by_modes() -> AbstractContextManager[object]:
     return cast(AbstractContextManager[object], torch._C.DisableTorchFunction())
 
 
-def saved_tensor_hooks() -> str | None:
-    """Return the name of a function that packs what backward passes need, unless it is one of PyTorch's; or None."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    if hooks is None or hooks[0].__module__.startswith(("torch.", "raphson.network.")):
-        return None
-    return getattr(hooks[0], "__qualname__", repr(hooks[0]))
+def saved_tensor_hooks(in_checkpoint: bool = False) -> str | None:
+    """Return the name of a function that packs what backward passes need, unless it is one of PyTorch's; or None.
+
+    Args:
+        in_checkpoint: Whether a checkpoint is running, which counts what is saved: PyTorch 2.7 is not asked then.
+    """
+    if _TOP_HOOKS is None:
+        place, name = ("", None) if in_checkpoint else _packing()
+    else:
+        hooks = _TOP_HOOKS(True)
+        if hooks is None:
+            return None
+        place = getattr(hooks[0], "__module__", None) or ""  # what is written in C has none
+        name = getattr(hooks[0], "__qualname__", repr(hooks[0]))
+    return None if name is None or place.startswith(("torch.", "raphson.network.")) else name
+
+
+def _packing() -> tuple[str, str | None]:
+    """Return the module and name of the function that packs a tensor saved here, as PyTorch 2.7 tells no one else."""
+    number = torch.zeros((), requires_grad=True)
+    with _differentiable():
+        node = number.exp().grad_fn
+    if node is None:  # inference mode
+        return "", None
+    try:
+        node._raw_saved_result.register_hooks(_same, _same)  # type: ignore[attr-defined]
+    except RuntimeError:  # it has hooks already
+        pass
+    else:
+        return "", None
+    called: list[tuple[str, str]] = []
+
+    def look(frame: Any, event: str, function: Any) -> None:
+        if event == "call":
+            called.append((frame.f_globals.get("__name__", ""), frame.f_code.co_qualname))
+        elif event == "c_call" and function.__name__ not in ("exp", "setprofile"):
+            called.append((getattr(function, "__module__", None) or "", function.__qualname__))
+
+    before = sys.getprofile()
+    with _differentiable():
+        sys.setprofile(look)
+        try:
+            number.exp()
+        finally:
+            sys.setprofile(before)
+    return called[0] if called else ("", "a function that cannot be seen")
+
+
+@contextmanager
+def _differentiable() -> Generator[None]:
+    """Let operations be differentiated and saved for, also inside a dispatch mode, and no function mode see them."""
+    key = torch._C.DispatchKey.AutogradFunctionality
+    with torch._C._SetExcludeDispatchKeyGuard(key, False), torch.enable_grad(), unseen_by_modes():
+        yield
+
+
+def _same(t: Tensor) -> Tensor:
+    return t
 
 
 def inside_transformation(t: Tensor) -> bool:

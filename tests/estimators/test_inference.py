@@ -376,3 +376,25 @@ def test_another_process_predicts_the_same_bits(anes, anes_fit, tmp_path: Path):
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     assert np.load(tmp_path / "p.npy").tobytes() == anes_fit.predict_proba(x).tobytes()
+
+
+def test_hypotheses_name_classes_that_are_numbers_and_what_cannot_be_read() -> None:
+    rng = np.random.default_rng(0)
+    x, y = pd.DataFrame(rng.normal(size=(60, 2)), columns=["a", "b"]), np.arange(60) % 3
+    model = rp.MultinomialLogisticRegression().fit(x, y)
+    expected = model.wald_test([("1", "a")]).statistic
+    place = list(model.standard_errors().index).index(("1", "a"))
+    row = np.eye(6)[place]
+    for restriction in ((1, "a"), [(1, "a")], row, pd.DataFrame(row[None])):
+        assert model.wald_test(restriction).statistic == expected
+    for restriction, message in (
+        ([(7, "a")], r"No coefficient is called \(7, 'a'\)"),
+        ([("7", "a")], r"No coefficient is called \('7', 'a'\)"),
+        (object(), "neither numbers, with 6 in each row, nor names"),
+        ([*[0.0] * 5, np.nan], "R holds numbers that are not finite"),
+    ):
+        with pytest.raises(rp.InputError, match=message):
+            model.wald_test(restriction)
+    for value in ("a", np.nan, [np.inf]):
+        with pytest.raises(rp.InputError, match="give a finite number, or one for each of 1 rows"):
+            model.wald_test((1, "a"), q=value)

@@ -307,7 +307,7 @@ def test_calls_inside_attention_are_seen():
     )
 
 
-def test_hooks_on_all_modules_and_on_saved_tensors():
+def test_hooks_on_all_modules():
     file = "_module_parts.py"
     for register in (
         nn.modules.module.register_module_forward_hook,
@@ -322,13 +322,24 @@ def test_hooks_on_all_modules_and_on_saved_tensors():
                 pytest.fail(changed(file, "the global hooks of nn.modules.module"))
         finally:
             handle.remove()
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_hooks_on_saved_tensors(told, monkeypatch):
+    if not told:  # as in PyTorch 2.7
+        monkeypatch.setattr(_tensor_memory, "_TOP_HOOKS", None)
     assert _tensor_memory.saved_tensor_hooks() is None
     with torch.autograd.graph.save_on_cpu():
         assert _tensor_memory.saved_tensor_hooks() is None
     with torch.autograd.graph.saved_tensors_hooks(plain := lambda t: t, plain):
         assert "lambda" in str(_tensor_memory.saved_tensor_hooks()), changed(
-            "_tensor_memory.py", "_top_saved_tensors_default_hooks"
+            "_tensor_memory.py", "_top_saved_tensors_default_hooks, _raw_saved_result"
         )
+        with torch.inference_mode():
+            _tensor_memory.saved_tensor_hooks()
+    with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.cpu, plain):  # without a module
+        assert _tensor_memory.saved_tensor_hooks()
+    assert _tensor_memory.saved_tensor_hooks() is None
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
