@@ -52,6 +52,7 @@ FUNCTIONS = {
             *(F.mish, F.logsigmoid, torch.exp, torch.sin, torch.cos, torch.neg, torch.abs, torch.erf),
         )
     },
+    "scales and shifts": lambda h: torch.relu(torch.tanh(h * 2 + 1) * WEIGHT[0] + WEIGHT[1]) * WEIGHT[2] + h,
     "log": lambda h: (h.square() + 1).log(),
     "roots": lambda h: (h.square() + 1).sqrt() + (h**4 + 1).rsqrt(),
     "power": lambda h: h**3,
@@ -137,6 +138,16 @@ def test_gradients_are_whole_when_they_are_seen_and_what_was_given_is_not_change
         expected = torch.autograd.grad(output, t, u[0], retain_graph=True)[0]
         torch.testing.assert_close(cached[number], expected.expand(2, -1, -1))
     assert torch.equal(u, torch.ones_like(u))
+
+
+def test_gradients_pass_through_sums_in_their_memory():
+    h = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    scaled = h * WEIGHT[0]
+    shifted = scaled + WEIGHT[1]
+    seen: dict[int, int] = {}
+    vjp = BatchedVJP(torch.tanh(shifted), [get_gradient_edge(t) for t in (shifted, scaled, h)])
+    vjp(torch.randn(3, 4, 6, dtype=torch.float64), lambda number, g: seen.update({number: g.data_ptr()}))
+    assert seen[0] == seen[1] == seen[2]
 
 
 def test_an_edge_without_gradient_has_zeros():

@@ -71,12 +71,15 @@ class BatchedVJP:
                     continue
                 mine = all(key in own for key in step.results)
                 made = step.rule.call(given, mine)
+                going = [g for target, g in zip(step.inputs, made, strict=True) if target is not None and g is not None]
+                # what only passes through, as beside a constant that is added, belongs to nobody else afterwards either
+                own_after = step.rule.makes or (mine and len(going) == 1 and going[0] is given[0])
                 for target, g in zip(step.inputs, made, strict=True):
                     if target is None or g is None:
                         continue
                     key, shape, dtype = target
                     g = (g if g.shape[1:] == shape else _summed(g, shape)).to(dtype)
-                    fresh = step.rule.makes
+                    fresh = own_after
                     if key in found:
                         first, second = (g, found[key]) if fresh else (found[key], g)
                         found[key] = first.add_(second) if fresh or key in own else first + second

@@ -2,8 +2,9 @@
 
 Matrix products make tiles from the diagonal to the right: four tiles do 5/8 of the operations of a whole product at the
 same speed, and more of them lose what they save to narrow products (measured with 128 to 512 columns). A larger sum is
-halved first: one product off the diagonal and two smaller sums, 9/16 of the operations or fewer. Where oneDNN makes the
-products, a sum is made in squares, so small that what one takes in memory is not asked of the system every time.
+halved first: one product off the diagonal and two smaller sums, 9/16 of the operations. Still larger ones have more
+tiles, none of them high: a product off the diagonal would leave the cache. Where oneDNN makes the products, a sum is
+made in squares, so small that what one takes in memory is not asked of the system every time.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from raphson.network._onednn import computes, correlations, is_faster, rows_prod
 _PARTS = 4
 """Tiles of a large sum: of four, symmetry leaves 5/8 of a whole product."""
 
-_HALVED = 512
-"""Size above which a sum is halved before it is tiled: with 784 columns 4.8 ms against 5.2, with 1024 16.9 against
-18.4, with 2048 41 against 47 (measured, one thread)."""
+_HALVED = range(513, 1024)
+"""Sizes at which a sum is halved before it is tiled: with 784 columns 4.8 ms against 5.2 (measured, one thread)."""
+
+_HIGH = 128
+"""Rows of a tile of sums that are too large to be halved: 128 vectors of 2048 entries take 14.0 ms, and 16.8 halved,
+256 vectors 24 and 29 (measured, one thread)."""
 
 _SMALL = 128
 """Size below which one product beats several with fewer operations (measured)."""
@@ -152,11 +156,11 @@ def _squares(d: int) -> Tiles:
 def _triangle(start: int, stop: int) -> Tiles:
     """Return tiles of the upper triangle from row and column ``start`` to ``stop``."""
     size = stop - start
-    if size > _HALVED:
+    if size in _HALVED:
         middle = start + -(-size // 32) * 16
         off = slice(start, middle), slice(middle, stop)
         return [off, *_triangle(start, middle), *_triangle(middle, stop)]
-    step = -(-size // _PARTS)
+    step = -(-size // max(_PARTS, size // _HIGH))
     return [(slice(i, min(i + step, stop)), slice(i, stop)) for i in range(start, stop, step)]
 
 
