@@ -17,6 +17,7 @@ from torch import Tensor
 
 from raphson import infer
 from raphson._errors import IndefiniteError, InputError, NotEstimableError
+from raphson.estimators._target_checks import TargetChecks
 from raphson.estimators.fit._covariance import (
     DENSE_COVARIANCE,
     CovarianceKind,
@@ -30,7 +31,6 @@ from raphson.estimators.input._groups import group_codes
 from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import Rows
 from raphson.infer import Estimates
-from raphson.likelihoods import Likelihood
 from raphson.linalg import Diagonal
 from raphson.solve import Solution
 
@@ -44,7 +44,7 @@ _NO_ROWS = (
 )
 
 
-class InferenceMixin:
+class InferenceMixin(TargetChecks):
     """Inference for an estimator that sets the attributes below when it is fitted."""
 
     _fitted: Fitted | None
@@ -70,9 +70,6 @@ class InferenceMixin:
     _axis_names: tuple[str, str] = ("class", "feature")
 
     # what an estimator supplies -----------------------------------------------------------------------------
-
-    def _likelihood(self) -> Likelihood:
-        raise NotImplementedError
 
     def _check_same_target(self, restricted: Any) -> None:
         raise NotImplementedError

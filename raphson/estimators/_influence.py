@@ -13,7 +13,6 @@ from torch import Tensor
 
 from raphson._errors import InputError, NotEstimableError, TooLargeError
 from raphson.estimators._margins import MarginsMixin
-from raphson.estimators._target_checks import TargetChecks
 from raphson.estimators.fit._covariance import DENSE_COVARIANCE
 from raphson.infer import label_name
 from raphson.likelihoods import TargetDistribution
@@ -26,7 +25,7 @@ _LEVERAGE = 1e-10
 """One minus the leverage below which a row decides a coefficient by itself: without it there is no fit."""
 
 
-class InfluenceMixin(MarginsMixin, TargetChecks):
+class InfluenceMixin(MarginsMixin):
     """Residuals, tests and influence of the rows of a fit."""
 
     def hessian(self) -> SymmetricOperator:

@@ -30,9 +30,6 @@ class PredictionMixin(JudgedMixin):
     _mean_scale: str
     """On which scale intervals of the mean are symmetric, so that they stay in its range."""
 
-    def _mean_names(self) -> list[str]:
-        raise NotImplementedError
-
     _formulas: Formulas | None = None
     _columns: Columns | None = None
     """Which columns each parameter has, where it was given a table or formula of its own."""

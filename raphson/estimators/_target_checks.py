@@ -27,8 +27,8 @@ class FittedRows:
     Attributes:
         observed: Targets in the units of the means: shares of successes, one-hot classes; missing where censored.
         means: Predicted means, or class probabilities; of a network those of each row as if left out.
-        fitted: Those of the fit with all rows, to sort rows by: the same as ``means`` but for a network, where to be
-            left out moves the mean away from the row's own target.
+        fitted: Means predicted by the fit with all rows, by which rows are sorted. They differ from ``means`` for a
+            network only, where leaving a row out moves its mean away from its own target.
         weights: Example weights.
         names: Names of the columns of the table.
         table: ``(n, D)`` tensor or SciPy sparse matrix.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,15 +14,13 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.infer._estimates import Label, label_name
 
+Part = TypeVar("Part")
+
 _NUMBER = re.compile(r"\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?")
 
 
-@dataclass
-class _Side:
-    """A sum: coefficients by name, and a constant."""
-
-    terms: dict[str, float]
-    constant: float = 0.0
+Sum = dict[str, float]
+"""Coefficients by name; that of the empty name is the constant."""
 
 
 def read_hypothesis(text: str, labels: Sequence[Label]) -> tuple[Tensor, Tensor]:
@@ -39,9 +36,8 @@ def read_hypothesis(text: str, labels: Sequence[Label]) -> tuple[Tensor, Tensor]
     reader = _Reader(text, labels)
     rows, values = [], []
     for left, right in [pair for sides in reader.equations() for pair in pairwise(sides)]:
-        terms = dict(left.terms)
-        for name, factor in right.terms.items():
-            terms[name] = terms.get(name, 0.0) - factor
+        terms = {name: left.get(name, 0.0) - right.get(name, 0.0) for name in {**left, **right}}
+        constant = terms.pop("", 0.0)
         if not any(terms.values()):
             raise InputError(f"The hypothesis '{text}' is about no coefficient.")
         for places in _by_output(text, terms, labels):
@@ -49,7 +45,7 @@ def read_hypothesis(text: str, labels: Sequence[Label]) -> tuple[Tensor, Tensor]
             for name, factor in terms.items():
                 row[places[name]] += factor
             rows.append(row)
-            values.append(right.constant - left.constant)
+            values.append(-constant)
     return torch.stack(rows), torch.tensor(values, dtype=torch.float64)
 
 
@@ -82,7 +78,7 @@ class _Reader:
     def __init__(self, text: str, labels: Sequence[Label]) -> None:
         self.text, self.position = text, 0
         names = {str(label[1]) for label in labels} | {label_name(label) for label in labels}
-        self.names = sorted(names, key=len, reverse=True)
+        self.names = sorted(names - {""}, key=len, reverse=True)
 
     def fail(self, why: str) -> NoReturn:
         forms = "'x = z', '2*x - z = 1' or 'x = 0, z = 1'"
@@ -102,37 +98,30 @@ class _Reader:
                 return mark
         return ""
 
-    def equations(self) -> list[list[_Side]]:
-        found = [self.sides()]
-        while self.take(","):
-            found.append(self.sides())
+    def separated(self, part: Callable[[], Part], *marks: str) -> list[Part]:
+        found = [part()]
+        while self.take(*marks):
+            found.append(part())
+        return found
+
+    def equations(self) -> list[list[Sum]]:
+        found = self.separated(lambda: self.separated(self.sum, "==", "="), ",")
         if self.rest:
             self.fail(f"at '{self.rest[:20]}' an operator or a known name is missing")
         if any(len(sides) < 2 for sides in found):
             self.fail("there is no '='" if len(found) == 1 else "an equation has no '='")
         return found
 
-    def sides(self) -> list[_Side]:
-        found = [self.sum()]
-        while self.take("==", "="):
-            found.append(self.sum())
-        return found
-
-    def sum(self) -> _Side:
-        side, first = _Side({}), True
-        while True:
-            sign = self.take("+", "-")
-            if not sign and not first:
-                return side
+    def sum(self) -> Sum:
+        terms: Sum = {}
+        sign = self.take("+", "-") or "+"
+        while sign:
             factor, name = self.product()
-            factor = -factor if sign == "-" else factor
-            if name is None:
-                side.constant += factor
-            else:
-                side.terms[name] = side.terms.get(name, 0.0) + factor
-            first = False
+            terms[name] = terms.get(name, 0.0) + (-factor if sign == "-" else factor)
+            sign = self.take("+", "-")
+        return terms
 
-    def product(self) -> tuple[float, str | None]:
+    def product(self) -> tuple[float, str]:
         name = self.name()
         if name is not None:
             factor = 1.0
@@ -145,7 +134,7 @@ class _Reader:
             if name is not None:
                 return factor, name
             factor = factor * self.number() if mark == "*" else factor / self.number()
-        return factor, None
+        return factor, ""
 
     def number(self) -> float:
         found = _NUMBER.match(self.rest)

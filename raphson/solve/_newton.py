@@ -47,7 +47,7 @@ Propose = Callable[[Problem, Tensor, Evaluation], Tensor | None]
 
 
 class Stage(NamedTuple):
-    """An objective to come near the optimum with, say that of some of the rows.
+    """A cheaper objective that leads near the optimum, say that of some of the rows.
 
     Attributes:
         problem: The objective.

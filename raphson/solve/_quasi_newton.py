@@ -20,8 +20,8 @@ from raphson.solve._line_search import is_finite
 from raphson.solve._solution import Callback, Evaluation, History, Problem, Solution, Status
 
 _RATE_FROM = 8
-"""Steps after which the rate at which the gradient falls is believed: the first ones find the scale. Believed after
-four, a fit of 200 x 5000 that ends after 13 steps was given up."""
+"""Steps after which the rate at which the gradient falls is believed: the first ones find the scale. When
+it was believed after four, a fit of 200 x 5000 that ends after 13 steps was given up."""
 
 _BEST_RATE = 3.0
 """By what a step lowers the gradient, once the first one found the scale, at best: seldom by more over several."""

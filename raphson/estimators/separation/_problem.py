@@ -31,7 +31,7 @@ ROUNDING = 1e-7  # parts of a direction below this share are rounding
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Standardized rows, parameters and conditions; ``z`` is held, the ones first, unless the design is large.
+    """Standardized rows, parameters and conditions; ``z``, the ones first, is stored unless the design is large.
 
     Attributes:
         std: The rows that count.

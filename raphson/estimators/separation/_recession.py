@@ -29,8 +29,7 @@ class LimitingModel:
     Attributes:
         rows: ``(N,)`` boolean: rows whose likelihood the finite coefficients still decide; the others are predicted
             perfectly, or do not count.
-        kept: ``(p,)`` boolean: parameters to fit; the others may be held at zero, whatever is finite does not depend
-            on it.
+        kept: ``(p,)`` boolean: parameters to fit. The others can be fixed at zero: nothing finite depends on them.
         offset: ``(N, C)`` to add to the outputs: classes, or levels, that a row can no longer have are far away; None
             where there is none.
     """

@@ -162,7 +162,10 @@ def _cut_finding(problem: Problem, cut: Cut, counts: Array, columns: list[str], 
 
 
 def _blocks(pairs: Array) -> list[tuple[Array, Array]]:
-    """Return a symmetric relation as masks "each of these with each of those"; no second ones: all of the first."""
+    """Return a symmetric relation of classes as pairs of masks, each of the first with each of the second.
+
+    Where the second mask is empty it is each of the first with every other of them.
+    """
     rest = pairs.copy()
     blocks: list[tuple[Array, Array]] = []
     while rest.any():
