@@ -127,7 +127,8 @@ def run_fit(options: FitOptions) -> int:
         if options.out is not None:
             write_table(summary.to_frame().reset_index(), options.out)
         if options.report is not None:
-            write_report(model, options, notes, data.groups)
+            settings = {"kind": options.covariance, "method": options.intervals, "exp": options.exp}
+            _write_report(model, options, notes, groups=data.groups, **settings)
     if model.solution_.converged:
         return 0
     render_problem(model.solution_.status.sentence, [*map(_as_options, summary.notes)], options.quiet)
@@ -178,30 +179,16 @@ def _fit_network(
     if options.save is not None:
         rp.save(model, options.save, design)
     if options.report is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model.report(options.report, level=options.level, command=_command(), notes=[*notes, *more])
+        _write_report(model, options, [*notes, *more])
     return 0
 
 
-def _command() -> str:
-    return shlex.join(["raphson", *sys.argv[1:]])
-
-
-def write_report(model: Any, options: FitOptions, notes: list[str], groups: Any) -> None:
+def _write_report(model: Any, options: FitOptions, notes: list[str], **settings: Any) -> None:
     """Write the report of a fit, with the command that makes it again."""
+    command = shlex.join(["raphson", *sys.argv[1:]])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.report(
-            options.report,
-            kind=options.covariance,
-            level=options.level,
-            groups=groups,
-            method=options.intervals,
-            exp=options.exp,
-            command=_command(),
-            notes=notes,
-        )
+        model.report(options.report, level=options.level, command=command, notes=notes, **settings)
 
 
 def render_problem(sentence: str, notes: Any, quiet: bool) -> None:

@@ -58,15 +58,9 @@ class Computed(NamedTuple):
 
 
 def curvature_of(objective: Objective, wanted: Curvature, entries: Tensor | None = None) -> Computed:
-    """Return the curvature of the summed losses, without a penalty.
+    """Return the curvature of the summed losses, without a penalty; the objective's scale is taken out.
 
-    Args:
-        objective: The objective, whose scale is taken out.
-        wanted: Which curvature.
-        entries: Numbers of the parameters to take, for a dense structure; None for all.
-
-    Returns:
-        The curvature.
+    ``entries`` are the numbers of the parameters to take, for a dense structure; None for all.
     """
     if wanted.structure == "kfac":
         factors = multiplied_factors(kfac(objective, bias=wanted.bias), 1.0 / objective.scale)

@@ -105,17 +105,8 @@ def evidence(
 ) -> Evidence:
     """Return the evidence with its gradient.
 
-    Args:
-        log_det: What ``determinant`` returned.
-        prior: The prior.
-        squares: Squared norms of the parameters by group, ``(G,)``.
-        loss: The summed loss.
-        temperature: Of the likelihood.
-        multiple: By what the curvature is multiplied besides.
-        residuals: Of a Gaussian; None for another likelihood.
-
-    Returns:
-        The evidence.
+    ``squares`` ``(G,)`` are squared norms of the parameters by group, ``loss`` the summed loss, ``multiple`` by what
+    the curvature is multiplied besides; ``residuals`` are those of a Gaussian.
     """
     delta = prior.values
     log_determinant, traces = log_det(delta, multiple / temperature)

@@ -167,12 +167,9 @@ def loss_and_residuals(objective: Objective) -> tuple[float, Tensor, Residuals |
 
 def _restricted(objective: Objective, subset: str | Iterable[str]) -> Objective:
     """Return the objective in the parameters that are uncertain."""
-    if isinstance(subset, str) and subset not in _SUBSETS:
-        raise InputError(
-            f"subset is {subset!r}, but it must be one of {', '.join(_SUBSETS)}, or a list of names of parameters."
-        )
-    names = [subset] if isinstance(subset, str) else list(subset) if isinstance(subset, Iterable) else [subset]
-    if not names or any(not isinstance(name, str) for name in names):
+    names = list(subset) if isinstance(subset, Iterable) and not isinstance(subset, str) else []
+    known = subset in _SUBSETS if isinstance(subset, str) else bool(names) and all(isinstance(n, str) for n in names)
+    if not known:
         raise InputError(
             f"subset is {subset!r}, but it must be one of {', '.join(_SUBSETS)}, or a list of names of parameters."
         )

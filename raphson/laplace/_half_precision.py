@@ -6,12 +6,10 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from raphson.data import tree_map
-
-HALF = frozenset({torch.float16, torch.bfloat16})
+from raphson.linalg import HALF, single
 
 
 def in_single(
@@ -24,14 +22,9 @@ def in_single(
     if isinstance(model, nn.Module):
         model = copy.deepcopy(model).float()
     else:
-        params = {name: widened(value) for name, value in (params or {}).items()}
+        params = {name: single(value) for name, value in (params or {}).items()}
     whole = isinstance(data, tuple | list) and len(data) > 1 and isinstance(data[1], Tensor)
-    return model, tree_map(widened, tuple(data)) if whole else _Widened(data), params
-
-
-def widened(t: Tensor) -> Tensor:
-    """Return a tensor in single precision if it is in half, else as it is."""
-    return t.float() if t.dtype in HALF else t
+    return model, tree_map(single, tuple(data)) if whole else _Widened(data), params
 
 
 class _Widened:
@@ -41,4 +34,4 @@ class _Widened:
         self._batches = batches
 
     def __iter__(self) -> Iterator[Any]:
-        return (tree_map(widened, tuple(batch)) for batch in self._batches)
+        return (tree_map(single, tuple(batch)) for batch in self._batches)

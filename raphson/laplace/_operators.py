@@ -26,16 +26,7 @@ from raphson.network import LayerOperator
 
 @singledispatch
 def combined(operator: SymmetricOperator, c: float, v: Tensor) -> SymmetricOperator:
-    """Return ``c A + diag(v)`` for ``v`` of shape ``(n,)``; an operator without a structure for it becomes dense.
-
-    Args:
-        operator: ``A``.
-        c: A positive number.
-        v: The diagonal to add, in the order of the operator's rows.
-
-    Returns:
-        The operator.
-    """
+    """Return ``c A + diag(v)``, c > 0 and ``v`` ``(n,)``; an operator without a structure for it becomes dense."""
     return combined(Dense(operator.to_dense(), labels=operator.labels), c, v)
 
 
@@ -138,12 +129,7 @@ def _(operator: LayerOperator) -> Tensor:
 def spectrum(operator: SymmetricOperator, group: Tensor) -> tuple[Tensor, Tensor] | None:
     """Return eigenvalues ``(n,)`` with the group of the diagonal that is added to each, where groups keep eigenvectors.
 
-    Args:
-        operator: The curvature.
-        group: The group of each parameter, ``(n,)``.
-
-    Returns:
-        Both; None where parameters of different groups share eigenvectors.
+    ``group`` ``(n,)`` is that of each parameter; None where parameters of different groups share eigenvectors.
     """
     if isinstance(operator, LayerOperator):
         parts = _of_blocks(group[operator.order()], operator)

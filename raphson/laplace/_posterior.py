@@ -17,7 +17,6 @@ from raphson.laplace._arguments import whole_number
 from raphson.laplace._curvature import Kind, Structure
 from raphson.laplace._evidence import Evidence, Residuals, determinant
 from raphson.laplace._evidence import evidence as evidence_at
-from raphson.laplace._half_precision import HALF, widened
 from raphson.laplace._operators import combined, inverse_diagonal
 from raphson.laplace._predictive import Link, Predictive, from_outputs, from_samples
 from raphson.laplace._prior import Per, Prior, make_prior
@@ -25,7 +24,7 @@ from raphson.laplace._state import description_of, fields_of, read, save, tensor
 from raphson.laplace._tune import tune_by_evidence, tune_by_validation
 from raphson.laplace._update import updated
 from raphson.likelihoods import Likelihood
-from raphson.linalg import SymmetricOperator
+from raphson.linalg import HALF, SymmetricOperator, single
 from raphson.network import LayerOperator, Objective, OutputCovariance, shown
 
 
@@ -322,7 +321,7 @@ class Posterior:
         """
         self.objective.model.check_unchanged(self.versions)
         if self.objective.dtype not in HALF:
-            x = tree_map(widened, x)
+            x = tree_map(single, x)
         if method not in {"glm", "sample"}:
             raise InputError(f"method is {method!r}, but a prediction is by 'glm' or 'sample'.")
         samples = whole_number("samples", samples)

@@ -348,20 +348,10 @@ def from_outputs(
     joint: bool = False,
     is_root: bool = False,
 ) -> Predictive:
-    """Return the predictive distribution of Gaussian outputs.
+    """Return the predictive distribution of Gaussian outputs, sampled by the generator, None for a fixed one.
 
-    Args:
-        likelihood: The likelihood.
-        f: Their means, ``(N, ..., C)``.
-        covariance: ``(N, ..., C, C)``, or that of all together.
-        link: From outputs to responses.
-        samples: Number of samples of the outputs.
-        generator: Source of randomness; None for a fixed one.
-        joint: Whether the covariance is that of all together.
-        is_root: Whether ``covariance`` is a square root of it, ``(N, C, r)``.
-
-    Returns:
-        The predictive distribution.
+    ``f`` ``(N, ..., C)`` are their means; ``covariance`` is ``(N, ..., C, C)``, with ``joint`` that of all together,
+    and with ``is_root`` a square root ``(N, C, r)`` of it.
 
     Raises:
         InputError: There is no such link, or the likelihood has none.

@@ -74,9 +74,6 @@ def make_prior(
         given: A number, or numbers by name of a tensor or prefix up to a dot; every tensor must have one.
         like: Gives type and device.
 
-    Returns:
-        The prior.
-
     Raises:
         InputError: A precision is not positive and finite, or names and parameters do not match.
     """
@@ -108,16 +105,9 @@ def make_prior(
 
 
 def regrouped(prior: Prior, names: Sequence[str], sizes: Sequence[int], per: Per) -> Prior:
-    """Return the prior with a precision for all, each layer or each tensor, at the mean of its present ones.
+    """Return the prior with a precision for ``"all"``, each ``"layer"`` (tensors of one module) or each ``"tensor"``.
 
-    Args:
-        prior: The prior.
-        names: Names of the tensors.
-        sizes: Their numbers of entries.
-        per: ``"all"``, ``"layer"`` (tensors of one module) or ``"tensor"``.
-
-    Returns:
-        The prior; the precision of a new group is the geometric mean over its parameters.
+    The precision of a new group is the geometric mean over its parameters.
 
     Raises:
         InputError: ``per`` is none of the three.

@@ -56,17 +56,9 @@ def without_data(objective: Objective) -> Objective:
 def objective_of(
     model: Any, likelihood: Likelihood, x: Any, names: Iterable[str], params: Mapping[str, Tensor]
 ) -> Objective:
-    """Return an objective of inputs alone, with targets drawn from the model.
+    """Return an objective of a few inputs alone, with targets drawn from the model.
 
-    Args:
-        model: The module or function.
-        likelihood: The likelihood.
-        x: A few inputs.
-        names: The parameters that are differentiated.
-        params: All parameters, for a function.
-
-    Returns:
-        The objective.
+    ``names`` are the parameters that are differentiated, ``params`` those of a function, all of them.
     """
     chosen: Any = list(names) if isinstance(model, nn.Module) else dict(params)
     made = Model(model, chosen)
@@ -75,6 +67,12 @@ def objective_of(
     y = likelihood.sample(f, torch.Generator(f.device).manual_seed(0))
     whole = Objective(model, likelihood, (x, y), params=chosen)
     return whole if isinstance(model, nn.Module) else whole.restricted(list(names))
+
+
+def parameters_of(objective: Objective) -> list[str] | dict[str, Tensor]:
+    """Return what tells an objective of other data which parameters are differentiated."""
+    model = objective.model
+    return list(objective.space.names) if model.module is not None else model.everything
 
 
 def description_of(post: Posterior) -> dict[str, Any]:
@@ -178,16 +176,13 @@ def fields_of(
     model: nn.Module | Callable[..., Tensor],
     likelihood: Likelihood | None,
 ) -> dict[str, Any]:
-    """Return the fields of a posterior from a file.
+    """Return the fields of a posterior from a file, by name.
 
     Args:
         tensors: Its tensors.
         described: Its description.
         model: The network that it is of; its parameters are taken from the file, in a copy.
         likelihood: For a likelihood that is made from code; None for one that the file describes.
-
-    Returns:
-        The fields by name.
 
     Raises:
         InputError: The model has other parameters, or the likelihood is missing.
@@ -198,7 +193,7 @@ def fields_of(
         raise InputError("This posterior's likelihood is made from code, which no file holds: give it as likelihood=.")
     params = _below("parameter", tensors)
     if isinstance(model, nn.Module):
-        model = _filled(model, params)
+        model = filled(model, params)
     x = _unpacked(described["x"], tensors)
     device = next(iter(model.parameters())).device if isinstance(model, nn.Module) else torch.device("cpu")
     x = tree_map(lambda t: t.to(device), x)
@@ -234,8 +229,8 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
 
 
-def _filled(model: nn.Module, params: Mapping[str, Tensor]) -> nn.Module:
-    """Return a copy of a module with these parameters."""
+def filled(model: nn.Module, params: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of a module with these parameters; ``InputError`` where it has none of a name or shape."""
     module = copy.deepcopy(model)
     own = dict(module.named_parameters())
     for name, value in params.items():

@@ -94,7 +94,7 @@ def predicted_targets(
     over_samples: Callable[[Callable[[Tensor, slice], Tensor]], list[Tensor]],
     draw: Callable[[int, torch.Generator], Tensor],
 ) -> PredictedTargets:
-    """Return targets beside the mixture over sampled outputs.
+    """Return targets beside the mixture over sampled outputs, whose mean and variance are the moments.
 
     Args:
         likelihood: The likelihood.
@@ -104,9 +104,6 @@ def predicted_targets(
         over_samples: Calls a function with sampled outputs ``(S, n, ..., C)`` and the slice of their rows, and
             returns what it returns.
         draw: Draws outputs, ``(n, N, ..., C)``.
-
-    Returns:
-        The targets.
     """
     at_mean = likelihood.distribution(f, y)
     shape = at_mean.mean.shape

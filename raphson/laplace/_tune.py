@@ -17,6 +17,7 @@ from raphson.laplace._evidence import determinant, evidence
 from raphson.laplace._operators import combined
 from raphson.laplace._predictive import Link
 from raphson.laplace._prior import Per, Prior, parts_modules, regrouped
+from raphson.laplace._state import parameters_of
 from raphson.likelihoods import Gaussian
 from raphson.network import Objective, multiplied_factors
 
@@ -110,7 +111,9 @@ def with_scale(post: Posterior, sigma: float) -> Posterior:
 def tune_by_validation(post: Posterior, per: Per | None, data: Any, link: Link) -> Posterior:
     """Return the posterior whose predictive density of other data is largest."""
     post = _with_groups(post, per)
-    held_out = Objective(post.objective.model.function, post.objective.likelihood, data, params=_names(post))
+    held_out = Objective(
+        post.objective.model.function, post.objective.likelihood, data, params=parameters_of(post.objective)
+    )
 
     def score(values: Tensor) -> float:
         candidate = replace(post, prior=post.prior.with_values(values))
@@ -139,26 +142,17 @@ def tune_by_validation(post: Posterior, per: Per | None, data: Any, link: Link) 
     return replace(post, prior=post.prior.with_values(values))
 
 
-def _names(post: Posterior) -> list[str] | dict[str, Tensor]:
-    """Return what tells an objective of other data which parameters are differentiated."""
-    model = post.objective.model
-    return list(post.objective.space.names) if model.module is not None else model.everything
-
-
 def _with_groups(post: Posterior, per: Per | None) -> Posterior:
     """Return the posterior with the groups of the prior that are asked for."""
     if per is None:
         return post
     space = post.objective.space
-    vector = post.prior.vector if post.entries is None else None
-    if vector is None:
-        whole = Prior(
-            post.prior.keys, post.prior.values, torch.zeros(space.numel, dtype=torch.long, device=space.device)
-        )
-        assert post.entries is not None
-        prior = regrouped(whole, space.names, space.sizes, per).of_entries(post.entries)
-    else:
-        prior = regrouped(post.prior, space.names, space.sizes, per)
+    prior = post.prior
+    if post.entries is not None:
+        prior = Prior(prior.keys, prior.values, torch.zeros(space.numel, dtype=torch.long, device=space.device))
+    prior = regrouped(prior, space.names, space.sizes, per)
+    if post.entries is not None:
+        prior = prior.of_entries(post.entries)
     parted = post.entries is None and parts_modules(prior, space.names, space.sizes)
     if not parted or post.bias == "separate" or post.structure not in {"kfac", "ekfac"}:
         return replace(post, prior=prior)

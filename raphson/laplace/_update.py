@@ -10,7 +10,6 @@ which is exact for a linear model with squared error.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from dataclasses import replace
 from functools import singledispatch
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from raphson._errors import InputError, RaphsonWarning
 from raphson.laplace._curvature import Curvature, curvature_of, eigenbases
+from raphson.laplace._state import filled, parameters_of
 from raphson.linalg import (
     Dense,
     Diagonal,
@@ -46,8 +46,7 @@ def updated(post: Posterior, data: Any) -> Posterior:
         raise InputError("A subnetwork of single entries is not updated: use structure='dense' with subset='all'.")
     old = post.objective
     old.model.check_unchanged(post.versions)
-    names: Any = list(old.space.names) if old.model.module is not None else old.model.everything
-    new = Objective(old.model.function, old.likelihood, data, params=names)
+    new = Objective(old.model.function, old.likelihood, data, params=parameters_of(old))
     wanted = Curvature(post.structure, post.kind, post.bias, _rank(post.curvature), None)
     more = curvature_of(new, wanted)
     raw = None
@@ -109,11 +108,7 @@ def _at(objective: Objective, theta: Tensor) -> Objective:
         params = {name: values.get(name, p).clone() for name, p in model.everything.items()}
         whole = Objective(model.function, objective.likelihood, batches, params=params)
         return whole.restricted(list(space.names))
-    module = copy.deepcopy(model.module)
-    own = dict(module.named_parameters())
-    with torch.no_grad():
-        for name, value in values.items():
-            own[name].copy_(value)
+    module = filled(model.module, values)
     return Objective(module, objective.likelihood, [(b.x, b.y) for b in batches], params=list(space.names))
 
 
@@ -125,12 +120,7 @@ def _rank(curvature: SymmetricOperator) -> int:
 def added(one: SymmetricOperator, other: SymmetricOperator) -> SymmetricOperator:
     """Return the sum of two curvatures of one structure, in that structure.
 
-    Args:
-        one: A curvature.
-        other: Another, of the same kind.
-
-    Returns:
-        The sum; of Kronecker eigenbases and low ranks the nearest of their kind.
+    Of Kronecker eigenbases and low ranks it is the nearest of their kind.
     """
     return Dense(one.to_dense() + other.to_dense(), labels=one.labels)
 

@@ -19,7 +19,17 @@ from raphson.likelihoods import (
     Weibull,
     Wrapper,
 )
+from raphson.likelihoods.composed import _wrapper
 from raphson.linalg import Scaled
+
+OF_THE_VALUE = {
+    *("nll", "gradient", "hessian", "fisher", "fisher_factor", "derivatives", "definition", "hessian_bound"),
+    *("differences_only", "always_finite", "partition", "partition_multiple", "statistic", "log_partition"),
+    *("self_concordance", "concordance_terms", "curvature_terms", "extended_gradient", "power_curvature"),
+    *("of_difference", "negative_exponential", "locations", "in_units", "second_given"),
+}
+"""What is said of the value, which a wrapper makes another one."""
+OF_THE_CLASS = {"examples", "link_names", "commands"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,3 +86,9 @@ def test_what_is_known_of_the_bases_value_alone_is_not_taken_over():
     assert Poisson().statistic(y, 1) is not None and made.statistic(y, 1) is None
     assert made.partition is None and made.self_concordance is None and made.hessian_bound is None
     assert made.locations(1) is None and made.second_given(f, y) is None
+
+
+def test_whatever_a_likelihood_says_is_of_its_value_or_taken_over():
+    said = {name for name in vars(Likelihood) if not name.startswith("_")}
+    taken_over = {*_wrapper._TAKEN_OVER, "sample", "mean", "variance"}
+    assert said == taken_over | OF_THE_VALUE | OF_THE_CLASS

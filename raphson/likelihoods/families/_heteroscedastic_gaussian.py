@@ -235,19 +235,16 @@ class HeteroscedasticGaussian(ClosedForm[_Parts]):
 
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise ``InputError`` for the first response that is not finite, and unless there are two outputs for each."""
-        if n_outputs % 2:
-            raise InputError(_odd(n_outputs))
+        _check_even(n_outputs)
         Likelihood.check(self, y, n_outputs)
 
     def _moments(self, f: Tensor) -> tuple[Tensor, Moments]:
-        if f.shape[-1] % 2:
-            raise InputError(_odd(f.shape[-1]))
+        _check_even(f.shape[-1])
         second = f[..., 1::2]
         return second, _finite_inverse(self._form.moments(f[..., ::2], second))
 
     def _parts(self, f: Tensor, y: Tensor, *, once: bool = False) -> _Parts:
-        if f.shape[-1] % 2:
-            raise InputError(_odd(f.shape[-1]))
+        _check_even(f.shape[-1])
         second = f[..., 1::2]
         at = self._form.moments(f[..., ::2], second)
         d = like_outputs(at.mean, y) - at.mean
@@ -370,11 +367,12 @@ def _safe_scale(residual: Tensor, size: Tensor, weights: Tensor | None) -> Tenso
     return torch.where(scale > 1e-12 * size.abs(), scale, torch.where(size == 0, 1.0, size.abs()))
 
 
-def _odd(n_outputs: int) -> str:
-    return (
-        f"The model has {n_outputs} outputs, but a Gaussian with mean and scale needs two per response: "
-        "give an even number, the two of the first response first."
-    )
+def _check_even(n_outputs: int) -> None:
+    if n_outputs % 2:
+        raise InputError(
+            f"The model has {n_outputs} outputs, but a Gaussian with mean and scale needs two per response: "
+            "give an even number, the two of the first response first."
+        )
 
 
 def _finite_inverse(at: Moments) -> Moments:
