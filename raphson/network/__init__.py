@@ -5,6 +5,7 @@ from raphson.network._contractive import contractive_penalty as contractive_pena
 from raphson.network._contractive import contractive_penalty_estimate as contractive_penalty_estimate
 from raphson.network._module import Model as Model
 from raphson.network._objective import Objective as Objective
+from raphson.network._onednn import matmul as matmul
 from raphson.network._parameters import ParameterSpace as ParameterSpace
 from raphson.network._progress import shown as shown
 from raphson.network.curvature._ekfac import ekfac as ekfac

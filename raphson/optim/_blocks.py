@@ -12,12 +12,13 @@ power of this product, and four for one of the sum, in the eigenbasis. The autoe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from raphson.network import Factors, KroneckerBlock
+from raphson.network import Factors, KroneckerBlock, matmul
 
 State = dict[str, Tensor]
 Spectrum = tuple[Tensor, Tensor]
@@ -44,6 +45,9 @@ class BlockState(Protocol):
 
     def solve(self, values: Tensor) -> Tensor:
         """Return the damped inverse times matrices ``(G, O, I)``."""
+
+    def trials(self, values: Tensor) -> Callable[[float], Tensor]:
+        """Return what ``solve`` gives for these matrices by damping, after what does not depend on it was done once."""
 
     def state(self) -> State:
         """Return what a state dictionary holds."""
@@ -141,22 +145,48 @@ class KroneckerState:
         if not due and self._average.derived is not None:
             return
         left, right, _ = self._average.now
-        pi, root = balance(left, right), damping**0.5
+        shifts = self._shifts(damping)
         if self._exponent == 1.0:
-            self._average.put(_inverse(left, root / pi), _inverse(right, root * pi))
+            self._average.put(*(_inverse(t, shift) for t, shift in zip((left, right), shifts, strict=True)))
             return
-        if self._spectra is None:
-            self._spectra = spectrum(left), spectrum(right)
-        self._average.put(
-            _inverse_power(self._spectra[0], root / pi, self._exponent),
-            _inverse_power(self._spectra[1], root * pi, self._exponent),
-        )
+        powers = (_inverse_power(s, shift, self._exponent) for s, shift in zip(self._decomposed(), shifts, strict=True))
+        self._average.put(*powers)
 
     def solve(self, values: Tensor) -> Tensor:  # noqa: D102
         assert self._average.derived is not None
-        left, right, _ = self._average.derived
-        values = left @ values if left.ndim == 3 else left.unsqueeze(2) * values
-        return values @ right if right.ndim == 3 else values * right.unsqueeze(1)
+        return times(values, *self._average.derived[:2])
+
+    def trials(self, values: Tensor) -> Callable[[float], Tensor]:  # noqa: D102
+        if self._exponent == 1.0:
+
+            def solved(damping: float) -> Tensor:
+                self.refresh(damping, True)
+                return self.solve(values)
+
+            return solved
+        spectra = self._decomposed()
+        left, right = (vectors for _, vectors in spectra)
+        turned = times(values, transposed(left), right)
+
+        def at(damping: float) -> Tensor:
+            rows, columns = (
+                (s[0] + shift[:, None]).pow(-self._exponent)
+                for s, shift in zip(spectra, self._shifts(damping), strict=True)
+            )
+            return times(turned * rows.unsqueeze(2) * columns.unsqueeze(1), left, transposed(right))
+
+        return at
+
+    def _shifts(self, damping: float) -> tuple[Tensor, Tensor]:
+        """Return what is added to the diagonals of both factors, ``(G,)`` each."""
+        pi, root = balance(*self._average.now[:2]), damping**0.5
+        return root / pi, root * pi
+
+    def _decomposed(self) -> tuple[Spectrum, Spectrum]:
+        if self._spectra is None:
+            left, right, _ = self._average.now
+            self._spectra = spectrum(left), spectrum(right)
+        return self._spectra
 
     def state(self) -> State:  # noqa: D102
         return self._average.state()
@@ -203,14 +233,24 @@ def spectrum(t: Tensor) -> Spectrum:
     return values.clamp_min(0.0), vectors
 
 
+def times(values: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Return ``left V right`` for matrices ``V`` ``(G, O, I)``; a factor ``(G, n)`` is that of a diagonal matrix."""
+    values = matmul(left, values) if left.ndim == 3 else left.unsqueeze(2) * values
+    return matmul(values, right) if right.ndim == 3 else values * right.unsqueeze(1)
+
+
+def transposed(q: Tensor) -> Tensor:
+    """Return the transpose, of a matrix or diagonal for each group."""
+    return q.mT if q.ndim == 3 else q
+
+
 def _inverse_power(of: Spectrum, shift: Tensor, exponent: float) -> Tensor:
     """Return ``(t + shift I) ** -exponent`` for each group, of a matrix or diagonal with eigenvalues and vectors."""
     values, vectors = of
     powers = (values + shift[:, None]).pow(-exponent)
     if vectors.ndim == 2:
         return powers
-    found: Tensor = (vectors * powers.unsqueeze(1)) @ vectors.mT
-    return found
+    return matmul(vectors * powers.unsqueeze(1), vectors.mT)
 
 
 def _inverse(t: Tensor, shift: Tensor) -> Tensor:

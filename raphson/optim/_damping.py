@@ -27,7 +27,6 @@ _LEAST = 0.99e-4
 a start at 3e-6 of it is at 90 after 55 steps, one at 5e-5 at 85 (measured)."""
 
 _DECADES = 12
-_STEP = 10.0**0.5
 
 
 class DampingSchedule:
@@ -59,23 +58,26 @@ class DampingSchedule:
             trial: From a damping to the change of the loss by a first step.
             guess: The size of the curvature, where the search begins.
         """
-        best, change = guess, _finite(trial(guess))
-        for factor in (_STEP, 1.0 / _STEP):
-            at = best
-            for _ in range(2 * _DECADES):
-                at *= factor
-                new = _finite(trial(at))
-                if new >= change:
+        seen: dict[int, float] = {}
+
+        def change(halves: int) -> float:
+            if halves not in seen:
+                seen[halves] = _finite(trial(guess * 10.0 ** (halves / 2)))
+            return seen[halves]
+
+        best = 0
+        for decade in (2, -2):
+            while abs(best) < 2 * _DECADES and change(best + decade) < change(best):
+                best += decade
+            if best:
+                break
+        enough = _NEARLY * change(best)
+        for step in (2, 1):
+            while enough < 0 and best - step > -2 * _DECADES and _LEAST <= 10.0 ** ((best - step) / 2):
+                if change(best - step) > enough:
                     break
-                best, change = at, new
-            if best != guess:
-                break
-        for _ in range(2 * _DECADES):
-            at = best / _STEP
-            if change >= 0 or at < _LEAST * guess or _finite(trial(at)) > _NEARLY * change:
-                break
-            best = at
-        self.value = min(max(best, self._options.smallest), self._options.largest)
+                best -= step
+        self.value = min(max(guess * 10.0 ** (best / 2), self._options.smallest), self._options.largest)
 
     def adapt(self, change: float, promised: float, lr: float) -> None:
         """Change it by what the last steps did to the loss and what the model had promised.

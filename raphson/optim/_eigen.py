@@ -8,10 +8,12 @@ of the damped inverse are as easy in that basis.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from raphson.network import Factors, KroneckerBlock
-from raphson.optim._blocks import AveragedFactors, State, block_row, spectrum
+from raphson.optim._blocks import AveragedFactors, State, block_row, spectrum, times, transposed
 
 
 class EigenState:
@@ -50,11 +52,13 @@ class EigenState:
         self._moments = values_left.unsqueeze(2) * values_right.unsqueeze(1)
 
     def solve(self, values: Tensor) -> Tensor:  # noqa: D102
+        return self.trials(values)(self._damping)
+
+    def trials(self, values: Tensor) -> Callable[[float], Tensor]:  # noqa: D102
         assert self._average.derived is not None and self._moments is not None
-        left, right, _ = self._average.derived
-        turned = _right(_left(left.mT if left.ndim == 3 else left, values), right)
-        scaled = turned / (self._moments + self._damping).pow(self._exponent)
-        return _right(_left(left, scaled), right.mT if right.ndim == 3 else right)
+        (left, right, _), moments = self._average.derived, self._moments
+        turned = times(values, transposed(left), right)
+        return lambda damping: times(turned / (moments + damping).pow(self._exponent), left, transposed(right))
 
     def state(self) -> State:  # noqa: D102
         found = self._average.state()
@@ -66,11 +70,3 @@ class EigenState:
 
     def report(self) -> tuple[str, int, str, int]:  # noqa: D102
         return block_row(self.block, self._average.factors, "Kronecker eigenbasis", self.state())
-
-
-def _left(q: Tensor, values: Tensor) -> Tensor:
-    return q @ values if q.ndim == 3 else values
-
-
-def _right(values: Tensor, q: Tensor) -> Tensor:
-    return values @ q if q.ndim == 3 else values

@@ -19,7 +19,7 @@ from raphson.optim._damping import DampingSchedule
 from raphson.optim._gathered import Gathered
 from raphson.optim._groups import GroupValues, checked_groups, group_lines, group_names, torch_groups
 from raphson.optim._options import CurvatureOptions, DampingOptions, StepSize, flag, not_negative, one_of
-from raphson.optim._preconditioner import Preconditioner
+from raphson.optim._preconditioner import Damped, Preconditioner
 from raphson.optim._step_size import FixedStep, KeptLength, QuadraticModel, QuadraticStep, combination
 
 LARGE_BATCH = 256
@@ -189,7 +189,8 @@ class KFAC(torch.optim.Optimizer):
         self._curvature.take(gathered.measured, self._count)
         if self._damping.value is None:
             guess = max(self._curvature.mean, torch.finfo(theta.dtype).tiny)
-            self._damping.begin(lambda damping: self._trial(damping, gathered, gradient, values), guess)
+            towards = self._curvature.trials(gradient, self._count)
+            self._damping.begin(lambda damping: self._trial(damping, towards, gathered, gradient, values), guess)
         self._curvature.refresh(self._damped(values), self._count)
         direction = self._curvature.solve(average).neg_()
         model: QuadraticModel | None = None
@@ -346,7 +347,7 @@ class KFAC(torch.optim.Optimizer):
         torch._foreach_copy_(tensors, here)
         return before
 
-    def _damped(self, values: GroupValues) -> Callable[[str], float]:
+    def _damped(self, values: GroupValues) -> Damped:
         damping = self._damping.value
         assert damping is not None
         return lambda name: damping + values.at("weight_decay", name)
@@ -365,11 +366,17 @@ class KFAC(torch.optim.Optimizer):
         slopes = torch.stack([torch.dot(gradient, v) for v in directions])
         return QuadraticModel(directions, slopes, matrix + more)
 
-    def _trial(self, damping: float, gathered: Gathered, gradient: Tensor, values: GroupValues) -> float:
+    def _trial(
+        self,
+        damping: float,
+        towards: Callable[[Damped], Tensor],
+        gathered: Gathered,
+        gradient: Tensor,
+        values: GroupValues,
+    ) -> float:
         """Return the change of the loss by a first step with a damping; the parameters are left as they are."""
         self._damping.value = damping
-        self._curvature.refresh(self._damped(values), self._count, force=True)
-        direction = self._curvature.solve(gradient).neg_()
+        direction = towards(self._damped(values)).neg_()
         model = self._model(gathered, [direction], gradient, values)
         parts = self._trained.space.unflatten(combination([direction], model.minimum()))
         self._damping.value = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,9 +21,10 @@ _SHARE = 0.2
 _EIGEN = 5.0
 """Cost of an eigen-decomposition in inverses (measured)."""
 
-_SETTLING = 100
-"""Steps over which a period grows from 1 to what it is: on an autoencoder seldom updates in the first 50 steps cost as
-many steps later (measured)."""
+_GROWTH = 4
+"""A period grows from 1 to what it is: nothing is older than a quarter of the steps so far. On the autoencoder of 1400
+digits 30 steps end at 15.85 in 0.58 s, in place of 15.80 in 0.75 where periods grow over 100 steps; with half of the
+steps in place of a quarter they end at 17.2 (measured)."""
 
 _PRIOR = 4.0
 """Samples that the mean over a tensor counts as in its diagonal: a single sampled square is near zero too often."""
@@ -95,26 +96,41 @@ class Preconditioner:
         self._updates += 1
         self._measured_at = count
 
-    def refresh(self, damped: Damped, count: int, force: bool = False) -> None:
+    def refresh(self, damped: Damped, count: int) -> None:
         """Make inverses for a damping, if step ``count`` is one of those that do."""
         again = due(count, self._inverted_at, self._inverse_period)
         if self._options.structure == "ekfac":  # eigenvectors of the same factors are the same, whatever the damping
-            again, force = again and self._measured_at > self._inverted_at, False
+            again = again and self._measured_at > self._inverted_at
         for state in self._blocks:
-            state.refresh(damped(state.block.parameter), again or force)
+            state.refresh(damped(state.block.parameter), again)
         self._shift = self._diagonal_shift(damped)
-        if again and not force:
+        if again:
             self._inverted_at = count
 
     def solve(self, v: Tensor) -> Tensor:
         """Return the damped inverse, to the power of ``exponent``, times a vector ``(P,)``."""
-        assert self._plan is not None and self._diagonal is not None and self._shift is not None
+        return self._put_together(v, [state.solve(state.block.take(v)) for state in self._blocks], self._shift)
+
+    def trials(self, v: Tensor, count: int) -> Callable[[Damped], Tensor]:
+        """Return the same at step ``count`` by damping, after what does not depend on it was done once."""
+        if self._options.structure == "ekfac":
+            self.refresh(lambda name: 0.0, count)
+        by_block = [state.trials(state.block.take(v)) for state in self._blocks]
+
+        def at(damped: Damped) -> Tensor:
+            parts = [found(damped(state.block.parameter)) for found, state in zip(by_block, self._blocks, strict=True)]
+            return self._put_together(v, parts, self._diagonal_shift(damped))
+
+        return at
+
+    def _put_together(self, v: Tensor, parts: Sequence[Tensor], shift: Tensor | None) -> Tensor:
+        assert self._plan is not None and shift is not None
         out = torch.empty_like(v)
-        for state in self._blocks:
-            state.block.put(out, state.solve(state.block.take(v)))
+        for state, part in zip(self._blocks, parts, strict=True):
+            state.block.put(out, part)
         if self._plan.diagonal:
             rest = self._plan.rest
-            out[rest] = v[rest] / self._shift.pow(self.exponent)
+            out[rest] = v[rest] / shift.pow(self.exponent)
         return out
 
     def report(self, vectors: int) -> LayerReport:
@@ -201,4 +217,4 @@ def _period(given: int | None, flops: float, gradient: float) -> int:
 
 def due(count: int, last: int, period: int) -> bool:
     """Whether something is due at step ``count``: more often at the start, when everything changes."""
-    return last < 0 or count - last >= min(period, 1 + count * period // _SETTLING)
+    return last < 0 or count - last >= min(period, 1 + count // _GROWTH)
