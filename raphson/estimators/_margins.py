@@ -239,10 +239,14 @@ def _read_at(at: At, recoding: Recoding, share: Tensor) -> tuple[dict[str, Any],
             if isinstance(value, list | tuple):
                 raise InputError(f"at sets '{name}' to one value here; predictions(at=...) takes lists.")
         return dict(at), False, ", ".join(f"{name}={shown_value(value)}" for name, value in at.items()) or "overall"
+    if not isinstance(at, str) or at not in ("overall", "mean"):
+        got = repr(at) if isinstance(at, str) else f"a {type(at).__name__}"
+        raise InputError(
+            f"at must be 'overall', 'mean' or a dictionary of values; got {got}. Rows of a table are predicted by "
+            "predict(X)."
+        )
     if at == "mean":
         return dict(recoding.means(share)), True, "mean"
-    if at != "overall":
-        raise InputError(f"at must be 'overall', 'mean' or a dictionary of values; got {at!r}.")
     return {}, False, "overall"
 
 

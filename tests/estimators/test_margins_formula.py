@@ -238,3 +238,11 @@ def test_refusals(counts: pd.DataFrame, frame: pd.DataFrame) -> None:
         model.margins({"f": ["u", "v"]})
     with pytest.raises(rp.InputError, match="'overall', 'mean' or a dictionary"):
         model.predictions("median")
+
+
+def test_a_table_is_no_point_of_predictions() -> None:
+    table = pd.DataFrame({"y": [1, 2, 0, 3], "x": [0.0, 1.0, 0.5, 2.0]})
+    model = rp.VectorGLM("poisson", formula="y ~ x").fit(table)
+    for ask in (model.predictions, model.margins):
+        with pytest.raises(rp.InputError, match=r"at must be .* predict\(X\)"):
+            ask(table)

@@ -97,9 +97,9 @@ def _row_by_row(function: Callable[[Tensor, Tensor], Tensor], title: str) -> Row
             result = mapped(f, y)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise InputError(
-                f"{title} failed on one example, {one}: {str(error).splitlines()[0]} It is called for each example by "
-                "itself and must return one number by torch operations, without .item(), branches on values or "
-                "randomness."
+                f"{title} failed on one example, {one}: {str(error).splitlines()[0].rstrip('.')}. It is called for "
+                "each example by itself and must return one number by torch operations, without .item(), branches on "
+                "values or randomness."
             ) from error
         if result.shape != f.shape[:1]:
             raise InputError(
