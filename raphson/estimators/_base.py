@@ -159,8 +159,7 @@ class LinearEstimator(ReportMixin, BaseEstimator):
                 found, note = self._shown_estimates()
         except (NotEstimableError, IndefiniteError, TooLargeError):
             return None, None, []
-        only = None if self._only_penalized is None else self._only_penalized[1]
-        notes = [note, None if only is None else f"Only the penalty keeps some coefficients finite. {only}"]
+        notes = [note, self._only_penalized_note()]
         kind = next(key[0] for key, known in self._estimates_cache.items() if known is found)
         return kind, found, [text for text in notes if text is not None]
 

@@ -154,6 +154,11 @@ class InferenceMixin(TargetChecks):
         null = span if found.null_space is None else torch.cat([found.null_space, span], 1)
         return replace(found, estimable=found.estimable & (span == 0).all(1), null_space=null)
 
+    def _only_penalized_note(self) -> str | None:
+        """Return what a reader should know of coefficients that only a ridge penalty keeps finite, if it is known."""
+        sentence = None if self._only_penalized is None else self._only_penalized[1]
+        return sentence and f"Only the penalty keeps some coefficients finite. {sentence}"
+
     def _of_columns(
         self,
         fitted: Fitted,

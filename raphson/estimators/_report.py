@@ -76,8 +76,7 @@ class ReportMixin(InfluenceMixin):
             matrix = operator.to_dense().numpy()
             values, vectors = np.linalg.eigh(matrix)
             spectrum = values, vectors, list(operator.labels or ())
-        only_penalized = None if self._only_penalized is None else self._only_penalized[1]
-        checks = list(fit_checks(self, spectrum, only_penalized))
+        checks = list(fit_checks(self, spectrum, self._only_penalized_note()))
         checks += residual_checks(self, generator)
         solution = self.solution_
         made = Report(

@@ -94,8 +94,8 @@ class SummaryMixin(ProfileMixin):
             except NotEstimableError as refused:
                 method = "wald"
                 notes.append(f"Tests and intervals are Wald's. {refused}")
-        if self._only_penalized is not None and self._only_penalized[1] is not None:
-            notes.append(f"Only the penalty keeps some coefficients finite. {self._only_penalized[1]}")
+        only = self._only_penalized_note()
+        notes += [] if only is None else [only]
         if self.penalty == "jeffreys" and method == "wald":
             notes.append(
                 "The p-values and intervals are Wald's; those of summary(method='profile') go by the "

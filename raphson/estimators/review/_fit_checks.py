@@ -40,7 +40,7 @@ def fit_checks(
     """Yield the checks of the optimum of a fitted estimator.
 
     The spectrum is eigenvalues, ascending, eigenvectors and names of the Hessian, None where it was not formed;
-    ``only_penalized`` is the sentence that says which coefficients only a penalty keeps finite.
+    ``only_penalized`` says which coefficients only a penalty keeps finite; None for none.
     """
     yield _convergence(model.solution_)
     yield _finite(model, only_penalized)
@@ -76,7 +76,7 @@ def _finite(model: Any, only_penalized: str | None) -> Check:
     if model.separation_ is not None:
         return Check(name, Verdict.PROBLEM, *_parted(model.separation_.sentence()))
     if only_penalized is not None:
-        return Check(name, Verdict.LOOK, *_parted(f"Only the penalty keeps some coefficients finite. {only_penalized}"))
+        return Check(name, Verdict.LOOK, *_parted(only_penalized))
     return Check(name, Verdict.PASS, "No combination of columns separates the targets: every estimate is finite.")
 
 
@@ -137,10 +137,9 @@ def _error_bound(solution: Any) -> Check:
 
 def _parted(text: str) -> tuple[str, str]:
     """Return a text without what it says after "Remedy:", and that, each remedy once."""
-    finding, remedies = [], []
-    for part in text.split("Remedy: ")[0:1]:
-        finding.append(part.strip())
-    for part in text.split("Remedy: ")[1:]:
+    first, *rest = text.split("Remedy: ")
+    finding, remedies = [first.strip()], []
+    for part in rest:
         remedy, _, after = part.partition(". ")
         remedies.append(remedy.rstrip("."))
         if after.strip():

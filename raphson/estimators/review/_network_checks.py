@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -77,8 +77,9 @@ def _determined(model: Any, layers: Any, densities: tuple[float, float] | None) 
 def _priors(layers: Any, limits: tuple[float, float]) -> Check:
     name = "Prior precisions"
     values = layers["prior_precision"]
-    off = [str(label) for label, value in zip(_names(layers), values, strict=True) if value >= limits[1]]
-    free = [str(label) for label, value in zip(_names(layers), values, strict=True) if value <= limits[0]]
+    names = [" of ".join(str(part) for part in reversed(label)) for label in layers.index]
+    off = [name for name, value in zip(names, values, strict=True) if value >= limits[1]]
+    free = [name for name, value in zip(names, values, strict=True) if value <= limits[0]]
     finding = f"By evidence, from {values.min():.3g} to {values.max():.3g}."
     weights_off = [label for label in off if "weight" in label]
     if weights_off:
@@ -89,10 +90,6 @@ def _priors(layers: Any, limits: tuple[float, float]) -> Check:
         finding += f" Those of {', '.join(free)} are at their lower limit {limits[0]:g}, so they are not shrunk."
         return Check(name, Verdict.LOOK, finding, "look for extreme values in columns and targets.")
     return Check(name, Verdict.PASS, finding)
-
-
-def _names(layers: Any) -> Sequence[str]:
-    return [" of ".join(str(part) for part in reversed(label)) for label in layers.index]
 
 
 def _curvature(values: Array, whole: Array | None) -> Check:
@@ -116,7 +113,7 @@ def _curvature(values: Array, whole: Array | None) -> Check:
     return Check(name, Verdict.PROBLEM, finding, "the precision is not that of a posterior: report this as a defect.")
 
 
-def coverage(residuals: Any, level: float | None = None) -> dict[float, tuple[int, int]]:
+def coverage(residuals: Any, level: float) -> dict[float, tuple[int, int]]:
     """Return by level the numbers of targets inside their central predictive intervals, and of all targets.
 
     A target is inside where its quantile residual is within the normal interval; ``level`` is one more level.
@@ -125,8 +122,8 @@ def coverage(residuals: Any, level: float | None = None) -> dict[float, tuple[in
 
     values = residuals.to_numpy().ravel()
     values = values[np.isfinite(values)]
-    levels = sorted({*COVERAGE_LEVELS, *([] if level is None else [level])})
-    return {p: (int((np.abs(values) <= stats.norm.ppf(0.5 + p / 2)).sum()), len(values)) for p in levels}
+    inside = {p: np.abs(values) <= stats.norm.ppf(0.5 + p / 2) for p in sorted({*COVERAGE_LEVELS, level})}
+    return {p: (int(rows.sum()), len(values)) for p, rows in inside.items()}
 
 
 def coverage_check(found: dict[float, tuple[int, int]]) -> Check:
