@@ -39,17 +39,14 @@ class PredictedTargets(TargetDistribution):
 
     @property
     def observed(self) -> Array:
-        """The targets."""
         return self.at_mean.observed
 
     @property
     def mean(self) -> Array:
-        """Means of the predictive distribution."""
         return self.center
 
     @property
     def variance(self) -> Array:
-        """Variances of the predictive distribution."""
         return self.spread
 
     def tails(self) -> TailProbabilities:

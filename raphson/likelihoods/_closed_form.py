@@ -41,15 +41,12 @@ class ClosedForm(Likelihood, Generic[Parts]):
         """Return ``fisher`` at given targets."""
 
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood summed over responses, ``(...,)``."""
         return self._value(self._parts(f, y))
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient in the outputs, ``(..., C)``."""
         return self._gradient(self._parts(f, y))
 
     def hessian(self, f: Tensor, y: Tensor) -> SymmetricOperator:
-        """Return the observed Hessian in the outputs, a batched operator ``(..., C, C)``."""
         return self._observed(self._parts(f, y))
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:

@@ -284,17 +284,14 @@ class JointNormal(TargetDistribution):
 
     @property
     def observed(self) -> Array:
-        """The targets."""
         return self.value
 
     @property
     def mean(self) -> Array:
-        """The means."""
         return self.center
 
     @property
     def variance(self) -> Array:
-        """The marginal variances."""
         return self.spread
 
     def tails(self) -> TailProbabilities:

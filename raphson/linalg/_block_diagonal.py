@@ -56,7 +56,6 @@ class BlockDiagonalMatrix(_Blocks):
     blocks: tuple[LinearOperator, ...]
 
     def rmm(self, v: Tensor) -> Tensor:
-        """Return ``A^T V`` for ``V`` of shape ``(*batch, m, k)``."""
         return _each([op.rmm for op in self.blocks], [op.shape[-2] for op in self.blocks], v)
 
 

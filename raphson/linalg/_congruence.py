@@ -34,23 +34,18 @@ class ScaledRows(LinearOperator):
     scale: Tensor
 
     def mv(self, v: Tensor) -> Tensor:
-        """Return ``s A v`` for ``v`` of shape ``(*batch, n)``."""
         return self.scale * self.operator.mv(v)
 
     def rmv(self, v: Tensor) -> Tensor:
-        """Return ``A^T (s v)`` for ``v`` of shape ``(*batch, m)``."""
         return self.operator.rmv(self.scale * v)
 
     def mm(self, v: Tensor) -> Tensor:
-        """Return ``diag(s) A V`` for ``V`` of shape ``(*batch, n, k)``."""
         return self.scale.unsqueeze(-1) * self.operator.mm(v)
 
     def rmm(self, v: Tensor) -> Tensor:
-        """Return ``A^T diag(s) V`` for ``V`` of shape ``(*batch, m, k)``."""
         return self.operator.rmm(self.scale.unsqueeze(-1) * v)
 
     def to_dense(self) -> Tensor:
-        """Return the ``(*batch, m, n)`` tensor."""
         return self.scale.unsqueeze(-1) * self.operator.to_dense()
 
 

@@ -57,11 +57,9 @@ class EqualBlocksMatrix(_Blocks):
     blocks: Tensor
 
     def rmv(self, v: Tensor) -> Tensor:
-        """Return ``A^T v`` for ``v`` of shape ``(*batch, M a)``."""
         return _mv(self.blocks.mT, v)
 
     def rmm(self, v: Tensor) -> Tensor:
-        """Return ``A^T V`` for ``V`` of shape ``(*batch, M a, k)``."""
         return _mm(self.blocks.mT, v)
 
 
@@ -96,7 +94,6 @@ class EqualBlocks(_Blocks, SymmetricOperator):
         return Dense(self.blocks)
 
     def diagonal(self) -> Tensor:
-        """Return the diagonal, ``(*batch, M k)``."""
         return self.blocks.diagonal(dim1=-2, dim2=-1).flatten(-2)
 
     def eigh(self) -> Eigh:
@@ -105,12 +102,10 @@ class EqualBlocks(_Blocks, SymmetricOperator):
         return Eigh(eigenvalues.flatten(-2), EqualBlocksMatrix(vectors))
 
     def slogdet(self) -> SlogDet:
-        """Return the sign and the log absolute value of the determinant."""
         sign, logabsdet = self._each.slogdet()
         return SlogDet(sign.prod(-1), logabsdet.sum(-1))
 
     def shift(self, c: float | Tensor) -> EqualBlocks:
-        """Return ``A + c I``, for a number or one ``c`` per batch element."""
         per_block = per_batch(c, self).squeeze(-1).expand(self.blocks.shape[:-2])
         return replace(self, blocks=self._each.shift(per_block).to_dense())
 

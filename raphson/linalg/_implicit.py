@@ -244,11 +244,9 @@ class ImplicitRectangular(_Functions):
             object.__setattr__(self, name, value)
 
     def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
         return self._product(v)
 
     def rmv(self, v: Tensor) -> Tensor:
-        """Return ``A^T v`` for ``v`` of shape ``(*batch, m)``."""
         return self._transposed(v)
 
     def to_dense(self) -> Tensor:

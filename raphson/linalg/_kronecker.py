@@ -58,7 +58,6 @@ class KroneckerMatrix(_Product):
     factors: tuple[LinearOperator, ...]
 
     def rmm(self, v: Tensor) -> Tensor:
-        """Return ``A^T V`` for ``V`` of shape ``(*batch, m, k)``."""
         return _apply([op.rmm for op in self.factors], [op.shape[-2] for op in self.factors], v)
 
 

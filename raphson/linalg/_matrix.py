@@ -56,23 +56,18 @@ class ScaledColumns(LinearOperator):
     scale: Tensor
 
     def mv(self, v: Tensor) -> Tensor:
-        """Return ``A (s v)`` for ``v`` of shape ``(*batch, n)``."""
         return self.operator.mv(self.scale * v)
 
     def rmv(self, v: Tensor) -> Tensor:
-        """Return ``s A^T v`` for ``v`` of shape ``(*batch, m)``."""
         return self.scale * self.operator.rmv(v)
 
     def mm(self, v: Tensor) -> Tensor:
-        """Return ``A diag(s) V`` for ``V`` of shape ``(*batch, n, k)``."""
         return self.operator.mm(self.scale.unsqueeze(-1) * v)
 
     def rmm(self, v: Tensor) -> Tensor:
-        """Return ``diag(s) A^T V`` for ``V`` of shape ``(*batch, m, k)``."""
         return self.scale.unsqueeze(-1) * self.operator.rmm(v)
 
     def to_dense(self) -> Tensor:
-        """Return the ``(*batch, m, n)`` tensor."""
         return self.operator.to_dense() * self.scale.unsqueeze(-2)
 
 
@@ -93,7 +88,6 @@ class SideBySide(LinearOperator):
         return torch.Size((*self.operators[0].shape[:-1], sum(self._widths())))
 
     def mm(self, v: Tensor) -> Tensor:
-        """Return ``sum_i A_i V_i`` for ``V`` of shape ``(*batch, n, k)``."""
         parts = torch.split(v, self._widths(), dim=-2)
         products = [op.mm(part) for op, part in zip(self.operators, parts, strict=True)]
         return torch.stack(products).sum(0)
@@ -103,7 +97,6 @@ class SideBySide(LinearOperator):
         return torch.cat([op.rmm(v) for op in self.operators], dim=-2)
 
     def to_dense(self) -> Tensor:
-        """Return the ``(*batch, m, n)`` tensor."""
         check_dense_size(self.shape, self.dtype, "its products mv and rmv")
         return torch.cat([op.to_dense() for op in self.operators], dim=-1)
 

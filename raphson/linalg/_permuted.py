@@ -27,23 +27,18 @@ class PermutedRows(LinearOperator):
     index: Tensor
 
     def mv(self, v: Tensor) -> Tensor:
-        """Return ``A v`` for ``v`` of shape ``(*batch, n)``."""
         return _scatter(self.operator.mv(v), self.index, -1)
 
     def rmv(self, v: Tensor) -> Tensor:
-        """Return ``A^T v`` for ``v`` of shape ``(*batch, m)``."""
         return self.operator.rmv(v.index_select(-1, self.index))
 
     def mm(self, v: Tensor) -> Tensor:
-        """Return ``A V`` for ``V`` of shape ``(*batch, n, k)``."""
         return _scatter(self.operator.mm(v), self.index, -2)
 
     def rmm(self, v: Tensor) -> Tensor:
-        """Return ``A^T V`` for ``V`` of shape ``(*batch, m, k)``."""
         return self.operator.rmm(v.index_select(-2, self.index))
 
     def to_dense(self) -> Tensor:
-        """Return the ``(*batch, m, n)`` tensor."""
         return _scatter(self.operator.to_dense(), self.index, -2)
 
 

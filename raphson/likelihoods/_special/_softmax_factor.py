@@ -44,26 +44,22 @@ class SoftmaxFactor(LinearOperator):
         return u[..., :-1], -1 / (1 + u[..., -1:])
 
     def mv(self, v: Tensor) -> Tensor:
-        """Return ``S v`` for ``v`` of shape ``(..., K - 1)``."""
         u, factor = self._reflection
         along = (u * v).sum(-1, keepdim=True)
         return self.root * torch.cat([torch.addcmul(v, u, factor * along), -along], -1)
 
     def rmv(self, v: Tensor) -> Tensor:
-        """Return ``S^T v`` for ``v`` of shape ``(..., K)``."""
         u, factor = self._reflection
         scaled = self.root * v
         first, last = scaled[..., :-1], scaled[..., -1:]
         return torch.addcmul(first, u, factor * (u * first).sum(-1, keepdim=True) - last)
 
     def to_dense(self) -> Tensor:
-        """Return the ``(..., K, K - 1)`` tensor."""
         u, factor = self._reflection
         reflected = torch.diag_embed(torch.ones_like(u)) + u.unsqueeze(-1) * (factor * u).unsqueeze(-2)
         return self.root.unsqueeze(-1) * torch.cat([reflected, -u.unsqueeze(-2)], -2)
 
     def mm(self, v: Tensor) -> Tensor:
-        """Return ``S V`` for ``V`` of shape ``(..., K - 1, k)``."""
         u, factor = self._reflection
         along = u.unsqueeze(-2) @ v
         reflected = torch.cat([torch.addcmul(v, u.unsqueeze(-1), factor.unsqueeze(-1) * along), -along], -2)

@@ -43,7 +43,6 @@ class BinaryFamily(Likelihood):
 
     @property
     def domains(self) -> tuple[Support, ...]:
-        """Where the link is defined."""
         return (self._link.domain,)
 
     @property
@@ -51,7 +50,6 @@ class BinaryFamily(Likelihood):
         return binary_link(self.link)
 
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the negative log-likelihood summed over responses, ``(...,)``."""
         return self._value(f, self._link.tails(f), *self._parts(f, y))
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
@@ -59,7 +57,6 @@ class BinaryFamily(Likelihood):
         return self._link.tails(f).gradient(*self._parts(f, y))
 
     def hessian(self, f: Tensor, y: Tensor) -> Diagonal:
-        """Return the observed Hessian, a batched diagonal ``(..., M, M)``."""
         return Diagonal(self._link.tails(f).hessian(*self._parts(f, y)))
 
     def derivatives(self, f: Tensor, y: Tensor, hessian: str | None = "observed") -> Derivatives:
@@ -84,7 +81,6 @@ class BinaryFamily(Likelihood):
         return torch.sigmoid(f) * (positive + negative) * 1.0001
 
     def mean(self, f: Tensor) -> Tensor:
-        """Return the probability of success, ``(..., M)``."""
         return self._link.tails(f).mean
 
     def _output_at(self, positive: Tensor, negative: Tensor) -> Tensor:

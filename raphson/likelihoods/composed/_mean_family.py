@@ -53,11 +53,9 @@ class MeanFamily(ClosedForm[Parts]):
 
     @property
     def domains(self) -> tuple[Support, ...]:
-        """Where the outputs must lie."""
         return (_mean_link.mean_domain(self), *(REAL for _ in self.parameters[1:]))
 
     def mean(self, f: Tensor) -> Tensor:
-        """Return the means, ``(..., M)``."""
         return self._split(f)[0].exp()
 
     def _split(self, f: Tensor) -> tuple[Tensor, Tensor]:

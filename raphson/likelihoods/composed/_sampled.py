@@ -52,17 +52,14 @@ class Sampled(TargetDistribution):
 
     @property
     def observed(self) -> Array:
-        """The targets."""
         return self.value
 
     @property
     def mean(self) -> Array:
-        """Means of the draws."""
         return self._counts[2]
 
     @property
     def variance(self) -> Array:
-        """Variances of the draws."""
         return self._counts[3]
 
     def tails(self) -> TailProbabilities:

@@ -140,15 +140,12 @@ class MeanAnd(Parametrization):
     scale_map: ScaleMap
 
     def moments(self, first: Tensor, second: Tensor) -> Moments:
-        """Return mean, log scale and inverse scale."""
         return Moments(first, *self.scale_map.scales(second))
 
     def outputs(self, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the two outputs that stand for a mean and a scale."""
         return mean, self.scale_map.of_scale(scale)
 
     def in_units(self, first: Tensor, second: Tensor) -> Units:
-        """Return outputs in units of the scale."""
         unit, log_scale = self.scale_map.unit, self.scale_map.scales(second)[0]
         if isinstance(unit, LogUnit):
             exponent = unit_exponent((log_scale - unit.below).clamp(max=0.0) if unit.below is not None else log_scale)
@@ -160,11 +157,9 @@ class MeanAnd(Parametrization):
         return Units(exponent, (times_power(first, exponent), moved), (exponent, power))
 
     def gradient(self, second: Tensor, at: Moments, r: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the derivatives in the two outputs."""
         return -r * at.inverse_scale, _times_zero(1 - r * r, self.scale_map.first(second))
 
     def observed(self, second: Tensor, at: Moments, r: Tensor) -> Entries:
-        """Return the second derivatives."""
         first = self.scale_map.first(second)
         a, b = self.scale_map.second(second, first)
         # a number b of zero is that of the precision, in which the value is linear but for a logarithm
@@ -192,17 +187,14 @@ class Natural(Parametrization):
     """
 
     def moments(self, first: Tensor, second: Tensor) -> Moments:
-        """Return mean, log scale and inverse scale."""
         precision = -2 * second
         return Moments(first / precision, -0.5 * precision.log(), precision.sqrt())
 
     def outputs(self, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the two outputs that stand for a mean and a scale."""
         precision = scale.square().reciprocal()
         return mean * precision, -0.5 * precision
 
     def in_units(self, first: Tensor, second: Tensor) -> Units:
-        """Return outputs in units of the scale."""
         exponent = unit_exponent(-0.5 * (-2 * second).log())
         power = -exponent, -2 * exponent
         return Units(exponent, (times_power(first, power[0]), times_power(second, power[1])), power)
@@ -225,7 +217,6 @@ class Natural(Parametrization):
         return Entries(variance, cross, twice * cross + 2 * variance.square())
 
     def root(self, second: Tensor, at: Moments) -> Entries:
-        """Return its Cholesky factor."""
         scale = at.inverse_scale.reciprocal()
         return Entries(scale, 2 * at.mean * scale, (-(0.5**0.5)) / second)
 
