@@ -16,6 +16,7 @@ from raphson.linalg._congruence import plus_diagonal as plus_diagonal
 from raphson.linalg._congruence import scaled_rows as scaled_rows
 from raphson.linalg._dense_form import DenseForm as DenseForm
 from raphson.linalg._entry import HALF as HALF
+from raphson.linalg._entry import all_finite as all_finite
 from raphson.linalg._entry import in_float64 as in_float64
 from raphson.linalg._entry import is_near as is_near
 from raphson.linalg._entry import single as single

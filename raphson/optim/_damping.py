@@ -26,6 +26,11 @@ _LEAST = 0.99e-4
 """Share of the curvature's mean eigenvalue below which no first damping is lowered: on the autoencoder of 10,000 digits
 a start at 3e-6 of it is at 90 after 55 steps, one at 5e-5 at 85 (measured)."""
 
+_NOISE = 1e-4
+"""Share of the curvature's mean eigenvalue up to which noise raises a damping. On the autoencoder of 1400 digits a
+tenth of the promises comes true after 200 steps, and damping would grow to 10^4 of the mean and the loss stop falling:
+1000 steps end at 13.97, with a bound of a tenth of the mean at 13.95, with this one at 13.83 (measured)."""
+
 _DECADES = 12
 
 
@@ -79,13 +84,16 @@ class DampingSchedule:
                 best -= step
         self.value = min(max(guess * 10.0 ** (best / 2), self._options.smallest), self._options.largest)
 
-    def adapt(self, change: float, promised: float, lr: float) -> None:
+    def adapt(self, change: float, promised: float, lr: float, mean: float | None = None) -> None:
         """Change it by what the last steps did to the loss and what the model had promised.
 
         Args:
             change: Of the loss.
             promised: By the model.
             lr: Factor of the step: where a schedule makes it short, noise is dealt with, and damping grows less.
+            mean: Eigenvalue of the curvature, where the loss is that of a mini-batch that did not make the step. What
+                is lost on it may then be noise, which is no reason for a damping larger than the curvature, unless
+                the loss rises by more than the step promised to lower it.
         """
         assert self.value is not None
         factor = self._options.rate**self._options.period
@@ -97,7 +105,9 @@ class DampingSchedule:
         if ratio > _GOOD:
             self.value = max(self.value * factor, self._options.smallest)
         elif ratio < _BAD:
-            self.value = min(self.value / factor ** min(lr, 1.0), self._options.largest)
+            noise = mean is not None and ratio > -1.0
+            most = max(self.value, _NOISE * mean) if noise and mean is not None else self._options.largest
+            self.value = min(self.value / factor ** min(lr, 1.0), most, self._options.largest)
 
 
 def _finite(change: float) -> float:

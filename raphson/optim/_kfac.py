@@ -329,7 +329,8 @@ class KFAC(torch.optim.Optimizer):
             gradient = made.gradient(keep=self._options.estimator == "empirical")
             measured = self._curvature.measure(made, self._count)
         if before is not None and self._promised is not None:
-            self._damping.adapt(float(made.loss) - before, self._promised, self._largest_lr)
+            change = float(made.loss) - before
+            self._damping.adapt(change, self._promised, self._largest_lr, self._curvature.mean)
             self._promised = None
         gathered = self._gathered or Gathered(self._trained.reduction)
         return gathered.with_pass(made, gradient, measured), made

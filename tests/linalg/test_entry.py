@@ -22,6 +22,7 @@ from raphson.linalg import (
     Matrix,
     ScaledColumns,
     SymmetricOperator,
+    all_finite,
     cg,
     cholesky,
     cholesky_solve,
@@ -240,3 +241,18 @@ def test_what_is_kept_as_data_is_decomposed_by_its_dense_form():
     shifted = op.shift(1.0)
     assert shifted.labels == ("a", "b")
     torch.testing.assert_close(shifted.to_dense(), dense.matrix + torch.eye(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("bad", [float("inf"), -float("inf"), float("nan")])
+def test_a_single_entry_that_is_not_finite_is_seen(bad):
+    t = torch.ones(3, 5)
+    assert all_finite(t)
+    t[1, 2] = bad
+    assert not all_finite(t)
+    t[2, 2] = -bad
+    assert not all_finite(t)
+
+
+def test_finite_entries_whose_sum_overflows_are_finite():
+    assert all_finite(torch.full((4,), torch.finfo(torch.float32).max))
+    assert all_finite(torch.empty(0))

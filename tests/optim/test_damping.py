@@ -39,6 +39,21 @@ def test_a_loss_that_is_not_finite_raises_it_at_once_and_is_forgotten():
     assert after(*[-0.5] * 10, math.inf, -0.5) == pytest.approx(0.95**-5)
 
 
+def test_noise_raises_it_to_a_share_of_the_curvature_and_failure_beyond():
+    schedule = DampingSchedule(DampingOptions(1.0))
+    for _ in range(5):
+        schedule.adapt(-0.1, -1.0, 1.0, 1e5)
+    assert schedule.value == pytest.approx(0.95**-25)  # the bound, 10, is not reached
+    for _ in range(10):
+        schedule.adapt(-0.1, -1.0, 1.0, 1e5)
+    assert schedule.value == 10.0
+    schedule.adapt(-0.1, -1.0, 1.0, 1e3)  # of a smaller curvature: as it is
+    assert schedule.value == 10.0
+    for _ in range(10):
+        schedule.adapt(5.0, -1.0, 1.0, 1e3)
+    assert schedule.value > 20.0
+
+
 def test_a_schedule_that_shortens_steps_holds_it():
     assert after(1.0, lr=0.0) == 1.0
     assert 1.0 < after(1.0, lr=0.5) < after(1.0)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from raphson._errors import InputError
+from raphson.linalg import all_finite
 from raphson.network._parameters import ParameterSpace
 from raphson.network.curvature._kfra import required_feed_forward
 from raphson.network.curvature.factors._eigen_moments import EigenMoments
@@ -257,16 +258,14 @@ class FactorPlan:
 
     def _check_finite(self, measured: Measured) -> None:
         for block, factors in zip(self.blocks, measured.factors, strict=True):
-            if not all(bool(torch.isfinite(t).all()) for t in factors[:2]):
+            if not all(all_finite(t) for t in factors[:2]):
                 raise InputError(
                     f"The curvature of the layer with parameter '{block.owner}' is not finite for this batch, while "
                     "its gradient is. Nothing was changed. Its inputs or output gradients are too large to be squared: "
                     "scale the inputs, or use a wider floating-point type."
                 )
-        if not bool(torch.isfinite(measured.diagonal).all()):
-            bad = next(
-                n for n, p in self.diagonal_places.items() if not bool(torch.isfinite(measured.diagonal[p]).all())
-            )
+        if not all_finite(measured.diagonal):
+            bad = next(n for n, p in self.diagonal_places.items() if not all_finite(measured.diagonal[p]))
             raise InputError(
                 f"The curvature in parameter '{bad}' is not finite for this batch, while its gradient is. Nothing was "
                 "changed."

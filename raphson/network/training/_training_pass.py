@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from raphson._errors import InputError
 from raphson.data import Batch
 from raphson.likelihoods import Likelihood
+from raphson.linalg import all_finite
 from raphson.network._chance import Chance, undisturbed
 from raphson.network._checks import Traits
 from raphson.network._parameters import ParameterSpace
@@ -273,16 +274,16 @@ class TrainingPass:
         """Return in words where along the network the first value is not finite."""
         before = "the inputs"
         for call in self.record.calls:
-            if call.x.is_floating_point() and not bool(torch.isfinite(call.x).all()):
+            if call.x.is_floating_point() and not all_finite(call.x):
                 return before
             before = f"what comes out of the layer with parameter '{call.name}'"
-        return before if not bool(torch.isfinite(self.f).all()) else "the loss itself: the outputs are finite"
+        return before if not all_finite(self.f) else "the loss itself: the outputs are finite"
 
     def _check_gradient(self, gradient: Tensor) -> None:
-        if bool(torch.isfinite(gradient).all()):
+        if all_finite(gradient):
             return
         named = self.space.unflatten(gradient)
-        bad = [name for name, part in named.items() if not bool(torch.isfinite(part).all())]
+        bad = [name for name, part in named.items() if not all_finite(part)]
         where = self._first_not_finite()
         why = (
             "A derivative overflows or does not exist after that layer (a square root or logarithm at zero, a norm of "
