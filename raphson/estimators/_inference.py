@@ -82,7 +82,20 @@ class InferenceMixin:
         raise NotImplementedError
 
     def _check_same_target(self, restricted: Any) -> None:
-        raise NotImplementedError
+        """Raise ``InputError`` where the rows of both are known, and are not the same in targets and weights."""
+        one, other = self._training, restricted._training
+        if one is None or other is None:
+            return
+        if len(one.y) != len(other.y):
+            raise InputError(
+                f"The full model was fitted to {len(one.y)} rows and the restricted one to {len(other.y)}; their "
+                "likelihoods are not comparable. Drop rows with missing values first and fit both to the rest."
+            )
+        if one.y.shape != other.y.shape or not torch.equal(one.y, other.y):
+            raise InputError("The two models were not fitted to the same targets, so they are not nested.")
+        weights = [torch.ones(len(one.y)) if rows.weights is None else rows.weights for rows in (one, other)]
+        if not torch.equal(weights[0].double(), weights[1].double()):
+            raise InputError("The two models were not fitted with the same weights, so they are not nested.")
 
     def _profile_intervals(self, level: float, columns: Sequence[str] | None = None) -> pd.DataFrame:
         raise NotImplementedError
