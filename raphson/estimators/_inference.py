@@ -82,7 +82,16 @@ class InferenceMixin:
         raise NotImplementedError
 
     def _check_same_target(self, restricted: Any) -> None:
-        """Raise ``InputError`` where the rows of both are known, and are not the same in targets and weights."""
+        """Raise ``InputError`` for other likelihoods or, where the rows of both are known, other targets or weights."""
+        kinds = [
+            (type(model._likelihood()), getattr(model._likelihood(), "link", None)) for model in (self, restricted)
+        ]
+        if kinds[0] != kinds[1]:
+            names = [f"{kind.__name__}{f' ({link})' if link else ''}" for kind, link in kinds]
+            raise InputError(
+                f"The full model has the likelihood {names[0]} and the restricted one {names[1]}, but a "
+                "likelihood-ratio test compares fits of one likelihood; to choose between likelihoods, compare aic_."
+            )
         one, other = self._training, restricted._training
         if one is None or other is None:
             return

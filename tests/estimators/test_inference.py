@@ -414,3 +414,17 @@ def test_likelihoods_of_other_targets_weights_or_rows_are_not_compared(make) -> 
     ):
         with pytest.raises(InputError, match=message):
             full.likelihood_ratio_test(restricted)
+
+
+def test_likelihoods_of_other_families_or_links_are_not_compared() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 2)), rng.poisson(2.0, 60) + 1.0
+    for full, restricted, names in (
+        (rp.Gamma(), rp.Gaussian(), r"Gamma \(log\) and the restricted one Gaussian \(identity\)"),
+        (rp.NegativeBinomial(), rp.Poisson(), r"NegativeBinomial \(log\) and the restricted one Poisson"),
+        (rp.Poisson(), rp.Poisson(link="sqrt"), r"Poisson \(log\) and the restricted one Poisson \(sqrt\)"),
+    ):
+        with pytest.raises(InputError, match=names):
+            rp.VectorGLM(full).fit(x, y).likelihood_ratio_test(rp.VectorGLM(restricted).fit(x[:, :1], y))
+    given = rp.VectorGLM(rp.Gamma(dispersion=0.5)).fit(x, y)  # of the same family
+    assert rp.VectorGLM(rp.Gamma()).fit(x, y).likelihood_ratio_test(given).df == 1
