@@ -72,7 +72,29 @@ class InferenceMixin(TargetChecks):
     # what an estimator supplies -----------------------------------------------------------------------------
 
     def _check_same_target(self, restricted: Any) -> None:
-        raise NotImplementedError
+        """Raise ``InputError`` for other likelihoods or, where the rows of both are known, other targets or weights."""
+        kinds = [
+            (type(model._likelihood()), getattr(model._likelihood(), "link", None)) for model in (self, restricted)
+        ]
+        if kinds[0] != kinds[1]:
+            names = [f"{kind.__name__}{f' ({link})' if link else ''}" for kind, link in kinds]
+            raise InputError(
+                f"The full model has the likelihood {names[0]} and the restricted one {names[1]}, but a "
+                "likelihood-ratio test compares fits of one likelihood; to choose between likelihoods, compare aic_."
+            )
+        one, other = self._training, restricted._training
+        if one is None or other is None:
+            return
+        if len(one.y) != len(other.y):
+            raise InputError(
+                f"The full model was fitted to {len(one.y)} rows and the restricted one to {len(other.y)}; their "
+                "likelihoods are not comparable. Drop rows with missing values first and fit both to the rest."
+            )
+        if one.y.shape != other.y.shape or not torch.equal(one.y, other.y):
+            raise InputError("The two models were not fitted to the same targets, so they are not nested.")
+        weights = [torch.ones(len(one.y)) if rows.weights is None else rows.weights for rows in (one, other)]
+        if not torch.equal(weights[0].double(), weights[1].double()):
+            raise InputError("The two models were not fitted with the same weights, so they are not nested.")
 
     # estimates ----------------------------------------------------------------------------------------------
 

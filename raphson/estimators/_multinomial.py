@@ -195,6 +195,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
     def _check_same_target(self, restricted: Any) -> None:
         if not np.array_equal(restricted.classes_, self.classes_):
             raise InputError("The two models do not have the same classes, so they are not nested.")
+        super()._check_same_target(restricted)
 
     # prediction ---------------------------------------------------------------------------------------------
 

@@ -285,13 +285,6 @@ class VectorGLM(LinearEstimator):
 
     # what the mixins ask for ------------------------------------------------------------------------------------------
 
-    def _check_same_target(self, restricted: Any) -> None:
-        one, other = self._training, restricted._training
-        if one is None or other is None:
-            return
-        if one.y.shape != other.y.shape or not torch.equal(one.y, other.y):
-            raise InputError("The two models were not fitted to the same targets, so they are not nested.")
-
     def _likelihood(self) -> Likelihood:
         given = self.likelihood
         if isinstance(given, str):

@@ -69,7 +69,11 @@ class Predictive:
 
     @property
     def mean(self) -> Tensor:
-        """The mean of the response: probabilities of classes ``(N, ..., K)``, or ``(N, ..., M)``."""
+        """The mean of the response: probabilities of classes ``(N, ..., K)``, or ``(N, ..., M)``.
+
+        Infinite or nan, and so are the variances, where the response has none: a Student's t whose degrees of freedom
+        may be one or fewer. ``interval`` and ``log_density`` hold all the same.
+        """
         f = self._exact
         if f is not None:
             return f

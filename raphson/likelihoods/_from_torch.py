@@ -256,6 +256,7 @@ _CONVERSIONS: dict[type, Callable[..., Likelihood]] = {
 
 # What to do instead, for losses that have no second-order meaning of their own.
 _REFUSED: dict[type, str] = {
+    str: "Names are for VectorGLM and the command line: give the likelihood itself, such as rp.Poisson()",
     nn.L1Loss: (
         "The second derivative of an absolute error is zero wherever it exists, so that Newton has nothing to go "
         "by: use HuberLoss, SmoothL1Loss or StudentT, which are smooth near zero"

@@ -398,3 +398,33 @@ def test_hypotheses_name_classes_that_are_numbers_and_what_cannot_be_read() -> N
     for value in ("a", np.nan, [np.inf]):
         with pytest.raises(rp.InputError, match="give a finite number, or one for each of 1 rows"):
             model.wald_test((1, "a"), q=value)
+
+
+@pytest.mark.parametrize("make", [rp.MultinomialLogisticRegression, lambda: rp.VectorGLM("poisson")])
+def test_likelihoods_of_other_targets_weights_or_rows_are_not_compared(make) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 2)), rng.integers(0, 3, 60)
+    full, weights = make().fit(x, y), np.ones(60)
+    assert full.likelihood_ratio_test(make().fit(x[:, :1], y, sample_weight=weights)).df in (1, 2)
+    weights[:2] = 0.5, 1.5
+    for restricted, message in (
+        (make().fit(x[:, :1], np.roll(y, 1)), "not fitted to the same targets"),
+        (make().fit(x[:, :1], y, sample_weight=weights), "not fitted with the same weights"),
+        (make().fit(x[1:, :1], y[1:]), "fitted to 60 rows and the restricted one to 59"),
+    ):
+        with pytest.raises(InputError, match=message):
+            full.likelihood_ratio_test(restricted)
+
+
+def test_likelihoods_of_other_families_or_links_are_not_compared() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 2)), rng.poisson(2.0, 60) + 1.0
+    for full, restricted, names in (
+        (rp.Gamma(), rp.Gaussian(), r"Gamma \(log\) and the restricted one Gaussian \(identity\)"),
+        (rp.NegativeBinomial(), rp.Poisson(), r"NegativeBinomial \(log\) and the restricted one Poisson"),
+        (rp.Poisson(), rp.Poisson(link="sqrt"), r"Poisson \(log\) and the restricted one Poisson \(sqrt\)"),
+    ):
+        with pytest.raises(InputError, match=names):
+            rp.VectorGLM(full).fit(x, y).likelihood_ratio_test(rp.VectorGLM(restricted).fit(x[:, :1], y))
+    given = rp.VectorGLM(rp.Gamma(dispersion=0.5)).fit(x, y)  # of the same family
+    assert rp.VectorGLM(rp.Gamma()).fit(x, y).likelihood_ratio_test(given).df == 1

@@ -214,7 +214,7 @@ class _Different(nn.CrossEntropyLoss):
         (nn.PoissonNLLLoss(reduction="none"), "reduction='none'"),
         (nn.BCELoss(weight=torch.ones(4, 3)), r"BCELoss has a weight of shape \(4, 3\)"),
         (_Different(), "_Different is not a known loss"),
-        ("categorical", "str is not a known loss"),
+        ("categorical", r"str is not a known loss.* Names are for VectorGLM .* such as rp.Poisson\(\)"),
         (nn.BCEWithLogitsLoss(weight=torch.ones(4, 3)), r"weight of shape \(4, 3\).* example weights"),
         (nn.CrossEntropyLoss(weight=torch.tensor([1.0, -1.0])), "class_weight"),
     ],
