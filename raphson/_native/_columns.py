@@ -31,10 +31,10 @@ def add_column_sums(x: Tensor, codes: Tensor | None, sums: Tensor, squares: Tens
         raise ValueError("Sums of several classes need the class of each row.")
     extent = x.untyped_storage().nbytes() // 8 - x.storage_offset() if x.numel() else 0
     _module.compiled().column_sums(
-        (x.data_ptr(), extent, "d"),
         n,
         d,
         x.stride(0),
+        (x.data_ptr(), extent, "d"),
         None if codes is None else memory("codes", codes, n, dtype=torch.int64),
         memory("sums", sums, k, d),
         memory("squares", squares, d),

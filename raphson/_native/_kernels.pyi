@@ -7,28 +7,26 @@ from raphson._native._module import Memory
 
 openmp: str
 
-def evaluate(
+def sums(
     model: tuple[object, ...],
     threads: int,
-    coef: Memory,
-    linear: Memory,
-    reference: bool,
-    units: Memory,
-    gradient: Memory,
+    out: Memory,
+    coef: Memory | None,
     p: Memory | None,
+    columns: Memory | None,
+    linear: Memory | None,
+    units: Memory | None,
+    reference: bool,
+    kept: Memory | None,
     /,
 ) -> tuple[float, float]: ...
 def hessian(
     model: tuple[object, ...], threads: int, p: Memory, k: Memory, l: Memory, blocks: bool, out: Memory, /
 ) -> None: ...
-def product(
-    model: tuple[object, ...], threads: int, x: Memory | None, p: Memory, v: Memory, out: Memory, /
-) -> None: ...
-def adjoint(model: tuple[object, ...], threads: int, t: Memory, out: Memory, /) -> None: ...
 def column_sums(
-    x: Memory, n: int, d: int, stride: int, codes: Memory | None, sums: Memory, squares: Memory, threads: int, /
+    n: int, d: int, stride: int, x: Memory, codes: Memory | None, sums: Memory, squares: Memory, threads: int, /
 ) -> None: ...
 def sparse(
-    starts: Memory, columns: Memory, values: Memory, dense: Memory, width: int, out: Memory, threads: int, /
+    starts: Memory, columns: Memory, values: Memory, width: int, dense: Memory, out: Memory, threads: int, /
 ) -> None: ...
 def use_vectors(bits: int, /) -> int: ...

@@ -20,6 +20,9 @@ _PART_IN_PLACE = 2.0**24
 """The same of tables read in place, about a millisecond. On a machine with more to do than it has processors each call
 waits for the slower thread: 5000 x 300 and three outputs then took 470 ms a fit on two threads, 71 on one."""
 
+_NO_EVALUATION = None, None, False, None
+"""For the linear term, units, reference and probabilities of an evaluation."""
+
 
 @dataclass(frozen=True, eq=False)
 class LinearModel:
@@ -90,20 +93,20 @@ class LinearModel:
             return None if tensor is None else memory(name, tensor, *shape)
 
         return (
-            (x.data_ptr(), extent, "d"),
             self.n,
             width,
             x.stride(0),
-            optional("center", self.center, width),
             optional("factor", self.factor, width),
+            optional("center", self.center, width),
+            (x.data_ptr(), extent, "d"),
             self.intercept,
+            self.in_place,
             optional("weights", self.weights, self.n),
+            c,
             optional("penalty_outputs", self.penalty_outputs, c, c),
             optional("penalty_columns", self.penalty_columns, self.d),
-            c,
-            self.scale,
             self.exponential,
-            self.in_place,
+            self.scale,
         )
 
     @property
@@ -184,14 +187,16 @@ class Evaluator:
         size, shape, threads, linear, units = self._constants
         gradient = torch.empty(size, dtype=torch.float64)
         p = None if kept is None else torch.empty(shape, dtype=kept)
-        value, norm = _module.compiled().evaluate(
+        value, norm = _module.compiled().sums(
             self.model.arguments,
             threads,
-            memory("coef", coef, size),
-            linear,
-            self.reference,
-            units,
             own(gradient),
+            memory("coef", coef, size),
+            None,
+            None,
+            linear,
+            units,
+            self.reference,
             None if p is None else memory("p", p, *shape, dtype=p.dtype),
         )
         return Point(value, gradient, norm, p)
@@ -232,13 +237,14 @@ def product(model: LinearModel, x: Tensor | None, p: Tensor, v: Tensor) -> Tenso
     """
     v, size, dtype = v.contiguous(), model.n_outputs * model.d, v.dtype
     out = torch.empty_like(v)
-    _module.compiled().product(
+    _module.compiled().sums(
         model.arguments,
         _module.threads(model.evaluation_size, _PART),
-        None if x is None else memory("x", x, model.d, model.n, dtype=dtype),
-        memory("p", p, p.shape[0], model.n, dtype=dtype),
-        memory("v", v, size, dtype=dtype),
         memory("out", out, size, dtype=dtype),
+        memory("v", v, size, dtype=dtype),
+        memory("p", p, p.shape[0], model.n, dtype=dtype),
+        None if x is None else memory("x", x, model.d, model.n, dtype=dtype),
+        *_NO_EVALUATION,
     )
     return out
 
@@ -246,10 +252,13 @@ def product(model: LinearModel, x: Tensor | None, p: Tensor, v: Tensor) -> Tenso
 def adjoint(model: LinearModel, t: Tensor) -> Tensor:
     r"""Return :math:`s \sum_n w_n\, t_n \otimes \hat x_n`, ``(C, D')``, for numbers t ``(C, N)``."""
     out = torch.empty(model.n_outputs, model.d, dtype=torch.float64)
-    _module.compiled().adjoint(
+    _module.compiled().sums(
         model.arguments,
         _module.threads(model.n * model.n_outputs * model.d, _PART_IN_PLACE if model.in_place else _PART),
-        memory("t", t, model.n_outputs, model.n),
         memory("out", out, *out.shape),
+        None,
+        memory("t", t, model.n_outputs, model.n),
+        None,
+        *_NO_EVALUATION,
     )
     return out

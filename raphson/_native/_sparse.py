@@ -35,8 +35,8 @@ def sparse_product(starts: Tensor, columns: Tensor, values: Tensor, dense: Tenso
         memory("starts", starts, *starts.shape[:1], dtype=torch.int64),
         memory("columns", columns, nonzeros, dtype=torch.int32),
         memory("values", values, nonzeros, dtype=dtype),
-        memory("dense", _whole("dense", dense, width), dense.shape[0], width, dtype=dtype),
         width,
+        memory("dense", _whole("dense", dense, width), dense.shape[0], width, dtype=dtype),
         memory("out", _whole("out", out, width), out.shape[0], width, dtype=dtype),
         _module.threads(nonzeros * width, _PART),
     )

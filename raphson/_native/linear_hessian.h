@@ -8,12 +8,12 @@ static TARGET void NAME(fill_entry)(const struct model *s, const struct entries 
 {
     const double *left = of->p + (s->exponential ? e : (size_t)of->k[e]) * s->n + from;
     const double *right = of->p + (s->exponential ? e : (size_t)of->l[e]) * s->n + from;
-    const double *weights = s->weights ? s->weights + from : NULL, one = of->k[e] == of->l[e];
+    const double one = of->k[e] == of->l[e];
     for (size_t t = 0; t < rows; t++) {
         const double value = s->exponential ? left[t] : left[t] * (one - right[t]);
-        const double kept = sizeof(REAL) < sizeof(double) && fabs(value) < SMALLEST ? 0.0 : value;
-        entry[t] = (REAL)(kept * (weights ? weights[t] : 1.0));
+        entry[t] = sizeof(REAL) < sizeof(double) && fabs(value) < SMALLEST ? 0 : (REAL)value;
     }
+    NAME(weigh)(s, from, rows, 1, entry);
 }
 
 static TARGET void NAME(hessian_part)(const void *data, size_t part, size_t parts)
@@ -21,15 +21,13 @@ static TARGET void NAME(hessian_part)(const void *data, size_t part, size_t part
     const struct NAME(job) *job = data;
     const struct model *s = job->s;
     const size_t n = s->n, d = s->d, q = job->of->q, height = job->height, width = job->width, stacked = q == 1;
-    const size_t end = part_start(n, part + 1, parts, ROWS);
+    const size_t blocks = padded(n, ROWS) / ROWS, first_block = blocks * part / parts;
     REAL *sums = job->sums + part * job->share, *a = sums + job->room, *x = a + height * APART;
     REAL *products = x + padded(d, WIDE) * APART;
-    for (size_t from = part_start(n, part, parts, ROWS); from < end; from += ROWS) {
-        const size_t rows = end - from < ROWS ? end - from : ROWS, length = padded(rows, LANES);
+    for (size_t block = blocks * (part + 1) / parts; block-- > first_block;) {
+        const size_t from = block * ROWS, rows = n - from < ROWS ? n - from : ROWS, length = padded(rows, LANES);
         REAL entry[ROWS];
-        NAME(load_table)(s, from, rows, length, x);
-        if (rows < ROWS)
-            memset(a, 0, height * APART * sizeof(REAL));
+        NAME(load_table)(s, from, rows, x);
         for (size_t e = 0; e < q; e++) {
             NAME(fill_entry)(s, job->of, e, from, rows, stacked ? entry : a + e * APART);
             for (size_t i = 0; stacked && i < d; i++)
@@ -51,17 +49,14 @@ static TARGET void NAME(hessian_part)(const void *data, size_t part, size_t part
                 if (++j == d)
                     j = ++i;
             }
-            for (size_t k = 0; k < height; k += TALL) {
-                const size_t diagonal = stacked ? k / WIDE * WIDE : 0;
-                for (size_t l = diagonal > first ? diagonal - first : 0; l < count; l += WIDE)
-                    NAME(tile)(a + k * APART, b + l * APART, length, sums + k * width + first + l, width);
-            }
+            NAME(tiles)(a, height, b, first, count, stacked, length, sums, width);
         }
     }
 }
 
-static TARGET int NAME(hessian)(const struct model *s, const struct entries *of, int blocks, REAL *out)
+static TARGET int NAME(hessian)(const struct model *s, const struct entries *of, int blocks, void *to)
 {
+    REAL *out = to;
     const size_t d = s->d, q = of->q, p = s->c * d;
     const int stacked = q == 1;
     struct NAME(job) job = {.s = s, .of = of, .height = padded(stacked ? d : q, TALL),

@@ -14,61 +14,78 @@ static inline TARGET NAME(four) NAME(folded)(NAME(vec) a)
 #undef FROM
 }
 
-/* The sums of all lanes of each of four vectors. */
-static inline TARGET NAME(four) NAME(across)(NAME(four) a, NAME(four) b, NAME(four) c, NAME(four) d)
+/* Four vectors as the columns of a matrix, turned into its rows. */
+static inline TARGET void NAME(transpose)(NAME(four) *of)
 {
-    const NAME(four) low = __builtin_shufflevector(a, b, 0, 4, 2, 6) + __builtin_shufflevector(a, b, 1, 5, 3, 7);
-    const NAME(four) high = __builtin_shufflevector(c, d, 0, 4, 2, 6) + __builtin_shufflevector(c, d, 1, 5, 3, 7);
-    return __builtin_shufflevector(low, high, 0, 1, 4, 5) + __builtin_shufflevector(low, high, 2, 3, 6, 7);
+    const NAME(four) a = __builtin_shufflevector(of[0], of[1], 0, 4, 2, 6), b = __builtin_shufflevector(of[0], of[1], 1, 5, 3, 7);
+    const NAME(four) c = __builtin_shufflevector(of[2], of[3], 0, 4, 2, 6), d = __builtin_shufflevector(of[2], of[3], 1, 5, 3, 7);
+    of[0] = __builtin_shufflevector(a, c, 0, 1, 4, 5), of[1] = __builtin_shufflevector(b, d, 0, 1, 4, 5);
+    of[2] = __builtin_shufflevector(a, c, 2, 3, 6, 7), of[3] = __builtin_shufflevector(b, d, 2, 3, 6, 7);
 }
 
-/* Add to TALL by WIDE sums the inner products of rows of a and of b; `length` is a multiple of LANES.
+/* The inner products of TALL rows of `length` numbers, LANES at least, with one, two or WIDE rows of b, `apart` apart: TALL of
+   each go to `to`. Where the last vector of a row overlaps the one before, b has zeros for what was there already.
    The accumulators and one column of operands fill the sixteen registers of AVX2. */
-static TARGET void NAME(tile)(const REAL *a, const REAL *b, size_t length, REAL *sums, size_t stride)
+static inline TARGET INLINE void NAME(inner)(const REAL *const *a, size_t length, const REAL *b, size_t apart, int wide,
+                                             NAME(four) *to)
 {
     NAME(vec) acc[TALL][WIDE] = {{{0}}};
     for (size_t t = 0; t < length; t += LANES) {
+        const size_t at = t + LANES <= length ? t : length - LANES;
         NAME(vec) right[WIDE];
 #pragma GCC unroll 3
-        for (int j = 0; j < WIDE; j++)
-            right[j] = *(const NAME(vec) *)(b + j * APART + t);
+        for (int j = 0; j < wide; j++)
+            right[j] = *(const NAME(vec) *)(b + j * apart + t);
 #pragma GCC unroll 4
         for (int i = 0; i < TALL; i++) {
-            NAME(vec) left = *(const NAME(vec) *)(a + i * APART + t);
+            NAME(vec) left = *(const NAME(vec) *)(a[i] + at);
 #if BITS == 512 /* GCC would read it anew for every product, and loads are what this waits for: 12 % */
             __asm__("" : "+v"(left));
 #endif
 #pragma GCC unroll 3
-            for (int j = 0; j < WIDE; j++)
+            for (int j = 0; j < wide; j++)
                 acc[i][j] += left * right[j];
         }
     }
 #pragma GCC unroll 3
-    for (int j = 0; j < WIDE; j++) {
-        const NAME(four) total = NAME(across)(NAME(folded)(acc[0][j]), NAME(folded)(acc[1][j]),
-                                              NAME(folded)(acc[2][j]), NAME(folded)(acc[3][j]));
+    for (int j = 0; j < wide; j++) {
+        NAME(four) sums[TALL];
 #pragma GCC unroll 4
         for (int i = 0; i < TALL; i++)
-            sums[i * stride + j] += total[i];
+            sums[i] = NAME(folded)(acc[i][j]);
+        NAME(transpose)(sums);
+        to[j] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     }
 }
 
-/* Add to sums (c, width) the inner products of c rows of a and of those of b. */
-static TARGET void NAME(tiles)(const REAL *a, size_t c, const REAL *b, size_t width, size_t length, REAL *sums)
+/* Add to sums the inner products of rows of a and of those of b, which are their `first` one and on; `length` is a multiple of
+   LANES. In tiles of TALL by WIDE; with `upper` without the tiles that lie below the diagonal. */
+static TARGET void NAME(tiles)(const REAL *a, size_t tall, const REAL *b, size_t first, size_t wide, int upper, size_t length,
+                               REAL *sums, size_t stride)
 {
-    for (size_t k = 0; k < c; k += TALL)
-        for (size_t j = 0; j < width; j += WIDE)
-            NAME(tile)(a + k * APART, b + j * APART, length, sums + k * width + j, width);
+    for (size_t k = 0; k < tall; k += TALL) {
+        const REAL *rows[TALL] = {a + k * APART, a + (k + 1) * APART, a + (k + 2) * APART, a + (k + 3) * APART};
+        const size_t diagonal = upper ? k / WIDE * WIDE : 0;
+        for (size_t l = diagonal > first ? diagonal - first : 0; l < wide; l += WIDE) {
+            NAME(four) products[WIDE];
+            NAME(inner)(rows, length, b + l * APART, APART, WIDE, products);
+#pragma GCC unroll 3
+            for (int j = 0; j < WIDE; j++)
+#pragma GCC unroll 4
+                for (int i = 0; i < TALL; i++)
+                    sums[(k + i) * stride + first + l + j] += products[j][i];
+        }
+    }
 }
 
-/* A sum over all examples: what it is of (each kind takes some of these), and its memory. A part has its sums (height,
-   width) and some more, whole cache lines, then buffers of ROWS examples, that begin at a line: vectors that lie across two
-   lines are stored at half the speed. */
+/* A sum over all examples, of a pass or of a Hessian's entries, and its memory. A part has its sums (height, width) and some
+   more, whole cache lines, then buffers of ROWS examples, that begin at a line: vectors that lie across two lines are stored
+   at half the speed. Examples are read from the last block on: where it is a short one, what fills up its vectors is zero. */
 struct NAME(job) {
     const struct model *s;
     const struct entries *of;
-    const struct point *at;
-    const REAL *x, *p, *v;
+    const struct pass *at;
+    int in_place;
     size_t height, width, step, count, room, share; /* `step` examples at a time; `room` for the `count` sums; `share` of a part */
     void *block;
     REAL *sums;
@@ -85,7 +102,7 @@ static TARGET int NAME(sum)(struct NAME(job) *job, void (*body)(const void *, si
     if (!(job->block = calloc(parts * job->share + LINE, sizeof(REAL))))
         return -1;
     job->sums = (REAL *)(((uintptr_t)job->block + 63) / 64 * 64);
-    run_team(body, job, parts);
+    run_team(body, job, parts, parts);
     for (size_t part = 1; part < parts; part++)
         for (size_t i = 0; i < job->count; i++)
             job->sums[i] += job->sums[part * job->share + i];
@@ -95,25 +112,21 @@ static TARGET int NAME(sum)(struct NAME(job) *job, void (*body)(const void *, si
 /* Four numbers of each of four rows, standardized and turned into four columns, APART apart. */
 static inline TARGET void NAME(turn)(const double *x, size_t stride, const double *center, const double *factor, REAL *to)
 {
-    const NAME(quad) middle = *(const NAME(quad) *)center, times = *(const NAME(quad) *)factor;
-    NAME(quad) row[4];
+    NAME(four) of[4];
+    for (int i = 0; i < 4; i++) {
+        const NAME(quad) row = *(const NAME(quad) *)(x + i * stride) - *(const NAME(quad) *)center;
+        of[i] = __builtin_convertvector(row * *(const NAME(quad) *)factor, NAME(four));
+    }
+    NAME(transpose)(of);
     for (int i = 0; i < 4; i++)
-        row[i] = (*(const NAME(quad) *)(x + i * stride) - middle) * times;
-    const NAME(quad) a = __builtin_shufflevector(row[0], row[1], 0, 4, 2, 6);
-    const NAME(quad) b = __builtin_shufflevector(row[0], row[1], 1, 5, 3, 7);
-    const NAME(quad) c = __builtin_shufflevector(row[2], row[3], 0, 4, 2, 6);
-    const NAME(quad) e = __builtin_shufflevector(row[2], row[3], 1, 5, 3, 7);
-    *(NAME(four) *)to = __builtin_convertvector(__builtin_shufflevector(a, c, 0, 1, 4, 5), NAME(four));
-    *(NAME(four) *)(to + APART) = __builtin_convertvector(__builtin_shufflevector(b, e, 0, 1, 4, 5), NAME(four));
-    *(NAME(four) *)(to + 2 * APART) = __builtin_convertvector(__builtin_shufflevector(a, c, 2, 3, 6, 7), NAME(four));
-    *(NAME(four) *)(to + 3 * APART) = __builtin_convertvector(__builtin_shufflevector(b, e, 2, 3, 6, 7), NAME(four));
+        *(NAME(four) *)(to + i * APART) = of[i];
 }
 
-/* Some examples of the table as columns, APART apart, standardized, with zeros up to `length`. */
-static TARGET void NAME(load_table)(const struct model *s, size_t from, size_t rows, size_t length, REAL *to)
+/* Some examples of the table as columns, APART apart, standardized. */
+static TARGET void NAME(load_table)(const struct model *s, size_t from, size_t rows, REAL *to)
 {
     const size_t d = s->d, width = d - s->intercept;
-    if (!s->by_rows) {
+    if (!s->factor) {
         for (size_t j = 0; j < d; j++)
             for (size_t t = 0; t < rows; t++)
                 to[j * APART + t] = (REAL)s->x[j * s->stride + from + t];
@@ -132,17 +145,13 @@ static TARGET void NAME(load_table)(const struct model *s, size_t from, size_t r
                     columns[j * APART + u] = (REAL)((x[u * s->stride + j] - s->center[j]) * s->factor[j]);
         }
     }
-    for (size_t j = 0; j < d && rows < length; j++)
-        memset(to + j * APART + rows, 0, (length - rows) * sizeof(REAL));
 }
 
-/* Copy some examples of `count` rows of an array, n apart, to rows APART apart, with zeros up to `length`. */
-static TARGET void NAME(load)(const REAL *from, size_t n, size_t count, size_t rows, size_t length, REAL *to)
+/* Copy some examples of `count` rows of an array, n apart, to rows APART apart. */
+static TARGET void NAME(load)(const REAL *from, size_t n, size_t count, size_t rows, REAL *to)
 {
-    for (size_t j = 0; j < count; j++) {
+    for (size_t j = 0; j < count; j++)
         memcpy(to + j * APART, from + j * n, rows * sizeof(REAL));
-        memset(to + j * APART + rows, 0, (length - rows) * sizeof(REAL));
-    }
 }
 
 /* Multiply c rows of numbers for some examples by the examples' weights. */
@@ -153,52 +162,67 @@ static TARGET void NAME(weigh)(const struct model *s, size_t from, size_t rows, 
             values[k * APART + t] *= (REAL)s->weights[from + t];
 }
 
-/* Linear predictors of some rows: TALL outputs at a time, f (outputs, APART) from coefficients and x (d, APART); two
-   vectors at a time, so that each coefficient that is spread over a vector serves twice. */
-static TARGET void NAME(predict)(const struct model *s, const REAL *coef, const REAL *x, size_t length, REAL *f)
+/* Put into rows of f, or add to them, one to TALL, the products of their coefficients, `apart` apart, with `count` rows at x:
+   two vectors at a time, so that each coefficient that is spread over a vector serves twice. Rows have length 2 LANES at least. */
+static inline TARGET INLINE void NAME(combine_some)(int outputs, int add, const REAL *coef, size_t apart, const REAL *x,
+                                                    size_t stride, size_t count, size_t length, REAL *f, size_t f_stride)
 {
-    const size_t c = s->c, d = s->d;
-    for (size_t k = 0; k < c; k += TALL) {
-        const REAL *rows[TALL];
-        for (size_t i = 0; i < TALL; i++)
-            rows[i] = coef + (k + i < c ? k + i : k) * d;
-        for (size_t t = 0; t < length; t += 2 * LANES) {
-            NAME(vec) low[TALL] = {{0}}, high[TALL] = {{0}};
-            for (size_t j = 0; j < d; j++) {
-                const NAME(vec) left = *(const NAME(vec) *)(x + j * APART + t);
-                const NAME(vec) right = *(const NAME(vec) *)(x + j * APART + t + LANES);
+    for (size_t t = 0; t < length; t += 2 * LANES) {
+        const size_t at = t + 2 * LANES <= length ? t : length - 2 * LANES; /* the last two overlap the ones before */
+        NAME(vec) low[TALL] = {{0}}, high[TALL] = {{0}};
 #pragma GCC unroll 4
-                for (int i = 0; i < TALL; i++) {
-                    low[i] += rows[i][j] * left;
-                    high[i] += rows[i][j] * right;
-                }
+        for (size_t j = 0; j < count; j++) {
+            const NAME(vec) left = *(const NAME(vec) *)(x + j * stride + at);
+            const NAME(vec) right = *(const NAME(vec) *)(x + j * stride + at + LANES);
+#pragma GCC unroll 4
+            for (int k = 0; k < outputs; k++) {
+                low[k] += coef[k * apart + j] * left;
+                high[k] += coef[k * apart + j] * right;
             }
-            for (size_t i = 0; i < TALL && k + i < c; i++) {
-                *(NAME(vec) *)(f + (k + i) * APART + t) = low[i];
-                *(NAME(vec) *)(f + (k + i) * APART + t + LANES) = high[i];
-            }
+        }
+#pragma GCC unroll 4
+        for (int k = 0; k < outputs; k++) {
+            NAME(vec) *to = (NAME(vec) *)(f + k * f_stride + t), sums[2] = {low[k], high[k]};
+            for (size_t u = t - at; at < t && u < 2 * LANES; u++)
+                f[k * f_stride + at + u] += sums[u / LANES][u % LANES];
+            if (at == t && add)
+                to[0] += sums[0], to[1] += sums[1];
+            else if (at == t)
+                to[0] = sums[0], to[1] = sums[1];
         }
     }
 }
 
-/* The penalty's gradient at coefficients, (c, d); the columns are the innermost loop, as they lie in memory. */
-static TARGET void NAME(penalty)(const struct model *s, const REAL *coef, REAL *restrict out)
+/* The same for any number of rows of f. */
+static TARGET void NAME(combine)(size_t outputs, int add, const REAL *coef, size_t apart, const REAL *x, size_t stride,
+                                 size_t count, size_t length, REAL *f, size_t f_stride)
 {
-    const size_t c = s->c, d = s->d;
-    memset(out, 0, c * d * sizeof(REAL));
-    for (size_t k = 0; k < c; k++, out += d) {
-        for (size_t l = 0; l < c; l++) {
-            const REAL factor = (REAL)s->penalty_outputs[k * c + l];
-            for (size_t j = 0; j < d; j++)
-                out[j] += factor * coef[l * d + j];
+    for (size_t k = 0; k < outputs; k += TALL, coef += TALL * apart, f += TALL * f_stride)
+        switch (outputs - k) { /* a constant wherever it is inlined */
+        case 1: NAME(combine_some)(1, add, coef, apart, x, stride, count, length, f, f_stride); break;
+        case 2: NAME(combine_some)(2, add, coef, apart, x, stride, count, length, f, f_stride); break;
+        case 3: NAME(combine_some)(3, add, coef, apart, x, stride, count, length, f, f_stride); break;
+        default: NAME(combine_some)(TALL, add, coef, apart, x, stride, count, length, f, f_stride);
         }
-        for (size_t j = 0; j < d; j++)
+}
+
+/* The penalty's gradient at coefficients, (c, d): the columns are the innermost loop, as they lie in memory. */
+static TARGET void NAME(penalize)(const struct model *s, const REAL *coef, REAL *restrict out)
+{
+    for (size_t k = 0; k < s->c; k++, out += s->d) {
+        for (size_t l = 0; l < s->c; l++) {
+            const REAL factor = (REAL)s->penalty_outputs[k * s->c + l];
+            for (size_t j = 0; j < s->d; j++)
+                out[j] += factor * coef[l * s->d + j];
+        }
+        for (size_t j = 0; j < s->d; j++)
             out[j] *= (REAL)s->penalty_columns[j];
     }
 }
 
 #include "linear_hessian.h"
-#include "linear_product.h"
-#ifdef DOUBLE
-#include "linear_evaluate.h"
-#endif
+#include "linear_wide.h"
+#include "linear_pass.h"
+#include "sparse_rows.h"
+
+static const struct kernels NAME(kernels) = {NAME(pass), NAME(hessian), NAME(sparse_part), NAME(columns_part)};

@@ -7,67 +7,63 @@
 
 #include "threads.h"
 
-#include "linear.h"
-#include "sparse.h"
+#include "kernels.h"
 
-static struct {
-    int (*evaluate)(const struct model *, const struct point *, const double *, double *, double *);
-    int (*hessian)(const struct model *, const struct entries *, int, double *);
-    int (*hessian_single)(const struct model *, const struct entries *, int, float *);
-    int (*product)(const struct model *, const double *, const double *, const double *, double *);
-    int (*product_single)(const struct model *, const float *, const float *, const float *, float *);
-    void (*sparse)(const void *, size_t, size_t), (*sparse_single)(const void *, size_t, size_t);
-    void (*columns)(const void *, size_t, size_t);
-    long bits;
-} kernels;
+static const struct kernels *in_double, *in_single;
+static long vector_bits;
 
-#define CHOOSE(BITS, SPARSE_BITS) \
-    kernels.evaluate = evaluate_double_##BITS, kernels.hessian = hessian_double_##BITS, \
-    kernels.hessian_single = hessian_float_##BITS, kernels.product = product_double_##BITS, \
-    kernels.product_single = product_float_##BITS, kernels.sparse = part_double_##SPARSE_BITS, \
-    kernels.sparse_single = part_float_##SPARSE_BITS, kernels.columns = columns_part_double_##BITS, kernels.bits = BITS
+#define CHOOSE(bits) in_double = &kernels_double_##bits, in_single = &kernels_float_##bits, vector_bits = bits
 
 /* Take vectors of so many bits, if the processor has them. */
 static void choose(long bits)
 {
     if (bits == 128)
-        CHOOSE(128, 128);
+        CHOOSE(128);
 #ifdef __x86_64__
     const int fused = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (bits == 256 && fused)
-        CHOOSE(256, 256);
+        CHOOSE(256);
     else if (bits == 512 && fused && __builtin_cpu_supports("avx512f"))
-        CHOOSE(512, 256);
+        CHOOSE(512);
 #endif
 }
 
-#define ANY SIZE_MAX
-
-struct array {
-    void *at;
-    size_t count;
-    char type;
+/* A tuple of so many arguments, taken one after another. The first that is wrong becomes Python's exception; what is taken
+   then is nothing, so that one look at the end is enough, before anything that the arguments lead to is read. */
+struct arguments {
+    PyObject *tuple;
+    Py_ssize_t count, taken;
 };
 
-/* Take an array of `count` elements of one of these types, '?' for None, or say what is wrong and return 0. */
-static int take(PyObject *from, const char *name, const char *types, size_t count, struct array *array)
+static PyObject *take(struct arguments *from)
 {
-    *array = (struct array){0};
-    if (from == Py_None && strchr(types, '?'))
-        return 1;
-    if (!PyTuple_Check(from) || PyTuple_Size(from) != 3)
-        return PyErr_Format(PyExc_TypeError, "'%s' must be (address, number of elements, type)", name), 0;
-    array->at = PyLong_AsVoidPtr(PyTuple_GetItem(from, 0));
-    array->count = PyLong_AsSize_t(PyTuple_GetItem(from, 1));
-    array->type = PyErr_Occurred() ? 0 : (char)PyUnicode_ReadChar(PyTuple_GetItem(from, 2), 0);
     if (PyErr_Occurred())
-        return 0;
-    if (!strchr("dfqi", array->type) || !strchr(types, array->type) || (!array->at && array->count))
-        PyErr_Format(PyExc_ValueError, "'%s' has elements of type '%c', not of '%s'", name, array->type, types);
-    else if (count != ANY && array->count != count)
-        PyErr_Format(PyExc_ValueError, "'%s' has %zu elements, not %zu", name, array->count, count);
-    return !PyErr_Occurred();
+        return NULL;
+    if (!from->taken && (!PyTuple_Check(from->tuple) || PyTuple_Size(from->tuple) != from->count))
+        return PyErr_Format(PyExc_TypeError, "expected a tuple of %zd arguments", from->count);
+    return PyTuple_GetItem(from->tuple, from->taken++);
 }
+
+static int agree(int holds, const char *message)
+{
+    if (!holds && !PyErr_Occurred())
+        PyErr_SetString(PyExc_ValueError, message);
+    return holds;
+}
+
+static size_t take_size(struct arguments *from)
+{
+    PyObject *size = take(from);
+    return size ? PyLong_AsSize_t(size) : 0;
+}
+
+static size_t take_threads(struct arguments *from)
+{
+    const size_t threads = take_size(from);
+    return agree(threads >= 1 && threads <= 1024, "the number of threads must be from 1 to 1024") ? threads : 1;
+}
+
+#define ANY SIZE_MAX
 
 /* A number of elements; where it is too large, one that no array has. */
 static size_t times(size_t a, size_t b)
@@ -76,196 +72,181 @@ static size_t times(size_t a, size_t b)
     return __builtin_mul_overflow(a, b, &product) ? ANY - 1 : product;
 }
 
-static int agree(int holds, const char *message)
+struct array {
+    void *at;
+    size_t count;
+    char type;
+};
+
+/* Take an array of `count` elements of one of these types, '?' for None. */
+static struct array take_array(struct arguments *from, const char *name, const char *types, size_t count)
 {
-    return holds ? 1 : (PyErr_SetString(PyExc_ValueError, message), 0);
+    struct arguments parts = {take(from), 3, 0};
+    struct array array = {0};
+    if (!parts.tuple || (parts.tuple == Py_None && strchr(types, '?')))
+        return array;
+    array.at = (void *)(uintptr_t)take_size(&parts);
+    array.count = take_size(&parts);
+    PyObject *type = take(&parts);
+    array.type = type ? (char)PyUnicode_ReadChar(type, 0) : 0;
+    if (PyErr_Occurred())
+        return (struct array){0};
+    if (!strchr("dfqi", array.type) || !strchr(types, array.type) || (!array.at && array.count))
+        PyErr_Format(PyExc_ValueError, "'%s' has elements of type '%c', not of '%s'", name, array.type, types);
+    else if (count != ANY && array.count != count)
+        PyErr_Format(PyExc_ValueError, "'%s' has %zu elements, not %zu", name, array.count, count);
+    return PyErr_Occurred() ? (struct array){0} : array;
 }
 
-static int counted(Py_ssize_t count, Py_ssize_t wanted)
+/* Take a matrix of double precision whose rows are `stride` apart, in memory of any size that holds them. */
+static const double *take_matrix(struct arguments *from, const char *name, size_t rows, size_t columns, size_t stride)
 {
-    if (count != wanted)
-        PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted, count);
-    return count == wanted;
-}
-
-static int take_parts(PyObject *from, size_t *parts)
-{
-    *parts = PyLong_AsSize_t(from);
-    return !PyErr_Occurred() && agree(*parts >= 1 && *parts <= 1024, "the number of threads must be from 1 to 1024");
-}
-
-/* Every function of a linear model takes it first, as (x, n, width, stride, center, factor, intercept, weights,
-   penalty_outputs, penalty_columns, c, scale, exponential, in_place), then the number of threads. */
-static int take_model(PyObject *const *args, struct model *s)
-{
-    PyObject *of[14];
-    struct array x, center, factor, weights, outputs, columns;
-    if (!PyTuple_Check(args[0]) || PyTuple_Size(args[0]) != 14)
-        return PyErr_Format(PyExc_TypeError, "a model must be a tuple of 14"), 0;
-    for (int i = 0; i < 14; i++)
-        of[i] = PyTuple_GetItem(args[0], i);
-    const size_t n = PyLong_AsSize_t(of[1]), width = PyLong_AsSize_t(of[2]), stride = PyLong_AsSize_t(of[3]);
-    const size_t c = PyLong_AsSize_t(of[10]);
-    const double scale = PyFloat_AsDouble(of[11]);
-    const int by_rows = of[5] != Py_None, intercept = by_rows && PyObject_IsTrue(of[6]), exponential = PyObject_IsTrue(of[12]);
-    const int in_place = by_rows && PyObject_IsTrue(of[13]);
-    size_t parts, d = width + intercept, rows = by_rows ? n : width, length = by_rows ? width : n;
-    if (PyErr_Occurred() || !take_parts(args[1], &parts) || !take(of[0], "x", "d", ANY, &x) ||
-        !take(of[4], "center", by_rows ? "d" : "?", width, &center) || !take(of[5], "factor", "d?", width, &factor) ||
-        !take(of[7], "weights", "d?", n, &weights) || !take(of[8], "penalty_outputs", "d?", times(c, c), &outputs) ||
-        !take(of[9], "penalty_columns", "d?", d, &columns))
-        return 0;
+    const struct array x = take_array(from, name, "d", ANY);
     const size_t before = rows ? times(rows - 1, stride) : 0; /* the last row */
-    *s = (struct model){.n = n, .d = d, .c = c, .stride = stride, .parts = parts, .by_rows = by_rows,
-                        .in_place = in_place, .intercept = intercept, .exponential = exponential, .x = x.at, .center = center.at,
-                        .factor = factor.at, .weights = weights.at, .penalty_outputs = outputs.at,
-                        .penalty_columns = columns.at, .scale = scale};
-    return agree(!rows || (before <= x.count && length <= x.count - before), "'x' has fewer elements than its rows need");
+    agree(!rows || (before <= x.count && columns <= x.count - before), "a table has fewer elements than its rows need");
+    return x.at;
 }
 
-static int penalized(const struct model *s)
+/* Every function of a linear model takes it first, as LinearModel.arguments has it, then the number of threads. */
+static struct model take_model(struct arguments *args)
 {
-    return agree((s->penalty_outputs && s->penalty_columns) || !times(s->c, s->d), "the penalty is missing");
+    struct arguments from = {take(args), 14, 0};
+    struct model s = {0};
+    if (!from.tuple)
+        return s;
+    const size_t width = (s.n = take_size(&from), take_size(&from));
+    s.stride = take_size(&from);
+    s.factor = take_array(&from, "factor", "d?", width).at;
+    s.center = take_array(&from, "center", s.factor ? "d" : "?", width).at;
+    s.x = take_matrix(&from, "x", s.factor ? s.n : width, s.factor ? width : s.n, s.stride);
+    s.intercept = take_size(&from) && s.factor;
+    s.in_place = take_size(&from) && s.factor;
+    s.d = width + s.intercept;
+    s.weights = take_array(&from, "weights", "d?", s.n).at;
+    s.c = take_size(&from);
+    s.penalty_outputs = take_array(&from, "penalty_outputs", "d?", times(s.c, s.c)).at;
+    s.penalty_columns = take_array(&from, "penalty_columns", "d?", s.d).at;
+    s.exponential = take_size(&from);
+    PyObject *scale = take(&from);
+    s.scale = scale ? PyFloat_AsDouble(scale) : 0;
+    agree(!s.penalty_outputs == !s.penalty_columns || !times(s.c, s.d), "the penalty is missing");
+    s.parts = take_threads(args);
+    return s;
 }
 
-/* Compute without Python's lock; returns what Python gets. */
-#define RUN(call, result) \
-    int failed; \
+/* Compute without Python's lock, if all arguments were right; returns what Python gets. */
+#define RUN(right, call, result) \
+    int failed = 0; \
+    if (!(right)) \
+        return NULL; \
     Py_BEGIN_ALLOW_THREADS \
     failed = call; \
     Py_END_ALLOW_THREADS \
     return failed ? PyErr_NoMemory() : result
 
-static PyObject *evaluate(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+/* An evaluation, a product or sums of given numbers: see struct pass for what there is of each. */
+static PyObject *sums(PyObject *Py_UNUSED(module), PyObject *tuple)
 {
-    struct model s;
-    struct array coef, linear, units, gradient, p;
-    if (!counted(count, 8) || !take_model(args, &s) || !penalized(&s))
-        return NULL;
-    const size_t size = times(s.c, s.d), reference = PyObject_IsTrue(args[4]);
-    if (!take(args[2], "coef", "d", size, &coef) || !take(args[3], "linear", "d", size, &linear) ||
-        !take(args[5], "units", "d", times(3, s.d), &units) || !take(args[6], "gradient", "d", size, &gradient) ||
-        !take(args[7], "p", "df?", times(s.c + reference, s.n), &p) ||
-        !agree(s.exponential ? s.c == 1 && !reference : s.c + reference > 0, "wrong number of outputs"))
-        return NULL;
-    double value, norm = 0;
-    const struct point at = {coef.at, linear.at, units.at, &norm, p.type == 'd' ? p.at : NULL,
-                             p.type == 'f' ? p.at : NULL, (int)reference};
-    RUN(kernels.evaluate(&s, &at, NULL, &value, gradient.at), Py_BuildValue("(dd)", value, norm));
+    struct arguments args = {tuple, 10, 0};
+    const struct model s = take_model(&args);
+    const size_t size = times(s.c, s.d);
+    double value = 0, norm = 0;
+    struct pass at = {.value = &value, .norm = &norm};
+    const struct array out = take_array(&args, "out", "df", size);
+    const int single = out.type == 'f';
+    const char *type = single ? "f?" : "d?";
+    at.out = out.at, at.coef = take_array(&args, "coef", type, size).at;
+    const struct array p = take_array(&args, "p", type, ANY);
+    at.p = p.at, at.columns = take_array(&args, "columns", type, times(s.d, s.n)).at;
+    at.linear = take_array(&args, "linear", single ? "?" : "d?", size).at;
+    at.units = take_array(&args, "units", at.linear ? "d" : "?", times(3, s.d)).at;
+    at.reference = take_size(&args) && at.linear;
+    const struct array kept = take_array(&args, "kept", at.linear ? "df?" : "?", times(s.c + at.reference, s.n));
+    at.kept = kept.type == 'd' ? kept.at : NULL, at.kept_single = kept.type == 'f' ? kept.at : NULL;
+    const size_t outputs = s.c + at.reference;
+    agree(!at.linear || (s.exponential ? outputs == 1 : outputs > 0), "wrong number of outputs");
+    agree(size && (!at.linear || (at.coef && !p.at && !at.columns)), "neither an evaluation nor a product nor sums");
+    agree(!at.coef || s.penalty_outputs, "the penalty is missing");
+    agree(at.linear || p.count >= times(s.c, s.n), "'p' has too few elements");
+    RUN(!PyErr_Occurred(), (single ? in_single : in_double)->pass(&s, &at), Py_BuildValue("(dd)", value, norm));
 }
 
-static PyObject *hessian(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+static PyObject *hessian(PyObject *Py_UNUSED(module), PyObject *tuple)
 {
-    struct model s;
-    struct array p, k, l, out;
-    if (!counted(count, 7) || !take_model(args, &s) || !take(args[2], "p", "d", ANY, &p) ||
-        !take(args[3], "k", "q", ANY, &k) || !take(args[4], "l", "q", k.count, &l))
+    struct arguments args = {tuple, 7, 0};
+    const struct model s = take_model(&args);
+    const struct array p = take_array(&args, "p", "d", ANY), k = take_array(&args, "k", "q", ANY);
+    const struct entries of = {p.at, k.at, take_array(&args, "l", "q", k.count).at, k.count};
+    const int blocks = take_size(&args), places = !blocks || s.penalty_columns;
+    const size_t size = times(s.c, s.d), whole = blocks ? times(of.q, times(s.d, s.d)) : times(size, size);
+    const struct array out = take_array(&args, "out", "df", whole);
+    if (PyErr_Occurred())
         return NULL;
-    const int blocks = PyObject_IsTrue(args[5]), places = !blocks || s.penalty_columns;
-    const size_t size = times(s.c, s.d), rows = s.n ? p.count / s.n : k.count, of_output = places && s.c < rows ? s.c : rows;
-    const struct entries of = {p.at, k.at, l.at, k.count};
-    int holds = times(rows, s.n) == p.count && !s.penalty_columns == !s.penalty_outputs && (!s.exponential || of.q <= rows);
+    const size_t rows = s.n ? p.count / s.n : k.count, of_output = places && s.c < rows ? s.c : rows;
+    int holds = times(rows, s.n) == p.count && (!s.exponential || of.q <= rows);
     for (size_t e = 0; e < of.q; e++) /* a negative one is a large one */
         holds = holds && (uint64_t)of.k[e] < of_output && (uint64_t)of.l[e] < of_output;
-    if (!agree(holds, "'k', 'l' and 'p' do not fit together") ||
-        !take(args[6], "out", "df", blocks ? times(of.q, times(s.d, s.d)) : times(size, size), &out))
+    RUN(agree(holds, "'k', 'l' and 'p' do not fit together"),
+        (out.type == 'f' ? in_single : in_double)->hessian(&s, &of, blocks, out.at), Py_NewRef(Py_None));
+}
+
+/* n, d, stride, x, codes or None, sums, squares, threads: see struct columns */
+static PyObject *column_sums(PyObject *Py_UNUSED(module), PyObject *tuple)
+{
+    struct arguments args = {tuple, 8, 0};
+    struct columns s = {.n = take_size(&args)};
+    s.d = take_size(&args);
+    s.stride = take_size(&args);
+    s.x = take_matrix(&args, "x", s.n, s.d, s.stride);
+    s.codes = take_array(&args, "codes", "q?", s.n).at;
+    const struct array sums = take_array(&args, "sums", "d", ANY);
+    s.sums = sums.at;
+    s.squares = take_array(&args, "squares", "d", s.d).at;
+    const size_t threads = take_threads(&args), classes = s.d ? sums.count / s.d : 0;
+    if (PyErr_Occurred())
         return NULL;
-    RUN(out.type == 'f' ? kernels.hessian_single(&s, &of, blocks, out.at) : kernels.hessian(&s, &of, blocks, out.at),
+    int holds = times(classes, s.d) == sums.count && (classes || !s.n);
+    for (size_t i = 0; s.codes && i < s.n; i++) /* a negative one is a large one */
+        holds &= (uint64_t)s.codes[i] < classes;
+    RUN(agree(holds, "'codes' and 'sums' do not fit together"), (run_team(in_double->columns, &s, threads, threads), 0),
         Py_NewRef(Py_None));
 }
 
-static PyObject *product(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+/* starts, columns, values, width, dense, out, threads: see struct sparse */
+static PyObject *sparse(PyObject *Py_UNUSED(module), PyObject *tuple)
 {
-    struct model s;
-    struct array x, p, v, out;
-    if (!counted(count, 6) || !take_model(args, &s) || !penalized(&s) || !take(args[4], "v", "df", times(s.c, s.d), &v))
-        return NULL;
-    const int single = v.type == 'f';
-    if (!take(args[2], "x", single ? "f?" : "d?", times(s.d, s.n), &x) ||
-        !take(args[3], "p", single ? "f" : "d", ANY, &p) || !take(args[5], "out", single ? "f" : "d", v.count, &out) ||
-        !agree(p.count >= times(s.c, s.n), "'p' has too few elements"))
-        return NULL;
-    RUN(single ? kernels.product_single(&s, x.at, p.at, v.at, out.at) : kernels.product(&s, x.at, p.at, v.at, out.at),
-        Py_NewRef(Py_None));
-}
-
-static PyObject *adjoint(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
-{
-    struct model s;
-    struct array t, out;
-    if (!counted(count, 4) || !take_model(args, &s) || !take(args[2], "t", "d", times(s.c, s.n), &t) ||
-        !take(args[3], "out", "d", times(s.c, s.d), &out))
-        return NULL;
-    double none;
-    RUN(kernels.evaluate(&s, NULL, t.at, &none, out.at), Py_NewRef(Py_None));
-}
-
-/* x, n, d, stride, codes or None, sums, squares, threads: see struct columns */
-static PyObject *column_sums(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
-{
-    struct array x, codes, sums, squares;
-    size_t size[3], parts;
-    if (!counted(count, 8))
-        return NULL;
-    for (int i = 0; i < 3; i++)
-        size[i] = PyLong_AsSize_t(args[1 + i]);
-    const size_t n = size[0], d = size[1], before = n ? times(n - 1, size[2]) : 0; /* the last row */
-    if (PyErr_Occurred() || !take_parts(args[7], &parts) || !take(args[0], "x", "d", ANY, &x) ||
-        !take(args[4], "codes", "q?", n, &codes) || !take(args[5], "sums", "d", ANY, &sums) ||
-        !take(args[6], "squares", "d", d, &squares) ||
-        !agree(!n || (before <= x.count && d <= x.count - before), "'x' has fewer elements than its rows need"))
-        return NULL;
-    const uint64_t classes = d ? sums.count / d : 0, *of = codes.at;
-    int holds = times(classes, d) == sums.count && (classes || !n);
-    for (size_t i = 0; of && i < n; i++) /* a negative one is a large one */
-        holds &= of[i] < classes;
-    if (!agree(holds, "'codes' and 'sums' do not fit together"))
-        return NULL;
-    const struct columns s = {n, d, size[2], x.at, codes.at, sums.at, squares.at};
-    Py_BEGIN_ALLOW_THREADS
-    run_team(kernels.columns, &s, parts);
-    Py_END_ALLOW_THREADS
-    return Py_NewRef(Py_None);
-}
-
-/* starts, columns, values, dense, width, out, threads: see struct sparse */
-static PyObject *sparse(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
-{
-    struct array starts, columns, values, dense, out;
-    size_t parts, width;
-    int wrong = 0;
-    if (!counted(count, 7) || !take(args[0], "starts", "q", ANY, &starts) || !take(args[1], "columns", "i", ANY, &columns) ||
-        !take(args[2], "values", "df", columns.count, &values) || !take_parts(args[6], &parts))
-        return NULL;
+    struct arguments args = {tuple, 7, 0};
+    const struct array starts = take_array(&args, "starts", "q", ANY), columns = take_array(&args, "columns", "i", ANY);
+    const struct array values = take_array(&args, "values", "df", columns.count);
     const char *type = values.type == 'f' ? "f" : "d";
-    width = PyLong_AsSize_t(args[4]);
-    if (PyErr_Occurred() || !agree(starts.count && width && width % UNIT == 0, "no starts, or no whole vectors in a row") ||
-        !take(args[3], "dense", type, ANY, &dense) || !take(args[5], "out", type, times(starts.count - 1, width), &out))
+    const size_t width = take_size(&args), rows = starts.count - 1;
+    const struct array dense = take_array(&args, "dense", type, ANY);
+    const struct array out = take_array(&args, "out", type, times(rows, width));
+    const size_t threads = take_threads(&args);
+    agree(starts.count && width && width % UNIT == 0, "no starts, or no whole vectors in a row");
+    if (PyErr_Occurred())
         return NULL;
-    const struct sparse s = {starts.at, columns.at, values.at, starts.count - 1, width, dense.count / width,
-                             dense.at, out.at, &wrong};
-    int holds = s.starts[0] >= 0 && (uint64_t)s.starts[s.rows] <= columns.count;
-    for (size_t i = 0; i < s.rows; i++)
+    int wrong = 0;
+    const struct sparse s = {starts.at, columns.at, values.at, rows, width, dense.count / width, dense.at, out.at, &wrong};
+    int holds = s.starts[0] >= 0 && (uint64_t)s.starts[rows] <= columns.count;
+    for (size_t i = 0; i < rows; i++)
         holds &= s.starts[i] <= s.starts[i + 1];
-    if (!agree(holds, "the starts of the rows must ascend from 0 to the number of values"))
-        return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    run_team(values.type == 'f' ? kernels.sparse_single : kernels.sparse, &s, parts);
-    Py_END_ALLOW_THREADS
-    return agree(!wrong, "a column of the sparse matrix is not a row of the dense one") ? Py_NewRef(Py_None) : NULL;
+    /* in more parts than threads, because rows are of any length */
+    RUN(agree(holds, "the starts of the rows must ascend from 0 to the number of values"),
+        (run_team((type[0] == 'f' ? in_single : in_double)->sparse, &s, threads > 1 ? 16 * threads : 1, threads), 0),
+        agree(!wrong, "a column of the sparse matrix is not a row of the dense one") ? Py_NewRef(Py_None) : NULL);
 }
 
 /* Use vectors of so many bits, for tests; returns how many bits are used now. */
 static PyObject *use_vectors(PyObject *Py_UNUSED(module), PyObject *bits)
 {
     choose(PyLong_AsLong(bits));
-    return PyErr_Occurred() ? NULL : PyLong_FromLong(kernels.bits);
+    return PyErr_Occurred() ? NULL : PyLong_FromLong(vector_bits);
 }
 
-#define METHOD(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
-static PyMethodDef methods[] = {METHOD(evaluate), METHOD(hessian), METHOD(product), METHOD(adjoint), METHOD(sparse),
-                                METHOD(column_sums),
-                                {"use_vectors", use_vectors, METH_O, NULL}, {NULL, NULL, 0, NULL}};
+#define METHOD(name, how) {#name, name, how, NULL}
+static PyMethodDef methods[] = {METHOD(sums, METH_VARARGS), METHOD(hessian, METH_VARARGS), METHOD(sparse, METH_VARARGS),
+                                METHOD(column_sums, METH_VARARGS), METHOD(use_vectors, METH_O), {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT, .m_name = "_kernels", .m_size = -1,
                                         .m_methods = methods};

@@ -1,31 +1,34 @@
-/* Rows of a sparse product for one instruction set and element type, as instructions.h includes it. */
+/* Products of a sparse matrix by rows (CSR) with a dense one, a part of linear_sums.h. A row of the result is a sum of rows of the
+   dense matrix, which stays in registers; the rows that come next are fetched ahead, because they lie anywhere in memory. */
 
-typedef REAL NAME(vec) __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+#define AHEAD 12 /* nonzeros */
+#define UNITS 4  /* of a row of the dense matrix, that are summed in one go through a sparse row */
 
-/* `vectors` vectors of one row of the result: `vectors` is a constant wherever this is inlined. */
-static inline TARGET __attribute__((always_inline)) void NAME(row)(const struct sparse *s, int64_t start, int64_t end,
-                                                            size_t from, int vectors, REAL *out)
+typedef REAL NAME(unit) __attribute__((vector_size(UNIT * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+
+/* Some units of one row of the result, from column `from` on; their number is a constant wherever this is inlined. */
+static inline TARGET INLINE void NAME(sparse_row)(const struct sparse *s, size_t i, size_t from, int units)
 {
     const REAL *values = s->values, *dense = (const REAL *)s->dense + from;
-    NAME(vec) sum[VECTORS] = {{0}};
-    for (int64_t k = start; k < end; k++) {
+    NAME(unit) sum[UNITS] = {{0}};
+    for (int64_t k = s->starts[i]; k < s->starts[i + 1]; k++) {
         const REAL *row = dense + (size_t)s->columns[k] * s->width;
         const REAL value = values[k];
         /* beyond the end of this row are those of the next one; beyond the last one, nothing is fetched */
         const REAL *later = dense + (size_t)s->columns[k + AHEAD < s->starts[s->rows] ? k + AHEAD : k] * s->width;
-        for (size_t byte = 0; byte < vectors * LANES * sizeof(REAL); byte += 64)
+        for (size_t byte = 0; byte < units * sizeof *sum; byte += 64)
             __builtin_prefetch((const char *)later + byte);
-        for (int v = 0; v < vectors; v++)
-            sum[v] += value * *(const NAME(vec) *)(row + v * LANES);
+        for (int u = 0; u < units; u++)
+            sum[u] += value * *(const NAME(unit) *)(row + u * UNIT);
     }
-    for (int v = 0; v < vectors; v++)
-        *(NAME(vec) *)(out + v * LANES) = sum[v];
+    for (int u = 0; u < units; u++)
+        *(NAME(unit) *)((REAL *)s->out + i * s->width + from + u * UNIT) = sum[u];
 }
 
-static TARGET void NAME(part)(const void *data, size_t part, size_t parts)
+static TARGET void NAME(sparse_part)(const void *data, size_t part, size_t parts)
 {
     const struct sparse *s = data;
-    const size_t begin = first_row(s, part, parts), end = first_row(s, part + 1, parts), all = s->width / LANES;
+    const size_t begin = s->rows * part / parts, end = s->rows * (part + 1) / parts;
     uint32_t largest = 0; /* column: a negative one is a large one */
     for (int64_t k = s->starts[begin]; k < s->starts[end]; k++)
         largest = (uint32_t)s->columns[k] > largest ? (uint32_t)s->columns[k] : largest;
@@ -34,13 +37,11 @@ static TARGET void NAME(part)(const void *data, size_t part, size_t parts)
         return;
     }
     for (size_t i = begin; i < end; i++)
-        for (size_t v = 0; v < all; v += VECTORS) {
-            REAL *out = (REAL *)s->out + i * s->width + v * LANES;
-            switch (all - v) {
-            case 1: NAME(row)(s, s->starts[i], s->starts[i + 1], v * LANES, 1, out); break;
-            case 2: NAME(row)(s, s->starts[i], s->starts[i + 1], v * LANES, 2, out); break;
-            case 3: NAME(row)(s, s->starts[i], s->starts[i + 1], v * LANES, 3, out); break;
-            default: NAME(row)(s, s->starts[i], s->starts[i + 1], v * LANES, VECTORS, out);
+        for (size_t from = 0; from < s->width; from += UNITS * UNIT)
+            switch ((s->width - from) / UNIT) {
+            case 1: NAME(sparse_row)(s, i, from, 1); break;
+            case 2: NAME(sparse_row)(s, i, from, 2); break;
+            case 3: NAME(sparse_row)(s, i, from, 3); break;
+            default: NAME(sparse_row)(s, i, from, UNITS);
             }
-        }
 }

@@ -36,12 +36,12 @@ static void work(void *data)
         team->body(team->job, part, team->parts);
 }
 
-/* Run the parts, each taken by one of as many threads as soon as it is free. */
-static void run_team(void (*body)(const void *, size_t, size_t), const void *job, size_t parts)
+/* Run the parts, each taken by one of the threads as soon as it is free. */
+static void run_team(void (*body)(const void *, size_t, size_t), const void *job, size_t parts, size_t threads)
 {
     struct team team = {body, job, parts, 0};
-    if (parts > 1 && openmp_parallel)
-        openmp_parallel(work, &team, (unsigned)parts, 0);
+    if (threads > 1 && openmp_parallel)
+        openmp_parallel(work, &team, (unsigned)threads, 0);
     else
         work(&team);
 }

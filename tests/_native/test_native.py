@@ -122,48 +122,86 @@ def test_the_compiled_module_checks_again():
     index = at(2, dtype=torch.int64)
     kept[-1][1] = C
 
-    def changed(**places):
-        return tuple(places.get(f"at{i}", part) for i, part in enumerate(model))
+    names = [
+        *("n", "width", "stride", "factor", "center", "x", "intercept", "in_place", "weights", "c"),
+        *("penalty_outputs", "penalty_columns", "exponential", "scale"),
+    ]
 
-    for wrong in (small, empty, whole, (a["theta"][0], C * D, "x"), (a["theta"][0], C * D, "?")):
+    def changed(**parts):
+        return tuple(parts.get(name, part) for name, part in zip(names, model, strict=True))
+
+    theta, units, p, out = a["theta"], a["units"], a["p"], a["out"]
+    single = at(C * D, dtype=torch.float32)
+    nothing = None, None, False, None
+
+    def evaluate(of, *, threads=1, out=out, coef=theta, p=None, columns=None, linear=theta, units=units, kept=None):
+        return kernels.sums(of, threads, out, coef, p, columns, linear, units, True, kept)
+
+    for wrong in (small, empty, whole, (theta[0], C * D, "x"), (theta[0], C * D, "?")):
+        for name in ("coef", "linear", "units", "out", "kept", "p", "columns"):
+            with pytest.raises(ValueError):
+                evaluate(model, **{name: wrong})
         with pytest.raises(ValueError):
-            kernels.evaluate(model, 1, wrong, a["theta"], True, a["units"], a["out"], None)
+            kernels.sums(model, 1, wrong, theta, p, None, *nothing)
         with pytest.raises(ValueError):
-            kernels.evaluate(model, 1, a["theta"], a["theta"], True, a["units"], wrong, None)
+            kernels.sums(model, 1, out, theta, wrong, None, *nothing)
         with pytest.raises(ValueError):
-            kernels.evaluate(model, 1, a["theta"], a["theta"], True, small, a["out"], None)
-        with pytest.raises(ValueError):
-            kernels.product(model, 1, None, a["p"], a["theta"], wrong)
-        with pytest.raises(ValueError):
-            kernels.adjoint(model, 1, a["p"], wrong)
+            kernels.sums(model, 1, wrong, None, p, None, *nothing)
     for wrong in (
-        changed(at0=small),
-        changed(at1=N + 1),
-        changed(at1=2**62),
-        changed(at2=D),
-        changed(at3=D),
-        changed(at3=2**63),
-        changed(at7=small),
-        changed(at8=small),
-        changed(at9=small),
-        changed(at10=C + 1),
-        changed(at10=2**63),
+        changed(x=small),
+        changed(n=N + 1),
+        changed(n=2**62),
+        changed(width=D),
+        changed(stride=D),
+        changed(stride=2**63),
+        changed(weights=small),
+        changed(penalty_outputs=small),
+        changed(penalty_columns=small),
+        changed(penalty_outputs=None),
+        changed(penalty_columns=None),
+        changed(penalty_outputs=None, penalty_columns=None),
+        changed(c=C + 1),
+        changed(c=2**63),
+        changed(factor=None),
     ):
         with pytest.raises(ValueError):
-            kernels.evaluate(wrong, 1, a["theta"], a["theta"], True, a["units"], a["out"], None)
+            evaluate(wrong, kept=at(C + 1, N))
     for threads in (0, 1025):
         with pytest.raises(ValueError):
-            kernels.evaluate(model, threads, a["theta"], a["theta"], True, a["units"], a["out"], None)
+            evaluate(model, threads=threads)
+    no_penalty = changed(penalty_outputs=None, penalty_columns=None)
+    for arguments in (
+        (model, 1, out, None, None, None, *nothing),
+        (model, 1, out, theta, None, None, *nothing),
+        (model, 1, out, None, p, at(D, N - 1), *nothing),
+        (model, 1, single, single, p, None, *nothing),
+        (model, 1, out, None, p, None, None, None, False, p),
+        (no_penalty, 1, out, theta, p, None, *nothing),
+    ):
+        with pytest.raises(ValueError):
+            kernels.sums(*arguments)
+    for missing in ({"coef": None}, {"units": None}, {"linear": None}):
+        with pytest.raises((ValueError, TypeError)):
+            evaluate(model, **missing)
     with pytest.raises(ValueError):
-        kernels.hessian(model, 1, a["p"], index, index, False, at(225))
-    for function in (kernels.evaluate, kernels.hessian, kernels.product, kernels.adjoint, kernels.sparse):
+        kernels.hessian(model, 1, p, index, index, False, at(225))
+    for function in (kernels.sums, kernels.hessian, kernels.sparse):
         with pytest.raises(TypeError, match="arguments"):
             function(model, 1)
         with pytest.raises(TypeError):
             function(None, 1, 2, 3, 4, 5, 6)
-    for given_model, coef in ((model, 5), (changed(at4=None), a["theta"]), (model[:12], a["theta"])):
+    assert evaluate(model) == (0.0, 0.0)  # weights are zero
+    good = 1, out, theta, p, None, *nothing
+    for arguments in (
+        (model, 1, out, 5, *good[3:]),
+        (changed(center=None), *good),
+        (model[:12], *good),
+        ((*model, 1), *good),
+        (model, *good, 1),
+        (model, 1, (*out, 1), *good[2:]),
+    ):
         with pytest.raises(TypeError):
-            kernels.evaluate(given_model, 1, coef, a["theta"], True, a["units"], a["out"], None)
+            kernels.sums(*arguments)
 
 
 def sparse(**changes):
@@ -216,13 +254,13 @@ def test_compiled_sparse_products_check_again():
     starts, columns, values, dense, out = (
         memory(name, tensor, *tensor.shape, dtype=types.get(name, torch.float64)) for name, tensor in good.items()
     )
-    _module.kernels.sparse(starts, columns, values, dense, 8, out, 1)
+    _module.kernels.sparse(starts, columns, values, 8, dense, out, 1)
     for width in (0, 4, 16, 2**63):
         with pytest.raises(ValueError):
-            _module.kernels.sparse(starts, columns, values, dense, width, out, 1)
+            _module.kernels.sparse(starts, columns, values, width, dense, out, 1)
     none = (starts[0], 0, "q")  # not even the first start
     with pytest.raises(ValueError):
-        _module.kernels.sparse(none, columns, values, dense, 8, out, 1)
+        _module.kernels.sparse(none, columns, values, 8, dense, out, 1)
 
 
 @compiled

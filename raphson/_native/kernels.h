@@ -1,0 +1,90 @@
+/* What the kernels are told, and the kernels: of linear models value and gradient, the dense Hessian and products with it; sums
+   of columns; sparse products. The formulas are those of the modules of raphson/linear, which say what they mean. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LANES (BITS == 128 ? 4 : BITS / 8 / sizeof(REAL)) /* in a vector; sums across them want four, of two registers if need be */
+#define ROWS (2048 / sizeof(REAL)) /* examples at a time */
+#define CHUNK 96          /* products of features at a time: with that many examples they stay in the second-level cache */
+#define LINE (64 / sizeof(REAL)) /* numbers in a cache line */
+#define APART (ROWS + LINE) /* a cache line more: rows a power of two apart would fight for the same places */
+#define CACHED 32768      /* numbers that stay in the second-level cache between two looks at them */
+#define STRIP 1024        /* columns whose sums stay in the first-level cache */
+#define TALL 4
+#define WIDE 3
+#define INLINE __attribute__((always_inline))
+#define SMALLEST 0x1p-60  /* in single precision smaller entries would make subnormal numbers of products */
+
+/* n examples of d columns, cut into parts for as many threads, and c outputs with coefficients; sums over examples are
+   multiplied by scale. The table x is (d, n), its rows `stride` apart, or where there are factors the table as given, (n, d)
+   without the ones: column j is then (x_j - center_j) factor_j, after a column of ones where there is an intercept. Passes
+   read such a table in place, or turn it into columns as it is read. */
+struct model {
+    size_t n, d, c, stride, parts;
+    int intercept, in_place;
+    int exponential; /* whether the log-partition function is e^f, of one output, and not the log-sum-exp */
+    const double *x, *center, *factor, *weights;     /* weights (n,) or NULL */
+    const double *penalty_outputs, *penalty_columns; /* (c, c), (d,); or both NULL */
+    double scale;
+};
+
+/* One pass: sums of numbers of each example times its features, `out` (c, d). The numbers are what the linear predictors of
+   coefficients (c, d) change in the loss's gradient: all of it, with probabilities or means p (c, n) the product of its Hessian
+   with the coefficients; or without coefficients they are p. `columns` (d, n) are standardized, or NULL: those of the model's
+   table. All are of the element type that is computed in. Evaluations add the targets' linear term (c, d) and have the value;
+   the gradient's largest entry: times the first row of units (3, d), plus the second times the intercept's, less the third; and
+   probabilities or means, (c and the reference, n), in double or in single precision, or NULL. */
+struct pass {
+    const void *coef, *p, *columns;
+    void *out;
+    const double *linear, *units;
+    double *value, *norm, *kept;
+    float *kept_single;
+    size_t reference; /* whether one more output is zero */
+};
+
+/* Which q entries k <= l of diag p - p p^T to take, p of at least c rows of n. */
+struct entries {
+    const double *p;
+    const int64_t *k, *l;
+    size_t q;
+};
+
+/* A table (n, d), its rows `stride` apart, with the class of each row or NULL: where to add sums, (classes, d), and squares. */
+struct columns {
+    size_t n, d, stride;
+    const double *x;
+    const int64_t *codes;
+    double *sums, *squares;
+};
+
+#define UNIT 8 /* rows of the dense matrices of a sparse product are a multiple of this many numbers */
+
+/* A sparse matrix by rows (CSR) and a dense one, whose product goes to out. */
+struct sparse {
+    const int64_t *starts;  /* (rows + 1,) */
+    const int32_t *columns; /* each checked, by the part that it is in, to be one of `height` */
+    const void *values;
+    size_t rows, width, height; /* `width` numbers in a row of both dense matrices; `height` rows of the one that is read */
+    const void *dense;
+    void *out;
+    int *wrong; /* becomes 1 where a column is not */
+};
+
+/* What there is for one instruction set and element type; sums and columns in double precision only. The first two return
+   whether there was no memory, the others are bodies for teams of threads. */
+struct kernels {
+    int (*pass)(const struct model *, const struct pass *);
+    int (*hessian)(const struct model *, const struct entries *, int, void *);
+    void (*sparse)(const void *, size_t, size_t), (*columns)(const void *, size_t, size_t);
+};
+
+static size_t padded(size_t length, size_t unit)
+{
+    return (length + unit - 1) / unit * unit;
+}
+
+#include "instructions.h"
