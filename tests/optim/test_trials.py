@@ -77,3 +77,10 @@ def test_periods_grow_with_the_steps_so_far():
     gaps = [b - a for a, b in zip(found, found[1:], strict=False)]
     assert gaps == sorted(gaps)
     assert gaps[-1] == 6
+
+
+def test_long_periods_are_there_after_a_hundred_steps():
+    assert not due(100, 0, 101)
+    assert due(101, 0, 101)
+    assert not due(50, 0, 120)
+    assert due(75, 0, 60)
