@@ -23,5 +23,5 @@ from raphson._native._linear import hessian as hessian
 from raphson._native._linear import own_pairs as own_pairs
 from raphson._native._linear import product as product
 from raphson._native._module import is_available as is_available
-from raphson._native._sparse import row_width as row_width
+from raphson._native._sparse import UNIT as UNIT
 from raphson._native._sparse import sparse_product as sparse_product

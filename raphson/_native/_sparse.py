@@ -8,30 +8,25 @@ from torch import Tensor
 from raphson._native import _module
 from raphson._native._module import memory
 
-_UNIT = 8
+UNIT = 8
 """Rows of dense matrices are a multiple of this many numbers apart, whole vectors of every instruction set."""
 
 _PART = 2.0**18
 """Multiplications that are worth a thread of their own: they wait for memory."""
 
 
-def row_width(c: int) -> int:
-    """Return how far apart rows of c numbers are in the dense matrices of a sparse product: one for a vector."""
-    return 1 if c == 1 else -(-c // _UNIT) * _UNIT
-
-
 def sparse_product(starts: Tensor, columns: Tensor, values: Tensor, dense: Tensor, out: Tensor) -> None:
     """Multiply a sparse matrix by rows with a dense one ``(m, c)``, into ``out`` ``(n, c)``.
 
     Rows begin at ``starts`` ``(n + 1,)`` among the nonzeros, whose columns are int32. Both dense matrices have the
-    element type of ``values`` and rows as far apart as ``row_width`` says; what fills up those of ``out`` is
-    overwritten.
+    element type of ``values`` and rows as far apart as the multiple of ``UNIT`` from c on; what fills up those of
+    ``out`` is overwritten.
 
     Raises:
         ValueError: If a matrix has another shape, or other strides, or a column is not from 0 to m - 1.
     """
     dtype, nonzeros, c = values.dtype, values.shape[0], dense.shape[1]
-    width = row_width(c)
+    width = -(-c // UNIT) * UNIT
     if out.shape != (starts.shape[0] - 1, c):
         raise ValueError(f"'out' is {tuple(out.shape)}, and the product is {(starts.shape[0] - 1, c)}.")
     if not out.numel():

@@ -223,7 +223,7 @@ static PyObject *sparse(PyObject *Py_UNUSED(module), PyObject *tuple)
     const struct array dense = take_array(&args, "dense", type, ANY);
     const struct array out = take_array(&args, "out", type, times(rows, width));
     const size_t threads = take_threads(&args);
-    agree(starts.count && width && (width == 1 || width % UNIT == 0), "no starts, or no whole vectors in a row");
+    agree(starts.count && width && width % UNIT == 0, "no starts, or no whole vectors in a row");
     if (PyErr_Occurred())
         return NULL;
     int wrong = 0;

@@ -25,22 +25,6 @@ static inline TARGET INLINE void NAME(sparse_row)(const struct sparse *s, size_t
         *(NAME(unit) *)((REAL *)s->out + i * s->width + from + u * UNIT) = sum[u];
 }
 
-/* Rows of the result where the dense matrix is a vector: four sums that do not wait for each other. */
-static TARGET void NAME(sparse_dot)(const struct sparse *s, size_t begin, size_t end)
-{
-    const REAL *values = s->values, *dense = s->dense;
-    for (size_t i = begin; i < end; i++) {
-        int64_t k = s->starts[i];
-        REAL sum[4] = {0};
-        for (; k + 4 <= s->starts[i + 1]; k += 4)
-            for (int u = 0; u < 4; u++)
-                sum[u] += values[k + u] * dense[s->columns[k + u]];
-        for (; k < s->starts[i + 1]; k++)
-            sum[0] += values[k] * dense[s->columns[k]];
-        ((REAL *)s->out)[i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-    }
-}
-
 static TARGET void NAME(sparse_part)(const void *data, size_t part, size_t parts)
 {
     const struct sparse *s = data;
@@ -52,9 +36,7 @@ static TARGET void NAME(sparse_part)(const void *data, size_t part, size_t parts
         __atomic_store_n(s->wrong, 1, __ATOMIC_RELAXED);
         return;
     }
-    if (s->width == 1)
-        NAME(sparse_dot)(s, begin, end);
-    for (size_t i = begin; i < end && s->width > 1; i++)
+    for (size_t i = begin; i < end; i++)
         for (size_t from = 0; from < s->width; from += UNITS * UNIT)
             switch ((s->width - from) / UNIT) {
             case 1: NAME(sparse_row)(s, i, from, 1); break;

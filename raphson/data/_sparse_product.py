@@ -76,8 +76,8 @@ class SparseRows:
 
 
 def padded(n: int, c: int, like: Tensor) -> Tensor:
-    """Return new memory for ``(n, c)`` numbers; rows of several take whole vectors, and what fills them up is zero."""
-    width = _native.row_width(c)
+    """Return new memory for ``(n, c)`` numbers whose rows take whole vectors; what fills them up is zero."""
+    width = -(-c // _native.UNIT) * _native.UNIT
     whole = like.new_empty(n, width)
     if width > c:
         whole[:, c:] = 0.0
@@ -87,8 +87,6 @@ def padded(n: int, c: int, like: Tensor) -> Tensor:
 def arranged(dense: Tensor) -> Tensor:
     """Return a matrix ``(n, c)`` in the memory of ``padded``, copied only if it is not."""
     c = dense.shape[1]
-    if c == 1 and dense.stride(0) == 1:
-        return dense.as_strided(dense.shape, (1, 1))
-    if dense.stride() == (_native.row_width(c), 1):
+    if dense.stride() == (-(-c // _native.UNIT) * _native.UNIT, 1):
         return dense
     return padded(dense.shape[0], c, dense).copy_(dense)

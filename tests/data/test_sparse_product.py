@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raphson._native import _module, _sparse
@@ -22,7 +22,6 @@ def matrix(n, m, density, seed, dtype=np.float64):
 @given(
     st.integers(1, 90), st.integers(1, 70), st.integers(1, 40), st.sampled_from([0.0, 0.1, 1.0]), st.integers(0, 10**6)
 )
-@example(90, 70, 1, 0.3, 0)
 def test_products_of_any_shape(compiled, n, m, c, density, seed):
     """Empty rows, empty matrices and widths that fill no vector agree with SciPy in both precisions."""
     if compiled and _module.kernels is None:
