@@ -78,8 +78,9 @@ In wide tables, and in the span of their rows, they are as well: weak penalties 
 
 5000 x 50, ten classes, l2 = 1e-3: 14 ms beside 17; digits, l2 = 1e-5, given up after eight steps: 26 beside 23."""
 
-_AT_ONCE = 8.0
-"""Steps by gradients that a fit in the span of the rows must cost for these to be tried first."""
+_AT_ONCE, _FEW_COORDINATES = (8.0, 15.0), 250
+"""Steps by gradients that a fit in the span of the rows must cost for these to be tried first: with so few coefficients
+there that it goes by dense Hessians, and with more, which gradients are tried for there."""
 
 _TWICE = 2.0
 """Times the cost of a fit in the span of the rows that gradients may take: to give up loses what was spent on them.
@@ -119,7 +120,8 @@ def solve_penalized(
     if by_rows == math.inf:
         return *_solve_by_columns(objective, start, options, callback, warm=warm), None
     tried, known = objective, None
-    if by_rows > _AT_ONCE * objective.reduced.cost.step:
+    many = objective.n_rows * objective.output_map.basis.shape[1] > _FEW_COORDINATES
+    if by_rows > _AT_ONCE[many] * objective.reduced.cost.step:
         known, tried = _try_gradients(objective, start, options, callback, warm=warm, by_rows=by_rows)
     if known is not None and known.converged:
         return known, tried, None
