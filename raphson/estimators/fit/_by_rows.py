@@ -73,7 +73,7 @@ _WITH_BLOCKS = 30.0
 """The same where columns are few for the outputs: blocks then precondition well, and gradients give up sooner."""
 
 _CHEAP_BLOCKS = 2.0
-"""Products that blocks must cost for gradients to be tried first: 60 x 5, 50 classes, takes 7 ms with them, 6 without."""
+"""Products that blocks must cost for gradients to be tried first: 60 x 5, 50 classes, 7 ms with them, 6 without."""
 
 _STRONG, _QUICK = 1e-4, 1e5
 """Penalty from which gradients are tried so, and nanoseconds of an evaluation below which they are whatever it is.
