@@ -15,33 +15,44 @@ from raphson.data._column_moments import column_moments
 from raphson.data._design import Block, Design
 from raphson.data._sparse_product import SparseRows, arranged, padded
 
+_SAFE = 1e75
+"""Entries between this and its reciprocal have squares that neither overflow nor vanish."""
+
 
 @dataclass(frozen=True)
 class SparseBlock(Block):
-    """Rows of a sparse table and their transpose, columns scaled, the ones implicit."""
+    """Rows of a sparse table, columns scaled, the ones implicit."""
 
     rows: slice
     x: SparseRows
-    xt: SparseRows
     intercept: bool
 
     def arrange(self, coef: Tensor) -> Tensor:  # noqa: D102
-        return arranged(coef.mT).mT
+        return coef if len(coef) == 1 and self.x.takes_vectors else arranged(coef.mT).mT
 
     def predict(self, coef: Tensor) -> Tensor:  # noqa: D102
+        if len(coef) == 1 and self.x.takes_vectors:
+            f = self.x.vector_product(coef[0, self.intercept :])
+            return (f.add_(coef[0, 0]) if self.intercept else f)[None]
         if not self.intercept:
             return self.x.product(coef.mT).mT
         return self.x.product(coef.mT[1:]).mT + coef[:, :1]
 
     def adjoint(self, r: Tensor) -> Tensor:  # noqa: D102
-        return self._transposed_product(self.xt, r)
+        if len(r) > 1 or not self.x.takes_vectors:
+            return self._transposed_product(self.x.transposed, r)
+        out = r.new_empty(1, self.x.shape[1] + self.intercept)
+        out[0, self.intercept :] = self.x.vector_product(r[0], transposed=True)
+        if self.intercept:
+            out[0, 0] = r.sum()
+        return out
 
     def features(self) -> Tensor:  # noqa: D102
-        x = self.xt.to_dense()
+        x = self.x.to_dense().mT
         return torch.cat([x.new_ones(1, x.shape[1]), x]) if self.intercept else x
 
     def adjoint_squared(self, r: Tensor) -> Tensor:  # noqa: D102
-        return self._transposed_product(self.xt.square(), r)
+        return self._transposed_product(self.x.transposed.square(), r)
 
     def _transposed_product(self, xt: SparseRows, r: Tensor) -> Tensor:
         """Return ``r @ X`` for the transpose of X, with columns slowest: what a sparse product writes, not copied."""
@@ -99,8 +110,7 @@ class SparseDesign(Design):
     def astype(self, dtype: torch.dtype) -> SparseDesign:  # noqa: D102
         design = SparseDesign(self.x, intercept=self.intercept, dtype=dtype, moments=(self.center, self.scale))
         design._blocks = {
-            size: [replace(b, x=b.x.astype(dtype), xt=b.xt.astype(dtype)) for b in blocks]
-            for size, blocks in self._blocks.items()
+            size: [replace(b, x=b.x.astype(dtype)) for b in blocks] for size, blocks in self._blocks.items()
         }
         return design
 
@@ -113,7 +123,7 @@ class SparseDesign(Design):
             values = values - self.center[index]
         values = values / self.scale[index]
         scaled = type(x)((values.to(self.dtype).numpy(), x.indices, x.indptr), shape=x.shape)
-        return SparseBlock(rows, SparseRows.of(scaled), SparseRows.of(scaled.T.tocsr()), self.intercept)
+        return SparseBlock(rows, SparseRows.of(scaled), self.intercept)
 
 
 def full_columns(x: Any) -> NDArray[np.bool_]:
@@ -133,12 +143,17 @@ def centered_entries(x: Any, center: NDArray[np.float64]) -> Any:
 def _moments(x: Any, *, centered: bool) -> tuple[Tensor, Tensor]:
     """Return center and scale of the columns of a CSR matrix: those of a dense table, or zero and the mean square."""
     n, d = x.shape
-    index, values = torch.from_numpy(x.indices).long(), torch.from_numpy(x.data).to(torch.float64)
-    largest = values.new_zeros(d).scatter_reduce_(0, index, values.abs(), "amax")
-    largest = torch.where(largest > 0, largest, 1.0)
-    unit = values / largest[index]  # squares of 1e24 must not overflow
-    mean_squares = values.new_zeros(d).index_add_(0, index, unit.square_()) / max(n, 1)
-    rms = mean_squares.sqrt() * largest
+    used = slice(0, int(x.indptr[-1]))
+    size = np.abs(x.data[used])
+    largest, least = float(size.max(initial=0.0)), float(size.min(initial=1.0, where=size > 0))
+    if largest < _SAFE and least > 1.0 / _SAFE:
+        squares = np.bincount(x.indices[used], np.square(size, dtype=np.float64), minlength=d)
+        rms = torch.from_numpy(np.sqrt(squares / max(n, 1)))
+    else:  # squares of 1e24 must not overflow
+        peak = torch.from_numpy(abs(x).max(axis=0).toarray().ravel().astype("float64"))
+        peak = torch.where(peak > 0, peak, 1.0)
+        unit = x.multiply(1.0 / peak.numpy()).tocsr()
+        rms = torch.from_numpy(unit.power(2).mean(axis=0)).ravel().sqrt() * peak
     center, scale = torch.zeros_like(rms), torch.where(rms > 0, rms, 1.0)
     full = full_columns(x)
     if centered and full.any():

@@ -8,10 +8,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from raphson import _native
+
+_VECTOR_NONZEROS = 2**23
+"""Nonzeros up to which SciPy multiplies a single vector: 0.6 ns each on one thread, where compiled code, which fills
+whole vectors, takes 1.6 divided by the number of threads. That number does not decide: bits would depend on it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +48,31 @@ class SparseRows:
         return self.starts.shape[0] - 1, self.n_columns
 
     @cached_property
+    def _scipy(self) -> Any:
+        starts = self.starts.numpy()
+        starts = starts.astype(np.int32) if len(self.values) < 2**31 else starts
+        return sp.csr_matrix((self.values.numpy(), self.columns.numpy(), starts), shape=self.shape)
+
+    @cached_property
+    def _scipy_transposed(self) -> Any:
+        return self._scipy.T
+
+    @cached_property
+    def transposed(self) -> SparseRows:
+        """The transpose, by rows as well."""
+        return SparseRows.of(self._scipy_transposed.tocsr())
+
+    @property
+    def takes_vectors(self) -> bool:
+        """Whether single vectors are best multiplied by ``vector_product``."""
+        return len(self.values) <= _VECTOR_NONZEROS
+
+    def vector_product(self, v: Tensor, *, transposed: bool = False) -> Tensor:
+        """Return the product ``(n,)`` with a vector ``(m,)`` of the values' type, or that of the transpose."""
+        found: Tensor = torch.from_numpy((self._scipy_transposed if transposed else self._scipy) @ v.numpy())
+        return found
+
+    @cached_property
     def _torch(self) -> Tensor:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse", UserWarning)  # torch calls its CSR tensors beta
@@ -60,7 +90,10 @@ class SparseRows:
 
     def astype(self, dtype: torch.dtype) -> SparseRows:
         """Return the matrix with entries of another type."""
-        return replace(self, values=self.values.to(dtype))
+        found = replace(self, values=self.values.to(dtype))
+        if "transposed" in self.__dict__:  # made once for both
+            found.__dict__["transposed"] = replace(self.transposed, values=self.transposed.values.to(dtype))
+        return found
 
     def product(self, dense: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the product ``(n, c)`` with a dense ``(m, c)`` of the values' type, with the strides of ``padded``.

@@ -63,6 +63,7 @@ class InversePairs:
         self._seen = np.zeros((0, 2))  # products of the pairs with the gradient
         # steps and Z in turns, in the places that are free or oldest: memory that no pair has come to is never touched
         self._rows = gradient.new_empty(2 * memory, gradient.shape[0])
+        self._places = self._rows.numpy()  # the same memory: small arrays are copied in half the time of tensors
         self._root, self._changes = np.zeros((memory, memory)), np.zeros((memory, memory))  # R^-1, Y^T Z
         self._own = np.zeros(memory)  # D
         self._taken = self._used = 0
@@ -113,8 +114,8 @@ class InversePairs:
         slot = self._taken % len(self._own)
         self._used = max(self._used, slot + 1)
         solved, m = self._inverse(self._gradient), self._used
-        self._rows[2 * slot].copy_(self._step)
-        torch.sub(solved, self._solved, out=self._rows[2 * slot + 1])
+        self._places[2 * slot] = self._step.numpy()
+        np.subtract(solved.numpy(), self._solved.numpy(), out=self._places[2 * slot + 1])
         self._step, self._solved = None, solved
         # with the change of the gradient, from those before it: a pass over the pairs less
         before, own = np.zeros((m, 2)), slice(slot, slot + 1)

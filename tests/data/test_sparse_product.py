@@ -40,6 +40,9 @@ def test_products_of_any_shape(compiled, n, m, c, density, seed):
             into = padded(n, c, dense)
             assert rows.product(arranged(dense), into) is into
             torch.testing.assert_close(into, expected, rtol=rtol, atol=rtol)
+            torch.testing.assert_close(rows.vector_product(dense[:, 0]), expected[:, 0], rtol=rtol, atol=rtol)
+            back = rows.vector_product(expected[:, 0], transposed=True)
+            torch.testing.assert_close(back, torch.from_numpy(x.toarray().T) @ expected[:, 0], rtol=rtol, atol=rtol)
             squares = torch.from_numpy(x.power(2).toarray()) @ dense
             torch.testing.assert_close(rows.square().product(dense), squares, rtol=rtol, atol=rtol)
 
@@ -56,15 +59,16 @@ def test_bits_do_not_depend_on_threads(monkeypatch, threads):
 
 
 @pytest.mark.parametrize("intercept", [True, False])
-def test_blocks_of_a_sparse_design(intercept):
+@pytest.mark.parametrize("c", [1, 3])
+def test_blocks_of_a_sparse_design(intercept, c):
     """Linear predictors, sums over rows and their squares are those of the scaled dense table."""
     x = matrix(300, 50, 0.1, 3)
     design = SparseDesign(x, intercept=intercept, standardize=True)
     table = torch.from_numpy(x.toarray()) / design.scale
     if intercept:
         table = torch.cat([torch.ones(300, 1, dtype=torch.float64), table], 1)
-    (block,) = design.blocks(3)
-    coef, r = torch.randn(3, table.shape[1], dtype=torch.float64), torch.randn(3, 300, dtype=torch.float64)
+    (block,) = design.blocks(c)
+    coef, r = torch.randn(c, table.shape[1], dtype=torch.float64), torch.randn(c, 300, dtype=torch.float64)
     torch.testing.assert_close(block.features(), table.mT)
     torch.testing.assert_close(block.predict(coef), coef @ table.mT, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(block.predict(block.arrange(coef)), coef @ table.mT, rtol=1e-12, atol=1e-12)

@@ -53,6 +53,10 @@ take half as long."""
 _SINGLE = 2.0**-17
 """Share of the first gradient down to which single precision leads: a hundred times what its rounding makes of it."""
 
+_SINGLE_WORK = 2**23
+"""Nonzeros times outputs from which single precision pays for its copy of the table and an evaluation more: 5000 x 2000
+with 640,000 and three outputs takes 83 ms with it, 80 without; 5000 x 7000 with 2.3 million and ten 430, 550."""
+
 _ENTRIES = 10**5
 """Entries from which a pass over a table costs more than the calls of a step by gradients, where rows are many."""
 
@@ -68,8 +72,18 @@ three, noisy, takes 79 gradients in 0.46 s, 1.1 with blocks of 2000 columns."""
 _WITH_BLOCKS = 30.0
 """The same where columns are few for the outputs: blocks then precondition well, and gradients give up sooner."""
 
-_AT_ONCE = 15.0
-"""Steps by gradients that a fit in the span of the rows must cost for these to be tried first."""
+_CHEAP_BLOCKS = 2.0
+"""Products that blocks must cost for gradients to be tried first: 60 x 5, 50 classes, 7 ms with them, 6 without."""
+
+_STRONG, _QUICK = 1e-4, 1e5
+"""Penalty from which gradients are tried so, and nanoseconds of an evaluation below which they are whatever it is.
+In wide tables, and in the span of their rows, they are as well: weak penalties leave little to do there.
+
+5000 x 50, ten classes, l2 = 1e-3: 14 ms beside 17; digits, l2 = 1e-5, given up after eight steps: 26 beside 23."""
+
+_AT_ONCE, _FEW_COORDINATES = (8.0, 15.0), 250
+"""Steps by gradients that a fit in the span of the rows must cost for these to be tried first: with so few coefficients
+there that it goes by dense Hessians, and with more, which gradients are tried for there."""
 
 _TWICE = 2.0
 """Times the cost of a fit in the span of the rows that gradients may take: to give up loses what was spent on them.
@@ -105,11 +119,13 @@ def solve_penalized(
     """
     # a standardized copy costs two passes and saves a third of each: not where few are made
     objective = objective.without_copy() if has_row_space(objective) else objective
-    if not _goes_by_rows(objective, options):
+    by_rows = _cost_by_rows(objective, options)
+    if by_rows == math.inf:
         return *_solve_by_columns(objective, start, options, callback, warm=warm), None
     tried, known = objective, None
-    if row_space_cost(objective).fit > _AT_ONCE * objective.reduced.cost.step:
-        known, tried = _try_gradients(objective, start, options, callback, warm=warm)
+    many = objective.n_rows * objective.output_map.basis.shape[1] > _FEW_COORDINATES
+    if by_rows > _AT_ONCE[many] * objective.reduced.cost.step:
+        known, tried = _try_gradients(objective, start, options, callback, warm=warm, by_rows=by_rows)
     if known is not None and known.converged:
         return known, tried, None
     begin, space = start if known is None else known.theta, RowSpace.of(objective)
@@ -133,10 +149,16 @@ def _solve_by_columns(
 
 
 def _try_gradients(
-    objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None, *, warm: bool
+    objective: LinearObjective,
+    start: Tensor,
+    options: FitOptions,
+    callback: Callback | None,
+    *,
+    warm: bool,
+    by_rows: float = math.inf,
 ) -> tuple[Solution | None, LinearObjective]:
     """Return what gradients reach that cost less than the other way, None where they are not tried, and of what."""
-    patience = 0.0 if warm else _patience(objective, options)
+    patience = 0.0 if warm else _patience(objective, options, by_rows)
     if not patience:
         return None, objective
     without = objective.reduced.cost.evaluation >= _COPIED and not objective.reduced.is_in_place
@@ -144,7 +166,7 @@ def _try_gradients(
     return _solve_by_gradients(tried, start, options, callback, patience), tried
 
 
-def _patience(objective: LinearObjective, options: FitOptions) -> float:
+def _patience(objective: LinearObjective, options: FitOptions, by_rows: float) -> float:
     """Return how many gradients to try before a Hessian or the span of the rows: about what these cost; 0 for none."""
     if options.solver != "auto" or options.jeffreys or options.tol <= PRECISE:
         return 0.0
@@ -155,8 +177,11 @@ def _patience(objective: LinearObjective, options: FitOptions) -> float:
         return 0.0
     few, cost = here.basis.shape[1] * _OUTPUTS <= min(n, here.n_columns), objective.reduced.cost
     if goes_by_products(objective):
-        by_rows = row_space_cost(objective).fit if _goes_by_rows(objective, options) else math.inf
-        products = (_PRODUCTS if few else _WITH_BLOCKS) + block_jacobi_cost(objective)
+        blocks = block_jacobi_cost(objective)
+        weak = here.n_columns < n and objective.l2 < _STRONG and cost.evaluation > _QUICK
+        if not few and (weak or blocks < _CHEAP_BLOCKS):
+            return 0.0
+        products = (_PRODUCTS if few else _WITH_BLOCKS) + blocks
         by_products = products * cost.product / (cost.evaluation if few else cost.step)
         return min(_TWICE * by_rows / cost.step, max(by_products, _PRODUCTS) if few else by_products)
     if not few or n * here.n_columns < _ENTRIES or has_stages(objective):
@@ -165,14 +190,15 @@ def _patience(objective: LinearObjective, options: FitOptions) -> float:
     return patience if patience >= _PATIENCE else 0.0
 
 
-def _goes_by_rows(objective: LinearObjective, options: FitOptions) -> bool:
-    """Return whether a fit is made in the span of the rows: where its few coordinates repay the products of all rows.
+def _cost_by_rows(objective: LinearObjective, options: FitOptions) -> float:
+    """Return what a fit in the span of the rows costs; infinity where its few coordinates do not repay their products.
 
-    Newton steps with a dense Hessian, if asked for, always are, since no D x D matrix is formed then.
+    Newton steps with a dense Hessian, if asked for, are made there always, since no D x D matrix is formed then.
     """
     if options.solver not in ("auto", "newton", "newton-cg") or not has_row_space(objective):
-        return False
-    return options.solver == "newton" or row_space_cost(objective).gain > 0.0
+        return math.inf
+    cost = row_space_cost(objective)
+    return cost.fit if options.solver == "newton" or cost.gain > 0.0 else math.inf
 
 
 def _solve_by_gradients(
@@ -198,7 +224,8 @@ def _solve_by_gradients(
         length = first_length(own, begin, at.gradient, -inverse(at.gradient))
     at = own.evaluate(begin, None) if at is None and sparse else at
     descend = partial(quasi_newton, inverse=inverse, tol=options.tol, callback=callback)
-    if sparse and at is not None and within >= _SINGLE * at.norm:
+    large = isinstance(own.design, SparseDesign) and own.design.x.nnz * own.n_outputs >= _SINGLE_WORK
+    if large and at is not None and within >= _SINGLE * at.norm:
         known = _solve_in_single_precision(own, begin, within, patience, descend, length, inverse)
     else:
         known = descend(own, begin, patience=patience, at=at, length=length)
@@ -255,7 +282,7 @@ def _solve_by_rows(
         The solution in the parameters of all columns, and the row space, if it holds the solution. Where numbers of
         very different size lost digits of the span, Hessian products with all columns go on from there.
     """
-    whole, theta, tol = space.whole, space.into(start), options.tol
+    whole, theta, tol = space.whole.reduced, space.into(start), options.tol
     literal, solution = options.max_iter < FEW_ITERATIONS, None
     for _ in range(_ATTEMPTS):
         found, _ = _solve_by_columns(space.objective, theta, replace(options, tol=tol), callback, warm=warm)

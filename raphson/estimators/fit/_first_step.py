@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,15 +45,14 @@ def rough_inverse(objective: LinearObjective, theta: Tensor) -> Callable[[Tensor
     diagonal = objective.ridge.diagonal + curvature
     if not (isinstance(design, SparseDesign) and here.intercept):
         return lambda v: v / diagonal
-    mean = (torch.from_numpy(np.asarray(design.x.mean(0)).reshape(-1)) - design.center) / design.scale
-    variance = torch.cat([mean.new_ones(1), (1.0 - mean.square()).clamp_min(_LEAST_VARIANCE)])
-    diagonal = (objective.ridge.diagonal.view(shape) + curvature * variance).view(-1)
+    mean = design.adjoint(f.new_full((1, design.n_rows), 1.0 / design.n_rows))[0]
+    mean[0] = 0.0
+    diagonal = objective.ridge.diagonal.view(shape) + curvature * (1.0 - mean.square()).clamp_min(_LEAST_VARIANCE)
 
     def product(v: Tensor) -> Tensor:
-        table = v.clone().view(shape)
-        table[:, 1:].addmm_(table[:, :1], mean[None], alpha=-1.0)
-        table /= diagonal.view(shape)
-        table[:, 0] -= table[:, 1:] @ mean
+        table = v.view(shape)
+        table = torch.addr(table, table[:, 0], mean, alpha=-1.0).div_(diagonal)
+        table[:, 0] -= table @ mean
         return table.view(-1)
 
     return product

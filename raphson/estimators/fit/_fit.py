@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import replace
 
@@ -110,8 +111,8 @@ def fit(
 
 
 def _refuse_small(scale: Tensor, l2: float, columns: tuple[str, ...]) -> None:
-    penalties = l2 / scale.square()
-    if not bool(torch.isfinite(penalties).all()):
+    least = float(scale.min()) if len(scale) else 1.0
+    if not least * least * sys.float_info.max >= l2:
         column = int(scale.argmin())
         raise InputError(
             f"The penalty on the coefficient of '{columns[column]}', whose values differ by about "

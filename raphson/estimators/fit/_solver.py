@@ -108,6 +108,7 @@ def solve(
     Returns:
         The solution. A solver that needs a bound on the curvature that the model does not have is an ``InputError``.
     """
+    objective = objective.reduced
     return _completed(objective, _solve(objective, start, options, callback, warm=warm), options, callback)
 
 
@@ -163,7 +164,7 @@ def _completed(
         solution,
         hessian=None if moved else solution.hessian,
         status=Status.STALLED if worse else solution.status,
-        reason=_reason(objective.reduced, options),
+        reason=_reason(objective, options),
     )
 
 
@@ -186,7 +187,6 @@ def continued(solution: Solution, more: Solution) -> Solution:
 def _solve(
     objective: LinearObjective, start: Tensor, options: FitOptions, callback: Callback | None, *, warm: bool
 ) -> Solution:
-    objective = objective.reduced
     if options.jeffreys:
         return _jeffreys(objective, start, options, callback)
     solver, tol, max_iter = options.solver, options.tol, options.max_iter
