@@ -26,6 +26,9 @@ _LEAST = 0.99e-4
 """Share of the curvature's mean eigenvalue below which no first damping is lowered: on the autoencoder of 10,000 digits
 a start at 3e-6 of it is at 90 after 55 steps, one at 5e-5 at 85 (measured)."""
 
+_RETRY = 4.0
+"""Factor of the damping where a step is taken back."""
+
 _DECADES = 12
 _STEP = 10.0**0.5
 
@@ -46,9 +49,24 @@ class DampingSchedule:
         self.value: float | None = options.start
         self.seen: tuple[float, float] | None = None
 
+    @property
+    def adapts(self) -> bool:
+        """Whether it ever changes."""
+        return self._options.adapt
+
     def due(self, count: int) -> bool:
         """Whether it changes after step ``count``, counted from 1."""
         return self._options.adapt and count % self._options.period == 0
+
+    def restart(self, mean: float) -> None:
+        """Begin anew for steps that are judged by the rows that made them, at the mean eigenvalue of the curvature."""
+        if self._options.start is None:
+            self.value, self.seen = min(max(mean, self._options.smallest), self._options.largest), None
+
+    def retry(self) -> None:
+        """Raise it for another try of a step that was taken back."""
+        assert self.value is not None
+        self.value = min(_RETRY * self.value, self._options.largest)
 
     def begin(self, trial: Callable[[float], float], guess: float) -> None:
         """Choose the first value: the smallest with which a first step lowers the loss nearly as much as it can.
