@@ -13,6 +13,9 @@ Four fifths of what they promised is much then, and less than a quarter a sign t
 gain leaves the autoencoder of 10,000 digits at 65.4 after 333 steps, this at 61.9. Falls from one half on are too many:
 69.8 in place of 65.2 (with the inverse curvature; measured)."""
 
+_RETRY = 4.0
+"""Factor of the damping where a step is taken back."""
+
 _MEMORY = 0.8
 """Share of the running sums of changes and promises that stays: near a minimum the change on a single mini-batch is
 mostly noise. A damping that follows it alone ends a sixfold of its start, at a loss of 68.7 (same measurement)."""
@@ -25,9 +28,6 @@ digits 27 steps are at 15.3, with 0.8 in its place at 16.2 (measured)."""
 _LEAST = 0.99e-4
 """Share of the curvature's mean eigenvalue below which no first damping is lowered: on the autoencoder of 10,000 digits
 a start at 3e-6 of it is at 90 after 55 steps, one at 5e-5 at 85 (measured)."""
-
-_RETRY = 4.0
-"""Factor of the damping where a step is taken back."""
 
 _DECADES = 12
 _STEP = 10.0**0.5
@@ -57,16 +57,6 @@ class DampingSchedule:
     def due(self, count: int) -> bool:
         """Whether it changes after step ``count``, counted from 1."""
         return self._options.adapt and count % self._options.period == 0
-
-    def restart(self, mean: float) -> None:
-        """Begin anew for steps that are judged by the rows that made them, at the mean eigenvalue of the curvature."""
-        if self._options.start is None:
-            self.value, self.seen = min(max(mean, self._options.smallest), self._options.largest), None
-
-    def retry(self) -> None:
-        """Raise it for another try of a step that was taken back."""
-        assert self.value is not None
-        self.value = min(_RETRY * self.value, self._options.largest)
 
     def begin(self, trial: Callable[[float], float], guess: float) -> None:
         """Choose the first value: the smallest with which a first step lowers the loss nearly as much as it can.
@@ -114,6 +104,16 @@ class DampingSchedule:
             self.value = max(self.value * factor, self._options.smallest)
         elif ratio < _BAD:
             self.value = min(self.value / factor ** min(lr, 1.0), self._options.largest)
+
+    def restart(self, mean: float) -> None:
+        """Begin anew for steps that are judged by the rows that made them, at the mean eigenvalue of the curvature."""
+        if self._options.start is None:
+            self.value, self.seen = min(max(mean, self._options.smallest), self._options.largest), None
+
+    def retry(self) -> None:
+        """Raise it for another try of a step that was taken back."""
+        assert self.value is not None
+        self.value = min(_RETRY * self.value, self._options.largest)
 
 
 def _finite(change: float) -> float:
