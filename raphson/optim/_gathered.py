@@ -74,6 +74,15 @@ class Gathered:
         """Return products of directions with the Gauss-Newton matrix between them, ``(k, k)``."""
         return self._total([made.curvature(directions) for made in self._passes])
 
+    def product(self, v: Tensor) -> Tensor:
+        """Return the Gauss-Newton matrix times a vector, both ``(P,)``."""
+        return self._total([made.product(v) for made in self._passes])
+
+    def bounded(self, v: Tensor, most: float, halvings: int) -> tuple[float, float]:
+        """Return the share of a step that changes no output Hessian by more than a factor, and ``v^T G v``."""
+        found = [made.bounded(v, most, halvings) for made in self._passes]
+        return min(share for share, _ in found), float(self._total([curved for _, curved in found]))
+
     def loss_now(self) -> Tensor:
         """Return the loss at the present parameters."""
         return self._total([made.loss_now() for made in self._passes])

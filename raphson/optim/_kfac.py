@@ -16,6 +16,7 @@ from raphson.likelihoods import Likelihood
 from raphson.network import Given, LayerReport, TrainedModel, TrainingPass
 from raphson.optim._average import IterateAverage, averaged_gradient
 from raphson.optim._damping import DampingSchedule
+from raphson.optim._full_batch import FullBatch, is_same
 from raphson.optim._gathered import Gathered
 from raphson.optim._groups import GroupValues, checked_groups, group_lines, group_names, torch_groups
 from raphson.optim._options import CurvatureOptions, DampingOptions, StepSize, flag, not_negative, one_of
@@ -34,7 +35,9 @@ class KFAC(torch.optim.Optimizer):
     small matrices, between which :math:`\lambda` is split (``rp.kfac`` has the formula; with ``structure="ekfac"`` it
     is added to their product). For mini-batches of 256 examples and more its length minimizes the
     exact quadratic model of the mini-batch, and :math:`p = 0.7` (``QuadraticStep``); for smaller ones, whose own model
-    is too optimistic, it is fixed, and :math:`p = 1` (``FixedStep``). One forward pass serves the loss, the gradient,
+    is too optimistic, it is fixed, and :math:`p = 1` (``FixedStep``). Where every batch is the same and the likelihood
+    is not concave, a step is a few iterations of conjugate gradients on the model (``QuadraticStep``), and is taken
+    back where it fails. Otherwise one forward pass serves the loss, the gradient,
     the factors and the model. The network stays in the mode that it is in: with batch statistics or dropout, gradient
     and curvature are those of the network as it was sampled in that pass.
 
@@ -108,6 +111,7 @@ class KFAC(torch.optim.Optimizer):
         self._gathered: Gathered | None = None
         self._previous: Tensor | None = None
         self._promised: float | None = None
+        self._expected: float | None = None
         self._length = KeptLength()
         self._count = 0
 
@@ -178,7 +182,13 @@ class KFAC(torch.optim.Optimizer):
         Raises:
             InputError: The loss or its gradient is not finite, or the batch does not fit; nothing has changed.
         """  # noqa: DOC502
+        alone = self._gathered is None
         gathered, _ = self._gather(x, y, weight)
+        if self._is_all(gathered) and self._count == 1 and alone and self._previous is not None:
+            # the first step was not bounded: nothing told yet that every batch is the same
+            self._move(-self._previous)
+            self._previous = None
+            gathered, _ = self._gather(x, y, weight)
         self._gathered = None
         theta = self._trained.space.vector()
         values = GroupValues(self._trained.space.slices, self.param_groups)
@@ -187,6 +197,12 @@ class KFAC(torch.optim.Optimizer):
         gradient = gathered.gradient + values.times("weight_decay", theta)
         average = averaged_gradient(self._average_gradient, gradient, rule.averaging)
         self._curvature.take(gathered.measured, self._count)
+        if self._expected is not None:
+            assert isinstance(rule, QuadraticStep)
+            found = FullBatch(self._trained, gathered, self._curvature, self._damping, values, self._checked)
+            taken, self._expected = found.step(theta, gradient, self._previous, rule.iterations, self._count)
+            self._finish(taken, gradient)
+            return gathered.loss
         if self._damping.value is None:
             guess = max(self._curvature.mean, torch.finfo(theta.dtype).tiny)
             towards = self._curvature.trials(gradient, self._count)
@@ -205,13 +221,7 @@ class KFAC(torch.optim.Optimizer):
             step = combination(directions, coefficients)
         else:
             step = rule.step(direction, average, self._largest_lr, gathered.targets)
-        taken = values.times("lr", step)
-        if not bool(torch.isfinite(taken).all()):
-            raise InputError(
-                f"The step in parameter '{self._not_finite(taken)}' is not finite, while loss and gradient are: its "
-                "damped curvature cannot be inverted in this floating-point type. No parameter was changed. Use more "
-                "damping, or a wider type."
-            )
+        taken = self._checked(values.times("lr", step))
         if isinstance(rule, QuadraticStep) and model is not None:
             self._length.put(float(coefficients[0]), slope, self._count, rule.period)
         self._promised = None
@@ -222,17 +232,41 @@ class KFAC(torch.optim.Optimizer):
             else:
                 self._promised = model.change(lr * coefficients)
         self._move(taken)
+        if self._count == 0 and self._damping.adapts and not self._trained.likelihood.concave and _iterates(rule):
+            self._expected = float(gathered.loss_now())
+        self._finish(taken, average)
+        return gathered.loss
+
+    def _finish(self, taken: Tensor, average: Tensor) -> None:
         self._previous = taken
         self._average_gradient = average
         self._count += 1
         if self._average is not None:
             self._average.update()
-        return gathered.loss
+
+    def _is_all(self, gathered: Gathered) -> bool:
+        """Whether every batch so far was the same one: its loss is what that of the last one was after the step."""
+        if self._expected is None or not is_same(float(gathered.loss), self._expected, gathered.loss.dtype):
+            self._expected = None
+            return False
+        if self._count == 1:
+            self._damping.restart(self._curvature.mean)
+        return True
+
+    def _checked(self, taken: Tensor) -> Tensor:
+        """Return a step; ``InputError`` where it is not finite."""
+        if not bool(torch.isfinite(taken).all()):
+            raise InputError(
+                f"The step in parameter '{self._not_finite(taken)}' is not finite, while loss and gradient are: its "
+                "damped curvature cannot be inverted in this floating-point type. No parameter was changed. Use more "
+                "damping, or a wider type."
+            )
+        return taken
 
     @property
     def _products(self) -> bool:
         """Whether the next step needs the quadratic model of its mini-batch."""
-        if self._damping.value is None or self._damping.due(self._count + 1):
+        if self._damping.value is None or self._expected is not None or self._damping.due(self._count + 1):
             return True
         rule = self._rule
         return isinstance(rule, QuadraticStep) and (rule.momentum or self._length.due(self._count))
@@ -259,6 +293,7 @@ class KFAC(torch.optim.Optimizer):
             "damping": self._damping.value,
             "damping_seen": self._damping.seen,
             "promised": self._promised,
+            "expected": self._expected,
             "length": vars(self._length),
             "previous": self._previous,
             "gradient": self._average_gradient,
@@ -294,7 +329,7 @@ class KFAC(torch.optim.Optimizer):
             group["names"] = own
         own = copy.deepcopy(state_dict["kfac"])
         self._count, self._damping.value, self._promised = own["count"], own["damping"], own["promised"]
-        self._damping.seen = own["damping_seen"]
+        self._damping.seen, self._expected = own["damping_seen"], own.get("expected")
         vars(self._length).update(own["length"])
         if self._rule is None and own["quadratic"] is not None:
             self._follow(QuadraticStep() if own["quadratic"] else FixedStep())
@@ -397,3 +432,7 @@ class KFAC(torch.optim.Optimizer):
     def _penalty(self, values: GroupValues) -> float:
         theta = self._trained.space.vector()
         return 0.5 * float(torch.dot(theta, values.times("weight_decay", theta)))
+
+
+def _iterates(rule: QuadraticStep | FixedStep) -> bool:
+    return isinstance(rule, QuadraticStep) and rule.iterations > 0 and not rule.momentum

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.optim._full_batch import ITERATIONS
 from raphson.optim._options import flag, positive, share, whole
 
 _SINGULAR = 1e-6
@@ -62,6 +63,10 @@ class QuadraticStep:
         exponent: :math:`p`, above 0 and at most 1; without noise (all data in each batch) 1 is best.
         period: Most steps from one quadratic model to the next; without momentum. It is shorter in the first 50 steps,
             and 1 where the length that the model finds is not within a factor of 1.5 of the last one.
+        iterations: Of conjugate gradients on the model, where every batch is the same, so that it has no noise, and
+            the likelihood is not concave. The loss tells at the second step, which takes the first one back and begins
+            anew; each step is then judged by a second forward pass. Without momentum and with a damping that adapts; 0:
+            never.
 
     Raises:
         InputError: A number makes no sense.
@@ -75,9 +80,11 @@ class QuadraticStep:
     momentum: bool = False
     exponent: float = EXPONENT
     period: int = 5
+    iterations: int = ITERATIONS
 
     def __post_init__(self) -> None:
         share("averaging", self.averaging)
+        whole("iterations", self.iterations, 0)
         flag("momentum", self.momentum)
         positive("exponent", self.exponent)
         whole("period", self.period)

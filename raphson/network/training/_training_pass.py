@@ -236,6 +236,41 @@ class TrainingPass:
         found = torch.stack(rows)
         return (found + found.mT) / 2
 
+    def product(self, v: Tensor) -> Tensor:
+        """Return the Gauss-Newton matrix of the batch times ``v``, both ``(P,)``."""
+        gone = self._released
+        pushed = self.scaled(self.likelihood.fisher(self.f, self.batch.y).mv(self.jvp(v)))
+        named = self.backward(pushed, self.space.names)[1]
+        if gone:
+            self.release()
+        zeros = {n: t.new_zeros(t.shape) for n, t in self.space.tensors.items() if n not in named}
+        return self.space.flatten(named | zeros)
+
+    def bounded(self, v: Tensor, most: float, halvings: int) -> tuple[float, Tensor]:
+        """Return a share of a step ``(P,)`` that changes no example's curvature much, and ``v^T G v`` for all of it.
+
+        Args:
+            v: The step.
+            most: Factor by which a diagonal entry of an output Hessian may grow or shrink, to first order in outputs.
+            halvings: Most of the step, of which the share is made.
+
+        Returns:
+            The share, and the product.
+        """
+        gone = self._released
+        moved = self.jvp(v)
+        if gone:
+            self.release()
+        hessian = self.likelihood.fisher(self.f, self.batch.y)
+        curved = (moved * self.scaled(hessian.mv(moved))).sum()
+        here, share = hessian.diagonal(), 1.0
+        for _ in range(halvings):
+            there = self.likelihood.fisher(self.f + share * moved, self.batch.y).diagonal()
+            if bool(((there <= most * here) & (there * most >= here)).all()):
+                break
+            share *= 0.5
+        return share, curved
+
     def scaled(self, values: Tensor) -> Tensor:
         """Return values per output ``(N, ..., C)`` times the example weights and the scale."""
         weights = self.position_weights(self.batch)

@@ -1,0 +1,167 @@
+r"""Steps where every batch is the same: the minimum of an exact quadratic model, by conjugate gradients.
+
+Where a batch holds all data, its own Gauss-Newton matrix G has no noise, and nothing is lost by trusting it further
+than along one direction. A few iterations of conjugate gradients on :math:`(G + \lambda I)\,\delta = -g`, from the best
+multiple of the last step (Martens 2010, section 4.8), preconditioned by K-FAC (Martens and Grosse 2015, section 6), see
+what a Kronecker product does not: it averages output Hessians over examples, so that where these differ by orders of
+magnitude, as :math:`1/\sigma_n^2` does, the examples of a small scale alone decide. A network with mean and log-scale
+for ``energy`` (691 rows) ends at a loss of -2.04 and a root mean square error of 0.18 after 250 steps along the
+preconditioned gradient, and at -2.19 and 0.07 after 60 of these, in six tenths of the time (measured).
+
+A step is shortened until no diagonal entry of an output Hessian H_n changes by more than a factor, to first order in
+the outputs: the model, whose Hessians are those of its start, holds no further, and scales that grow before the means
+are fitted stay large. A loss that does not fall by a part of what was promised takes the step back, and more damping is
+tried, as in the method of Levenberg and Marquardt. All this is for likelihoods that are not concave: for the others
+(natural parameters, classes) one direction with a falling damping was the better, or is not known to be worse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from raphson.linalg import cg
+from raphson.network import TrainedModel
+from raphson.optim._damping import DampingSchedule
+from raphson.optim._gathered import Gathered
+from raphson.optim._groups import GroupValues
+from raphson.optim._preconditioner import Preconditioner
+
+ITERATIONS = 4
+"""Of conjugate gradients in a step, each about half of a gradient in time."""
+
+LARGEST_CHANGE = 2.0
+"""Factor by which entries of output Hessians may change in a step: a log-scale by 0.35. ``concrete`` and ``energy``
+(first and third split) are at errors of 0.283 and 0.059 after 60 steps, at 0.32 and 0.13 with 4 in its place, and at
+0.36 and 0.21 without a bound (measured)."""
+
+HALVINGS = 20
+"""Of a step, until it is within the bound."""
+
+RETRIES = 12
+"""Dampings that a step tries, each four times the one before."""
+
+_SAME = 64.0
+"""Rounding errors by which the losses of a batch, with its rows in whatever order, may differ."""
+
+_PART = 0.05
+"""Part of its promise that a step has to keep."""
+
+
+def is_same(loss: float, expected: float, dtype: torch.dtype) -> bool:
+    """Whether a batch's loss is that of the last one at the same parameters: the batch is that one, then."""
+    return abs(loss - expected) <= _SAME * torch.finfo(dtype).eps * max(abs(loss), abs(expected), 1.0)
+
+
+class FullBatch:
+    """A step for a batch that is always the same.
+
+    Args:
+        trained: What is trained.
+        gathered: The batch.
+        curvature: What preconditions.
+        damping: The damping, which the step changes.
+        values: Options of the groups.
+        checked: Returns a step if it is finite, else raises.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedModel,
+        gathered: Gathered,
+        curvature: Preconditioner,
+        damping: DampingSchedule,
+        values: GroupValues,
+        checked: Callable[[Tensor], Tensor],
+    ) -> None:
+        self._trained, self._gathered, self._curvature, self._damping = trained, gathered, curvature, damping
+        self._values, self._checked = values, checked
+
+    def step(
+        self, theta: Tensor, gradient: Tensor, previous: Tensor | None, iterations: int, count: int
+    ) -> tuple[Tensor, float]:
+        """Move the parameters.
+
+        Args:
+            theta: Where they are, ``(P,)``.
+            gradient: The gradient there, with the penalty's.
+            previous: The last step; None for none.
+            iterations: Of conjugate gradients.
+            count: The step, from 0.
+
+        Returns:
+            The step taken, ``(P,)``, zero where no damping made the loss fall; and the loss after it.
+        """
+        loss, pull = float(self._gathered.loss), self._penalized(theta)
+        # the graph does not see what is written through .data, and stays right for the next try
+        tensors = [p.data for p in self._trained.tensors.values()]
+        here = [p.clone() for p in tensors]
+        for _ in range(RETRIES):
+            self._curvature.refresh(self._damped, count)
+            found = minimum(self._product, self._curvature.solve, gradient, previous, iterations)
+            taken = self._checked(self._values.times("lr", found))
+            share, curved = self._gathered.bounded(taken, LARGEST_CHANGE, HALVINGS)
+            taken = taken * share
+            bend = 0.5 * float(torch.dot(taken, self._penalized(taken)))
+            promised = float(torch.dot(gradient, taken)) + 0.5 * share**2 * curved + bend
+            parts = self._trained.space.unflatten(taken)
+            torch._foreach_add_(tensors, [parts[name] for name in self._trained.tensors])
+            now = float(self._gathered.loss_now())
+            change = now - loss + float(torch.dot(pull, taken)) + bend
+            if keeps(change, promised, loss, gradient.dtype):
+                break
+            torch._foreach_copy_(tensors, here)
+            self._damping.retry()
+        else:
+            taken, now = torch.zeros_like(taken), loss
+        self._damping.adapt(change, promised, 1.0)
+        return taken, now
+
+    def _damped(self, name: str) -> float:
+        assert self._damping.value is not None
+        return self._damping.value + self._values.at("weight_decay", name)
+
+    def _penalized(self, v: Tensor) -> Tensor:
+        return self._values.times("weight_decay", v)
+
+    def _product(self, v: Tensor) -> Tensor:
+        assert self._damping.value is not None
+        return self._gathered.product(v).add_(v, alpha=self._damping.value) + self._penalized(v)
+
+
+def minimum(
+    product: Callable[[Tensor], Tensor],
+    precondition: Callable[[Tensor], Tensor],
+    gradient: Tensor,
+    previous: Tensor | None,
+    iterations: int,
+) -> Tensor:
+    """Return about the minimum of a quadratic model.
+
+    Args:
+        product: Of its positive definite matrix with a vector ``(P,)``.
+        precondition: Product with about the inverse of this matrix.
+        gradient: The gradient, ``(P,)``.
+        previous: The last step, whose best multiple is the start; None for zero.
+        iterations: Of conjugate gradients.
+
+    Returns:
+        The step, ``(P,)``.
+    """
+    start, residual = torch.zeros_like(gradient), -gradient
+    if previous is not None:
+        moved = product(previous)
+        curvature = float(torch.dot(previous, moved))
+        if curvature > 0:
+            share = -float(torch.dot(gradient, previous)) / curvature
+            start, residual = share * previous, residual - share * moved
+    return start + cg(product, residual, preconditioner=precondition, max_iter=iterations).x
+
+
+def keeps(change: float, promised: float, loss: float, dtype: torch.dtype) -> bool:
+    """Whether a step does enough of what it promised, or promised less than rounding shows."""
+    unseen = -promised <= _SAME * torch.finfo(dtype).eps * max(abs(loss), 1.0)
+    return math.isfinite(change) and (change <= _PART * promised or (unseen and abs(change) <= 2 * abs(promised)))
