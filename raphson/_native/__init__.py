@@ -15,12 +15,9 @@ from raphson._native._config import Config as Config
 from raphson._native._config import show_config as show_config
 from raphson._native._linear import Evaluator as Evaluator
 from raphson._native._linear import LinearModel as LinearModel
-from raphson._native._linear import Pairs as Pairs
 from raphson._native._linear import Point as Point
 from raphson._native._linear import adjoint as adjoint
-from raphson._native._linear import every_pair as every_pair
 from raphson._native._linear import hessian as hessian
-from raphson._native._linear import own_pairs as own_pairs
 from raphson._native._linear import product as product
 from raphson._native._module import is_available as is_available
 from raphson._native._sparse import UNIT as UNIT

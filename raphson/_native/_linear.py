@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -115,33 +114,6 @@ class LinearModel:
         return self.n * (2.0 * self.d * self.n_outputs + 20.0 * (self.n_outputs + 1))
 
 
-class Pairs(NamedTuple):
-    """Pairs of outputs ``(2, q)``, where their rows lie, and their number."""
-
-    pairs: Tensor
-    first: Memory
-    second: Memory
-    number: int
-
-
-def _pairs(pairs: Tensor) -> Pairs:
-    q = pairs.shape[1]
-    first, second = (memory("pairs", row, q, dtype=torch.int64) for row in pairs.contiguous())
-    return Pairs(pairs, first, second, q)
-
-
-@functools.lru_cache(maxsize=32)
-def every_pair(c: int) -> Pairs:
-    """Return all pairs k <= l of c outputs."""
-    return _pairs(torch.triu_indices(c, c))
-
-
-@functools.lru_cache(maxsize=32)
-def own_pairs(c: int) -> Pairs:
-    """Return each of c outputs with itself."""
-    return _pairs(torch.arange(c).repeat(2, 1))
-
-
 class Point(NamedTuple):
     """The penalized objective at one point.
 
@@ -202,23 +174,21 @@ class Evaluator:
         return Point(value, gradient, norm, p)
 
 
-def hessian(model: LinearModel, p: Tensor, pairs: Pairs, out: Tensor, *, blocks: bool) -> Tensor:
-    """Return ``out`` with sums of entries of output Hessians, given by ``pairs``, times products of two features.
+def hessian(model: LinearModel, p: Tensor, out: Tensor, *, own: bool) -> Tensor:
+    """Return ``out`` with sums of entries of output Hessians times products of two features.
 
     ``p`` are probabilities ``(C + reference, N)``, of which the entries are ``diag p - p p^T``, or where the model is
-    exponential the entries themselves, in double precision. The sums, in single or double precision, are blocks
-    ``(q, D', D')`` or the Hessian ``(C D', C D')``.
+    exponential the entries themselves ``(q, N)``, in double precision. The sums, in single or double precision, are
+    each output's own, ``(q, D', D')``, or those of every pair, the Hessian ``(C D', C D')``.
     """
-    q, d, size = pairs.number, model.d, model.n_outputs * model.d
-    shape = (q, d, d) if blocks else (size, size)
+    c, d = model.n_outputs, model.d
+    q = c * (c + 1) // 2 if not own else p.shape[0] if model.exponential else c
     _module.compiled().hessian(
         model.arguments,
         _module.threads(model.n * q * d * (d + 1) / 2, _PART),
         memory("p", p, p.shape[0], model.n),
-        pairs.first,
-        pairs.second,
-        blocks,
-        memory("out", out, *shape, dtype=out.dtype),
+        own,
+        memory("out", out, *((q, d, d) if own else (c * d, c * d)), dtype=out.dtype),
     )
     return out
 

@@ -31,12 +31,11 @@ struct model {
     double scale;
 };
 
-/* One pass: sums of numbers of each example times its features, `out` (c, d). The numbers are what the linear predictors of
-   coefficients (c, d) change in the loss's gradient: all of it, with probabilities or means p (c, n) the product of its Hessian
-   with the coefficients; or without coefficients they are p. `columns` (d, n) are standardized, or NULL: those of the model's
-   table. All are of the element type that is computed in. Evaluations add the targets' linear term (c, d) and have the value;
-   the gradient's largest entry: times the first row of units (3, d), plus the second times the intercept's, less the third; and
-   probabilities or means, (c and the reference, n), in double or in single precision, or NULL. */
+/* One pass: sums of numbers of each example times its features, `out` (c, d). The numbers are p (c, n); or with coefficients the
+   product of the Hessian with these, where p are probabilities or means; or without p, with the targets' linear term (c, d), the
+   gradient. Features are `columns` (d, n), or NULL: the table's. All are of the type that is computed in. Of the gradient
+   there are the value; its largest entry, times the first row of units (3, d), plus the second times the intercept's, less the
+   third; and probabilities or means, (c and the reference, n), in double or in single precision, or NULL. */
 struct pass {
     const void *coef, *p, *columns;
     void *out;
@@ -46,11 +45,12 @@ struct pass {
     size_t reference; /* whether one more output is zero */
 };
 
-/* Which q entries k <= l of diag p - p p^T to take, p of at least c rows of n. */
+/* Which q entries k <= l of diag p - p p^T to take, p of at least c rows of n: each output's own, or those of every pair. Of the
+   exponential they are the rows of p themselves. */
 struct entries {
     const double *p;
-    const int64_t *k, *l;
     size_t q;
+    int own;
 };
 
 /* A table (n, d), its rows `stride` apart, with the class of each row or NULL: where to add sums, (classes, d), and squares. */
@@ -78,7 +78,7 @@ struct sparse {
    whether there was no memory, the others are bodies for teams of threads. */
 struct kernels {
     int (*pass)(const struct model *, const struct pass *);
-    int (*hessian)(const struct model *, const struct entries *, int, void *);
+    int (*hessian)(const struct model *, const struct entries *, void *);
     void (*sparse)(const void *, size_t, size_t), (*columns)(const void *, size_t, size_t);
 };
 

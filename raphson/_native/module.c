@@ -134,16 +134,6 @@ static struct model take_model(struct arguments *args)
     return s;
 }
 
-/* Compute without Python's lock, if all arguments were right; returns what Python gets. */
-#define RUN(right, call, result) \
-    int failed = 0; \
-    if (!(right)) \
-        return NULL; \
-    Py_BEGIN_ALLOW_THREADS \
-    failed = call; \
-    Py_END_ALLOW_THREADS \
-    return failed ? PyErr_NoMemory() : result
-
 /* An evaluation, a product or sums of given numbers: see struct pass for what there is of each. */
 static PyObject *sums(PyObject *Py_UNUSED(module), PyObject *tuple)
 {
@@ -168,26 +158,24 @@ static PyObject *sums(PyObject *Py_UNUSED(module), PyObject *tuple)
     agree(size && (!at.linear || (at.coef && !p.at && !at.columns)), "neither an evaluation nor a product nor sums");
     agree(!at.coef || s.penalty_outputs, "the penalty is missing");
     agree(at.linear || p.count >= times(s.c, s.n), "'p' has too few elements");
-    RUN(!PyErr_Occurred(), (single ? in_single : in_double)->pass(&s, &at), Py_BuildValue("(dd)", value, norm));
+    if (PyErr_Occurred())
+        return NULL;
+    return (single ? in_single : in_double)->pass(&s, &at) ? PyErr_NoMemory() : Py_BuildValue("(dd)", value, norm);
 }
 
 static PyObject *hessian(PyObject *Py_UNUSED(module), PyObject *tuple)
 {
-    struct arguments args = {tuple, 7, 0};
+    struct arguments args = {tuple, 5, 0};
     const struct model s = take_model(&args);
-    const struct array p = take_array(&args, "p", "d", ANY), k = take_array(&args, "k", "q", ANY);
-    const struct entries of = {p.at, k.at, take_array(&args, "l", "q", k.count).at, k.count};
-    const int blocks = take_size(&args), places = !blocks || s.penalty_columns;
-    const size_t size = times(s.c, s.d), whole = blocks ? times(of.q, times(s.d, s.d)) : times(size, size);
-    const struct array out = take_array(&args, "out", "df", whole);
+    const struct array p = take_array(&args, "p", "d", ANY);
+    const size_t size = times(s.c, s.d), own = take_size(&args), rows = s.n ? p.count / s.n : s.c;
+    const struct entries of = {p.at, !own ? times(s.c, s.c + 1) / 2 : s.exponential ? rows : s.c, own != 0};
+    const struct array out = take_array(&args, "out", "df", own ? times(of.q, times(s.d, s.d)) : times(size, size));
+    const int known = s.exponential ? of.q <= rows && (of.q <= s.c || (own && !s.penalty_outputs)) : s.c <= rows;
+    agree(known && times(rows, s.n) == p.count, "'p' has too few elements, or too many");
     if (PyErr_Occurred())
         return NULL;
-    const size_t rows = s.n ? p.count / s.n : k.count, of_output = places && s.c < rows ? s.c : rows;
-    int holds = times(rows, s.n) == p.count && (!s.exponential || of.q <= rows);
-    for (size_t e = 0; e < of.q; e++) /* a negative one is a large one */
-        holds = holds && (uint64_t)of.k[e] < of_output && (uint64_t)of.l[e] < of_output;
-    RUN(agree(holds, "'k', 'l' and 'p' do not fit together"),
-        (out.type == 'f' ? in_single : in_double)->hessian(&s, &of, blocks, out.at), Py_NewRef(Py_None));
+    return (out.type == 'f' ? in_single : in_double)->hessian(&s, &of, out.at) ? PyErr_NoMemory() : Py_NewRef(Py_None);
 }
 
 /* n, d, stride, x, codes or None, sums, squares, threads: see struct columns */
@@ -208,8 +196,9 @@ static PyObject *column_sums(PyObject *Py_UNUSED(module), PyObject *tuple)
     int holds = times(classes, s.d) == sums.count && (classes || !s.n);
     for (size_t i = 0; s.codes && i < s.n; i++) /* a negative one is a large one */
         holds &= (uint64_t)s.codes[i] < classes;
-    RUN(agree(holds, "'codes' and 'sums' do not fit together"), (run_team(in_double->columns, &s, threads, threads), 0),
-        Py_NewRef(Py_None));
+    if (agree(holds, "'codes' and 'sums' do not fit together"))
+        run_team(in_double->columns, &s, threads, threads);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
 /* starts, columns, values, width, dense, out, threads: see struct sparse */
@@ -231,10 +220,10 @@ static PyObject *sparse(PyObject *Py_UNUSED(module), PyObject *tuple)
     int holds = s.starts[0] >= 0 && (uint64_t)s.starts[rows] <= columns.count;
     for (size_t i = 0; i < rows; i++)
         holds &= s.starts[i] <= s.starts[i + 1];
-    /* in more parts than threads, because rows are of any length */
-    RUN(agree(holds, "the starts of the rows must ascend from 0 to the number of values"),
-        (run_team((type[0] == 'f' ? in_single : in_double)->sparse, &s, threads > 1 ? 16 * threads : 1, threads), 0),
-        agree(!wrong, "a column of the sparse matrix is not a row of the dense one") ? Py_NewRef(Py_None) : NULL);
+    if (agree(holds, "the starts of the rows must ascend from 0 to the number of values"))
+        run_team((type[0] == 'f' ? in_single : in_double)->sparse, &s, threads > 1 ? 16 * threads : 1, threads);
+    agree(!wrong, "a column of the sparse matrix is not a row of the dense one");
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
 /* Use vectors of so many bits, for tests; returns how many bits are used now. */

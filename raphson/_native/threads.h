@@ -3,7 +3,6 @@
    made this module: PyTorch's Linux packages bring GCC's library, and LLVM's has the same function. Where the process has none,
    parts run one after another. */
 
-#include <stddef.h>
 #ifdef __linux__
 #include <dlfcn.h>
 #endif
@@ -36,12 +35,15 @@ static void work(void *data)
         team->body(team->job, part, team->parts);
 }
 
-/* Run the parts, each taken by one of the threads as soon as it is free. */
+/* Run the parts, each taken by one of the threads as soon as it is free, so that more parts than threads even out what takes
+   longer. Python's lock is free meanwhile. */
 static void run_team(void (*body)(const void *, size_t, size_t), const void *job, size_t parts, size_t threads)
 {
     struct team team = {body, job, parts, 0};
+    Py_BEGIN_ALLOW_THREADS
     if (threads > 1 && openmp_parallel)
         openmp_parallel(work, &team, (unsigned)threads, 0);
     else
         work(&team);
+    Py_END_ALLOW_THREADS
 }

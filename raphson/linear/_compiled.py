@@ -154,15 +154,15 @@ class CompiledHessian:
     def to_dense(self, dtype: torch.dtype) -> Tensor:
         """Return the Hessian as ``(C_free D', C_free D')``, class by class."""
         c, d = self.objective.linear.shape
-        return self._sums(_native.every_pair(c), torch.empty(c * d, c * d, dtype=dtype), blocks=False)
+        return self._sums(torch.empty(c * d, c * d, dtype=dtype), own=False)
 
     def blocks(self, dtype: torch.dtype) -> Tensor:
         """Return the diagonal blocks, one per free output, ``(C_free, D', D')``."""
         c, d = self.objective.linear.shape
-        return self._sums(_native.own_pairs(c), torch.empty(c, d, d, dtype=dtype), blocks=True)
+        return self._sums(torch.empty(c, d, d, dtype=dtype), own=True)
 
-    def _sums(self, pairs: _native.Pairs, out: Tensor, *, blocks: bool) -> Tensor:
-        return _native.hessian(self.objective.model, self.p.double(), pairs, out, blocks=blocks)
+    def _sums(self, out: Tensor, *, own: bool) -> Tensor:
+        return _native.hessian(self.objective.model, self.p.double(), out, own=own)
 
     def mv(self, v: Tensor) -> Tensor:
         """Return the product with ``v``, ``(C_free D',)``, in single or double precision as ``v`` is."""
@@ -189,8 +189,7 @@ def pair_sums(x: Tensor, entries: Tensor) -> Tensor:
     r"""Return :math:`\sum_n a_{en}\, x_n x_n^T` ``(q, d, d)`` of features ``(d, rows)`` and entries ``(q, rows)``."""
     d, q = x.shape[0], entries.shape[0]
     out = torch.empty(q, d, d, dtype=torch.float64)
-    pairs = _native.own_pairs(q)
-    return _native.hessian(_sums(Table(x), None, 1, True), entries.contiguous(), pairs, out, blocks=True)
+    return _native.hessian(_sums(Table(x), None, 1, True), entries.contiguous(), out, own=True)
 
 
 def adjoint(table: Table, weights: Tensor | None, t: Tensor) -> Tensor:

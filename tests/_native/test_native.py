@@ -72,12 +72,12 @@ def test_models_whose_parts_do_not_fit_are_refused(changes):
 
 @compiled
 def test_wrong_vectors_and_results_are_refused():
-    """Coefficients, terms, probabilities, pairs and results are of one model, or nothing is read or written."""
-    model, p, pairs, out = given(), zeros(C + 1, N), _native.every_pair(C), zeros(C * D, C * D)
+    """Coefficients, terms, probabilities and results are of one model, or nothing is read or written."""
+    model, p, out = given(), zeros(C + 1, N), zeros(C * D, C * D)
     point = evaluate(model, kept=torch.float32)
     assert point.value == point.norm == 0.0 and point.gradient.shape == (C * D,)  # weights are zero
     assert point.p.shape == (C + 1, N)
-    assert _native.hessian(model, p, pairs, out, blocks=False) is out
+    assert _native.hessian(model, p, out, own=False) is out
     assert _native.product(model, None, p, zeros(C * D)).shape == (C * D,)
     assert _native.adjoint(model, zeros(C, N)).shape == (C, D)
     single = zeros(C * D, dtype=torch.float32)
@@ -87,13 +87,14 @@ def test_wrong_vectors_and_results_are_refused():
         lambda: evaluate(model, units=zeros(2, D)),
         lambda: evaluate(model, kept=torch.float16),
         lambda: evaluate(replace(model, exponential=True), reference=False),
-        lambda: _native.hessian(model, p[:, 1:].contiguous(), pairs, out, blocks=False),
-        lambda: _native.hessian(model, p.float(), pairs, out, blocks=False),
-        lambda: _native.hessian(model, p[:1], pairs, out, blocks=False),
-        lambda: _native.hessian(model, p, _native.every_pair(C + 1), out, blocks=False),
-        lambda: _native.hessian(model, p, pairs, out[1:], blocks=False),
-        lambda: _native.hessian(model, p, pairs, zeros(C, D, D), blocks=True),
-        lambda: _native.hessian(model, p, pairs, out.long(), blocks=False),
+        lambda: _native.hessian(model, p[:, 1:].contiguous(), out, own=False),
+        lambda: _native.hessian(model, p.float(), out, own=False),
+        lambda: _native.hessian(model, p[:1], out, own=False),
+        lambda: _native.hessian(replace(model, exponential=True), p[:C], zeros(C * D, C * D), own=False),
+        lambda: _native.hessian(replace(model, exponential=True), p, zeros(C + 1, D, D), own=True),
+        lambda: _native.hessian(model, p, out[1:], own=False),
+        lambda: _native.hessian(model, p, zeros(C + 1, D, D), own=True),
+        lambda: _native.hessian(model, p, out.long(), own=False),
         lambda: _native.product(model, None, p[:1], zeros(C * D)),
         lambda: _native.product(model, None, p, zeros(C * D - 1)),
         lambda: _native.product(model, zeros(D, N), p.float(), single),
@@ -119,8 +120,6 @@ def test_the_compiled_module_checks_again():
 
     a = {"theta": at(C * D), "out": at(C * D), "p": at((C + 1) * N), "units": at(3 * D)}
     small, empty, whole = at(2), (0, C * D, "d"), at(C * D, dtype=torch.int64)
-    index = at(2, dtype=torch.int64)
-    kept[-1][1] = C
 
     names = [
         *("n", "width", "stride", "factor", "center", "x", "intercept", "in_place", "weights", "c"),
@@ -184,7 +183,7 @@ def test_the_compiled_module_checks_again():
         with pytest.raises((ValueError, TypeError)):
             evaluate(model, **missing)
     with pytest.raises(ValueError):
-        kernels.hessian(model, 1, p, index, index, False, at(225))
+        kernels.hessian(changed(c=C + 2, penalty_outputs=None, penalty_columns=None), 1, p, False, at(625))
     for function in (kernels.sums, kernels.hessian, kernels.sparse):
         with pytest.raises(TypeError, match="arguments"):
             function(model, 1)
