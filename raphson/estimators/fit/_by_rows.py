@@ -218,14 +218,13 @@ def _solve_by_gradients(
     """
     objective = objective.reduced
     own, begin, back = symmetric(objective, start)
-    sparse, at, inverse = isinstance(own.design, SparseDesign), own.evaluate_constant(begin), rough_inverse(own, begin)
-    length, within = None, _MARGIN * options.tol
-    if at is not None and own.output_map.n_columns > _TOLD * own.n_rows:
+    at = own.evaluate_constant(begin) or own.evaluate(begin, None)
+    inverse, within, length = rough_inverse(own, begin), _MARGIN * options.tol, None
+    if own.output_map.n_columns > _TOLD * own.n_rows and own.has_constant_outputs(begin):
         length = first_length(own, begin, at.gradient, -inverse(at.gradient))
-    at = own.evaluate(begin, None) if at is None and sparse else at
     descend = partial(quasi_newton, inverse=inverse, tol=options.tol, callback=callback)
     large = isinstance(own.design, SparseDesign) and own.design.x.nnz * own.n_outputs >= _SINGLE_WORK
-    if large and at is not None and within >= _SINGLE * at.norm:
+    if large and within >= _SINGLE * at.norm:
         known = _solve_in_single_precision(own, begin, within, patience, descend, length, inverse)
     else:
         known = descend(own, begin, patience=patience, at=at, length=length)
