@@ -105,7 +105,12 @@ class SparseDesign(Design):
     def row_products(self, columns: slice | Tensor) -> Tensor:  # noqa: D102
         x = centered_entries(self.x, self.center.numpy())
         x = x[:, columns if isinstance(columns, slice) else columns.numpy()]
-        return torch.from_numpy((x @ x.T).toarray()).double()
+        n = self.n_rows
+        total, tile = torch.zeros(n, n, dtype=torch.float64), max(64, -(-n // 8))
+        for first in range(0, n, tile):  # of a symmetric matrix one triangle is enough
+            rows = slice(first, min(first + tile, n))
+            total[rows, : rows.stop] = torch.from_numpy((x[rows] @ x[: rows.stop].T).toarray())
+        return total.tril() + total.tril(-1).mT
 
     def astype(self, dtype: torch.dtype) -> SparseDesign:  # noqa: D102
         design = SparseDesign(self.x, intercept=self.intercept, dtype=dtype, moments=(self.center, self.scale))

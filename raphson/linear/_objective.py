@@ -226,7 +226,8 @@ class LinearObjective:
         linear = None if linear is None else (linear[0].to(theta.dtype), linear[1])
         total: Tensor | None = None
         sums = theta.new_zeros(self.n_outputs) if self.output_map.has_constants else None
-        curvature = self._curvature_blocks() if hessian is not None else None
+        own = self.design if hessian is None else self._curvature_design
+        curvature = None if own is self.design else own.blocks(self.n_outputs)
         for block, f in self._predictions(theta, None if theta.dtype == self.design.dtype else self._curvature_design):
             at = self._derivatives(f, block.rows, hessian)
             weights = self._weights_of(block, f.dtype)
@@ -255,18 +256,13 @@ class LinearObjective:
     def _curvature_design(self) -> Design:
         return self.design if self.curvature_dtype == self.design.dtype else self.design.astype(self.curvature_dtype)
 
-    def _curvature_blocks(self) -> Iterator[Block] | None:
-        """Return the rows in the curvature's element type, block by block, or None where that is the design's."""
-        return None if self._curvature_design is self.design else self._curvature_design.blocks(self.n_outputs)
-
     def _recomputed(self, theta: Tensor, kind: Kind) -> Iterator[Part]:
         for block, f in self._predictions(theta.to(self.curvature_dtype), self._curvature_design):
             if self._linear_term is not None:
                 made = self._derivatives(f, block.rows, kind).hessian
-            elif kind == "observed":
-                made = self.likelihood.hessian(f.mT, self.y[block.rows])
             else:
-                made = self.likelihood.fisher(f.mT, self.y[block.rows])
+                make = self.likelihood.hessian if kind == "observed" else self.likelihood.fisher
+                made = make(f.mT, self.y[block.rows])
             assert made is not None
             yield block, made, self._weights_of(block)
 
@@ -426,6 +422,11 @@ class LinearObjective:
             offset=None if self.offset is None else self.offset[index],
             total_weight=self.total_weight * index.shape[0] / self.n_rows,
         )
+
+    def once(self) -> LinearObjective:
+        """Return the same objective for a single evaluation, which sums no targets before it."""
+        free = self._rows.known is not None or "_linear_term" in self.__dict__
+        return self if free or self.n_outputs == 1 else self._changed(("_compiled",), _linear_term=None)
 
     def without_copy(self) -> LinearObjective:
         """Return the same objective that caches no standardized copy of the table where it can do without."""

@@ -194,10 +194,10 @@ class OutputMap:
     @cached_property
     def selected(self) -> Columns | None:
         """The outputs that S picks where its columns are unit vectors in their order, slice or indices; else None."""
-        columns = [tuple(column) for column in self.basis.mT.tolist()]
-        if not all(is_unit(column) for column in columns):
+        one = self.basis.numpy() == 1.0
+        if not (self.basis.count_nonzero(0) == 1).all() or not (one.sum(0) == 1).all():
             return None
-        picked = [column.index(1.0) for column in columns]
+        picked = one.argmax(0).tolist()
         return positions(picked) if picked == sorted(picked) else None
 
     @cached_property

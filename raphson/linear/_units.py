@@ -141,10 +141,10 @@ class GradientNorm:
         if self._floor is None:
             factor, shift, floor = self.columns.to(gradient.dtype)
             given = gradient.view(-1, floor.shape[0])
-            size = torch.addcmul(given * factor, given[:, :1], shift)
+            size = (given * factor).addcmul_(given[:, :1], shift)
         else:
             size = self._to_table(gradient) if self._matrix is None else self._matrix @ gradient
             floor = self._floor
         if self._units is not None:
             size = size * self._units.view_as(size)
-        return max(float((size.abs() - floor).max()), 0.0)
+        return max(float(size.abs_().sub_(floor).max()), 0.0)

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson.solve._factor import Inverse
@@ -35,6 +34,9 @@ _CURVED = 1e-10
 
 TRIALS = 20
 """Lengths tried for a step."""
+
+_SMALL = 1000
+"""Parameters up to which products with pairs that are still zero cost less than views of those that are not."""
 
 
 class InversePairs:
@@ -60,20 +62,28 @@ class InversePairs:
         self._inverse, self._scaled = inverse, scaled
         self._gradient, self._before, self._solved = gradient, gradient, inverse(gradient)
         self._step: Tensor | None = None
-        self._seen = np.zeros((0, 2))  # products of the pairs with the gradient
+        p, small = gradient.shape[0], gradient.shape[0] <= _SMALL
         # steps and Z in turns, in the places that are free or oldest: memory that no pair has come to is never touched
-        self._rows = gradient.new_empty(2 * memory, gradient.shape[0])
+        self._rows = gradient.new_zeros(2 * memory, p) if small else gradient.new_empty(2 * memory, p)
         self._places = self._rows.numpy()  # the same memory: small arrays are copied in half the time of tensors
+        self._shares = gradient.new_zeros(2 * memory)
+        self._seen, self._own = np.zeros((memory, 2)), np.zeros(memory)  # products of pairs with the gradient, and D
         self._root, self._changes = np.zeros((memory, memory)), np.zeros((memory, memory))  # R^-1, Y^T Z
-        self._own = np.zeros(memory)  # D
-        self._taken = self._used = 0
+        self._taken = self._used = self._width = 0
+        if small:
+            self._look_at(memory)
         tiny = torch.finfo(gradient.dtype).tiny
         self._scale = length or (1.0 / max(float(self._solved.norm()), tiny) if scaled else 1.0)
 
+    def _look_at(self, pairs: int) -> None:
+        """Multiply by so many pairs from now on: views are made here, not at every step."""
+        self._width, self._head, self._weights = pairs, self._rows[: 2 * pairs], self._shares[: 2 * pairs]
+        self._across, self._products = self._head.mT, torch.empty_like(self._weights)
+
     def clear(self) -> None:
         """Forget the pairs."""
-        self._step, self._taken, self._used, self._seen = None, 0, 0, np.zeros((0, 2))
-        for numbers in (self._root, self._changes, self._own):
+        self._step, self._taken, self._used = None, 0, 0
+        for numbers in (self._root, self._changes, self._own, self._seen):
             numbers[:] = 0.0
 
     @property
@@ -89,23 +99,14 @@ class InversePairs:
     def direction(self) -> Tensor:
         """Return ``-H g`` at the gradient of now."""
         self._flush()
-        scale, m = self._scale, self._used
-        if not m:
+        scale, seen = self._scale, self._seen
+        if not self._used:
             return self._solved * -scale
-        p, root = self._seen, self._root[:m, :m]
-        a = root @ p[:, 0]
-        shares = np.empty((m, 2))
-        shares[:, 0] = (self._own[:m] * a + scale * (self._changes[:m, :m] @ a - p[:, 1])) @ root
+        a = self._root.dot(seen[:, 0])
+        shares = self._shares.numpy().reshape(-1, 2)
+        shares[:, 0] = (self._own * a + scale * (self._changes.dot(a) - seen[:, 1])).dot(self._root)
         shares[:, 1] = -scale * a
-        rows, weights = self._rows[: 2 * m], torch.from_numpy(shares.reshape(-1))
-        weights = weights if rows.dtype == weights.dtype else weights.to(rows.dtype)
-        return torch.addmv(self._solved, rows.mT, weights, beta=-scale, alpha=-1.0)
-
-    def _products(self, v: Tensor, pairs: slice) -> NDArray[np.float64]:
-        """Return the products of steps and of Z with a vector, ``(pairs, 2)``."""
-        rows = self._rows[2 * pairs.start : 2 * pairs.stop]
-        found: NDArray[np.float64] = torch.mv(rows, v).numpy().reshape(-1, 2)
-        return found
+        return torch.addmv(self._solved, self._across, self._weights, beta=-scale, alpha=-1.0)
 
     def _flush(self) -> None:
         """Take in the last step: its gradient is solved for once, here, and only if another step is wanted."""
@@ -113,26 +114,29 @@ class InversePairs:
             return
         slot = self._taken % len(self._own)
         self._used = max(self._used, slot + 1)
-        solved, m = self._inverse(self._gradient), self._used
-        self._places[2 * slot] = self._step.numpy()
-        np.subtract(solved.numpy(), self._solved.numpy(), out=self._places[2 * slot + 1])
+        if self._used > self._width:
+            self._look_at(self._used)
+        solved, m, pair = self._inverse(self._gradient), self._width, slice(2 * slot, 2 * slot + 2)
+        self._places[pair.start] = self._step.numpy()
+        np.subtract(solved.numpy(), self._solved.numpy(), out=self._places[pair.start + 1])
         self._step, self._solved = None, solved
         # with the change of the gradient, from those before it: a pass over the pairs less
-        before, own = np.zeros((m, 2)), slice(slot, slot + 1)
-        before[: len(self._seen)] = self._seen
-        before[own] = self._products(self._before, own)
-        self._seen = self._products(self._gradient, slice(0, m))
-        products = self._seen - before
-        curvature, size = float(products[slot, 0]), float(products[slot, 1])
-        # without the oldest pair R^-1 has one row and one column less, wherever they are
-        self._root[slot] = self._root[:, slot] = self._changes[slot] = self._changes[:, slot] = self._own[slot] = 0.0
+        self._seen[slot] = torch.mv(self._rows[pair], self._before).numpy()
+        products = -self._seen
+        self._seen[:m] = torch.mv(self._head, self._gradient, out=self._products).numpy().reshape(-1, 2)
+        products += self._seen
+        curvature, size = products[slot].tolist()
+        if self._taken >= len(self._own):
+            # without the oldest pair R^-1 has one row and one column less, wherever they are
+            self._root[slot] = self._root[:, slot] = self._changes[slot] = self._changes[:, slot] = self._own[slot] = 0
         if not (size > 0.0 and curvature > _CURVED * self._scale * size):
-            self._rows[2 * slot : 2 * slot + 2] = self._seen[slot] = 0.0
+            self._rows[pair] = 0.0
+            self._seen[slot] = 0.0
             return
         self._scale = curvature / size if self._scaled else 1.0
-        self._root[:m, slot] = self._root[:m, :m] @ products[:, 0] / -curvature
+        self._root[:, slot] = self._root.dot(products[:, 0]) / -curvature
         self._root[slot, slot], self._own[slot] = 1.0 / curvature, curvature
-        self._changes[:m, slot] = self._changes[slot, :m] = products[:, 1]
+        self._changes[:, slot] = self._changes[slot] = products[:, 1]
         self._taken += 1
 
 
@@ -186,13 +190,12 @@ def _search(
     slope = -direction.decrement_squared
     if not slope < 0.0:
         return None
-    rounding = 64.0 * torch.finfo(theta.dtype).eps * max(abs(at.value), 1.0)
     for trial in range(1, TRIALS + 1):
         reached = torch.add(theta, direction.step, alpha=length)
         new = evaluate(reached)
         if new.value <= at.value + _SUFFICIENT * length * slope and is_finite(new):
             return reached, new, trial, length
-        finite = math.isfinite(new.value)
+        finite, rounding = math.isfinite(new.value), 64.0 * torch.finfo(theta.dtype).eps * max(abs(at.value), 1.0)
         if finite and -slope * length <= rounding and new.value <= at.value + rounding:
             # the value can no longer judge, its slope can: the approximate Wolfe condition (Hager and Zhang 2005)
             end = float(torch.dot(new.gradient, direction.step))
