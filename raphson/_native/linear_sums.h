@@ -206,23 +206,9 @@ static TARGET void NAME(combine)(size_t outputs, int add, const REAL *coef, size
         }
 }
 
-/* The penalty's gradient at coefficients, (c, d): the columns are the innermost loop, as they lie in memory. */
-static TARGET void NAME(penalize)(const struct model *s, const REAL *coef, REAL *restrict out)
-{
-    for (size_t k = 0; k < s->c; k++, out += s->d) {
-        for (size_t l = 0; l < s->c; l++) {
-            const REAL factor = (REAL)s->penalty_outputs[k * s->c + l];
-            for (size_t j = 0; j < s->d; j++)
-                out[j] += factor * coef[l * s->d + j];
-        }
-        for (size_t j = 0; j < s->d; j++)
-            out[j] *= (REAL)s->penalty_columns[j];
-    }
-}
-
 #include "linear_hessian.h"
 #include "linear_wide.h"
 #include "linear_pass.h"
 #include "sparse_rows.h"
 
-static const struct kernels NAME(kernels) = {NAME(pass), NAME(hessian), NAME(sparse_part), NAME(columns_part)};
+static const struct kernels NAME(kernels) = {NAME(pass), NAME(hessian), NAME(sparse_part)};

@@ -178,29 +178,6 @@ static PyObject *hessian(PyObject *Py_UNUSED(module), PyObject *tuple)
     return (out.type == 'f' ? in_single : in_double)->hessian(&s, &of, out.at) ? PyErr_NoMemory() : Py_NewRef(Py_None);
 }
 
-/* n, d, stride, x, codes or None, sums, squares, threads: see struct columns */
-static PyObject *column_sums(PyObject *Py_UNUSED(module), PyObject *tuple)
-{
-    struct arguments args = {tuple, 8, 0};
-    struct columns s = {.n = take_size(&args)};
-    s.d = take_size(&args);
-    s.stride = take_size(&args);
-    s.x = take_matrix(&args, "x", s.n, s.d, s.stride);
-    s.codes = take_array(&args, "codes", "q?", s.n).at;
-    const struct array sums = take_array(&args, "sums", "d", ANY);
-    s.sums = sums.at;
-    s.squares = take_array(&args, "squares", "d", s.d).at;
-    const size_t threads = take_threads(&args), classes = s.d ? sums.count / s.d : 0;
-    if (PyErr_Occurred())
-        return NULL;
-    int holds = times(classes, s.d) == sums.count && (classes || !s.n);
-    for (size_t i = 0; s.codes && i < s.n; i++) /* a negative one is a large one */
-        holds &= (uint64_t)s.codes[i] < classes;
-    if (agree(holds, "'codes' and 'sums' do not fit together"))
-        run_team(in_double->columns, &s, threads, threads);
-    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-}
-
 /* starts, columns, values, width, dense, out, threads: see struct sparse */
 static PyObject *sparse(PyObject *Py_UNUSED(module), PyObject *tuple)
 {
@@ -235,7 +212,7 @@ static PyObject *use_vectors(PyObject *Py_UNUSED(module), PyObject *bits)
 
 #define METHOD(name, how) {#name, name, how, NULL}
 static PyMethodDef methods[] = {METHOD(sums, METH_VARARGS), METHOD(hessian, METH_VARARGS), METHOD(sparse, METH_VARARGS),
-                                METHOD(column_sums, METH_VARARGS), METHOD(use_vectors, METH_O), {NULL, NULL, 0, NULL}};
+                                METHOD(use_vectors, METH_O), {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT, .m_name = "_kernels", .m_size = -1,
                                         .m_methods = methods};
