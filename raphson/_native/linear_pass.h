@@ -98,8 +98,7 @@ static TARGET int NAME(pass)(const struct model *s, const struct pass *at)
             *at->norm = size > *at->norm || size != size ? size : *at->norm;
         }
     }
-    if (at->value)
-        *at->value = s->scale * job.sums[job.count - 1] + value;
+    *at->value = s->scale * job.sums[job.count - 1] + value;
     free(job.block);
     return 0;
 }

@@ -98,15 +98,6 @@ static struct array take_array(struct arguments *from, const char *name, const c
     return PyErr_Occurred() ? (struct array){0} : array;
 }
 
-/* Take a matrix of double precision whose rows are `stride` apart, in memory of any size that holds them. */
-static const double *take_matrix(struct arguments *from, const char *name, size_t rows, size_t columns, size_t stride)
-{
-    const struct array x = take_array(from, name, "d", ANY);
-    const size_t before = rows ? times(rows - 1, stride) : 0; /* the last row */
-    agree(!rows || (before <= x.count && columns <= x.count - before), "a table has fewer elements than its rows need");
-    return x.at;
-}
-
 /* Every function of a linear model takes it first, as LinearModel.arguments has it, then the number of threads. */
 static struct model take_model(struct arguments *args)
 {
@@ -118,7 +109,11 @@ static struct model take_model(struct arguments *args)
     s.stride = take_size(&from);
     s.factor = take_array(&from, "factor", "d?", width).at;
     s.center = take_array(&from, "center", s.factor ? "d" : "?", width).at;
-    s.x = take_matrix(&from, "x", s.factor ? s.n : width, s.factor ? width : s.n, s.stride);
+    const struct array x = take_array(&from, "x", "d", ANY); /* `stride` apart, in memory of any size that holds its rows */
+    const size_t rows = s.factor ? s.n : width, columns = s.factor ? width : s.n;
+    const size_t before = rows ? times(rows - 1, s.stride) : 0; /* the last row */
+    agree(!rows || (before <= x.count && columns <= x.count - before), "a table has fewer elements than its rows need");
+    s.x = x.at;
     s.intercept = take_size(&from) && s.factor;
     s.in_place = take_size(&from) && s.factor;
     s.d = width + s.intercept;
@@ -151,9 +146,9 @@ static PyObject *sums(PyObject *Py_UNUSED(module), PyObject *tuple)
     at.linear = take_array(&args, "linear", single ? "?" : "d?", size).at;
     at.units = take_array(&args, "units", at.linear ? "d" : "?", times(3, s.d)).at;
     at.reference = take_size(&args) && at.linear;
-    const struct array kept = take_array(&args, "kept", at.linear ? "df?" : "?", times(s.c + at.reference, s.n));
-    at.kept = kept.type == 'd' ? kept.at : NULL, at.kept_single = kept.type == 'f' ? kept.at : NULL;
     const size_t outputs = s.c + at.reference;
+    const struct array kept = take_array(&args, "kept", at.linear ? "df?" : "?", times(outputs, s.n));
+    at.kept = kept.type == 'd' ? kept.at : NULL, at.kept_single = kept.type == 'f' ? kept.at : NULL;
     agree(!at.linear || (s.exponential ? outputs == 1 : outputs > 0), "wrong number of outputs");
     agree(size && (!at.linear || (at.coef && !p.at && !at.columns)), "neither an evaluation nor a product nor sums");
     agree(!at.coef || s.penalty_outputs, "the penalty is missing");
