@@ -10,7 +10,6 @@ The environment variable ``RAPHSON_NATIVE`` decides, read when this package is f
 code aside, ``1`` makes its absence an ImportError. ``show_config`` says what is there.
 """
 
-from raphson._native._columns import add_column_sums as add_column_sums
 from raphson._native._config import Config as Config
 from raphson._native._config import show_config as show_config
 from raphson._native._linear import Evaluator as Evaluator

@@ -3,9 +3,13 @@
    version 12 on and clang compile them. */
 
 #ifndef REAL /* each element type: this file once more */
-#define JOINED(x, type, bits) x##_##type##_##bits
-#define JOIN(x, type, bits) JOINED(x, type, bits)
-#define NAME(x) JOIN(x, REAL, BITS)
+#define JOINED(a, b) a##_##b
+#define JOIN(a, b) JOINED(a, b)
+#define NAME(x) JOIN(JOIN(x, REAL), BITS)
+#define TARGET JOIN(INSTRUCTIONS, BITS)
+#define INSTRUCTIONS_128
+#define INSTRUCTIONS_256 __attribute__((target("avx2,fma")))
+#define INSTRUCTIONS_512 __attribute__((target("avx2,fma,avx512f")))
 
 #define REAL float
 #include "instructions.h"
@@ -15,20 +19,14 @@
 #include "instructions.h"
 #else /* each instruction set: the code */
 #define BITS 128
-#define TARGET
 #include "linear_sums.h"
 #undef BITS
-#undef TARGET
 #ifdef __x86_64__
 #define BITS 256
-#define TARGET __attribute__((target("avx2,fma")))
 #include "linear_sums.h"
 #undef BITS
-#undef TARGET
 #define BITS 512
-#define TARGET __attribute__((target("avx2,fma,avx512f")))
 #include "linear_sums.h"
 #undef BITS
-#undef TARGET
 #endif
 #endif

@@ -1,5 +1,5 @@
-/* What the kernels are told, and the kernels: of linear models value and gradient, the dense Hessian and products with it; sums
-   of columns; sparse products. The formulas are those of the modules of raphson/linear, which say what they mean. */
+/* What the kernels are told, and the kernels: of linear models value and gradient, the dense Hessian and products with it; sparse
+   products. The formulas are those of the modules of raphson/linear, which say what they mean. */
 
 #include <math.h>
 #include <stdint.h>
@@ -12,7 +12,6 @@
 #define LINE (64 / sizeof(REAL)) /* numbers in a cache line */
 #define APART (ROWS + LINE) /* a cache line more: rows a power of two apart would fight for the same places */
 #define CACHED 32768      /* numbers that stay in the second-level cache between two looks at them */
-#define STRIP 1024        /* columns whose sums stay in the first-level cache */
 #define TALL 4
 #define WIDE 3
 #define INLINE __attribute__((always_inline))
@@ -53,20 +52,12 @@ struct entries {
     int own;
 };
 
-/* A table (n, d), its rows `stride` apart, with the class of each row or NULL: where to add sums, (classes, d), and squares. */
-struct columns {
-    size_t n, d, stride;
-    const double *x;
-    const int64_t *codes;
-    double *sums, *squares;
-};
-
 #define UNIT 8 /* rows of the dense matrices of a sparse product are a multiple of this many numbers */
 
 /* A sparse matrix by rows (CSR) and a dense one, whose product goes to out. */
 struct sparse {
     const int64_t *starts;  /* (rows + 1,) */
-    const int32_t *columns; /* each checked, by the part that it is in, to be one of `height` */
+    const uint32_t *columns; /* each checked, when it is read, to be one of `height`; a negative one is a large one */
     const void *values;
     size_t rows, width, height; /* `width` numbers in a row of both dense matrices; `height` rows of the one that is read */
     const void *dense;
@@ -74,12 +65,12 @@ struct sparse {
     int *wrong; /* becomes 1 where a column is not */
 };
 
-/* What there is for one instruction set and element type; sums and columns in double precision only. The first two return
-   whether there was no memory, the others are bodies for teams of threads. */
+/* What there is for one instruction set and element type. The first two return whether there was no memory, the last one is the
+   body for a team of threads. */
 struct kernels {
     int (*pass)(const struct model *, const struct pass *);
     int (*hessian)(const struct model *, const struct entries *, void *);
-    void (*sparse)(const void *, size_t, size_t), (*columns)(const void *, size_t, size_t);
+    void (*sparse)(const void *, size_t, size_t);
 };
 
 static size_t padded(size_t length, size_t unit)

@@ -75,13 +75,16 @@ static TARGET int NAME(pass)(const struct model *s, const struct pass *at)
     const size_t table = !in_place ? job.width : coef ? s->c * (padded(s->d, LANES) + 1) / APART + 1 : 0; /* or its slopes */
     if (NAME(sum)(&job, NAME(pass_part), s->c + 1, (coef && at->p ? 2 : 1) * job.height + table))
         return -1;
-    memset(out, 0, s->c * s->d * sizeof(REAL));
-    if (coef)
-        NAME(penalize)(s, coef, out);
-    for (size_t k = 0; k < s->c; k++)
+    for (size_t k = 0; k < s->c; k++) {
+        REAL *row = memset(out + k * s->d, 0, s->d * sizeof(REAL));
+        for (size_t l = 0; coef && l < s->c; l++) { /* the penalty's part, the columns innermost, as they lie in memory */
+            const REAL factor = (REAL)s->penalty_outputs[k * s->c + l];
+            for (size_t j = 0; j < s->d; j++)
+                row[j] += factor * coef[l * s->d + j];
+        }
         for (size_t j = 0; j < s->d; j++) {
             const size_t i = k * s->d + j, column = j - s->intercept;
-            const REAL total = job.sums[job.count - 1 - s->c + k], penalty = out[i];
+            const REAL total = job.sums[job.count - 1 - s->c + k], penalty = coef ? row[j] * (REAL)s->penalty_columns[j] : 0;
             REAL sum = job.sums[k * job.width + j];
             if (in_place) /* of the ones, or of a column as given */
                 sum = j < (size_t)s->intercept ? total : (sum - total * (REAL)s->center[column]) * (REAL)s->factor[column];
@@ -94,8 +97,8 @@ static TARGET int NAME(pass)(const struct model *s, const struct pass *at)
             const double size = fabs(u[0] * out[i] + u[s->d] * out[k * s->d]) - u[2 * s->d];
             *at->norm = size > *at->norm || size != size ? size : *at->norm;
         }
-    if (at->value)
-        *at->value = s->scale * job.sums[job.count - 1] + value;
+    }
+    *at->value = s->scale * job.sums[job.count - 1] + value;
     free(job.block);
     return 0;
 }

@@ -2,7 +2,6 @@
    Buffers hold ROWS examples a row, APART apart. */
 
 typedef REAL NAME(vec) __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
-
 typedef REAL NAME(four) __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 typedef double NAME(quad) __attribute__((vector_size(4 * sizeof(double)), aligned(sizeof(double)), may_alias));
 
@@ -185,10 +184,8 @@ static inline TARGET INLINE void NAME(combine_some)(int outputs, int add, const 
             NAME(vec) *to = (NAME(vec) *)(f + k * f_stride + t), sums[2] = {low[k], high[k]};
             for (size_t u = t - at; at < t && u < 2 * LANES; u++)
                 f[k * f_stride + at + u] += sums[u / LANES][u % LANES];
-            if (at == t && add)
-                to[0] += sums[0], to[1] += sums[1];
-            else if (at == t)
-                to[0] = sums[0], to[1] = sums[1];
+            for (int u = 0; at == t && u < 2; u++)
+                to[u] = sums[u] + (add ? to[u] : (NAME(vec)){0});
         }
     }
 }
@@ -206,23 +203,9 @@ static TARGET void NAME(combine)(size_t outputs, int add, const REAL *coef, size
         }
 }
 
-/* The penalty's gradient at coefficients, (c, d): the columns are the innermost loop, as they lie in memory. */
-static TARGET void NAME(penalize)(const struct model *s, const REAL *coef, REAL *restrict out)
-{
-    for (size_t k = 0; k < s->c; k++, out += s->d) {
-        for (size_t l = 0; l < s->c; l++) {
-            const REAL factor = (REAL)s->penalty_outputs[k * s->c + l];
-            for (size_t j = 0; j < s->d; j++)
-                out[j] += factor * coef[l * s->d + j];
-        }
-        for (size_t j = 0; j < s->d; j++)
-            out[j] *= (REAL)s->penalty_columns[j];
-    }
-}
-
 #include "linear_hessian.h"
 #include "linear_wide.h"
 #include "linear_pass.h"
 #include "sparse_rows.h"
 
-static const struct kernels NAME(kernels) = {NAME(pass), NAME(hessian), NAME(sparse_part), NAME(columns_part)};
+static const struct kernels NAME(kernels) = {NAME(pass), NAME(hessian), NAME(sparse_part)};

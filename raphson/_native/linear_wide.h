@@ -37,19 +37,3 @@ static TARGET void NAME(predict_in_place)(const struct model *s, const REAL *con
         }
     }
 }
-
-/* Add up some of the columns, by class, and their squares. */
-static TARGET void NAME(columns_part)(const void *data, size_t part, size_t parts)
-{
-    const struct columns *s = data;
-    const size_t last = s->d * (part + 1) / parts;
-    for (size_t begin = s->d * part / parts, end; begin < last; begin = end) {
-        end = begin + STRIP < last ? begin + STRIP : last;
-        for (size_t i = 0; i < s->n; i++) {
-            const double *restrict x = s->x + i * s->stride;
-            double *restrict sums = s->sums + (s->codes ? (size_t)s->codes[i] * s->d : 0), *restrict squares = s->squares;
-            for (size_t j = begin; j < end; j++)
-                sums[j] += x[j], squares[j] += x[j] * x[j];
-        }
-    }
-}

@@ -98,15 +98,6 @@ static struct array take_array(struct arguments *from, const char *name, const c
     return PyErr_Occurred() ? (struct array){0} : array;
 }
 
-/* Take a matrix of double precision whose rows are `stride` apart, in memory of any size that holds them. */
-static const double *take_matrix(struct arguments *from, const char *name, size_t rows, size_t columns, size_t stride)
-{
-    const struct array x = take_array(from, name, "d", ANY);
-    const size_t before = rows ? times(rows - 1, stride) : 0; /* the last row */
-    agree(!rows || (before <= x.count && columns <= x.count - before), "a table has fewer elements than its rows need");
-    return x.at;
-}
-
 /* Every function of a linear model takes it first, as LinearModel.arguments has it, then the number of threads. */
 static struct model take_model(struct arguments *args)
 {
@@ -118,7 +109,11 @@ static struct model take_model(struct arguments *args)
     s.stride = take_size(&from);
     s.factor = take_array(&from, "factor", "d?", width).at;
     s.center = take_array(&from, "center", s.factor ? "d" : "?", width).at;
-    s.x = take_matrix(&from, "x", s.factor ? s.n : width, s.factor ? width : s.n, s.stride);
+    const struct array x = take_array(&from, "x", "d", ANY); /* `stride` apart, in memory of any size that holds its rows */
+    const size_t rows = s.factor ? s.n : width, columns = s.factor ? width : s.n;
+    const size_t before = rows ? times(rows - 1, s.stride) : 0; /* the last row */
+    agree(!rows || (before <= x.count && columns <= x.count - before), "a table has fewer elements than its rows need");
+    s.x = x.at;
     s.intercept = take_size(&from) && s.factor;
     s.in_place = take_size(&from) && s.factor;
     s.d = width + s.intercept;
@@ -151,9 +146,9 @@ static PyObject *sums(PyObject *Py_UNUSED(module), PyObject *tuple)
     at.linear = take_array(&args, "linear", single ? "?" : "d?", size).at;
     at.units = take_array(&args, "units", at.linear ? "d" : "?", times(3, s.d)).at;
     at.reference = take_size(&args) && at.linear;
-    const struct array kept = take_array(&args, "kept", at.linear ? "df?" : "?", times(s.c + at.reference, s.n));
-    at.kept = kept.type == 'd' ? kept.at : NULL, at.kept_single = kept.type == 'f' ? kept.at : NULL;
     const size_t outputs = s.c + at.reference;
+    const struct array kept = take_array(&args, "kept", at.linear ? "df?" : "?", times(outputs, s.n));
+    at.kept = kept.type == 'd' ? kept.at : NULL, at.kept_single = kept.type == 'f' ? kept.at : NULL;
     agree(!at.linear || (s.exponential ? outputs == 1 : outputs > 0), "wrong number of outputs");
     agree(size && (!at.linear || (at.coef && !p.at && !at.columns)), "neither an evaluation nor a product nor sums");
     agree(!at.coef || s.penalty_outputs, "the penalty is missing");
@@ -176,29 +171,6 @@ static PyObject *hessian(PyObject *Py_UNUSED(module), PyObject *tuple)
     if (PyErr_Occurred())
         return NULL;
     return (out.type == 'f' ? in_single : in_double)->hessian(&s, &of, out.at) ? PyErr_NoMemory() : Py_NewRef(Py_None);
-}
-
-/* n, d, stride, x, codes or None, sums, squares, threads: see struct columns */
-static PyObject *column_sums(PyObject *Py_UNUSED(module), PyObject *tuple)
-{
-    struct arguments args = {tuple, 8, 0};
-    struct columns s = {.n = take_size(&args)};
-    s.d = take_size(&args);
-    s.stride = take_size(&args);
-    s.x = take_matrix(&args, "x", s.n, s.d, s.stride);
-    s.codes = take_array(&args, "codes", "q?", s.n).at;
-    const struct array sums = take_array(&args, "sums", "d", ANY);
-    s.sums = sums.at;
-    s.squares = take_array(&args, "squares", "d", s.d).at;
-    const size_t threads = take_threads(&args), classes = s.d ? sums.count / s.d : 0;
-    if (PyErr_Occurred())
-        return NULL;
-    int holds = times(classes, s.d) == sums.count && (classes || !s.n);
-    for (size_t i = 0; s.codes && i < s.n; i++) /* a negative one is a large one */
-        holds &= (uint64_t)s.codes[i] < classes;
-    if (agree(holds, "'codes' and 'sums' do not fit together"))
-        run_team(in_double->columns, &s, threads, threads);
-    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
 /* starts, columns, values, width, dense, out, threads: see struct sparse */
@@ -235,7 +207,7 @@ static PyObject *use_vectors(PyObject *Py_UNUSED(module), PyObject *bits)
 
 #define METHOD(name, how) {#name, name, how, NULL}
 static PyMethodDef methods[] = {METHOD(sums, METH_VARARGS), METHOD(hessian, METH_VARARGS), METHOD(sparse, METH_VARARGS),
-                                METHOD(column_sums, METH_VARARGS), METHOD(use_vectors, METH_O), {NULL, NULL, 0, NULL}};
+                                METHOD(use_vectors, METH_O), {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT, .m_name = "_kernels", .m_size = -1,
                                         .m_methods = methods};

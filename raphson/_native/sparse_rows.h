@@ -12,6 +12,10 @@ static inline TARGET INLINE void NAME(sparse_row)(const struct sparse *s, size_t
     const REAL *values = s->values, *dense = (const REAL *)s->dense + from;
     NAME(unit) sum[UNITS] = {{0}};
     for (int64_t k = s->starts[i]; k < s->starts[i + 1]; k++) {
+        if (s->columns[k] >= s->height) {
+            __atomic_store_n(s->wrong, 1, __ATOMIC_RELAXED);
+            return;
+        }
         const REAL *row = dense + (size_t)s->columns[k] * s->width;
         const REAL value = values[k];
         /* beyond the end of this row are those of the next one; beyond the last one, nothing is fetched */
@@ -29,13 +33,6 @@ static TARGET void NAME(sparse_part)(const void *data, size_t part, size_t parts
 {
     const struct sparse *s = data;
     const size_t begin = s->rows * part / parts, end = s->rows * (part + 1) / parts;
-    uint32_t largest = 0; /* column: a negative one is a large one */
-    for (int64_t k = s->starts[begin]; k < s->starts[end]; k++)
-        largest = (uint32_t)s->columns[k] > largest ? (uint32_t)s->columns[k] : largest;
-    if (s->starts[begin] < s->starts[end] && largest >= s->height) {
-        __atomic_store_n(s->wrong, 1, __ATOMIC_RELAXED);
-        return;
-    }
     for (size_t i = begin; i < end; i++)
         for (size_t from = 0; from < s->width; from += UNITS * UNIT)
             switch ((s->width - from) / UNIT) {
