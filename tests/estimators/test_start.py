@@ -94,3 +94,16 @@ def test_a_first_step_that_leads_astray_does_no_harm():
     with pytest.warns(rp.SeparationWarning, match="no overdispersion: use Poisson"):
         model = rp.VectorGLM(rp.NegativeBinomial(), l2=1e-6).fit(x, y)
     assert model.solution_.gradient_norm <= 1e-8
+
+
+@pytest.mark.parametrize("near", [1e-11, 1e-12, 0.0])
+def test_a_copied_column_does_not_spoil_the_start_without_an_intercept(near):
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(120, 1)), rng.normal(size=(120, 1))
+    y = 1.0 + 0.5 * x[:, 0] + rng.normal(size=120)
+    one = rp.VectorGLM(rp.HeteroscedasticGaussian(), fit_intercept=False).fit(x, y)
+    with pytest.warns(rp.CollinearityWarning, match="duplicates"):
+        both = rp.VectorGLM(rp.HeteroscedasticGaussian(), fit_intercept=False).fit(np.hstack([x, x + near * z]), y)
+    assert both.solution_.converged
+    np.testing.assert_allclose(both.loglik_, one.loglik_, rtol=1e-9)
+    assert both.solution_.history[0].value == pytest.approx(one.solution_.history[0].value, rel=1e-6)

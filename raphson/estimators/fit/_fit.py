@@ -91,7 +91,7 @@ def fit(
     _announce(objective)
     theta = torch.zeros(objective.n_parameters, dtype=torch.float64)
     if start is not None or not relative:
-        coef = start_coefficients(rows, likelihood, report) if start is None else start
+        coef = start_coefficients(rows, likelihood, report, columns) if start is None else start
         theta = _from_table(objective, coef[:, columns], relative, orthogonal)
     space, warm = None, start is not None
     by_newton = not warm and options.l2 == 0 and options.solver in ("auto", "newton")

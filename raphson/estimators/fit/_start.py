@@ -50,10 +50,13 @@ def guess(rows: Rows, likelihood: Likelihood, n_outputs: int) -> Tensor:
     return found if offset is None else found - offset.mean(0)
 
 
-def start_coefficients(rows: Rows, likelihood: Likelihood, output_map: OutputMap) -> Tensor:
+def start_coefficients(
+    rows: Rows, likelihood: Likelihood, output_map: OutputMap, columns: Tensor | None = None
+) -> Tensor:
     """Return coefficients ``(C, D')`` of the table's columns: intercepts that suit all rows.
 
-    An output without an intercept comes as near to a constant as its columns can.
+    An output without an intercept comes as near to a constant as its columns can: those that are fitted, if only some
+    are. With a copy of a column that is not, their combination could be of any size.
     """
     c, ones = output_map.n_outputs, int(output_map.intercept)
     coef = torch.zeros(c, output_map.n_columns, dtype=torch.float64)
@@ -61,6 +64,8 @@ def start_coefficients(rows: Rows, likelihood: Likelihood, output_map: OutputMap
     acts = torch.zeros(c, output_map.n_columns, dtype=torch.bool)
     for group in output_map.groups:
         acts[:, group.columns] = (group.matrix != 0).any(1, keepdim=True)
+    if columns is not None:
+        acts &= torch.isin(torch.arange(output_map.n_columns), columns)
     for output in range(c):
         if ones and bool(acts[output, 0]):
             coef[output, 0] = wanted[output]
