@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from matplotlib import pyplot
 
 import raphson
 from raphson.likelihoods import catalogue
@@ -76,6 +77,7 @@ def test_the_code_of_the_page_runs_and_prints_what_it_says(
     page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
+    pyplot.close("all")  # what other tests left open is not the page's
     names: dict[str, Any] = {"__name__": "page"}
     blocks = GENERATE.blocks(page.read_text(encoding="utf-8"))
     for i, (kind, block, images) in enumerate(blocks):
