@@ -113,8 +113,9 @@ class DampingSchedule:
         if ratio > _GOOD:
             self.value = max(self.value * factor, self._options.smallest)
         elif ratio < _BAD:
-            noise = mean is not None and ratio > -1.0
-            most = max(self.value, _NOISE * mean) if noise and mean is not None else self._options.largest
+            most = self._options.largest
+            if mean is not None and ratio > -1.0:
+                most = max(self.value, _NOISE * mean)
             self.value = min(self.value / factor ** min(lr, 1.0), most, self._options.largest)
 
     def restart(self, mean: float) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from raphson._errors import InputError
 from raphson.data import Batch, checked_batch
 from raphson.likelihoods import Likelihood
+from raphson.linalg import all_finite
 from raphson.network import Given, LayerReport, TrainedModel, TrainingPass
 from raphson.optim._average import IterateAverage, averaged_gradient
 from raphson.optim._damping import DampingSchedule
@@ -255,7 +256,7 @@ class KFAC(torch.optim.Optimizer):
 
     def _checked(self, taken: Tensor) -> Tensor:
         """Return a step; ``InputError`` where it is not finite."""
-        if not bool(torch.isfinite(taken).all()):
+        if not all_finite(taken):
             raise InputError(
                 f"The step in parameter '{self._not_finite(taken)}' is not finite, while loss and gradient are: its "
                 "damped curvature cannot be inverted in this floating-point type. No parameter was changed. Use more "
@@ -390,7 +391,7 @@ class KFAC(torch.optim.Optimizer):
 
     def _not_finite(self, step: Tensor) -> str:
         parts = self._trained.space.unflatten(step)
-        return next(name for name, part in parts.items() if not bool(torch.isfinite(part).all()))
+        return next(name for name, part in parts.items() if not all_finite(part))
 
     def _model(
         self, gathered: Gathered, directions: list[Tensor], gradient: Tensor, values: GroupValues

@@ -29,6 +29,14 @@ def regressor(seed=0):
     return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)).double()
 
 
+def under_way(x, y):
+    model = regressor()
+    opt = KFAC(model, SCALE)
+    for _ in range(3):
+        opt.step(x, y)
+    return model, opt
+
+
 def vector(model):
     return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
@@ -152,10 +160,7 @@ def test_the_first_step_is_taken_back():
 
 def test_a_step_that_fails_is_taken_back_with_more_damping(monkeypatch):
     x, y = table()
-    model = regressor()
-    opt = KFAC(model, SCALE)
-    for _ in range(3):
-        opt.step(x, y)
+    model, opt = under_way(x, y)
     damping, losses = opt.damping, []
     real = Gathered.loss_now
 
@@ -186,10 +191,7 @@ def test_promises_and_rounding():
 
 def test_resuming_goes_on_bit_for_bit(tmp_path):
     x, y = table()
-    model = regressor()
-    opt = KFAC(model, SCALE)
-    for _ in range(3):
-        opt.step(x, y)
+    model, opt = under_way(x, y)
     torch.save((model.state_dict(), opt.state_dict()), tmp_path / "saved.pt")
     straight = [float(opt.step(x, y)) for _ in range(4)]
     again = regressor(1)
