@@ -26,6 +26,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,6 +77,7 @@ class DualPoint(NamedTuple):
         r: The gradient's shares R, ``(q, N)``.
         r_product: ``R G``, ``(q, N)``.
         ones: The gradient in the intercepts, ``(q,)``.
+        norm: The Euclidean norm of the gradient in the coefficients of the table's columns, centered.
     """
 
     a: Array
@@ -86,11 +88,7 @@ class DualPoint(NamedTuple):
     r: Array
     r_product: Array
     ones: Array
-
-    @property
-    def norm(self) -> float:
-        """The Euclidean norm of the gradient in the coefficients of the table's columns, centered."""
-        return math.sqrt(max(float(np.vdot(self.r, self.r_product)), 0.0) + float(self.ones @ self.ones))
+    norm: float
 
     def decrease(self, step: DualStep) -> float:
         """Return by how much a whole step lowers the objective to first order."""
@@ -200,7 +198,9 @@ class DualClasses:
         r -= self._targets
         ones = r.sum(1) if self._intercept else np.zeros(self.q)
         r += self.penalty * a
-        return DualPoint(a, product, b, p, value, r, r @ self.gram, ones)
+        r_product = r @ self.gram
+        norm = math.sqrt(max(float(np.vdot(r, r_product)), 0.0) + float(np.dot(ones, ones)))
+        return DualPoint(a, product, b, p, value, r, r_product, ones, norm)
 
     def moved(self, at: DualPoint, step: DualStep, length: float) -> DualPoint:
         """Return the point that a multiple of a step leads to."""
@@ -211,29 +211,39 @@ class DualClasses:
         change = step.product + step.b[:, None]
         f, own = at.product + at.b[:, None], self.penalty * float(np.vdot(step.a, step.product))
         linear = self.penalty * float(np.vdot(at.a, step.product)) - float(np.vdot(self._targets, change))
+        mean_and_variance = self._along(change)
+        enough = (_FLAT if at.a.any() else _FIRST) * at.decrease(step)
         low, high, length = 0.0, math.inf, 1.0
-        enough = -(_FLAT if at.a.any() else _FIRST) * (self._slope(at.p, change)[0] + linear)
         for _ in range(_TRIALS):
-            moved = f + length * change
-            p = expit(moved) if self.q == 1 else _softmax(moved)
-            mean, spread = self._slope(p, change)
-            slope = mean + linear + length * own
+            mean, variance = mean_and_variance(f + length * change)
+            slope, curvature = mean + linear + length * own, variance + own
             if abs(slope) <= enough:
                 break
             low, high = (length, high) if slope < 0.0 else (low, length)
-            curvature = spread + own
             wanted = length - slope / curvature if curvature > 0.0 else math.inf
-            inside = low < wanted < high
-            length = wanted if inside else 0.5 * (low + high) if high < math.inf else math.inf
+            length = wanted if low < wanted < high else 0.5 * (low + high)
             length = min(length, 4.0 * low) if low else length
         return length
 
-    def _slope(self, p: Array, change: Array) -> tuple[float, float]:
-        """Return the mean over rows of the expected change of the outputs, and of its variance."""
-        part = p * change
-        mean = part.sum(0)
-        square = float(self._weights @ (part * change).sum(0)) - float(self._weights @ (mean * mean))
-        return float(self._weights @ mean), square
+    def _along(self, change: Array) -> Callable[[Array], tuple[float, float]]:
+        """Return a map from outputs to the mean over rows of the expected change of outputs, and of its variance."""
+        weights = self._weights
+        if self.q > 1:
+
+            def of_classes(f: Array) -> tuple[float, float]:
+                part = _softmax(f) * change
+                mean = part.sum(0)
+                return float(weights @ mean), float(weights @ ((part * change).sum(0) - mean * mean))
+
+            return of_classes
+        first = weights * change[0]
+        second = first * change[0]
+
+        def of_two(f: Array) -> tuple[float, float]:
+            p = expit(f[0])
+            return float(p @ first), float((p - p * p) @ second)
+
+        return of_two
 
     # steps -----------------------------------------------------------------------------------------------------------
 
@@ -336,7 +346,8 @@ def has_dual(objective: LinearObjective) -> bool:
         return False
     if isinstance(x, Tensor) and (x.dtype != torch.float64 or not x.is_cpu):
         return False
-    return int(y.min()) >= 0 and likelihood.statistic(y[:1], objective.n_outputs) is not None
+    # of labels with weights of their own or smoothing, no difference is a logit
+    return likelihood.of_difference() is not None and int(y.numpy().min()) >= 0
 
 
 def _left_out(objective: LinearObjective) -> int:

@@ -28,6 +28,9 @@ has made the Newton step from there."""
 _STEPS = 50
 """Newton steps that may be taken; four to eight do."""
 
+_WHOLE, _FALLS = 0.8, 0.1
+"""Length of a step from which the next one is first tried whole, and share of the gradient that it then may leave."""
+
 _ROUNDED, _ROUNDED_NORM = 2.0**-36, 0.5
 """Predicted decrease, in losses of a row, and share of the gradient left, beyond which rounding is what stops a fit."""
 
@@ -96,16 +99,19 @@ def solve_few_rows(objective: LinearObjective, options: FitOptions, callback: Ca
     dual, k = run.dual, objective.n_outputs
     newton = k == 2 or k * dual.n**3 <= (_CLASS_WORK if _STRONG < dual.condition < _WEAK else _ALWAYS)
     steps = min(options.max_iter, _STEPS) if newton else 1
+    whole = k > 2
     while not run.is_done and run.taken < steps:
-        step = dual.shared_step(run.at) if k == 2 or not run.taken else dual.step(run.at)
+        at = run.at
+        step = dual.shared_step(at) if k == 2 or not run.taken else dual.step(at)
         if step is None:
             break
-        before = run.at
-        there = dual.moved(before, step, 1.0) if k > 2 and not run.taken else None
-        if there is None or there.norm > run.aim:
-            there = dual.moved(before, step, dual.length(before, step))
+        there = dual.moved(at, step, 1.0) if whole else None
+        if there is None or there.norm > max(run.aim, _FALLS * at.norm):
+            length = dual.length(at, step)
+            whole = _WHOLE < length < 1.0 / _WHOLE
+            there = dual.moved(at, step, length)
         run.reach(there)
-        if there.norm > _ROUNDED_NORM * before.norm and before.decrease(step) <= _ROUNDED:
+        if there.norm > _ROUNDED_NORM * at.norm and at.decrease(step) <= _ROUNDED:
             break
     if not run.is_done and not newton:
         problem = _Shares(dual)
