@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,7 +117,6 @@ class DualClasses:
         self._center = self._beyond = None
         if self._intercept:
             self._center, self._beyond = self._means()
-        self.gram = self._products()
 
     # the table -------------------------------------------------------------------------------------------------------
 
@@ -134,16 +134,17 @@ class DualClasses:
         if self._is_sparse:
             center = torch.from_numpy(np.asarray(self._x.mean(axis=0), dtype=np.float64).ravel())
             beyond = center - design.center
-        size, scale = float(torch.dot(center, center)), float(torch.dot(design.scale, design.scale))
-        if size <= _CENTERED * scale:
+        size = float(torch.dot(center, center))
+        if size <= _CENTERED * self._size:
             return None, beyond
-        if size > _SHIFTED * scale and not self._is_sparse:
+        if size > _SHIFTED * self._size and not self._is_sparse:
             self._x = self._x - center
             return None, beyond
         return center, beyond
 
-    def _products(self) -> Array:
-        """Return G."""
+    @cached_property
+    def gram(self) -> Array:
+        """The products of the centered rows, G ``(N, N)``."""
         x, center = self._x, self._center
         found: Array = (x @ x.T).toarray() if self._is_sparse else torch.mm(x, x.mT).numpy()
         if center is not None:
@@ -172,7 +173,12 @@ class DualClasses:
     def condition(self) -> float:
         """The mean eigenvalue of the loss's Hessian at the start, in the span of the rows, over the penalty."""
         curvature = (1.0 - 1.0 / self.q) / self.q if self.q > 1 else 0.25
-        return curvature * float(self.gram.trace()) / (self.n**2 * self.penalty)
+        return curvature * self._size / (self.n * self.penalty)
+
+    @cached_property
+    def _size(self) -> float:
+        """About the mean square of the rows."""
+        return float(torch.dot(self.objective.design.scale, self.objective.design.scale))
 
     # values ----------------------------------------------------------------------------------------------------------
 
@@ -181,8 +187,20 @@ class DualClasses:
         zero = np.zeros((self.q, self.n))
         return self.at(zero, zero, np.zeros(self.q))
 
-    def at(self, a: Array, product: Array, b: Array) -> DualPoint:
-        """Return the state at shares, their products and intercepts."""
+    def along_gradient(self) -> tuple[DualPoint, DualPoint]:
+        """Return the start and about the best point along the gradient there, by two passes over the table."""
+        zero = np.zeros((self.q, self.n))
+        start = self.at(zero, zero, np.zeros(self.q), products=False)
+        slopes = self.combined(start.r)
+        mean_square = self._size / slopes.shape[1]
+        step = DualStep(-start.r, -self.predicted(slopes), -mean_square * start.ones)
+        length = self.length(start, step)
+        there = self.at(length * step.a, length * step.product, length * step.b, products=False)
+        norm = math.hypot(float(slopes.norm()), float(np.dot(start.ones, start.ones)) ** 0.5)
+        return start._replace(norm=norm), there
+
+    def at(self, a: Array, product: Array, b: Array, *, products: bool = True) -> DualPoint:
+        """Return the state at shares, their products and intercepts; perhaps without what needs products of rows."""
         f = product + b[:, None] if self._intercept else product
         if self.q == 1:
             p, logs = expit(f), np.logaddexp(0.0, f[0])
@@ -198,6 +216,8 @@ class DualClasses:
         r -= self._targets
         ones = r.sum(1) if self._intercept else np.zeros(self.q)
         r += self.penalty * a
+        if not products:
+            return DualPoint(a, product, b, p, value, r, np.empty(0), ones, math.nan)
         r_product = r @ self.gram
         norm = math.sqrt(max(float(np.vdot(r, r_product)), 0.0) + float(np.dot(ones, ones)))
         return DualPoint(a, product, b, p, value, r, r_product, ones, norm)
@@ -316,7 +336,7 @@ class DualClasses:
         constant = constant_columns(design)
         if constant is not None:
             slopes[:, constant] = 0.0
-        at = self.at(at.a, self.predicted(slopes), at.b)
+        at = self.at(at.a, self.predicted(slopes), at.b, products=False)
         gradient, coef = (torch.empty(self.q, design.n_columns, dtype=torch.float64) for _ in range(2))
         torch.mul(slopes, design.scale, out=coef[:, ones:])
         change = self.combined(at.r)

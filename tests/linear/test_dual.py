@@ -135,6 +135,19 @@ def test_a_step_that_is_too_short_is_made_longer():
     assert dual.length(at, short) == pytest.approx(100 * dual.length(at, step), rel=0.2)
 
 
+@settings(max_examples=40, deadline=None)
+@given(objectives())
+def test_the_best_point_along_the_gradient_needs_no_products_of_rows(objective):
+    dual = DualClasses(objective)
+    start, best = dual.along_gradient()
+    assert "gram" not in vars(dual)
+    at = dual.start()
+    assert start.norm == pytest.approx(at.norm, rel=1e-6, abs=1e-9) and start.value == at.value
+    np.testing.assert_allclose(best.product, best.a @ dual.gram, rtol=1e-6, atol=1e-6)
+    assert best.value < start.value or at.norm < 1e-9
+    assert dual.checked(best)[1].value == pytest.approx(best.value, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     "change",
     [
