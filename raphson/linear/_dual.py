@@ -39,7 +39,7 @@ from torch import Tensor
 
 from raphson.data import SparseDesign
 from raphson.linear._objective import LinearObjective
-from raphson.linear._row_space import constant_columns, has_row_space
+from raphson.linear._row_space import constant_columns
 
 Array = NDArray[np.float64]
 
@@ -51,6 +51,9 @@ _CENTERED = 1e-26
 
 _SMALL = 64
 """Rows up to which LAPACK is called by way of SciPy, which then starts no threads that fight with PyTorch's."""
+
+_BEHIND = 0.5
+"""Share of a length by which its local parabola may put the minimum before it."""
 
 _FIRST, _FLAT, _TRIALS = 0.01, 0.1, 20
 """Share of the first slope that a line search may leave, at the start and later, and its evaluations: of outputs alone.
@@ -237,7 +240,8 @@ class DualClasses:
         for _ in range(_TRIALS):
             mean, variance = mean_and_variance(f + length * change)
             slope, curvature = mean + linear + length * own, variance + own
-            if abs(slope) <= enough:
+            # a slope that rises may be small and the minimum far behind, where all rows are saturated
+            if -enough <= slope <= min(enough, _BEHIND * curvature * length):
                 break
             low, high = (length, high) if slope < 0.0 else (low, length)
             wanted = length - slope / curvature if curvature > 0.0 else math.inf
@@ -353,9 +357,11 @@ class DualClasses:
 
 
 def has_dual(objective: LinearObjective) -> bool:
-    """Return whether an objective is one of labels, each with coefficients of its own, with a ridge and few rows."""
+    """Return whether an objective is one of labels with a ridge, and of columns enough for its rows."""
     likelihood, y, x = objective.likelihood, objective.y, objective.design.x
-    if likelihood.partition != "softmax" or not has_row_space(objective) or objective.offset is not None:
+    if likelihood.partition != "softmax" or not objective.l2 or objective.offset is not None:
+        return False
+    if 2 * objective.output_map.n_columns <= objective.n_rows:
         return False
     if (
         y.ndim != 1

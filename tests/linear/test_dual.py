@@ -43,10 +43,10 @@ KINDS = st.sets(st.sampled_from(["means", "small means", "copied rows", "constan
 @st.composite
 def objectives(draw):
     n, k = draw(st.integers(3, 14)), draw(st.sampled_from([2, 3, 5]))
-    d = draw(st.integers(n + 1, 45))
+    d = draw(st.one_of(st.integers(n // 2 + 1, n), st.integers(n + 1, 45)))
     l2 = draw(st.sampled_from([1e-3, 1e-2, 1.0]))
     given = {"seed": draw(st.integers(0, 2**16)), "intercept": draw(st.booleans()), "kinds": draw(KINDS), "l2": l2}
-    return make(max(n, k + 1), max(d, k + 2), k, **given)
+    return make(max(n, k + 1), max(d, k), k, **given)
 
 
 def some_point(dual, seed):
@@ -127,6 +127,15 @@ def test_a_step_goes_about_as_far_as_lowers_the_objective_most(k, l2):
     assert values[1.0] - least <= 0.01 * (values[0.0] - least)
 
 
+def test_a_row_that_is_saturated_at_once_does_not_hide_that_a_step_is_too_long():
+    """Beside the slope at the start, which a row of size 1e3 makes, that behind the minimum is small."""
+    objective = make(12, 60, 2, seed=5, l2=1e-3)
+    objective.design.x[0] *= 1e3
+    dual = DualClasses(objective)
+    start, best = dual.along_gradient()
+    assert best.value < start.value
+
+
 def test_a_step_that_is_too_short_is_made_longer():
     dual = DualClasses(make(12, 60, 2, seed=5))
     at = dual.start()
@@ -160,8 +169,8 @@ def test_the_best_point_along_the_gradient_needs_no_products_of_rows(objective):
         {"offset": torch.zeros(10, 3, dtype=torch.float64)},
         {"output_map": OutputMap.own(3, 41, True)},
         {
-            "design": DenseDesign(torch.ones(10, 5, dtype=torch.float64)),
-            "output_map": OutputMap.relative(3, 0, 6, True),
+            "design": DenseDesign(torch.ones(10, 4, dtype=torch.float64)),
+            "output_map": OutputMap.relative(3, 0, 5, True),
         },
         {"design": DenseDesign(torch.ones(10, 40))},
     ],
