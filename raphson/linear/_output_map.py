@@ -343,10 +343,10 @@ class OutputMap:
     def to_table(self, theta: Tensor, center: Tensor, scale: Tensor) -> Tensor:
         """Turn parameters ``(..., P)`` of columns, less ``center`` ``(D,)`` over ``scale``, into the table's."""
         if self.is_uniform:
-            table = theta.reshape(*theta.shape[:-1], *self.shapes[0]).clone()
-            slopes = table[..., int(self.intercept) :].div_(scale)
+            table = theta.reshape(-1, self.n_columns).clone()
+            slopes = table[:, int(self.intercept) :].div_(scale)
             if self.intercept:
-                table[..., 0] -= slopes @ center
+                table[:, 0].addmv_(slopes, center, alpha=-1.0)
             return table.view(theta.shape)
         center, scale = self._wide(center, 0.0), self._wide(scale, 1.0)
         parts = [part / scale[g.columns] for g, part in zip(self.groups, self.split(theta), strict=True)]
