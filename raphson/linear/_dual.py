@@ -138,9 +138,9 @@ class DualClasses:
             center = torch.from_numpy(np.asarray(self._x.mean(axis=0), dtype=np.float64).ravel())
             beyond = center - design.center
         size = float(torch.dot(center, center))
-        if size <= _CENTERED * self._size:
+        if size <= _CENTERED * self.size:
             return None, beyond
-        if size > _SHIFTED * self._size and not self._is_sparse:
+        if size > _SHIFTED * self.size and not self._is_sparse:
             self._x = self._x - center
             return None, beyond
         return center, beyond
@@ -175,12 +175,16 @@ class DualClasses:
     @property
     def condition(self) -> float:
         """The mean eigenvalue of the loss's Hessian at the start, in the span of the rows, over the penalty."""
-        curvature = (1.0 - 1.0 / self.q) / self.q if self.q > 1 else 0.25
-        return curvature * self._size / (self.n * self.penalty)
+        return self.curvature * self.size / (self.n * self.penalty)
+
+    @property
+    def curvature(self) -> float:
+        """The mean variance of a label at the start."""
+        return (1.0 - 1.0 / self.q) / self.q if self.q > 1 else 0.25
 
     @cached_property
-    def _size(self) -> float:
-        """About the mean square of the rows."""
+    def size(self) -> float:
+        """The mean square of the rows, about."""
         return float(torch.dot(self.objective.design.scale, self.objective.design.scale))
 
     # values ----------------------------------------------------------------------------------------------------------
@@ -195,7 +199,7 @@ class DualClasses:
         zero = np.zeros((self.q, self.n))
         start = self.at(zero, zero, np.zeros(self.q), products=False)
         slopes = self.combined(start.r)
-        mean_square = self._size / slopes.shape[1]
+        mean_square = self.size / slopes.shape[1]
         step = DualStep(-start.r, -self.predicted(slopes), -mean_square * start.ones)
         length = self.length(start, step)
         there = self.at(length * step.a, length * step.product, length * step.b, products=False)

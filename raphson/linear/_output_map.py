@@ -167,7 +167,8 @@ class OutputMap:
     def has_slopes(self, theta: Tensor) -> bool:
         """Return whether a parameter ``(P,)`` beside those of the ones is not zero."""
         if self.is_uniform:
-            return bool(theta.view(self.shapes[0])[:, int(self.intercept) :].any())
+            # NumPy's takes a tenth of the time of PyTorch's
+            return bool(theta.view(self.shapes[0])[:, int(self.intercept) :].numpy().any())
         return bool(theta[~self.is_intercept].any())
 
     @cached_property

@@ -63,9 +63,8 @@ class _Shares:
 
     def __init__(self, dual: DualClasses) -> None:
         self._dual, self.last = dual, dual.start()
-        columns, curvature = dual.objective.design.x.shape[1], (1.0 - 1.0 / dual.q) / dual.q
-        self._slopes = 1.0 / (dual.penalty + curvature * float(dual.gram.trace()) / (dual.n * columns))
-        self._ones = 1.0 / curvature
+        mean_square = dual.size / dual.objective.design.x.shape[1]
+        self._slopes, self._ones = 1.0 / (dual.penalty + dual.curvature * mean_square), 1.0 / dual.curvature
 
     def evaluate(self, theta: Tensor) -> _State:
         """Return the state at shares and intercepts ``(q N + q,)``."""
@@ -97,8 +96,9 @@ def takes_few_rows(objective: LinearObjective, options: FitOptions) -> bool:
 
 
 def _class_work(objective: LinearObjective) -> float:
-    """Return classes times cubed rows; zero for two classes, which have one factor."""
-    return 0.0 if objective.n_outputs == 2 else objective.n_outputs * float(objective.n_rows) ** 3
+    """Return classes times cubed rows; zero for two classes of few rows, which have one factor."""
+    few = objective.n_outputs == 2 and objective.n_rows <= _ROWS
+    return 0.0 if few else objective.n_outputs * float(objective.n_rows) ** 3
 
 
 def solve_few_rows(objective: LinearObjective, options: FitOptions, callback: Callback | None) -> Solution:
