@@ -172,20 +172,15 @@ class DualClasses:
             found = torch.mm(slopes, self._x.mT).numpy()
         return found if self._center is None else found - torch.mv(slopes, self._center).numpy()[:, None]
 
-    @property
-    def condition(self) -> float:
-        """The mean eigenvalue of the loss's Hessian at the start, in the span of the rows, over the penalty."""
-        return self.curvature * self.size / (self.n * self.penalty)
-
-    @property
+    @cached_property
     def curvature(self) -> float:
         """The mean variance of a label at the start."""
-        return (1.0 - 1.0 / self.q) / self.q if self.q > 1 else 0.25
+        return _curvature(self.objective)
 
     @cached_property
     def size(self) -> float:
         """The mean square of the rows, about."""
-        return float(torch.dot(self.objective.design.scale, self.objective.design.scale))
+        return _size(self.objective)
 
     # values ----------------------------------------------------------------------------------------------------------
 
@@ -300,16 +295,14 @@ class DualClasses:
         """Return the Newton step for several classes anywhere, with a factor for each; None as above."""
         k, n, mu = self.q, self.n, self.penalty
         roots = np.sqrt(at.p * (self._weights / mu))
-        halves = np.empty((k, n, n))  # T with E = T^T T
-        for half, root in zip(halves, roots, strict=True):
-            np.multiply(self.gram, root, out=half)
-            half *= root[:, None]
-            half.flat[:: n + 1] += 1.0
-            if not _invert_root(half):
-                return None
-            half *= root
-        stacked = halves.reshape(k * n, n)
-        common = torch.mm(torch.from_numpy(stacked).mT, torch.from_numpy(stacked)).numpy()
+        halves = self.gram * roots[:, None, :]
+        halves *= roots[:, :, None]
+        halves.reshape(k, -1)[:, :: n + 1] += 1.0
+        if not _invert_roots(halves):
+            return None
+        halves *= roots[:, :, None]  # T with E = T T^T
+        beside = torch.from_numpy(halves.transpose(1, 0, 2).reshape(n, k * n))
+        common = torch.mm(beside, beside.mT).numpy()
         known = _applied(halves, at.r_product / mu)
         if not self._intercept:
             solved = _solve(common, known.sum(0)[None])
@@ -380,6 +373,20 @@ def has_dual(objective: LinearObjective) -> bool:
     return likelihood.of_difference() is not None and int(y.numpy().min()) >= 0
 
 
+def start_condition(objective: LinearObjective) -> float:
+    """Return the mean eigenvalue of the loss's Hessian at the start, over as many as rows, in penalties."""
+    return _curvature(objective) * _size(objective) / (objective.n_rows * objective.l2)
+
+
+def _curvature(objective: LinearObjective) -> float:
+    k = objective.n_outputs
+    return (1.0 - 1.0 / k) / k
+
+
+def _size(objective: LinearObjective) -> float:
+    return float(torch.dot(objective.design.scale, objective.design.scale))
+
+
 def _left_out(objective: LinearObjective) -> int:
     found = objective.output_map.left_out
     assert found is not None
@@ -402,19 +409,20 @@ def _solve(matrix: Array, right: Array) -> Array | None:
     return None if int(info) else found
 
 
-def _invert_root(matrix: Array) -> bool:
-    """Turn a matrix into the inverse of its lower Cholesky factor, in place; False where it has none."""
-    if len(matrix) <= _SMALL:
-        factor, info = lapack.dpotrf(matrix.T, 1, 1, 1)
-        matrix[:], failed = lapack.dtrtri(factor, 1, 0, 1)
-        return not info and not failed
-    factor, info = torch.linalg.cholesky_ex(torch.from_numpy(matrix))
-    eye = torch.eye(len(matrix), dtype=torch.float64)
-    matrix[:] = torch.linalg.solve_triangular(factor, eye, upper=False).numpy()
-    return not int(info)
+def _invert_roots(matrices: Array) -> bool:
+    """Turn matrices ``(K, N, N)`` into transposed inverses of their Cholesky factors; False where one has none."""
+    if matrices.shape[1] <= _SMALL:
+        for matrix in matrices:  # rows of a symmetric matrix are LAPACK's columns: all is done in place
+            if lapack.dpotrf(matrix.T, 1, 1, 1)[1] or lapack.dtrtri(matrix.T, 1, 0, 1)[1]:
+                return False
+        return True
+    factors, info = torch.linalg.cholesky_ex(torch.from_numpy(matrices))
+    eye = torch.eye(matrices.shape[1], dtype=torch.float64)
+    matrices[:] = torch.linalg.solve_triangular(factors, eye, upper=False).mT.numpy()
+    return not bool(info.any())
 
 
 def _applied(halves: Array, v: Array) -> Array:
-    """Return ``T_k^T T_k v_k`` ``(K, N)`` for ``(K, N, N)`` and vectors ``(K, N)``, or one for all ``(1, N)``."""
-    found: Array = (halves.transpose(0, 2, 1) @ (halves @ v[:, :, None]))[:, :, 0]
+    """Return ``T_k T_k^T v_k`` ``(K, N)`` for ``(K, N, N)`` and vectors ``(K, N)``, or one for all ``(1, N)``."""
+    found: Array = (halves @ (halves.transpose(0, 2, 1) @ v[:, :, None]))[:, :, 0]
     return found

@@ -11,20 +11,19 @@ from torch import Tensor
 
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._solver import FEW_ITERATIONS, PRECISE
-from raphson.linear import DualClasses, DualPoint, LinearObjective, has_dual, has_row_space
+from raphson.linear import DualClasses, DualPoint, LinearObjective, has_dual, has_row_space, start_condition
 from raphson.solve import Callback, History, InversePairs, Solution, Status, descend
 
 _ROWS = 250
 """Rows up to which a fit in combinations of them is tried before all else."""
 
 _CLASS_WORK, _ALWAYS = 3e6, 1e6
-"""Classes times cubed rows up to which each has a factor of its own at every Newton step; and up to which it has one
-whatever the penalty, and where columns are no more than rows: 60 x 50, three classes, 3.5 ms, 4.5 by Hessians of all
-columns; ten 6, where L-BFGS takes 4."""
+"""Classes times cubed rows up to which each has a factor of its own at every Newton step: where L-BFGS takes many
+steps, and always. 60 x 50 with ten classes, l2 = 1e-3: 5.6 ms, 9.0 by L-BFGS; l2 = 1e-6: 5.7 and 4.2."""
 
 _WEAK, _STRONG = 3e4, 1.0
-"""Mean curvature of the rows at the start over the penalty above and below which L-BFGS takes some steps only, once it
-has made the Newton step from there."""
+"""Mean eigenvalue of the Hessian at the start over the penalty above and below which L-BFGS takes few steps: from the
+start with all columns, or from where the Newton step there leads."""
 
 _LINE_OUTPUTS, _LINE_COLUMNS, _LINE_CONDITION = 3, 32, 1e6
 """Outputs up to which, columns for each row and curvature over penalty from which the best point along the gradient is
@@ -92,7 +91,12 @@ def takes_few_rows(objective: LinearObjective, options: FitOptions) -> bool:
         return False
     if objective.n_rows > _ROWS or not has_dual(objective):
         return False
-    return has_row_space(objective) or _class_work(objective) <= _ALWAYS
+    return has_row_space(objective) or _has_newton(objective)
+
+
+def _has_newton(objective: LinearObjective) -> bool:
+    """Return whether every step is a Newton step, with a factor for each class."""
+    return _class_work(objective) <= (_CLASS_WORK if _STRONG < start_condition(objective) < _WEAK else _ALWAYS)
 
 
 def _class_work(objective: LinearObjective) -> float:
@@ -116,7 +120,7 @@ def solve_few_rows(objective: LinearObjective, options: FitOptions, callback: Ca
             run.reach(best, found)
             return run.solution("lbfgs")
     run = _Run(dual, options, callback, dual.start())
-    newton = _class_work(objective) <= (_CLASS_WORK if _STRONG < dual.condition < _WEAK else _ALWAYS)
+    newton = _has_newton(objective)
     steps = min(options.max_iter, _STEPS) if newton else 1
     whole = k > 2
     while not run.is_done and run.taken < steps:
@@ -147,7 +151,7 @@ def _has_line(dual: DualClasses) -> bool:
     """Return whether the gradient from the start is first followed without the products of rows."""
     x = dual.objective.design.x
     wide = isinstance(x, Tensor) and dual.q <= _LINE_OUTPUTS and x.shape[1] >= _LINE_COLUMNS * dual.n
-    return wide and dual.condition >= _LINE_CONDITION
+    return wide and start_condition(dual.objective) >= _LINE_CONDITION
 
 
 class _Run:
