@@ -181,10 +181,10 @@ def descend(
         growth: Factor from the length of the last step to the first length that is tried, at most the whole: after a
             short step the next one is hardly ever whole.
     """
-    evaluations, length = 0, 1.0
+    evaluations, length, lowest = 0, 1.0, at.value
     while is_finite(at):
-        direction = Direction.of(pairs.direction(), at.gradient)
-        found = _search(evaluate, theta, at, direction, min(1.0, growth * length))
+        direction, lowest = Direction.of(pairs.direction(), at.gradient), min(lowest, at.value)
+        found = _search(evaluate, theta, at, direction, min(1.0, growth * length), lowest)
         if found is None and not pairs.number:
             return
         if found is None:
@@ -198,9 +198,15 @@ def descend(
 
 
 def _search(
-    evaluate: Callable[[Tensor], Evaluation], theta: Tensor, at: Evaluation, direction: Direction, length: float
+    evaluate: Callable[[Tensor], Evaluation],
+    theta: Tensor,
+    at: Evaluation,
+    direction: Direction,
+    length: float,
+    lowest: float,
 ) -> tuple[Tensor, Evaluation, int, float] | None:
     """Shorten a step until the objective falls enough: new point, state there, trials and length, or None."""
+    # rounding may raise the value, but never by more above the lowest of all points: rises do not add up
     slope = -direction.decrement_squared
     if not slope < 0.0:
         return None
@@ -210,7 +216,7 @@ def _search(
         if new.value <= at.value + _SUFFICIENT * length * slope and is_finite(new):
             return reached, new, trial, length
         finite, rounding = math.isfinite(new.value), 64.0 * torch.finfo(theta.dtype).eps * max(abs(at.value), 1.0)
-        if finite and -slope * length <= rounding and new.value <= at.value + rounding:
+        if finite and -slope * length <= rounding and new.value <= lowest + rounding:
             # the value can no longer judge, its slope can: the approximate Wolfe condition (Hager and Zhang 2005)
             end = float(torch.dot(new.gradient, direction.step))
             if end <= (2.0 * _SUFFICIENT - 1.0) * slope:
