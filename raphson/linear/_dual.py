@@ -52,6 +52,9 @@ _CENTERED = 1e-26
 _SMALL = 64
 """Rows up to which LAPACK is called by way of SciPy, which then starts no threads that fight with PyTorch's."""
 
+_FEW_PRODUCTS, _FEW_ENTRIES = 2**18, 9216
+"""Multiplications of two matrices, and entries of one times a vector, up to which OpenBLAS starts no threads either."""
+
 _BEHIND = 0.5
 """Share of a length by which its local parabola may put the minimum before it."""
 
@@ -156,6 +159,13 @@ class DualClasses:
             found -= (means - float(torch.dot(center, center)))[:, None]
         return found
 
+    def times_gram(self, a: Array) -> Array:
+        """Return ``A G`` for shares ``(q, N)``."""
+        if len(a) * self.n**2 <= (_FEW_PRODUCTS if len(a) > 1 else _FEW_ENTRIES):
+            return a @ self.gram
+        found: Array = torch.mm(torch.from_numpy(a), torch.from_numpy(self.gram)).numpy()
+        return found
+
     def combined(self, a: Array) -> Tensor:
         """Return the combinations of the centered rows with shares ``(m, N)``, ``(m, D)``."""
         if self._is_sparse:
@@ -220,7 +230,7 @@ class DualClasses:
         r += self.penalty * a
         if not products:
             return DualPoint(a, product, b, p, value, r, np.empty(0), ones, math.nan)
-        r_product = r @ self.gram
+        r_product = self.times_gram(r)
         norm = math.sqrt(max(float(np.vdot(r, r_product)), 0.0) + float(np.dot(ones, ones)))
         return DualPoint(a, product, b, p, value, r, r_product, ones, norm)
 
@@ -289,7 +299,7 @@ class DualClasses:
         if self._intercept:
             b = a.sum(1) / solved[-1].sum()
             a -= np.multiply.outer(b, solved[-1])
-        return DualStep(a, a @ self.gram, b)
+        return DualStep(a, self.times_gram(a), b)
 
     def step(self, at: DualPoint) -> DualStep | None:
         """Return the Newton step for several classes anywhere, with a factor for each; None as above."""
@@ -309,7 +319,7 @@ class DualClasses:
             if solved is None:
                 return None
             a, b = known - _applied(halves, solved) - at.r / mu, np.zeros(k)
-            return DualStep(a, a @ self.gram, b)
+            return DualStep(a, self.times_gram(a), b)
         ones = _applied(halves, np.ones((1, n)))
         solved = _solve(common, np.concatenate([known.sum(0)[None], ones]))
         if solved is None:
@@ -322,7 +332,7 @@ class DualClasses:
         b = found[0] - found[0].sum() / k
         a = known + _applied(halves, (b @ solved[1:] - solved[0])[None]) - b[:, None] * ones
         a -= at.r / mu
-        return DualStep(a, a @ self.gram, b)
+        return DualStep(a, self.times_gram(a), b)
 
     # the coefficients ------------------------------------------------------------------------------------------------
 
