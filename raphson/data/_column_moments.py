@@ -30,6 +30,10 @@ _CLASS_ELEMENTS = 2**16
 """Sums by class up to which they stay in the cache while the table passes."""
 
 
+_CLASS_ROWS = 250
+"""Rows up to which sums by class are left to those who need them: a fit in combinations of few rows does not."""
+
+
 class ColumnSums(NamedTuple):
     """Sums over the rows of a table.
 
@@ -51,14 +55,14 @@ def fused_sums(x: Tensor, codes: Tensor | None = None, n_classes: int = 0) -> Co
 
     Args:
         x: The table.
-        codes: The class of each row, ``(N,)`` int64, for sums by class; None for none. Few columns and many classes
-            have none either.
+        codes: The class of each row, ``(N,)`` int64, for sums by class; None for none. Few rows, few columns and many
+            classes have none either.
         n_classes: K.
     """
     n, d = x.shape
     if x.dtype != torch.float64 or not x.is_cpu or not d or x.stride(1) != 1 or x.stride(0) < d:
         return None
-    codes = None if d < _FUSED_COLUMNS or n_classes * d > _CLASS_ELEMENTS else codes
+    codes = None if d < _FUSED_COLUMNS or n_classes * d > _CLASS_ELEMENTS or n <= _CLASS_ROWS else codes
     step = min(_CACHED_ROWS, max(32, _FUSED_ELEMENTS // d))
     total = squares = None
     with np.errstate(all="ignore"):

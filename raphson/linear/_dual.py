@@ -52,6 +52,9 @@ _CENTERED = 1e-26
 _SMALL = 64
 """Rows up to which LAPACK is called by way of SciPy, which then starts no threads that fight with PyTorch's."""
 
+_FEW_PRODUCTS, _FEW_ENTRIES = 2**18, 9216
+"""Multiplications of two matrices, and entries of one times a vector, up to which OpenBLAS starts no threads either."""
+
 _BEHIND = 0.5
 """Share of a length by which its local parabola may put the minimum before it."""
 
@@ -138,9 +141,9 @@ class DualClasses:
             center = torch.from_numpy(np.asarray(self._x.mean(axis=0), dtype=np.float64).ravel())
             beyond = center - design.center
         size = float(torch.dot(center, center))
-        if size <= _CENTERED * self._size:
+        if size <= _CENTERED * self.size:
             return None, beyond
-        if size > _SHIFTED * self._size and not self._is_sparse:
+        if size > _SHIFTED * self.size and not self._is_sparse:
             self._x = self._x - center
             return None, beyond
         return center, beyond
@@ -154,6 +157,13 @@ class DualClasses:
             means = x @ center.numpy() if self._is_sparse else torch.mv(x, center).numpy()
             found -= means
             found -= (means - float(torch.dot(center, center)))[:, None]
+        return found
+
+    def times_gram(self, a: Array) -> Array:
+        """Return ``A G`` for shares ``(q, N)``."""
+        if len(a) * self.n**2 <= (_FEW_PRODUCTS if len(a) > 1 else _FEW_ENTRIES):
+            return a @ self.gram
+        found: Array = torch.mm(torch.from_numpy(a), torch.from_numpy(self.gram)).numpy()
         return found
 
     def combined(self, a: Array) -> Tensor:
@@ -172,16 +182,15 @@ class DualClasses:
             found = torch.mm(slopes, self._x.mT).numpy()
         return found if self._center is None else found - torch.mv(slopes, self._center).numpy()[:, None]
 
-    @property
-    def condition(self) -> float:
-        """The mean eigenvalue of the loss's Hessian at the start, in the span of the rows, over the penalty."""
-        curvature = (1.0 - 1.0 / self.q) / self.q if self.q > 1 else 0.25
-        return curvature * self._size / (self.n * self.penalty)
+    @cached_property
+    def curvature(self) -> float:
+        """The mean variance of a label at the start."""
+        return _curvature(self.objective)
 
     @cached_property
-    def _size(self) -> float:
-        """About the mean square of the rows."""
-        return float(torch.dot(self.objective.design.scale, self.objective.design.scale))
+    def size(self) -> float:
+        """The mean square of the rows, about."""
+        return _size(self.objective)
 
     # values ----------------------------------------------------------------------------------------------------------
 
@@ -195,7 +204,7 @@ class DualClasses:
         zero = np.zeros((self.q, self.n))
         start = self.at(zero, zero, np.zeros(self.q), products=False)
         slopes = self.combined(start.r)
-        mean_square = self._size / slopes.shape[1]
+        mean_square = self.size / slopes.shape[1]
         step = DualStep(-start.r, -self.predicted(slopes), -mean_square * start.ones)
         length = self.length(start, step)
         there = self.at(length * step.a, length * step.product, length * step.b, products=False)
@@ -221,7 +230,7 @@ class DualClasses:
         r += self.penalty * a
         if not products:
             return DualPoint(a, product, b, p, value, r, np.empty(0), ones, math.nan)
-        r_product = r @ self.gram
+        r_product = self.times_gram(r)
         norm = math.sqrt(max(float(np.vdot(r, r_product)), 0.0) + float(np.dot(ones, ones)))
         return DualPoint(a, product, b, p, value, r, r_product, ones, norm)
 
@@ -290,29 +299,27 @@ class DualClasses:
         if self._intercept:
             b = a.sum(1) / solved[-1].sum()
             a -= np.multiply.outer(b, solved[-1])
-        return DualStep(a, a @ self.gram, b)
+        return DualStep(a, self.times_gram(a), b)
 
     def step(self, at: DualPoint) -> DualStep | None:
         """Return the Newton step for several classes anywhere, with a factor for each; None as above."""
         k, n, mu = self.q, self.n, self.penalty
         roots = np.sqrt(at.p * (self._weights / mu))
-        halves = np.empty((k, n, n))  # T with E = T^T T
-        for half, root in zip(halves, roots, strict=True):
-            np.multiply(self.gram, root, out=half)
-            half *= root[:, None]
-            half.flat[:: n + 1] += 1.0
-            if not _invert_root(half):
-                return None
-            half *= root
-        stacked = halves.reshape(k * n, n)
-        common = torch.mm(torch.from_numpy(stacked).mT, torch.from_numpy(stacked)).numpy()
+        halves = self.gram * roots[:, None, :]
+        halves *= roots[:, :, None]
+        halves.reshape(k, -1)[:, :: n + 1] += 1.0
+        if not _invert_roots(halves):
+            return None
+        halves *= roots[:, :, None]  # T with E = T T^T
+        beside = torch.from_numpy(halves.transpose(1, 0, 2).reshape(n, k * n))
+        common = torch.mm(beside, beside.mT).numpy()
         known = _applied(halves, at.r_product / mu)
         if not self._intercept:
             solved = _solve(common, known.sum(0)[None])
             if solved is None:
                 return None
             a, b = known - _applied(halves, solved) - at.r / mu, np.zeros(k)
-            return DualStep(a, a @ self.gram, b)
+            return DualStep(a, self.times_gram(a), b)
         ones = _applied(halves, np.ones((1, n)))
         solved = _solve(common, np.concatenate([known.sum(0)[None], ones]))
         if solved is None:
@@ -325,7 +332,7 @@ class DualClasses:
         b = found[0] - found[0].sum() / k
         a = known + _applied(halves, (b @ solved[1:] - solved[0])[None]) - b[:, None] * ones
         a -= at.r / mu
-        return DualStep(a, a @ self.gram, b)
+        return DualStep(a, self.times_gram(a), b)
 
     # the coefficients ------------------------------------------------------------------------------------------------
 
@@ -376,6 +383,20 @@ def has_dual(objective: LinearObjective) -> bool:
     return likelihood.of_difference() is not None and int(y.numpy().min()) >= 0
 
 
+def start_condition(objective: LinearObjective) -> float:
+    """Return the mean eigenvalue of the loss's Hessian at the start, over as many as rows, in penalties."""
+    return _curvature(objective) * _size(objective) / (objective.n_rows * objective.l2)
+
+
+def _curvature(objective: LinearObjective) -> float:
+    k = objective.n_outputs
+    return (1.0 - 1.0 / k) / k
+
+
+def _size(objective: LinearObjective) -> float:
+    return float(torch.dot(objective.design.scale, objective.design.scale))
+
+
 def _left_out(objective: LinearObjective) -> int:
     found = objective.output_map.left_out
     assert found is not None
@@ -398,19 +419,20 @@ def _solve(matrix: Array, right: Array) -> Array | None:
     return None if int(info) else found
 
 
-def _invert_root(matrix: Array) -> bool:
-    """Turn a matrix into the inverse of its lower Cholesky factor, in place; False where it has none."""
-    if len(matrix) <= _SMALL:
-        factor, info = lapack.dpotrf(matrix.T, 1, 1, 1)
-        matrix[:], failed = lapack.dtrtri(factor, 1, 0, 1)
-        return not info and not failed
-    factor, info = torch.linalg.cholesky_ex(torch.from_numpy(matrix))
-    eye = torch.eye(len(matrix), dtype=torch.float64)
-    matrix[:] = torch.linalg.solve_triangular(factor, eye, upper=False).numpy()
-    return not int(info)
+def _invert_roots(matrices: Array) -> bool:
+    """Turn matrices ``(K, N, N)`` into transposed inverses of their Cholesky factors; False where one has none."""
+    if matrices.shape[1] <= _SMALL:
+        for matrix in matrices:  # rows of a symmetric matrix are LAPACK's columns: all is done in place
+            if lapack.dpotrf(matrix.T, 1, 1, 1)[1] or lapack.dtrtri(matrix.T, 1, 0, 1)[1]:
+                return False
+        return True
+    factors, info = torch.linalg.cholesky_ex(torch.from_numpy(matrices))
+    eye = torch.eye(matrices.shape[1], dtype=torch.float64)
+    matrices[:] = torch.linalg.solve_triangular(factors, eye, upper=False).mT.numpy()
+    return not bool(info.any())
 
 
 def _applied(halves: Array, v: Array) -> Array:
-    """Return ``T_k^T T_k v_k`` ``(K, N)`` for ``(K, N, N)`` and vectors ``(K, N)``, or one for all ``(1, N)``."""
-    found: Array = (halves.transpose(0, 2, 1) @ (halves @ v[:, :, None]))[:, :, 0]
+    """Return ``T_k T_k^T v_k`` ``(K, N)`` for ``(K, N, N)`` and vectors ``(K, N)``, or one for all ``(1, N)``."""
+    found: Array = (halves @ (halves.transpose(0, 2, 1) @ v[:, :, None]))[:, :, 0]
     return found

@@ -20,6 +20,9 @@ _LEAST_SCALE = 1e-3
 """Columns of a smaller standard deviation have gradients as if it were this: in units in which they are 1e-8 they would
 be 1e-8 at the start already. At the tolerance of 1e-8 the average loss is then within about 1e-10 of its optimum."""
 
+_FEW_ENTRIES = 2**15
+"""Entries of a gradient up to which NumPy takes its norm, whose calls take a third of the time of PyTorch's."""
+
 _FLAT = 1e3
 """Scores by which a likelihood is flat: of so small a share of the usual size, one standard deviation of a row's."""
 
@@ -123,7 +126,7 @@ class GradientNorm:
         if len(scale) and (scale.max() + np.abs(center).max()) * _ROUNDING > _SEEN:
             size = np.hypot(center, design.scale.numpy()) * _ROUNDING
             columns[2, ones:] = np.where(size > _SEEN, size, 0.0)
-        self.columns = torch.from_numpy(columns)
+        self.columns, self._is_shifted = torch.from_numpy(columns), bool(center.any())
         self._center, self._scale = design.center, torch.from_numpy(scale)
         self._floor = None if output_map.is_uniform else output_map.per_parameter(self.columns[2])
         self._matrix: Tensor | None = None
@@ -141,6 +144,8 @@ class GradientNorm:
     def __call__(self, gradient: Tensor) -> float:
         """Return the norm of a gradient ``(P,)``; no finite number where the gradient is none."""
         if self._floor is None:
+            if self._units is None and gradient.dtype == torch.float64 and gradient.numel() <= _FEW_ENTRIES:
+                return self._of_few(gradient)
             factor, shift, floor = self.columns.to(gradient.dtype)
             given = gradient.view(-1, floor.shape[0])
             size = (given * factor).addcmul_(given[:, :1], shift)
@@ -150,3 +155,13 @@ class GradientNorm:
         if self._units is not None:
             size = size * self._units.view_as(size)
         return max(float(size.abs_().sub_(floor).max()), 0.0)
+
+    def _of_few(self, gradient: Tensor) -> float:
+        factor, shift, floor = self.columns.numpy()
+        given = gradient.numpy().reshape(-1, len(floor))
+        size = given * factor
+        if self._is_shifted:
+            size += given[:, :1] * shift
+        np.abs(size, out=size)
+        size -= floor
+        return max(float(size.max()), 0.0)

@@ -38,6 +38,10 @@ TRIALS = 20
 _SMALL = 1000
 """Parameters up to which products with pairs that are still zero cost less than views of those that are not."""
 
+_FEW = 9216
+"""Entries of all pairs up to which NumPy multiplies, whose calls take a third of the time of PyTorch's: from there on
+OpenBLAS starts threads of its own, which fight with PyTorch's."""
+
 
 class InversePairs:
     """The inverse Hessian that an initial one and pairs of steps and changes of the gradient make.
@@ -70,6 +74,7 @@ class InversePairs:
         self._seen, self._own = np.zeros((memory, 2)), np.zeros(memory)  # products of pairs with the gradient, and D
         self._root, self._changes = np.zeros((memory, memory)), np.zeros((memory, memory))  # R^-1, Y^T Z
         self._taken = self._used = self._width = 0
+        self._is_few = 2 * memory * p <= _FEW and gradient.dtype == torch.float64
         if small:
             self._look_at(memory)
         tiny = torch.finfo(gradient.dtype).tiny
@@ -106,6 +111,10 @@ class InversePairs:
         shares = self._shares.numpy().reshape(-1, 2)
         shares[:, 0] = (self._own * a + scale * (self._changes.dot(a) - seen[:, 1])).dot(self._root)
         shares[:, 1] = -scale * a
+        if self._is_few:
+            found = self._solved.numpy() * -scale
+            found -= self._shares.numpy().dot(self._places)
+            return torch.from_numpy(found)
         return torch.addmv(self._solved, self._across, self._weights, beta=-scale, alpha=-1.0)
 
     def _flush(self) -> None:
@@ -121,10 +130,15 @@ class InversePairs:
         np.subtract(solved.numpy(), self._solved.numpy(), out=self._places[pair.start + 1])
         self._step, self._solved = None, solved
         # with the change of the gradient, from those before it: a pass over the pairs less
-        self._seen[slot] = torch.mv(self._rows[pair], self._before).numpy()
-        products = -self._seen
-        self._seen[:m] = torch.mv(self._head, self._gradient, out=self._products).numpy().reshape(-1, 2)
-        products += self._seen
+        if self._is_few:
+            self._seen[slot] = self._places[pair].dot(self._before.numpy())
+            seen = self._places.dot(self._gradient.numpy()).reshape(-1, 2)
+            products, self._seen = seen - self._seen, seen
+        else:
+            self._seen[slot] = torch.mv(self._rows[pair], self._before).numpy()
+            products = -self._seen
+            self._seen[:m] = torch.mv(self._head, self._gradient, out=self._products).numpy().reshape(-1, 2)
+            products += self._seen
         curvature, size = products[slot].tolist()
         if self._taken >= len(self._own):
             # without the oldest pair R^-1 has one row and one column less, wherever they are

@@ -52,7 +52,7 @@ def objectives(draw):
 def some_point(dual, seed):
     """A point off the start whose shares sum to zero over rows, and over classes."""
     rng = np.random.default_rng(seed)
-    a = rng.normal(size=(dual.q, dual.n)) * 0.3 / np.sqrt(dual.gram.trace())
+    a = rng.normal(size=(dual.q, dual.n)) * 0.3 / np.sqrt(dual.gram.trace() or 1.0)
     b = rng.normal(size=dual.q) if dual.objective.output_map.intercept else np.zeros(dual.q)
     if dual.objective.output_map.intercept:
         a -= a.mean(1, keepdims=True)
