@@ -131,7 +131,14 @@ def test_duplicates_are_added_up_and_the_table_left_alone(limit, written, monkey
 
 @pytest.mark.parametrize(
     ("shape", "classes", "sparse"),
-    [((500, 300), 50, True), ((500, 300), 10, False), ((500, 60), 50, False), ((60, 300), 50, False)],
+    [
+        ((500, 300), 50, True),
+        ((500, 300), 10, False),
+        ((500, 60), 50, False),
+        ((60, 300), 50, False),
+        ((8000, 40), 9, False),
+        ((8000, 40), 3, True),
+    ],
 )
 def test_small_sparse_tables_are_made_dense_where_that_is_faster(shape, classes, sparse):
     """Of many classes and columns together they stay sparse; the fit is the same."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from raphson.data import ColumnSums, DenseDesign, Design, SparseDesign
 from raphson.estimators.input._validate import as_tensor
 from raphson.likelihoods import Likelihood
-from raphson.linear import LinearObjective, OutputMap, TargetSums, suits_compiled
+from raphson.linear import LinearObjective, OutputMap, TargetSums, has_compiled_hessians, suits_compiled
 
 _FEW_ENTRIES = 2**18
 """Entries up to which a sparse table is fitted as a dense one (2 MB): calls for its parts would cost more."""
@@ -22,6 +22,10 @@ _FEW_ENTRIES = 2**18
 _FEWEST_ENTRIES = 2**15
 """The same whatever the number of classes; beyond, tables of too many for compiled code stay sparse: 500 x 300 takes 43
 ms dense and 25 sparse with 50 classes, 12 and 18 with ten; 60 x 300 with 20 and 50 takes 10 % less dense."""
+
+_MANY_CLASSES, _TIMES = 8, 32
+"""Classes from which the limit is so many times higher (64 MB), where compiled code has Hessians: exponentials are what
+takes time. 50000 x 50: 900 ms sparse and 385 dense with 50 classes, 240 and 195 with ten, 24 and 34 with two."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,11 @@ def make_rows(
 
 
 def _is_better_dense(n: int, d: int, y: Tensor) -> bool:
-    if n * d > _FEW_ENTRIES:
+    if n * d > _TIMES * _FEW_ENTRIES:
         return False
     classes = int(y.max()) + 1 if n and y.ndim == 1 and not y.is_floating_point() else 1
+    if n * d > _FEW_ENTRIES:
+        return classes >= _MANY_CLASSES and has_compiled_hessians(d, classes)
     return n * d <= _FEWEST_ENTRIES or suits_compiled(d, classes)
 
 
