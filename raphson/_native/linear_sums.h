@@ -137,8 +137,10 @@ static TARGET void NAME(load_table)(const struct model *s, size_t from, size_t r
         for (size_t t = 0; t < rows; t += 4) {
             const size_t end = t + 4 < rows ? t + 4 : rows;
             size_t j = 0;
-            for (; t + 4 == end && j + 4 <= width; j += 4)
-                NAME(turn)(x + t * s->stride + j, s->stride, s->center + j, s->factor + j, columns + j * APART + t);
+            for (; t + 4 == end && width >= 4 && j < width; j += 4) { /* the last four overlap the ones before */
+                const size_t at = j + 4 <= width ? j : width - 4;
+                NAME(turn)(x + t * s->stride + at, s->stride, s->center + at, s->factor + at, columns + at * APART + t);
+            }
             for (; j < width; j++)
                 for (size_t u = t; u < end; u++)
                     columns[j * APART + u] = (REAL)((x[u * s->stride + j] - s->center[j]) * s->factor[j]);

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -178,7 +179,7 @@ class DenseDesign(Design):
     @cached_property
     def sums_keep_digits(self) -> bool:
         """Whether sums over the columns as given, in double precision, keep their digits when centered afterwards."""
-        return self._is_double and bool((self.center.abs() <= _CENTERING * self.scale).all())
+        return self._is_double and bool((np.abs(self.center.numpy()) <= _CENTERING * self.scale.numpy()).all())
 
     def take(self, index: Tensor) -> DenseDesign:  # noqa: D102
         return DenseDesign(self.x[index], intercept=self.intercept, dtype=self.dtype, moments=(self.center, self.scale))

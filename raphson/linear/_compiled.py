@@ -203,6 +203,11 @@ def _sums(table: Table, weights: Tensor | None, c: int, exponential: bool) -> _n
     return _native.LinearModel(*given, None, None, c, 1.0, exponential, table.in_place)
 
 
+def suits_compiled(n_columns: int, n_outputs: int) -> bool:
+    """Return whether compiled code is the faster way with dense tables of so many columns and outputs."""
+    return n_outputs <= _IN_PLACE_OUTPUTS or n_columns + n_outputs <= _OUTPUTS_AND_COLUMNS
+
+
 def table_of(design: Design, n_outputs: int) -> Table | None:
     """Return the rows of a design as compiled code reads them, or None where it cannot or is not the faster one."""
     if not _native.is_available():

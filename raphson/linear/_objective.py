@@ -138,17 +138,17 @@ class LinearObjective:
 
     def moves_more(self, step: Tensor, limit: float) -> bool:
         """Return whether a step in the parameters changes an output, in its units, by more than a limit."""
-        # standardized columns have a mean square of one, so that no entry is above sqrt(N): most steps need no pass
+        return self.may_move_more(step, limit) and self.largest_move(step, in_units=True) > limit
+
+    def may_move_more(self, step: Tensor, limit: float) -> bool:
+        """Return whether it may: columns have a mean square of one, so that no entry is above sqrt(N). No pass."""
         products, constants = self.output_map.to_products(step)
         ones, units = int(self.output_map.intercept), self._output_units
         most = products[:, ones:].abs().sum(1) * math.sqrt(self.n_rows) + products[:, :ones].abs().sum(1)
         if constants is not None or units is not None or self.output_map.selected is None:
-            most = self.output_map.basis.abs() @ most
-            most = most if constants is None else most + constants[:, 0].abs()
+            most = self.output_map.basis.abs() @ most + (0.0 if constants is None else constants[:, 0].abs())
             most = most if units is None else most / units
-        if bool((most <= limit).all()):
-            return False
-        return self.largest_move(step, in_units=True) > limit
+        return not bool((most <= limit).all())
 
     @cached_property
     def _output_units(self) -> Tensor | None:
@@ -177,10 +177,12 @@ class LinearObjective:
 
     def evaluate(self, theta: Tensor, hessian: Kind | None = "observed") -> Evaluation:
         """Return value, gradient and, unless None is asked for, the Hessian at ``theta``, in one pass over the data."""
-        compiled = self._compiled_for(hessian)
+        # where the Hessian depends on the targets, compiled code has the observed one
+        compiled = self._compiled if hessian != "expected" or self.likelihood.partition is not None else None
         if compiled is not None:
-            at = compiled.at(theta.double().contiguous(), self._kept_dtype if hessian else None)
-            make = None if hessian is None else functools.partial(self._compiled_hessian, theta, hessian, at.p)
+            whole = hessian is not None and compiled.table.has_hessians
+            at = compiled.at(theta.double().contiguous(), self._kept_dtype if whole else None)
+            make = None if hessian is None else functools.partial(self._later_hessian, theta, hessian, at.p)
             return Evaluation(at.value, at.gradient, at.norm, make)
         cached = hessian is not None and self._caches_output_hessians()
         value, gradient, parts = self._sums(theta, hessian if cached else None)
@@ -213,12 +215,6 @@ class LinearObjective:
         gradient.view(here.shapes[0])[:, :1] += here.reduce(at.gradient.mT)
         value = float(at.nll[0]) - float(linear @ theta) - constant
         return Evaluation(value, gradient, self._gradient_norm(gradient), None)
-
-    def _compiled_for(self, hessian: Kind | None) -> CompiledFamily | None:
-        """Return what evaluates in compiled code, with a Hessian of that kind."""
-        # where the Hessian depends on the targets, compiled code has the observed one
-        found = self._compiled if hessian != "expected" or self.likelihood.partition is not None else None
-        return found if found is None or hessian is None or found.table.has_hessians else None
 
     def _sums(self, theta: Tensor, hessian: Kind | None) -> tuple[float, Tensor, list[Part]]:
         """Return the average loss, its gradient and the output Hessians, without the penalty."""
@@ -270,9 +266,13 @@ class LinearObjective:
         ridge = self.ridge if self.l2 else None
         return LinearHessian(parts, self.output_map, self.total_weight, ridge, self.curvature_dtype, compiled)
 
-    def _compiled_hessian(self, theta: Tensor, kind: Kind, p: Tensor | None) -> LinearHessian:
-        assert self._compiled is not None and p is not None
-        return self._hessian(functools.partial(self._recomputed, theta, kind), CompiledHessian(self._compiled, p))
+    def _later_hessian(self, theta: Tensor, kind: Kind, p: Tensor | None) -> LinearHessian:
+        """Return the Hessian at a point that compiled code evaluated, from what that kept of it, if anything."""
+        parts = functools.partial(self._recomputed, theta, kind)
+        if p is None or self._compiled is None:
+            kept = functools.cache(lambda: list(parts())) if self._caches_output_hessians() else parts
+            return self._hessian(lambda: iter(kept()))
+        return self._hessian(parts, CompiledHessian(self._compiled, p))
 
     # exponential families ----------------------------------------------------------------------------------------
 

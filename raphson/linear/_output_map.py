@@ -30,6 +30,9 @@ _RANK = 1e-10
 _MATRIX_ELEMENTS = 2**15
 """Linear maps of the parameters are held as matrices up to this size: one product costs less than calls by group."""
 
+_FEW_ENTRIES = 9216
+"""Parameters up to which NumPy turns them into those of the table: OpenBLAS then starts no threads."""
+
 Columns = slice | Tensor
 
 
@@ -167,7 +170,8 @@ class OutputMap:
     def has_slopes(self, theta: Tensor) -> bool:
         """Return whether a parameter ``(P,)`` beside those of the ones is not zero."""
         if self.is_uniform:
-            return bool(theta.view(self.shapes[0])[:, int(self.intercept) :].any())
+            # NumPy's takes a tenth of the time of PyTorch's
+            return bool(theta.view(self.shapes[0])[:, int(self.intercept) :].numpy().any())
         return bool(theta[~self.is_intercept].any())
 
     @cached_property
@@ -343,10 +347,12 @@ class OutputMap:
     def to_table(self, theta: Tensor, center: Tensor, scale: Tensor) -> Tensor:
         """Turn parameters ``(..., P)`` of columns, less ``center`` ``(D,)`` over ``scale``, into the table's."""
         if self.is_uniform:
-            table = theta.reshape(*theta.shape[:-1], *self.shapes[0]).clone()
-            slopes = table[..., int(self.intercept) :].div_(scale)
+            if theta.dtype == torch.float64 and theta.numel() <= _FEW_ENTRIES:
+                return self._to_table_few(theta, center, scale)
+            table = theta.reshape(-1, self.n_columns).clone()
+            slopes = table[:, int(self.intercept) :].div_(scale)
             if self.intercept:
-                table[..., 0] -= slopes @ center
+                table[:, 0].addmv_(slopes, center, alpha=-1.0)
             return table.view(theta.shape)
         center, scale = self._wide(center, 0.0), self._wide(scale, 1.0)
         parts = [part / scale[g.columns] for g, part in zip(self.groups, self.split(theta), strict=True)]
@@ -354,6 +360,15 @@ class OutputMap:
             for group, share, part in zip(self.groups[1:], self._shares, parts[1:], strict=True):
                 parts[0] = parts[0] - share @ (part @ center[group.columns][:, None])
         return torch.cat([part.flatten(-2) for part in parts], -1)
+
+    def _to_table_few(self, theta: Tensor, center: Tensor, scale: Tensor) -> Tensor:
+        """Return what ``to_table`` does for a uniform map, by NumPy, whose calls take half of the time."""
+        table = theta.numpy().reshape(-1, self.n_columns).copy()
+        slopes = table[:, int(self.intercept) :]
+        slopes /= scale.numpy()
+        if self.intercept:
+            table[:, 0] -= slopes @ center.numpy()
+        return torch.from_numpy(table).view(theta.shape)
 
     def gradient_to_table(self, gradient: Tensor, center: Tensor, scale: Tensor) -> Tensor:
         """Turn gradients ``(..., P)`` in parameters of standardized columns into those in the table's parameters."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,8 +36,11 @@ class Ridge:
     @staticmethod
     def of(output_map: OutputMap, scale: Tensor, l2: float, centered: bool) -> Ridge:
         """Return the penalty ``l2`` on the slopes ``b_j / s_j`` of the table's columns, s being ``scale``."""
-        slopes = scale.square().reciprocal_().mul_(l2) if l2 else torch.zeros_like(scale)
-        return Ridge(output_map, torch.cat([slopes.new_zeros(int(output_map.intercept)), slopes]), centered)
+        columns, ones = np.zeros(len(scale) + output_map.intercept), int(output_map.intercept)
+        if l2:
+            with np.errstate(all="ignore"):
+                np.divide(l2, np.square(scale.numpy()), out=columns[ones:])
+        return Ridge(output_map, torch.from_numpy(columns), centered)
 
     @cached_property
     def matrices(self) -> list[Tensor]:

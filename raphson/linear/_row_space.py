@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.linalg import lapack
 from torch import Tensor
@@ -155,7 +156,9 @@ class RowSpace:
         coordinates = DenseDesign(x.contiguous(), intercept=here.intercept, moments=moments)
         coordinates.is_centered = all(basis is not None and basis.is_centered for basis in bases)
         rotated = objective.on(coordinates, OutputMap(tuple(groups), x.shape[1] + first, here.intercept))
-        squares = torch.where(_are_constant(design), 0.0, design.scale.square())
+        squares, constant = design.scale.square(), constant_columns(design)
+        if constant is not None:
+            squares[constant] = 0.0
         return RowSpace(objective, rotated, bases, squares)
 
     def into(self, theta: Tensor) -> Tensor:
@@ -236,17 +239,22 @@ def centered_rows(design: Design, columns: Columns) -> Tensor:
     return table_columns(design, columns) - design.center[columns]
 
 
-def _are_constant(design: Design) -> Tensor:
-    """Return which columns of a dense table are the same in all rows and centered to nothing, bool ``(D,)``."""
-    size = design.center.abs()
-    found = (design.scale - size).abs_() <= 1e-9 * size  # of a constant column the scale is its size
-    if isinstance(design, DenseDesign) and bool(found.any()):
-        x: Tensor = design.x[:, found]
-        found[found.clone()] = (x == x[0]).all(0) & torch.isclose(
-            x[0].double(), design.center[found], rtol=1e-14, atol=0
-        )
-        return found
-    return torch.zeros_like(found)
+def constant_columns(design: Design) -> Tensor | None:
+    """Return which columns of a dense table are the same in all rows and centered to nothing, bool ``(D,)``.
+
+    None for none, and for sparse tables.
+    """
+    if not isinstance(design, DenseDesign):
+        return None
+    size = np.abs(design.center.numpy())
+    near = np.abs(design.scale.numpy() - size) <= 1e-9 * size  # of a constant column the scale is its size
+    if not near.any():
+        return None
+    found = torch.from_numpy(near)
+    x: Tensor = design.x[:, found]
+    same = torch.isclose(x[0].double(), design.center[found], rtol=1e-14, atol=0)
+    found[found.clone()] = (x == x[0]).all(0) & same
+    return found
 
 
 def _reflect(m: Tensor) -> Tensor:

@@ -38,6 +38,10 @@ TRIALS = 20
 _SMALL = 1000
 """Parameters up to which products with pairs that are still zero cost less than views of those that are not."""
 
+_FEW = 9216
+"""Entries of all pairs up to which NumPy multiplies, whose calls take a third of the time of PyTorch's: from there on
+OpenBLAS starts threads of its own, which fight with PyTorch's."""
+
 
 class InversePairs:
     """The inverse Hessian that an initial one and pairs of steps and changes of the gradient make.
@@ -70,6 +74,7 @@ class InversePairs:
         self._seen, self._own = np.zeros((memory, 2)), np.zeros(memory)  # products of pairs with the gradient, and D
         self._root, self._changes = np.zeros((memory, memory)), np.zeros((memory, memory))  # R^-1, Y^T Z
         self._taken = self._used = self._width = 0
+        self._is_few = 2 * memory * p <= _FEW and gradient.dtype == torch.float64
         if small:
             self._look_at(memory)
         tiny = torch.finfo(gradient.dtype).tiny
@@ -106,6 +111,10 @@ class InversePairs:
         shares = self._shares.numpy().reshape(-1, 2)
         shares[:, 0] = (self._own * a + scale * (self._changes.dot(a) - seen[:, 1])).dot(self._root)
         shares[:, 1] = -scale * a
+        if self._is_few:
+            found = self._solved.numpy() * -scale
+            found -= self._shares.numpy().dot(self._places)
+            return torch.from_numpy(found)
         return torch.addmv(self._solved, self._across, self._weights, beta=-scale, alpha=-1.0)
 
     def _flush(self) -> None:
@@ -121,10 +130,15 @@ class InversePairs:
         np.subtract(solved.numpy(), self._solved.numpy(), out=self._places[pair.start + 1])
         self._step, self._solved = None, solved
         # with the change of the gradient, from those before it: a pass over the pairs less
-        self._seen[slot] = torch.mv(self._rows[pair], self._before).numpy()
-        products = -self._seen
-        self._seen[:m] = torch.mv(self._head, self._gradient, out=self._products).numpy().reshape(-1, 2)
-        products += self._seen
+        if self._is_few:
+            self._seen[slot] = self._places[pair].dot(self._before.numpy())
+            seen = self._places.dot(self._gradient.numpy()).reshape(-1, 2)
+            products, self._seen = seen - self._seen, seen
+        else:
+            self._seen[slot] = torch.mv(self._rows[pair], self._before).numpy()
+            products = -self._seen
+            self._seen[:m] = torch.mv(self._head, self._gradient, out=self._products).numpy().reshape(-1, 2)
+            products += self._seen
         curvature, size = products[slot].tolist()
         if self._taken >= len(self._own):
             # without the oldest pair R^-1 has one row and one column less, wherever they are
@@ -167,10 +181,10 @@ def descend(
         growth: Factor from the length of the last step to the first length that is tried, at most the whole: after a
             short step the next one is hardly ever whole.
     """
-    evaluations, length = 0, 1.0
+    evaluations, length, lowest = 0, 1.0, at.value
     while is_finite(at):
-        direction = Direction.of(pairs.direction(), at.gradient)
-        found = _search(evaluate, theta, at, direction, min(1.0, growth * length))
+        direction, lowest = Direction.of(pairs.direction(), at.gradient), min(lowest, at.value)
+        found = _search(evaluate, theta, at, direction, min(1.0, growth * length), lowest)
         if found is None and not pairs.number:
             return
         if found is None:
@@ -184,9 +198,15 @@ def descend(
 
 
 def _search(
-    evaluate: Callable[[Tensor], Evaluation], theta: Tensor, at: Evaluation, direction: Direction, length: float
+    evaluate: Callable[[Tensor], Evaluation],
+    theta: Tensor,
+    at: Evaluation,
+    direction: Direction,
+    length: float,
+    lowest: float,
 ) -> tuple[Tensor, Evaluation, int, float] | None:
     """Shorten a step until the objective falls enough: new point, state there, trials and length, or None."""
+    # rounding may raise the value, but never by more above the lowest of all points: rises do not add up
     slope = -direction.decrement_squared
     if not slope < 0.0:
         return None
@@ -196,7 +216,7 @@ def _search(
         if new.value <= at.value + _SUFFICIENT * length * slope and is_finite(new):
             return reached, new, trial, length
         finite, rounding = math.isfinite(new.value), 64.0 * torch.finfo(theta.dtype).eps * max(abs(at.value), 1.0)
-        if finite and -slope * length <= rounding and new.value <= at.value + rounding:
+        if finite and -slope * length <= rounding and new.value <= lowest + rounding:
             # the value can no longer judge, its slope can: the approximate Wolfe condition (Hager and Zhang 2005)
             end = float(torch.dot(new.gradient, direction.step))
             if end <= (2.0 * _SUFFICIENT - 1.0) * slope:

@@ -179,6 +179,9 @@ class _Descent:
         slow = False
         while len(history.steps) < limit:
             if at.norm <= self.tol:
+                if last is not None and inverse is not None:
+                    # by the factor that is there: what is left, where the last direction told what was before it
+                    last = self._direction(inverse, pairs, at)
                 return Run(theta, at, Status.CONVERGED, last)
             if inverse is None or (slow and not fresh):
                 if factors == self.max_iter:
@@ -189,8 +192,7 @@ class _Descent:
                 pairs = None
             if price and pairs is None:
                 pairs = InversePairs(inverse, at.gradient)
-            step = inverse(at.gradient).neg() if pairs is None else pairs.direction()
-            last = Direction.of(step, at.gradient)
+            last = self._direction(inverse, pairs, at)
             if last.decrement_squared < 2.0 * value_tol:
                 return Run(theta, at, Status.CONVERGED, last)
             found = backtrack(problem, theta, at, last, problem.evaluate)
@@ -212,6 +214,11 @@ class _Descent:
             theta, at, fresh = new_theta, new, False
             history.add(at)
         return Run(theta, at, Status.CONVERGED if at.norm <= self.tol else Status.MAX_ITERATIONS, last)
+
+    @staticmethod
+    def _direction(inverse: Inverse, pairs: InversePairs | None, at: Evaluation) -> Direction:
+        """Return the Newton direction at a point, by a Hessian's inverse and what steps since then told."""
+        return Direction.of(inverse(at.gradient).neg() if pairs is None else pairs.direction(), at.gradient)
 
     def factorize(self, problem: Problem, theta: Tensor, at: Evaluation) -> tuple[Inverse, bool]:
         """Return the inverse of the Hessian at a point, and whether it is that of the expected information."""

@@ -36,6 +36,7 @@ def quasi_newton(
     at: Evaluation | None = None,
     inverse: Inverse | None = None,
     length: float | None = None,
+    stale: float = math.inf,
     callback: Callback | None = None,
 ) -> Solution:
     """Minimize by L-BFGS, as long as that promises to end within so many gradients.
@@ -48,6 +49,7 @@ def quasi_newton(
         at: The state at the start, where it is known.
         inverse: About the product with the inverse Hessian, up to a factor; None for the identity.
         length: About how many times the first step, ``-inverse(gradient)``, is best taken; None for a length of one.
+        stale: Steps without a gradient smaller than all before it after which rounding has stalled it.
         callback: Called with a ``Step`` after every step.
 
     Returns:
@@ -62,10 +64,14 @@ def quasi_newton(
         pairs = InversePairs(torch.clone if inverse is None else inverse, at.gradient, scaled=True, length=length)
         status = Status.STALLED  # or at the rounding of the value: a Newton step tells
         first = least = math.inf  # since the first step of all, which finds the scale: the gradient falls by far more
+        since = 0
         for reached in descend(evaluate, theta, at, pairs):
             theta, at, evaluations = reached
-            first, least = at.norm if len(history.steps) == 1 else first, min(least, at.norm)
+            first, since = at.norm if len(history.steps) == 1 else first, 0 if at.norm < least else since + 1
+            least = min(least, at.norm)
             history.add(at)
+            if since >= stale:
+                break
             if at.norm <= tol or _hopeless(len(history.steps) - 1, evaluations, first, least, tol, patience):
                 status = Status.MAX_ITERATIONS
                 break

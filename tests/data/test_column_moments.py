@@ -36,7 +36,12 @@ def test_sums_show_entries_that_cannot_be_computed_with(bad):
     assert sums is not None and not float(sums.squares.sum()) < 1e300
 
 
-@pytest.mark.parametrize(("n", "d", "k"), [(1, 64, 1), (77, 2501, 3), (9000, 67, 5)])
+def test_few_rows_have_no_sums_by_class():
+    sums = fused_sums(torch.ones(250, 64, dtype=torch.float64), torch.zeros(250, dtype=torch.int64), 1)
+    assert sums is not None and sums.by_class is None
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(251, 64, 1), (277, 2501, 3), (9000, 67, 5)])
 def test_sums_by_class_are_those_of_the_rows_of_each(n, d, k):
     rng = np.random.default_rng(0)
     x, codes = rng.normal(size=(n, d + 3))[:, 1 : d + 1], rng.integers(0, k, n)

@@ -71,14 +71,18 @@ def program(x, y, n_classes):
 
 
 def margins(direction, x, y, n_classes, intercept=True):
-    """Margins ``(N, K)`` of a table of coefficients and the sums of their terms' absolute values."""
+    """Margins ``(N, K)`` of a table of coefficients and the sums of their terms' absolute values.
+
+    At the mean of the columns terms of the constant cancel, which leaves ten of their units in the last place.
+    """
     center, scale = (x.mean(0), x.std(0)) if intercept else (0.0, np.abs(x).max(0))
     scale = np.where(scale > 0, scale, 1.0)
     table = direction.numpy().reshape(n_classes, -1)
     slopes = table[:, int(intercept) :] * scale
     constant = table[:, 0] + table[:, 1:] @ center if intercept else np.zeros(n_classes)
+    cancelled = np.abs(table[:, 0]) + np.abs(table[:, 1:]) @ np.abs(center) if intercept else np.zeros(n_classes)
     z = (x - center) / scale
-    scores, terms = z @ slopes.T + constant, np.abs(z) @ np.abs(slopes).T + np.abs(constant)
+    scores, terms = z @ slopes.T + constant, np.abs(z) @ np.abs(slopes).T + np.abs(constant) + 1e-7 * cancelled
     own = np.arange(len(x)), np.asarray(y)
     return scores[own][:, None] - scores, terms[own][:, None] + terms
 

@@ -401,3 +401,67 @@ def test_without_a_compiler_the_numbers_are_the_same(monkeypatch):
     plain_fit = MultinomialLogisticRegression().fit(x, y)
     torch.testing.assert_close(torch.tensor(compiled.coef_), torch.tensor(plain_fit.coef_), rtol=0, atol=1e-9)
     assert compiled.standard_errors().to_numpy() == pytest.approx(plain_fit.standard_errors().to_numpy(), rel=1e-9)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("c", [2, 3])
+@pytest.mark.parametrize("n", [1, 7, 255, 259, 700])
+def test_outputs_of_any_size_have_the_value_and_probabilities_of_pytorch(c, n, weighted):
+    """Far out, where exponentials of differences vanish, and with short last blocks; the sum to 1e-15 of its terms."""
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(n, 1, dtype=torch.float64, generator=generator) * 10.0 ** torch.linspace(-3, 3, n)[:, None]
+    y = torch.randint(c, (n,), generator=generator)
+    w = torch.rand(n, dtype=torch.float64, generator=generator) + 0.5 if weighted else None
+    objective = LinearObjective(
+        DenseDesign(x, intercept=True), Categorical(), y, OutputMap.relative(c, c - 1, 2, True), weights=w, l2=0.1
+    )
+    assert objective._compiled is not None
+    slow = through_pytorch(objective)
+    theta = torch.randn(objective.n_parameters, dtype=torch.float64, generator=generator)
+    at, expected = objective.evaluate(theta), slow.evaluate(theta)
+    size = float(torch.cat([f.abs().sum(0) for _, f in objective._predictions(theta)]).mean())
+    assert abs(at.value - expected.value) <= 2e-15 * size + 1e-15
+    torch.testing.assert_close(at.gradient, expected.gradient, rtol=1e-12, atol=1e-14 * float(x.abs().mean()))
+    f = torch.cat([f for _, f in objective._predictions(theta)], 1)
+    kept = objective._compiled.at(theta, torch.float64).p
+    torch.testing.assert_close(kept, torch.softmax(f[: kept.shape[0]], 0), rtol=1e-12, atol=1e-300)
+
+
+@pytest.mark.parametrize("c", [2, 3])
+def test_what_is_no_number_stays_so(c):
+    """An output that is not a number makes the value none, in the middle of a vector and in the last one."""
+    x = torch.ones(300, 1, dtype=torch.float64)
+    y = torch.arange(300) % c
+    for row in (3, 299):
+        x[row] = math.nan
+        output_map = OutputMap.relative(c, c - 1, 2, True)
+        objective = LinearObjective(DenseDesign(x, intercept=True), Categorical(), y, output_map, l2=0.1)
+        assert objective._compiled is not None
+        objective.__dict__["_linear_term"] = torch.zeros(objective.n_parameters, dtype=torch.float64), 0.0
+        assert math.isnan(objective.evaluate(torch.ones(objective.n_parameters, dtype=torch.float64)).value)
+        x[row] = 1.0
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_table_read_in_place_has_the_hessian_of_pytorch(monkeypatch, cached):
+    """Value and gradient by compiled code, the Hessian of the same point later, made once where it may be kept."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6000, 60, dtype=torch.float64, generator=generator)
+    y = torch.randint(2, (6000, 1), generator=generator).double()
+    objective = LinearObjective(DenseDesign(x, standardize=True), Bernoulli(), y, OutputMap.own(1, 61, True), l2=0.1)
+    assert objective.is_in_place and not objective._rows.table.has_hessians
+    monkeypatch.setattr(LinearObjective, "_caches_output_hessians", lambda self: cached)
+    slow = through_pytorch(objective)
+    theta = torch.randn(61, dtype=torch.float64, generator=generator)
+    with mock.patch.object(
+        LinearObjective, "_recomputed", autospec=True, side_effect=LinearObjective._recomputed
+    ) as made:
+        at = objective.evaluate(theta)
+        assert not made.called
+        products = [at.hessian.mv(v) for v in torch.eye(61, dtype=torch.float64)[:3]]
+        assert made.call_count == (1 if cached else 3)
+    expected = slow.evaluate(theta)
+    assert at.value == pytest.approx(expected.value, rel=1e-13)
+    torch.testing.assert_close(at.gradient, expected.gradient, rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(at.hessian.to_dense(), expected.hessian.to_dense(), rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(torch.stack(products), expected.hessian.to_dense()[:3], rtol=1e-11, atol=1e-13)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from scipy.optimize import minimize, rosen, rosen_der
 
-from raphson.solve import lbfgs
+from raphson.solve import Status, lbfgs, quasi_newton
 from raphson.solve._lbfgs import InversePairs
 
 
@@ -58,3 +60,33 @@ def test_the_loop_finds_the_minimum_of_a_curved_valley(dtype):
     atol = 1e-5 if dtype == torch.float64 else 1e-2
     torch.testing.assert_close(found.theta, torch.ones(6, dtype=dtype), rtol=0, atol=atol)
     assert found.evaluations <= 1.5 * expected.nfev and found.iterations < found.evaluations
+
+
+def test_rises_that_rounding_allows_do_not_add_up():
+    """Where a gradient is wrong, and each step along it raises the value by no more than its rounding."""
+    rounding, values = 64 * torch.finfo(torch.float32).eps, []
+
+    def function(v):
+        value = 2e-4 * v[0]
+        return value, lambda: values.append(float(value)) or torch.full_like(v, -1e-4)
+
+    lbfgs(function, torch.zeros(1), lambda g: 100.0 * g, max_iter=400, tol=-1.0)
+    assert len(values) > 2
+    assert max(values) <= 1.01 * rounding
+
+
+def test_steps_that_rounding_stalls_are_ended():
+    """L-BFGS in single precision ends after so many steps without a smaller gradient."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.logspace(0, 2, 20, dtype=torch.float32)
+
+    class Noisy:
+        def evaluate(self, v, hessian=None):
+            gradient = scale * v + 1e-4 * torch.randn(20, generator=generator)
+            value = float((scale * v * v).sum() / 2)
+            return SimpleNamespace(value=value, gradient=gradient, norm=float(gradient.abs().max()), hessian=None)
+
+    found = quasi_newton(Noisy(), torch.ones(20), tol=1e-7, patience=1e6, stale=6)
+    norms = [step.gradient_norm for step in found.history]
+    assert found.status is Status.STALLED
+    assert norms.index(min(norms)) >= len(norms) - 7

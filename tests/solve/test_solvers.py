@@ -12,7 +12,7 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wi
 
 from raphson.data import DenseDesign
 from raphson.likelihoods import Bernoulli, Categorical
-from raphson.linear import OutputMap, block_jacobi_inverse, lipschitz_bound, row_lipschitz_bound
+from raphson.linear import LinearObjective, OutputMap, block_jacobi_inverse, lipschitz_bound, row_lipschitz_bound
 from raphson.solve import (
     Finish,
     Status,
@@ -227,3 +227,18 @@ def test_limited_memory_steps_reach_the_optimum_of_a_quadratic_and_give_up_when_
     assert not stuck.converged or stuck.gradient_norm <= 1e-15 * scale
     hopeless = quasi_newton(problem, start, tol=1e-300, patience=30.0)
     assert hopeless.iterations < 10
+
+
+def test_the_decrement_is_that_at_the_end():
+    """A converged run says what is left there, by the last Hessian, and not what was left before its last step."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 3, dtype=torch.float64, generator=generator)
+    y = (x[:, :1] + torch.randn(400, 1, dtype=torch.float64, generator=generator) > 0).double()
+    output_map = OutputMap.own(1, 4, True)
+    objective = LinearObjective(DenseDesign(x, standardize=True), Bernoulli(), y, output_map, l2=0.01)
+    start = torch.zeros(4, dtype=torch.float64)
+    for cost in (0.0, 30.0):
+        found = newton(objective, start, tol=1e-3, factor_cost=cost, finish=Finish(objective, step=False))
+        gradient, hessian = objective.gradient(found.theta), objective.hessian(found.theta).to_dense()
+        left = math.sqrt(float(gradient @ torch.linalg.solve(hessian, gradient)))
+        assert found.converged and 0.5 * left < found.newton_decrement < 2.0 * left

@@ -79,6 +79,8 @@ def _looks_separated(fitted: Fitted) -> bool:
     objective, step, theta = fitted.objective, fitted.solution.last_step, fitted.solution.theta
     if step is None:
         return not fitted.solution.converged
+    if not objective.may_move_more(step, _SUSPICIOUS_STEP):
+        return False
     # an optimum that a ridge keeps finite may be far off: the value rises soon, which is seen in less than a pass
     if (objective.l2 and not falls_on(fitted)) or not objective.moves_more(step, _SUSPICIOUS_STEP):
         return False

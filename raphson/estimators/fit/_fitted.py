@@ -95,9 +95,9 @@ class Fitted:
             table = theta if standardized else self.objective.to_table(theta)
         report = self.layout.output_map
         if self._by_columns:
-            table = table.view(theta.shape[0], -1, self.objective.design.n_columns)
-            if self._outputs is not None:
-                table = self._outputs @ table
+            table, outputs = table.view(theta.shape[0], -1, self.objective.design.n_columns), self._outputs
+            if outputs is not None:
+                table = outputs @ table
             table = table.flatten(0, 1)
         n = self.null_basis.shape[0]
         if self.kept.shape[0] < n:

@@ -68,6 +68,10 @@ _CHEAP = 1.5
 _MISSING = 1e-2
 """How far below its optimum a log-likelihood may be: no test statistic shows it, and 0.01 is the tables' last digit."""
 
+_STALE = 8.0
+"""Times what the Hessian before the last steps predicts that may be missing: that at the end is smaller where
+probabilities have gone to zero and one."""
+
 _SEEN = 2.0**-50
 """Share of a log-likelihood that its rounding hides."""
 
@@ -139,14 +143,14 @@ def _completed(
     tol = options.tol
     for _ in range(_TIGHTENINGS):
         enough = max(_MISSING, objective.total_weight * _SEEN * abs(solution.value))
-        missing = 0.5 * objective.total_weight * solution.newton_decrement**2
+        missing = 0.5 * _STALE * objective.total_weight * solution.newton_decrement**2
         literal = options.max_iter < FEW_ITERATIONS or options.solver not in ("auto", "newton")
         if not solution.converged or not missing > enough or literal or not is_dense(objective):
             break
         if solution.method == "newton-cg":
             # its decrement is that before the last step, which may have been all it took
             solution = replace(solution, newton_decrement=_decrement(objective, solution.theta))
-            if not 0.5 * objective.total_weight * solution.newton_decrement**2 > enough:
+            if not 0.5 * _STALE * objective.total_weight * solution.newton_decrement**2 > enough:
                 break
         tol = _TIGHTER * min(tol, max(solution.gradient_norm, tol**2))
         concave = objective.likelihood.concave

@@ -1,0 +1,438 @@
+r"""Penalized classes as combinations of rows: value, gradient and Newton steps in outputs, where rows are few.
+
+With a ridge the slopes are combinations of the centered rows, :math:`B = A \tilde X` with A (q, N), so that outputs and
+penalty need no more than the products of the rows,
+
+.. math:: F = b + A G, \qquad G = \tilde X \tilde X^T, \qquad
+    L = \sum_n \omega_n \left[ \log \sum_k e^{F_{kn}} - F_{y_n n} \right] + \tfrac\mu2 \langle A, A G \rangle ,
+
+and the gradient in B is :math:`R \tilde X` with :math:`R = (P - Y) \Omega + \mu A`: a step costs the square of the
+rows, whatever the columns. Two classes are one logit, with half the penalty.
+
+Where all classes have the same curvature :math:`w_n` in a row, let :math:`V = \Omega w / \mu` and
+:math:`E = (I + V G)^{-1} V = V^{1/2} (I + V^{1/2} G V^{1/2})^{-1} V^{1/2}`. The Newton step is
+
+.. math:: \Delta A = - R / \mu + (R G / \mu - \Delta b)\, E, \qquad \Delta A\, 1 = 0 ,
+
+with one factor, of a matrix that is well conditioned: for two classes always, for more at the start, where all outputs
+are zero. Elsewhere each class has an :math:`E_k` of its own, of :math:`V_k = \Omega P_k / \mu`, and the outputs' common
+part :math:`q = \sum_k P_k \Delta F_k` is added to :math:`R_k G / \mu - \Delta b_k`; it follows from
+:math:`\sum_k \Delta A_k = 0` (Rasmussen and Williams 2006, algorithms 3.1 and 3.3).
+
+References:
+    C. E. Rasmussen and C. K. I. Williams (2006), Gaussian Processes for Machine Learning, ch. 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+from scipy.special import expit
+from torch import Tensor
+
+from raphson.data import SparseDesign
+from raphson.linear._objective import LinearObjective
+from raphson.linear._row_space import constant_columns
+
+Array = NDArray[np.float64]
+
+_SHIFTED = 1.0
+"""Squared mean over the columns' squared scale up to which products of rows are centered after they were summed."""
+
+_CENTERED = 1e-26
+"""The same below which columns are centered already."""
+
+_SMALL = 64
+"""Rows up to which LAPACK is called by way of SciPy, which then starts no threads that fight with PyTorch's."""
+
+_FEW_PRODUCTS, _FEW_ENTRIES = 2**18, 9216
+"""Multiplications of two matrices, and entries of one times a vector, up to which OpenBLAS starts no threads either."""
+
+_BEHIND = 0.5
+"""Share of a length by which its local parabola may put the minimum before it."""
+
+_FIRST, _FLAT, _TRIALS = 0.01, 0.1, 20
+"""Share of the first slope that a line search may leave, at the start and later, and its evaluations: of outputs alone.
+
+At the start, since a weak penalty's step goes three times too far: 60 x 300, 50 classes, l2 = 1e-6, ends with it."""
+
+
+class DualStep(NamedTuple):
+    """A change of shares ``(q, N)``, of their products with G and of the intercepts ``(q,)``."""
+
+    a: Array
+    product: Array
+    b: Array
+
+
+class DualPoint(NamedTuple):
+    """A point with the state there.
+
+    Attributes:
+        a: Shares of the rows in the slopes, ``(q, N)``.
+        product: ``A G``, ``(q, N)``.
+        b: Intercepts for centered columns, ``(q,)``.
+        p: Probabilities, ``(q, N)``.
+        value: The objective.
+        r: The gradient's shares R, ``(q, N)``.
+        r_product: ``R G``, ``(q, N)``.
+        ones: The gradient in the intercepts, ``(q,)``.
+        norm: The Euclidean norm of the gradient in the coefficients of the table's columns, centered.
+    """
+
+    a: Array
+    product: Array
+    b: Array
+    p: Array
+    value: float
+    r: Array
+    r_product: Array
+    ones: Array
+    norm: float
+
+    def decrease(self, step: DualStep) -> float:
+        """Return by how much a whole step lowers the objective to first order."""
+        return -float(np.vdot(self.r, step.product)) - float(self.ones @ step.b)
+
+
+class DualClasses:
+    """The objective of classes with a ridge penalty in combinations of the rows.
+
+    Args:
+        objective: That of all columns, for which ``has_dual``.
+    """
+
+    def __init__(self, objective: LinearObjective) -> None:
+        self.objective, self.n = objective, objective.n_rows
+        two, y = objective.n_outputs == 2, objective.y.numpy()
+        self.q, self.penalty = (1, objective.l2 / 2) if two else (objective.n_outputs, objective.l2)
+        kinds = 1 - np.array([[_left_out(objective)]]) if two else np.arange(self.q)[:, None]
+        weights = objective.weights
+        self.shares: Any = 1.0 / self.n if weights is None else weights.double().numpy() / objective.total_weight
+        self._targets: Array = (y == kinds) * self.shares
+        self._weights = np.full(self.n, self.shares) if weights is None else self.shares
+        self._intercept = objective.output_map.intercept
+        self._x: Any = objective.design.x
+        self._center = self._beyond = None
+        if self._intercept:
+            self._center, self._beyond = self._means()
+
+    # the table -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_sparse(self) -> bool:
+        return isinstance(self.objective.design, SparseDesign)
+
+    def _means(self) -> tuple[Tensor | None, Tensor | None]:
+        """Return what is to be subtracted from the columns, None for nothing, and how far the design's centers are off.
+
+        Large means are subtracted here, from a copy.
+        """
+        design = self.objective.design
+        center, beyond = design.center, None
+        if self._is_sparse:
+            center = torch.from_numpy(np.asarray(self._x.mean(axis=0), dtype=np.float64).ravel())
+            beyond = center - design.center
+        size = float(torch.dot(center, center))
+        if size <= _CENTERED * self.size:
+            return None, beyond
+        if size > _SHIFTED * self.size and not self._is_sparse:
+            self._x = self._x - center
+            return None, beyond
+        return center, beyond
+
+    @cached_property
+    def gram(self) -> Array:
+        """The products of the centered rows, G ``(N, N)``."""
+        x, center = self._x, self._center
+        found: Array = (x @ x.T).toarray() if self._is_sparse else torch.mm(x, x.mT).numpy()
+        if center is not None:
+            means = x @ center.numpy() if self._is_sparse else torch.mv(x, center).numpy()
+            found -= means
+            found -= (means - float(torch.dot(center, center)))[:, None]
+        return found
+
+    def times_gram(self, a: Array) -> Array:
+        """Return ``A G`` for shares ``(q, N)``."""
+        if len(a) * self.n**2 <= (_FEW_PRODUCTS if len(a) > 1 else _FEW_ENTRIES):
+            return a @ self.gram
+        found: Array = torch.mm(torch.from_numpy(a), torch.from_numpy(self.gram)).numpy()
+        return found
+
+    def combined(self, a: Array) -> Tensor:
+        """Return the combinations of the centered rows with shares ``(m, N)``, ``(m, D)``."""
+        if self._is_sparse:
+            found = torch.from_numpy(np.ascontiguousarray((self._x.T @ a.T).T))
+        else:
+            found = torch.mm(torch.from_numpy(a), self._x)
+        return found if self._center is None else found.addr_(torch.from_numpy(a.sum(1)), self._center, alpha=-1.0)
+
+    def predicted(self, slopes: Tensor) -> Array:
+        """Return the products of the centered rows with slopes ``(q, D)``, ``(q, N)``."""
+        if self._is_sparse:
+            found: Array = (self._x @ slopes.numpy().T).T
+        else:
+            found = torch.mm(slopes, self._x.mT).numpy()
+        return found if self._center is None else found - torch.mv(slopes, self._center).numpy()[:, None]
+
+    @cached_property
+    def curvature(self) -> float:
+        """The mean variance of a label at the start."""
+        return _curvature(self.objective)
+
+    @cached_property
+    def size(self) -> float:
+        """The mean square of the rows, about."""
+        return _size(self.objective)
+
+    # values ----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> DualPoint:
+        """Return the point at which all outputs are zero."""
+        zero = np.zeros((self.q, self.n))
+        return self.at(zero, zero, np.zeros(self.q))
+
+    def along_gradient(self) -> tuple[DualPoint, DualPoint]:
+        """Return the start and about the best point along the gradient there, by two passes over the table."""
+        zero = np.zeros((self.q, self.n))
+        start = self.at(zero, zero, np.zeros(self.q), products=False)
+        slopes = self.combined(start.r)
+        mean_square = self.size / slopes.shape[1]
+        step = DualStep(-start.r, -self.predicted(slopes), -mean_square * start.ones)
+        length = self.length(start, step)
+        there = self.at(length * step.a, length * step.product, length * step.b, products=False)
+        norm = math.hypot(float(slopes.norm()), float(np.dot(start.ones, start.ones)) ** 0.5)
+        return start._replace(norm=norm), there
+
+    def at(self, a: Array, product: Array, b: Array, *, products: bool = True) -> DualPoint:
+        """Return the state at shares, their products and intercepts; perhaps without what needs products of rows."""
+        f = product + b[:, None] if self._intercept else product
+        if self.q == 1:
+            p, logs = expit(f), np.logaddexp(0.0, f[0])
+        else:
+            largest = f.max(0)
+            p = np.exp(f - largest)
+            total = p.sum(0)
+            p /= total
+            logs = np.log(total) + largest
+        value = float(self._weights @ logs) - float(np.vdot(self._targets, f))
+        value += 0.5 * self.penalty * float(np.vdot(a, product))
+        r = p * self.shares
+        r -= self._targets
+        ones = r.sum(1) if self._intercept else np.zeros(self.q)
+        r += self.penalty * a
+        if not products:
+            return DualPoint(a, product, b, p, value, r, np.empty(0), ones, math.nan)
+        r_product = self.times_gram(r)
+        norm = math.sqrt(max(float(np.vdot(r, r_product)), 0.0) + float(np.dot(ones, ones)))
+        return DualPoint(a, product, b, p, value, r, r_product, ones, norm)
+
+    def moved(self, at: DualPoint, step: DualStep, length: float) -> DualPoint:
+        """Return the point that a multiple of a step leads to."""
+        return self.at(at.a + length * step.a, at.product + length * step.product, at.b + length * step.b)
+
+    def length(self, at: DualPoint, step: DualStep) -> float:
+        """Return about how many times a step of descent lowers the objective most."""
+        change = step.product + step.b[:, None]
+        f, own = at.product + at.b[:, None], self.penalty * float(np.vdot(step.a, step.product))
+        linear = self.penalty * float(np.vdot(at.a, step.product)) - float(np.vdot(self._targets, change))
+        mean_and_variance = self._along(change)
+        enough = (_FLAT if at.a.any() else _FIRST) * at.decrease(step)
+        low, high, length = 0.0, math.inf, 1.0
+        for _ in range(_TRIALS):
+            mean, variance = mean_and_variance(f + length * change)
+            slope, curvature = mean + linear + length * own, variance + own
+            # a slope that rises may be small and the minimum far behind, where all rows are saturated
+            if -enough <= slope <= min(enough, _BEHIND * curvature * length):
+                break
+            low, high = (length, high) if slope < 0.0 else (low, length)
+            wanted = length - slope / curvature if curvature > 0.0 else math.inf
+            length = wanted if low < wanted < high else 0.5 * (low + high)
+            length = min(length, 4.0 * low) if low else length
+        return length
+
+    def _along(self, change: Array) -> Callable[[Array], tuple[float, float]]:
+        """Return a map from outputs to the mean over rows of the expected change of outputs, and of its variance."""
+        weights = self._weights
+        if self.q > 1:
+
+            def of_classes(f: Array) -> tuple[float, float]:
+                part = _softmax(f) * change
+                mean = part.sum(0)
+                return float(weights @ mean), float(weights @ ((part * change).sum(0) - mean * mean))
+
+            return of_classes
+        first = weights * change[0]
+        second = first * change[0]
+
+        def of_two(f: Array) -> tuple[float, float]:
+            p = expit(f[0])
+            return float(p @ first), float((p - p * p) @ second)
+
+        return of_two
+
+    # steps -----------------------------------------------------------------------------------------------------------
+
+    def shared_step(self, at: DualPoint) -> DualStep | None:
+        """Return the Newton step for two classes or at the start, None where rounding hides that there is one."""
+        curvature = (at.p * (1.0 - at.p))[0] if self.q == 1 else 1.0 / self.q
+        root = np.sqrt(self._weights * curvature / self.penalty)
+        right = np.empty((self.q + 1, self.n))
+        np.multiply(at.r_product, root / self.penalty, out=right[:-1])
+        right[-1] = root
+        matrix = self.gram * root
+        matrix *= root[:, None]
+        matrix.flat[:: self.n + 1] += 1.0
+        solved = _solve(matrix, right)
+        if solved is None:
+            return None
+        solved *= root
+        a = solved[:-1] - at.r / self.penalty
+        b = np.zeros(self.q)
+        if self._intercept:
+            b = a.sum(1) / solved[-1].sum()
+            a -= np.multiply.outer(b, solved[-1])
+        return DualStep(a, self.times_gram(a), b)
+
+    def step(self, at: DualPoint) -> DualStep | None:
+        """Return the Newton step for several classes anywhere, with a factor for each; None as above."""
+        k, n, mu = self.q, self.n, self.penalty
+        roots = np.sqrt(at.p * (self._weights / mu))
+        halves = self.gram * roots[:, None, :]
+        halves *= roots[:, :, None]
+        halves.reshape(k, -1)[:, :: n + 1] += 1.0
+        if not _invert_roots(halves):
+            return None
+        halves *= roots[:, :, None]  # T with E = T T^T
+        beside = torch.from_numpy(halves.transpose(1, 0, 2).reshape(n, k * n))
+        common = torch.mm(beside, beside.mT).numpy()
+        known = _applied(halves, at.r_product / mu)
+        if not self._intercept:
+            solved = _solve(common, known.sum(0)[None])
+            if solved is None:
+                return None
+            a, b = known - _applied(halves, solved) - at.r / mu, np.zeros(k)
+            return DualStep(a, self.times_gram(a), b)
+        ones = _applied(halves, np.ones((1, n)))
+        solved = _solve(common, np.concatenate([known.sum(0)[None], ones]))
+        if solved is None:
+            return None
+        # the shares of every class sum to zero, which gives its intercept; what all have in common is free
+        system = np.diag(ones.sum(1)) - ones @ solved[1:].T + ones.sum() / k**2
+        found = _solve(system, (known.sum(1) - ones @ solved[0] - at.r.sum(1) / mu)[None])
+        if found is None:
+            return None
+        b = found[0] - found[0].sum() / k
+        a = known + _applied(halves, (b @ solved[1:] - solved[0])[None]) - b[:, None] * ones
+        a -= at.r / mu
+        return DualStep(a, self.times_gram(a), b)
+
+    # the coefficients ------------------------------------------------------------------------------------------------
+
+    def checked(self, at: DualPoint) -> tuple[Tensor, DualPoint, float]:
+        """Return a point's parameters in the objective's map, the state by them, and the norm of the whole gradient.
+
+        Outputs are computed anew from the coefficients: what rounding left of the products of rows does not matter.
+        """
+        objective, ones = self.objective, int(self._intercept)
+        design = objective.design
+        slopes = self.combined(at.a)
+        constant = constant_columns(design)
+        if constant is not None:
+            slopes[:, constant] = 0.0
+        at = self.at(at.a, self.predicted(slopes), at.b, products=False)
+        gradient, coef = (torch.empty(self.q, design.n_columns, dtype=torch.float64) for _ in range(2))
+        torch.mul(slopes, design.scale, out=coef[:, ones:])
+        change = self.combined(at.r)
+        if self._intercept:
+            gradient[:, 0], coef[:, 0] = torch.from_numpy(at.ones), torch.from_numpy(at.b)
+            if self._beyond is not None:  # the design's columns are centered elsewhere
+                change.addr_(gradient[:, 0], self._beyond)
+                coef[:, 0] -= torch.mv(slopes, self._beyond)
+        torch.div(change, design.scale, out=gradient[:, ones:])
+        if self.q > 1:
+            here = objective.output_map
+            coef = coef[here.selected] - coef[here.left_out]
+        return coef.view(-1), at, objective.gradient_norm(gradient.view(-1))
+
+
+def has_dual(objective: LinearObjective) -> bool:
+    """Return whether an objective is one of labels with a ridge, and of columns enough for its rows."""
+    likelihood, y, x = objective.likelihood, objective.y, objective.design.x
+    if likelihood.partition != "softmax" or not objective.l2 or objective.offset is not None:
+        return False
+    if 2 * objective.output_map.n_columns <= objective.n_rows:
+        return False
+    if (
+        y.ndim != 1
+        or y.is_floating_point()
+        or objective.output_map.left_out is None
+        or not objective.output_map.is_uniform
+    ):
+        return False
+    if isinstance(x, Tensor) and (x.dtype != torch.float64 or not x.is_cpu):
+        return False
+    # of labels with weights of their own or smoothing, no difference is a logit
+    return likelihood.of_difference() is not None and int(y.numpy().min()) >= 0
+
+
+def start_condition(objective: LinearObjective) -> float:
+    """Return the mean eigenvalue of the loss's Hessian at the start, over as many as rows, in penalties."""
+    return _curvature(objective) * _size(objective) / (objective.n_rows * objective.l2)
+
+
+def _curvature(objective: LinearObjective) -> float:
+    k = objective.n_outputs
+    return (1.0 - 1.0 / k) / k
+
+
+def _size(objective: LinearObjective) -> float:
+    return float(torch.dot(objective.design.scale, objective.design.scale))
+
+
+def _left_out(objective: LinearObjective) -> int:
+    found = objective.output_map.left_out
+    assert found is not None
+    return found
+
+
+def _softmax(f: Array) -> Array:
+    p: Array = np.exp(f - f.max(0))
+    p /= p.sum(0)
+    return p
+
+
+def _solve(matrix: Array, right: Array) -> Array | None:
+    """Return the solutions ``(m, N)`` for right-hand sides ``(m, N)``, None where a matrix is not positive definite."""
+    if len(matrix) <= _SMALL:
+        factor, info = lapack.dpotrf(matrix.T, 1, 0, 1)
+        return None if info else lapack.dpotrs(factor, right.T, 1)[0].T
+    factor, info = torch.linalg.cholesky_ex(torch.from_numpy(matrix))
+    found: Array = torch.cholesky_solve(torch.from_numpy(right).mT, factor).mT.numpy()
+    return None if int(info) else found
+
+
+def _invert_roots(matrices: Array) -> bool:
+    """Turn matrices ``(K, N, N)`` into transposed inverses of their Cholesky factors; False where one has none."""
+    if matrices.shape[1] <= _SMALL:
+        for matrix in matrices:  # rows of a symmetric matrix are LAPACK's columns: all is done in place
+            if lapack.dpotrf(matrix.T, 1, 1, 1)[1] or lapack.dtrtri(matrix.T, 1, 0, 1)[1]:
+                return False
+        return True
+    factors, info = torch.linalg.cholesky_ex(torch.from_numpy(matrices))
+    eye = torch.eye(matrices.shape[1], dtype=torch.float64)
+    matrices[:] = torch.linalg.solve_triangular(factors, eye, upper=False).mT.numpy()
+    return not bool(info.any())
+
+
+def _applied(halves: Array, v: Array) -> Array:
+    """Return ``T_k T_k^T v_k`` ``(K, N)`` for ``(K, N, N)`` and vectors ``(K, N)``, or one for all ``(1, N)``."""
+    found: Array = (halves @ (halves.transpose(0, 2, 1) @ v[:, :, None]))[:, :, 0]
+    return found

@@ -1,0 +1,185 @@
+"""Penalized classes in combinations of their rows against the same objective in all columns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raphson.data import DenseDesign, SparseDesign
+from raphson.likelihoods import Categorical, Gaussian
+from raphson.linear import DualClasses, LinearObjective, OutputMap, has_dual
+from raphson.linear._dual import _SMALL
+
+
+def make(n, d, k, *, seed=0, l2=1e-2, intercept=True, kinds=()):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, d))
+    if "means" in kinds:
+        x += 30.0 * rng.normal(size=d)
+    if "small means" in kinds:
+        x += 0.3
+    if "copied rows" in kinds:
+        x[rng.integers(n, size=n // 2)] = x[0]
+    if "constant columns" in kinds:
+        x[:, rng.random(d) < 0.3] = 2.0
+    if "sparse" in kinds:
+        x[rng.random((n, d)) < 0.6] = 0.0
+        design = SparseDesign(sp.csr_matrix(x), intercept=intercept, standardize=True)
+    else:
+        design = DenseDesign(torch.from_numpy(x), intercept=intercept, standardize=True)
+    y = torch.from_numpy(np.where(np.arange(n) < k, np.arange(n) % k, rng.integers(0, k, n)))
+    weights = torch.from_numpy(rng.uniform(0.5, 3.0, n)) if "weights" in kinds else None
+    here = OutputMap.relative(k, int(rng.integers(k)), d + intercept, intercept)
+    return LinearObjective(design, Categorical(), y, here, weights=weights, l2=l2)
+
+
+KINDS = st.sets(st.sampled_from(["means", "small means", "copied rows", "constant columns", "sparse", "weights"]))
+
+
+@st.composite
+def objectives(draw):
+    n, k = draw(st.integers(3, 14)), draw(st.sampled_from([2, 3, 5]))
+    d = draw(st.one_of(st.integers(n // 2 + 1, n), st.integers(n + 1, 45)))
+    l2 = draw(st.sampled_from([1e-3, 1e-2, 1.0]))
+    given = {"seed": draw(st.integers(0, 2**16)), "intercept": draw(st.booleans()), "kinds": draw(KINDS), "l2": l2}
+    return make(max(n, k + 1), max(d, k), k, **given)
+
+
+def some_point(dual, seed):
+    """A point off the start whose shares sum to zero over rows, and over classes."""
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(dual.q, dual.n)) * 0.3 / np.sqrt(dual.gram.trace() or 1.0)
+    b = rng.normal(size=dual.q) if dual.objective.output_map.intercept else np.zeros(dual.q)
+    if dual.objective.output_map.intercept:
+        a -= a.mean(1, keepdims=True)
+    if dual.q > 1:
+        a, b = a - a.mean(0), b - b.mean()
+    return dual.at(a, a @ dual.gram, b)
+
+
+@settings(max_examples=80, deadline=None)
+@given(objectives(), st.integers(0, 1000))
+def test_value_and_gradient_are_those_of_all_columns(objective, seed):
+    dual = DualClasses(objective)
+    at = some_point(dual, seed)
+    theta, there, norm = dual.checked(at)
+    whole = objective.evaluate(theta, None)
+    assert at.value == pytest.approx(whole.value, rel=1e-9, abs=1e-11)
+    assert there.value == pytest.approx(whole.value, rel=1e-12)
+    # of all outputs, of which the objective leaves one out
+    own = objective.with_map(OutputMap.own(objective.n_outputs, *_columns(objective)))
+    coef = objective.output_map.expand(theta)
+    gradient = own.gradient((coef - coef.mean(0)).reshape(-1))
+    if dual.q == 1:
+        assert norm == pytest.approx(objective.reduced.evaluate(theta, None).norm, rel=1e-8, abs=1e-12)
+    else:
+        assert norm == pytest.approx(own.gradient_norm(gradient), rel=1e-8, abs=1e-12)
+
+
+def _columns(objective):
+    return objective.output_map.n_columns, objective.output_map.intercept
+
+
+@settings(max_examples=80, deadline=None)
+@given(objectives(), st.integers(0, 1000))
+def test_newton_steps_are_those_of_all_columns(objective, seed):
+    dual = DualClasses(objective)
+    start = dual.start()
+    points = [(start, dual.shared_step(start))]
+    if dual.q > 1:
+        points.append((start, dual.step(start)))
+    away = some_point(dual, seed)
+    points.append((away, dual.shared_step(away) if dual.q == 1 else dual.step(away)))
+    for at, step in points:
+        theta = dual.checked(at)[0]
+        there = dual.checked(dual.moved(at, step, 1.0))[0]
+        whole = objective.evaluate(theta)
+        wanted = -torch.linalg.solve(whole.hessian.to_dense(), whole.gradient)
+        torch.testing.assert_close(there - theta, wanted, rtol=1e-6, atol=1e-6 * float(wanted.abs().max()) + 1e-12)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_rows_for_which_pytorch_factorizes(k):
+    objective = make(_SMALL + 9, 90, k, seed=3)
+    dual = DualClasses(objective)
+    at = some_point(dual, 1)
+    step = dual.shared_step(at) if k == 2 else dual.step(at)
+    theta, there = (dual.checked(p)[0] for p in (at, dual.moved(at, step, 1.0)))
+    whole = objective.evaluate(theta)
+    wanted = -torch.linalg.solve(whole.hessian.to_dense(), whole.gradient)
+    torch.testing.assert_close(there - theta, wanted, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("l2", [1e-6, 1.0])
+def test_a_step_goes_about_as_far_as_lowers_the_objective_most(k, l2):
+    dual = DualClasses(make(12, 60, k, seed=5, l2=l2))
+    at = dual.start()
+    step = dual.shared_step(at)
+    length = dual.length(at, step)
+    values = {h: dual.moved(at, step, h * length).value for h in (0.0, 0.9, 1.0, 1.1)}
+    assert values[1.0] < values[0.0]
+    least = min(dual.moved(at, step, h).value for h in np.linspace(0.0, 4.0 * length, 401))
+    assert values[1.0] - least <= 0.01 * (values[0.0] - least)
+
+
+def test_a_row_that_is_saturated_at_once_does_not_hide_that_a_step_is_too_long():
+    """Beside the slope at the start, which a row of size 1e3 makes, that behind the minimum is small."""
+    objective = make(12, 60, 2, seed=5, l2=1e-3)
+    objective.design.x[0] *= 1e3
+    dual = DualClasses(objective)
+    start, best = dual.along_gradient()
+    assert best.value < start.value
+
+
+def test_a_step_that_is_too_short_is_made_longer():
+    dual = DualClasses(make(12, 60, 2, seed=5))
+    at = dual.start()
+    step = dual.shared_step(at)
+    short = type(step)(step.a / 100, step.product / 100, step.b / 100)
+    assert dual.length(at, short) == pytest.approx(100 * dual.length(at, step), rel=0.2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(objectives())
+def test_the_best_point_along_the_gradient_needs_no_products_of_rows(objective):
+    dual = DualClasses(objective)
+    start, best = dual.along_gradient()
+    assert "gram" not in vars(dual)
+    at = dual.start()
+    assert start.norm == pytest.approx(at.norm, rel=1e-6, abs=1e-9) and start.value == at.value
+    np.testing.assert_allclose(best.product, best.a @ dual.gram, rtol=1e-6, atol=1e-6)
+    assert best.value < start.value or at.norm < 1e-9
+    assert dual.checked(best)[1].value == pytest.approx(best.value, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"l2": 0.0},
+        {"likelihood": Categorical(label_smoothing=0.1)},
+        {"likelihood": Categorical(class_weight=torch.tensor([1.0, 2.0, 1.0]))},
+        {"likelihood": Gaussian(), "y": torch.zeros(10, 3, dtype=torch.float64)},
+        {"y": torch.full((10, 3), 1.0 / 3.0, dtype=torch.float64)},
+        {"y": torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, -100])},
+        {"offset": torch.zeros(10, 3, dtype=torch.float64)},
+        {"output_map": OutputMap.own(3, 41, True)},
+        {
+            "design": DenseDesign(torch.ones(10, 4, dtype=torch.float64)),
+            "output_map": OutputMap.relative(3, 0, 5, True),
+        },
+        {"design": DenseDesign(torch.ones(10, 40))},
+    ],
+    ids=str,
+)
+def test_objectives_of_another_kind_have_none(change):
+    whole = make(10, 40, 3)
+    assert has_dual(whole)
+    given = {"design": whole.design, "likelihood": whole.likelihood, "y": whole.y, "output_map": whole.output_map}
+    given |= {"l2": whole.l2, "offset": None} | change
+    positional = [given.pop(name) for name in ("design", "likelihood", "y", "output_map")]
+    assert not has_dual(LinearObjective(*positional, **given))
