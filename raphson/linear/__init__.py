@@ -5,6 +5,8 @@ from raphson.linear._block_jacobi import block_jacobi_inverse as block_jacobi_in
 from raphson.linear._bounds import gram_matrix as gram_matrix
 from raphson.linear._bounds import lipschitz_bound as lipschitz_bound
 from raphson.linear._bounds import row_lipschitz_bound as row_lipschitz_bound
+from raphson.linear._compiled import has_compiled_hessians as has_compiled_hessians
+from raphson.linear._compiled import suits_compiled as suits_compiled
 from raphson.linear._dual import DualClasses as DualClasses
 from raphson.linear._dual import DualPoint as DualPoint
 from raphson.linear._dual import has_dual as has_dual

@@ -203,12 +203,22 @@ def _sums(table: Table, weights: Tensor | None, c: int, exponential: bool) -> _n
     return _native.LinearModel(*given, None, None, c, 1.0, exponential, table.in_place)
 
 
+def has_compiled_hessians(n_columns: int, n_outputs: int) -> bool:
+    """Return whether compiled code makes Hessians of so many columns and several outputs."""
+    return n_columns + n_outputs <= _OUTPUTS_AND_COLUMNS
+
+
+def suits_compiled(n_columns: int, n_outputs: int) -> bool:
+    """Return whether compiled code is the faster way with dense tables of so many columns and outputs."""
+    return n_outputs <= _IN_PLACE_OUTPUTS or has_compiled_hessians(n_columns, n_outputs)
+
+
 def table_of(design: Design, n_outputs: int) -> Table | None:
     """Return the rows of a design as compiled code reads them, or None where it cannot or is not the faster one."""
     if not _native.is_available():
         return None
     d, small = design.n_columns, design.n_rows * design.n_columns <= _CACHED
-    has_hessians = d + n_outputs <= _OUTPUTS_AND_COLUMNS and (n_outputs > 1 or d <= _ONE_OUTPUT_COLUMNS or small)
+    has_hessians = has_compiled_hessians(d, n_outputs) and (n_outputs > 1 or d <= _ONE_OUTPUT_COLUMNS or small)
     many = n_outputs <= _IN_PLACE_OUTPUTS and d > (_IN_PLACE_COLUMNS if n_outputs <= 2 else _SEVERAL_COLUMNS)
     if isinstance(design, DenseDesign) and design.is_raw and design.x.numel():  # nothing has no address
         in_place = many and design.sums_keep_digits

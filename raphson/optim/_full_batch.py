@@ -11,8 +11,10 @@ preconditioned gradient, and at -2.19 and 0.07 after 60 of these, in six tenths 
 A step is shortened until no diagonal entry of an output Hessian H_n changes by more than a factor, to first order in
 the outputs: the model, whose Hessians are those of its start, holds no further, and scales that grow before the means
 are fitted stay large. A loss that does not fall by a part of what was promised takes the step back, and more damping is
-tried, as in the method of Levenberg and Marquardt. All this is for likelihoods that are not concave: for the others
-(natural parameters, classes) one direction with a falling damping was the better, or is not known to be worse.
+tried, as in the method of Levenberg and Marquardt. Examples may be weighted by their outputs (``beta_nll``): the loss
+that has to fall, and that the model promises about, has the weights of the step's start. All this is for likelihoods
+that are not concave: for the others (natural parameters, classes) one direction with a falling damping was the better,
+or is not known to be worse.
 """
 
 from __future__ import annotations
@@ -93,7 +95,8 @@ class FullBatch:
             count: The step, from 0.
 
         Returns:
-            The step taken, ``(P,)``, zero where no damping made the loss fall; and the loss after it.
+            The step taken, ``(P,)``, zero where no damping made the loss fall; and the loss after it, if the batch is
+            given again: the loss that has to fall has the weights that it had.
         """
         loss, pull = float(self._gathered.loss), self._penalized(theta)
         # the graph does not see what is written through .data, and stays right for the next try
@@ -118,7 +121,7 @@ class FullBatch:
         else:
             taken, now = torch.zeros_like(taken), loss
         self._damping.adapt(change, promised, 1.0)
-        return taken, now
+        return taken, self._gathered.given_again(now)
 
     def _damped(self, name: str) -> float:
         assert self._damping.value is not None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from raphson._errors import InputError
 from raphson.network import Factors, Measured, TrainingPass
 
 
@@ -86,6 +88,30 @@ class Gathered:
     def loss_now(self) -> Tensor:
         """Return the loss at the present parameters."""
         return self._total([made.loss_now() for made in self._passes])
+
+    def given_again(self, now: float) -> float:
+        """Return the loss that the same batches have at the present parameters if they are given again.
+
+        Args:
+            now: The loss there with the weights that they had (``loss_now``). Closures may make others of the outputs.
+
+        Returns:
+            The loss; nan where no batch can be made there.
+        """
+        try:
+            found = [made.given_again() for made in self._passes]
+        except InputError:  # the next step says why, before it changes anything
+            return math.nan
+        if all(one is None for one in found):
+            return now
+        pairs = [
+            (float(made.loss_now()), made.total_weight) if one is None else (float(one[0]), one[1])
+            for one, made in zip(found, self._passes, strict=True)
+        ]
+        if not self._mean:
+            return sum(loss for loss, _ in pairs)
+        total = sum(weight for _, weight in pairs)
+        return sum(loss * weight for loss, weight in pairs) / total if total > 0 else math.nan
 
     def _factors(self, block: Sequence[Factors]) -> Factors:
         """Return factors of several batches as those of one: the scale of the loss is in the outputs' side only."""

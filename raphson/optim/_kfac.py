@@ -234,7 +234,7 @@ class KFAC(torch.optim.Optimizer):
                 self._promised = model.change(lr * coefficients)
         self._move(taken)
         if self._count == 0 and self._damping.adapts and not self._trained.likelihood.concave and _iterates(rule):
-            self._expected = float(gathered.loss_now())
+            self._expected = gathered.given_again(float(gathered.loss_now()))
         self._finish(taken, average)
         return gathered.loss
 

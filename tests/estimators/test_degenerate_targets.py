@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.special import gammaln
+from sklearn.exceptions import ConvergenceWarning
 
 import raphson as rp
 
@@ -153,3 +154,17 @@ def test_targets_that_are_fitted_exactly_are_said_at_once(name, penalty, rows):
     assert model.solution_.status.name == "DIVERGING" and model.n_iter_ < 10
     with pytest.raises(rp.NotEstimableError, match="fitted exactly"):
         model.standard_errors()
+
+
+@pytest.mark.parametrize("likelihood", [rp.Weibull(), rp.StudentT()], ids=repr)
+def test_a_ridge_does_not_keep_the_scale_of_wide_tables_from_zero(likelihood):
+    """As many columns as rows fit every target, whatever the penalty on the slopes: no more steps help."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 15)), rng.weibull(1.5, 12) + 0.01
+    with pytest.warns(rp.SeparationWarning, match="fitted exactly") as told:
+        model = rp.VectorGLM(likelihood, l2=1e-2).fit(x, y)
+    assert not any("max_iter" in str(one.message) for one in told)
+    with pytest.raises(rp.NotEstimableError, match="fitted exactly"):
+        model.standard_errors()
+    with pytest.warns(ConvergenceWarning, match="Raise max_iter"):  # so few steps tell nothing
+        rp.VectorGLM(likelihood, l2=10.0, max_iter=1).fit(x[:, :3], y)

@@ -127,3 +127,24 @@ def test_duplicates_are_added_up_and_the_table_left_alone(limit, written, monkey
     np.testing.assert_allclose(model.predict(x), of_array.predict(x.toarray()), rtol=1e-9)
     for part, was in zip((x.data, x.indices, x.indptr), before, strict=True):
         np.testing.assert_array_equal(part, was)
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "sparse"),
+    [
+        ((500, 300), 50, True),
+        ((500, 300), 10, False),
+        ((500, 60), 50, False),
+        ((60, 300), 50, False),
+        ((8000, 40), 9, False),
+        ((8000, 40), 3, True),
+    ],
+)
+def test_small_sparse_tables_are_made_dense_where_that_is_faster(shape, classes, sparse):
+    """Of many classes and columns together they stay sparse; the fit is the same."""
+    rng = np.random.default_rng(0)
+    x, y = sp.random(*shape, density=0.05, format="csr", random_state=rng), np.arange(shape[0]) % classes
+    model = rp.MultinomialLogisticRegression(l2=0.1).fit(x, y)
+    assert sp.issparse(model._training.x) is sparse
+    other = rp.MultinomialLogisticRegression(l2=0.1).fit(x.toarray(), y)
+    np.testing.assert_allclose(model.coef_, other.coef_, atol=1e-6)

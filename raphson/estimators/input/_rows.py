@@ -14,10 +14,18 @@ from torch import Tensor
 from raphson.data import ColumnSums, DenseDesign, Design, SparseDesign
 from raphson.estimators.input._validate import as_tensor
 from raphson.likelihoods import Likelihood
-from raphson.linear import LinearObjective, OutputMap, TargetSums
+from raphson.linear import LinearObjective, OutputMap, TargetSums, has_compiled_hessians, suits_compiled
 
 _FEW_ENTRIES = 2**18
 """Entries up to which a sparse table is fitted as a dense one (2 MB): calls for its parts would cost more."""
+
+_FEWEST_ENTRIES = 2**15
+"""The same whatever the number of classes; beyond, tables of too many for compiled code stay sparse: 500 x 300 takes 43
+ms dense and 25 sparse with 50 classes, 12 and 18 with ten; 60 x 300 with 20 and 50 takes 10 % less dense."""
+
+_MANY_CLASSES, _TIMES = 8, 32
+"""Classes from which the limit is so many times higher (64 MB), where compiled code has Hessians: exponentials are what
+takes time. 50000 x 50: 900 ms sparse and 385 dense with 50 classes, 240 and 195 with ten, 24 and 34 with two."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +101,17 @@ def make_rows(
         positive = weights > 0
         table, y, weights, sums = table[kept], y[positive], weights[positive], None
         offset = None if offset is None else offset[positive]
-    sparse = sp.issparse(table) and table.shape[0] * table.shape[1] > _FEW_ENTRIES
+    sparse = sp.issparse(table) and not _is_better_dense(*table.shape, y)
     return Rows(table if sparse else dense(table), y, weights, offset, kept, sums=sums)
+
+
+def _is_better_dense(n: int, d: int, y: Tensor) -> bool:
+    if n * d > _TIMES * _FEW_ENTRIES:
+        return False
+    classes = int(y.max()) + 1 if n and y.ndim == 1 and not y.is_floating_point() else 1
+    if n * d > _FEW_ENTRIES:
+        return classes >= _MANY_CLASSES and has_compiled_hessians(d, classes)
+    return n * d <= _FEWEST_ENTRIES or suits_compiled(d, classes)
 
 
 def dense(table: Any) -> Tensor:

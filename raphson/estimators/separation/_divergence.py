@@ -18,7 +18,10 @@ _SHARE = 0.1
 """Coefficients that move by this share of the one that moves most are named."""
 
 
-_NO_SPREAD = "the targets are fitted exactly and show no spread about their means"
+_NO_SPREAD = (
+    "the targets are fitted exactly and show no spread about their means: leave out the columns that determine them "
+    "(as many as there are rows always do)"
+)
 
 _EXACT, _NEARLY = 1e-12, 1e-4
 """Share of the largest target by which all may miss their means: of a fit that converged, and of one that did not."""
@@ -81,8 +84,11 @@ def find_no_spread(fitted: Fitted, rows: Rows) -> Divergence | None:
         return None
     times = y[:, 0] if y.ndim == 2 and getattr(likelihood, "censored", False) else y
     exact = _EXACT if fitted.solution.converged else _NEARLY
-    # as many columns as rows fit every target, though the solver stopped short of that
-    saturated = not fitted.solution.converged and not objective.l2 and objective.n_rows <= objective.design.n_columns
+    # as many columns as rows fit every target, though the solver stopped short of that; a ridge does not keep the scale
+    # from it, and a gradient that grows says so
+    grows = fitted.solution.gradient_norm > fitted.solution.history[0].gradient_norm
+    saturated = not fitted.solution.converged and objective.n_rows <= objective.design.n_columns
+    saturated = saturated and (grows or not objective.l2)
     distance, rounding = span(likelihood, times), _ROUNDED * times.abs().amax()
     f = objective.predictors(fitted.solution.theta).mT
     for rows_seen in (slice(0, _FEW), slice(None)):

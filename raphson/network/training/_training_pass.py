@@ -80,7 +80,8 @@ class TrainingPass:
         self._leaves, self._traits = leaves, traits
         self._chance = Chance.now(trained.space.device)
         self._record()
-        self.batch = batch()
+        self._given, self.batch = batch, batch()
+        self._fixed = batch() is self.batch
         self._check_shape()
         self.total_weight = total_weight(trained.likelihood, self.f, self.batch)
         if not self.total_weight > 0:
@@ -283,6 +284,22 @@ class TrainingPass:
         with undisturbed(self._trained.module, device), torch.no_grad():
             self._chance.restore(device)
             return self._loss(self._forward())
+
+    def given_again(self) -> tuple[Tensor, float] | None:
+        """Return loss and total weight, at the present parameters, of the batch as it is given now.
+
+        Returns:
+            None where that is the batch itself. A closure may weight examples by its outputs: now by others.
+        """
+        if self._fixed:
+            return None
+        device, likelihood = self.device, self.likelihood
+        with undisturbed(self._trained.module, device), torch.no_grad():
+            self._chance.restore(device)
+            f = self._forward()
+        batch = self._given()
+        weight, total = total_weight(likelihood, f, batch), weighted_nll(likelihood, f, batch)
+        return (total / weight if self._trained.reduction == "mean" else total), weight
 
     def _loss(self, f: Tensor) -> Tensor:
         return self.scale * weighted_nll(self.likelihood, f, self.batch)
