@@ -58,10 +58,13 @@ _FEW_PRODUCTS, _FEW_ENTRIES = 2**18, 9216
 _BEHIND = 0.5
 """Share of a length by which its local parabola may put the minimum before it."""
 
-_FIRST, _FLAT, _TRIALS = 0.01, 0.1, 20
+_FIRST, _FLAT, _TRIALS = 0.01, 0.1, 40
 """Share of the first slope that a line search may leave, at the start and later, and its evaluations: of outputs alone.
 
 At the start, since a weak penalty's step goes three times too far: 60 x 300, 50 classes, l2 = 1e-6, ends with it."""
+
+_LAST = 1e-7
+"""The same for the gradient at the start, where the fit is to end."""
 
 
 class DualStep(NamedTuple):
@@ -206,7 +209,7 @@ class DualClasses:
         slopes = self.combined(start.r)
         mean_square = self.size / slopes.shape[1]
         step = DualStep(-start.r, -self.predicted(slopes), -mean_square * start.ones)
-        length = self.length(start, step)
+        length = self.length(start, step, left=_LAST)
         there = self.at(length * step.a, length * step.product, length * step.b, products=False)
         norm = math.hypot(float(slopes.norm()), float(np.dot(start.ones, start.ones)) ** 0.5)
         return start._replace(norm=norm), there
@@ -238,13 +241,17 @@ class DualClasses:
         """Return the point that a multiple of a step leads to."""
         return self.at(at.a + length * step.a, at.product + length * step.product, at.b + length * step.b)
 
-    def length(self, at: DualPoint, step: DualStep) -> float:
-        """Return about how many times a step of descent lowers the objective most."""
+    def length(self, at: DualPoint, step: DualStep, *, left: float | None = None) -> float:
+        """Return about how many times a step of descent lowers the objective most.
+
+        That is where ``left`` of the first slope is left at most; None for what pays before a Newton step.
+        """
         change = step.product + step.b[:, None]
         f, own = at.product + at.b[:, None], self.penalty * float(np.vdot(step.a, step.product))
         linear = self.penalty * float(np.vdot(at.a, step.product)) - float(np.vdot(self._targets, change))
         mean_and_variance = self._along(change)
-        enough = (_FLAT if at.a.any() else _FIRST) * at.decrease(step)
+        left = left or (_FLAT if at.a.any() else _FIRST)
+        enough = left * at.decrease(step)
         low, high, length = 0.0, math.inf, 1.0
         for _ in range(_TRIALS):
             mean, variance = mean_and_variance(f + length * change)
