@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from statistics import geometric_mean
@@ -216,17 +217,54 @@ def _reached(method: str, by_budget: dict[int, dict[str, Any]], own: list[dict[s
     return "not reached"
 
 
-def regressors_table(everything: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Return training loss and test error of the regressors with mean and scale."""
-    problems = {name: runs for name, runs in everything.items() if runs[0]["test_measure"] is not None}
-    methods = list(dict.fromkeys(run["method"] for runs in problems.values() for run in runs))
-    methods.sort(key=lambda name: (not name.startswith(_KFAC), "beta" in name))
-    lines = ["| | " + " | ".join(methods) + " |", "| --- " * (len(methods) + 1) + "|"]
-    for name, runs in problems.items():
-        found = {run["method"]: run for run in runs}
-        cells = [f"{found[m]['losses'][-1]:.2f}, {found[m]['test_measure']:.3f}" if m in found else "" for m in methods]
-        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
+def regressors_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Return losses and test errors of regressors, and how much worse K-FAC's are than the least that Adam reaches.
+
+    Adam has the rate that is best on the test rows, of each number of steps; the comparison is with the best of these.
+    """
+    lines = ["| | training loss | test loss, median | RMSE | worse than Adam by | s |", "| --- " * 6 + "|"]
+    for problem in dict.fromkeys(row["problem"] for row in rows):
+        runs: dict[tuple[str, int, float], list[dict[str, Any]]] = {}
+        for row in (row for row in rows if row["problem"] == problem):
+            runs.setdefault((row["method"], row["budget"], row["rate"]), []).append(row)
+        best: dict[tuple[str, int], tuple[str, int, float]] = {}
+        for key in runs:
+            other = best.get(key[:2])
+            if other is None or _error(runs[key]) < _error(runs[other]):
+                best[key[:2]] = key
+        adam = min((runs[key] for key in best.values() if key[0].startswith("Adam")), key=_error)
+        for method, budget, rate in sorted(best.values(), key=lambda key: not key[0].startswith(_KFAC)):
+            own, found = method.startswith(_KFAC), runs[method, budget, rate]
+            name = f"{method}, {budget}" if own else f"{method}, {rate:g}, {budget}"
+            lines.append(_regressor_line(problem, name, found, adam if own else None))
     return lines
+
+
+def _regressor_line(problem: str, name: str, found: list[dict[str, Any]], other: list[dict[str, Any]] | None) -> str:
+    """Return a line; the standard error is over splits, of the mean over seeds, as runs on the same rows are alike."""
+    rmse = _by_split(found)
+    worse = ""
+    if other is not None:
+        against = _by_split(other)
+        differences = [rmse[split] - against[split] for split in rmse]
+        worse = f"{statistics.mean(differences):.3f} ({statistics.stdev(differences) / len(rmse) ** 0.5:.3f})"
+    cells = [
+        f"{statistics.mean(r['loss'] for r in found):.2f}",
+        f"{statistics.median(r['test_loss'] for r in found):.2f}",
+        f"{_error(found):.3f}",
+        worse,
+        f"{statistics.median(r['seconds'] for r in found):.2f}",
+    ]
+    return f"| {problem.replace('_', ' ')}: {name} | " + " | ".join(cells) + " |"
+
+
+def _error(rows: list[dict[str, Any]]) -> float:
+    return statistics.mean(_by_split(rows).values())
+
+
+def _by_split(rows: list[dict[str, Any]]) -> dict[int, float]:
+    splits = dict.fromkeys(row["split"] for row in rows)
+    return {split: statistics.mean(row["rmse"] for row in rows if row["split"] == split) for split in splits}
 
 
 def uci_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -298,7 +336,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], list[str] | None]]] = {
     "glm": ("glm.json", lambda found: glm_table(found["results"])),
     "curvature": ("curvature.json", _networks),
     "training": ("training.json", lambda found: training_table(found["digits autoencoder, Bernoulli"])),
-    "regressors": ("training.json", regressors_table),
+    "regressors": ("regressors.json", regressors_table),
     "uci": ("uci.json", uci_table),
     "laplace": ("laplace.json", lambda found: laplace_table(found.get("turns", []))),
     "calibration": (

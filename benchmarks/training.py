@@ -107,12 +107,11 @@ def problems(images: Path | None, folders: Path | None = None) -> Iterator[Probl
             yield Problem(f"MNIST autoencoder, {what}", lambda: autoencoder(784), likelihood, pixels, pixels, None, 500)
 
 
-def read_table(folder: Path) -> tuple[Any, Any, Any, Any]:
-    """Return a UCI table with its first published split: inputs, target, training and test rows."""
+def read_table(folder: Path, split: int = 0) -> tuple[Any, Any, Any, Any]:
+    """Return a UCI table with a published split: inputs, target, training and test rows."""
     table = np.loadtxt(folder / "data.txt")
-    index = [
-        np.loadtxt(folder / f"index_{name}.txt").astype(int) for name in ("features", "target", "train_0", "test_0")
-    ]
+    names = "features", "target", f"train_{split}", f"test_{split}"
+    index = [np.loadtxt(folder / f"index_{name}.txt").astype(int) for name in names]
     return table[:, index[0]], table[:, index[1]].reshape(-1), index[2], index[3]
 
 
@@ -256,7 +255,8 @@ def train(problem: Problem, method: Method, rate: float, budget: int, seed: int)
         start = clock()
         try:
             if method.curvature:
-                opt.step(x, y, *beta_weights(method, problem, model(x)) if method.beta else ())
+                weighted = rp.optim.beta_nll(model, problem.likelihood, x, y, method.beta)
+                opt.step(*(weighted,) if method.beta else (x, y))
             else:
                 opt.zero_grad()
                 f = model(x)

@@ -228,6 +228,14 @@ def test_figures_of_every_benchmark_become_tables(tables: Any, tmp_path: Path) -
             {"data": "yacht", "method": "raphson", "loglik_mean": 0.7, "loglik_se": 0.05, "seconds_per_fit": 2.0},
             {"data": "energy", "method": "ensemble", "loglik_mean": 0.1, "loglik_se": None, "seconds_per_fit": 6.0},
         ],
+        "regressors.json": [
+            {"problem": "energy, natural", "split": split, "seed": seed, "method": method, "rate": rate, "budget": 60}
+            | {"loss": -1.0, "test_loss": -0.5, "rmse": rmse + 0.02 * split + 0.2 * seed, "seconds": 2.0}
+            for method, rate, rmse in (("K-FAC", 1.0, 0.3), ("Adam, beta-NLL", 0.1, 0.5), ("Adam, beta-NLL", 0.01, 0.4))
+            for split in range(2)
+            for seed in range(2)
+            if (method, split, seed) != ("K-FAC", 1, 1)
+        ],
         "laplace.json": {
             "turns": [
                 {"task": "kfac", "library": "raphson", "fit_s": 0.2, "fit_mb": 3.0},
@@ -239,7 +247,7 @@ def test_figures_of_every_benchmark_become_tables(tables: Any, tmp_path: Path) -
     for name, content in figures.items():
         (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
     made = {name: tables.drawn(name, tmp_path) for name in tables.TABLES}
-    assert made["fits"] is made["updates"] is made["training"] is made["regressors"] is None
+    assert made["fits"] is made["updates"] is made["training"] is None
     assert (
         "| poisson 100x2 | 0.1000 | 0.4000 lbfgs | 0.2000 (gradient 1e-02) | 0.1000 | 0.8000 bfgs | 4.0 | 8.0 |"
         in (made["glm"])
@@ -250,6 +258,9 @@ def test_figures_of_every_benchmark_become_tables(tables: Any, tmp_path: Path) -
     )
     assert "| csv | raphson | 0.50 (0.40) |" in made["end to end"] and "| 2.00 | 1.5 |" in made["end to end"]
     assert "| raphson | 0.700 (0.050), 2.0 s |  |" in made["uci"] and "| ensemble |  | 0.100, 6.0 s |" in made["uci"]
+    # splits at 0.4 and 0.32, beside 0.5 and 0.52 with the better rate
+    assert "| energy, natural: K-FAC, 60 | -1.00 | -0.50 | 0.360 | -0.150 (0.050) | 2.00 |" in made["regressors"]
+    assert "| energy, natural: Adam, beta-NLL, 0.01, 60 | -1.00 | -0.50 | 0.510 |  | 2.00 |" in made["regressors"]
     assert "| kfac | 0.200 s; 3 MB | no result |  |" in made["laplace"]
     assert "| digits | plain | 0.123 |" in made["calibration"]
     widths = {
