@@ -101,7 +101,7 @@ def make_rows(
         positive = weights > 0
         table, y, weights, sums = table[kept], y[positive], weights[positive], None
         offset = None if offset is None else offset[positive]
-    sparse = sp.issparse(table) and not _is_better_dense(*table.shape, y)
+    sparse = sp.issparse(table) and not _is_better_dense(table.shape[0], table.shape[1], y)
     return Rows(table if sparse else dense(table), y, weights, offset, kept, sums=sums)
 
 
