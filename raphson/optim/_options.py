@@ -22,6 +22,8 @@ class CurvatureOptions:
         estimator: The output side of the factors: ``"mc"`` (sampled, one backward pass without weight gradients),
             ``"exact"`` (all C vectors), ``"empirical"`` (the loss gradients themselves, no pass), ``"recursive"``
             (KFRA: averages passed from layer to layer of a ``torch.nn.Sequential``, linear or elementwise; no pass).
+            ``"mc"`` takes no samples for a linear layer that makes the outputs of a concave likelihood with a diagonal
+            output Hessian.
         structure: ``"kfac"``, or ``"ekfac"``: with the second moments of the gradients in the factors' eigenbasis.
         sharing: How positions that share a weight are combined, ``"expand"`` or ``"reduce"``.
         samples: Number of samples for ``"mc"``.
