@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import torch
@@ -42,6 +42,11 @@ class Gathered:
             made.release()
 
     @property
+    def released(self) -> bool:
+        """Whether the graph of a batch has to be made again."""
+        return any(made.released for made in self._passes)
+
+    @property
     def loss(self) -> Tensor:
         """The loss."""
         return self._total(self._losses)
@@ -72,9 +77,19 @@ class Gathered:
         own = first.batch.y.shape[first.f.ndim - 1 :].numel()
         return own * (1.0 if self._mean else sum(made.total_weight for made in self._passes))
 
-    def curvature(self, directions: Sequence[Tensor]) -> Tensor:
-        """Return products of directions with the Gauss-Newton matrix between them, ``(k, k)``."""
-        return self._total([made.curvature(directions) for made in self._passes])
+    def curvature(
+        self, directions: Sequence[Tensor], last: Callable[[TrainingPass, Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Return products of directions with the Gauss-Newton matrix between them, ``(k, k)``.
+
+        Args:
+            directions: The directions, ``(P,)`` each.
+            last: Returns the Jacobian of a pass times the last one; None for the general way.
+
+        Returns:
+            The products.
+        """
+        return self._total([made.curvature(directions, last) for made in self._passes])
 
     def product(self, v: Tensor) -> Tensor:
         """Return the Gauss-Newton matrix times a vector, both ``(P,)``."""

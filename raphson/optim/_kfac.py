@@ -195,7 +195,9 @@ class KFAC(torch.optim.Optimizer):
         values = GroupValues(self._trained.space.slices, self.param_groups)
         rule = self._rule
         assert rule is not None
-        gradient = gathered.gradient + values.times("weight_decay", theta)
+        gradient = gathered.gradient
+        if values.common("weight_decay") != 0.0:
+            gradient = gradient + values.times("weight_decay", theta)
         average = averaged_gradient(self._average_gradient, gradient, rule.averaging)
         self._curvature.take(gathered.measured, self._count)
         if self._expected is not None:
@@ -213,18 +215,21 @@ class KFAC(torch.optim.Optimizer):
         model: QuadraticModel | None = None
         if isinstance(rule, QuadraticStep):
             moving = [self._previous] if rule.momentum and self._previous is not None else []
-            directions, slope = [direction, *moving], float(torch.dot(average, direction))
+            parts = [] if rule.momentum else self._curvature.apart(direction)
+            slopes = [float(torch.dot(average, d)) for d in (direction, *parts)]
+            directions = [direction, *moving, *parts]
             if self._products:
-                model = self._model(gathered, directions, gradient, values)
-                coefficients = model.minimum()
+                last = self._curvature.output_jvp if parts and not gathered.released else None
+                model = self._model(gathered, directions, gradient, values, last)
+                coefficients = model.longer() if parts else model.minimum()
             else:
-                coefficients = torch.tensor([self._length.along(slope)])
+                coefficients = torch.tensor(self._length.along(slopes))
             step = combination(directions, coefficients)
         else:
             step = rule.step(direction, average, self._largest_lr, gathered.targets)
         taken = self._checked(values.times("lr", step))
         if isinstance(rule, QuadraticStep) and model is not None:
-            self._length.put(float(coefficients[0]), slope, self._count, rule.period)
+            self._length.put(coefficients.tolist()[: len(slopes)], slopes, self._count, rule.period)
         self._promised = None
         if self._damping.due(self._count + 1):
             lr = values.common("lr")
@@ -394,9 +399,14 @@ class KFAC(torch.optim.Optimizer):
         return next(name for name, part in parts.items() if not all_finite(part))
 
     def _model(
-        self, gathered: Gathered, directions: list[Tensor], gradient: Tensor, values: GroupValues
+        self,
+        gathered: Gathered,
+        directions: list[Tensor],
+        gradient: Tensor,
+        values: GroupValues,
+        last: Callable[[TrainingPass, Tensor], Tensor] | None = None,
     ) -> QuadraticModel:
-        matrix = gathered.curvature(directions)
+        matrix = gathered.curvature(directions, last)
         assert self._damping.value is not None
         shifted = [self._damping.value * v + values.times("weight_decay", v) for v in directions]
         more = torch.stack([torch.stack([torch.dot(a, b) for b in shifted]) for a in directions])

@@ -22,6 +22,8 @@ class CurvatureOptions:
         estimator: The output side of the factors: ``"mc"`` (sampled, one backward pass without weight gradients),
             ``"exact"`` (all C vectors), ``"empirical"`` (the loss gradients themselves, no pass), ``"recursive"``
             (KFRA: averages passed from layer to layer of a ``torch.nn.Sequential``, linear or elementwise; no pass).
+            ``"mc"`` takes no samples for a linear layer that makes the outputs of a concave likelihood with a diagonal
+            output Hessian.
         structure: ``"kfac"``, or ``"ekfac"``: with the second moments of the gradients in the factors' eigenbasis.
         sharing: How positions that share a weight are combined, ``"expand"`` or ``"reduce"``.
         samples: Number of samples for ``"mc"``.
@@ -69,11 +71,11 @@ class DampingOptions:
 
     Every ``period`` steps the change of the loss by a step is compared with what its quadratic model promised. Where
     the ratio of the two, each averaged over about the last five comparisons, is above 4/5, :math:`\lambda` is
-    multiplied by ``rate ** period``; below 1/4, it is divided, but not to more than 1e-4 of the mean eigenvalue of the
+    multiplied by ``rate ** period``; below 1/4, it is divided, but not to more than 1e-6 of the mean eigenvalue of the
     curvature unless the loss rises by as much as was promised: the rest is noise. Other than with Martens and Grosse
     (2015, section 6.5), the loss is that of the next mini-batch: on the one that made it, a step of the exact model is
     nearly always as good as promised, and the damping would fall to zero. The first value is the smallest with which a
-    first step gains half of what one can.
+    first step gains a tenth of what one can.
 
     Args:
         start: The first value, in the units of the curvature; None: chosen at the first step.

@@ -115,6 +115,23 @@ class Preconditioner:
         """Return the damped inverse, to the power of ``exponent``, times a vector ``(P,)``."""
         return self._put_together(v, [state.solve(state.block.take(v)) for state in self._blocks], self._shift)
 
+    def apart(self, v: Tensor) -> list[Tensor]:
+        """Return a vector ``(P,)`` with zeros outside the layer that makes the outputs, if it gets a length of its own.
+
+        It does where there are other layers and the power is not that of the inverse, which alone weighs layers.
+        """
+        if self._plan is None or self._plan.at_output is None or len(self._blocks) == 1 or self.exponent == 1.0:
+            return []
+        out = torch.zeros_like(v)
+        for place in self._plan.blocks[self._plan.at_output].places:
+            out[place] = v[place]
+        return [out]
+
+    def output_jvp(self, made: TrainingPass, v: Tensor) -> Tensor:
+        """Return the Jacobian of a pass times such a vector."""
+        assert self._plan is not None
+        return self._plan.output_jvp(made, v)
+
     def trials(self, v: Tensor, count: int) -> Callable[[Damped], Tensor]:
         """Return the same at step ``count`` by damping, after what does not depend on it was done once."""
         if self._options.structure == "ekfac":

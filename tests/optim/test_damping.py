@@ -42,15 +42,15 @@ def test_a_loss_that_is_not_finite_raises_it_at_once_and_is_forgotten():
 def test_noise_raises_it_to_a_share_of_the_curvature_and_failure_beyond():
     schedule = DampingSchedule(DampingOptions(1.0))
     for _ in range(5):
-        schedule.adapt(-0.1, -1.0, 1.0, 1e5)
+        schedule.adapt(-0.1, -1.0, 1.0, 1e7)
     assert schedule.value == pytest.approx(0.95**-25)  # the bound, 10, is not reached
     for _ in range(10):
-        schedule.adapt(-0.1, -1.0, 1.0, 1e5)
+        schedule.adapt(-0.1, -1.0, 1.0, 1e7)
     assert schedule.value == 10.0
-    schedule.adapt(-0.1, -1.0, 1.0, 1e3)  # of a smaller curvature: as it is
+    schedule.adapt(-0.1, -1.0, 1.0, 1e5)  # of a smaller curvature: as it is
     assert schedule.value == 10.0
     for _ in range(10):
-        schedule.adapt(5.0, -1.0, 1.0, 1e3)
+        schedule.adapt(5.0, -1.0, 1.0, 1e5)
     assert schedule.value > 20.0
 
 
@@ -68,7 +68,7 @@ def test_it_is_found_where_a_first_step_does_most():
 def test_a_smaller_one_is_taken_where_its_first_step_does_nearly_as_much():
     schedule = DampingSchedule(DampingOptions())
     schedule.begin(lambda damping: -1.0 + 0.15 * (math.log10(damping) - 2) ** 2, guess=1.0)
-    assert schedule.value == pytest.approx(10**0.5, rel=1e-6)  # within 1.8 decades the gain is 0.5 or more
+    assert schedule.value == pytest.approx(1.0, rel=1e-6)  # within 2.4 decades the gain is 0.1 or more
 
 
 def test_no_first_one_is_far_below_the_curvature():

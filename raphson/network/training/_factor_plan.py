@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from raphson._errors import InputError
-from raphson.linalg import all_finite
+from raphson.linalg import Diagonal, all_finite
 from raphson.network._parameters import ParameterSpace
 from raphson.network.curvature._kfra import required_feed_forward
 from raphson.network.curvature.factors._eigen_moments import EigenMoments
@@ -32,7 +32,7 @@ from raphson.network.curvature.factors._layer_plan import KroneckerPlan, make_pl
 from raphson.network.curvature.factors._output_factor import Sampling, output_factors
 from raphson.network.curvature.factors._recorded_batches import RecordedBatch, average_weights
 from raphson.network.curvature.factors._recursion import Recursion
-from raphson.network.layers._layer_calls import LayerCall, Lookup, Matmul
+from raphson.network.layers._layer_calls import LayerCall, Linear, Lookup, Matmul
 from raphson.network.layers._layer_record import Consumer, LayerRecord
 from raphson.network.training._training_pass import TrainingPass
 
@@ -125,6 +125,8 @@ class FactorPlan:
     Attributes:
         blocks: The Kronecker blocks.
         diagonal: Names of the parameters with entries in no block.
+        at_output: The number of the block of the linear layer whose outputs are the network's, each with a convex loss
+            of its own; None where there is none.
     """
 
     def __init__(self, first: TrainingPass, sharing: Sharing) -> None:
@@ -142,6 +144,14 @@ class FactorPlan:
             for places in block.places:
                 covered[places] = True
         self._rest = ~covered
+        last = first.record.at_output
+        apart = first.likelihood.concave and isinstance(first.likelihood.fisher(first.f, first.batch.y), Diagonal)
+        made_by = [
+            i
+            for i, weight in enumerate(self._weights)
+            if apart and list(weight.calls) == [last] and isinstance(self._calls[weight.calls[0]], Linear)
+        ]
+        self.at_output = made_by[0] if made_by else None
         self.diagonal = tuple(name for name, place in first.space.slices.items() if bool(self._rest[place].any()))
 
     @cached_property
@@ -158,9 +168,10 @@ class FactorPlan:
                 positions = call.positions * call.inner
                 gradient += 6.0 * positions * groups * o * i
                 factors += 1.25 * positions * groups * (o * o + i * i) + 2.0 * positions * groups * o * i
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
             groups, o, i = block.shape
-            inverses += groups * sum(n**3 for n in (o, i + (block.bias is not None)) if n <= LARGEST)
+            sides = (i + (block.bias is not None),) if number == self.at_output else (o, i + (block.bias is not None))
+            inverses += groups * sum(n**3 for n in sides if n <= LARGEST)
         return gradient, factors, inverses
 
     @property
@@ -203,10 +214,11 @@ class FactorPlan:
         for term, own in zip(terms, calls, strict=True):
             term.add_inputs(own, independent, example)
         moments = [_moments(block, basis) for block, basis in zip(self.blocks, bases, strict=bool(bases))]
+        exact = self._output_diagonal(made) if estimator in {"mc", "exact"} else None
         jobs = [
             ([one.number for one in own], partial(what.add_outputs, own))
-            for what, own in zip(terms, calls, strict=True)
-            if recursive is None
+            for i, (what, own) in enumerate(zip(terms, calls, strict=True))
+            if recursive is None and (exact is None or i != self.at_output)
         ]
         jobs += [
             ([one.number for one in own], partial(what.add, own))
@@ -227,11 +239,35 @@ class FactorPlan:
                     _hand_over(outputs, jobs)
                     diagonal += self._squared_rest(named)
         factors = [_factors(term) for term in terms]
+        if exact is not None:
+            assert self.at_output is not None
+            factors[self.at_output] = factors[self.at_output]._replace(left=exact)
         if recursive is not None:
             factors = [f._replace(left=h) for f, h in zip(factors, recursive, strict=True)]
         found = Measured(factors, diagonal, [basis.moments for basis in moments])
         self._check_finite(found)
         return found
+
+    def output_jvp(self, made: TrainingPass, v: Tensor) -> Tensor:
+        """Return the Jacobian times ``v``, ``(P,)``, which is zero outside block ``at_output``: one product."""
+        assert self.at_output is not None
+        (number,) = self._weights[self.at_output].calls
+        block, x = self.blocks[self.at_output], made.record.calls[number].input()
+        (weight,) = v[block.weight].view(block.shape)
+        bias = None if block.bias is None else v[block.bias]
+        return nn.functional.linear(x, weight, bias).reshape(made.f.shape)
+
+    def _output_diagonal(self, made: TrainingPass) -> Tensor | None:
+        """Return the factor on the side of the outputs of the layer that makes these, where it is diagonal, ``(1, O)``.
+
+        It is the sum of the output Hessians, without samples. None where positions of an example are added up before
+        they are squared.
+        """
+        if self.at_output is None or (self._sharing == "reduce" and made.f.ndim > 2):
+            return None
+        hessian = made.likelihood.fisher(made.f, made.batch.y)
+        assert isinstance(hessian, Diagonal)
+        return made.scaled(hessian.values).reshape(-1, made.f.shape[-1]).sum(0, keepdim=True)
 
     def _recursive(self, made: TrainingPass) -> list[Tensor]:
         """Return for each block the averaged matrix of its layer's outputs, ``(1, O, O)``, or its diagonal."""

@@ -102,6 +102,11 @@ class TrainingPass:
         self.f = self.record.output.detach()
         self._released = False
 
+    @property
+    def released(self) -> bool:
+        """Whether the graph was forgotten."""
+        return self._released
+
     def release(self) -> None:
         """Forget the graph, which takes the memory; it is made again, with the same random numbers, where needed."""
         if not self._released:
@@ -222,13 +227,25 @@ class TrainingPass:
             ) from error
         return out
 
-    def curvature(self, directions: Sequence[Tensor]) -> Tensor:
+    def curvature(
+        self, directions: Sequence[Tensor], last: Callable[[TrainingPass, Tensor], Tensor] | None = None
+    ) -> Tensor:
         """Return ``v_i^T G v_j``, ``(k, k)``, with the Gauss-Newton matrix ``G`` of the batch for directions ``(P,)``.
 
         The middle factor is the expected Hessian of the loss in the outputs.
+
+        Args:
+            directions: The directions.
+            last: Returns the Jacobian of a pass times the last direction, where there is a shorter way.
+
+        Returns:
+            The products.
         """
         gone = self._released
-        moved = [self.jvp(v) for v in directions]
+        rest = directions if last is None else directions[:-1]
+        moved = [self.jvp(v) for v in rest]
+        if last is not None:
+            moved.append(last(self, directions[-1]))
         if gone:
             self.release()
         hessian = self.likelihood.fisher(self.f, self.batch.y)
