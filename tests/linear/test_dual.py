@@ -174,7 +174,18 @@ def test_the_best_point_along_the_gradient_needs_no_products_of_rows(objective):
         },
         {"design": DenseDesign(torch.ones(10, 40))},
     ],
-    ids=str,
+    ids=[
+        "no penalty",
+        "smoothed",
+        "class weights",
+        "not classes",
+        "probabilities",
+        "ignored",
+        "offset",
+        "own outputs",
+        "few columns",
+        "single precision",
+    ],
 )
 def test_objectives_of_another_kind_have_none(change):
     whole = make(10, 40, 3)
