@@ -87,8 +87,8 @@ def test_a_step_is_the_minimum_in_both_lengths():
 @pytest.mark.parametrize(
     ("slopes", "expected"),
     [
-        ((-1.0, -0.9), (0.1, 0.8)),  # the minimum itself
-        ((-1.0, -0.95), (8.6 / 82, 68.8 / 82)),  # it would go 18 times farther: as far as the bound, both the best so
+        ((-1.0, -0.7), (0.3, 0.4)),  # the minimum itself
+        ((-1.0, -0.9), (4.6 / 26, 18.4 / 26)),  # it would go 8 times farther: as far as the bound, both the best so
         ((-1.0, -0.2), (0.5, 0.0)),  # the last layer would go less far: 0.8, 0.2
         ((-0.5, -0.6), (0.25, 0.0)),  # the rest would go back: -0.1, 0.6
     ],
