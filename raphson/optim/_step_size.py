@@ -40,7 +40,7 @@ every fifth step whatever it finds, regressors with a scale diverge (measured)."
 _FARTHER = 4.0
 """Times the length of the rest by which the last layer may go farther than that. Mini-batches ask for 20 to 500 times,
 which is ahead for 60 steps and falls behind by noise later: on 10,000 digits 60, 250 and 500 steps end at 69.3, 61.5
-and 59.0 without a bound, at 69.9, 59.4 and 57.0 with 8, at 72.5, 59.3 and 56.9 with 4, 250 at 60.1 with 2 (measured)."""
+and 59.0 without a bound, at 69.9, 59.4 and 57.0 with 8, at 72.5, 59.3 and 56.8 with 4; 250 at 60.1 with 2."""
 
 _SETTLED = 50
 """Steps over which the longest period grows to what it is. On the autoencoder of 1400 digits 125 steps end at 14.46, as
