@@ -143,14 +143,15 @@ def _completed(
     tol = options.tol
     for _ in range(_TIGHTENINGS):
         enough = max(_MISSING, objective.total_weight * _SEEN * abs(solution.value))
-        missing = 0.5 * _STALE * objective.total_weight * solution.newton_decrement**2
+        by_products = solution.method == "newton-cg"
+        missing = 0.5 * (1.0 if by_products else _STALE) * objective.total_weight * solution.newton_decrement**2
         literal = options.max_iter < FEW_ITERATIONS or options.solver not in ("auto", "newton")
         if not solution.converged or not missing > enough or literal or not is_dense(objective):
             break
-        if solution.method == "newton-cg":
+        if by_products:
             # its decrement is that before the last step, which may have been all it took
             solution = replace(solution, newton_decrement=_decrement(objective, solution.theta))
-            if not 0.5 * _STALE * objective.total_weight * solution.newton_decrement**2 > enough:
+            if not 0.5 * objective.total_weight * solution.newton_decrement**2 > enough:
                 break
         tol = _TIGHTER * min(tol, max(solution.gradient_norm, tol**2))
         concave = objective.likelihood.concave
