@@ -197,15 +197,14 @@ class DualClasses:
 
     # values ----------------------------------------------------------------------------------------------------------
 
-    def start(self) -> DualPoint:
-        """Return the point at which all outputs are zero."""
+    def start(self, *, products: bool = True) -> DualPoint:
+        """Return the point at which all outputs are zero, perhaps without what needs products of rows."""
         zero = np.zeros((self.q, self.n))
-        return self.at(zero, zero, np.zeros(self.q))
+        return self.at(zero, zero, np.zeros(self.q), products=products)
 
     def along_gradient(self) -> tuple[DualPoint, DualPoint]:
         """Return the start and about the best point along the gradient there, by two passes over the table."""
-        zero = np.zeros((self.q, self.n))
-        start = self.at(zero, zero, np.zeros(self.q), products=False)
+        start = self.start(products=False)
         slopes = self.combined(start.r)
         mean_square = self.size / slopes.shape[1]
         step = DualStep(-start.r, -self.predicted(slopes), -mean_square * start.ones)

@@ -185,14 +185,12 @@ class QuadraticModel:
         end at 94, with one length at 78, with one for the last layer and one for the rest at 69 (measured).
         """
         found = self.minimum()
-        if bool(found[1] > _FARTHER * found[0] > 0):
-            together = torch.tensor([1.0, _FARTHER], dtype=torch.float64)
-            a, b = self.matrix.cpu().double(), self.slopes.cpu().double()
-            return -(b @ together) / (together @ a @ together) * together
-        if bool(found[0] > 0) and bool(found[1] >= 0):
+        first, more = found.tolist()
+        if first > 0 and 0 <= more <= _FARTHER * first:
             return found
-        alone = QuadraticModel(self.directions[:1], self.slopes[:1], self.matrix[:1, :1])
-        return torch.cat([alone.minimum(), torch.zeros(1, dtype=torch.float64)])
+        together = torch.tensor([1.0, _FARTHER if first > 0 and more > 0 else 0.0], dtype=torch.float64)
+        a, b = self.matrix.cpu().double(), self.slopes.cpu().double()
+        return -(b @ together) / (together @ a @ together) * together
 
     def change(self, coefficients: Tensor) -> float:
         """Return the change of the loss that the model promises for coefficients ``(k,)``."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import raphson as rp
 from raphson.estimators.fit import _few_rows
 from raphson.estimators.input import _rows
+from tests.awkward_tables import spoil
 
 
 def gradient_norm(model, x, y, weights, l2, intercept):
@@ -42,12 +43,8 @@ def tables(draw):
         x *= 10.0 ** rng.uniform(-1, 1, d)
     if "means" in kinds:
         x += 20.0 * rng.normal(size=d)
-    if "copied rows" in kinds:
-        x[rng.integers(n, size=n // 2)] = x[0]
-    if "constant columns" in kinds:
-        x[:, rng.random(d) < 0.2] = 2.0
+    spoil(x, kinds, rng)
     if "sparse" in kinds:
-        x[rng.random((n, d)) < 0.6] = 0.0
         x = sp.csr_matrix(x)
     return x, rng.permutation(np.arange(n) % k), rng.uniform(0.5, 2.0, n) if "weights" in kinds else None
 

@@ -18,6 +18,7 @@ import raphson as rp
 from raphson.estimators.fit import _by_rows, _covariance, _solver
 from raphson.estimators.input import _rows
 from raphson.linear import _block_jacobi
+from tests.awkward_tables import spoil
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -95,12 +96,8 @@ def tables(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     x = rng.normal(size=(n, d)) * 10.0 ** rng.uniform(-1, 1, d) + rng.normal(size=d)
     kinds = draw(st.sets(st.sampled_from(["copied rows", "constant columns", "weights", "offset", "sparse"])))
-    if "copied rows" in kinds:
-        x[rng.integers(n, size=n // 2)] = x[0]
-    if "constant columns" in kinds:
-        x[:, rng.random(d) < 0.2] = 2.0
+    spoil(x, kinds, rng)
     if "sparse" in kinds:
-        x[rng.random((n, d)) < 0.6] = 0.0
         x = sp.csr_matrix(x)
     weights = rng.integers(1, 4, n) * 1.0 if "weights" in kinds else None
     return x, weights, "offset" in kinds, rng, draw(st.sampled_from([1e-3, 1e-1, 1.0]))

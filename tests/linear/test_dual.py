@@ -13,6 +13,7 @@ from raphson.data import DenseDesign, SparseDesign
 from raphson.likelihoods import Categorical, Gaussian
 from raphson.linear import DualClasses, LinearObjective, OutputMap, has_dual
 from raphson.linear._dual import _SMALL
+from tests.awkward_tables import spoil
 
 
 def make(n, d, k, *, seed=0, l2=1e-2, intercept=True, kinds=()):
@@ -22,12 +23,8 @@ def make(n, d, k, *, seed=0, l2=1e-2, intercept=True, kinds=()):
         x += 30.0 * rng.normal(size=d)
     if "small means" in kinds:
         x += 0.3
-    if "copied rows" in kinds:
-        x[rng.integers(n, size=n // 2)] = x[0]
-    if "constant columns" in kinds:
-        x[:, rng.random(d) < 0.3] = 2.0
+    spoil(x, kinds, rng, constant=0.3)
     if "sparse" in kinds:
-        x[rng.random((n, d)) < 0.6] = 0.0
         design = SparseDesign(sp.csr_matrix(x), intercept=intercept, standardize=True)
     else:
         design = DenseDesign(torch.from_numpy(x), intercept=intercept, standardize=True)

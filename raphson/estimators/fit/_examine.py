@@ -82,7 +82,9 @@ def _looks_separated(fitted: Fitted) -> bool:
     if not objective.may_move_more(step, _SUSPICIOUS_STEP):
         return False
     # an optimum that a ridge keeps finite may be far off: the value rises soon, which is seen in less than a pass
-    if (objective.l2 and not falls_on(fitted)) or not objective.moves_more(step, _SUSPICIOUS_STEP):
+    if objective.l2 and not falls_on(fitted):
+        return False
+    if not objective.largest_move(step, in_units=True) > _SUSPICIOUS_STEP:
         return False
     f = objective.predictors(theta)
     moved = (objective.predictors(theta + step) - f).abs().amax(1)
