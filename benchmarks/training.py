@@ -235,11 +235,6 @@ def clock() -> float:
     return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def beta_weights(method: Method, problem: Problem, f: Tensor) -> list[Tensor]:
-    """Return the rows' weights of beta-NLL (Seitzer et al. 2022): without, rows of large variance count for little."""
-    return [problem.likelihood.variance(f.detach()).reshape(-1) ** method.beta] if method.beta else []
-
-
 def train(problem: Problem, method: Method, rate: float, budget: int, seed: int) -> Run:
     """Train once, with the rate falling linearly to zero."""
     torch.manual_seed(seed)
@@ -259,10 +254,11 @@ def train(problem: Problem, method: Method, rate: float, budget: int, seed: int)
                 opt.step(*(weighted,) if method.beta else (x, y))
             else:
                 opt.zero_grad()
-                f = model(x)
-                loss = problem.likelihood.nll(f, y)
-                for weight in beta_weights(method, problem, f):
-                    loss = loss * weight
+                if method.beta:
+                    f, _, weight = rp.optim.beta_nll(model, problem.likelihood, x, y, method.beta)()
+                    loss = problem.likelihood.nll(f, y) * weight
+                else:
+                    loss = problem.likelihood.nll(model(x), y)
                 loss.mean().backward()
                 opt.step()
         except rp.InputError:

@@ -58,5 +58,6 @@ from raphson.linalg._quadrature import logdet as logdet
 from raphson.linalg._quadrature import spectral_density as spectral_density
 from raphson.linalg._serialize import from_state_dict as from_state_dict
 from raphson.linalg._size import MAX_DENSE_ELEMENTS as MAX_DENSE_ELEMENTS
+from raphson.linalg._size import SERIAL_ENTRIES as SERIAL_ENTRIES
 from raphson.linalg._size import check_dense_size as check_dense_size
 from raphson.linalg._sum import Sum as Sum

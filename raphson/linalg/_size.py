@@ -1,4 +1,4 @@
-"""The limit above which no dense array is formed without being asked for in smaller parts."""
+"""Sizes: up to which dense arrays are formed, and up to which NumPy multiplies on one thread."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from raphson._errors import TooLargeError
 
 MAX_DENSE_ELEMENTS = 2**28
 """Largest number of elements of an array that an operator forms: 2 GB in float64."""
+
+SERIAL_ENTRIES = 9216
+"""Entries of a matrix up to which OpenBLAS multiplies it by a vector without threads of its own, which would fight with
+PyTorch's: NumPy, whose calls take half to a third of the time of PyTorch's, may be called up to there."""
 
 
 def check_dense_size(shape: Sequence[int], dtype: torch.dtype, alternative: str) -> None:

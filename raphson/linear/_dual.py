@@ -38,6 +38,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from raphson.data import SparseDesign
+from raphson.linalg import SERIAL_ENTRIES
 from raphson.linear._objective import LinearObjective
 from raphson.linear._row_space import constant_columns
 
@@ -52,8 +53,8 @@ _CENTERED = 1e-26
 _SMALL = 64
 """Rows up to which LAPACK is called by way of SciPy, which then starts no threads that fight with PyTorch's."""
 
-_FEW_PRODUCTS, _FEW_ENTRIES = 2**18, 9216
-"""Multiplications of two matrices, and entries of one times a vector, up to which OpenBLAS starts no threads either."""
+_FEW_PRODUCTS = 2**18
+"""Multiplications of two matrices up to which OpenBLAS starts no threads either."""
 
 _BEHIND = 0.5
 """Share of a length by which its local parabola may put the minimum before it."""
@@ -164,7 +165,7 @@ class DualClasses:
 
     def times_gram(self, a: Array) -> Array:
         """Return ``A G`` for shares ``(q, N)``."""
-        if len(a) * self.n**2 <= (_FEW_PRODUCTS if len(a) > 1 else _FEW_ENTRIES):
+        if len(a) * self.n**2 <= (_FEW_PRODUCTS if len(a) > 1 else SERIAL_ENTRIES):
             return a @ self.gram
         found: Array = torch.mm(torch.from_numpy(a), torch.from_numpy(self.gram)).numpy()
         return found

@@ -25,13 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raphson.linalg import SERIAL_ENTRIES
+
 _RANK = 1e-10
 
 _MATRIX_ELEMENTS = 2**15
 """Linear maps of the parameters are held as matrices up to this size: one product costs less than calls by group."""
-
-_FEW_ENTRIES = 9216
-"""Parameters up to which NumPy turns them into those of the table: OpenBLAS then starts no threads."""
 
 Columns = slice | Tensor
 
@@ -347,7 +346,7 @@ class OutputMap:
     def to_table(self, theta: Tensor, center: Tensor, scale: Tensor) -> Tensor:
         """Turn parameters ``(..., P)`` of columns, less ``center`` ``(D,)`` over ``scale``, into the table's."""
         if self.is_uniform:
-            if theta.dtype == torch.float64 and theta.numel() <= _FEW_ENTRIES:
+            if theta.dtype == torch.float64 and theta.numel() <= SERIAL_ENTRIES:
                 return self._to_table_few(theta, center, scale)
             table = theta.reshape(-1, self.n_columns).clone()
             slopes = table[:, int(self.intercept) :].div_(scale)

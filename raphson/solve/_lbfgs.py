@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raphson.linalg import SERIAL_ENTRIES
 from raphson.solve._factor import Inverse
 from raphson.solve._line_search import Direction, is_finite
 from raphson.solve._solution import Evaluation
@@ -37,10 +38,6 @@ TRIALS = 20
 
 _SMALL = 1000
 """Parameters up to which products with pairs that are still zero cost less than views of those that are not."""
-
-_FEW = 9216
-"""Entries of all pairs up to which NumPy multiplies, whose calls take a third of the time of PyTorch's: from there on
-OpenBLAS starts threads of its own, which fight with PyTorch's."""
 
 
 class InversePairs:
@@ -74,7 +71,7 @@ class InversePairs:
         self._seen, self._own = np.zeros((memory, 2)), np.zeros(memory)  # products of pairs with the gradient, and D
         self._root, self._changes = np.zeros((memory, memory)), np.zeros((memory, memory))  # R^-1, Y^T Z
         self._taken = self._used = self._width = 0
-        self._is_few = 2 * memory * p <= _FEW and gradient.dtype == torch.float64
+        self._is_few = 2 * memory * p <= SERIAL_ENTRIES and gradient.dtype == torch.float64
         if small:
             self._look_at(memory)
         tiny = torch.finfo(gradient.dtype).tiny
