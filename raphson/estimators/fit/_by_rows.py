@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raphson.data import SparseDesign
+from raphson.data import DenseDesign, SparseDesign
 from raphson.estimators.fit._edge import fit_inside
 from raphson.estimators.fit._few_rows import solve_few_rows, takes_few_rows
 from raphson.estimators.fit._first_step import first_length, rough_inverse
 from raphson.estimators.fit._options import FitOptions
-from raphson.estimators.fit._patience import STRONG, TOLD, patience
+from raphson.estimators.fit._patience import STRONG, TOLD, gradients_to_try
 from raphson.estimators.fit._solver import (
     FEW_ITERATIONS,
     continued,
@@ -46,13 +46,16 @@ take half as long."""
 _SINGLE = 2.0**-17
 """Share of the first gradient down to which single precision leads: a hundred times what its rounding makes of it."""
 
-_STALE = 6
-"""Steps in single precision without a smaller gradient after which its rounding is what is left: 50000 x 300, sparse,
-ten classes, separable, l2 = 1e-6, came to 2e-6 after 30 steps and to no less in 120 more; in double 41 end it."""
+_ROUNDED_SINGLE = 2.0**-12
+"""Share of the first gradient from which on its rounding may stall it: 500 x 2000, 50 classes, noisy, has none smaller
+in six steps long before."""
 
 _SINGLE_WORK = 2**23
 """Nonzeros times outputs from which single precision pays for its copy of the table and an evaluation more: 5000 x 2000
 with 640,000 and three outputs takes 83 ms with it, 80 without; 5000 x 7000 with 2.3 million and ten 430, 550."""
+
+_SINGLE_DENSE = 2**22
+"""Entries times outputs of a dense table from which it pays, where evaluations are matrix products."""
 
 _AT_ONCE, _FEW_COORDINATES = (16.0, 15.0), 250
 """Steps by gradients that a fit in the span of the rows must cost for these to be tried first: with so few coefficients
@@ -135,7 +138,7 @@ def _try_gradients(
     by_rows: float = math.inf,
 ) -> tuple[Solution | None, LinearObjective]:
     """Return what gradients reach that cost less than the other way, None where they are not tried, and of what."""
-    most = 0.0 if warm else patience(objective, options, by_rows)
+    most = 0.0 if warm else gradients_to_try(objective, options, by_rows)
     if not most:
         return None, objective
     without = objective.reduced.cost.evaluation >= _COPIED and not objective.reduced.is_in_place
@@ -176,9 +179,8 @@ def _solve_by_gradients(
     if own.output_map.n_columns > TOLD * own.n_rows and own.has_constant_outputs(begin):
         length = first_length(own, begin, at.gradient, -inverse(at.gradient))
     descend = partial(quasi_newton, inverse=inverse, tol=options.tol, callback=callback)
-    large = isinstance(own.design, SparseDesign) and own.design.x.nnz * own.n_outputs >= _SINGLE_WORK
-    if large and within >= _SINGLE * at.norm:
-        known = _solve_in_single_precision(own, begin, within, patience, descend, length, inverse)
+    if _gains_in_single_precision(own) and within >= _SINGLE * at.norm:
+        known = _solve_in_single_precision(own, begin, at.norm, within, patience, descend, length, inverse)
     else:
         known = descend(own, begin, patience=patience, at=at, length=length)
     theta = known.theta if back is None else back(known.theta)
@@ -198,23 +200,49 @@ def _solve_by_gradients(
     )
 
 
+def _gains_in_single_precision(objective: LinearObjective) -> bool:
+    """Return whether evaluations in single precision repay a copy of the table and what has to follow in double."""
+    design = objective.design
+    if isinstance(design, SparseDesign):
+        return bool(design.x.nnz * objective.n_outputs >= _SINGLE_WORK)
+    if not isinstance(design, DenseDesign) or objective.is_compiled:
+        return False
+    large = objective.n_rows * objective.output_map.n_columns * objective.n_outputs >= _SINGLE_DENSE
+    return large and design.astype(torch.float32).is_cached
+
+
 def _solve_in_single_precision(
     objective: LinearObjective,
     start: Tensor,
+    first: float,
     tol: float,
     patience: float,
     descend: Callable[..., Solution],
     length: float | None,
     inverse: Callable[[Tensor], Tensor],
 ) -> Solution:
-    """Minimize by L-BFGS in single precision, and go on in double precision where its gradient is not small yet."""
+    """Minimize by L-BFGS in single precision, and go on in double precision where its gradient is not small yet.
+
+    Args:
+        objective: The objective.
+        start: Parameters ``(P,)``.
+        first: Norm of the gradient there.
+        tol: Bound on the norm in single precision.
+        patience: So many gradients may be needed.
+        descend: L-BFGS from a problem and a start.
+        length: Of the first step, where it is known.
+        inverse: About the product with the inverse Hessian.
+
+    Returns:
+        The solution, with values of double precision where it ended.
+    """
     found = descend(
         objective.with_curvature(torch.float32),
         start.float(),
         tol=tol,
         patience=patience,
         length=length,
-        stale=_STALE,
+        rounded=_ROUNDED_SINGLE * first,
         inverse=lambda v: inverse(v.double()).float(),
     )
     reached = found.theta.double()

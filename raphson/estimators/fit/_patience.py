@@ -88,7 +88,7 @@ _EASY = 30.0
 promised 28 to 37 took 50 to more than 200."""
 
 
-def patience(objective: LinearObjective, options: FitOptions, by_rows: float = math.inf) -> float:
+def gradients_to_try(objective: LinearObjective, options: FitOptions, by_rows: float = math.inf) -> float:
     """Return how many gradients to try before a Hessian or the span of the rows: about what these cost; 0 for none."""
     if options.solver != "auto" or options.jeffreys or options.tol <= PRECISE:
         return 0.0
@@ -136,10 +136,9 @@ def mean_square_eigenvalue(design: Design) -> float:
     """
     if not isinstance(design, DenseDesign):
         return math.inf
-    n, d = design.x.shape
+    n, d = map(int, design.x.shape)
     rows = design.x[:: max(1, n // _APART_ROWS)][:_APART_ROWS].double()
     z = (rows - design.center).div_(design.scale)
-    m = z.shape[0]
-    products = z @ z.mT if m < d else z.mT @ z
-    size = float(torch.linalg.vector_norm(products))
+    m = int(z.shape[0])
+    size = float(torch.linalg.vector_norm(z @ z.mT if m < d else z.mT @ z))
     return size * size / (d * m * m) - d / m
