@@ -26,7 +26,7 @@ from torch import Tensor
 
 from raphson.data import Block, Design
 from raphson.likelihoods import Derivatives, Likelihood
-from raphson.linear._compiled import CompiledFamily, CompiledHessian
+from raphson.linear._compiled import CompiledFamily, CompiledHessian, is_large
 from raphson.linear._cost import Cost
 from raphson.linear._gram import dense_sum
 from raphson.linear._hessian import Evaluation, LinearHessian, Part, narrowed
@@ -108,8 +108,14 @@ class LinearObjective:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether compiled code evaluates the table as it was given, in one pass."""
-        return self.likelihood.partition is not None and self._rows.table is not None and self._rows.table.in_place
+        """Whether compiled code evaluates the dense table as it was given, in one pass."""
+        table = self._rows.table
+        return self.likelihood.partition is not None and table is not None and table.in_place and table.starts is None
+
+    @property
+    def leads_in_single_precision(self) -> bool:
+        """Whether gradients in single precision are worth their copy of the table: a large sparse one."""
+        return self._compiled is None and is_large(self.design, self.n_outputs)
 
     # passes over the data ----------------------------------------------------------------------------------------
 
@@ -307,7 +313,7 @@ class LinearObjective:
             None if weights is None else weights.double().contiguous(),
             linear,
             bool(left_out) or partition == "logistic",
-            self.ridge.matrices[0].contiguous(),
+            self.ridge.own_and_shared,
             self.ridge.columns,
             self.likelihood.partition_multiple / self.total_weight,
             exponential,

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raphson.data import SparseDesign
 from raphson.estimators.fit._edge import bounds, fit_inside
 from raphson.estimators.fit._few_rows import solve_few_rows, takes_few_rows
 from raphson.estimators.fit._first_step import first_length, rough_inverse
@@ -58,10 +57,6 @@ _SINGLE = 2.0**-17
 _STALE = 6
 """Steps in single precision without a smaller gradient after which its rounding is what is left: 50000 x 300, sparse,
 ten classes, separable, l2 = 1e-6, came to 2e-6 after 30 steps and to no less in 120 more; in double 41 end it."""
-
-_SINGLE_WORK = 2**23
-"""Nonzeros times outputs from which single precision pays for its copy of the table and an evaluation more: 5000 x 2000
-with 640,000 and three outputs takes 83 ms with it, 80 without; 5000 x 7000 with 2.3 million and ten 430, 550."""
 
 _ENTRIES, _COLUMNS = 7 * 10**4, 60
 """Entries or columns from which gradients are tried before dense Hessians: fewer cost little beside the calls.
@@ -252,8 +247,7 @@ def _solve_by_gradients(
     if own.output_map.n_columns > _TOLD * own.n_rows and own.has_constant_outputs(begin):
         length = first_length(own, begin, at.gradient, -inverse(at.gradient))
     descend = partial(quasi_newton, inverse=inverse, tol=options.tol, callback=callback)
-    large = isinstance(own.design, SparseDesign) and own.design.x.nnz * own.n_outputs >= _SINGLE_WORK
-    if large and within >= _SINGLE * at.norm:
+    if own.leads_in_single_precision and within >= _SINGLE * at.norm:
         known = _solve_in_single_precision(own, begin, within, patience, descend, length, inverse)
     else:
         known = descend(own, begin, patience=patience, at=at, length=length)
