@@ -11,6 +11,7 @@ import pandas as pd
 
 import raphson as rp
 from raphson.cli._classes import offset_matrix
+from raphson.cli._rows import in_file
 
 
 def run_check(directory: Path, data: Path, within: float) -> int:
@@ -54,7 +55,9 @@ def _attached(directory: Path, data: Path) -> Any:
     if design is None or design.target is None:
         raise rp.InputError(f"{directory} was saved without its design, so it cannot read a table.")
     frame = rp.read_table(data)
-    training = design.training(frame)
+    with in_file(frame.index):
+        training = design.training(frame)
+    used = in_file(frame.index[training.rows])
     y: Any = training.y
     table: Any = pd.DataFrame(training.x, columns=list(training.names), copy=False)
     if getattr(model, "formula", None) is not None:
@@ -62,11 +65,13 @@ def _attached(directory: Path, data: Path) -> Any:
     del frame  # its coded rows are enough, and a large table is not held twice
     if isinstance(model, rp.MultinomialLogisticRegression):
         offset = offset_matrix(training.offset, len(model.classes_))
-        return model.attach(table, y, training.weights, offset)
+        with used:
+            return model.attach(table, y, training.weights, offset)
     if model.levels_ is not None:
         y = pd.Series(pd.Categorical([str(value) for value in y], categories=model.levels_, ordered=True))
     elif training.event is not None:
         y = np.column_stack([y, training.event])
     offset = training.offset
     offset = offset[:, 0] if offset is not None and offset.shape[1] == 1 else offset
-    return model.attach(table, y, training.weights, offset)
+    with used:
+        return model.attach(table, y, training.weights, offset)

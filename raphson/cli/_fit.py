@@ -16,6 +16,7 @@ from raphson.cli._options import FitOptions, split_formulas
 from raphson.cli._output import check_output, write_table
 from raphson.cli._regression import complete_in_all, fit_regression
 from raphson.cli._render import render
+from raphson.cli._rows import in_file
 from raphson.likelihoods import command_name
 from raphson.report import check_report
 from raphson.saved import check_target
@@ -64,23 +65,25 @@ def run_fit(options: FitOptions) -> int:
     if options.report is not None:
         check_report(options.report)
     frame = rp.read_table(options.data)
-    design = rp.Design.fit(
-        frame,
-        target,
-        formula,
-        weights=options.weights,
-        offset=options.offset,
-        groups=options.groups,
-        exposure=options.exposure,
-        event=event,
-        drop=options.drop,
-        missing=options.missing,
-    )
-    notes = list(design.notes)
-    if named:
-        frame, more = complete_in_all(frame, design, named, options)
-        notes += more
-    data = design.training(frame)
+    with in_file(range(len(frame))):
+        design = rp.Design.fit(
+            frame,
+            target,
+            formula,
+            weights=options.weights,
+            offset=options.offset,
+            groups=options.groups,
+            exposure=options.exposure,
+            event=event,
+            drop=options.drop,
+            missing=options.missing,
+        )
+        notes = list(design.notes)
+        if named:
+            frame, more = complete_in_all(frame, design, named, options)
+            notes += more
+    with in_file(frame.index):
+        data = design.training(frame)
     assert data.y is not None
     if name is None and design.event is not None:
         name = "weibull"
@@ -89,11 +92,11 @@ def run_fit(options: FitOptions) -> int:
         name, why = suited_name(data.y, design.target or "")
         notes += [why] if why else []
     hidden = hidden_units(options.model)
-    in_file = rp.InputError.naming_rows(frame.index[data.rows], "data row", 1)
+    used = in_file(frame.index[data.rows])
     if hidden is not None:
-        with in_file:
+        with used:
             return _fit_network(design, data, name, hidden, named, notes, options)
-    with in_file, warnings.catch_warnings(record=True) as caught:
+    with used, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if name == CATEGORICAL:
             given: dict[str, object] = {"--levels": options.levels, "--trials": options.trials, "--link": options.link}

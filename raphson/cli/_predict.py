@@ -14,6 +14,7 @@ import raphson as rp
 from raphson.cli._classes import class_table, offset_matrix
 from raphson.cli._network import network_predictions
 from raphson.cli._output import check_output, write_table
+from raphson.cli._rows import in_file
 
 
 def run_predict(directory: Path, data: Path, out: Path) -> None:
@@ -22,9 +23,10 @@ def run_predict(directory: Path, data: Path, out: Path) -> None:
     saved = rp.load(directory)
     if saved.design is None:
         raise rp.InputError(f"{directory} was saved without its design, so it cannot predict from a table.")
-    with warnings.catch_warnings(record=True) as caught:
+    frame = rp.read_table(data)
+    with in_file(range(len(frame))), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", rp.RaphsonWarning)
-        result = _predictions(saved.model, saved.design, rp.read_table(data))
+        result = _predictions(saved.model, saved.design, frame)
     write_table(result, out)
     for sentence in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, rp.RaphsonWarning)):
         typer.echo(f"- {sentence}")

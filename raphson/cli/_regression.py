@@ -30,7 +30,7 @@ def complete_in_all(
                 frame, design.target, split_formula(text)[1], drop=options.drop, missing=options.missing
             )
         except rp.InputError as error:
-            raise rp.InputError(f"--formula {parameter}=...: {error}") from None
+            raise rp.InputError(f"--formula {parameter}=...: {error}", row=error.row) from None
         rows.append(own.training(frame).rows)
         notes += own.notes
     common = reduce(np.intersect1d, rows)

@@ -121,7 +121,7 @@ class DenseDesign(Design):
     def blocks(self, n_outputs: int) -> Iterator[Block]:  # noqa: D102
         size = _rows_per_block(n_outputs)
         slices = [slice(s, min(s + size, self.n_rows)) for s in range(0, self.n_rows, size)]
-        if not self._is_cached:
+        if not self.is_cached:
             for rows in slices:
                 yield (
                     RawBlock(rows, self.x[rows], self)
@@ -134,10 +134,11 @@ class DenseDesign(Design):
         yield from self._blocks[size]
 
     def whole(self) -> Tensor | None:  # noqa: D102
-        return self._whole if self._is_cached and self.dtype == torch.float64 and self.x.device.type == "cpu" else None
+        return self._whole if self.is_cached and self.dtype == torch.float64 and self.x.device.type == "cpu" else None
 
     @property
-    def _is_cached(self) -> bool:
+    def is_cached(self) -> bool:
+        """Whether a standardized copy is kept: it is small, and may be made or has to be."""
         few = self.n_rows * self.n_columns * self.dtype.itemsize <= CACHE_BYTES
         return few and (self._may_cache or not self.sums_keep_digits)
 

@@ -225,7 +225,7 @@ def suits_compiled(n_columns: int, n_outputs: int) -> bool:
     return n_outputs <= _IN_PLACE_OUTPUTS or has_compiled_hessians(n_columns, n_outputs)
 
 
-def is_large(design: Design, n_outputs: int) -> bool:
+def is_large_sparse(design: Design, n_outputs: int) -> bool:
     """Return whether a table is a sparse one of so many nonzeros that single precision pays."""
     return isinstance(design, SparseDesign) and n_outputs * len(design.x.data) >= _SINGLE_WORK
 
@@ -252,7 +252,7 @@ def _sparse_table(design: SparseDesign, n_outputs: int) -> Table | None:
     raw, factor = design.raw, design.factor
     if raw is None or not len(factor) or not design.has_small_means or not float(factor.max()) < math.inf:
         return None
-    if n_outputs * design.n_columns > _CACHED_SUMS and is_large(design, n_outputs):
+    if n_outputs * design.n_columns > _CACHED_SUMS and is_large_sparse(design, n_outputs):
         return None
     starts, columns, values = raw
     return Table(values, design.center, factor, design.intercept, True, False, starts, columns)

@@ -26,11 +26,9 @@ from torch import Tensor
 
 from raphson.data import Block, Design
 from raphson.likelihoods import Derivatives, Likelihood
-from raphson.linear._compiled import CompiledFamily, CompiledHessian, is_large
+from raphson.linear._compiled import CompiledFamily, CompiledHessian
 from raphson.linear._cost import Cost
-from raphson.linear._gram import dense_sum
 from raphson.linear._hessian import Evaluation, LinearHessian, Part, narrowed
-from raphson.linear._khatri_rao import score_pairs
 from raphson.linear._output_map import OutputMap
 from raphson.linear._ridge import Ridge
 from raphson.linear._target_term import TargetRows, TargetSums, negative_term, target_term, times
@@ -113,9 +111,9 @@ class LinearObjective:
         return self.likelihood.partition is not None and table is not None and table.in_place and table.starts is None
 
     @property
-    def leads_in_single_precision(self) -> bool:
-        """Whether gradients in single precision are worth their copy of the table: a large sparse one."""
-        return self._compiled is None and is_large(self.design, self.n_outputs)
+    def is_compiled(self) -> bool:
+        """Whether compiled code evaluates it, in double precision."""
+        return self._compiled is not None
 
     # passes over the data ----------------------------------------------------------------------------------------
 
@@ -321,39 +319,10 @@ class LinearObjective:
             negative=partition is None,
         )
 
-    # scores ------------------------------------------------------------------------------------------------------
-
-    def _scores(self, theta: Tensor) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
-        """Yield each block with its output gradients ``(C, rows)``, unweighted, and weights."""
+    def output_gradients(self, theta: Tensor) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
+        """Yield each block with the gradients in its outputs, unweighted, ``(C, rows)``, and its weights."""
         for block, f in self._predictions(theta):
             yield block, self.likelihood.gradient(f.mT, self.y[block.rows]).mT, self._weights_of(block)
-
-    def score_gram(self, theta: Tensor, *, squared_weights: bool = True) -> Tensor:
-        r"""Return :math:`\sum_n w_n^2 (J_n^T g_n) (J_n^T g_n)^T`, ``(P, P)``: the middle of the sandwich.
-
-        The penalty has no part in it; the scale is the sum, not the mean. Where a weight counts copies of a row, each
-        with a score of its own, it enters once: without ``squared_weights``.
-        """
-        uniform = self.output_map.is_uniform
-        parts = (
-            (
-                block,
-                score_pairs(self.output_map.reduce(g) if uniform else g),
-                weights.square() if weights is not None and squared_weights else weights,
-            )
-            for block, g, weights in self._scores(theta)
-        )
-        return dense_sum(self.output_map, parts, torch.float64)
-
-    def group_scores(self, theta: Tensor, groups: Tensor, n_groups: int) -> Tensor:
-        """Return the scores summed within clusters, ``(n_groups, P)``; ``groups`` holds 0 .. n_groups - 1 per row."""
-        totals = [torch.zeros(n_groups, r, d, dtype=torch.float64) for r, d in self.output_map.shapes]
-        for block, g, weights in self._scores(theta):
-            x, member = block.features(), groups[block.rows]
-            for group, total in zip(self.output_map.groups, totals, strict=True):
-                for i, column in enumerate(group.matrix.mT @ times(g, weights)):
-                    total[:, i].index_add_(0, member, (x[group.columns] * column).mT)
-        return torch.cat([total.flatten(1) for total in totals], 1)
 
     # the table's units -------------------------------------------------------------------------------------------
 

@@ -27,6 +27,11 @@ _BEST_RATE = 3.0
 """By what a step lowers the gradient, once the first one found the scale, at best: seldom by more over several."""
 
 
+_WITHOUT_GAIN = 6
+"""Steps without a smaller gradient, near its rounding, that end it: 50000 x 300, sparse, ten classes, separable, l2 =
+1e-6, in single precision came to 2e-6 after 30 steps and to no less in 120 more; in double 41 reach 1e-6."""
+
+
 def quasi_newton(
     problem: Problem,
     start: Tensor,
@@ -36,7 +41,7 @@ def quasi_newton(
     at: Evaluation | None = None,
     inverse: Inverse | None = None,
     length: float | None = None,
-    stale: float = math.inf,
+    rounded: float = 0.0,
     callback: Callback | None = None,
 ) -> Solution:
     """Minimize by L-BFGS, as long as that promises to end within so many gradients.
@@ -49,7 +54,8 @@ def quasi_newton(
         at: The state at the start, where it is known.
         inverse: About the product with the inverse Hessian, up to a factor; None for the identity.
         length: About how many times the first step, ``-inverse(gradient)``, is best taken; None for a length of one.
-        stale: Steps without a gradient smaller than all before it after which rounding has stalled it.
+        rounded: Norm of the gradient from which on rounding may be all that is left: a few steps without a smaller one
+            than all before then end it.
         callback: Called with a ``Step`` after every step.
 
     Returns:
@@ -70,7 +76,7 @@ def quasi_newton(
             first, since = at.norm if len(history.steps) == 1 else first, 0 if at.norm < least else since + 1
             least = min(least, at.norm)
             history.add(at)
-            if since >= stale:
+            if since >= _WITHOUT_GAIN and least <= rounded:
                 break
             if at.norm <= tol or _hopeless(len(history.steps) - 1, evaluations, first, least, tol, patience):
                 status = Status.MAX_ITERATIONS

@@ -138,9 +138,9 @@ def to_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
         values = _parsed(series, name)
     infinite = np.isinf(values)
     if infinite.any():
+        row = int(series.index[int(infinite.argmax())])
         raise InputError(
-            f"column '{name}', data row {series.index[int(infinite.argmax())]}: the value is infinite; "
-            "correct it or leave the cell empty."
+            f"column '{name}', row {row}: the value is infinite; correct it or leave the cell empty.", row=row
         )
     return values
 
@@ -152,16 +152,15 @@ def _parsed(series: pd.Series[Any], name: str) -> np.ndarray:
     values: np.ndarray = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
     bad: np.ndarray = np.isnan(values) & series.notna().to_numpy()
     if bad.any():
-        row = int(bad.argmax())
-        if bad.sum() == series.notna().sum():
-            raise InputError(
-                f"column '{name}', data row {series.index[row]}: '{series.iloc[row]}' is not a number, and no other "
-                "cell is; numbers are needed here."
-            )
-        raise InputError(
-            f"column '{name}', data row {series.index[row]}: '{series.iloc[row]}' is not a number, although "
-            f"the column is numeric ({bad.sum()} such of {len(series)}); correct it or leave the cell empty."
+        at = int(bad.argmax())
+        row = int(series.index[at])
+        rest = (
+            "and no other cell is; numbers are needed here."
+            if bad.sum() == series.notna().sum()
+            else f"although the column is numeric ({bad.sum()} such of {len(series)}); correct it or leave the cell "
+            "empty."
         )
+        raise InputError(f"column '{name}', row {row}: '{series.iloc[at]}' is not a number, {rest}", row=row)
     return values
 
 
@@ -182,15 +181,17 @@ def level_codes(series: pd.Series[Any], name: str, levels: tuple[str, ...]) -> n
     known = np.array([position.get(level_text(value), -2) for value in unique] + [-1], dtype=kind)
     found: np.ndarray = known[codes]
     if (known == -2).any():
-        raise InputError(unseen_level(series, int((found == -2).argmax()), name, levels))
+        refuse_level(series, int((found == -2).argmax()), name, levels)
     return found
 
 
-def unseen_level(series: pd.Series[Any], position: int, name: str, levels: Sequence[Any]) -> str:
-    """Return the message for a level, at a position of a column, that was not there in the fit."""
+def refuse_level(series: pd.Series[Any], position: int, name: str, levels: Sequence[Any]) -> None:
+    """Raise ``InputError`` for a level, at a position of a column, that was not there in the fit."""
     shown = ", ".join(f"'{level}'" for level in levels[:8]) + (", ..." if len(levels) > 8 else "")
     level = level_text(series.iloc[position])
-    return (
-        f"column '{name}', data row {series.index[position]}: the level '{level}' "
-        f"was not in the fit (known: {shown}); correct it or fit again with it."
+    row = int(series.index[position])
+    raise InputError(
+        f"column '{name}', row {row}: the level '{level}' was not in the fit (known: {shown}); correct it or fit again "
+        "with it.",
+        row=row,
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raphson._errors import InputError
-from raphson.table._columns import Number, learn_column, to_numbers, unseen_level
+from raphson.table._columns import Number, learn_column, refuse_level, to_numbers
 from raphson.table._evaluate import evaluate
 from raphson.table._expression import Expression, shown
 from raphson.table._terms import INTERCEPT, Terms, read_terms
@@ -59,7 +59,7 @@ class FormulaCoding:
                 # as objects: pandas turns levels to the type of Arrow's text, which one of a changed file may not fit
                 unknown = ~frame[column].astype(object).isin(levels).to_numpy()
                 if unknown.any():
-                    raise InputError(unseen_level(frame[column], int(unknown.argmax()), column, levels))
+                    refuse_level(frame[column], int(unknown.argmax()), column, levels)
         columns, state = _numeric(frame, self.variables), deepcopy(self.state)
         matrix, labels, _ = _materialize(self.formula, terms, columns, self.levels, state)
         if labels != self.labels:
@@ -86,7 +86,8 @@ def learn_formula(right: str, frame: pd.DataFrame) -> tuple[FormulaCoding, list[
             if note and uses[name]:
                 notes.append(note)
     state: dict[str, Any] = {}
-    _, labels, learned = _materialize(right, terms, _numeric(frame, uses), {}, state)
+    columns = _numeric(frame, uses)
+    _, labels, learned = _materialize(right, terms, _telling(right, terms, columns, state), {}, state)
     levels = {
         name: list(found["categories"]) if "categories" in found else None
         for name, (_, found) in learned.encoder_state.items()
@@ -139,6 +140,48 @@ def _plain(column: pd.Series[Any]) -> pd.Series[Any]:
     return pd.Series(column.to_numpy(dtype=dtype), index=column.index)
 
 
+def _telling(right: str, terms: Terms, frame: pd.DataFrame, state: dict[str, Any]) -> pd.DataFrame:
+    """Return the rows that tell the columns of the matrix, the first one of each level; ``state`` is filled.
+
+    The matrix of all rows is made once, for the fit. Where a number is not finite all rows are returned: their matrix
+    names the one.
+    """
+    import pandas as pd
+    from formulaic.parser.types import Factor
+
+    first = [np.zeros(1, dtype=np.intp)]
+    for value in _values(right, terms, frame, state).values():
+        kind = getattr(getattr(value, "__formulaic_metadata__", None), "kind", None)
+        plain = getattr(value, "__wrapped__", value)
+        if kind is not Factor.Kind.CATEGORICAL and (isinstance(plain, dict) or plain.dtype.kind in "iuf"):
+            columns = plain.values() if isinstance(plain, dict) else [plain]
+            if not all(np.isfinite(column).all() for column in columns):
+                return frame
+        else:
+            first.append(np.flatnonzero(~pd.Series(plain).duplicated().to_numpy()))
+    return frame.iloc[np.unique(np.concatenate(first))]
+
+
+def _values(right: str, terms: Terms, frame: pd.DataFrame, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of the factors, by name; ``state`` is filled where empty."""
+    try:
+        # The result of a logarithm of zero is named by row, rather than warned about.
+        with np.errstate(all="ignore"):
+            return {
+                name: frame[factor] if isinstance(factor, str) else evaluate(factor, frame, state)
+                for name, factor in terms.factors.items()
+                if not isinstance(factor, float)
+            }
+    except InputError:
+        raise
+    except Exception as error:  # whatever a function of formulaic, pandas or NumPy says to these data
+        raise _not_computed(right, error) from None
+
+
+def _not_computed(right: str, error: Exception) -> InputError:
+    return InputError(f"formula '{shown(right)}' cannot be computed on these data ({_said(error)}).")
+
+
 def _materialize(
     right: str, terms: Terms, frame: pd.DataFrame, levels: dict[str, list[Any] | None], state: dict[str, Any]
 ) -> tuple[np.ndarray, tuple[str, ...], Any]:
@@ -160,29 +203,24 @@ def _materialize(
     }
     formula = Formula([FormulaicTerm([factors[name] for name in term]) for term in terms.terms])
     spec = ModelSpec(formula=formula, output="numpy", na_action="ignore", encoder_state=encoder)
+    values = _values(right, terms, frame, state)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("error", DataMismatchWarning)
-            # The result of a logarithm of zero is named below, by row, rather than warned about.
-            values = {
-                name: frame[factor] if isinstance(factor, str) else evaluate(factor, frame, state)
-                for name, factor in terms.factors.items()
-                if not isinstance(factor, float)
-            }
             result = spec.get_model_matrix(pd.DataFrame(index=frame.index), context=values)
             matrix = np.asarray(result, dtype=np.float64)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a function of formulaic, pandas or NumPy says to these data
-        raise InputError(f"formula '{shown(right)}' cannot be computed on these data ({_said(error)}).") from None
+    except Exception as error:
+        raise _not_computed(right, error) from None
     learned = result.model_spec
     first = int(INTERCEPT in terms.terms)  # terms without factors come first
     matrix, labels = matrix[:, first:], tuple(learned.column_names[first:])
     bad = ~np.isfinite(matrix)
     if bad.any():
-        row, position = np.argwhere(bad)[0]
+        at, position = np.argwhere(bad)[0]
+        row = int(frame.index[at])
         raise InputError(
-            f"'{labels[position]}', data row {frame.index[row]}: the value is {matrix[row, position]}; "
-            "a logarithm, root or division is outside its domain there."
+            f"'{labels[position]}', row {row}: the value is {matrix[at, position]}; a logarithm, root or division is "
+            "outside its domain there.",
+            row=row,
         )
     return matrix, labels, learned

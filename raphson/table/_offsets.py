@@ -84,10 +84,12 @@ def offset_values(text: str, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
         values = np.asarray(evaluate(expression, columns, {}), dtype=np.float64)
     bad = ~np.isfinite(values)
     if bad.any():
-        row = int(bad.argmax())
-        held = ", ".join(f"{name} = {columns[name].iloc[row]:g}" for name in expression.columns)
+        at = int(bad.argmax())
+        row = int(frame.index[at])
+        held = ", ".join(f"{name} = {columns[name].iloc[at]:g}" for name in expression.columns)
         raise InputError(
-            f"'offset({shown(text)})', data row {frame.index[row]}: the value is {values[row]}, because {held}; an "
-            "exposure must be positive."
+            f"'offset({shown(text)})', row {row}: the value is {values[at]}, because {held}; an exposure must be "
+            "positive.",
+            row=row,
         )
     return values

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def numbered(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return the table with rows numbered from 1, as messages count them, and its column names: texts, each once."""
+    """Return the table with rows numbered from 0, as messages count them, and its column names: texts, each once."""
     names = list(frame.columns)
     odd = next((name for name in names if not isinstance(name, str)), None)
     if odd is not None:
@@ -26,7 +26,7 @@ def numbered(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"the column name '{twice}' occurs more than once; rename one of them.")
-    return frame.set_axis(range(1, len(frame) + 1), axis=0), names
+    return frame.set_axis(range(len(frame)), axis=0), names
 
 
 def require(name: str, names: Sequence[str]) -> None:
@@ -42,7 +42,7 @@ def require(name: str, names: Sequence[str]) -> None:
 
 
 def complete(frame: pd.DataFrame, needed: Sequence[str]) -> pd.DataFrame:
-    """Return a table numbered from 1; a column that is needed and not there, or has a missing value, is refused."""
+    """Return a table numbered from 0; a column that is needed and not there, or has a missing value, is refused."""
     frame, names = numbered(frame)
     for name in needed:
         require(name, names)
@@ -55,9 +55,11 @@ def refuse_missing(frame: pd.DataFrame, needed: Sequence[str]) -> None:
     for name in needed:
         absent = frame[name].isna().to_numpy()
         if absent.any():
+            row = int(absent.argmax())
             raise InputError(
-                f"column '{name}', data row {int(absent.argmax()) + 1}: the value is missing "
-                f"({int(absent.sum())} such in all); fill it in or leave the row out."
+                f"column '{name}', row {row}: the value is missing "
+                f"({int(absent.sum())} such in all); fill it in or leave the row out.",
+                row=row,
             )
 
 
@@ -78,8 +80,9 @@ def complete_rows(frame: pd.DataFrame, needed: list[str], missing: str) -> tuple
         row = int(incomplete.argmax())
         column = next(name for name, mask in absent.items() if mask[row])
         raise InputError(
-            f"column '{column}', data row {row + 1}: the value is missing (rows with missing values: "
-            f"{int(incomplete.sum())}; {per_column}); fill in the values or let the rows be dropped."
+            f"column '{column}', row {row}: the value is missing (rows with missing values: "
+            f"{int(incomplete.sum())}; {per_column}); fill in the values or let the rows be dropped.",
+            row=row,
         )
     if incomplete.all():
         raise InputError(f"every row has a missing value ({per_column}); drop the columns that are mostly missing.")
@@ -96,8 +99,9 @@ def weight_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
     """Return weights ``(N,)``; a negative one, or none that is positive, is an ``InputError``."""
     values = to_numbers(series, name)
     if (values < 0).any():
-        row = int((values < 0).argmax())
-        raise InputError(f"column '{name}', data row {series.index[row]}: the weight {values[row]:g} is negative.")
+        at = int((values < 0).argmax())
+        row = int(series.index[at])
+        raise InputError(f"column '{name}', row {row}: the weight {values[at]:g} is negative.", row=row)
     if not (values > 0).any():
         raise InputError(f"column '{name}': no weight is positive.")
     return values
@@ -107,9 +111,10 @@ def event_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
     """Return whether events were seen, 1 or 0, ``(N,)``; another value is an ``InputError``."""
     values = to_numbers(series, name)
     if not np.isin(values, (0.0, 1.0)).all():
-        row = int((~np.isin(values, (0.0, 1.0))).argmax())
+        at = int((~np.isin(values, (0.0, 1.0))).argmax())
+        row = int(series.index[at])
         raise InputError(
-            f"column '{name}', data row {series.index[row]}: an event is 1 (seen) or 0 (censored), not {values[row]:g}."
+            f"column '{name}', row {row}: an event is 1 (seen) or 0 (censored), not {values[at]:g}.", row=row
         )
     return values
 

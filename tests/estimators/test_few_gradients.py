@@ -142,10 +142,11 @@ def test_separated_rows_of_many_columns_need_a_step_or_two():
     assert model.n_iter_ <= 3 and model.solution_.reason.startswith("Gradients alone")
 
 
+@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("weights", [False, True])
 @pytest.mark.parametrize("kind", LIKELIHOODS)
-def test_evaluations_in_single_precision_are_those_in_double_precision_rounded(kind, weights):
-    x, y, w, shift = table(kind, 50, 40, sparse=True, weights=weights, offset=True, constant=False, seed=1)
+def test_evaluations_in_single_precision_are_those_in_double_precision_rounded(kind, weights, sparse):
+    x, y, w, shift = table(kind, 50, 40, sparse=sparse, weights=weights, offset=True, constant=False, seed=1)
     objective = estimator(kind, l2=0.2).fit(x, y, w, shift)._fitted.objective
     theta = torch.linspace(-0.5, 0.5, objective.n_parameters, dtype=torch.float64)
     at, rounded = objective.evaluate(theta), objective.with_curvature(torch.float32).evaluate(theta.float(), None)
@@ -153,3 +154,19 @@ def test_evaluations_in_single_precision_are_those_in_double_precision_rounded(k
     torch.testing.assert_close(rounded.gradient.double(), at.gradient, rtol=1e-5, atol=1e-6)
     assert rounded.value == pytest.approx(at.value, rel=1e-5)
     assert rounded.norm == pytest.approx(at.norm, rel=1e-5, abs=1e-6)
+
+
+def test_dense_tables_of_many_classes_are_led_by_single_precision_and_end_in_double(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(400, 200)), rng.permutation(np.arange(400) % 60)
+    found = []
+    led = _by_rows._solve_in_single_precision
+    monkeypatch.setattr(_by_rows, "_solve_in_single_precision", lambda *a: found.append(led(*a)) or found[-1])
+    model = rp.MultinomialLogisticRegression(l2=1e-3, tol=1e-6).fit(x, y)
+    assert len(found) == 1 and found[0].theta.dtype == torch.float64
+    exact = rp.MultinomialLogisticRegression(l2=1e-3, tol=1e-9).fit(x, y)
+    assert len(found) == 1  # a tight tolerance is below what single precision can tell
+    np.testing.assert_allclose(model.coef_, exact.coef_, atol=1e-3)
+    fitted = model._fitted
+    assert fitted.objective.evaluate(fitted.solution.theta).norm <= 1e-6
+    assert model.solution_.converged and model.loglik_ == pytest.approx(exact.loglik_, abs=1e-3)

@@ -165,7 +165,7 @@ def test_what_else_is_refused(frame: pd.DataFrame) -> None:
     with pytest.raises(rp.InputError, match="leave out constraints"):
         gaussian(BOTH, constraints="own").fit(frame)
     model = gaussian(BOTH).fit(frame)
-    with pytest.raises(rp.InputError, match="In the formula of 'mean': column 'g', data row 1: the level 'z'"):
+    with pytest.raises(rp.InputError, match="In the formula of 'mean': column 'g', row 0: the level 'z'"):
         model.predict(frame.assign(g="z"))
 
 
@@ -184,7 +184,7 @@ def test_rows_with_missing_values_are_left_out_and_counted(frame: pd.DataFrame) 
     clusters = frame.index.to_numpy() // 4
     errors = model.standard_errors("sandwich", clusters)
     np.testing.assert_allclose(errors, whole.standard_errors("sandwich", clusters[at]))
-    with pytest.raises(rp.InputError, match="column 'holes', data row 3: the value is missing"):
+    with pytest.raises(rp.InputError, match="column 'holes', row 2: the value is missing"):
         model.predict(frame)
     with pytest.raises(rp.InputError, match="sample_weight has 3 rows"):
         gaussian(formula).fit(frame, sample_weight=[1.0, 2.0, 3.0])
@@ -233,6 +233,22 @@ def test_rows_are_named_as_given_where_some_are_left_out(bad: Any, arguments: An
     table = pd.DataFrame({"y": [1.0, 2.0, 0.0, 3.0, 1.0], "x": [0.5, np.nan, 0.3, 1.2, 0.1]} | bad)
     with pytest.raises(rp.InputError, match=message):
         rp.VectorGLM("poisson", formula="y ~ x").fit(table, **arguments)
+
+
+def test_columns_and_target_name_the_same_row() -> None:
+    good = pd.DataFrame({
+        "y": [1.0, 2.0, 0.0, 3.0, 1.0],
+        "x": [0.5, np.nan, 0.3, 1.2, 0.1],
+        "t": [1.0, 2.0, 1.0, 3.0, 2.0],
+        "g": list("abaab"),
+    })
+    model = rp.VectorGLM("poisson", formula="y ~ x + g + log(t)", l2=0.1)
+    for bad in ({"y": [1.0, 2.0, 0.0, -3.0, 1.0]}, {"t": [1.0, 2.0, 1.0, 0.0, 2.0]}):
+        with pytest.raises(rp.InputError, match=r"\brow 3\b"):
+            model.fit(good.assign(**bad))
+    model.fit(good)
+    with pytest.raises(rp.InputError, match="column 'g', row 3: the level 'z'"):
+        model.predict(good.assign(x=1.0, g=list("abazb")))
 
 
 def test_rows_of_classes_are_named_as_given_where_some_are_left_out() -> None:

@@ -69,7 +69,7 @@ def test_an_exposure_that_is_no_logarithm_is_named(frame: pd.DataFrame) -> None:
     for model in (rp.VectorGLM(rp.Poisson(), formula="y ~ x + offset(t)"), rp.VectorGLM(rp.Poisson())):
         with pytest.raises(rp.InputError, match=r"offset is \S+ in row \d+.*Is it an exposure\? Give its logarithm"):
             model.fit(far) if model.formula else model.fit(far[["x"]], far["y"], offset=far["t"])
-    with pytest.raises(rp.InputError, match=r"offset\(log\(t\)\)', data row 4: the value is -inf, because t = 0"):
+    with pytest.raises(rp.InputError, match=r"offset\(log\(t\)\)', row 3: the value is -inf, because t = 0"):
         rp.VectorGLM(rp.Poisson(), formula="y ~ x + offset(log(t))").fit(
             frame.assign(t=frame["t"].where(frame.index != 3, 0))
         )
@@ -99,7 +99,7 @@ def test_censored_times(frame: pd.DataFrame, tmp_path: Path) -> None:
     for likelihood in (rp.Weibull(), rp.Poisson(), "gamma"):
         with pytest.raises(rp.InputError, match=r"Weibull\(censored=True\)"):
             rp.VectorGLM(likelihood, formula="Surv(time, seen) ~ x").fit(frame)
-    with pytest.raises(rp.InputError, match=r"column 'seen', data row 2: an event is 1 \(seen\) or 0"):
+    with pytest.raises(rp.InputError, match=r"column 'seen', row 1: an event is 1 \(seen\) or 0"):
         rp.VectorGLM("weibull", formula="Surv(time, seen) ~ x").fit(
             frame.assign(seen=frame["seen"].where(frame.index != 1, 2))
         )

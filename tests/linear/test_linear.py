@@ -15,7 +15,7 @@ from raphson.data import DenseDesign, SparseDesign
 from raphson.data import _dense_design as data
 from raphson.likelihoods import Bernoulli, Categorical, Gaussian
 from raphson.linalg import DiagonalPlusLowRank
-from raphson.linear import TargetSums, lipschitz_bound
+from raphson.linear import TargetSums, group_scores, lipschitz_bound, score_gram
 from raphson.linear._khatri_rao import GivenPairs, KhatriRaoGram, output_pairs
 from tests.linear.objectives import linear_objective
 
@@ -193,11 +193,11 @@ def test_scores_and_their_sums():
     g = objective.likelihood.gradient(f.mT, objective.y)[:, objective.output_map.selected]
     scores = torch.einsum("nk,dn->nkd", g, x).reshape(N, -1)
     w = objective.weights[:, None]
-    torch.testing.assert_close(objective.score_gram(theta), (w * scores).mT @ (w * scores))
-    torch.testing.assert_close(objective.score_gram(theta, squared_weights=False), scores.mT @ (w * scores))
+    torch.testing.assert_close(score_gram(objective, theta), (w * scores).mT @ (w * scores))
+    torch.testing.assert_close(score_gram(objective, theta, squared_weights=False), scores.mT @ (w * scores))
     groups = torch.arange(N) % 4
     sums = torch.stack([(w * scores)[groups == i].sum(0) for i in range(4)])
-    torch.testing.assert_close(objective.group_scores(theta, groups, 4), sums)
+    torch.testing.assert_close(group_scores(objective, theta, groups, 4), sums)
 
 
 def test_standardized_coordinates_and_back():

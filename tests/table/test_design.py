@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from formulaic import ModelSpec, model_matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +53,7 @@ def test_offsets_and_groups_are_not_predictors() -> None:
     assert data.groups is not None and data.groups.tolist() == list("ppqqrr")
     one = restored(Design.fit(frame, formula="party ~ age", offset="o1"))
     np.testing.assert_array_equal(one.offsets(frame), frame[["o1"]])
-    with pytest.raises(InputError, match="'o1', data row 2: the value is missing"):
+    with pytest.raises(InputError, match="'o1', row 1: the value is missing"):
         one.offsets(frame.assign(o1=[0.0, None, 2, 3, 4, 5]))
 
 
@@ -74,7 +75,7 @@ def test_rows_with_missing_values_are_dropped_and_counted() -> None:
     data = design.training(frame)
     assert data.rows.tolist() == [0, 2, 3]
     assert data.x[:, 0].tolist() == [30, 25, 52]
-    with pytest.raises(InputError, match=r"column 'age', data row 2: the value is missing \(rows .* 3; age 1"):
+    with pytest.raises(InputError, match=r"column 'age', row 1: the value is missing \(rows .* 3; age 1"):
         Design.fit(frame, "party", drop=["w"], missing="error")
 
 
@@ -97,14 +98,14 @@ def test_integer_target_beside_missing_values_stays_integer() -> None:
         ({}, {"target": "partie"}, "no column 'partie'; did you mean 'party'"),
         ({}, {"target": "party", "weights": "W"}, "did you mean 'w'"),
         ({}, {"formula": "party ~ agee"}, "no column 'agee'; did you mean 'age'"),
-        ({"age": ["30", "41", "n/k", "52", "38", "60"]}, {}, "'age', data row 3: 'n/k' is not a number"),
-        ({"age": [1.0, 2, 3, np.inf, 5, 6]}, {}, "'age', data row 4: the value is infinite"),
+        ({"age": ["30", "41", "n/k", "52", "38", "60"]}, {}, "'age', row 2: 'n/k' is not a number"),
+        ({"age": [1.0, 2, 3, np.inf, 5, 6]}, {}, "'age', row 3: the value is infinite"),
         (
             {"age": [1.0, 2, 3, np.inf, 5, 6]},
             {"formula": "party ~ age"},
-            "'age', data row 4: the value is inf",
+            "'age', row 3: the value is inf",
         ),
-        ({"w": [1, 2, -1, 1, 1, 1]}, {"weights": "w"}, "'w', data row 3: the weight -1 is negative"),
+        ({"w": [1, 2, -1, 1, 1, 1]}, {"weights": "w"}, "'w', row 2: the weight -1 is negative"),
         ({"w": [0] * 6}, {"weights": "w"}, "no weight is positive"),
         ({"age": pd.date_range("2020-01-01", periods=6)}, {}, "'age' holds dates"),
         ({"age": [None] * 6}, {}, "every row has a missing value"),
@@ -116,7 +117,7 @@ def test_integer_target_beside_missing_values_stays_integer() -> None:
         (
             {"age": [0.0, 1, 2, 3, 4, 5]},
             {"formula": "party ~ log(age)"},
-            r"'log\(age\)', data row 1: the value is -inf",
+            r"'log\(age\)', row 0: the value is -inf",
         ),
         ({}, {"formula": "w ~ age", "target": "party"}, "give one of them"),
     ],
@@ -135,7 +136,7 @@ def test_row_numbers_in_messages_are_those_of_the_file() -> None:
     frame.loc["u", "age"] = np.nan
     frame.loc["y", "age"] = np.inf
     for arguments in ({"target": "party"}, {"formula": "party ~ age"}, {"formula": "party ~ poly(age, 2)"}):
-        with pytest.raises(InputError, match="data row 5"):
+        with pytest.raises(InputError, match="row 4"):
             Design.fit(frame, **arguments).training(frame)
 
 
@@ -202,13 +203,13 @@ def test_formula_matrix_equals_hand_coding() -> None:
 def test_unseen_level_names_column_row_and_level(formula: str | None) -> None:
     design = restored(Design.fit(people(), "party", formula))
     new = people().assign(educ=["low", "phd", "mid", "low", "high", "mid"])
-    with pytest.raises(InputError, match="column 'educ', data row 2: the level 'phd' was not in the fit"):
+    with pytest.raises(InputError, match="column 'educ', row 1: the level 'phd' was not in the fit"):
         design.matrix(new)
 
 
 def test_new_data_with_a_hole_or_without_a_column() -> None:
     design = Design.fit(people(), "party", drop=["w"])
-    with pytest.raises(InputError, match=r"column 'age', data row 3: the value is missing \(1 such in all\)"):
+    with pytest.raises(InputError, match=r"column 'age', row 2: the value is missing \(1 such in all\)"):
         design.matrix(people().assign(age=[1, 2, None, 4, 5, 6]))
     with pytest.raises(InputError, match="there is no column 'smoker'"):
         design.matrix(people().drop(columns="smoker"))
@@ -271,3 +272,43 @@ def test_treatment_coding_of_any_text(levels: list[str], data: st.DataObject) ->
     assert design.names == tuple(f"c[T.{level}]" for level in ordered[1:])
     expected = np.array([[float(cell == level) for level in ordered[1:]] for cell in cells])
     np.testing.assert_array_equal(design.matrix(frame)[0], expected)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "y ~ a + g + n + t",
+        "y ~ a * g + C(n, contr.sum())",
+        "y ~ poly(a, 2):C(g, contr.treatment('z')) + t",
+        "y ~ 0 + bs(a, df=4) + g",
+    ],
+)
+def test_columns_of_a_formula_are_learned_from_the_first_row_of_each_level(
+    formula: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    g = np.array(["x", "y"] * 150)
+    g[250:] = "w"
+    g[299] = "z"
+    frame = pd.DataFrame({
+        "y": rng.normal(size=300),
+        "a": rng.normal(size=300),
+        "g": g,
+        "n": rng.integers(0, 4, 300),
+        "t": np.arange(300) > 280,
+    })
+    sizes = []
+    made = ModelSpec.get_model_matrix
+
+    def counted(self: ModelSpec, data: pd.DataFrame, **options: Any) -> Any:
+        sizes.append(len(data))
+        return made(self, data, **options)
+
+    monkeypatch.setattr(ModelSpec, "get_model_matrix", counted)
+    design = restored(Design.fit(frame, formula=formula))
+    matrix = design.training(frame).x
+    assert sizes[0] <= 12 and sizes[1:] == [300]
+    whole = model_matrix(formula.partition("~")[2], frame)
+    columns = [name for name in whole.columns if name != "Intercept"]
+    assert list(design.names) == columns
+    np.testing.assert_allclose(matrix, whole[columns].to_numpy(dtype=float), rtol=1e-12, atol=1e-12)

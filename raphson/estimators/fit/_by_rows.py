@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raphson.data import DenseDesign
 from raphson.estimators.fit._edge import bounds, fit_inside
 from raphson.estimators.fit._few_rows import solve_few_rows, takes_few_rows
 from raphson.estimators.fit._first_step import first_length, rough_inverse
@@ -24,7 +25,14 @@ from raphson.estimators.fit._solver import (
     solve_by_products,
     symmetric,
 )
-from raphson.linear import LinearObjective, RowSpace, block_jacobi_cost, has_row_space, row_space_cost
+from raphson.linear import (
+    LinearObjective,
+    RowSpace,
+    block_jacobi_cost,
+    has_row_space,
+    is_large_sparse,
+    row_space_cost,
+)
 from raphson.solve import Callback, Solution, Status, quasi_newton
 
 _ATTEMPTS, _TIGHTER = 3, 0.1
@@ -54,9 +62,12 @@ take half as long."""
 _SINGLE = 2.0**-17
 """Share of the first gradient down to which single precision leads: a hundred times what its rounding makes of it."""
 
-_STALE = 6
-"""Steps in single precision without a smaller gradient after which its rounding is what is left: 50000 x 300, sparse,
-ten classes, separable, l2 = 1e-6, came to 2e-6 after 30 steps and to no less in 120 more; in double 41 end it."""
+_ROUNDED_SINGLE = 2.0**-12
+"""Share of the first gradient from which on its rounding may stall it: 500 x 2000, 50 classes, noisy, has none smaller
+in six steps long before."""
+
+_SINGLE_DENSE = 2**22
+"""Entries times outputs of a dense table from which it pays, where evaluations are matrix products."""
 
 _ENTRIES, _COLUMNS = 7 * 10**4, 60
 """Entries or columns from which gradients are tried before dense Hessians: fewer cost little beside the calls.
@@ -247,8 +258,8 @@ def _solve_by_gradients(
     if own.output_map.n_columns > _TOLD * own.n_rows and own.has_constant_outputs(begin):
         length = first_length(own, begin, at.gradient, -inverse(at.gradient))
     descend = partial(quasi_newton, inverse=inverse, tol=options.tol, callback=callback)
-    if own.leads_in_single_precision and within >= _SINGLE * at.norm:
-        known = _solve_in_single_precision(own, begin, within, patience, descend, length, inverse)
+    if _gains_in_single_precision(own) and within >= _SINGLE * at.norm:
+        known = _solve_in_single_precision(own, begin, at.norm, within, patience, descend, length, inverse)
     else:
         known = descend(own, begin, patience=patience, at=at, length=length)
     theta = known.theta if back is None else back(known.theta)
@@ -268,23 +279,49 @@ def _solve_by_gradients(
     )
 
 
+def _gains_in_single_precision(objective: LinearObjective) -> bool:
+    """Return whether evaluations in single precision repay a copy of the table and what has to follow in double."""
+    design = objective.design
+    if objective.is_compiled:
+        return False
+    if not isinstance(design, DenseDesign):
+        return is_large_sparse(design, objective.n_outputs)
+    large = objective.n_rows * objective.output_map.n_columns * objective.n_outputs >= _SINGLE_DENSE
+    return large and design.astype(torch.float32).is_cached
+
+
 def _solve_in_single_precision(
     objective: LinearObjective,
     start: Tensor,
+    first: float,
     tol: float,
     patience: float,
     descend: Callable[..., Solution],
     length: float | None,
     inverse: Callable[[Tensor], Tensor],
 ) -> Solution:
-    """Minimize by L-BFGS in single precision, and go on in double precision where its gradient is not small yet."""
+    """Minimize by L-BFGS in single precision, and go on in double precision where its gradient is not small yet.
+
+    Args:
+        objective: The objective.
+        start: Parameters ``(P,)``.
+        first: Norm of the gradient there.
+        tol: Bound on the norm in single precision.
+        patience: So many gradients may be needed.
+        descend: L-BFGS from a problem and a start.
+        length: Of the first step, where it is known.
+        inverse: About the product with the inverse Hessian.
+
+    Returns:
+        The solution, with values of double precision where it ended.
+    """
     found = descend(
         objective.with_curvature(torch.float32),
         start.float(),
         tol=tol,
         patience=patience,
         length=length,
-        stale=_STALE,
+        rounded=_ROUNDED_SINGLE * first,
         inverse=lambda v: inverse(v.double()).float(),
     )
     reached = found.theta.double()

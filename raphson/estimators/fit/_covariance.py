@@ -19,7 +19,7 @@ from raphson._errors import InputError, NotEstimableError, RaphsonWarning, TooLa
 from raphson.estimators.fit._fitted import Fitted
 from raphson.infer import Estimates, inverse_information, sandwich, small_sample_factor
 from raphson.linalg import CGStatus, Dense, DiagonalPlusLowRank, SymmetricOperator, cg, check_dense_size
-from raphson.linear import OutputMap, RowSpace, block_jacobi_inverse
+from raphson.linear import OutputMap, RowSpace, block_jacobi_inverse, group_scores, score_gram
 
 CovarianceKind = Literal["observed", "expected", "sandwich"]
 WeightMeaning = Literal["frequency", "sampling"]
@@ -132,9 +132,9 @@ def free_covariance(
         return inverse, f"{kind} information"
     factor, name = _correction(fitted, groups, correction, weights)
     if groups is None:
-        meat = objective.score_gram(theta, squared_weights=weights == "sampling")
+        meat = score_gram(objective, theta, squared_weights=weights == "sampling")
     else:
-        scores = objective.group_scores(theta, *_clusters(fitted, groups))
+        scores = group_scores(objective, theta, *_clusters(fitted, groups))
         meat = scores.mT @ scores
     return sandwich(inverse, Dense(meat), factor), name
 
@@ -188,7 +188,7 @@ def _sandwich_of_rows(
     own, n_groups = (torch.arange(small.n_rows), small.n_rows) if groups is None else _clusters(fitted, groups)
     p = fitted.layout.output_map.n_parameters
     check_dense_size((n_groups, p), torch.float64, "standard_errors(columns=[...]) of a fit with fewer columns")
-    scores = small.group_scores(theta, own, n_groups)
+    scores = group_scores(small, theta, own, n_groups)
     if groups is None and weights == "frequency" and small.weights is not None:
         scores = scores / small.weights.sqrt()[:, None]  # a weight counts copies of a row, each with a score of its own
     parts = fitted.reported(space.back(inverse.mm(scores.mT).mT.contiguous())) * factor**0.5

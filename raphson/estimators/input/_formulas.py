@@ -183,4 +183,4 @@ def _naming(parameter: str) -> Generator[None]:
     except InputError as error:
         if parameter == ALL:
             raise
-        raise InputError(f"In the formula of '{parameter}': {error}") from None
+        raise InputError(f"In the formula of '{parameter}': {error}", row=error.row) from None

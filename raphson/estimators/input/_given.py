@@ -60,8 +60,9 @@ class Given:
             frame = frame.iloc[positions]
         # without copy-on-write (pandas 2) what the user does to the table later would show in margins
         frame = frame.copy()
-        y = formulas.response(frame, y)
-        return cls(formulas.tables(frame), y, sample_weight, offset, formulas, frame, complete)
+        found = cls(None, None, sample_weight, offset, formulas, frame, complete)
+        with found.naming_rows():
+            return replace(found, x=formulas.tables(frame), y=formulas.response(frame, y))
 
     @property
     def is_censored(self) -> bool:

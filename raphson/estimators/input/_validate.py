@@ -1,7 +1,7 @@
 """What a user passes to ``fit`` and ``predict``: checked and made tensors, or refused in a clear sentence.
 
-Messages count the rows of an array from 0 and say "row"; those of a table file, which ``table`` reads, are
-counted from 1 and called "data row".
+Messages count rows from 0 and say "row", of arrays and frames alike; the command line counts those of a file from 1 and
+says "data row".
 """
 
 from __future__ import annotations
