@@ -26,7 +26,7 @@ from torch import Tensor
 
 from raphson.data import Block, Design
 from raphson.likelihoods import Derivatives, Likelihood
-from raphson.linear._compiled import CompiledFamily, CompiledHessian
+from raphson.linear._compiled import CompiledFamily, CompiledHessian, adjoint
 from raphson.linear._cost import Cost
 from raphson.linear._hessian import Evaluation, LinearHessian, Part, narrowed
 from raphson.linear._output_map import OutputMap
@@ -127,6 +127,11 @@ class LinearObjective:
 
     def _weights_of(self, block: Block, dtype: torch.dtype = torch.float64) -> Tensor | None:
         return None if self.weights is None else self.weights[block.rows].to(dtype)
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        """Return the sums over rows of numbers ``(C, N)`` times the features, ``(C, D')``."""
+        table = self._rows.table
+        return self.design.adjoint(r) if table is None else adjoint(table, None, r)
 
     def predictors(self, theta: Tensor) -> Tensor:
         """Return the outputs of all rows, ``(C, N)``, offset included."""
