@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raphson.data import DenseDesign, SparseDesign
+from raphson.data import DenseDesign
 from raphson.estimators.fit._edge import fit_inside
 from raphson.estimators.fit._few_rows import solve_few_rows, takes_few_rows
 from raphson.estimators.fit._first_step import first_length, rough_inverse
@@ -23,7 +23,7 @@ from raphson.estimators.fit._solver import (
     solve_by_products,
     symmetric,
 )
-from raphson.linear import LinearObjective, RowSpace, has_row_space, row_space_cost
+from raphson.linear import LinearObjective, RowSpace, has_row_space, is_large_sparse, row_space_cost
 from raphson.solve import Callback, Solution, Status, quasi_newton
 
 _ATTEMPTS, _TIGHTER = 3, 0.1
@@ -51,10 +51,6 @@ _SINGLE = 2.0**-18
 _ROUNDED_SINGLE = 2.0**-12
 """Share of the first gradient from which on its rounding may stall it: 500 x 2000, 50 classes, noisy, has none smaller
 in six steps long before."""
-
-_SINGLE_WORK = 2**23
-"""Nonzeros times outputs from which single precision pays for its copy of the table and an evaluation more: 5000 x 2000
-with 640,000 and three outputs takes 83 ms with it, 80 without; 5000 x 7000 with 2.3 million and ten 430, 550."""
 
 _SINGLE_DENSE = 2**22
 """Entries times outputs of a dense table from which it pays, where evaluations are matrix products."""
@@ -210,10 +206,10 @@ def _solve_by_gradients(
 def _gains_in_single_precision(objective: LinearObjective) -> bool:
     """Return whether evaluations in single precision repay a copy of the table and what has to follow in double."""
     design = objective.design
-    if isinstance(design, SparseDesign):
-        return bool(design.x.nnz * objective.n_outputs >= _SINGLE_WORK)
-    if not isinstance(design, DenseDesign) or objective.is_compiled:
+    if objective.is_compiled:
         return False
+    if not isinstance(design, DenseDesign):
+        return is_large_sparse(design, objective.n_outputs)
     large = objective.n_rows * objective.output_map.n_columns * objective.n_outputs >= _SINGLE_DENSE
     return large and design.astype(torch.float32).is_cached
 
