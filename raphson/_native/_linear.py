@@ -29,18 +29,20 @@ class LinearModel:
 
     Attributes:
         x: Standardized columns with the ones, ``(D', N)``; or where there are factors the rows as given, ``(N, D)``
-            without the ones. Each row is contiguous, rows may be apart.
+            without the ones. Each row is contiguous, rows may be apart. Of a sparse table its nonzeros.
         center: Subtracted from the columns of rows as given, ``(D,)``, or None.
         factor: By which they are then multiplied, ``(D,)``, or None.
         intercept: Whether a column of ones comes before the rows as given.
         weights: ``(N,)`` or None for 1 each.
-        penalty_outputs: ``(C, C)``, or None without a penalty.
+        penalty_outputs: a and b, ``(2,)``: the penalty's matrix over outputs is :math:`a I + b 1 1^T`. Or None.
         penalty_columns: ``(D',)``, or None.
         n_outputs: C, the outputs with coefficients.
         scale: Multiplies sums over examples.
         exponential: Whether the log-partition function is the exponential of one output, not the log-sum-exp.
         in_place: Whether evaluations read rows as given in place and standardize coefficients and sums, which loses
-            digits where means are large; else rows are standardized as they are read.
+            digits where means are large; else rows are standardized as they are read. Sparse tables always are.
+        starts: Where the rows of a sparse table begin among its nonzeros, ``(N + 1,)`` int64; None for a dense one.
+        columns: Those of the nonzeros, int32.
     """
 
     x: Tensor
@@ -54,6 +56,8 @@ class LinearModel:
     scale: float
     exponential: bool
     in_place: bool = False
+    starts: Tensor | None = None
+    columns: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check the table.
@@ -62,34 +66,42 @@ class LinearModel:
             ValueError: If it has another element type or strides, or centers without factors.
         """
         x = self.x
-        if x.ndim != 2 or x.dtype != torch.float64 or not x.is_cpu or (x.shape[1] > 1 and x.stride(1) != 1):
+        fits = x.ndim == (2 if self.starts is None else 1) and x.dtype == torch.float64 and x.is_cpu
+        if not fits or (x.shape[-1] > 1 and x.stride(-1) != 1):
             raise ValueError(
                 f"'x' is a tensor {tuple(x.shape)} of {x.dtype} with strides {x.stride()} on {x.device}; compiled code "
                 "needs a matrix of torch.float64 on the processor, each row contiguous."
             )
-        if (self.center is None) != (self.factor is None):
+        if (self.center is None) != (self.factor is None) or (self.factor is None and self.starts is not None):
             raise ValueError("Rows as given are standardized by 'center' and 'factor' together.")
 
     @cached_property
     def n(self) -> int:
         """Number of rows, N."""
+        if self.starts is not None:
+            return self.starts.shape[0] - 1
         return self.x.shape[1 if self.factor is None else 0]
 
     @cached_property
     def d(self) -> int:
         """Number of columns, D'."""
-        return self.x.shape[0] if self.factor is None else self.x.shape[1] + self.intercept
+        if self.factor is None:
+            return self.x.shape[0]
+        return (self.x.shape[1] if self.starts is None else self.factor.shape[0]) + self.intercept
 
     @cached_property
     def arguments(self) -> tuple[object, ...]:
         """What compiled functions take first; see ``take_model`` in ``module.c``."""
         x, c = self.x, self.n_outputs
-        width = x.shape[1 if self.factor is not None else 0]
+        width = self.d - (self.intercept if self.factor is not None else 0)
         # all that lies from its first element on, so that C can tell whether the rows it reads are there
         extent = x.untyped_storage().nbytes() // 8 - x.storage_offset() if x.numel() else 0
+        extent = extent if self.starts is None else x.shape[0]
 
-        def optional(name: str, tensor: Tensor | None, *shape: int) -> Memory | None:
-            return None if tensor is None else memory(name, tensor, *shape)
+        def optional(
+            name: str, tensor: Tensor | None, *shape: int, dtype: torch.dtype = torch.float64
+        ) -> Memory | None:
+            return None if tensor is None else memory(name, tensor, *shape, dtype=dtype)
 
         return (
             self.n,
@@ -97,12 +109,14 @@ class LinearModel:
             x.stride(0),
             optional("factor", self.factor, width),
             optional("center", self.center, width),
+            optional("starts", self.starts, self.n + 1, dtype=torch.int64),
+            optional("columns", self.columns, len(x), dtype=torch.int32),
             (x.data_ptr(), extent, "d"),
             self.intercept,
             self.in_place,
             optional("weights", self.weights, self.n),
             c,
-            optional("penalty_outputs", self.penalty_outputs, c, c),
+            optional("penalty_outputs", self.penalty_outputs, 2),
             optional("penalty_columns", self.penalty_columns, self.d),
             self.exponential,
             self.scale,
@@ -111,7 +125,12 @@ class LinearModel:
     @property
     def evaluation_size(self) -> float:
         """Multiplications of an evaluation, an exponential counted as twenty."""
-        return self.n * (2.0 * self.d * self.n_outputs + 20.0 * (self.n_outputs + 1))
+        return 2.0 * self.adjoint_size + 20.0 * self.n * (self.n_outputs + 1)
+
+    @property
+    def adjoint_size(self) -> float:
+        """Multiplications of a sum of numbers times the features."""
+        return float(self.n * self.d if self.starts is None else len(self.x)) * self.n_outputs
 
 
 class Point(NamedTuple):
@@ -224,7 +243,7 @@ def adjoint(model: LinearModel, t: Tensor) -> Tensor:
     out = torch.empty(model.n_outputs, model.d, dtype=torch.float64)
     _module.compiled().sums(
         model.arguments,
-        _module.threads(model.n * model.n_outputs * model.d, _PART_IN_PLACE if model.in_place else _PART),
+        _module.threads(model.adjoint_size, _PART_IN_PLACE if model.in_place else _PART),
         memory("out", out, *out.shape),
         None,
         memory("t", t, model.n_outputs, model.n),

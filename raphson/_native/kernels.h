@@ -17,16 +17,27 @@
 #define INLINE __attribute__((always_inline))
 #define SMALLEST 0x1p-60  /* in single precision smaller entries would make subnormal numbers of products */
 
+/* A sparse matrix by rows (CSR), (rows, width), whose values have the type that is computed in. */
+struct sparse {
+    size_t rows, width, count;
+    const int64_t *starts;   /* (rows + 1,); these and the columns are checked when they are read */
+    const uint32_t *columns; /* (count,), as the values; a negative one is a large one */
+    const void *values;
+    int *wrong; /* becomes 1 where a row or a column is not there */
+};
+
 /* n examples of d columns, cut into parts for as many threads, and c outputs with coefficients; sums over examples are
    multiplied by scale. The table x is (d, n), its rows `stride` apart, or where there are factors the table as given, (n, d)
    without the ones: column j is then (x_j - center_j) factor_j, after a column of ones where there is an intercept. Passes
-   read such a table in place, or turn it into columns as it is read. */
+   read such a table in place, or turn it into columns as it is read; a sparse one they always read in place. The penalty is
+   (own I + shared 1 1^T) over the outputs times that of the column. */
 struct model {
     size_t n, d, c, stride, parts;
+    struct sparse table; /* without starts for a dense one */
     int intercept, in_place;
     int exponential; /* whether the log-partition function is e^f, of one output, and not the log-sum-exp */
     const double *x, *center, *factor, *weights;     /* weights (n,) or NULL */
-    const double *penalty_outputs, *penalty_columns; /* (c, c), (d,); or both NULL */
+    const double *penalty_outputs, *penalty_columns; /* (own, shared), (d,); or both NULL */
     double scale;
 };
 
@@ -54,15 +65,11 @@ struct entries {
 
 #define UNIT 8 /* rows of the dense matrices of a sparse product are a multiple of this many numbers */
 
-/* A sparse matrix by rows (CSR) and a dense one, whose product goes to out. */
-struct sparse {
-    const int64_t *starts;  /* (rows + 1,) */
-    const uint32_t *columns; /* each checked, when it is read, to be one of `height`; a negative one is a large one */
-    const void *values;
-    size_t rows, width, height; /* `width` numbers in a row of both dense matrices; `height` rows of the one that is read */
-    const void *dense;
-    void *out;
-    int *wrong; /* becomes 1 where a column is not */
+/* The product of a sparse matrix with a dense one, (width, apart), goes to out. */
+struct product {
+    struct sparse sparse;
+    size_t apart; /* numbers in a row of both dense matrices */
+    void *dense, *out;
 };
 
 /* What there is for one instruction set and element type. The first two return whether there was no memory, the last one is the
@@ -70,7 +77,7 @@ struct sparse {
 struct kernels {
     int (*pass)(const struct model *, const struct pass *);
     int (*hessian)(const struct model *, const struct entries *, void *);
-    void (*sparse)(const void *, size_t, size_t);
+    void (*product)(const void *, size_t, size_t);
 };
 
 static size_t padded(size_t length, size_t unit)

@@ -65,7 +65,7 @@ static TARGET int NAME(hessian)(const struct model *s, const struct entries *of,
             for (size_t j = i; j < d; j++) {
                 REAL v = (REAL)s->scale * (stacked ? sum[i * job.width + j] : *sum++);
                 if (i == j && s->penalty_columns)
-                    v += (REAL)(s->penalty_outputs[k * s->c + l] * s->penalty_columns[i]);
+                    v += (REAL)(((k == l ? s->penalty_outputs[0] : 0) + s->penalty_outputs[1]) * s->penalty_columns[i]);
                 upper[i * stride + j] = upper[j * stride + i] = v;
                 lower[i * stride + j] = lower[j * stride + i] = v;
             }

@@ -29,18 +29,28 @@ static TARGET void NAME(pass_part)(const void *data, size_t part, size_t parts)
     const size_t n = s->n, c = s->c, step = job->step, blocks = padded(n, step) / step, first = blocks * part / parts;
     REAL *sums = job->sums + part * job->share, *totals = sums + job->count - 1 - c;
     REAL *f = sums + job->room, *p = f + job->height * APART, *x = at->coef && at->p ? p + job->height * APART : p;
-    if (job->in_place && at->coef)
-        NAME(as_given)(s, at->coef, x, x + c);
+    REAL *slopes = x + padded(c, LINE);
+    if (job->apart && at->coef)
+        NAME(by_column)(s, at->coef, job->apart, x, slopes);
+    else if (job->in_place && at->coef)
+        NAME(as_given)(s, at->coef, x, slopes);
     for (size_t block = blocks * (part + 1) / parts; block-- > first;) {
         const size_t from = block * step, rows = n - from < step ? n - from : step, length = padded(rows, 2 * LANES);
+        if (job->apart && !NAME(are_rows)(&s->table, from, rows))
+            return;
         if (at->columns)
             NAME(load)((const REAL *)at->columns + from, n, s->d, rows, x);
         else if (!job->in_place)
             NAME(load_table)(s, from, rows, x);
         if (at->p)
             NAME(load)((const REAL *)at->p + from, n, c, rows, at->coef ? p : f);
-        if (at->coef && job->in_place)
-            NAME(predict_in_place)(s, x, x + c, from, rows, f);
+        if (at->coef && job->apart) {
+            NAME(through)(0, &s->table, from, rows, slopes, job->apart, f, APART, 1);
+            for (size_t k = 0; k < c; k++)
+                for (size_t t = 0; t < rows; t++)
+                    f[k * APART + t] += x[k];
+        } else if (at->coef && job->in_place)
+            NAME(predict_in_place)(s, x, slopes, from, rows, f);
         else if (at->coef)
             NAME(combine)(c, 0, at->coef, s->d, x, APART, s->d, length, f, APART);
         if (at->coef && at->p)
@@ -54,51 +64,82 @@ static TARGET void NAME(pass_part)(const void *data, size_t part, size_t parts)
             NAME(tiles)(f, c, x, 0, job->width, 0, length, sums, job->width);
             continue;
         }
-        for (size_t k = 0; k < c; k++)
-            for (size_t t = 0; t < rows; t++)
-                totals[k] += f[k * APART + t];
-        NAME(combine)(c, 1, f, APART, (const REAL *)s->x + from * s->stride, s->stride, rows, s->d - s->intercept,
-                      sums + s->intercept, job->width);
+        for (size_t k = 0; k < c; k++) {
+            NAME(vec) total = {0};
+            memset(f + k * APART + rows, 0, (length - rows) * sizeof(REAL));
+            for (size_t t = 0; t < length; t += LANES)
+                total += *(const NAME(vec) *)(f + k * APART + t);
+            const NAME(four) four = NAME(folded)(total);
+            totals[k] += (four[0] + four[1]) + (four[2] + four[3]);
+        }
+        if (job->apart)
+            NAME(through)(1, &s->table, from, rows, sums + s->intercept * job->apart, job->apart, f, APART, 1);
+        else
+            NAME(combine)(c, 1, f, APART, (const REAL *)s->x + from * s->stride, s->stride, rows, s->d - s->intercept,
+                          sums + s->intercept, job->width);
     }
 }
+
+#define SOME (4 * LINE) /* columns whose numbers stay in the cache for all outputs */
 
 /* A pass, and what comes to its sums: the penalty, the linear term, and what is said of the whole. */
 static TARGET int NAME(pass)(const struct model *s, const struct pass *at)
 {
-    const REAL *coef = at->coef;
-    REAL *out = at->out, value = 0;
-    const size_t few = CACHED / s->d / TALL * TALL, cached = few < TALL ? TALL : few < ROWS ? few : ROWS;
+    const size_t c = s->c, d = s->d, outputs = c + at->reference;
+    const size_t apart = !s->table.starts ? 0 : c == 1 ? 1 : padded(c, EACH);
+    const size_t read = apart ? s->table.count / s->n + 1 : d; /* numbers of a row */
+    const size_t few = CACHED / read / TALL * TALL, cached = few < TALL ? TALL : few < ROWS ? few : ROWS;
     /* rows shorter than two vectors are always turned into columns */
-    const int in_place = sizeof(REAL) == sizeof(double) && s->in_place && !at->columns && s->d - s->intercept >= 2 * LANES;
-    struct NAME(job) job = {.s = s, .at = at, .height = padded(s->c + at->reference, TALL), .width = padded(s->d, WIDE),
-                            .in_place = in_place, .step = in_place ? cached : ROWS};
-    const size_t table = !in_place ? job.width : coef ? s->c * (padded(s->d, LANES) + 1) / APART + 1 : 0; /* or its slopes */
-    if (NAME(sum)(&job, NAME(pass_part), s->c + 1, (coef && at->p ? 2 : 1) * job.height + table))
+    const int dense = sizeof(REAL) == sizeof(double) && s->in_place && !at->columns && d - s->intercept >= 2 * LANES;
+    const int in_place = apart || dense;
+    struct NAME(job) job = {.s = s, .at = at, .in_place = in_place, .apart = apart, .step = in_place ? cached : ROWS,
+                            .height = padded(outputs < apart ? apart : outputs, TALL), .width = padded(d, WIDE)};
+    const size_t slopes = apart ? d * apart : c * padded(d, LANES); /* after as many constants as there are outputs */
+    const size_t table = !in_place ? job.width : at->coef ? (padded(c, LINE) + slopes) / APART + 1 : 0;
+    const REAL *coef = at->coef;
+    if (NAME(sum)(&job, NAME(pass_part), c + 1, (coef && at->p ? 2 : 1) * job.height + table))
         return -1;
-    for (size_t k = 0; k < s->c; k++) {
-        REAL *row = memset(out + k * s->d, 0, s->d * sizeof(REAL));
-        for (size_t l = 0; coef && l < s->c; l++) { /* the penalty's part, the columns innermost, as they lie in memory */
-            const REAL factor = (REAL)s->penalty_outputs[k * s->c + l];
-            for (size_t j = 0; j < s->d; j++)
-                row[j] += factor * coef[l * s->d + j];
-        }
-        for (size_t j = 0; j < s->d; j++) {
-            const size_t i = k * s->d + j, column = j - s->intercept;
-            const REAL total = job.sums[job.count - 1 - s->c + k], penalty = coef ? row[j] * (REAL)s->penalty_columns[j] : 0;
-            REAL sum = job.sums[k * job.width + j];
-            if (in_place) /* of the ones, or of a column as given */
-                sum = j < (size_t)s->intercept ? total : (sum - total * (REAL)s->center[column]) * (REAL)s->factor[column];
-            out[i] = (REAL)s->scale * sum + penalty;
-            if (!at->linear)
-                continue;
-            out[i] -= (REAL)at->linear[i];
-            value += coef[i] * (REAL)(0.5 * penalty - at->linear[i]);
-            const double *u = at->units + j;
-            const double size = fabs(u[0] * out[i] + u[s->d] * out[k * s->d]) - u[2 * s->d];
-            *at->norm = size > *at->norm || size != size ? size : *at->norm;
+    REAL *const totals = job.sums + job.count - 1 - c, value[SOME] = {0}, norm[SOME] = {0};
+    for (size_t first = 0; first < d; first += SOME) {
+        const size_t count = first + SOME < d ? SOME : d - first;
+        REAL shared[SOME] = {0};
+        for (size_t k = 0; coef && k < c; k++)
+            for (size_t j = 0; j < count; j++)
+                shared[j] += (REAL)s->penalty_outputs[1] * coef[k * d + first + j];
+        for (size_t k = 0; k < c; k++) {
+            REAL *sums = job.sums + (apart ? first * apart + k : k * job.width + first), penalty[SOME] = {0};
+            REAL *restrict out = (REAL *)at->out + k * d, *restrict g = out + first;
+            if (in_place && s->intercept && !first)
+                *sums = totals[k];
+            for (size_t j = 0; j < count; j++)
+                g[j] = sums[j * (apart ? apart : 1)];
+            for (size_t j = first ? 0 : s->intercept; in_place && j < count; j++) { /* of columns as given */
+                const size_t column = first + j - s->intercept;
+                g[j] = (g[j] - totals[k] * (REAL)s->center[column]) * (REAL)s->factor[column];
+            }
+            for (size_t j = 0; coef && j < count; j++)
+                penalty[j] = ((REAL)s->penalty_outputs[0] * coef[k * d + first + j] + shared[j])
+                             * (REAL)s->penalty_columns[first + j];
+            for (size_t j = 0; j < count; j++)
+                g[j] = (REAL)s->scale * g[j] + penalty[j];
+            for (size_t j = 0; at->linear && j < count; j++) {
+                const REAL linear = (REAL)at->linear[k * d + first + j];
+                g[j] -= linear;
+                value[j] += coef[k * d + first + j] * ((REAL)0.5 * penalty[j] - linear);
+            }
+            const REAL intercept = *out;
+            for (size_t j = 0; at->linear && j < count; j++) {
+                const double *u = at->units + first + j;
+                const REAL size = (REAL)(fabs(u[0] * g[j] + u[d] * intercept) - u[2 * d]);
+                norm[j] = size > norm[j] || size != size ? size : norm[j];
+            }
         }
     }
-    *at->value = s->scale * job.sums[job.count - 1] + value;
+    *at->value = s->scale * totals[c];
+    for (size_t j = 0; j < SOME; j++) {
+        *at->value += value[j];
+        *at->norm = norm[j] > *at->norm || norm[j] != norm[j] ? norm[j] : *at->norm;
+    }
     free(job.block);
     return 0;
 }

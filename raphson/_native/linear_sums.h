@@ -85,6 +85,7 @@ struct NAME(job) {
     const struct entries *of;
     const struct pass *at;
     int in_place;
+    size_t apart; /* of the columns' numbers of a sparse table; 0 for a dense one */
     size_t height, width, step, count, room, share; /* `step` examples at a time; `room` for the `count` sums; `share` of a part */
     void *block;
     REAL *sums;
@@ -207,7 +208,7 @@ static TARGET void NAME(combine)(size_t outputs, int add, const REAL *coef, size
 
 #include "linear_hessian.h"
 #include "linear_wide.h"
+#include "linear_sparse.h"
 #include "linear_pass.h"
-#include "sparse_rows.h"
 
-static const struct kernels NAME(kernels) = {NAME(pass), NAME(hessian), NAME(sparse_part)};
+static const struct kernels NAME(kernels) = {NAME(pass), NAME(hessian), NAME(product_part)};

@@ -64,6 +64,7 @@ static size_t take_threads(struct arguments *from)
 }
 
 #define ANY SIZE_MAX
+#define NOT_SPARSE "a sparse matrix has rows that do not ascend among its values, or columns that are not there"
 
 /* A number of elements; where it is too large, one that no array has. */
 static size_t times(size_t a, size_t b)
@@ -98,10 +99,21 @@ static struct array take_array(struct arguments *from, const char *name, const c
     return PyErr_Occurred() ? (struct array){0} : array;
 }
 
+/* Take starts, columns and values of a sparse matrix of any number of rows; without starts, values of a dense one. */
+static struct array take_matrix(struct arguments *from, const char *types, struct sparse *s)
+{
+    const struct array starts = take_array(from, "starts", "q?", ANY);
+    const struct array columns = take_array(from, "columns", starts.at ? "i" : "?", ANY);
+    const struct array values = take_array(from, "values", types, starts.at ? columns.count : ANY);
+    s->starts = starts.at, s->rows = starts.count ? starts.count - 1 : 0;
+    s->columns = columns.at, s->values = values.at, s->count = values.count;
+    return values;
+}
+
 /* Every function of a linear model takes it first, as LinearModel.arguments has it, then the number of threads. */
 static struct model take_model(struct arguments *args)
 {
-    struct arguments from = {take(args), 14, 0};
+    struct arguments from = {take(args), 16, 0};
     struct model s = {0};
     if (!from.tuple)
         return s;
@@ -109,17 +121,18 @@ static struct model take_model(struct arguments *args)
     s.stride = take_size(&from);
     s.factor = take_array(&from, "factor", "d?", width).at;
     s.center = take_array(&from, "center", s.factor ? "d" : "?", width).at;
-    const struct array x = take_array(&from, "x", "d", ANY); /* `stride` apart, in memory of any size that holds its rows */
+    const struct array x = take_matrix(&from, "d", &s.table); /* `stride` apart, in memory of any size that holds its rows */
     const size_t rows = s.factor ? s.n : width, columns = s.factor ? width : s.n;
     const size_t before = rows ? times(rows - 1, s.stride) : 0; /* the last row */
-    agree(!rows || (before <= x.count && columns <= x.count - before), "a table has fewer elements than its rows need");
-    s.x = x.at;
+    const int dense = !rows || (before <= x.count && columns <= x.count - before);
+    agree(s.table.starts ? s.n && s.factor && s.table.rows == s.n : dense, "a table has fewer elements than its rows need");
+    s.x = x.at, s.table.width = width;
     s.intercept = take_size(&from) && s.factor;
     s.in_place = take_size(&from) && s.factor;
     s.d = width + s.intercept;
     s.weights = take_array(&from, "weights", "d?", s.n).at;
     s.c = take_size(&from);
-    s.penalty_outputs = take_array(&from, "penalty_outputs", "d?", times(s.c, s.c)).at;
+    s.penalty_outputs = take_array(&from, "penalty_outputs", "d?", 2).at;
     s.penalty_columns = take_array(&from, "penalty_columns", "d?", s.d).at;
     s.exponential = take_size(&from);
     PyObject *scale = take(&from);
@@ -133,8 +146,10 @@ static struct model take_model(struct arguments *args)
 static PyObject *sums(PyObject *Py_UNUSED(module), PyObject *tuple)
 {
     struct arguments args = {tuple, 10, 0};
-    const struct model s = take_model(&args);
+    struct model s = take_model(&args);
     const size_t size = times(s.c, s.d);
+    int wrong = 0;
+    s.table.wrong = &wrong;
     double value = 0, norm = 0;
     struct pass at = {.value = &value, .norm = &norm};
     const struct array out = take_array(&args, "out", "df", size);
@@ -152,10 +167,13 @@ static PyObject *sums(PyObject *Py_UNUSED(module), PyObject *tuple)
     agree(!at.linear || (s.exponential ? outputs == 1 : outputs > 0), "wrong number of outputs");
     agree(size && (!at.linear || (at.coef && !p.at && !at.columns)), "neither an evaluation nor a product nor sums");
     agree(!at.coef || s.penalty_outputs, "the penalty is missing");
+    agree(!s.table.starts || (!at.columns && !single), "a sparse table is read in double precision");
     agree(at.linear || p.count >= times(s.c, s.n), "'p' has too few elements");
     if (PyErr_Occurred())
         return NULL;
-    return (single ? in_single : in_double)->pass(&s, &at) ? PyErr_NoMemory() : Py_BuildValue("(dd)", value, norm);
+    if ((single ? in_single : in_double)->pass(&s, &at))
+        return PyErr_NoMemory();
+    return agree(!wrong, NOT_SPARSE) ? Py_BuildValue("(dd)", value, norm) : NULL;
 }
 
 static PyObject *hessian(PyObject *Py_UNUSED(module), PyObject *tuple)
@@ -167,35 +185,31 @@ static PyObject *hessian(PyObject *Py_UNUSED(module), PyObject *tuple)
     const struct entries of = {p.at, !own ? times(s.c, s.c + 1) / 2 : s.exponential ? rows : s.c, own != 0};
     const struct array out = take_array(&args, "out", "df", own ? times(of.q, times(s.d, s.d)) : times(size, size));
     const int known = s.exponential ? of.q <= rows && (of.q <= s.c || (own && !s.penalty_outputs)) : s.c <= rows;
+    agree(!s.table.starts, "sparse tables have no dense Hessian");
     agree(known && times(rows, s.n) == p.count, "'p' has too few elements, or too many");
     if (PyErr_Occurred())
         return NULL;
     return (out.type == 'f' ? in_single : in_double)->hessian(&s, &of, out.at) ? PyErr_NoMemory() : Py_NewRef(Py_None);
 }
 
-/* starts, columns, values, width, dense, out, threads: see struct sparse */
+/* starts, columns, values, width, dense, out, threads: see struct product */
 static PyObject *sparse(PyObject *Py_UNUSED(module), PyObject *tuple)
 {
     struct arguments args = {tuple, 7, 0};
-    const struct array starts = take_array(&args, "starts", "q", ANY), columns = take_array(&args, "columns", "i", ANY);
-    const struct array values = take_array(&args, "values", "df", columns.count);
-    const char *type = values.type == 'f' ? "f" : "d";
-    const size_t width = take_size(&args), rows = starts.count - 1;
+    struct product of = {0};
+    int wrong = 0;
+    of.sparse.wrong = &wrong;
+    const char type[] = {take_matrix(&args, "df", &of.sparse).type, 0};
+    of.apart = take_size(&args);
     const struct array dense = take_array(&args, "dense", type, ANY);
-    const struct array out = take_array(&args, "out", type, times(rows, width));
+    const struct array out = take_array(&args, "out", type, times(of.sparse.rows, of.apart));
     const size_t threads = take_threads(&args);
-    agree(starts.count && width && width % UNIT == 0, "no starts, or no whole vectors in a row");
+    agree(of.sparse.starts && of.apart && of.apart % UNIT == 0, "no starts, or no whole vectors in a row");
     if (PyErr_Occurred())
         return NULL;
-    int wrong = 0;
-    const struct sparse s = {starts.at, columns.at, values.at, rows, width, dense.count / width, dense.at, out.at, &wrong};
-    int holds = s.starts[0] >= 0 && (uint64_t)s.starts[rows] <= columns.count;
-    for (size_t i = 0; i < rows; i++)
-        holds &= s.starts[i] <= s.starts[i + 1];
-    if (agree(holds, "the starts of the rows must ascend from 0 to the number of values"))
-        run_team((type[0] == 'f' ? in_single : in_double)->sparse, &s, threads > 1 ? 16 * threads : 1, threads);
-    agree(!wrong, "a column of the sparse matrix is not a row of the dense one");
-    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    of.dense = dense.at, of.out = out.at, of.sparse.width = dense.count / of.apart;
+    run_team((*type == 'f' ? in_single : in_double)->product, &of, threads > 1 ? 16 * threads : 1, threads);
+    return agree(!wrong, NOT_SPARSE) ? Py_NewRef(Py_None) : NULL;
 }
 
 /* Use vectors of so many bits, for tests; returns how many bits are used now. */

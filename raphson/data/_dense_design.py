@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,9 +23,6 @@ _GRAM_ROWS = (1000, 5000)
 _CONDITION = 1e-7
 """Smallest over largest eigenvalue of the Gram matrix above which columns are independent beyond doubt, and nine of the
 sixteen digits of their products are left."""
-
-_CENTERING = 1e3
-"""Means up to this many standard deviations may be subtracted from sums instead of from rows: three digits are lost."""
 
 _CACHED_ROWS = 4096
 """Rows that pass through several operations while they are in the cache."""
@@ -180,7 +176,7 @@ class DenseDesign(Design):
     @cached_property
     def sums_keep_digits(self) -> bool:
         """Whether sums over the columns as given, in double precision, keep their digits when centered afterwards."""
-        return self._is_double and bool((np.abs(self.center.numpy()) <= _CENTERING * self.scale.numpy()).all())
+        return self._is_double and self.has_small_means
 
     def take(self, index: Tensor) -> DenseDesign:  # noqa: D102
         return DenseDesign(self.x[index], intercept=self.intercept, dtype=self.dtype, moments=(self.center, self.scale))

@@ -14,8 +14,12 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+_CENTERING = 1e3
+"""Means up to this many standard deviations may be subtracted from sums instead of from rows: three digits are lost."""
 
 
 class Block(abc.ABC):
@@ -75,6 +79,11 @@ class Design(abc.ABC):
     def n_columns(self) -> int:
         """Number of columns, D', that of ones included."""
         return int(self.x.shape[1]) + self.intercept
+
+    @cached_property
+    def has_small_means(self) -> bool:
+        """Whether sums over the columns as given keep enough digits when centered afterwards."""
+        return bool((np.abs(self.center.numpy()) <= _CENTERING * self.scale.numpy()).all())
 
     @abc.abstractmethod
     def blocks(self, n_outputs: int) -> Iterator[Block]:

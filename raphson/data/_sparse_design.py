@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,23 @@ class SparseDesign(Design):
             self.scale = torch.ones(d, dtype=torch.float64)
         self._shifts = bool(self.center.any())
         self._blocks: dict[int, list[SparseBlock]] = {}
+
+    @cached_property
+    def raw(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Starts of the rows, int64, columns, int32, and values as given; None of other types, or without a row."""
+        x, single = self.x, self.dtype != torch.float64
+        if single or x.data.dtype != np.float64 or x.indices.dtype != np.int32 or not self.n_rows:
+            return None
+        return torch.from_numpy(x.indptr.astype(np.int64)), torch.from_numpy(x.indices), torch.from_numpy(x.data)
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """By which columns less their centers are multiplied, ``(D,)``: zero for those that are their centers."""
+        factor, center = self.scale.reciprocal(), self.center
+        for j in ((center != 0) & (center.abs() == self.scale)).nonzero()[:, 0]:  # as moments of constant columns are
+            if (self.x.data[self.x.indices == int(j)] == float(center[j])).all():
+                factor[j] = 0.0
+        return factor
 
     def blocks(self, n_outputs: int) -> Iterator[Block]:  # noqa: D102
         size = max(256, min(2**17, 2**23 // n_outputs))  # a block's adjoint touches all columns: few, large blocks

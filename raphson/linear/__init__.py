@@ -6,6 +6,7 @@ from raphson.linear._bounds import gram_matrix as gram_matrix
 from raphson.linear._bounds import lipschitz_bound as lipschitz_bound
 from raphson.linear._bounds import row_lipschitz_bound as row_lipschitz_bound
 from raphson.linear._compiled import has_compiled_hessians as has_compiled_hessians
+from raphson.linear._compiled import is_large_sparse as is_large_sparse
 from raphson.linear._compiled import suits_compiled as suits_compiled
 from raphson.linear._dual import DualClasses as DualClasses
 from raphson.linear._dual import DualPoint as DualPoint

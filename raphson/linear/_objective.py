@@ -26,7 +26,7 @@ from torch import Tensor
 
 from raphson.data import Block, Design
 from raphson.likelihoods import Derivatives, Likelihood
-from raphson.linear._compiled import CompiledFamily, CompiledHessian
+from raphson.linear._compiled import CompiledFamily, CompiledHessian, adjoint
 from raphson.linear._cost import Cost
 from raphson.linear._hessian import Evaluation, LinearHessian, Part, narrowed
 from raphson.linear._output_map import OutputMap
@@ -106,8 +106,9 @@ class LinearObjective:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether compiled code evaluates the table as it was given, in one pass."""
-        return self.likelihood.partition is not None and self._rows.table is not None and self._rows.table.in_place
+        """Whether compiled code evaluates the dense table as it was given, in one pass."""
+        table = self._rows.table
+        return self.likelihood.partition is not None and table is not None and table.in_place and table.starts is None
 
     @property
     def is_compiled(self) -> bool:
@@ -126,6 +127,11 @@ class LinearObjective:
 
     def _weights_of(self, block: Block, dtype: torch.dtype = torch.float64) -> Tensor | None:
         return None if self.weights is None else self.weights[block.rows].to(dtype)
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        """Return the sums over rows of numbers ``(C, N)`` times the features, ``(C, D')``."""
+        table = self._rows.table
+        return self.design.adjoint(r) if table is None else adjoint(table, None, r)
 
     def predictors(self, theta: Tensor) -> Tensor:
         """Return the outputs of all rows, ``(C, N)``, offset included."""
@@ -311,7 +317,7 @@ class LinearObjective:
             None if weights is None else weights.double().contiguous(),
             linear,
             bool(left_out) or partition == "logistic",
-            self.ridge.matrices[0].contiguous(),
+            self.ridge.own_and_shared,
             self.ridge.columns,
             self.likelihood.partition_multiple / self.total_weight,
             exponential,

@@ -49,6 +49,13 @@ class Ridge:
             return [torch.eye(r, dtype=torch.float64) for r, _ in self.output_map.shapes]
         return self.output_map.centered_products
 
+    @property
+    def own_and_shared(self) -> Tensor:
+        """Of outputs selected without constraints: a and b, of which Q is :math:`a I + b 1 1^T`, ``(2,)``."""
+        q = self.matrices[0].numpy()
+        shared = float(q[0, 1]) if len(q) > 1 else 0.0
+        return torch.tensor([float(q[0, 0]) - shared, shared], dtype=torch.float64)
+
     @cached_property
     def diagonal(self) -> Tensor:
         """The diagonal, ``(P,)``."""

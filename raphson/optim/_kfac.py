@@ -200,6 +200,7 @@ class KFAC(torch.optim.Optimizer):
             gradient = gradient + values.times("weight_decay", theta)
         average = averaged_gradient(self._average_gradient, gradient, rule.averaging)
         self._curvature.take(gathered.measured, self._count)
+        self._curvature.shorten(self._largest_lr)
         if self._expected is not None:
             assert isinstance(rule, QuadraticStep)
             found = FullBatch(self._trained, gathered, self._curvature, self._damping, values, self._checked)

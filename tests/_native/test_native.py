@@ -29,7 +29,7 @@ def given(**changes):
         "factor": zeros(D - 1),
         "intercept": True,
         "weights": zeros(N),
-        "penalty_outputs": zeros(C, C),
+        "penalty_outputs": zeros(2),
         "penalty_columns": zeros(D),
         "n_outputs": C,
         "scale": 1.0,
@@ -48,8 +48,8 @@ WRONG_MODELS = {
     "no centers": {"center": None},
     "many factors": {"factor": zeros(D)},
     "few penalties": {"penalty_columns": zeros(D - 1)},
-    "penalties apart": {"penalty_outputs": zeros(C, 2 * C)[:, ::2]},
-    "other penalties": {"penalty_outputs": zeros(C + 1, C + 1)},
+    "penalties apart": {"penalty_outputs": zeros(4)[::2]},
+    "other penalties": {"penalty_outputs": zeros(C, C)},
     "elsewhere": {"weights": torch.zeros(N, dtype=torch.float64, device="meta")},
     "other features": {"x": zeros(N, D)},
     "no penalty": {"penalty_columns": None, "penalty_outputs": None},
@@ -122,7 +122,20 @@ def test_the_compiled_module_checks_again():
     small, empty, whole = at(2), (0, C * D, "d"), at(C * D, dtype=torch.int64)
 
     names = [
-        *("n", "width", "stride", "factor", "center", "x", "intercept", "in_place", "weights", "c"),
+        *(
+            "n",
+            "width",
+            "stride",
+            "factor",
+            "center",
+            "starts",
+            "columns",
+            "x",
+            "intercept",
+            "in_place",
+            "weights",
+            "c",
+        ),
         *("penalty_outputs", "penalty_columns", "exponential", "scale"),
     ]
 
@@ -154,7 +167,7 @@ def test_the_compiled_module_checks_again():
         changed(stride=D),
         changed(stride=2**63),
         changed(weights=small),
-        changed(penalty_outputs=small),
+        changed(penalty_outputs=empty),
         changed(penalty_columns=small),
         changed(penalty_outputs=None),
         changed(penalty_columns=None),
@@ -332,3 +345,62 @@ def test_a_module_that_is_missing_or_broken_is_told_apart(monkeypatch):
         _module.load("1")
     loading(ImportError("undefined symbol"))
     assert _module.load("")[1] == "built, but does not load (undefined symbol)"
+
+
+def sparse_model(**changes):
+    """A model whose table is the sparse matrix of ``sparse``, with an intercept and three outputs."""
+    right = sparse()
+    parts = {
+        **{"x": right["values"], "starts": right["starts"], "columns": right["columns"]},
+        **{"center": zeros(4), "factor": zeros(4), "weights": zeros(3), "in_place": True},
+    }
+    return given(**parts | changes)
+
+
+WRONG_TABLES = {
+    **{name: changes for name, changes in WRONG_SPARSE.items() if set(changes) <= {"starts", "columns"}},
+    "few values": {"x": zeros(4)},
+    "values of a matrix": {"x": zeros(5, 1)},
+    "few rows": {"starts": torch.tensor([0, 2, 5])},
+    "no row": {"starts": torch.tensor([0])},
+    "no columns": {"columns": None},
+    "no factors": {"center": None, "factor": None},
+    "few factors": {"center": zeros(3), "factor": zeros(3), "penalty_columns": zeros(4)},
+}
+
+
+@compiled
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("changes", WRONG_TABLES.values(), ids=WRONG_TABLES)
+def test_sparse_tables_whose_parts_do_not_fit_are_refused(changes, threads, monkeypatch):
+    """Indices out of range and wrong sizes are refused by evaluations and sums; the table itself goes through."""
+    monkeypatch.setattr(_module, "threads", lambda *_: threads)
+    right, t = sparse_model(weights=None), torch.ones(C, 3, dtype=torch.float64)
+    assert _native.adjoint(replace(right, factor=zeros(4) + 1), t)[0].tolist() == [3.0, 1.0, 1.0, 1.0, 2.0]
+    calls = [lambda model: _native.adjoint(model, zeros(C, model.n)), lambda model: _native.adjoint(model, t)]
+    calls.append(lambda model: _native.product(model, None, zeros(C + 1, 3), zeros(C * D)))
+    calls.append(evaluate)
+    for call in calls:
+        with pytest.raises((ValueError, TypeError)):
+            call(sparse_model(**changes))
+
+
+@compiled
+def test_sparse_tables_are_read_in_double_precision_and_have_no_dense_hessian():
+    """What there is no code for is refused, not read as something else."""
+    model, p = sparse_model(), zeros(C + 1, 3)
+    assert _native.product(model, None, p, zeros(C * D)).shape == (C * D,)
+    for call in (
+        lambda: _native.hessian(model, p, zeros(C * D, C * D), own=False),
+        lambda: _native.product(model, None, p.float(), zeros(C * D, dtype=torch.float32)),
+        lambda: _native.product(model, zeros(D, 3), p, zeros(C * D)),
+    ):
+        with pytest.raises(ValueError):
+            call()
+    arguments, out, numbers = list(model.arguments), zeros(C * D), zeros(C * 3)
+    arguments[5] = (arguments[5][0], 0, "q")  # no start at all
+    for n in (0, 3, 2**64 - 1):
+        arguments[0] = n
+        given_memory = memory("out", out, C * D), None, memory("p", numbers, C * 3), None
+        with pytest.raises(ValueError):
+            _module.kernels.sums(tuple(arguments), 1, *given_memory, None, None, False, None)

@@ -318,7 +318,7 @@ def test_rows_in_place_give_what_their_standardized_columns_do(n, d, c, options,
     center = x.mean(0) if intercept else torch.zeros(d, dtype=torch.float64)
     design = DenseDesign(x, intercept=intercept, moments=(center, torch.full((d,), 2.0, dtype=torch.float64)))
     weights = torch.rand(n, dtype=torch.float64, generator=generator) if options["weights"] else None
-    penalty = torch.eye(c, dtype=torch.float64), torch.linspace(0.0, 1.0, size, dtype=torch.float64)
+    penalty = torch.tensor([1.0, -0.3 / c]).double(), torch.linspace(0.0, 1.0, size, dtype=torch.float64)
     rest = weights, *penalty, c, 1.0 / n, False
     given_rows = _native.LinearModel(x, center, design.scale.reciprocal(), intercept, *rest, True)
     columns = _native.LinearModel(design.standardized(slice(0, n)), None, None, False, *rest)

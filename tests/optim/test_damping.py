@@ -42,15 +42,15 @@ def test_a_loss_that_is_not_finite_raises_it_at_once_and_is_forgotten():
 def test_noise_raises_it_to_a_share_of_the_curvature_and_failure_beyond():
     schedule = DampingSchedule(DampingOptions(1.0))
     for _ in range(5):
-        schedule.adapt(-0.1, -1.0, 1.0, 1e7)
+        schedule.adapt(-0.1, -1.0, 1.0, 1e6)
     assert schedule.value == pytest.approx(0.95**-25)  # the bound, 10, is not reached
     for _ in range(10):
-        schedule.adapt(-0.1, -1.0, 1.0, 1e7)
+        schedule.adapt(-0.1, -1.0, 1.0, 1e6)
     assert schedule.value == 10.0
-    schedule.adapt(-0.1, -1.0, 1.0, 1e5)  # of a smaller curvature: as it is
+    schedule.adapt(-0.1, -1.0, 1.0, 1e4)  # of a smaller curvature: as it is
     assert schedule.value == 10.0
     for _ in range(10):
-        schedule.adapt(5.0, -1.0, 1.0, 1e5)
+        schedule.adapt(5.0, -1.0, 1.0, 1e4)
     assert schedule.value > 20.0
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raphson.data import DenseDesign, SparseDesign
+from raphson.data import DenseDesign
 from raphson.estimators.fit._edge import fit_inside
 from raphson.estimators.fit._few_rows import solve_few_rows, takes_few_rows
 from raphson.estimators.fit._first_step import first_length, rough_inverse
@@ -23,7 +23,7 @@ from raphson.estimators.fit._solver import (
     solve_by_products,
     symmetric,
 )
-from raphson.linear import LinearObjective, RowSpace, has_row_space, row_space_cost
+from raphson.linear import LinearObjective, RowSpace, has_row_space, is_large_sparse, row_space_cost
 from raphson.solve import Callback, Solution, Status, quasi_newton
 
 _ATTEMPTS, _TIGHTER = 3, 0.1
@@ -43,16 +43,14 @@ _MARGIN = 0.9
 20000 x 50000, 0.2 % of entries, 20 classes: they differ by 0.3 % of a tolerance of 1e-6 there. Evaluations and steps
 take half as long."""
 
-_SINGLE = 2.0**-17
-"""Share of the first gradient down to which single precision leads: a hundred times what its rounding makes of it."""
+_SINGLE = 2.0**-18
+"""Share of the first gradient down to which single precision leads: fifty times what its rounding makes of it.
+
+500 x 7000, 50 classes, l2 = 1: 144 ms without, 120 with it; l2 = 1e-3, where the last steps are in double, 187, 198."""
 
 _ROUNDED_SINGLE = 2.0**-12
 """Share of the first gradient from which on its rounding may stall it: 500 x 2000, 50 classes, noisy, has none smaller
 in six steps long before."""
-
-_SINGLE_WORK = 2**23
-"""Nonzeros times outputs from which single precision pays for its copy of the table and an evaluation more: 5000 x 2000
-with 640,000 and three outputs takes 83 ms with it, 80 without; 5000 x 7000 with 2.3 million and ten 430, 550."""
 
 _SINGLE_DENSE = 2**22
 """Entries times outputs of a dense table from which it pays, where evaluations are matrix products."""
@@ -179,10 +177,15 @@ def _solve_by_gradients(
     if own.output_map.n_columns > TOLD * own.n_rows and own.has_constant_outputs(begin):
         length = first_length(own, begin, at.gradient, -inverse(at.gradient))
     descend = partial(quasi_newton, inverse=inverse, tol=options.tol, callback=callback)
-    if _gains_in_single_precision(own) and within >= _SINGLE * at.norm:
-        known = _solve_in_single_precision(own, begin, at.norm, within, patience, descend, length, inverse)
-    else:
+    if not _gains_in_single_precision(own) or within < _SINGLE * at.norm:
         known = descend(own, begin, patience=patience, at=at, length=length)
+    elif length is None:
+        known = _solve_in_single_precision(own, begin, at.norm, within, patience, descend, length, inverse)
+    else:  # a first step of known length may be all it takes
+        known = descend(own, begin, patience=1.0, at=at, length=length)
+        if not known.converged and patience > 1.0:
+            rest = (own, known.theta, at.norm, within, patience - 1.0, descend, length, inverse)
+            known = continued(known, _solve_in_single_precision(*rest))
     theta = known.theta if back is None else back(known.theta)
     return replace(
         known,
@@ -203,10 +206,10 @@ def _solve_by_gradients(
 def _gains_in_single_precision(objective: LinearObjective) -> bool:
     """Return whether evaluations in single precision repay a copy of the table and what has to follow in double."""
     design = objective.design
-    if isinstance(design, SparseDesign):
-        return bool(design.x.nnz * objective.n_outputs >= _SINGLE_WORK)
-    if not isinstance(design, DenseDesign) or objective.is_compiled:
+    if objective.is_compiled:
         return False
+    if not isinstance(design, DenseDesign):
+        return is_large_sparse(design, objective.n_outputs)
     large = objective.n_rows * objective.output_map.n_columns * objective.n_outputs >= _SINGLE_DENSE
     return large and design.astype(torch.float32).is_cached
 

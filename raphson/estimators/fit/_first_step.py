@@ -48,15 +48,17 @@ def rough_inverse(objective: LinearObjective, theta: Tensor) -> Callable[[Tensor
     diagonal = objective.ridge.diagonal + curvature
     if not (isinstance(design, SparseDesign) and here.intercept):
         return lambda v: v / diagonal
-    mean = design.adjoint(f.new_full((1, design.n_rows), 1.0 / design.n_rows))[0]
+    mean = objective.adjoint(f.new_full((1, design.n_rows), 1.0 / design.n_rows))[0]
     mean[0] = 0.0
     diagonal = objective.ridge.diagonal.view(shape) + curvature * (1.0 - mean.square()).clamp_min(_LEAST_VARIANCE)
+    means, divisor = mean.numpy(), diagonal.numpy()
 
-    def product(v: Tensor) -> Tensor:
-        table = v.view(shape)
-        table = torch.addr(table, table[:, 0], mean, alpha=-1.0).div_(diagonal)
-        table[:, 0] -= table @ mean
-        return table.view(-1)
+    def product(v: Tensor) -> Tensor:  # NumPy's calls take a third of the time of PyTorch's
+        given = v.numpy().reshape(shape)
+        table = given - given[:, :1] * means
+        table /= divisor
+        table[:, 0] -= table @ means
+        return torch.from_numpy(table.reshape(-1))
 
     return product
 
