@@ -116,7 +116,7 @@ def test_it_is_kept_until_inverses_are_due():
     for _ in range(12):
         opt.param_groups[0]["lr"] = 0.25
         opt.step(x, y)
-        at = curvature._inverted_at == opt._count - 1
+        at = curvature._inverted_at == opt._progress.count - 1
         seen.append((at, opt.state_dict()["kfac"]["curvature"]["power"]))
     changed = [at for at, _ in seen].index(True)
     assert changed > 0
