@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from unittest import mock
 
@@ -130,6 +131,27 @@ def test_the_length_of_the_first_step_is_the_best_one_where_rows_are_orthogonal(
     values = {factor: objective.value(start + factor * length * step) for factor in (0.5, 0.7, 1.0, 1.4, 2.0)}
     assert min(values, key=values.get) in (0.7, 1.0, 1.4)
     assert values[0.5] > values[0.7] and values[2.0] > values[1.4]
+
+
+@pytest.mark.parametrize("kind", ["two classes", "classes"])
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.95])
+def test_the_length_of_the_first_step_is_told_by_some_rows_where_columns_are_few(kind, correlation):
+    """However columns depend on each other, most of what the first direction can gain is gained at that length."""
+    n, d, rng = 5000, 30, np.random.default_rng(3)
+    x = math.sqrt(1.0 - correlation) * rng.normal(size=(n, d)) + math.sqrt(correlation) * rng.normal(size=(n, 1))
+    f = x @ rng.normal(size=(d, LIKELIHOODS[kind])) / math.sqrt(d)
+    y = (f + rng.gumbel(size=f.shape)).argmax(1)
+    objective = estimator(kind, l2=1e-3).fit(x, y)._fitted.objective.reduced
+    start = torch.zeros(objective.n_parameters, dtype=torch.float64)
+    at = objective.evaluate_constant(start)
+    assert at is not None
+    step = -rough_inverse(objective, start)(at.gradient)
+    length = first_length(objective, start, at.gradient, step)
+    assert length is not None
+    gains = {
+        factor: at.value - objective.value(start + factor * length * step) for factor in (0.25, 0.5, 1.0, 2.0, 4.0)
+    }
+    assert gains[1.0] >= 0.8 * max(gains.values()) > 0.0
 
 
 def test_separated_rows_of_many_columns_need_a_step_or_two():

@@ -8,12 +8,14 @@ Where outputs are the same in all rows, with residuals :math:`r_n = -\nabla\ell(
 
 since :math:`\sum_n r_n^T (X d)_n = N g^T M g`. With more columns than rows, of which no few tell all, rows are nearly
 orthogonal and :math:`e_n` is small: about the variance of :math:`\|d\|^2` that columns with a mean square of one give.
+With fewer some rows tell it.
 The minimum over t is then known without a pass over the table, the ridge included: where it is far off, rows are
 separated, and a step of length one would have been the first of ten.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -21,15 +23,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raphson.data import SparseDesign
+from raphson.data import DenseDesign, SparseDesign
+from raphson.estimators.fit._patience import TOLD
 from raphson.likelihoods import Likelihood, partition_mean
-from raphson.linear import LinearObjective
+from raphson.linear import LinearObjective, OutputMap
 
 _LEAST_VARIANCE = 1e-3
 """Of a sparse column with a mean square of one: a column that hardly varies tells little."""
 
 _TRIED = np.logspace(-1.5, 1.8, 24)
 """By how much the first step may move outputs, in residuals: one standard error of a row's, to what saturates them."""
+
+_ROWS = 256
+"""Rows of which outputs along the first direction are looked at: their mean square is then known to a tenth."""
 
 _TARGETS = 32
 """Targets of which the length of the first step is worked out, some where there are more."""
@@ -75,7 +81,7 @@ def first_length(objective: LinearObjective, theta: Tensor, gradient: Tensor, st
     """Return about how many steps along the first direction lower the objective most; None where that is not known.
 
     Args:
-        objective: The objective, of more columns than rows.
+        objective: The objective.
         theta: Where outputs are the same in all rows, ``(P,)``.
         gradient: The gradient there, ``(P,)``.
         step: A direction of descent, ``(P,)``.
@@ -94,6 +100,8 @@ def first_length(objective: LinearObjective, theta: Tensor, gradient: Tensor, st
     mean = partition_mean(partition, f + _TRIED[:, None, None] * residual)
     each = mean if partition == "exponential" else mean - mean * mean
     variance = float(step.view(here.shapes[0])[:, 1:].square().sum())
+    if isinstance(objective.design, DenseDesign) and here.n_columns <= TOLD * objective.n_rows:
+        variance = max(_mean_square(objective.design, here, step) - fall * per_residual, 0.0)
     curvature = multiple * (each.mean(-1) @ share) * variance + float(step @ objective.ridge.mv(step))
     slopes = ((multiple * mean - t) * residual).sum(-1) @ share * per_residual + _TRIED / per_residual * curvature
     # the minimum is where the slope changes its sign, between two of the lengths
@@ -102,7 +110,16 @@ def first_length(objective: LinearObjective, theta: Tensor, gradient: Tensor, st
         return float(_TRIED[min(falling, len(_TRIED) - 1)]) / per_residual
     before, after = slopes[falling - 1 : falling + 1].tolist()
     near, far = _TRIED[falling - 1 : falling + 1].tolist()
-    return float(near * (far / near) ** (before / (before - after))) / per_residual
+    found = float(near * (far / near) ** (before / (before - after))) / per_residual
+    return found if math.isfinite(found) else None
+
+
+def _mean_square(design: DenseDesign, here: OutputMap, step: Tensor) -> float:
+    """Return the mean squared change of outputs that a step in the slopes makes, by some of the rows."""
+    rows = design.x[:: max(1, design.n_rows // _ROWS)][:_ROWS].double()
+    slopes = step.view(here.shapes[0])[:, 1:]
+    f = here.outputs(slopes @ ((rows - design.center) / design.scale).mT, None)
+    return float(f.square().sum(0).mean())
 
 
 def _some(y: Tensor) -> tuple[Tensor, NDArray[np.float64]]:
