@@ -16,6 +16,9 @@ from raphson.data._column_moments import column_moments
 from raphson.data._design import Block, Design
 from raphson.data._sparse_product import SparseRows, arranged, padded
 
+_LOOKS = 16
+"""Rows whose columns are compared before all entries are counted for columns with one in every row."""
+
 _SAFE = 1e75
 """Entries between this and its reciprocal have squares that neither overflow nor vanish."""
 
@@ -102,6 +105,11 @@ class SparseDesign(Design):
         return torch.from_numpy(x.indptr.astype(np.int64)), torch.from_numpy(x.indices), torch.from_numpy(x.data)
 
     @cached_property
+    def dense_rows(self) -> Tensor:
+        """The table as given, dense, ``(N, D)``, for what is made of it as often as its columns permit."""
+        return torch.from_numpy(self.x.toarray())
+
+    @cached_property
     def factor(self) -> Tensor:
         """By which columns less their centers are multiplied, ``(D,)``: zero for those that are their centers."""
         factor, center = self.scale.reciprocal(), self.center
@@ -152,6 +160,11 @@ class SparseDesign(Design):
 def full_columns(x: Any) -> NDArray[np.bool_]:
     """Return which columns of a CSR matrix ``(N, D)`` have an entry in every row, bool ``(D,)``."""
     n, d = x.shape
+    found = x.indices[: x.indptr[1]] if n else x.indices
+    for row in range(1, n, max(1, n // _LOOKS)):  # a few rows nearly always tell that there is none
+        found = np.intersect1d(found, x.indices[x.indptr[row] : x.indptr[row + 1]])
+        if not len(found):
+            return np.zeros(d, dtype=bool)
     full: NDArray[np.bool_] = np.bincount(x.indices, minlength=d) == max(n, 1)
     return full
 
@@ -168,7 +181,8 @@ def _moments(x: Any, *, centered: bool) -> tuple[Tensor, Tensor]:
     n, d = x.shape
     used = slice(0, int(x.indptr[-1]))
     size = np.abs(x.data[used])
-    largest, least = float(size.max(initial=0.0)), float(size.min(initial=1.0, where=size > 0))
+    largest, least = float(size.max(initial=0.0)), float(size.min(initial=1.0))
+    least = least or float(size.min(initial=1.0, where=size > 0))
     if largest < _SAFE and least > 1.0 / _SAFE:
         squares = np.bincount(x.indices[used], np.square(size, dtype=np.float64), minlength=d)
         rms = torch.from_numpy(np.sqrt(squares / max(n, 1)))
