@@ -149,13 +149,14 @@ class Natural(nn.Module):
 
 @dataclass
 class Method:
-    """An optimizer with the learning rates that are tried."""
+    """An optimizer with the learning rates that are tried, which fall linearly to zero unless they are constant."""
 
     name: str
     rates: Sequence[float]
     make: Callable[[nn.Module, Problem, float], torch.optim.Optimizer]
     curvature: bool = False
     beta: float = 0.0
+    constant: bool = False
 
 
 def kfac(model: nn.Module, problem: Problem, lr: float) -> torch.optim.Optimizer:
@@ -236,11 +237,11 @@ def clock() -> float:
 
 
 def train(problem: Problem, method: Method, rate: float, budget: int, seed: int) -> Run:
-    """Train once, with the rate falling linearly to zero."""
+    """Train once, with the rate falling linearly to zero, or constant."""
     torch.manual_seed(seed)
     model, run = problem.make(), Run(method.name, rate, budget, seed)
     opt = method.make(model, problem, rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(opt, lambda k: max(0.0, 1 - k / budget))
+    schedule = torch.optim.lr_scheduler.LambdaLR(opt, lambda k: 1.0 if method.constant else max(0.0, 1 - k / budget))
     generator, waiting, spent = torch.Generator().manual_seed(seed + 1), [], 0.0
     for k in range(1, budget + 1):
         if not waiting:

@@ -12,6 +12,7 @@ from raphson.likelihoods._definiteness import definiteness_at as definiteness_at
 from raphson.likelihoods._description import from_description as from_description
 from raphson.likelihoods._description import to_description as to_description
 from raphson.likelihoods._extended import ConcordanceTerm as ConcordanceTerm
+from raphson.likelihoods._extended import partition_mean as partition_mean
 from raphson.likelihoods._from_torch import TorchLoss as TorchLoss
 from raphson.likelihoods._from_torch import as_likelihood as as_likelihood
 from raphson.likelihoods._from_torch import from_torch as from_torch

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 Extended = NDArray[np.longdouble]
+Floats = TypeVar("Floats", NDArray[np.longdouble], NDArray[np.float64])
 
 
 class ConcordanceTerm(NamedTuple):
@@ -32,19 +33,19 @@ class ConcordanceTerm(NamedTuple):
 def extended_logit_gradient(f: Extended, positive: Tensor, negative: Tensor) -> Extended:
     """Return ``negative sigma(f) - positive sigma(-f)`` for weights of the two labels, shaped as outputs."""
     above, below = (w.reshape(f.shape).double().cpu().numpy() for w in (positive, negative))
-    found: Extended = below * extended_mean("logistic", f) - above * extended_mean("logistic", -f)
+    found: Extended = below * partition_mean("logistic", f) - above * partition_mean("logistic", -f)
     return found
 
 
-def extended_mean(partition: Literal["softmax", "logistic", "exponential"], f: Extended) -> Extended:
-    """Return the gradient of a partition function at outputs ``(N, C)``, within a few units of the last place."""
+def partition_mean(partition: Literal["softmax", "logistic", "exponential"], f: Floats) -> Floats:
+    """Return the gradient of a partition function at outputs ``(..., C)``, within a few units of the last place."""
     if partition == "exponential":
-        found: Extended = np.exp(f)
+        found: Floats = np.exp(f)
         return found
     if partition == "softmax":
-        terms: Extended = np.exp(f - f.max(axis=-1, keepdims=True))
-        shares: Extended = terms / terms.sum(axis=-1, keepdims=True)
+        terms: Floats = np.exp(f - f.max(axis=-1, keepdims=True))
+        shares: Floats = terms / terms.sum(axis=-1, keepdims=True)
         return shares
-    small: Extended = np.exp(-np.abs(f))
-    either: Extended = np.where(f >= 0, 1 / (1 + small), small / (1 + small))
+    small: Floats = np.exp(-np.abs(f))
+    either: Floats = np.where(f >= 0, 1 / (1 + small), small / (1 + small))
     return either

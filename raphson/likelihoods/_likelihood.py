@@ -19,7 +19,7 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.likelihoods._command import Command
-from raphson.likelihoods._extended import ConcordanceTerm, extended_mean
+from raphson.likelihoods._extended import ConcordanceTerm, partition_mean
 from raphson.likelihoods._support import REAL, Support
 from raphson.likelihoods._targets import check_columns
 from raphson.linalg import LinearOperator, SymmetricOperator
@@ -255,7 +255,7 @@ class Likelihood(abc.ABC):
         t = None if self.partition is None else self.statistic(y, f.shape[-1])
         if t is None or self.partition is None:
             return None
-        mean = extended_mean(self.partition, f) * np.longdouble(self.partition_multiple)
+        mean = partition_mean(self.partition, f) * np.longdouble(self.partition_multiple)
         found: NDArray[np.longdouble] = mean - t.reshape(f.shape).cpu().numpy()
         return found
 

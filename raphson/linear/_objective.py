@@ -224,14 +224,15 @@ class LinearObjective:
         if not self.has_constant_outputs(theta) or self._linear_term is None:
             return None
         own = likelihood.weight(self.y)
-        if own is not None and not bool((own == 1.0).all()):
+        if own is not None and not bool((own.numpy() == 1.0).all()):
             return None
         linear, constant = self._linear_term
         at = likelihood.log_partition(here.outputs(theta.view(here.shapes[0])[:, :1], None).mT, hessian=False)
-        gradient = linear.neg()
-        gradient.view(here.shapes[0])[:, :1] += here.reduce(at.gradient.mT)
-        value = float(at.nll[0]) - float(linear @ theta) - constant
-        return Evaluation(value, gradient, self._gradient_norm(gradient), None)
+        # NumPy's calls take a third of the time of PyTorch's
+        gradient = -linear.numpy()
+        gradient.reshape(here.shapes[0])[:, :1] += here.reduce(at.gradient.mT).numpy()
+        value = float(at.nll) - float(linear.numpy() @ theta.numpy()) - constant
+        return Evaluation(value, torch.from_numpy(gradient), self._gradient_norm(torch.from_numpy(gradient)), None)
 
     def _sums(self, theta: Tensor, hessian: Kind | None) -> tuple[float, Tensor, list[Part]]:
         """Return the average loss, its gradient and the output Hessians, without the penalty."""

@@ -60,7 +60,9 @@ class Ridge:
     def diagonal(self) -> Tensor:
         """The diagonal, ``(P,)``."""
         parts = zip(self.matrices, self.output_map.groups, strict=True)
-        return torch.cat([(q.diagonal()[:, None] * self.columns[g.columns]).flatten() for q, g in parts])
+        # a third of the time of PyTorch's calls
+        found = [np.outer(q.numpy().diagonal(), self.columns[g.columns].numpy()).ravel() for q, g in parts]
+        return torch.from_numpy(found[0] if len(found) == 1 else np.concatenate(found))
 
     def mv(self, theta: Tensor) -> Tensor:
         """Return the gradient at ``theta`` ``(P,)``, which is the product with the matrix of the form."""

@@ -40,13 +40,13 @@ class BlockState(Protocol):
     def update(self, factors: Factors, moments: Tensor | None, keep: float) -> None:
         """Take new factors and moments into the averages, of which the share ``keep`` stays."""
 
-    def refresh(self, damping: float, due: bool) -> None:
-        """Make what ``solve`` needs for a damping; what is expensive only if it is due."""
+    def refresh(self, damping: float, exponent: float, due: bool) -> None:
+        """Make what ``solve`` needs for a damping and a power of the inverse; what is expensive only if it is due."""
 
     def solve(self, values: Tensor) -> Tensor:
-        """Return the damped inverse times matrices ``(G, O, I)``."""
+        """Return the damped inverse, to that power, times matrices ``(G, O, I)``."""
 
-    def trials(self, values: Tensor) -> Callable[[float], Tensor]:
+    def trials(self, values: Tensor, exponent: float) -> Callable[[float], Tensor]:
         """Return what ``solve`` gives for these matrices by damping, after what does not depend on it was done once."""
 
     def state(self) -> State:
@@ -122,11 +122,10 @@ class KroneckerState:
 
     Args:
         block: The block.
-        exponent: Of the inverse power: 1 for the inverse.
     """
 
-    def __init__(self, block: KroneckerBlock, exponent: float = 1.0) -> None:
-        self.block, self._exponent = block, exponent
+    def __init__(self, block: KroneckerBlock) -> None:
+        self.block = block
         self._average = AveragedFactors(block, "inverse")
         self._spectra: tuple[Spectrum, Spectrum] | None = None
 
@@ -141,26 +140,26 @@ class KroneckerState:
         self._average.update(factors, keep)
         self._spectra = None
 
-    def refresh(self, damping: float, due: bool) -> None:  # noqa: D102
+    def refresh(self, damping: float, exponent: float, due: bool) -> None:  # noqa: D102
         if not due and self._average.derived is not None:
             return
         left, right, _ = self._average.now
         shifts = self._shifts(damping)
-        if self._exponent == 1.0:
+        if exponent == 1.0:
             self._average.put(*(_inverse(t, shift) for t, shift in zip((left, right), shifts, strict=True)))
             return
-        powers = (_inverse_power(s, shift, self._exponent) for s, shift in zip(self._decomposed(), shifts, strict=True))
+        powers = (_inverse_power(s, shift, exponent) for s, shift in zip(self._decomposed(), shifts, strict=True))
         self._average.put(*powers)
 
     def solve(self, values: Tensor) -> Tensor:  # noqa: D102
         assert self._average.derived is not None
         return times(values, *self._average.derived[:2])
 
-    def trials(self, values: Tensor) -> Callable[[float], Tensor]:  # noqa: D102
-        if self._exponent == 1.0:
+    def trials(self, values: Tensor, exponent: float) -> Callable[[float], Tensor]:  # noqa: D102
+        if exponent == 1.0:
 
             def solved(damping: float) -> Tensor:
-                self.refresh(damping, True)
+                self.refresh(damping, exponent, True)
                 return self.solve(values)
 
             return solved
@@ -170,8 +169,7 @@ class KroneckerState:
 
         def at(damping: float) -> Tensor:
             rows, columns = (
-                (s[0] + shift[:, None]).pow(-self._exponent)
-                for s, shift in zip(spectra, self._shifts(damping), strict=True)
+                (s[0] + shift[:, None]).pow(-exponent) for s, shift in zip(spectra, self._shifts(damping), strict=True)
             )
             return times(turned * rows.unsqueeze(2) * columns.unsqueeze(1), left, transposed(right))
 

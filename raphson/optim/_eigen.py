@@ -21,14 +21,13 @@ class EigenState:
 
     Args:
         block: The block.
-        exponent: Of the inverse power: 1 for the inverse.
     """
 
-    def __init__(self, block: KroneckerBlock, exponent: float) -> None:
-        self.block, self._exponent = block, exponent
+    def __init__(self, block: KroneckerBlock) -> None:
+        self.block = block
         self._average = AveragedFactors(block, "vectors")
         self._moments: Tensor | None = None
-        self._damping = 0.0
+        self._damping, self._exponent = 0.0, 1.0
 
     @property
     def basis(self) -> Factors | None:
@@ -43,8 +42,8 @@ class EigenState:
         if moments is not None and self._moments is not None:
             self._moments.lerp_(moments, 1.0 - keep)
 
-    def refresh(self, damping: float, due: bool) -> None:  # noqa: D102
-        self._damping = damping
+    def refresh(self, damping: float, exponent: float, due: bool) -> None:  # noqa: D102
+        self._damping, self._exponent = damping, exponent
         if not due and self._average.derived is not None:
             return
         (values_left, left), (values_right, right) = (spectrum(t) for t in self._average.now[:2])
@@ -52,13 +51,13 @@ class EigenState:
         self._moments = values_left.unsqueeze(2) * values_right.unsqueeze(1)
 
     def solve(self, values: Tensor) -> Tensor:  # noqa: D102
-        return self.trials(values)(self._damping)
+        return self.trials(values, self._exponent)(self._damping)
 
-    def trials(self, values: Tensor) -> Callable[[float], Tensor]:  # noqa: D102
+    def trials(self, values: Tensor, exponent: float) -> Callable[[float], Tensor]:  # noqa: D102
         assert self._average.derived is not None and self._moments is not None
         (left, right, _), moments = self._average.derived, self._moments
         turned = times(values, transposed(left), right)
-        return lambda damping: times(turned / (moments + damping).pow(self._exponent), left, transposed(right))
+        return lambda damping: times(turned / (moments + damping).pow(exponent), left, transposed(right))
 
     def state(self) -> State:  # noqa: D102
         found = self._average.state()

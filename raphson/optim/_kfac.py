@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from raphson._errors import InputError
 from raphson.data import Batch, checked_batch
 from raphson.likelihoods import Likelihood
-from raphson.linalg import all_finite
 from raphson.network import Given, LayerReport, TrainedModel, TrainingPass
 from raphson.optim._average import IterateAverage, averaged_gradient
 from raphson.optim._damping import DampingSchedule
@@ -21,8 +20,11 @@ from raphson.optim._full_batch import FullBatch, is_same
 from raphson.optim._gathered import Gathered
 from raphson.optim._groups import GroupValues, checked_groups, group_lines, group_names, torch_groups
 from raphson.optim._options import CurvatureOptions, DampingOptions, StepSize, flag, not_negative, one_of
+from raphson.optim._position import Position
 from raphson.optim._preconditioner import Damped, Preconditioner
-from raphson.optim._step_size import FixedStep, KeptLength, QuadraticModel, QuadraticStep, combination
+from raphson.optim._progress import Progress
+from raphson.optim._quadratic_model import QuadraticModel, combination, quadratic_model
+from raphson.optim._step_size import FixedStep, QuadraticStep
 
 LARGE_BATCH = 256
 """Examples from which on a mini-batch's own quadratic model decides on the step: its minimum then generalizes."""
@@ -108,19 +110,15 @@ class KFAC(torch.optim.Optimizer):
         self._curvature = Preconditioner(self._trained.space, self._options)
         self._follow(named.get(step_size) if isinstance(step_size, str) else step_size)
         self._average = IterateAverage(list(self._trained.tensors.values())) if averaging else None
-        self._average_gradient: Tensor | None = None
         self._gathered: Gathered | None = None
-        self._previous: Tensor | None = None
-        self._promised: float | None = None
-        self._expected: float | None = None
-        self._length = KeptLength()
-        self._count = 0
+        self._position = Position(self._trained)
+        self._progress = Progress()
 
     def __repr__(self) -> str:
         """Return a line on the optimizer and one on each group."""
         rule = "step by the size of the first batch" if self._rule is None else repr(self._rule)
         damping = "damping not chosen yet" if self.damping is None else f"damping {self.damping:.3g}"
-        head = f"KFAC({self._trained.likelihood!r}, {rule}, {damping}, {self._count} steps)"
+        head = f"KFAC({self._trained.likelihood!r}, {rule}, {damping}, {self._progress.count} steps)"
         return "\n".join([head, *group_lines(self.param_groups)])
 
     @property
@@ -183,99 +181,94 @@ class KFAC(torch.optim.Optimizer):
         Raises:
             InputError: The loss or its gradient is not finite, or the batch does not fit; nothing has changed.
         """  # noqa: DOC502
-        alone = self._gathered is None
+        now, alone = self._progress, self._gathered is None
         gathered, _ = self._gather(x, y, weight)
-        if self._is_all(gathered) and self._count == 1 and alone and self._previous is not None:
+        if self._is_all(gathered) and now.count == 1 and alone and now.previous is not None:
             # the first step was not bounded: nothing told yet that every batch is the same
-            self._move(-self._previous)
-            self._previous = None
+            self._position.move(-now.previous)
+            now.previous = None
             gathered, _ = self._gather(x, y, weight)
         self._gathered = None
-        theta = self._trained.space.vector()
-        values = GroupValues(self._trained.space.slices, self.param_groups)
-        rule = self._rule
+        theta, values = self._trained.space.vector(), GroupValues(self._trained.space.slices, self.param_groups)
+        rule, gradient = self._rule, gathered.gradient
         assert rule is not None
-        gradient = gathered.gradient
         if values.common("weight_decay") != 0.0:
             gradient = gradient + values.times("weight_decay", theta)
-        average = averaged_gradient(self._average_gradient, gradient, rule.averaging)
-        self._curvature.take(gathered.measured, self._count)
-        if self._expected is not None:
+        average = averaged_gradient(now.gradient, gradient, rule.averaging)
+        self._curvature.take(gathered.measured, now.count)
+        self._curvature.shorten(self._largest_lr if now.expected is None else 0.0)
+        if now.expected is not None:
             assert isinstance(rule, QuadraticStep)
-            found = FullBatch(self._trained, gathered, self._curvature, self._damping, values, self._checked)
-            taken, self._expected = found.step(theta, gradient, self._previous, rule.iterations, self._count)
-            self._finish(taken, gradient)
-            return gathered.loss
+            found = FullBatch(self._position, gathered, self._curvature, self._damping, values)
+            taken, now.expected = found.step(theta, gradient, now.previous, rule.iterations, now.count)
+            average = gradient
+        else:
+            taken = self._taken(gathered, gradient, average, values)
+            self._position.move(taken)
+            if now.count == 0 and self._damping.adapts and not self._trained.likelihood.concave and _iterates(rule):
+                now.expected = gathered.given_again(float(gathered.loss_now()))
+        now.previous, now.gradient = taken, average
+        now.count += 1
+        if self._average is not None:
+            self._average.update()
+        return gathered.loss
+
+    def _taken(self, gathered: Gathered, gradient: Tensor, average: Tensor, values: GroupValues) -> Tensor:
+        """Return the step along the preconditioned average of the gradients, and keep what its model promises."""
+        now, rule = self._progress, self._rule
         if self._damping.value is None:
-            guess = max(self._curvature.mean, torch.finfo(theta.dtype).tiny)
-            towards = self._curvature.trials(gradient, self._count)
+            guess = max(self._curvature.mean, torch.finfo(gradient.dtype).tiny)
+            towards = self._curvature.trials(gradient, now.count)
             self._damping.begin(lambda damping: self._trial(damping, towards, gathered, gradient, values), guess)
-        self._curvature.refresh(self._damped(values), self._count)
+        damping = self._damping.value
+        assert rule is not None and damping is not None
+        self._curvature.refresh(_damped(damping, values), now.count)
         direction = self._curvature.solve(average).neg_()
         model: QuadraticModel | None = None
         if isinstance(rule, QuadraticStep):
-            moving = [self._previous] if rule.momentum and self._previous is not None else []
+            moving = [now.previous] if rule.momentum and now.previous is not None else []
             parts = [] if rule.momentum else self._curvature.apart(direction)
             slopes = [float(torch.dot(average, d)) for d in (direction, *parts)]
             directions = [direction, *moving, *parts]
             if self._products:
                 last = self._curvature.output_jvp if parts and not gathered.released else None
-                model = self._model(gathered, directions, gradient, values, last)
+                model = quadratic_model(gathered, directions, gradient, damping, values, last)
                 coefficients = model.longer() if parts else model.minimum()
             else:
-                coefficients = torch.tensor(self._length.along(slopes))
+                coefficients = torch.tensor(now.length.along(slopes))
             step = combination(directions, coefficients)
         else:
             step = rule.step(direction, average, self._largest_lr, gathered.targets)
-        taken = self._checked(values.times("lr", step))
+        taken, lr = self._position.checked(values.times("lr", step)), values.common("lr")
         if isinstance(rule, QuadraticStep) and model is not None:
-            self._length.put(coefficients.tolist()[: len(slopes)], slopes, self._count, rule.period)
-        self._promised = None
-        if self._damping.due(self._count + 1):
-            lr = values.common("lr")
-            if model is None or lr is None:
-                self._promised = self._model(gathered, [taken], gradient, values).change(torch.ones(1).double())
-            else:
-                self._promised = model.change(lr * coefficients)
-        self._move(taken)
-        if self._count == 0 and self._damping.adapts and not self._trained.likelihood.concave and _iterates(rule):
-            self._expected = gathered.given_again(float(gathered.loss_now()))
-        self._finish(taken, average)
-        return gathered.loss
-
-    def _finish(self, taken: Tensor, average: Tensor) -> None:
-        self._previous = taken
-        self._average_gradient = average
-        self._count += 1
-        if self._average is not None:
-            self._average.update()
+            now.length.put(coefficients.tolist()[: len(slopes)], slopes, now.count, rule.period)
+        now.promised = None
+        if not self._damping.due(now.count + 1):
+            return taken
+        if model is None or lr is None:
+            model = quadratic_model(gathered, [taken], gradient, damping, values)
+            now.promised = model.change(torch.ones(1).double())
+        else:
+            now.promised = model.change(lr * coefficients)
+        return taken
 
     def _is_all(self, gathered: Gathered) -> bool:
         """Whether every batch so far was the same one: its loss is what that of the last one was after the step."""
-        if self._expected is None or not is_same(float(gathered.loss), self._expected, gathered.loss.dtype):
-            self._expected = None
+        now = self._progress
+        if now.expected is None or not is_same(float(gathered.loss), now.expected, gathered.loss.dtype):
+            now.expected = None
             return False
-        if self._count == 1:
+        if now.count == 1:
             self._damping.restart(self._curvature.mean)
         return True
-
-    def _checked(self, taken: Tensor) -> Tensor:
-        """Return a step; ``InputError`` where it is not finite."""
-        if not all_finite(taken):
-            raise InputError(
-                f"The step in parameter '{self._not_finite(taken)}' is not finite, while loss and gradient are: its "
-                "damped curvature cannot be inverted in this floating-point type. No parameter was changed. Use more "
-                "damping, or a wider type."
-            )
-        return taken
 
     @property
     def _products(self) -> bool:
         """Whether the next step needs the quadratic model of its mini-batch."""
-        if self._damping.value is None or self._expected is not None or self._damping.due(self._count + 1):
+        now, rule = self._progress, self._rule
+        if self._damping.value is None or now.expected is not None or self._damping.due(now.count + 1):
             return True
-        rule = self._rule
-        return isinstance(rule, QuadraticStep) and (rule.momentum or self._length.due(self._count))
+        return isinstance(rule, QuadraticStep) and (rule.momentum or now.length.due(now.count))
 
     @property
     def _largest_lr(self) -> float:
@@ -294,15 +287,10 @@ class KFAC(torch.optim.Optimizer):
         for group in found["param_groups"]:
             group.pop("names", None)
         found["kfac"] = {
-            "count": self._count,
+            **self._progress.state(),
             "quadratic": isinstance(self._rule, QuadraticStep) if self._rule is not None else None,
             "damping": self._damping.value,
             "damping_seen": self._damping.seen,
-            "promised": self._promised,
-            "expected": self._expected,
-            "length": vars(self._length),
-            "previous": self._previous,
-            "gradient": self._average_gradient,
             "curvature": self._curvature.state_dict(),
             "average": None if self._average is None else self._average.values,
             "averaged": 0 if self._average is None else self._average.count,
@@ -334,12 +322,10 @@ class KFAC(torch.optim.Optimizer):
         for group, own in zip(self.param_groups, names, strict=True):
             group["names"] = own
         own = copy.deepcopy(state_dict["kfac"])
-        self._count, self._damping.value, self._promised = own["count"], own["damping"], own["promised"]
-        self._damping.seen, self._expected = own["damping_seen"], own.get("expected")
-        vars(self._length).update(own["length"])
+        self._progress.load(own)
+        self._damping.value, self._damping.seen = own["damping"], own["damping_seen"]
         if self._rule is None and own["quadratic"] is not None:
             self._follow(QuadraticStep() if own["quadratic"] else FixedStep())
-        self._previous, self._average_gradient = own["previous"], own["gradient"]
         self._curvature.load_state_dict(own["curvature"])
         if self._average is not None:
             self._average.values, self._average.count = own["average"], own["averaged"]
@@ -364,54 +350,26 @@ class KFAC(torch.optim.Optimizer):
         if self._rule is None:
             large = not isinstance(given, Batch) or given.n_examples >= LARGE_BATCH
             self._follow(QuadraticStep() if large else FixedStep())
-        before = self._loss_before(given) if self._gathered is None and self._promised is not None else None
+        before = self._loss_before(given) if self._gathered is None and self._progress.promised is not None else None
         with self._trained.unharmed():
             made = self._trained.run(given, self._products)
             gradient = made.gradient(keep=self._options.estimator == "empirical")
-            measured = self._curvature.measure(made, self._count)
-        if before is not None and self._promised is not None:
+            measured = self._curvature.measure(made, self._progress.count)
+        if before is not None and self._progress.promised is not None:
             change = float(made.loss) - before
-            self._damping.adapt(change, self._promised, self._largest_lr, self._curvature.mean)
-            self._promised = None
+            self._damping.adapt(change, self._progress.promised, self._largest_lr, self._curvature.mean)
+            self._progress.promised = None
         gathered = self._gathered or Gathered(self._trained.reduction)
         return gathered.with_pass(made, gradient, measured), made
 
     @torch.no_grad()
     def _loss_before(self, given: Given) -> float:
         """Return the loss of a mini-batch where the last step began, and what the step did to the penalty with it."""
-        assert self._previous is not None
+        assert self._progress.previous is not None
         values = GroupValues(self._trained.space.slices, self.param_groups)
-        after = self._penalty(values)
-        tensors = list(self._trained.tensors.values())
-        here = [p.detach().clone() for p in tensors]
-        self._move(-self._previous)
-        before = float(self._trained.loss(given)) + self._penalty(values) - after
-        torch._foreach_copy_(tensors, here)
-        return before
-
-    def _damped(self, values: GroupValues) -> Damped:
-        damping = self._damping.value
-        assert damping is not None
-        return lambda name: damping + values.at("weight_decay", name)
-
-    def _not_finite(self, step: Tensor) -> str:
-        parts = self._trained.space.unflatten(step)
-        return next(name for name, part in parts.items() if not all_finite(part))
-
-    def _model(
-        self,
-        gathered: Gathered,
-        directions: list[Tensor],
-        gradient: Tensor,
-        values: GroupValues,
-        last: Callable[[TrainingPass, Tensor], Tensor] | None = None,
-    ) -> QuadraticModel:
-        matrix = gathered.curvature(directions, last)
-        assert self._damping.value is not None
-        shifted = [self._damping.value * v + values.times("weight_decay", v) for v in directions]
-        more = torch.stack([torch.stack([torch.dot(a, b) for b in shifted]) for a in directions])
-        slopes = torch.stack([torch.dot(gradient, v) for v in directions])
-        return QuadraticModel(directions, slopes, matrix + more)
+        after = self._position.penalty(values)
+        with self._position.moved(-self._progress.previous):
+            return float(self._trained.loss(given)) + self._position.penalty(values) - after
 
     def _trial(
         self,
@@ -422,28 +380,15 @@ class KFAC(torch.optim.Optimizer):
         values: GroupValues,
     ) -> float:
         """Return the change of the loss by a first step with a damping; the parameters are left as they are."""
-        self._damping.value = damping
-        direction = towards(self._damped(values)).neg_()
-        model = self._model(gathered, [direction], gradient, values)
-        parts = self._trained.space.unflatten(combination([direction], model.minimum()))
-        self._damping.value = None
-        # the graph does not see what is written through .data, and stays right: all is put back
-        tensors = [p.data for p in self._trained.tensors.values()]
-        before = [p.clone() for p in tensors]
-        torch._foreach_add_(tensors, [parts[name] for name in self._trained.tensors])
-        change = float(gathered.loss_now() - gathered.loss)
-        torch._foreach_copy_(tensors, before)
-        return change
-
-    def _move(self, step: Tensor) -> None:
-        parts = self._trained.space.unflatten(step)
-        tensors = self._trained.tensors
-        torch._foreach_add_(list(tensors.values()), [parts[name] for name in tensors])
-
-    def _penalty(self, values: GroupValues) -> float:
-        theta = self._trained.space.vector()
-        return 0.5 * float(torch.dot(theta, values.times("weight_decay", theta)))
+        direction = towards(_damped(damping, values)).neg_()
+        model = quadratic_model(gathered, [direction], gradient, damping, values)
+        with self._position.moved(combination([direction], model.minimum())):
+            return float(gathered.loss_now() - gathered.loss)
 
 
 def _iterates(rule: QuadraticStep | FixedStep) -> bool:
     return isinstance(rule, QuadraticStep) and rule.iterations > 0 and not rule.momentum
+
+
+def _damped(damping: float, values: GroupValues) -> Damped:
+    return lambda name: damping + values.at("weight_decay", name)

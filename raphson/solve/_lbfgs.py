@@ -68,6 +68,8 @@ class InversePairs:
         self._rows = gradient.new_zeros(2 * memory, p) if small else gradient.new_empty(2 * memory, p)
         self._places = self._rows.numpy()  # the same memory: small arrays are copied in half the time of tensors
         self._shares = gradient.new_zeros(2 * memory)
+        self._flat = self._shares.numpy()
+        self._by_pair = self._flat.reshape(-1, 2)
         self._seen, self._own = np.zeros((memory, 2)), np.zeros(memory)  # products of pairs with the gradient, and D
         self._root, self._changes = np.zeros((memory, memory)), np.zeros((memory, memory))  # R^-1, Y^T Z
         self._taken = self._used = self._width = 0
@@ -105,12 +107,16 @@ class InversePairs:
         if not self._used:
             return self._solved * -scale
         a = self._root.dot(seen[:, 0])
-        shares = self._shares.numpy().reshape(-1, 2)
-        shares[:, 0] = (self._own * a + scale * (self._changes.dot(a) - seen[:, 1])).dot(self._root)
-        shares[:, 1] = -scale * a
+        inner = self._changes.dot(a)
+        inner -= seen[:, 1]
+        inner *= scale
+        inner += self._own * a
+        self._by_pair[:, 0] = inner.dot(self._root)
+        a *= -scale
+        self._by_pair[:, 1] = a
         if self._is_few:
             found = self._solved.numpy() * -scale
-            found -= self._shares.numpy().dot(self._places)
+            found -= self._flat.dot(self._places)
             return torch.from_numpy(found)
         return torch.addmv(self._solved, self._across, self._weights, beta=-scale, alpha=-1.0)
 
@@ -123,12 +129,13 @@ class InversePairs:
         if self._used > self._width:
             self._look_at(self._used)
         solved, m, pair = self._inverse(self._gradient), self._width, slice(2 * slot, 2 * slot + 2)
-        self._places[pair.start] = self._step.numpy()
-        np.subtract(solved.numpy(), self._solved.numpy(), out=self._places[pair.start + 1])
+        new = self._places[pair]
+        new[0] = self._step.numpy()
+        np.subtract(solved.numpy(), self._solved.numpy(), out=new[1])
         self._step, self._solved = None, solved
         # with the change of the gradient, from those before it: a pass over the pairs less
         if self._is_few:
-            self._seen[slot] = self._places[pair].dot(self._before.numpy())
+            self._seen[slot] = new.dot(self._before.numpy())
             seen = self._places.dot(self._gradient.numpy()).reshape(-1, 2)
             products, self._seen = seen - self._seen, seen
         else:
@@ -141,7 +148,7 @@ class InversePairs:
             # without the oldest pair R^-1 has one row and one column less, wherever they are
             self._root[slot] = self._root[:, slot] = self._changes[slot] = self._changes[:, slot] = self._own[slot] = 0
         if not (size > 0.0 and curvature > _CURVED * self._scale * size):
-            self._rows[pair] = 0.0
+            new[:] = 0.0
             self._seen[slot] = 0.0
             return
         self._scale = curvature / size if self._scaled else 1.0

@@ -26,6 +26,9 @@ it was believed after four, a fit of 200 x 5000 that ends after 13 steps was giv
 _BEST_RATE = 3.0
 """By what a step lowers the gradient, once the first one found the scale, at best: seldom by more over several."""
 
+_LONGEST, _CLOSE = 1.5, 0.33
+"""Times its patience that a run may take, where no more than this share of it seems to be left."""
+
 
 _WITHOUT_GAIN = 6
 """Steps without a smaller gradient, near its rounding, that end it: 50000 x 300, sparse, ten classes, separable, l2 =
@@ -88,8 +91,11 @@ def quasi_newton(
 
 def _hopeless(taken: int, evaluations: int, first: float, least: float, tol: float, patience: float) -> bool:
     """Return whether the patience is at its end, or would be before the tolerance at the rate since the first step."""
-    if evaluations >= patience:
+    if evaluations >= _LONGEST * patience:
         return True
     if taken < _RATE_FROM:
         return taken + math.log(least / tol) / math.log(_BEST_RATE) > patience
-    return not least < first or 1.0 + (taken - 1) * math.log(first / tol) / math.log(first / least) > patience
+    if not least < first:
+        return True
+    left = (taken - 1) * math.log(least / tol) / math.log(first / least)
+    return taken + left > patience and left > _CLOSE * patience

@@ -28,10 +28,22 @@ def test_moments_are_those_of_numpy(n, d, intercept):
     np.testing.assert_allclose(sums.squares, np.square(x).sum(0), rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("n", "d", "gap"), [(20_011, 7, 0), (4099, 50, 0), (4099, 50, 3), (300, 511, 0), (300, 513, 0)]
+)
+def test_sums_of_several_rows_taken_as_one_leave_none_out(n, d, gap):
+    """Rows that are no multiple of those taken as one, and rows that do not lie next to each other."""
+    x = np.random.default_rng(0).normal(size=(n, d + gap))[:, :d] + 1.0
+    sums = fused_sums(torch.from_numpy(x))
+    np.testing.assert_allclose(sums.total, x.sum(0), rtol=1e-12)
+    np.testing.assert_allclose(sums.squares, np.square(x).sum(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "d", "row"), [(50, 100, 31), (20_011, 7, 0), (20_011, 7, 20_010)])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e200])
-def test_sums_show_entries_that_cannot_be_computed_with(bad):
-    x = np.ones((50, 100))
-    x[31, 77] = bad
+def test_sums_show_entries_that_cannot_be_computed_with(bad, n, d, row):
+    x = np.ones((n, d))
+    x[row, d // 2] = bad
     sums = fused_sums(torch.from_numpy(x))
     assert sums is not None and not float(sums.squares.sum()) < 1e300
 

@@ -63,7 +63,7 @@ def test_few_gradients_lead_where_newton_steps_do(kind, n, d, options, seed):
     x, y, weights, offset = table(kind, n, d, **options, seed=seed)
     l2 = 0.3
     with (
-        mock.patch.object(_by_rows, "_patience", return_value=500.0),
+        mock.patch.object(_by_rows, "gradients_to_try", return_value=500.0),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")

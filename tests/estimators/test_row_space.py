@@ -33,7 +33,7 @@ def in_all_columns():
     """Fit and infer without the span of the rows, by a dense Hessian of all columns in double precision."""
     with (
         mock.patch.object(_by_rows, "_cost_by_rows", return_value=math.inf),
-        mock.patch.object(_by_rows, "_patience", lambda *_, **__: 0.0),
+        mock.patch.object(_by_rows, "gradients_to_try", lambda *_, **__: 0.0),
         mock.patch.object(_solver, "has_row_space", lambda _: False),
         mock.patch.object(_covariance, "row_space_of", lambda _: None),
     ):

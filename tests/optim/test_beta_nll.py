@@ -99,11 +99,11 @@ def test_the_same_batch_is_told_though_its_weights_follow_the_outputs(parts):
             held = model(x).detach()
             was = by_hand(model, x, y, 1.0, held).item()
         opt.step(beta_nll(model, SCALE, x[last], y[last]))
-        assert opt._expected == pytest.approx(by_hand(model, x, y, 1.0).item(), rel=1e-10)
+        assert opt._progress.expected == pytest.approx(by_hand(model, x, y, 1.0).item(), rel=1e-10)
         if k > 1:  # the first step is taken back by the second; what falls is the loss with the weights of the start
             assert by_hand(model, x, y, 1.0, held).item() < was
     opt.step(beta_nll(model, SCALE, x[:280], y[:280]))
-    assert opt._expected is None
+    assert opt._progress.expected is None
 
 
 def test_the_same_rows_with_weights_of_chance_are_another_batch():
@@ -116,7 +116,7 @@ def test_the_same_rows_with_weights_of_chance_are_another_batch():
 
     opt.step(batch)
     opt.step(batch)
-    assert opt._expected is None
+    assert opt._progress.expected is None
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])

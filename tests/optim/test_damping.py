@@ -42,16 +42,30 @@ def test_a_loss_that_is_not_finite_raises_it_at_once_and_is_forgotten():
 def test_noise_raises_it_to_a_share_of_the_curvature_and_failure_beyond():
     schedule = DampingSchedule(DampingOptions(1.0))
     for _ in range(5):
-        schedule.adapt(-0.1, -1.0, 1.0, 1e7)
+        schedule.adapt(-0.1, -1.0, 1.0, 1e6)
     assert schedule.value == pytest.approx(0.95**-25)  # the bound, 10, is not reached
     for _ in range(10):
-        schedule.adapt(-0.1, -1.0, 1.0, 1e7)
+        schedule.adapt(-0.1, -1.0, 1.0, 1e6)
     assert schedule.value == 10.0
-    schedule.adapt(-0.1, -1.0, 1.0, 1e5)  # of a smaller curvature: as it is
+    schedule.adapt(-0.1, -1.0, 1.0, 1e4)  # of a smaller curvature: as it is
     assert schedule.value == 10.0
     for _ in range(10):
-        schedule.adapt(5.0, -1.0, 1.0, 1e5)
+        schedule.adapt(5.0, -1.0, 1.0, 1e4)
     assert schedule.value > 20.0
+
+
+def test_it_follows_the_curvature_up_however_good_steps_are():
+    schedule = DampingSchedule(DampingOptions(1.0))
+    for _ in range(4):
+        schedule.adapt(-1.0, -1.0, 1.0, 1e6)  # the least is 10
+    assert schedule.value == pytest.approx(0.95**-20)
+    for _ in range(20):
+        schedule.adapt(-1.0, -1.0, 1.0, 1e6)
+    assert schedule.value == 10.0
+    schedule.adapt(-1.0, -1.0, 1.0, 0.99e6)
+    assert schedule.value == pytest.approx(9.9)  # nor does it fall below
+    schedule.adapt(-1.0, -1.0, 1.0)  # of the batch that made the step: the loss alone tells
+    assert schedule.value == pytest.approx(9.9 * 0.95**5)
 
 
 def test_a_schedule_that_shortens_steps_holds_it():

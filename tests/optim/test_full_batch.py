@@ -77,6 +77,18 @@ def test_products_and_bounds_against_dense_jacobians(parts, weighted):
     assert change(share) <= torch.tensor(2.0).log() < change(2 * share)
 
 
+def test_conjugate_gradients_are_preconditioned_by_the_inverse_itself():
+    model, opt = under_way(*table())
+    state = opt.state_dict()["kfac"]["curvature"]
+    assert state["power"] == 1.0
+    kept = opt._curvature._blocks[0]._average
+    left, right = kept.now.left[0], kept.now.right[0]
+    found = [matrix[0].inverse() - factor for matrix, factor in zip(kept.derived[:2], (left, right), strict=True)]
+    for shift in found:  # what was added to the factors is a multiple of the identity
+        torch.testing.assert_close(shift, shift[0, 0] * torch.eye(len(shift)).double(), rtol=1e-6, atol=1e-9)
+        assert float(shift[0, 0]) > 0
+
+
 def test_enough_iterations_find_the_minimum_from_the_last_step():
     generator = torch.Generator().manual_seed(3)
     root = torch.randn(12, 12, dtype=torch.float64, generator=generator)
@@ -94,13 +106,13 @@ def test_the_same_batch_is_told_by_its_loss_and_another_ends_it():
     opt = KFAC(regressor(), SCALE)
     for _ in range(4):
         opt.step(x, y)
-        assert opt._expected is not None
+        assert opt._progress.expected is not None
     opt.step(x[order], y[order])
-    assert opt._expected is not None
+    assert opt._progress.expected is not None
     opt.step(x[:280], y[:280])
-    assert opt._expected is None
+    assert opt._progress.expected is None
     opt.step(x[:280], y[:280])
-    assert opt._expected is None
+    assert opt._progress.expected is None
 
 
 @pytest.mark.parametrize(
@@ -117,7 +129,7 @@ def test_what_asks_for_other_steps_gets_them(likelihood, options):
     x, y = table()
     opt = KFAC(Negative(regressor()) if likelihood.concave else regressor(), likelihood, **options)
     opt.step(x, y)
-    assert opt._expected is None
+    assert opt._progress.expected is None
 
 
 class Negative(nn.Module):

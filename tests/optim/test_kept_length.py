@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import raphson as rp
-from raphson.optim._step_size import KeptLength, QuadraticModel
+from raphson.optim._kept_length import KeptLength
+from raphson.optim._quadratic_model import QuadraticModel
 
 
 def kept(*found, count=1000, longest=5):
@@ -112,7 +113,7 @@ def test_the_first_damping_is_searched_with_one_set_of_eigenvectors(monkeypatch)
     opt.step(batches[0], batches[0])
     assert len(decompositions) == 2 * 3 - 1  # the last layer's factor on the side of the outputs is diagonal
     taken = [p.detach() - b for p, b in zip(model.parameters(), before, strict=True)]
-    assert torch.allclose(torch.cat([t.reshape(-1) for t in taken]), opt._previous, atol=1e-6)
+    assert torch.allclose(torch.cat([t.reshape(-1) for t in taken]), opt._progress.previous, atol=1e-6)
 
 
 def test_a_period_is_a_whole_number():

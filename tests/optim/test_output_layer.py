@@ -9,7 +9,7 @@ from torch import nn
 import raphson as rp
 from raphson.data import Batch
 from raphson.network import FactorPlan, TrainedModel
-from raphson.optim._step_size import QuadraticModel
+from raphson.optim._quadratic_model import QuadraticModel
 
 DTYPE = torch.float64
 

@@ -31,7 +31,7 @@ def inverse_power(t, exponent):
 def test_those_of_the_damped_kronecker_product(exponent, damping, diagonal):
     left, right = factor(ROWS, 0), factor(COLUMNS, 1)
     right = right.diagonal(dim1=1, dim2=2) if diagonal else right
-    state = KroneckerState(block(), exponent)
+    state = KroneckerState(block())
     state.update(Factors(left, right, False), None, 0.0)
     v = torch.randn(1, ROWS, COLUMNS, dtype=torch.float64)
     pi = float(balance(left, right))
@@ -41,21 +41,21 @@ def test_those_of_the_damped_kronecker_product(exponent, damping, diagonal):
         dense_right + damping**0.5 * pi * torch.eye(COLUMNS).double(),
     )
     wanted = (inverse_power(product, exponent) @ v.reshape(-1)).view(1, ROWS, COLUMNS)
-    torch.testing.assert_close(state.trials(v)(damping), wanted)
-    state.refresh(damping, True)
+    torch.testing.assert_close(state.trials(v, exponent)(damping), wanted)
+    state.refresh(damping, exponent, True)
     torch.testing.assert_close(state.solve(v), wanted)
 
 
 @pytest.mark.parametrize("damping", [1e-4, 2.0])
 def test_those_of_the_sum_in_the_eigenbasis(damping):
     left, right = factor(ROWS, 0), factor(COLUMNS, 1)
-    state = EigenState(block(), 0.7)
+    state = EigenState(block())
     state.update(Factors(left, right, False), None, 0.0)
-    state.refresh(0.0, True)
+    state.refresh(0.0, 1.0, True)
     v = torch.randn(1, ROWS, COLUMNS, dtype=torch.float64)
     damped = torch.kron(left[0], right[0]) + damping * torch.eye(ROWS * COLUMNS).double()
     torch.testing.assert_close(
-        state.trials(v)(damping), (inverse_power(damped, 0.7) @ v.reshape(-1)).view(1, ROWS, COLUMNS)
+        state.trials(v, 0.7)(damping), (inverse_power(damped, 0.7) @ v.reshape(-1)).view(1, ROWS, COLUMNS)
     )
 
 

@@ -10,6 +10,7 @@ from scipy.optimize import minimize, rosen, rosen_der
 
 from raphson.solve import Status, lbfgs, quasi_newton
 from raphson.solve._lbfgs import InversePairs
+from raphson.solve._quasi_newton import _hopeless
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -93,3 +94,13 @@ def test_steps_that_rounding_stalls_are_ended():
     generator.manual_seed(0)
     longer = quasi_newton(Noisy(), torch.ones(20), tol=1e-7, patience=500, rounded=1e-9)
     assert len(longer.history) > len(found.history) + 50
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "fallen", "gives_up"),
+    [(10, 5.0, False), (10, 2.0, True), (24, 5.5, False), (24, 4.0, True), (36, 5.9, True)],
+)
+def test_a_run_near_its_end_goes_on(evaluations, fallen, gives_up):
+    """Of six decades some are behind it: with little left it goes on beyond its patience, never by more than half."""
+    least = 10.0**-fallen
+    assert _hopeless(evaluations, evaluations, 1.0, least, 1e-6, 24.0) == gives_up

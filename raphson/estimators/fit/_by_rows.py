@@ -12,28 +12,18 @@ import torch
 from torch import Tensor
 
 from raphson.data import DenseDesign
-from raphson.estimators.fit._edge import bounds, fit_inside
+from raphson.estimators.fit._edge import fit_inside
 from raphson.estimators.fit._few_rows import solve_few_rows, takes_few_rows
 from raphson.estimators.fit._first_step import first_length, rough_inverse
 from raphson.estimators.fit._options import FitOptions
+from raphson.estimators.fit._patience import STRONG, TOLD, gradients_to_try
 from raphson.estimators.fit._solver import (
     FEW_ITERATIONS,
-    PRECISE,
     continued,
-    goes_by_products,
-    has_stages,
     solve_by_products,
     symmetric,
 )
-from raphson.linear import (
-    LinearObjective,
-    RowSpace,
-    block_jacobi_cost,
-    has_row_space,
-    is_large_sparse,
-    row_space_cost,
-    start_condition,
-)
+from raphson.linear import LinearObjective, RowSpace, has_row_space, is_large_sparse, row_space_cost, start_condition
 from raphson.solve import Callback, Solution, Status, quasi_newton
 
 _ATTEMPTS, _TIGHTER = 3, 0.1
@@ -47,21 +37,16 @@ _COPIED = 4e5
 
 Each pass is a third faster with it, where compiled code does not read the table in place."""
 
-_TOLD = 0.35
-"""Columns for each row from which residuals are told by the columns, so that the length of the first step is known.
-
-Evaluations until then and since: 300 x 2000, four classes, 10 and 1; 1000 x 1200, five, 14 and 3; 500 x 1000, three, 12
-and 5; 200 x 5000 and l2 = 1, 22 and 11. Without many columns as many as before: 1600 x 256, ten, 16 and 16; 5000 x 300,
-noisy, 9 and 10."""
-
 _MARGIN = 0.9
 """Share of the tolerance to which gradients in single precision fall, for those in double precision to be below it.
 
 20000 x 50000, 0.2 % of entries, 20 classes: they differ by 0.3 % of a tolerance of 1e-6 there. Evaluations and steps
 take half as long."""
 
-_SINGLE = 2.0**-17
-"""Share of the first gradient down to which single precision leads: a hundred times what its rounding makes of it."""
+_SINGLE = 2.0**-18
+"""Share of the first gradient down to which single precision leads: fifty times what its rounding makes of it.
+
+500 x 7000, 50 classes, l2 = 1: 144 ms without, 120 with it; l2 = 1e-3, where the last steps are in double, 187, 198."""
 
 _ROUNDED_SINGLE = 2.0**-12
 """Share of the first gradient from which on its rounding may stall it: 500 x 2000, 50 classes, noisy, has none smaller
@@ -69,38 +54,6 @@ in six steps long before."""
 
 _SINGLE_DENSE = 2**22
 """Entries times outputs of a dense table from which it pays, where evaluations are matrix products."""
-
-_ENTRIES, _COLUMNS = 7 * 10**4, 60
-"""Entries or columns from which gradients are tried before dense Hessians: fewer cost little beside the calls.
-
-Six fits (three penalties, separable and noisy) with them tried take, beside those without, two classes: 1000 x 50 1.04
-of the time, 1900 x 50 0.75, 500 x 100 0.86, 500 x 150 0.54; three: 500 x 60 0.84, 900 x 100 0.47."""
-
-_OUTPUTS = 8
-"""Columns for each output from which columns are many: with fewer, blocks of the Hessian cost little."""
-
-_PRODUCTS = 60.0
-"""Hessian products that a fit by them takes, about: gradients for the price of as many are tried first.
-
-500 x 300, two classes: 70 gradients in 13.6 ms, products 15.9. Blocks that precondition them count, too: 5000 x 2000,
-three, noisy, takes 79 gradients in 0.46 s, 1.1 with blocks of 2000 columns."""
-
-_WITH_BLOCKS = 30.0
-"""The same where columns are few for the outputs: blocks then precondition well, and gradients give up sooner."""
-
-_CHEAP_BLOCKS = 2.0
-"""Products that blocks must cost for gradients to be tried first: 60 x 5, 50 classes, 7 ms with them, 6 without."""
-
-_DEAR_BLOCKS = 60.0
-"""Products from which blocks are so dear that gradients are tried first at weak penalties, too: 5000 x 300, 50 classes,
-separable, l2 = 1e-6, 202 products: dense 260 ms, 380 by products, sparse 170, 580. Digits, 10, stay with products."""
-
-_STRONG, _QUICK = 1e-4, 1e5
-"""Penalty from which gradients are tried so, and nanoseconds of an evaluation below which they are whatever it is.
-Where the length of the first step is known they are as well: weak penalties leave little to do there. 500 x 300, 50
-classes, l2 = 1e-6: 12 steps in 20 ms, 46 by Hessian products.
-
-5000 x 50, ten classes, l2 = 1e-3: 14 ms beside 17; digits, l2 = 1e-5, given up after eight steps: 26 beside 23."""
 
 _AT_ONCE, _FEW_COORDINATES = (16.0, 15.0), 250
 """Steps by gradients that a fit in the span of the rows must cost for these to be tried first: with so few coefficients
@@ -117,17 +70,6 @@ span, for l2 = 1, 82 and 46 for 1e-3; 500 x 7000, ten, 12 to 15, 24 and 37, 58 a
 _WEAK = 3.0
 """The same where the penalty is weak, so that a first step of known length nearly ends many fits: 500 x 2000, sparse,
 l2 = 1e-6, ten classes, 3 steps in 8 ms, 26 in the span of the rows; 500 x 7000, 50 classes, 1 in 45, 64."""
-
-_TWICE = 2.0
-"""Times the cost of a fit in the span of the rows that gradients may take: to give up loses what was spent on them.
-
-200 x 5000, two classes, noisy, l2 = 1: 13 steps in 7.7 ms, 17.8 where it gave up after five; 60 x 7000: 7.7 and 8.1."""
-
-_FACTORS, _STEPS = 2.0, 8.0
-"""Factorizations and evaluations that a fit with dense Hessians takes, about."""
-
-_PATIENCE = 12.0
-"""Evaluations that the other way must cost for a few gradients to be tried first."""
 
 
 def solve_penalized(
@@ -178,7 +120,7 @@ def solve_penalized(
 
 def _at_once(objective: LinearObjective) -> float:
     """Return how many steps by gradients a fit in the span of the rows must cost for these to be tried first."""
-    if objective.l2 < _STRONG:
+    if objective.l2 < STRONG:
         return _WEAK
     q = objective.output_map.basis.shape[1]
     if q > 1 and objective.nonzeros is not None:
@@ -208,36 +150,12 @@ def _try_gradients(
     by_rows: float = math.inf,
 ) -> tuple[Solution | None, LinearObjective]:
     """Return what gradients reach that cost less than the other way, None where they are not tried, and of what."""
-    patience = 0.0 if warm else _patience(objective, options, by_rows)
-    if not patience:
+    most = 0.0 if warm else gradients_to_try(objective, options, by_rows)
+    if not most:
         return None, objective
     without = objective.reduced.cost.evaluation >= _COPIED and not objective.reduced.is_in_place
     tried = objective.without_copy() if without else objective
-    return _solve_by_gradients(tried, start, options, callback, patience), tried
-
-
-def _patience(objective: LinearObjective, options: FitOptions, by_rows: float) -> float:
-    """Return how many gradients to try before a Hessian or the span of the rows: about what these cost; 0 for none."""
-    if options.solver != "auto" or options.jeffreys or options.tol <= PRECISE:
-        return 0.0
-    n, here, likelihood = objective.n_rows, objective.output_map, objective.likelihood
-    if not here.is_uniform or options.max_iter < FEW_ITERATIONS or not likelihood.concave:
-        return 0.0
-    if bounds(likelihood, objective.n_outputs) is not None:
-        return 0.0
-    few, cost = here.basis.shape[1] * _OUTPUTS <= min(n, here.n_columns), objective.reduced.cost
-    if goes_by_products(objective):
-        blocks = block_jacobi_cost(objective)
-        weak = here.n_columns <= _TOLD * n and objective.l2 < _STRONG and cost.evaluation > _QUICK
-        if not few and ((weak and blocks < _DEAR_BLOCKS) or (blocks < _CHEAP_BLOCKS and by_rows == math.inf)):
-            return 0.0
-        products = (_PRODUCTS if few else _WITH_BLOCKS) + blocks
-        by_products = products * cost.product / (cost.evaluation if few else cost.step)
-        return min(_TWICE * by_rows / cost.step, max(by_products, _PRODUCTS) if few else by_products)
-    if not few or (n * here.n_columns < _ENTRIES and here.n_columns < _COLUMNS) or has_stages(objective):
-        return 0.0
-    patience = min(_FACTORS * cost.dense_in_evaluations + _STEPS, _PRODUCTS)
-    return patience if patience >= _PATIENCE else 0.0
+    return _solve_by_gradients(tried, start, options, callback, most), tried
 
 
 def _cost_by_rows(objective: LinearObjective, options: FitOptions) -> float:
@@ -270,13 +188,18 @@ def _solve_by_gradients(
     own, begin, back = symmetric(objective, start)
     at = own.evaluate_constant(begin) or own.evaluate(begin, None)
     inverse, within, length = rough_inverse(own, begin), _MARGIN * options.tol, None
-    if own.output_map.n_columns > _TOLD * own.n_rows and own.has_constant_outputs(begin):
+    if own.output_map.n_columns > TOLD * own.n_rows and own.has_constant_outputs(begin):
         length = first_length(own, begin, at.gradient, -inverse(at.gradient))
     descend = partial(quasi_newton, inverse=inverse, tol=options.tol, callback=callback)
-    if _gains_in_single_precision(own) and within >= _SINGLE * at.norm:
-        known = _solve_in_single_precision(own, begin, at.norm, within, patience, descend, length, inverse)
-    else:
+    if not _gains_in_single_precision(own) or within < _SINGLE * at.norm:
         known = descend(own, begin, patience=patience, at=at, length=length)
+    elif length is None:
+        known = _solve_in_single_precision(own, begin, at.norm, within, patience, descend, length, inverse)
+    else:  # a first step of known length may be all it takes
+        known = descend(own, begin, patience=1.0, at=at, length=length)
+        if not known.converged and patience > 1.0:
+            rest = (own, known.theta, at.norm, within, patience - 1.0, descend, length, inverse)
+            known = continued(known, _solve_in_single_precision(*rest))
     theta = known.theta if back is None else back(known.theta)
     return replace(
         known,

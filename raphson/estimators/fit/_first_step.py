@@ -18,16 +18,17 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson.data import SparseDesign
-from raphson.likelihoods import Likelihood
+from raphson.likelihoods import Likelihood, partition_mean
 from raphson.linear import LinearObjective
 
 _LEAST_VARIANCE = 1e-3
 """Of a sparse column with a mean square of one: a column that hardly varies tells little."""
 
-_TRIED = torch.logspace(-1.5, 1.8, 24, dtype=torch.float64)
+_TRIED = np.logspace(-1.5, 1.8, 24)
 """By how much the first step may move outputs, in residuals: one standard error of a row's, to what saturates them."""
 
 _TARGETS = 32
@@ -65,7 +66,7 @@ def rough_inverse(objective: LinearObjective, theta: Tensor) -> Callable[[Tensor
 def _curvature(likelihood: Likelihood, f: Tensor, y: Tensor) -> float:
     """Return the mean expected curvature of outputs ``(1, C)``."""
     if likelihood.partition in ("softmax", "logistic") and likelihood.partition_multiple == 1.0:
-        p = likelihood.log_partition(f, hessian=False).gradient.numpy()
+        p = partition_mean(likelihood.partition, f.numpy())
         return float((p - p * p).mean())
     return float(likelihood.fisher(f, y).diagonal().mean())
 
@@ -80,19 +81,21 @@ def first_length(objective: LinearObjective, theta: Tensor, gradient: Tensor, st
         step: A direction of descent, ``(P,)``.
     """
     here, likelihood = objective.output_map, objective.likelihood
-    f = here.outputs(theta.view(here.shapes[0])[:, :1], None)[:, 0]
     y, share = _some(objective.y)
-    target = likelihood.statistic(y, len(f))
-    fall = -float(gradient @ step)
-    if target is None or not fall > 0.0:
+    target = likelihood.statistic(y, here.n_outputs)
+    fall, partition = -float(gradient @ step), likelihood.partition
+    if target is None or partition is None or not fall > 0.0:
         return None
-    residual = target - likelihood.log_partition(f, hessian=False).gradient
-    per_residual = fall / float(share @ residual.square().sum(1))
-    at = likelihood.log_partition(f + _TRIED[:, None, None] * residual)
-    assert at.hessian is not None
+    # of so few outputs NumPy's calls take a third of the time of PyTorch's
+    f, multiple = here.outputs(theta.view(here.shapes[0])[:, :1], None)[:, 0].numpy(), likelihood.partition_multiple
+    t = target.reshape(len(share), -1).numpy()
+    residual = t - multiple * partition_mean(partition, f)
+    per_residual = fall / float(share @ np.square(residual).sum(1))
+    mean = partition_mean(partition, f + _TRIED[:, None, None] * residual)
+    each = mean if partition == "exponential" else mean - mean * mean
     variance = float(step.view(here.shapes[0])[:, 1:].square().sum())
-    curvature = (at.hessian.diagonal().mean(-1) @ share) * variance + float(step @ objective.ridge.mv(step))
-    slopes = ((at.gradient - target) * residual).sum(-1) @ share * per_residual + _TRIED / per_residual * curvature
+    curvature = multiple * (each.mean(-1) @ share) * variance + float(step @ objective.ridge.mv(step))
+    slopes = ((multiple * mean - t) * residual).sum(-1) @ share * per_residual + _TRIED / per_residual * curvature
     # the minimum is where the slope changes its sign, between two of the lengths
     falling = int((slopes < 0.0).sum())
     if not 0 < falling < len(_TRIED):
@@ -102,7 +105,7 @@ def first_length(objective: LinearObjective, theta: Tensor, gradient: Tensor, st
     return float(near * (far / near) ** (before / (before - after))) / per_residual
 
 
-def _some(y: Tensor) -> tuple[Tensor, Tensor]:
+def _some(y: Tensor) -> tuple[Tensor, NDArray[np.float64]]:
     """Return targets ``(m, ...)`` and their shares of all rows, ``(m,)``: each value once, or some of many values."""
     n = y.shape[0]
     if y.numel() == n:  # NumPy's calls take a third of the time of PyTorch's
@@ -112,6 +115,6 @@ def _some(y: Tensor) -> tuple[Tensor, Tensor]:
         if values[0] == values[1] or counts.sum() < n:
             values, counts = np.unique(flat, return_counts=True)
         if len(values) <= _TARGETS:
-            return torch.from_numpy(values).view(-1, *y.shape[1:]), torch.from_numpy(counts / n)
+            return torch.from_numpy(values).view(-1, *y.shape[1:]), counts / n
     y = y[:: -(-len(y) // _TARGETS)]
-    return y, torch.full((len(y),), 1.0 / len(y), dtype=torch.float64)
+    return y, np.full(len(y), 1.0 / len(y))

@@ -95,10 +95,13 @@ class Fitted:
             table = theta if standardized else self.objective.to_table(theta)
         report = self.layout.output_map
         if self._by_columns:
-            table, outputs = table.view(theta.shape[0], -1, self.objective.design.n_columns), self._outputs
-            if outputs is not None:
-                table = outputs @ table
-            table = table.flatten(0, 1)
+            outputs, d = self._outputs, self.objective.design.n_columns
+            if outputs is None:
+                table = table.view(-1, d)
+            elif theta.shape[0] == 1:  # a product of matrices takes fewer calls than one of batches
+                table = outputs @ table.view(-1, d)
+            else:
+                table = (outputs @ table.view(theta.shape[0], -1, d)).flatten(0, 1)
         n = self.null_basis.shape[0]
         if self.kept.shape[0] < n:
             wide = table.new_zeros(table.shape[0], n)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson._errors import InputError
-from raphson.likelihoods._extended import extended_mean
+from raphson.likelihoods._extended import partition_mean
 from raphson.likelihoods._likelihood import Derivatives, Likelihood
 from raphson.likelihoods._special._softmax import (
     Target,
@@ -278,7 +278,7 @@ class Categorical(Likelihood):
         if target.dense is None or self.class_weight is not None or self.label_smoothing:
             return None
         dense = target.dense.numpy().astype(np.longdouble)
-        found: NDArray[np.longdouble] = dense.sum(-1, keepdims=True) * extended_mean("softmax", f) - dense
+        found: NDArray[np.longdouble] = dense.sum(-1, keepdims=True) * partition_mean("softmax", f) - dense
         return found
 
     def curvature_terms(self, f: Tensor, y: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.likelihoods._closed_form import ClosedForm
 from raphson.likelihoods._command import Command
-from raphson.likelihoods._extended import ConcordanceTerm, extended_mean
+from raphson.likelihoods._extended import ConcordanceTerm, partition_mean
 from raphson.likelihoods._likelihood import Likelihood
 from raphson.likelihoods._parameters import product
 from raphson.likelihoods._special._binary_links import BINARY_LINKS
@@ -163,8 +163,8 @@ class Ordinal(ClosedForm[_Parts]):
         found = np.zeros_like(f)
         for i in range(f.shape[-1]):
             at, after = level == i, level == i + 1
-            found[at, i] -= extended_mean("logistic", -f[at, i])
-            found[after, i] += extended_mean("logistic", f[after, i])
+            found[at, i] -= partition_mean("logistic", -f[at, i])
+            found[after, i] += partition_mean("logistic", f[after, i])
             if i:
                 share = 1 / np.expm1(f[at, i] - f[at, i - 1])
                 found[at, i] -= share

@@ -1,0 +1,144 @@
+"""How many gradients a fit tries before a Hessian, its products or the span of the rows: what these would cost."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from raphson.data import DenseDesign, Design
+from raphson.estimators.fit._edge import bounds
+from raphson.estimators.fit._options import FitOptions
+from raphson.estimators.fit._solver import FEW_ITERATIONS, PRECISE, goes_by_products, has_stages
+from raphson.linear import LinearObjective, block_jacobi_cost
+
+TOLD = 0.35
+"""Columns for each row from which residuals are told by the columns, so that the length of the first step is known.
+
+Evaluations until then and since: 300 x 2000, four classes, 10 and 1; 1000 x 1200, five, 14 and 3; 500 x 1000, three, 12
+and 5; 200 x 5000 and l2 = 1, 22 and 11. Without many columns as many as before: 1600 x 256, ten, 16 and 16; 5000 x 300,
+noisy, 9 and 10."""
+
+_ENTRIES, _COLUMNS = 7 * 10**4, 60
+"""Entries or columns from which gradients are tried before dense Hessians: fewer cost little beside the calls.
+
+Six fits (three penalties, separable and noisy) with them tried take, beside those without, two classes: 1000 x 50 1.04
+of the time, 1900 x 50 0.75, 500 x 100 0.86, 500 x 150 0.54; three: 500 x 60 0.84, 900 x 100 0.47."""
+
+_OUTPUTS = 8
+"""Columns for each output from which columns are many: with fewer, blocks of the Hessian cost little."""
+
+_PRODUCTS = 60.0
+"""Hessian products that a fit by them takes, about: gradients for the price of as many are tried first.
+
+500 x 300, two classes: 70 gradients in 13.6 ms, products 15.9. Blocks that precondition them count, too: 5000 x 2000,
+three, noisy, takes 79 gradients in 0.46 s, 1.1 with blocks of 2000 columns."""
+
+_WITH_BLOCKS = 30.0
+"""The same where columns are few for the outputs: blocks then precondition well, and gradients give up sooner."""
+
+_CHEAP_BLOCKS = 2.0
+"""Products that blocks must cost for gradients to be tried first: 60 x 5, 50 classes, 7 ms with them, 6 without."""
+
+_DEAR_BLOCKS = 60.0
+"""Products from which blocks are so dear that gradients are tried first at weak penalties, too: 5000 x 300, 50 classes,
+separable, l2 = 1e-6, 202 products: dense 260 ms, 380 by products, sparse 170, 580. Digits, 10, stay with products."""
+
+STRONG, _QUICK = 1e-4, 1e5
+"""Penalty from which gradients are tried so, and nanoseconds of an evaluation below which they are whatever it is.
+Where the length of the first step is known they are as well: weak penalties leave little to do there. 500 x 300, 50
+classes, l2 = 1e-6: 12 steps in 20 ms, 46 by Hessian products.
+
+5000 x 50, ten classes, l2 = 1e-3: 14 ms beside 17; digits, l2 = 1e-5, given up after eight steps: 26 beside 23."""
+
+_TWICE = 2.0
+"""Times the cost of a fit in the span of the rows that gradients may take: to give up loses what was spent on them.
+
+200 x 5000, two classes, noisy, l2 = 1: 13 steps in 7.7 ms, 17.8 where it gave up after five; 60 x 7000: 7.7 and 8.1."""
+
+_FACTORS, _STEPS = 2.0, 8.0
+"""Factorizations and evaluations that a fit with dense Hessians takes, about."""
+
+_PATIENCE = 12.0
+"""Evaluations that the other way must cost for a few gradients to be tried first."""
+
+
+_APART = 1.5
+"""Mean square eigenvalue of the columns' correlations up to which they are nearly uncorrelated, so that gradients end
+most fits within 30 steps. The tables of the benchmark: 2 to 13, those of normal columns 1."""
+
+_APART_COLUMNS = (32, 200)
+"""Columns for which that is looked at: Hessians of fewer cost little, and with more gradients are tried anyway."""
+
+_APART_ROWS = 128
+"""Rows of which it is: to a tenth for normal columns, in 30 us for 50 of them."""
+
+_DEAR = 2.5e5
+"""Nanoseconds of an evaluation from which easy fits try gradients before dense Hessians: less is lost among calls.
+
+Times with gradients first and without: 60 x 50, three classes, 0.55 to 0.96, 500 x 50, two, 0.72 to 0.85; 5000 x 50,
+three, 1.2 to 1.34, and ten, 1.3 to 1.5, both separable."""
+
+_ROWS = 4.0
+"""Rows for each coefficient from which a weak penalty makes no hard fit of columns that are apart: fewer are nearly
+separable. 2000 x 64, 100 classes, l2 = 1e-5: 24 % longer with gradients tried."""
+
+_EASY = 30.0
+"""Gradients that an easy fit may promise to take after eight steps: fits that promised 24 took 36 and fewer, those that
+promised 28 to 37 took 50 to more than 200."""
+
+
+def gradients_to_try(objective: LinearObjective, options: FitOptions, by_rows: float = math.inf) -> float:
+    """Return how many gradients to try before a Hessian or the span of the rows: about what these cost; 0 for none."""
+    if options.solver != "auto" or options.jeffreys or options.tol <= PRECISE:
+        return 0.0
+    n, here, likelihood = objective.n_rows, objective.output_map, objective.likelihood
+    if not here.is_uniform or options.max_iter < FEW_ITERATIONS or not likelihood.concave:
+        return 0.0
+    if bounds(likelihood, objective.n_outputs) is not None:
+        return 0.0
+    few, cost = here.basis.shape[1] * _OUTPUTS <= min(n, here.n_columns), objective.reduced.cost
+    if goes_by_products(objective):
+        blocks = block_jacobi_cost(objective)
+        weak = here.n_columns <= TOLD * n and objective.l2 < STRONG and cost.evaluation > _QUICK
+        found = 0.0
+        if few or not ((weak and blocks < _DEAR_BLOCKS) or (blocks < _CHEAP_BLOCKS and by_rows == math.inf)):
+            products = (_PRODUCTS if few else _WITH_BLOCKS) + blocks
+            by_products = products * cost.product / (cost.evaluation if few else cost.step)
+            found = min(_TWICE * by_rows / cost.step, max(by_products, _PRODUCTS) if few else by_products)
+    elif not few or (n * here.n_columns < _ENTRIES and here.n_columns < _COLUMNS) or has_stages(objective):
+        found = 0.0
+    else:
+        found = min(_FACTORS * cost.dense_in_evaluations + _STEPS, _PRODUCTS)
+        found = found if found >= _PATIENCE else 0.0
+    dear = goes_by_products(objective) or cost.evaluation >= _DEAR
+    return _EASY if found < _EASY and dear and _is_easy(objective) else found
+
+
+def _is_easy(objective: LinearObjective) -> bool:
+    """Return whether the Hessian is nearly a multiple of the identity: by its penalty, or by columns that are apart."""
+    if objective.likelihood.partition not in ("softmax", "logistic"):
+        return False
+    k, d, (least, most) = max(2, objective.n_outputs), objective.design.n_columns, _APART_COLUMNS
+    if (1.0 - 1.0 / k) / k * d <= objective.l2:
+        return True
+    if objective.l2 < STRONG and objective.n_rows < _ROWS * objective.n_parameters:
+        return False
+    return least <= d <= most and mean_square_eigenvalue(objective.design) <= _APART
+
+
+def mean_square_eigenvalue(design: Design) -> float:
+    r"""Return about the mean square eigenvalue of the correlations R ``(D, D)`` of dense columns, by some rows.
+
+    .. math:: \tfrac1D \|R\|_F^2 \approx \tfrac1D \left\|\tfrac1m Z^T Z\right\|_F^2 - \tfrac Dm
+
+    of m standardized rows Z; the last term is what sampling adds. Columns without correlations have 1.
+    """
+    if not isinstance(design, DenseDesign):
+        return math.inf
+    n, d = map(int, design.x.shape)
+    rows = design.x[:: max(1, n // _APART_ROWS)][:_APART_ROWS].double()
+    z = (rows - design.center).div_(design.scale)
+    m = int(z.shape[0])
+    size = float(torch.linalg.vector_norm(z @ z.mT if m < d else z.mT @ z))
+    return size * size / (d * m * m) - d / m
