@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -98,9 +99,14 @@ class SparseDesign(Design):
 
     @cached_property
     def raw(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Starts of the rows, int64, columns, int32, and values as given; None of other types, or without a row."""
-        x, single = self.x, self.dtype != torch.float64
-        if single or x.data.dtype != np.float64 or x.indices.dtype != np.int32 or not self.n_rows:
+        """Starts of the rows, int64, columns, int32, and values as given; None where sums over them lose digits.
+
+        None also of other types, and of a table without a row, a column, or a scale that has a reciprocal.
+        """
+        x, factor = self.x, self.factor
+        if self.dtype != torch.float64 or x.data.dtype != np.float64 or x.indices.dtype != np.int32:
+            return None
+        if not self.n_rows or not len(factor) or not self.has_small_means or not float(factor.max()) < math.inf:
             return None
         return torch.from_numpy(x.indptr.astype(np.int64)), torch.from_numpy(x.indices), torch.from_numpy(x.data)
 
@@ -160,10 +166,11 @@ class SparseDesign(Design):
 def full_columns(x: Any) -> NDArray[np.bool_]:
     """Return which columns of a CSR matrix ``(N, D)`` have an entry in every row, bool ``(D,)``."""
     n, d = x.shape
-    found = x.indices[: x.indptr[1]] if n else x.indices
-    for row in range(1, n, max(1, n // _LOOKS)):  # a few rows nearly always tell that there is none
-        found = np.intersect1d(found, x.indices[x.indptr[row] : x.indptr[row + 1]])
-        if not len(found):
+    found = None
+    for row in range(0, n, max(1, n // _LOOKS)):  # a few rows nearly always tell that there is none
+        own = set(x.indices[x.indptr[row] : x.indptr[row + 1]].tolist())
+        found = own if found is None else found & own
+        if not found:
             return np.zeros(d, dtype=bool)
     full: NDArray[np.bool_] = np.bincount(x.indices, minlength=d) == max(n, 1)
     return full

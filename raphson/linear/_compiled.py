@@ -3,7 +3,8 @@ r"""Softmax, logistic and Poisson models in compiled code: value and gradient in
 Through PyTorch an evaluation is some twenty calls and a dense Hessian another ten, each of two to six microseconds
 whatever it does, and between the calls every intermediate travels through the cache. ``raphson._native`` makes the
 same numbers 256 examples at a time: linear predictors, probabilities, products of features and entries of the output
-Hessians are made and consumed in the cache, sums are held in registers. Where it was not built (no compiler at
+Hessians are made and consumed in the cache, sums are held in registers. A sparse table is read as it is: the nonzeros
+of 256 rows serve the predictors and, while they are in the cache, the gradient. Where it was not built (no compiler at
 installation), or the model is not of this kind, everything goes through PyTorch.
 """
 
@@ -286,10 +287,9 @@ def table_of(design: Design, n_outputs: int) -> Table | None:
 
 
 def _sparse_table(design: SparseDesign, n_outputs: int, *, has_hessians: bool) -> Table | None:
-    raw, factor = design.raw, design.factor
-    if raw is None or not len(factor) or not design.has_small_means or not float(factor.max()) < math.inf:
+    large = n_outputs * design.n_columns > _CACHED_SUMS and is_large_sparse(design, n_outputs)
+    if large or design.raw is None:
         return None
-    if n_outputs * design.n_columns > _CACHED_SUMS and is_large_sparse(design, n_outputs):
-        return None
-    starts, columns, values = raw
-    return Table(values, design.center, factor, design.intercept, True, has_hessians, starts, columns, design)
+    starts, columns, values = design.raw
+    given = design.center, design.factor, design.intercept
+    return Table(values, *given, True, has_hessians, starts, columns, design)

@@ -207,9 +207,14 @@ def row_space_cost(objective: LinearObjective) -> RowCost:
     wide = [count(own) for own in (slope_columns(here, g) for g in here.groups) if count(own) > n]
     q, in_place = here.basis.shape[1], objective.reduced.is_in_place
     if isinstance(design, SparseDesign):
-        counts = torch.bincount(torch.from_numpy(design.x.indices).long(), minlength=design.x.shape[1]).double()
-        passed = sparse_pass(design.x.nnz, sum(wide), q, compiled=objective.nonzeros is not None)
-        return RowCost.of(n, len(wide), q, passed, float(counts.square().sum()), sparse=True, in_place=False)
+        nonzeros, d = design.x.nnz, design.x.shape[1]
+        passed = sparse_pass(nonzeros, sum(wide), q, compiled=objective.nonzeros is not None)
+        # if all columns had as many, the products would take least
+        least = RowCost.of(n, len(wide), q, passed, nonzeros * (nonzeros / d), sparse=True, in_place=False)
+        if least.gain <= 0.0:
+            return least
+        counts = np.bincount(design.x.indices, minlength=d).astype(np.float64)
+        return RowCost.of(n, len(wide), q, passed, float(counts @ counts), sparse=True, in_place=False)
     entries = float(n) * sum(wide)
     passed = dense_pass(entries, q, in_place=in_place)
     return RowCost.of(n, len(wide), q, passed, n * entries, sparse=False, in_place=in_place)
