@@ -28,12 +28,13 @@ _ONE_OUTPUT_COLUMNS, _CACHED = 48, 2**18
 
 5000 x 60: 1.0 ms, beside 1.75 in compiled code; 1000 x 120: 1.0, beside 0.7."""
 
-_IN_PLACE_COLUMNS, _SEVERAL_COLUMNS = 24, 100
-"""Columns from which evaluations read rows in place: of one or two outputs, and of more.
+_IN_PLACE_COLUMNS, _COLUMNS_EACH = 24, 10
+"""Columns from which evaluations read rows in place: of one or two outputs, and for each output of more.
 
 Microseconds in place, turned into columns, and by matrix products with a standardized copy: 5000 x 20, one output, 89,
-86, 76; 5000 x 40, 94, 148, 103; two, 120, 148, 163; four, 205, 158, 239; 5000 x 120, three, 330, 360, 515; 1000 x 300,
-156, 183, 266; 5000 x 2000, ten, 17300, 26000, 47900."""
+86, 76; 5000 x 40, 94, 148, 103; two, 120, 148, 163; 5000 x 120, three, 330, 360, 515; 1000 x 300, 156, 183, 266; 5000 x
+2000, ten, 17300, 26000, 47900. In place and turned, with AVX-512: 5000 x 35, three, 75, 75; four, 87, 81;
+5000 x 50, three, 89, 99; six, 148, 147; ten, 226, 199; 5000 x 90, three, 119, 162; ten, 318, 326."""
 
 _IN_PLACE_OUTPUTS = 16
 """Outputs above which matrix products are faster: 300 x 2000, 49 outputs: 8.3 ms in place, 3.6 by them."""
@@ -276,7 +277,7 @@ def table_of(design: Design, n_outputs: int) -> Table | None:
     has_hessians = has_compiled_hessians(d, n_outputs) and (n_outputs > 1 or d <= _ONE_OUTPUT_COLUMNS or small)
     if isinstance(design, SparseDesign):
         return _sparse_table(design, n_outputs, has_hessians=has_hessians and design.n_rows * d <= _DENSE_ENTRIES)
-    many = n_outputs <= _IN_PLACE_OUTPUTS and d > (_IN_PLACE_COLUMNS if n_outputs <= 2 else _SEVERAL_COLUMNS)
+    many = n_outputs <= _IN_PLACE_OUTPUTS and d > (_IN_PLACE_COLUMNS if n_outputs <= 2 else _COLUMNS_EACH * n_outputs)
     if isinstance(design, DenseDesign) and design.is_raw and design.x.numel():  # nothing has no address
         in_place = many and design.sums_keep_digits
         factor = design.scale.reciprocal()

@@ -54,7 +54,8 @@ class KFAC(torch.optim.Optimizer):
         likelihood: A likelihood, or a torch loss that stands for one.
         params: Names or prefixes of the parameters; None for those with ``requires_grad=True``; or groups
             ``{"params": names, "lr": ..., "weight_decay": ...}``. For a function, the dictionary of its parameters.
-        lr: Factor of every step; torch's schedulers change it. Let it fall to zero where the number of steps is known.
+        lr: Factor of every step; torch's schedulers change it. With mini-batches let it fall to zero where the number
+            of steps is known.
         weight_decay: :math:`\eta` of the penalty :math:`\tfrac{\eta}{2} \|\theta\|^2`, in gradient and curvature.
         damping: :math:`\lambda` at the start, or ``DampingOptions``; None: found at the first step.
         step_size: ``"quadratic"``, ``"fixed"``, a ``QuadraticStep`` or ``FixedStep``; ``"auto"``: by the size of the
