@@ -30,7 +30,7 @@ static inline TARGET INLINE void NAME(row)(int back, int units, const struct spa
 {
     const REAL *values = s->values;
     const uint32_t *columns = s->columns;
-    const size_t end = s->starts[row + 1], chains = back || units > 2 ? 1 : 2;
+    const size_t end = s->starts[row + 1], chains = back || units > 4 ? 1 : 2;
     NAME(unit) sums[2][UNITS] = {{{0}}};
     for (size_t k = 0; back && k < units * EACH; k++)
         sums[0][k / EACH][k % EACH] = f[k * stride];

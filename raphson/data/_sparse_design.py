@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,9 @@ from torch import Tensor
 from raphson.data._column_moments import column_moments
 from raphson.data._design import Block, Design
 from raphson.data._sparse_product import SparseRows, arranged, padded
+
+_LOOKS = 16
+"""Rows whose columns are compared before all entries are counted for columns with one in every row."""
 
 _SAFE = 1e75
 """Entries between this and its reciprocal have squares that neither overflow nor vanish."""
@@ -95,11 +99,21 @@ class SparseDesign(Design):
 
     @cached_property
     def raw(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Starts of the rows, int64, columns, int32, and values as given; None of other types, or without a row."""
-        x, single = self.x, self.dtype != torch.float64
-        if single or x.data.dtype != np.float64 or x.indices.dtype != np.int32 or not self.n_rows:
+        """Starts of the rows, int64, columns, int32, and values as given; None where sums over them lose digits.
+
+        None also of other types, and of a table without a row, a column, or a scale that has a reciprocal.
+        """
+        x, factor = self.x, self.factor
+        if self.dtype != torch.float64 or x.data.dtype != np.float64 or x.indices.dtype != np.int32:
+            return None
+        if not self.n_rows or not len(factor) or not self.has_small_means or not float(factor.max()) < math.inf:
             return None
         return torch.from_numpy(x.indptr.astype(np.int64)), torch.from_numpy(x.indices), torch.from_numpy(x.data)
+
+    @cached_property
+    def dense_rows(self) -> Tensor:
+        """The table as given, dense, ``(N, D)``, for what is made of it as often as its columns permit."""
+        return torch.from_numpy(self.x.toarray())
 
     @cached_property
     def factor(self) -> Tensor:
@@ -152,6 +166,12 @@ class SparseDesign(Design):
 def full_columns(x: Any) -> NDArray[np.bool_]:
     """Return which columns of a CSR matrix ``(N, D)`` have an entry in every row, bool ``(D,)``."""
     n, d = x.shape
+    found = None
+    for row in range(0, n, max(1, n // _LOOKS)):  # a few rows nearly always tell that there is none
+        own = set(x.indices[x.indptr[row] : x.indptr[row + 1]].tolist())
+        found = own if found is None else found & own
+        if not found:
+            return np.zeros(d, dtype=bool)
     full: NDArray[np.bool_] = np.bincount(x.indices, minlength=d) == max(n, 1)
     return full
 
@@ -168,7 +188,8 @@ def _moments(x: Any, *, centered: bool) -> tuple[Tensor, Tensor]:
     n, d = x.shape
     used = slice(0, int(x.indptr[-1]))
     size = np.abs(x.data[used])
-    largest, least = float(size.max(initial=0.0)), float(size.min(initial=1.0, where=size > 0))
+    largest, least = float(size.max(initial=0.0)), float(size.min(initial=1.0))
+    least = least or float(size.min(initial=1.0, where=size > 0))
     if largest < _SAFE and least > 1.0 / _SAFE:
         squares = np.bincount(x.indices[used], np.square(size, dtype=np.float64), minlength=d)
         rms = torch.from_numpy(np.sqrt(squares / max(n, 1)))

@@ -3,7 +3,8 @@ r"""Softmax, logistic and Poisson models in compiled code: value and gradient in
 Through PyTorch an evaluation is some twenty calls and a dense Hessian another ten, each of two to six microseconds
 whatever it does, and between the calls every intermediate travels through the cache. ``raphson._native`` makes the
 same numbers 256 examples at a time: linear predictors, probabilities, products of features and entries of the output
-Hessians are made and consumed in the cache, sums are held in registers. Where it was not built (no compiler at
+Hessians are made and consumed in the cache, sums are held in registers. A sparse table is read as it is: the nonzeros
+of 256 rows serve the predictors and, while they are in the cache, the gradient. Where it was not built (no compiler at
 installation), or the model is not of this kind, everything goes through PyTorch.
 """
 
@@ -45,6 +46,11 @@ its copy of the table: a sparse table of more of both is left to sparse products
 Milliseconds compiled, by products in double and in single precision: 500 x 2000, two classes, 0.05, 0.11, 0.12; 50,
 0.7, 1.2, 0.9; 50000 x 300, ten, 2.8, 7.6, 4.5; 50, 9.7, 31, 18; but 5000 x 7000, ten, 5.8, 7.2, 5.6; 50, 26, 21, 14."""
 
+_DENSE_ENTRIES = 2**23
+"""Entries up to which a sparse table has Hessians in compiled code, of a dense copy (64 MB) that is made for them.
+
+50000 x 50, 50 classes, l2 = 1e-6: 380 ms, 900 by sparse products."""
+
 _SMALLEST = 2.0**-60
 """Entries below this are zero in single precision: products of two of them stay normal numbers."""
 
@@ -63,6 +69,7 @@ class Table:
         has_hessians: Whether Hessians are made in compiled code, too.
         starts: Where the rows of a sparse table begin among its nonzeros, ``(N + 1,)``, or None.
         columns: Those of the nonzeros, or None.
+        design: Of a sparse table, whose dense rows are what Hessians are made of; or None.
     """
 
     x: Tensor
@@ -73,6 +80,22 @@ class Table:
     has_hessians: bool = True
     starts: Tensor | None = None
     columns: Tensor | None = None
+    design: SparseDesign | None = None
+
+    def has_products(self, n_outputs: int) -> bool:
+        """Return whether products with the Hessian are made in compiled code; those of many outputs leave the cache."""
+        return self.has_hessians or (self.starts is not None and n_outputs <= _IN_PLACE_OUTPUTS)
+
+    @property
+    def for_hessians(self) -> Table:
+        """The table of which Hessians are made, dense."""
+        return self if self._dense is None else self._dense
+
+    @cached_property
+    def _dense(self) -> Table | None:
+        if self.design is None:  # not this table itself, which would then wait for the garbage collector
+            return None
+        return Table(self.design.dense_rows, self.center, self.factor, self.intercept)
 
     def rows(self, rows: slice) -> Table:
         """Return some of the rows."""
@@ -142,8 +165,16 @@ class CompiledFamily:
 
     @cached_property
     def model(self) -> _native.LinearModel:
-        """What every compiled function takes first."""
-        return self.table.model(
+        """What compiled functions take first that make Hessians."""
+        return self._of(self.table.for_hessians)
+
+    @cached_property
+    def read(self) -> _native.LinearModel:
+        """What those take first that read the table as it is."""
+        return self._of(self.table)
+
+    def _of(self, table: Table) -> _native.LinearModel:
+        return table.model(
             self.weights, self.linear.shape[0], self.exponential, self.scale, self.penalty_outputs, self.penalty_columns
         )
 
@@ -157,7 +188,7 @@ class CompiledFamily:
     @cached_property
     def _evaluator(self) -> _native.Evaluator:
         """What evaluates it."""
-        return _native.Evaluator(self.model, self.linear, self.reference, self.units)
+        return _native.Evaluator(self.read, self.linear, self.reference, self.units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,13 +212,20 @@ class CompiledHessian:
         return self._sums(torch.empty(c, d, d, dtype=dtype), own=True)
 
     def _sums(self, out: Tensor, *, own: bool) -> Tensor:
-        return _native.hessian(self.objective.model, self.p.double(), out, own=own)
+        return _native.hessian(self.objective.model, self._double_p, out, own=own)
 
     def mv(self, v: Tensor) -> Tensor:
         """Return the product with ``v``, ``(C_free D',)``, in single or double precision as ``v`` is."""
+        objective = self.objective
+        if not objective.table.has_hessians:
+            return _native.product(objective.read, None, self._double_p, v.double()).to(v.dtype)
         single = v.dtype == torch.float32
-        x, p = (self.objective.table.single, self._single_p) if single else (None, self.p.double())
-        return _native.product(self.objective.model, x, p, v)
+        x, p = (objective.table.for_hessians.single, self._single_p) if single else (None, self._double_p)
+        return _native.product(objective.model, x, p, v)
+
+    @cached_property
+    def _double_p(self) -> Tensor:
+        return self.p.double()
 
     @cached_property
     def _single_p(self) -> Tensor:
@@ -236,9 +274,9 @@ def table_of(design: Design, n_outputs: int) -> Table | None:
     if not _native.is_available():
         return None
     d, small = design.n_columns, design.n_rows * design.n_columns <= _CACHED
-    if isinstance(design, SparseDesign):
-        return _sparse_table(design, n_outputs)
     has_hessians = has_compiled_hessians(d, n_outputs) and (n_outputs > 1 or d <= _ONE_OUTPUT_COLUMNS or small)
+    if isinstance(design, SparseDesign):
+        return _sparse_table(design, n_outputs, has_hessians=has_hessians and design.n_rows * d <= _DENSE_ENTRIES)
     many = n_outputs <= _IN_PLACE_OUTPUTS and d > (_IN_PLACE_COLUMNS if n_outputs <= 2 else _COLUMNS_EACH * n_outputs)
     if isinstance(design, DenseDesign) and design.is_raw and design.x.numel():  # nothing has no address
         in_place = many and design.sums_keep_digits
@@ -249,11 +287,10 @@ def table_of(design: Design, n_outputs: int) -> Table | None:
     return None if whole is None else Table(whole)
 
 
-def _sparse_table(design: SparseDesign, n_outputs: int) -> Table | None:
-    raw, factor = design.raw, design.factor
-    if raw is None or not len(factor) or not design.has_small_means or not float(factor.max()) < math.inf:
+def _sparse_table(design: SparseDesign, n_outputs: int, *, has_hessians: bool) -> Table | None:
+    large = n_outputs * design.n_columns > _CACHED_SUMS and is_large_sparse(design, n_outputs)
+    if large or design.raw is None:
         return None
-    if n_outputs * design.n_columns > _CACHED_SUMS and is_large_sparse(design, n_outputs):
-        return None
-    starts, columns, values = raw
-    return Table(values, design.center, factor, design.intercept, True, False, starts, columns)
+    starts, columns, values = design.raw
+    given = design.center, design.factor, design.intercept
+    return Table(values, *given, True, has_hessians, starts, columns, design)

@@ -25,6 +25,10 @@ _IN_PLACE, _IN_PLACE_OUTPUT = 0.1, 0.16
 """Nanoseconds of an entry of a table that is evaluated in place, and more for each output: 0.26 for 200 x 5000 and one,
 0.52 for 1000 x 300 and three, 1.7 for 5000 x 2000 and ten. Matrix products: 0.7 and 0.04 and more."""
 
+_NONZERO, _NONZERO_OUTPUT, _SUM = 0.8, 0.2, 1.8
+"""Nanoseconds of a nonzero of a sparse table that compiled code evaluates, more for each output, and of every sum: 0.94
+a nonzero for 500 x 2000 with 50,000 and one output, 1.4 with three, 3.0 with ten, 14 with 50."""
+
 _STEP, _STEP_PARAMETER = 5e4, 20.0
 """Nanoseconds of a step of L-BFGS beside its evaluation, and of each parameter in ten pairs, which are read twice:
 50 us for 300 parameters, 70 for 2001, 200 for 7001."""
@@ -55,13 +59,21 @@ class Cost(NamedTuple):
 
     @classmethod
     def of(
-        cls, output_map: OutputMap, n: int, likelihood: Likelihood, element: torch.dtype, *, in_place: bool = False
+        cls,
+        output_map: OutputMap,
+        n: int,
+        likelihood: Likelihood,
+        element: torch.dtype,
+        *,
+        in_place: bool = False,
+        nonzeros: int | None = None,
     ) -> Cost:
-        """Count for ``n`` rows, with Hessians of that element type; ``in_place`` for tables evaluated so."""
+        """Count for ``n`` rows, with Hessians of that element type; for tables evaluated in place, dense or sparse."""
         c, d, q, p = output_map.n_outputs, output_map.n_columns, output_map.basis.shape[1], output_map.n_parameters
         each = _SPECIAL if likelihood.partition is None else _EXPONENTIAL
         calls = _CALLS if likelihood.partition is None else _COMPILED_CALLS
-        evaluation = n * (d * _entry(q, in_place=in_place) + each * c) + calls
+        passed = dense_pass(n * d, q, in_place=in_place) if nonzeros is None else sparse_pass(nonzeros, d, q)
+        evaluation = passed + n * each * c + calls
         width = 2.0 if element == torch.float64 else 1.0
         if output_map.is_uniform:
             pairs, products = q * (q + 1) / 2, d * (d + 1) / 2
@@ -74,6 +86,7 @@ class Cost(NamedTuple):
             work += sum(a[0] * b[0] * a[1] * b[1] for i, a in enumerate(sizes) for b in sizes[i + 1 :])
             rows = work / 90 + 0.5 * (c * c + d)
         product = n * (0.3 * d + 0.02 * q * d + 2.0 * q) + 1e5
+        product = product if nonzeros is None else min(product, evaluation)
         step = evaluation + _STEP + _STEP_PARAMETER * c * d
         return cls(evaluation, width * (n * rows + p**3 / 150), product, step, calls)
 
@@ -99,17 +112,15 @@ class RowCost(NamedTuple):
     evaluated: float
 
     @classmethod
-    def of(
-        cls, n: int, n_groups: int, q: int, entries: float, pairs: float, *, sparse: bool, in_place: bool
-    ) -> RowCost:
+    def of(cls, n: int, n_groups: int, q: int, passed: float, pairs: float, *, sparse: bool, in_place: bool) -> RowCost:
         """Return the costs for N rows, ``n_groups`` groups of columns in their span, and products of q outputs.
 
-        A pass over the table reads ``entries``; the products of all rows are made of ``pairs`` of them.
+        A pass over the table takes ``passed``; the products of all rows are made of ``pairs`` of its entries.
         """
         square = n_groups * float(n) * n
         return cls(
             basis=pairs * (2.0 if sparse else 1 / 40) + square * n / 100,
-            passed=entries * (1.0 + 0.5 * q if sparse else _entry(q, in_place=in_place)),
+            passed=passed,
             rotated=square * (0.2 + 0.03 * q),
             evaluated=square * _entry(q, in_place=in_place),
         )
@@ -123,6 +134,18 @@ class RowCost(NamedTuple):
     def fit(self) -> float:
         """A fit in the span of the rows: its basis, two passes over all columns, and its own evaluations and calls."""
         return self.basis + 2.0 * self.passed + _PASSES * self.evaluated + _ROW_CALLS
+
+
+def dense_pass(entries: float, q: int, *, in_place: bool) -> float:
+    """Return the nanoseconds of a pass over so many entries of a dense table with q outputs."""
+    return entries * _entry(q, in_place=in_place)
+
+
+def sparse_pass(nonzeros: float, d: int, q: int, *, compiled: bool = True) -> float:
+    """Return the nanoseconds of a pass over a sparse table of d columns, in compiled code or by sparse products."""
+    if not compiled:
+        return nonzeros * (1.0 + 0.5 * q)
+    return nonzeros * (_NONZERO + _NONZERO_OUTPUT * q) + _SUM * d * q
 
 
 def _entry(q: int, *, in_place: bool) -> float:

@@ -92,7 +92,7 @@ class LinearHessian(DenseForm):
     @cached_property
     def _dense(self) -> Tensor:
         check_dense_size(self.shape, self.element, "its products mv, which need no such array")
-        if self.compiled is not None:
+        if self.compiled is not None and self.compiled.objective.table.has_hessians:
             return self.compiled.to_dense(self.element)
         return self._summed((b, map_pairs(self.output_map, output), w) for b, output, w in self.parts())
 
@@ -134,7 +134,7 @@ class LinearHessian(DenseForm):
 
     def blocks(self) -> Tensor:
         """Return the diagonal blocks of a uniform map with own outputs, one per output, ``(q, D', D')``."""
-        if self.compiled is not None:
+        if self.compiled is not None and self.compiled.objective.table.has_hessians:
             return self.compiled.blocks(self.element)
         assert self.output_map.is_uniform and self.output_map.selected is not None
         q, d = self.output_map.shapes[0]

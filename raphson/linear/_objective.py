@@ -102,13 +102,21 @@ class LinearObjective:
     @cached_property
     def cost(self) -> Cost:
         """What an evaluation and a dense Hessian cost."""
-        return Cost.of(self.output_map, self.n_rows, self.likelihood, self.curvature_dtype, in_place=self.is_in_place)
+        given = self.output_map, self.n_rows, self.likelihood, self.curvature_dtype
+        return Cost.of(*given, in_place=self.is_in_place, nonzeros=self.nonzeros)
 
     @property
     def is_in_place(self) -> bool:
         """Whether compiled code evaluates the dense table as it was given, in one pass."""
         table = self._rows.table
         return self.likelihood.partition is not None and table is not None and table.in_place and table.starts is None
+
+    @property
+    def nonzeros(self) -> int | None:
+        """Nonzeros of a sparse table that compiled code evaluates; None of others."""
+        table = self._rows.table
+        known = self.likelihood.partition is not None and table is not None and table.starts is not None
+        return len(table.x) if known and table is not None else None
 
     @property
     def is_compiled(self) -> bool:
@@ -189,7 +197,7 @@ class LinearObjective:
         # where the Hessian depends on the targets, compiled code has the observed one
         compiled = self._compiled if hessian != "expected" or self.likelihood.partition is not None else None
         if compiled is not None:
-            whole = hessian is not None and compiled.table.has_hessians
+            whole = hessian is not None and compiled.table.has_products(self.n_outputs)
             at = compiled.at(theta.double().contiguous(), self._kept_dtype if whole else None)
             make = None if hessian is None else functools.partial(self._later_hessian, theta, hessian, at.p)
             return Evaluation(at.value, at.gradient, at.norm, make)

@@ -24,7 +24,7 @@ from scipy.linalg import lapack
 from torch import Tensor
 
 from raphson.data import DenseDesign, Design, SparseDesign
-from raphson.linear._cost import RowCost
+from raphson.linear._cost import RowCost, dense_pass, sparse_pass
 from raphson.linear._objective import LinearObjective
 from raphson.linear._output_map import Columns, Group, OutputMap, as_list
 
@@ -205,12 +205,19 @@ def row_space_cost(objective: LinearObjective) -> RowCost:
     """Return what a fit costs in the row space of an objective and in all columns."""
     here, design, n = objective.output_map, objective.design, objective.n_rows
     wide = [count(own) for own in (slope_columns(here, g) for g in here.groups) if count(own) > n]
-    pairs, entries = float(n) * n * sum(wide), float(n) * sum(wide)
+    q, in_place = here.basis.shape[1], objective.reduced.is_in_place
     if isinstance(design, SparseDesign):
-        counts = torch.bincount(torch.from_numpy(design.x.indices).long(), minlength=design.x.shape[1]).double()
-        pairs, entries = float(counts.square().sum()), float(design.x.nnz)
-    sparse, in_place = isinstance(design, SparseDesign), objective.reduced.is_in_place
-    return RowCost.of(n, len(wide), here.basis.shape[1], entries, pairs, sparse=sparse, in_place=in_place)
+        nonzeros, d = design.x.nnz, design.x.shape[1]
+        passed = sparse_pass(nonzeros, sum(wide), q, compiled=objective.nonzeros is not None)
+        # if all columns had as many, the products would take least
+        least = RowCost.of(n, len(wide), q, passed, nonzeros * (nonzeros / d), sparse=True, in_place=False)
+        if least.gain <= 0.0:
+            return least
+        counts = np.bincount(design.x.indices, minlength=d).astype(np.float64)
+        return RowCost.of(n, len(wide), q, passed, float(counts @ counts), sparse=True, in_place=False)
+    entries = float(n) * sum(wide)
+    passed = dense_pass(entries, q, in_place=in_place)
+    return RowCost.of(n, len(wide), q, passed, n * entries, sparse=False, in_place=in_place)
 
 
 def slope_columns(output_map: OutputMap, group: Group) -> Columns:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import raphson as rp
+from raphson import _native
 from raphson.data import DenseDesign, SparseDesign
 from raphson.estimators.fit import _by_rows
 from raphson.estimators.fit._first_step import first_length, rough_inverse
@@ -192,3 +193,18 @@ def test_dense_tables_of_many_classes_are_led_by_single_precision_and_end_in_dou
     fitted = model._fitted
     assert fitted.objective.evaluate(fitted.solution.theta).norm <= 1e-6
     assert model.solution_.converged and model.loglik_ == pytest.approx(exact.loglik_, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("k", "l2", "way"), [(6, 1e-2, "Gradients"), (40, 1.0, "Gradients"), (40, 1e-3, "In the span")]
+)
+def test_wide_sparse_tables_go_by_gradients_where_few_are_enough(k, l2, way):
+    """Few sums, or a strong penalty; else the span of the rows has fewer coefficients."""
+    rng = np.random.default_rng(0)
+    x, y = sp.random(300, 1000, 0.05, format="csr", random_state=rng), np.arange(300) % k
+    model = rp.MultinomialLogisticRegression(l2=l2, tol=1e-6).fit(x, y)
+    assert model.solution_.converged
+    assert model.solution_.reason.startswith(way) or not _native.is_available()
+    with mock.patch("raphson.linear._compiled._sparse_table", return_value=None):
+        plain = rp.MultinomialLogisticRegression(l2=l2, tol=1e-6).fit(x, y)
+    assert model.solution_.value == pytest.approx(plain.solution_.value, rel=1e-9)

@@ -81,16 +81,6 @@ def test_the_fit_is_that_of_newton_steps_in_all_columns(k):
     np.testing.assert_allclose(ours.loglik_, exact.loglik_, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("k", "l2", "taken"), [(6, 1e-2, True), (6, 1e-6, False), (3, 1e-2, False)])
-def test_sparse_tables_of_more_rows_and_many_classes(k, l2, taken):
-    rng = np.random.default_rng(0)
-    x = sp.random(300, 1000, 0.05, format="csr", random_state=rng)
-    y = np.arange(300) % k
-    model = rp.MultinomialLogisticRegression(l2=l2, tol=1e-6).fit(x, y)
-    assert ("In combinations of the" in model.solution_.reason) == taken
-    assert gradient_norm(model, x, y, None, l2, True) <= 1.05e-6
-
-
 def test_one_step_fits_many_classes_of_a_weak_penalty():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(60, 2000)), np.arange(60) % 30

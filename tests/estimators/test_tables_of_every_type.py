@@ -132,18 +132,21 @@ def test_duplicates_are_added_up_and_the_table_left_alone(limit, written, monkey
 @pytest.mark.parametrize(
     ("shape", "classes", "sparse"),
     [
-        ((500, 300), 50, True),
-        ((500, 300), 10, False),
-        ((500, 60), 50, False),
-        ((60, 300), 50, False),
-        ((8000, 40), 9, False),
-        ((8000, 40), 3, True),
+        ((500, 300, 0.05), 50, True),
+        ((500, 300, 0.05), 10, True),
+        ((500, 300, 0.3), 10, False),
+        ((500, 60, 0.05), 50, False),
+        ((60, 300, 0.05), 50, False),
+        ((8000, 10, 0.05), 3, False),
+        ((8000, 40, 0.05), 9, True),
+        ((8000, 40, 0.3), 9, False),
+        ((8000, 40, 0.3), 3, True),
     ],
 )
 def test_small_sparse_tables_are_made_dense_where_that_is_faster(shape, classes, sparse):
-    """Of many classes and columns together they stay sparse; the fit is the same."""
+    """Those of few columns or many entries, and tiny ones; the fit is the same."""
     rng = np.random.default_rng(0)
-    x, y = sp.random(*shape, density=0.05, format="csr", random_state=rng), np.arange(shape[0]) % classes
+    x, y = sp.random(*shape, format="csr", random_state=rng), np.arange(shape[0]) % classes
     model = rp.MultinomialLogisticRegression(l2=0.1).fit(x, y)
     assert sp.issparse(model._training.x) is sparse
     other = rp.MultinomialLogisticRegression(l2=0.1).fit(x.toarray(), y)

@@ -23,7 +23,7 @@ from raphson.estimators.fit._solver import (
     solve_by_products,
     symmetric,
 )
-from raphson.linear import LinearObjective, RowSpace, has_row_space, is_large_sparse, row_space_cost
+from raphson.linear import LinearObjective, RowSpace, has_row_space, is_large_sparse, row_space_cost, start_condition
 from raphson.solve import Callback, Solution, Status, quasi_newton
 
 _ATTEMPTS, _TIGHTER = 3, 0.1
@@ -67,6 +67,11 @@ there that it goes by dense Hessians, and with more, which gradients are tried f
 60 x 2000, noisy, sparse, l2 = 1e-3: two classes, where a fit costs 15 steps, 4 ms at once, 8 after some steps; three,
 nine, 5 and 8. 200 x 5000, noisy, dense, two classes, 18: 13 steps end it."""
 
+_OF_SPARSE = 10.0, 20.0
+"""The same of sparse tables of several classes in compiled code, where the penalty is above the mean eigenvalue of the
+Hessian at the start, and where it is below: 500 x 2000, 50 classes, a fit costs 12 steps: 9 ms by 2 steps, 31 in the
+span, for l2 = 1, 82 and 46 for 1e-3; 500 x 7000, ten, 12 to 15, 24 and 37, 58 and 41."""
+
 _WEAK = 3.0
 """The same where the penalty is weak, so that a first step of known length nearly ends many fits: 500 x 2000, sparse,
 l2 = 1e-6, ten classes, 3 steps in 8 ms, 26 in the span of the rows; 500 x 7000, 50 classes, 1 in 45, 64."""
@@ -106,8 +111,7 @@ def solve_penalized(
     if by_rows == math.inf:
         return *_solve_by_columns(objective, start, options, callback, warm=warm), None
     tried, known = objective, None
-    many = objective.n_rows * objective.output_map.basis.shape[1] > _FEW_COORDINATES
-    if by_rows > (_AT_ONCE[many] if objective.l2 >= STRONG else _WEAK) * objective.reduced.cost.step:
+    if by_rows > _at_once(objective) * objective.reduced.cost.step:
         known, tried = _try_gradients(objective, start, options, callback, warm=warm, by_rows=by_rows)
     if known is not None and known.converged:
         return known, tried, None
@@ -117,6 +121,16 @@ def solve_penalized(
     else:
         found, space = _solve_by_rows(space, begin, options, callback, warm=warm)
     return found if known is None else continued(known, found), objective, space
+
+
+def _at_once(objective: LinearObjective) -> float:
+    """Return how many steps by gradients a fit in the span of the rows must cost for these to be tried first."""
+    if objective.l2 < STRONG:
+        return _WEAK
+    q = objective.output_map.basis.shape[1]
+    if q > 1 and objective.nonzeros is not None:
+        return _OF_SPARSE[start_condition(objective) > 1.0]
+    return _AT_ONCE[objective.n_rows * q > _FEW_COORDINATES]
 
 
 def _solve_by_columns(

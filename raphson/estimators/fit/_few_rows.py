@@ -17,11 +17,6 @@ from raphson.solve import Callback, History, InversePairs, Solution, Status, des
 _ROWS = 250
 """Rows up to which a fit in combinations of them is tried before all else."""
 
-_SPARSE_ROWS, _SPARSE_CLASSES, _MANY_STEPS = 600, 5, 1e3
-"""Rows of sparse tables, whose products cost little, up to which a fit in combinations of them is tried first, classes
-from which passes over the table cost more, and curvature over penalty (see ``_WEAK``) from which they are few: 500 x
-2000, ten classes, 41 ms in place of 70 at l2 = 1e-3, 25 in place of 52 at 1, but 30 in place of 16 at 1e-6."""
-
 _MANY_CLASSES, _MANY_ROWS = 8, 120
 """Classes from which, and rows up to which, tables of no more columns are so, too, where the penalty is strong (see
 ``_STRONG``): 60 x 50, l2 = 1, ten classes, 1.4 ms in place of 1.9, 50, 1.4 in place of 2.1; 200 x 150, ten, 2.7 against
@@ -99,11 +94,8 @@ def takes_few_rows(objective: LinearObjective, options: FitOptions) -> bool:
     """Return whether an objective is fitted in combinations of its rows."""
     if options.solver != "auto" or options.jeffreys or options.max_iter < FEW_ITERATIONS or options.tol <= PRECISE:
         return False
-    if objective.n_rows > _SPARSE_ROWS or not has_dual(objective):
+    if objective.n_rows > _ROWS or not has_dual(objective):
         return False
-    if objective.n_rows > _ROWS:
-        sparse = not isinstance(objective.design.x, Tensor) and has_row_space(objective)
-        return sparse and objective.n_outputs >= _SPARSE_CLASSES and start_condition(objective) <= _MANY_STEPS
     if has_row_space(objective):
         return True
     many = objective.n_outputs >= _MANY_CLASSES and objective.n_rows <= _MANY_ROWS

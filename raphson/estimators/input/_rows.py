@@ -16,16 +16,18 @@ from raphson.estimators.input._validate import as_tensor
 from raphson.likelihoods import Likelihood
 from raphson.linear import LinearObjective, OutputMap, TargetSums, has_compiled_hessians, suits_compiled
 
-_FEW_ENTRIES = 2**18
-"""Entries up to which a sparse table is fitted as a dense one (2 MB): calls for its parts would cost more."""
+_FEW_ENTRIES, _FEWEST_ENTRIES = 2**18, 2**15
+"""Entries up to which a sparse table is fitted as a dense one (2 MB), and up to which it is in any case: calls for its
+parts would cost more. 60 x 300: 10 % less dense; 500 x 50: as much."""
 
-_FEWEST_ENTRIES = 2**15
-"""The same whatever the number of classes; beyond, tables of too many for compiled code stay sparse: 500 x 300 takes 43
-ms dense and 25 sparse with 50 classes, 12 and 18 with ten; 60 x 300 with 20 and 50 takes 10 % less dense."""
+_FEW_COLUMNS, _SHARE = 16, 0.25
+"""Columns up to which, and share of entries above which, a table of classes is so fitted: others have sums over their
+nonzeros. 5 % of 5000 x 50, three classes: 3.8 ms dense, 2.7 sparse; 500 x 300, ten, 6.0 and 4.3; but 50000 x 5, ten, 12
+and 16."""
 
 _MANY_CLASSES, _TIMES = 8, 32
 """Classes from which the limit is so many times higher (64 MB), where compiled code has Hessians: exponentials are what
-takes time. 50000 x 50: 900 ms sparse and 385 dense with 50 classes, 240 and 195 with ten, 24 and 34 with two."""
+takes time then."""
 
 
 @dataclass(frozen=True)
@@ -101,17 +103,21 @@ def make_rows(
         positive = weights > 0
         table, y, weights, sums = table[kept], y[positive], weights[positive], None
         offset = None if offset is None else offset[positive]
-    sparse = sp.issparse(table) and not _is_better_dense(table.shape[0], table.shape[1], y)
+    sparse = sp.issparse(table) and not _is_better_dense(table, y)
     return Rows(table if sparse else dense(table), y, weights, offset, kept, sums=sums)
 
 
-def _is_better_dense(n: int, d: int, y: Tensor) -> bool:
+def _is_better_dense(table: Any, y: Tensor) -> bool:
+    n, d = table.shape
     if n * d > _TIMES * _FEW_ENTRIES:
         return False
-    classes = int(y.max()) + 1 if n and y.ndim == 1 and not y.is_floating_point() else 1
+    if n * d <= _FEWEST_ENTRIES:
+        return True
+    classes = int(y.max()) + 1 if y.ndim == 1 and not y.is_floating_point() else 1
+    full = d <= _FEW_COLUMNS or table.nnz > _SHARE * n * d
     if n * d > _FEW_ENTRIES:
-        return classes >= _MANY_CLASSES and has_compiled_hessians(d, classes)
-    return n * d <= _FEWEST_ENTRIES or suits_compiled(d, classes)
+        return full and classes >= _MANY_CLASSES and has_compiled_hessians(d, classes)
+    return (full or classes == 1) and suits_compiled(d, classes)
 
 
 def dense(table: Any) -> Tensor:
