@@ -36,13 +36,13 @@ class KFAC(torch.optim.Optimizer):
     A step goes along :math:`\Delta = -(\hat G + \lambda I)^{-p} m`, where :math:`m` is the running average of the
     gradients and :math:`\hat G` that of the Gauss-Newton matrix, stored for each layer as a Kronecker product of two
     small matrices, between which :math:`\lambda` is split (``rp.kfac`` has the formula; with ``structure="ekfac"`` it
-    is added to their product). For mini-batches of 256 examples and more its length minimizes the
-    exact quadratic model of the mini-batch, and :math:`p = 0.7` (``QuadraticStep``); for smaller ones, whose own model
-    is too optimistic, it is fixed, and :math:`p = 1` (``FixedStep``). Where every batch is the same and the likelihood
-    is not concave, a step is a few iterations of conjugate gradients on the model (``QuadraticStep``), and is taken
-    back where it fails. Otherwise one forward pass serves the loss, the gradient,
-    the factors and the model. The network stays in the mode that it is in: with batch statistics or dropout, gradient
-    and curvature are those of the network as it was sampled in that pass.
+    is added to their product). For mini-batches of 256 examples and more its length minimizes the exact quadratic model
+    of the mini-batch, and :math:`p = 0.7` for whole steps (``QuadraticStep``); for smaller ones, whose own model is too
+    optimistic, it is fixed, and :math:`p = 1` (``FixedStep``). Where every batch is the same and the likelihood is not
+    concave, a step is a few iterations of conjugate gradients on the model (``QuadraticStep``), and is taken back where
+    it fails. Otherwise one forward pass serves the loss, the gradient, the factors and the model. The network stays in
+    the mode that it is in: with batch statistics or dropout, gradient and curvature are those of the network as it was
+    sampled in that pass.
 
     Linear layers, convolutions and embeddings have Kronecker factors. All other parameters (scales and shifts of norms,
     weights in recurrent kernels, tables of positions that all examples share) have diagonal curvature, from samples;

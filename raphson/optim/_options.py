@@ -28,8 +28,8 @@ class CurvatureOptions:
         sharing: How positions that share a weight are combined, ``"expand"`` or ``"reduce"``.
         samples: Number of samples for ``"mc"``.
         decay: Share of the running averages that stays after a step.
-        factor_period: Steps between updates of the factors; None: so that these cost a fifth of a gradient a step.
-        inverse_period: Steps between inverses; None: so that these cost a fifth of a gradient a step.
+        factor_period: Steps between updates of the factors; None: so that these cost a seventh of a gradient a step.
+        inverse_period: Steps between inverses; None: so that these cost a seventh of a gradient a step.
         generator: Source of the samples; None for one that starts from 0.
 
     Raises:

@@ -223,7 +223,7 @@ class TrainingPass:
         except RuntimeError as error:
             raise InputError(
                 f"The network cannot be differentiated twice ({str(error).split('. ')[0]}), which the quadratic model "
-                "of a step needs. Use step_size='fixed' with adapt_damping=False."
+                "of a step needs. Use step_size='fixed' and DampingOptions(start=..., adapt=False)."
             ) from error
         return out
 
