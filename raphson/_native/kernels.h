@@ -12,6 +12,7 @@
 #define LINE (64 / sizeof(REAL)) /* numbers in a cache line */
 #define APART (ROWS + LINE) /* a cache line more: rows a power of two apart would fight for the same places */
 #define CACHED 32768      /* numbers that stay in the second-level cache between two looks at them */
+#define LARGE 3000000     /* numbers of a table that no cache holds */
 #define TALL 4
 #define WIDE 3
 #define INLINE __attribute__((always_inline))

@@ -75,7 +75,7 @@ static TARGET void NAME(pass_part)(const void *data, size_t part, size_t parts)
         if (job->apart)
             NAME(through)(1, &s->table, from, rows, sums + s->intercept * job->apart, job->apart, f, APART, 1);
         else
-            NAME(combine)(c, 1, f, APART, (const REAL *)s->x + from * s->stride, s->stride, rows, s->d - s->intercept,
+            NAME(combine)(c, 1 + (n * s->stride > LARGE), f, APART, (const REAL *)s->x + from * s->stride, s->stride, rows, s->d - s->intercept,
                           sums + s->intercept, job->width);
     }
 }

@@ -165,7 +165,8 @@ static TARGET void NAME(weigh)(const struct model *s, size_t from, size_t rows, 
 }
 
 /* Put into rows of f, or add to them, one to TALL, the products of their coefficients, `apart` apart, with `count` rows at x:
-   two vectors at a time, so that each coefficient that is spread over a vector serves twice. Rows have length 2 LANES at least. */
+   two vectors at a time, so that each coefficient that is spread over a vector serves twice. Rows have length 2 LANES at least.
+   With `add` above 1 the `count` rows before these come next, and are fetched while many outputs are multiplied. */
 static inline TARGET INLINE void NAME(combine_some)(int outputs, int add, const REAL *coef, size_t apart, const REAL *x,
                                                     size_t stride, size_t count, size_t length, REAL *f, size_t f_stride)
 {
@@ -176,6 +177,8 @@ static inline TARGET INLINE void NAME(combine_some)(int outputs, int add, const 
         for (size_t j = 0; j < count; j++) {
             const NAME(vec) left = *(const NAME(vec) *)(x + j * stride + at);
             const NAME(vec) right = *(const NAME(vec) *)(x + j * stride + at + LANES);
+            for (size_t byte = 0; add > 1 && outputs == TALL && byte < 2 * sizeof low[0]; byte += 64)
+                __builtin_prefetch((const char *)(x + j * stride + at - count * stride) + byte);
 #pragma GCC unroll 4
             for (int k = 0; k < outputs; k++) {
                 low[k] += coef[k * apart + j] * left;
@@ -202,7 +205,11 @@ static TARGET void NAME(combine)(size_t outputs, int add, const REAL *coef, size
         case 1: NAME(combine_some)(1, add, coef, apart, x, stride, count, length, f, f_stride); break;
         case 2: NAME(combine_some)(2, add, coef, apart, x, stride, count, length, f, f_stride); break;
         case 3: NAME(combine_some)(3, add, coef, apart, x, stride, count, length, f, f_stride); break;
-        default: NAME(combine_some)(TALL, add, coef, apart, x, stride, count, length, f, f_stride);
+        default:
+            if (add > 1)
+                NAME(combine_some)(TALL, 2, coef, apart, x, stride, count, length, f, f_stride);
+            else
+                NAME(combine_some)(TALL, add, coef, apart, x, stride, count, length, f, f_stride);
         }
 }
 
