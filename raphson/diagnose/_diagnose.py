@@ -13,7 +13,7 @@ from raphson._errors import InputError
 from raphson.diagnose._diagnosis import Diagnosis, Direction, named
 from raphson.diagnose._everywhere import Convexity, Everywhere, Subject, everywhere
 from raphson.diagnose._extremes import extremes
-from raphson.diagnose._inertia import Inertia, Scaled, inertia
+from raphson.diagnose._inertia import Inertia, Scaled, best_inertia
 from raphson.linalg import Diagonal, SymmetricOperator, rounding, trace
 
 _DENSE = 1000
@@ -215,8 +215,8 @@ def _by_factors(subject: Subject) -> _Facts:
             "The matrix to diagnose holds NaN or infinity. Check the parameters and the data that it was made from."
         )
     scaled = Scaled.of(matrix)
-    other = scaled if subject.congruent is None else Scaled.of(subject.congruent.to_dense())
-    counts, exact, level = inertia(other)
+    judged = matrix if subject.congruent is None else subject.congruent.to_dense()
+    counts, exact, level = best_inertia(judged, scaled if judged is matrix else Scaled.of(judged))
     n = len(matrix)
     whole = (matrix.double() + matrix.double().mT).cpu() / 2
     values, vectors = torch.linalg.eigh(whole)

@@ -8,6 +8,7 @@ eigenvalues of the factorization of :math:`B + \tau I` are negative ones of B, a
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -67,16 +68,48 @@ class Scaled(NamedTuple):
     uncertainty: float
 
     @classmethod
-    def of(cls, matrix: Tensor) -> Scaled:
-        """Scale a matrix ``(n, n)`` whose entries are known to the rounding of their element type."""
+    def of(cls, matrix: Tensor, *, by_all: bool = False) -> Scaled:
+        """Scale a matrix ``(n, n)`` whose entries are known to the rounding of their element type.
+
+        Where large entries stand in rows and columns that have small ones, too, the largest entries of all rows may be
+        one already: ``by_all`` scales by all entries, whose largest one is then near one.
+
+        Returns:
+            The scaled matrix, with what it is unknown by.
+        """
         whole = matrix.cpu().double()
         middle = (whole + whole.mT) / 2
-        scale = torch.exp2(equilibrate(middle).log2().round())
+        scale = _middle_scale(middle) if by_all else torch.exp2(equilibrate(middle).log2().round())
         rows = scale[:, None]
         found = rows * middle * rows.mT
         skew = float((rows * (whole - whole.mT) * rows.mT).norm()) / 2
         size = min(float(found.norm()), float(found.abs().sum(1).max())) if len(found) else 0.0
         return cls(found, scale, skew + rounding(len(found), matrix.dtype) * size)
+
+
+def _middle_scale(matrix: Tensor) -> Tensor:
+    r"""Return powers of two s that bring all :math:`s_i |a_{ij}| s_j` near each other, by least squares of logs."""
+    used = matrix != 0
+    logs = torch.where(used, matrix.abs().log2(), 0.0)
+    weights = used.double()
+    system = weights + torch.diag(weights.sum(1) + 1e-6)
+    found = torch.linalg.solve(system, -logs.sum(1)).round()
+    largest = (logs + found[:, None] + found).masked_fill(~used, -math.inf).max() if bool(used.any()) else found.sum()
+    return torch.exp2(found - torch.floor(largest / 2))
+
+
+def best_inertia(matrix: Tensor, scaled: Scaled) -> Count:
+    """Return the inertia of a matrix that was scaled, by another scaling too where the first one hides a sign."""
+    found = inertia(scaled)
+    if found.exact:
+        return found
+    again = Scaled.of(matrix, by_all=True)
+    if not bool(torch.isfinite(again.matrix).all()):  # entries too far apart for any scaling
+        return found
+    other = inertia(again)
+    negative, positive = (max(found.inertia[i], other.inertia[i]) for i in (0, 2))
+    zero = len(matrix) - negative - positive
+    return Count(Inertia(negative, zero, positive), found.exact or other.exact, min(found.level, other.level))
 
 
 def inertia(scaled: Scaled) -> Count:
