@@ -30,8 +30,9 @@ _LONGEST, _CLOSE = 1.5, 0.33
 """Times its patience that a run may take, where no more than this share of it seems to be left."""
 
 
-_WITHOUT_GAIN = 6
-"""Steps without a smaller gradient, near its rounding, that end it: 50000 x 300, sparse, ten classes, separable, l2 =
+_GAIN, _WITHOUT_GAIN = 0.95, 6
+"""Share of the smallest gradient that is a gain, and steps without one, near its rounding, that end it: 20000 x 50000,
+sparse, 20 classes, came to 4.6e-6 after 29 steps and to 4.3e-6 after 49; 50000 x 300, sparse, ten, separable, l2 =
 1e-6, in single precision came to 2e-6 after 30 steps and to no less in 120 more; in double 41 reach 1e-6."""
 
 
@@ -73,11 +74,13 @@ def quasi_newton(
         pairs = InversePairs(torch.clone if inverse is None else inverse, at.gradient, scaled=True, length=length)
         status = Status.STALLED  # or at the rounding of the value: a Newton step tells
         first = least = math.inf  # since the first step of all, which finds the scale: the gradient falls by far more
-        since = 0
+        mark, since = math.inf, 0
         for reached in descend(evaluate, theta, at, pairs):
             theta, at, evaluations = reached
-            first, since = at.norm if len(history.steps) == 1 else first, 0 if at.norm < least else since + 1
+            first, since = at.norm if len(history.steps) == 1 else first, since + 1
             least = min(least, at.norm)
+            if least < _GAIN * mark:
+                mark, since = least, 0
             history.add(at)
             if since >= _WITHOUT_GAIN and least <= rounded:
                 break
