@@ -107,9 +107,7 @@ def best_inertia(matrix: Tensor, scaled: Scaled) -> Count:
     if not bool(torch.isfinite(again.matrix).all()):  # entries too far apart for any scaling
         return found
     other = inertia(again)
-    negative, positive = (max(found.inertia[i], other.inertia[i]) for i in (0, 2))
-    zero = len(matrix) - negative - positive
-    return Count(Inertia(negative, zero, positive), found.exact or other.exact, min(found.level, other.level))
+    return other if other.inertia.zero < found.inertia.zero else found
 
 
 def inertia(scaled: Scaled) -> Count:

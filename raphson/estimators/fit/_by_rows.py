@@ -251,7 +251,7 @@ def _solve_in_single_precision(
     Args:
         objective: The objective.
         start: Parameters ``(P,)``.
-        first: Norm of the gradient there.
+        first: Norm of the gradient where the whole fit began.
         tol: Bound on the norm in single precision.
         patience: So many gradients may be needed.
         descend: L-BFGS from a problem and a start.
