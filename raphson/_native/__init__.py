@@ -19,5 +19,10 @@ from raphson._native._linear import adjoint as adjoint
 from raphson._native._linear import hessian as hessian
 from raphson._native._linear import product as product
 from raphson._native._module import is_available as is_available
+from raphson._native._pairs import CURVED as CURVED
+from raphson._native._pairs import Descent as Descent
+from raphson._native._pairs import Pairs as Pairs
+from raphson._native._pairs import Stepped as Stepped
+from raphson._native._pairs import has_pairs as has_pairs
 from raphson._native._sparse import UNIT as UNIT
 from raphson._native._sparse import sparse_product as sparse_product

@@ -24,4 +24,34 @@ def hessian(model: tuple[object, ...], threads: int, p: Memory, own: bool, out: 
 def sparse(
     starts: Memory, columns: Memory, values: Memory, width: int, dense: Memory, out: Memory, threads: int, /
 ) -> None: ...
+def pairs(
+    pairs: tuple[object, ...],
+    step: Memory,
+    gradient: Memory,
+    before: Memory,
+    solved: Memory,
+    solved_before: Memory,
+    out: Memory,
+    /,
+) -> None: ...
+def descend(
+    model: tuple[object, ...],
+    threads: int,
+    pairs: tuple[object, ...],
+    linear: Memory,
+    units: Memory,
+    reference: bool,
+    diagonal: Memory,
+    means: Memory | None,
+    room: Memory,
+    theta: Memory,
+    gradient: Memory,
+    before: Memory | None,
+    reached: Memory,
+    reached_gradient: Memory,
+    value: float,
+    lowest: float,
+    length: float,
+    /,
+) -> tuple[float, float, int, float]: ...
 def use_vectors(bits: int, /) -> int: ...

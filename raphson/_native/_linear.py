@@ -166,7 +166,7 @@ class Evaluator:
     units: Tensor
 
     @cached_property
-    def _constants(self) -> tuple[int, tuple[int, int], int, Memory, Memory]:
+    def constants(self) -> tuple[int, tuple[int, int], int, Memory, Memory]:
         """Coefficients, shape of the probabilities, threads, linear term, units: worked out once, not at every step."""
         model, d = self.model, self.model.d
         linear, units = memory("linear", self.linear, model.n_outputs, d), memory("units", self.units, 3, d)
@@ -175,7 +175,7 @@ class Evaluator:
 
     def at(self, coef: Tensor, kept: torch.dtype | None) -> Point:
         """Evaluate at coefficients ``(C D',)``; ``kept`` is the element type of the probabilities, None for none."""
-        size, shape, threads, linear, units = self._constants
+        size, shape, threads, linear, units = self.constants
         gradient = torch.empty(size, dtype=torch.float64)
         p = None if kept is None else torch.empty(shape, dtype=kept)
         value, norm = _module.compiled().sums(

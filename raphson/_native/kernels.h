@@ -73,12 +73,41 @@ struct product {
     void *dense, *out;
 };
 
-/* What there is for one instruction set and element type. The first two return whether there was no memory, the last one is the
-   body for a team of threads. */
+/* Of limited-memory BFGS: `memory` pairs of p entries; `scaled` says whether the last one tells the scale of the inverse Hessian to
+   begin with. Vectors have the type that is computed in: `rows` (2 memory, p), steps and changes of `solved`, which is the product
+   of that inverse with the gradient; a step (p,), the gradient after and before it, and what they were solved for. Numbers stay from
+   call to call: seen (memory, 2), the rows' products with the gradient; R^-1, Y^T Z and the diagonal of R; the scale; how many pairs
+   were taken in, which need a curvature above a share `curved` of the mean one. The direction, minus the product with the gradient,
+   goes to out. */
+struct pairs {
+    size_t memory, p;
+    int scaled;
+    double curved, *seen, *root, *changes, *own, *scale, *taken, *room;
+    const void *step, *gradient, *before, *solved, *solved_before;
+    void *rows, *out;
+};
+
+/* A step from theta, with the value there, to `reached`, the first at `length` directions: pairs and evaluation, whose gradient
+   there goes to `at.out`; `step` and `solved` (p,) stay from call to call, `fresh` is room. The inverse Hessian to begin with is one
+   over the diagonal (c, d), of columns less their means (d,), or NULL for those that are centered. No trial may rise above `lowest`
+   by more than its rounding. */
+struct descent {
+    struct model model;
+    struct pairs pairs;
+    struct pass at;
+    const double *diagonal, *means, *theta;
+    double *reached, *step, *solved, *fresh, length, lowest;
+    int trials;
+};
+
+/* What there is for one instruction set and element type. The first two and the last, which is in double precision only,
+   return whether there was no memory; the third one is the body for a team of threads. */
 struct kernels {
     int (*pass)(const struct model *, const struct pass *);
     int (*hessian)(const struct model *, const struct entries *, void *);
     void (*product)(const void *, size_t, size_t);
+    void (*pairs)(const struct pairs *);
+    int (*descend)(struct descent *);
 };
 
 static size_t padded(size_t length, size_t unit)

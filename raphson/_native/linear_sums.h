@@ -217,5 +217,14 @@ static TARGET void NAME(combine)(size_t outputs, int add, const REAL *coef, size
 #include "linear_wide.h"
 #include "linear_sparse.h"
 #include "linear_pass.h"
+#include "pairs.h"
+#ifdef DOUBLE
+#include "descent.h"
+#endif
 
-static const struct kernels NAME(kernels) = {NAME(pass), NAME(hessian), NAME(product_part)};
+static const struct kernels NAME(kernels) = {
+    .pass = NAME(pass), .hessian = NAME(hessian), .product = NAME(product_part), .pairs = NAME(pairs),
+#ifdef DOUBLE
+    .descend = NAME(descend),
+#endif
+};

@@ -212,6 +212,80 @@ static PyObject *sparse(PyObject *Py_UNUSED(module), PyObject *tuple)
     return agree(!wrong, NOT_SPARSE) ? Py_NewRef(Py_None) : NULL;
 }
 
+/* Take what stays from step to step, as Pairs.arguments has it; returns the type of its vectors. */
+static char take_pairs(struct arguments *args, struct pairs *of)
+{
+    struct arguments from = {take(args), 5, 0};
+    const size_t m = of->memory = from.tuple ? take_size(&from) : 0;
+    of->scaled = take_size(&from) != 0;
+    PyObject *curved = take(&from);
+    of->curved = curved ? PyFloat_AsDouble(curved) : 0;
+    double *at = take_array(&from, "numbers", "d", times(m, 2 * m + 6) + 2).at;
+    const struct array rows = take_array(&from, "rows", "df", ANY);
+    of->rows = rows.at, of->p = m ? rows.count / m / 2 : 0;
+    if (!agree(m >= 1 && m <= 1024 && rows.count == 2 * m * of->p, "there are not two rows for every pair") || !at)
+        return 0;
+    of->seen = at, of->root = at += 2 * m, of->changes = at += m * m, of->own = at += m * m, of->scale = at += m;
+    of->taken = at + 1, of->room = at + 2;
+    agree(*of->taken >= 0 && *of->taken < 0x1p52, "no number of pairs");
+    return rows.type;
+}
+
+/* pairs, step, gradient, before, solved, solved_before, out: see struct pairs */
+static PyObject *pairs(PyObject *Py_UNUSED(module), PyObject *tuple)
+{
+    struct arguments args = {tuple, 7, 0};
+    struct pairs of = {0};
+    const char type[] = {take_pairs(&args, &of), 0};
+    of.step = take_array(&args, "step", type, of.p).at;
+    of.gradient = take_array(&args, "gradient", type, of.p).at, of.before = take_array(&args, "before", type, of.p).at;
+    of.solved = take_array(&args, "solved", type, of.p).at;
+    of.solved_before = take_array(&args, "solved_before", type, of.p).at;
+    of.out = take_array(&args, "out", type, of.p).at;
+    if (PyErr_Occurred())
+        return NULL;
+    (*type == 'f' ? in_single : in_double)->pairs(&of);
+    return Py_NewRef(Py_None);
+}
+
+/* model, threads, pairs, linear, units, reference, diagonal, means, room, theta, gradient, before, reached, reached_gradient, value,
+   lowest, length: see struct descent */
+static PyObject *descend(PyObject *Py_UNUSED(module), PyObject *tuple)
+{
+    struct arguments args = {tuple, 17, 0};
+    struct descent of = {.model = take_model(&args)};
+    struct model *s = &of.model;
+    struct pairs *pairs = &of.pairs;
+    const int type = take_pairs(&args, pairs);
+    const size_t p = pairs->p;
+    int wrong = 0;
+    double value = 0, norm = 0;
+    s->table.wrong = &wrong;
+    of.at.linear = take_array(&args, "linear", "d", p).at, of.at.units = take_array(&args, "units", "d", times(3, s->d)).at;
+    of.at.reference = take_size(&args) != 0;
+    of.diagonal = take_array(&args, "diagonal", "d", p).at, of.means = take_array(&args, "means", "d?", s->d).at;
+    double *room = take_array(&args, "room", "d", times(4, p)).at;
+    of.theta = take_array(&args, "theta", "d", p).at;
+    pairs->gradient = take_array(&args, "gradient", "d", p).at, pairs->before = take_array(&args, "before", "d?", p).at;
+    of.reached = take_array(&args, "reached", "d", p).at, of.at.out = take_array(&args, "reached_gradient", "d", p).at;
+    PyObject *numbers[3];
+    double given[3];
+    for (int i = 0; i < 3; i++)
+        numbers[i] = take(&args), given[i] = numbers[i] ? PyFloat_AsDouble(numbers[i]) : 0;
+    agree(type == 'd' && p && times(s->c, s->d) == p, "the pairs are not those of the model's coefficients");
+    agree(s->exponential ? s->c + of.at.reference == 1 : s->c + of.at.reference > 0, "wrong number of outputs");
+    agree(s->penalty_outputs != NULL, "the penalty is missing");
+    if (PyErr_Occurred())
+        return NULL;
+    of.at.coef = of.reached, of.at.value = &value, of.at.norm = &norm;
+    of.step = room, of.solved = room + p, of.fresh = room + 2 * p;
+    pairs->step = of.step, pairs->solved_before = of.solved, pairs->solved = of.fresh, pairs->out = room + 3 * p;
+    value = given[0], of.lowest = given[1], of.length = given[2];
+    if (in_double->descend(&of))
+        return PyErr_NoMemory();
+    return agree(!wrong, NOT_SPARSE) ? Py_BuildValue("(ddid)", value, norm, of.trials, of.length) : NULL;
+}
+
 /* Use vectors of so many bits, for tests; returns how many bits are used now. */
 static PyObject *use_vectors(PyObject *Py_UNUSED(module), PyObject *bits)
 {
@@ -221,6 +295,7 @@ static PyObject *use_vectors(PyObject *Py_UNUSED(module), PyObject *bits)
 
 #define METHOD(name, how) {#name, name, how, NULL}
 static PyMethodDef methods[] = {METHOD(sums, METH_VARARGS), METHOD(hessian, METH_VARARGS), METHOD(sparse, METH_VARARGS),
+                                METHOD(pairs, METH_VARARGS), METHOD(descend, METH_VARARGS),
                                 METHOD(use_vectors, METH_O), {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT, .m_name = "_kernels", .m_size = -1,

@@ -25,4 +25,5 @@ from raphson.linear._row_space import has_row_space as has_row_space
 from raphson.linear._row_space import row_space_cost as row_space_cost
 from raphson.linear._scores import group_scores as group_scores
 from raphson.linear._scores import score_gram as score_gram
+from raphson.linear._stepper import CompiledStepper as CompiledStepper
 from raphson.linear._target_term import TargetSums as TargetSums

@@ -181,12 +181,12 @@ class CompiledFamily:
     def at(self, theta: Tensor, kept: torch.dtype | None) -> _native.Point:
         """Evaluate at coefficients ``(p,)``; ``kept`` is the element type of the probabilities, None for none."""
         if not self.negative:
-            return self._evaluator.at(theta, kept)
-        point = self._evaluator.at(theta.neg(), kept)
+            return self.evaluator.at(theta, kept)
+        point = self.evaluator.at(theta.neg(), kept)
         return point._replace(gradient=point.gradient.neg_())
 
     @cached_property
-    def _evaluator(self) -> _native.Evaluator:
+    def evaluator(self) -> _native.Evaluator:
         """What evaluates it."""
         return _native.Evaluator(self.read, self.linear, self.reference, self.units)
 

@@ -1,161 +1,51 @@
-r"""Limited-memory BFGS from an inverse Hessian of the caller's: the pairs, the loop and its line search, once.
-
-The inverse Hessian of :math:`s_i, y_i`, steps and changes of the gradient, and an initial one :math:`\gamma H_0` is
-
-.. math:: H = \gamma H_0 + \begin{bmatrix} S & \gamma Z \end{bmatrix}
-    \begin{bmatrix} R^{-\top} (D + \gamma Y^\top Z) R^{-1} & -R^{-\top} \\ -R^{-1} & 0 \end{bmatrix}
-    \begin{bmatrix} S^\top \\ \gamma Z^\top \end{bmatrix}, \qquad Z = H_0 Y,
-
-with R the upper triangle of :math:`S^\top Y` and D its diagonal (Byrd, Nocedal and Schnabel 1994, theorem 2.2).
-Products with ten pairs are two calls, where the recursion of two loops takes forty:
-50 us for a step beside 77 for 300 parameters.
-"""
+"""Limited-memory BFGS: its loop and its line search."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from raphson.linalg import SERIAL_ENTRIES
 from raphson.solve._factor import Inverse
 from raphson.solve._line_search import Direction, is_finite
+from raphson.solve._pairs import InversePairs
 from raphson.solve._solution import Evaluation
 
 _SUFFICIENT = 1e-4
 """Fraction of the predicted decrease that a step must achieve (Nocedal and Wright 2006, equation 3.4)."""
 
-_CURVED = 1e-10
-"""Share of the inverse curvature so far below which that of a pair is rounding."""
-
 TRIALS = 20
 """Lengths tried for a step."""
 
-_SMALL = 1000
-"""Parameters up to which products with pairs that are still zero cost less than views of those that are not."""
 
-
-class InversePairs:
-    """The inverse Hessian that an initial one and pairs of steps and changes of the gradient make.
-
-    Args:
-        inverse: About the product with the inverse Hessian, symmetric and positive definite.
-        gradient: The gradient at the start, ``(p,)``.
-        memory: Largest number of pairs.
-        scaled: Whether ``inverse`` is right up to a factor only, which the last pair tells.
-        length: That factor for the first step; None for a step of length one.
-    """
-
-    def __init__(
-        self,
-        inverse: Inverse,
-        gradient: Tensor,
-        *,
-        memory: int = 10,
-        scaled: bool = False,
-        length: float | None = None,
-    ) -> None:
-        self._inverse, self._scaled = inverse, scaled
-        self._gradient, self._before, self._solved = gradient, gradient, inverse(gradient)
-        self._step: Tensor | None = None
-        p, small = gradient.shape[0], gradient.shape[0] <= _SMALL
-        # steps and Z in turns, in the places that are free or oldest: memory that no pair has come to is never touched
-        self._rows = gradient.new_zeros(2 * memory, p) if small else gradient.new_empty(2 * memory, p)
-        self._places = self._rows.numpy()  # the same memory: small arrays are copied in half the time of tensors
-        self._shares = gradient.new_zeros(2 * memory)
-        self._flat = self._shares.numpy()
-        self._by_pair = self._flat.reshape(-1, 2)
-        self._seen, self._own = np.zeros((memory, 2)), np.zeros(memory)  # products of pairs with the gradient, and D
-        self._root, self._changes = np.zeros((memory, memory)), np.zeros((memory, memory))  # R^-1, Y^T Z
-        self._taken = self._used = self._width = 0
-        self._is_few = 2 * memory * p <= SERIAL_ENTRIES and gradient.dtype == torch.float64
-        if small:
-            self._look_at(memory)
-        tiny = torch.finfo(gradient.dtype).tiny
-        self._scale = length or (1.0 / max(float(self._solved.norm()), tiny) if scaled else 1.0)
-
-    def _look_at(self, pairs: int) -> None:
-        """Multiply by so many pairs from now on: views are made here, not at every step."""
-        self._width, self._head, self._weights = pairs, self._rows[: 2 * pairs], self._shares[: 2 * pairs]
-        self._across, self._products = self._head.mT, torch.empty_like(self._weights)
-
-    def clear(self) -> None:
-        """Forget the pairs."""
-        self._step, self._taken, self._used = None, 0, 0
-        for numbers in (self._root, self._changes, self._own, self._seen):
-            numbers[:] = 0.0
+class Stepper(Protocol):
+    """Makes steps of L-BFGS, of whose pairs there is some ``number``."""
 
     @property
     def number(self) -> int:
         """Number of pairs."""
-        return self._used + (self._step is not None)
 
-    def move(self, step: Tensor, gradient: Tensor) -> None:
-        """Note a step ``(p,)`` that was taken, and the gradient where it led."""
-        self._flush()
-        self._step, self._before, self._gradient = step, self._gradient, gradient
+    def clear(self) -> None:
+        """Forget the pairs."""
 
-    def direction(self) -> Tensor:
-        """Return ``-H g`` at the gradient of now."""
-        self._flush()
-        scale, seen = self._scale, self._seen
-        if not self._used:
-            return self._solved * -scale
-        a = self._root.dot(seen[:, 0])
-        inner = self._changes.dot(a)
-        inner -= seen[:, 1]
-        inner *= scale
-        inner += self._own * a
-        self._by_pair[:, 0] = inner.dot(self._root)
-        a *= -scale
-        self._by_pair[:, 1] = a
-        if self._is_few:
-            found = self._solved.numpy() * -scale
-            found -= self._flat.dot(self._places)
-            return torch.from_numpy(found)
-        return torch.addmv(self._solved, self._across, self._weights, beta=-scale, alpha=-1.0)
+    def step(
+        self, theta: Tensor, at: Evaluation, length: float, lowest: float
+    ) -> tuple[Tensor, Evaluation, int, float] | None:
+        """Take a step from where the last one led.
 
-    def _flush(self) -> None:
-        """Take in the last step: its gradient is solved for once, here, and only if another step is wanted."""
-        if self._step is None:
-            return
-        slot = self._taken % len(self._own)
-        self._used = max(self._used, slot + 1)
-        if self._used > self._width:
-            self._look_at(self._used)
-        solved, m, pair = self._inverse(self._gradient), self._width, slice(2 * slot, 2 * slot + 2)
-        new = self._places[pair]
-        new[0] = self._step.numpy()
-        np.subtract(solved.numpy(), self._solved.numpy(), out=new[1])
-        self._step, self._solved = None, solved
-        # with the change of the gradient, from those before it: a pass over the pairs less
-        if self._is_few:
-            self._seen[slot] = new.dot(self._before.numpy())
-            seen = self._places.dot(self._gradient.numpy()).reshape(-1, 2)
-            products, self._seen = seen - self._seen, seen
-        else:
-            self._seen[slot] = torch.mv(self._rows[pair], self._before).numpy()
-            products = -self._seen
-            self._seen[:m] = torch.mv(self._head, self._gradient, out=self._products).numpy().reshape(-1, 2)
-            products += self._seen
-        curvature, size = products[slot].tolist()
-        if self._taken >= len(self._own):
-            # without the oldest pair R^-1 has one row and one column less, wherever they are
-            self._root[slot] = self._root[:, slot] = self._changes[slot] = self._changes[:, slot] = self._own[slot] = 0
-        if not (size > 0.0 and curvature > _CURVED * self._scale * size):
-            new[:] = 0.0
-            self._seen[slot] = 0.0
-            return
-        self._scale = curvature / size if self._scaled else 1.0
-        self._root[:, slot] = self._root.dot(products[:, 0]) / -curvature
-        self._root[slot, slot], self._own[slot] = 1.0 / curvature, curvature
-        self._changes[:, slot] = self._changes[slot] = products[:, 1]
-        self._taken += 1
+        Args:
+            theta: The point, ``(p,)``.
+            at: The state there.
+            length: Directions that are tried first.
+            lowest: No trial may rise above this value by more than its rounding.
+
+        Returns:
+            New point, state there, trials and length in directions; or None where no length helps.
+        """
 
 
 class Reached(NamedTuple):
@@ -172,33 +62,61 @@ class Reached(NamedTuple):
     evaluations: int
 
 
-def descend(
-    evaluate: Callable[[Tensor], Evaluation], theta: Tensor, at: Evaluation, pairs: InversePairs, growth: float = 4.0
-) -> Iterator[Reached]:
+def descend(stepper: Stepper, theta: Tensor, at: Evaluation, growth: float = 4.0) -> Iterator[Reached]:
     """Yield point after point of L-BFGS, as long as steps lower the objective.
 
     Args:
-        evaluate: From ``(p,)`` to the state there; where the value has not fallen, nothing else of it is looked at.
+        stepper: Makes the steps.
         theta: Start, ``(p,)``.
         at: The state at the start.
-        pairs: Of an initial inverse Hessian.
         growth: Factor from the length of the last step to the first length that is tried, at most the whole: after a
             short step the next one is hardly ever whole.
     """
     evaluations, length, lowest = 0, 1.0, at.value
     while is_finite(at):
-        direction, lowest = Direction.of(pairs.direction(), at.gradient), min(lowest, at.value)
-        found = _search(evaluate, theta, at, direction, min(1.0, growth * length), lowest)
-        if found is None and not pairs.number:
+        # rounding may raise the value, but never by more above the lowest of all points: rises do not add up
+        lowest = min(lowest, at.value)
+        found = stepper.step(theta, at, min(1.0, growth * length), lowest)
+        if found is None and not stepper.number:
             return
         if found is None:
-            pairs.clear()
+            stepper.clear()
             evaluations, length = evaluations + TRIALS, 1.0
             continue
-        reached, at, trials, length = found
-        pairs.move(reached - theta, at.gradient)
-        theta, evaluations = reached, evaluations + trials
+        theta, at, trials, length = found
+        evaluations += trials
         yield Reached(theta, at, evaluations)
+
+
+class PairsStepper:
+    """Makes steps for any objective.
+
+    Args:
+        evaluate: From ``(p,)`` to the state there; where the value has not fallen, nothing else of it is looked at.
+        pairs: Of an initial inverse Hessian.
+    """
+
+    def __init__(self, evaluate: Callable[[Tensor], Evaluation], pairs: InversePairs) -> None:
+        self._evaluate, self._pairs = evaluate, pairs
+
+    @property
+    def number(self) -> int:
+        """Number of pairs."""
+        return self._pairs.number
+
+    def clear(self) -> None:
+        """Forget the pairs."""
+        self._pairs.clear()
+
+    def step(
+        self, theta: Tensor, at: Evaluation, length: float, lowest: float
+    ) -> tuple[Tensor, Evaluation, int, float] | None:
+        """Take a step: see ``Stepper``."""
+        direction = Direction.of(self._pairs.direction(), at.gradient)
+        found = _search(self._evaluate, theta, at, direction, length, lowest)
+        if found is not None:
+            self._pairs.move(found[0] - theta, found[1].gradient)
+        return found
 
 
 def _search(
@@ -210,7 +128,6 @@ def _search(
     lowest: float,
 ) -> tuple[Tensor, Evaluation, int, float] | None:
     """Shorten a step until the objective falls enough: new point, state there, trials and length, or None."""
-    # rounding may raise the value, but never by more above the lowest of all points: rises do not add up
     slope = -direction.decrement_squared
     if not slope < 0.0:
         return None
@@ -305,7 +222,7 @@ def lbfgs(
     at, evaluations, iterations = evaluate(theta), 0, 0
     if max_iter and is_finite(at):
         pairs = InversePairs(inverse, at.gradient, memory=memory)
-        for reached in descend(evaluate, theta, at, pairs, growth):
+        for reached in descend(PairsStepper(evaluate, pairs), theta, at, growth):
             fall = at.value - reached.at.value
             theta, at, evaluations = reached
             iterations += 1

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from raphson.solve._factor import Cholesky, Inverse, inverse_map
-from raphson.solve._lbfgs import InversePairs
 from raphson.solve._line_search import Direction, at_rounding, backtrack, extend, is_finite
+from raphson.solve._pairs import InversePairs
 from raphson.solve._solution import Callback, Evaluation, History, Problem, Solution, Status
 
 _NEWTON_RATE = 1.2

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from raphson.solve._factor import Inverse
-from raphson.solve._lbfgs import InversePairs, descend
+from raphson.solve._lbfgs import PairsStepper, Stepper, descend
 from raphson.solve._line_search import is_finite
+from raphson.solve._pairs import InversePairs
 from raphson.solve._solution import Callback, Evaluation, History, Problem, Solution, Status
 
 _RATE_FROM = 8
@@ -45,6 +46,7 @@ def quasi_newton(
     inverse: Inverse | None = None,
     length: float | None = None,
     rounded: float = 0.0,
+    stepper: Stepper | None = None,
     callback: Callback | None = None,
 ) -> Solution:
     """Minimize by L-BFGS, as long as that promises to end within so many gradients.
@@ -59,6 +61,7 @@ def quasi_newton(
         length: About how many times the first step, ``-inverse(gradient)``, is best taken; None for a length of one.
         rounded: Norm of the gradient from which on rounding may be all that is left: a few steps in which the smallest
             one hardly falls then end it.
+        stepper: Makes the steps, with inverse and length of its own; None for one that asks ``problem``.
         callback: Called with a ``Step`` after every step.
 
     Returns:
@@ -70,11 +73,13 @@ def quasi_newton(
     history.add(at)
     status = Status.MAX_ITERATIONS if is_finite(at) else Status.NOT_FINITE
     if status is Status.MAX_ITERATIONS and at.norm > tol:
-        pairs = InversePairs(torch.clone if inverse is None else inverse, at.gradient, scaled=True, length=length)
+        if stepper is None:
+            pairs = InversePairs(torch.clone if inverse is None else inverse, at.gradient, scaled=True, length=length)
+            stepper = PairsStepper(evaluate, pairs)
         status = Status.STALLED  # or at the rounding of the value: a Newton step tells
         first = least = math.inf  # since the first step of all, which finds the scale: the gradient falls by far more
         mark, since = math.inf, 0
-        for reached in descend(evaluate, theta, at, pairs):
+        for reached in descend(stepper, theta, at):
             theta, at, evaluations = reached
             first = at.norm if len(history.steps) == 1 else first
             least = min(least, at.norm)

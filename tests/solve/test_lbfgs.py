@@ -8,15 +8,19 @@ import pytest
 import torch
 from scipy.optimize import minimize, rosen, rosen_der
 
+from raphson import _native
 from raphson.solve import Status, lbfgs, quasi_newton
-from raphson.solve._lbfgs import InversePairs
+from raphson.solve._pairs import InversePairs
 from raphson.solve._quasi_newton import _hopeless
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("steps", [1, 3, 4, 9])
-def test_directions_are_those_of_the_dense_update(scaled, steps):
+def test_directions_are_those_of_the_dense_update(scaled, steps, compiled, monkeypatch):
     """Of the last four pairs, updated one by one from the initial matrix (Nocedal and Wright 2006, equation 6.17)."""
+    if not compiled:
+        monkeypatch.setattr(_native, "has_pairs", lambda *_: False)
     generator = torch.Generator().manual_seed(steps)
     draw = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=generator)  # noqa: E731
     root, spread = draw(7, 7), draw(7, 7)

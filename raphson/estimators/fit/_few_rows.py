@@ -12,7 +12,7 @@ from torch import Tensor
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._solver import FEW_ITERATIONS, PRECISE
 from raphson.linear import DualClasses, DualPoint, LinearObjective, has_dual, has_row_space, start_condition
-from raphson.solve import Callback, History, InversePairs, Solution, Status, descend
+from raphson.solve import Callback, History, InversePairs, PairsStepper, Solution, Status, descend
 
 _ROWS = 250
 """Rows up to which a fit in combinations of them is tried before all else."""
@@ -148,7 +148,7 @@ def solve_few_rows(objective: LinearObjective, options: FitOptions, callback: Ca
         problem = _Shares(dual)
         state = problem.state(run.at)
         pairs = InversePairs(problem.inverse, state.gradient, scaled=True, length=1.0)
-        for reached in descend(problem.evaluate, _row(run.at.a, run.at.b), state, pairs):
+        for reached in descend(PairsStepper(problem.evaluate, pairs), _row(run.at.a, run.at.b), state):
             run.reach(problem.last)
             if run.is_done or reached.evaluations >= _PATIENCE:
                 break

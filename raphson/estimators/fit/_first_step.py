@@ -16,7 +16,7 @@ separated, and a step of length one would have been the first of ten.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,44 +37,49 @@ _TRIED = np.logspace(-1.5, 1.8, 24)
 _ROWS = 256
 """Rows of which outputs along the first direction are looked at: their mean square is then known to a tenth."""
 
-_FEW_NUMBERS = 2**17
-"""Coefficients up to which NumPy takes a third of the time of PyTorch; the memory of more it asks for anew."""
-
 _TARGETS = 32
 """Targets of which the length of the first step is worked out, some where there are more."""
 
 
-def rough_inverse(objective: LinearObjective, theta: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return about the product with the inverse Hessian: columns have a mean square of one, slopes their penalties.
+@dataclass(frozen=True, eq=False)
+class RoughInverse:
+    """About the product with the inverse Hessian.
 
-    Columns of a sparse table are not centered. Their means are: of the slopes of centered columns and the intercept
-    that belongs to them, the intercept of the columns as they are is a combination.
+    Attributes:
+        shape: That of a table of coefficients, ``(C, D')``.
+        diagonal: About that of the Hessian, ``(P,)``.
+        means: Those of columns that are not centered, ``(D',)``, zero for the intercept that comes first: of the slopes
+            of centered columns and the intercept that belongs to them, that of columns as they are is a combination.
+            None where they are centered.
     """
+
+    shape: tuple[int, int]
+    diagonal: Tensor
+    means: Tensor | None
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Return the product with ``(P,)``."""
+        if self.means is None:
+            return v / self.diagonal
+        table = v.view(self.shape)
+        table = torch.addr(table, table[:, 0], self.means, alpha=-1.0).div_(self.diagonal.view(self.shape))
+        table[:, 0] -= table @ self.means
+        return table.view(-1)
+
+
+def rough_inverse(objective: LinearObjective, theta: Tensor) -> RoughInverse:
+    """Return about the inverse Hessian: columns have a mean square of one, slopes their penalties."""
     here, design, likelihood = objective.output_map, objective.design, objective.likelihood
     shape = here.shapes[0]
     f = theta.view(shape)[:, 0] if here.intercept else theta.new_zeros(shape[0])
     curvature = _curvature(likelihood, here.outputs(f[:, None], None).mT, objective.y[:1])
-    diagonal = objective.ridge.diagonal + curvature
+    penalties = objective.ridge.diagonal
     if not (isinstance(design, SparseDesign) and here.intercept):
-        return lambda v: v / diagonal
+        return RoughInverse(shape, penalties + curvature, None)
     mean = objective.adjoint(f.new_full((1, design.n_rows), 1.0 / design.n_rows))[0]
     mean[0] = 0.0
-    diagonal = objective.ridge.diagonal.view(shape) + curvature * (1.0 - mean.square()).clamp_min(_LEAST_VARIANCE)
-    means, divisor = mean.numpy(), diagonal.numpy()
-
-    def product(v: Tensor) -> Tensor:
-        if v.shape[0] > _FEW_NUMBERS:
-            whole = v.view(shape)
-            whole = torch.addr(whole, whole[:, 0], mean, alpha=-1.0).div_(diagonal)
-            whole[:, 0] -= whole @ mean
-            return whole.view(-1)
-        given = v.numpy().reshape(shape)
-        table = given - given[:, :1] * means
-        table /= divisor
-        table[:, 0] -= table @ means
-        return torch.from_numpy(table.reshape(-1))
-
-    return product
+    diagonal = penalties.view(shape) + curvature * (1.0 - mean.square()).clamp_min(_LEAST_VARIANCE)
+    return RoughInverse(shape, diagonal.view(-1), mean)
 
 
 def _curvature(likelihood: Likelihood, f: Tensor, y: Tensor) -> float:

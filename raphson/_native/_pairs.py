@@ -1,0 +1,175 @@
+"""Limited-memory BFGS, as thin calls: pairs of steps and changes of the gradient, and whole steps of a linear model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from raphson._native import _module
+from raphson._native._linear import Evaluator
+from raphson._native._module import Memory, memory, own
+
+_CACHED = 2**18
+"""Numbers of all pairs up to which one thread is as fast as several."""
+
+CURVED = 1e-10
+"""Share of the mean inverse curvature below which that of a pair is rounding."""
+
+
+def has_pairs(p: int, pairs: int) -> bool:
+    """Return whether compiled code multiplies so many pairs of vectors ``(p,)``, and is the faster one."""
+    return _module.is_available(0.0) and (2 * pairs * p <= _CACHED or torch.get_num_threads() == 1)
+
+
+class Pairs:
+    """Pairs of steps s and changes Z of what gradients are solved for, and what is kept of them from step to step.
+
+    Args:
+        p: Entries of vectors.
+        pairs: Largest number of pairs.
+        dtype: Their element type, single or double precision.
+        scaled: Whether the last pair tells the scale of the inverse Hessian to begin with.
+        scale: That scale before there is a pair.
+    """
+
+    def __init__(self, p: int, pairs: int, dtype: torch.dtype, *, scaled: bool, scale: float) -> None:
+        # steps and Z in turns, in the places that are free or oldest: memory that no pair has come to is never touched
+        self._rows = torch.empty(2 * pairs, p, dtype=dtype)
+        self._numbers = torch.zeros(pairs * (2 * pairs + 6) + 2, dtype=torch.float64)
+        self._own = self._numbers[2 * pairs * (pairs + 1) + pairs :].numpy()  # scale, number of pairs taken in
+        self._own[0], self._pairs = scale, pairs
+        numbers, rows = memory("numbers", self._numbers, *self._numbers.shape), own(self._rows)
+        self.arguments = pairs, scaled, CURVED, numbers, rows
+        """What compiled functions take; see ``take_pairs`` in ``module.c``."""
+
+    @property
+    def scale(self) -> float:
+        """The scale of the inverse Hessian to begin with."""
+        return float(self._own[0])
+
+    @property
+    def number(self) -> int:
+        """Pairs that there are."""
+        return min(int(self._own[1]), self._pairs)
+
+    def clear(self) -> None:
+        """Forget the pairs."""
+        scale = self.scale
+        self._numbers.zero_()
+        self._own[0] = scale
+
+    def take(self, step: Tensor, gradient: Tensor, before: Tensor, solved: Tensor, solved_before: Tensor) -> Tensor:
+        """Take in a pair.
+
+        Args:
+            step: The step, ``(p,)``, as all vectors.
+            gradient: The gradient after it.
+            before: The gradient before it.
+            solved: What the inverse Hessian to begin with makes of the gradient.
+            solved_before: What it made of the one before.
+
+        Returns:
+            Minus the inverse Hessian times the gradient, ``(p,)``.
+        """
+        p, dtype = self._rows.shape[1], self._rows.dtype
+        out = torch.empty(p, dtype=dtype)
+        _module.compiled().pairs(
+            self.arguments,
+            memory("step", step, p, dtype=dtype),
+            memory("gradient", gradient, p, dtype=dtype),
+            memory("before", before, p, dtype=dtype),
+            memory("solved", solved, p, dtype=dtype),
+            memory("solved_before", solved_before, p, dtype=dtype),
+            own(out),
+        )
+        return out
+
+
+class Stepped(NamedTuple):
+    """Where a step led.
+
+    Attributes:
+        theta: The point, ``(p,)``.
+        gradient: The gradient there, ``(p,)``.
+        value: The objective there.
+        norm: The gradient's norm, as that of ``Point``.
+        trials: Evaluations that it took; 0 where no length helped, and the point is none.
+        length: In directions.
+    """
+
+    theta: Tensor
+    gradient: Tensor
+    value: float
+    norm: float
+    trials: int
+    length: float
+
+
+class Descent:
+    """Steps of limited-memory BFGS for a linear model, each in one call.
+
+    Args:
+        evaluator: The objective.
+        diagonal: About the Hessian's, ``(p,)``.
+        means: Those of columns that are not centered, ``(D',)``, zero for the intercept that comes first; or None.
+        pairs: To hold pairs of steps, none yet.
+    """
+
+    def __init__(self, evaluator: Evaluator, diagonal: Tensor, means: Tensor | None, pairs: Pairs) -> None:
+        size, _, threads, linear, units = evaluator.constants
+        room = torch.empty(4 * size, dtype=torch.float64)
+        self._size, self._held, self._pairs = size, (evaluator, diagonal, means, room), pairs
+        self._constants = (
+            evaluator.model.arguments,
+            threads,
+            pairs.arguments,
+            linear,
+            units,
+            evaluator.reference,
+            memory("diagonal", diagonal, size),
+            None if means is None else memory("means", means, evaluator.model.d),
+            own(room),
+        )
+        self._before: tuple[Tensor, Memory] | None = None
+
+    def step(self, theta: Tensor, value: float, gradient: Tensor, length: float, lowest: float) -> Stepped:
+        """Take a step, from where the last one led unless it is the first one since ``clear``.
+
+        Args:
+            theta: The point, ``(p,)``.
+            value: The objective there.
+            gradient: The gradient there, ``(p,)``.
+            length: Directions that are tried first.
+            lowest: No trial may rise above this value by more than its rounding.
+
+        Returns:
+            Where it led.
+        """
+        size, before = self._size, self._before
+        reached, there = torch.empty(size, dtype=torch.float64), torch.empty(size, dtype=torch.float64)
+        here = memory("gradient", gradient, size)
+        found = _module.compiled().descend(
+            *self._constants,
+            memory("theta", theta, size),
+            here,
+            None if before is None else before[1],
+            own(reached),
+            own(there),
+            value,
+            lowest,
+            length,
+        )
+        self._before = gradient, here
+        return Stepped(reached, there, *found)
+
+    @property
+    def number(self) -> int:
+        """Pairs that there are, with the step that led here."""
+        return self._pairs.number + (self._before is not None)
+
+    def clear(self) -> None:
+        """Forget the pairs, and the step that led here."""
+        self._pairs.clear()
+        self._before = None

@@ -1,0 +1,59 @@
+/* A step of limited-memory BFGS for a linear model, a part of linear_sums.h: what raphson/solve/_lbfgs.py does for any objective, in
+   one call. */
+
+#define TRIALS 20       /* lengths tried for a step */
+#define SUFFICIENT 1e-4 /* share of the predicted decrease that a step must achieve */
+#define ROUNDED 0x1p-46 /* share of the value that may be its rounding */
+
+/* About the inverse Hessian times the gradient. */
+static TARGET void NAME(precondition)(const struct descent *of)
+{
+    const size_t d = of->model.d;
+    for (size_t k = 0; k < of->model.c; k++) {
+        const double *g = (const double *)of->pairs.gradient + k * d, *diagonal = of->diagonal + k * d, *means = of->means;
+        double *restrict to = of->fresh + k * d;
+        for (size_t j = 0; !means && j < d; j++)
+            to[j] = g[j] / diagonal[j];
+        for (size_t j = 0; means && j < d; j++)
+            to[j] = (g[j] - *g * means[j]) / diagonal[j];
+        *to -= means ? NAME(dot)(to, means, d) : 0;
+    }
+}
+
+/* Returns whether memory ran out; where no length of the direction helps there are no trials. */
+static TARGET int NAME(descend)(struct descent *of)
+{
+    const struct pairs *pairs = &of->pairs;
+    const size_t p = pairs->p;
+    double *direction = pairs->out, scale = *pairs->scale;
+    NAME(precondition)(of);
+    if (pairs->before)
+        NAME(pairs)(pairs);
+    for (size_t j = 0; !pairs->before && j < p; j++)
+        direction[j] = -scale * of->fresh[j];
+    memcpy(of->solved, of->fresh, p * sizeof(double));
+    const double slope = NAME(dot)(direction, pairs->gradient, p), before = *of->at.value;
+    const double rounding = ROUNDED * (fabs(before) > 1 ? fabs(before) : 1);
+    for (of->trials = 1; slope < 0 && of->trials <= TRIALS; of->trials++) {
+        for (size_t j = 0; j < p; j++)
+            of->reached[j] = of->theta[j] + of->length * direction[j];
+        *of->at.norm = 0;
+        if (NAME(pass)(&of->model, &of->at))
+            return -1;
+        const double value = *of->at.value, fall = -slope * of->length, excess = value - before + fall;
+        int taken = value <= before - SUFFICIENT * fall && isfinite(*of->at.norm);
+        double share = isfinite(value) && excess > 0 ? fall / (2 * excess) : 0.1; /* the parabola through values and slope */
+        if (!taken && fall <= rounding && value <= of->lowest + rounding) {
+            /* the value can no longer judge, its slope can: the approximate Wolfe condition (Hager and Zhang 2005) */
+            taken = NAME(dot)(of->at.out, direction, p) <= (2 * SUFFICIENT - 1) * slope;
+            share = 0.5;
+        }
+        for (size_t j = 0; taken && j < p; j++)
+            of->step[j] = of->reached[j] - of->theta[j];
+        if (taken)
+            return 0;
+        of->length *= share < 0.1 ? 0.1 : share > 0.5 ? 0.5 : share;
+    }
+    of->trials = 0;
+    return 0;
+}

@@ -1,0 +1,88 @@
+/* Pairs of limited-memory BFGS, a part of linear_sums.h: one is taken in, and the gradient multiplied by the inverse Hessian that
+   they make. The formula is that of raphson/solve/_pairs.py. */
+
+#define PIECE (4 * LINE) /* entries of the direction at a time, which stay in the nearest cache for all pairs */
+
+static TARGET double NAME(dot)(const REAL *a, const REAL *b, size_t length)
+{
+    NAME(vec) sums[4] = {{0}};
+    size_t t = 0;
+    for (; t + 4 * LANES <= length; t += 4 * LANES)
+        for (int i = 0; i < 4; i++)
+            sums[i] += *(const NAME(vec) *)(a + t + i * LANES) * *(const NAME(vec) *)(b + t + i * LANES);
+    const NAME(four) four = NAME(folded)((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    double sum = ((double)four[0] + four[1]) + ((double)four[2] + four[3]);
+    for (; t < length; t++)
+        sum += (double)a[t] * b[t];
+    return sum;
+}
+
+/* Take in a step as `rows`, s and Z in turns, and the products that the inverse Hessian needs. */
+static TARGET void NAME(take_pair)(const struct pairs *of, size_t slot, size_t used, double *products)
+{
+    const size_t m = of->memory, p = of->p;
+    const REAL *gradient = of->gradient, *solved = of->solved, *solved_before = of->solved_before;
+    REAL *rows = of->rows, *s = rows + 2 * slot * p, *z = s + p;
+    memcpy(s, of->step, p * sizeof(REAL));
+    for (size_t j = 0; j < p; j++)
+        z[j] = solved[j] - solved_before[j];
+    for (size_t h = 0; h < 2; h++)
+        of->seen[2 * slot + h] = NAME(dot)(s + h * p, of->before, p);
+    for (size_t i = 0; i < 2 * used; i++) { /* with the change of the gradient, from those before it: a pass over the pairs less */
+        const double now = NAME(dot)(rows + i * p, gradient, p);
+        products[i] = now - of->seen[i], of->seen[i] = now;
+    }
+    for (size_t i = 0; i < m; i++) /* without the oldest pair R^-1 has one row and one column less, wherever they are */
+        of->root[slot * m + i] = of->root[i * m + slot] = of->changes[slot * m + i] = of->changes[i * m + slot] = 0;
+    of->own[slot] = 0;
+    const double curvature = products[2 * slot], size = products[2 * slot + 1];
+    if (!(size > 0 && curvature > of->curved * *of->scale * size)) {
+        memset(s, 0, 2 * p * sizeof(REAL));
+        of->seen[2 * slot] = of->seen[2 * slot + 1] = 0;
+        return;
+    }
+    *of->scale = of->scaled ? curvature / size : 1;
+    for (size_t k = 0; k < used; k++) {
+        double sum = 0;
+        for (size_t l = 0; l < used; l++)
+            sum += l == slot ? 0 : of->root[k * m + l] * products[2 * l];
+        of->root[k * m + slot] = -sum / curvature;
+        of->changes[k * m + slot] = of->changes[slot * m + k] = products[2 * k + 1];
+    }
+    of->root[slot * m + slot] = 1 / curvature, of->own[slot] = curvature;
+    *of->taken += 1;
+}
+
+static TARGET void NAME(pairs)(const struct pairs *of)
+{
+    const size_t m = of->memory, p = of->p, taken = (size_t)*of->taken, slot = taken % m, used = taken < m ? slot + 1 : m;
+    double *a = of->room, *inner = a + m, *shares = inner + m; /* of Z, and of the steps */
+    NAME(take_pair)(of, slot, used, a);
+    const double scale = *of->scale;
+    const REAL *solved = of->solved;
+    for (size_t k = 0; k < used; k++)
+        for (size_t l = a[k] = 0; l < used; l++)
+            a[k] += of->root[k * m + l] * of->seen[2 * l];
+    for (size_t k = 0; k < used; k++) {
+        inner[k] = -of->seen[2 * k + 1];
+        for (size_t l = 0; l < used; l++)
+            inner[k] += of->changes[k * m + l] * a[l];
+        inner[k] = scale * inner[k] + of->own[k] * a[k];
+    }
+    for (size_t k = 0; k < used; k++)
+        for (size_t l = shares[k] = 0; l < used; l++)
+            shares[k] += inner[l] * of->root[l * m + k];
+    for (size_t first = 0; first < p; first += PIECE) {
+        const size_t count = first + PIECE < p ? PIECE : p - first;
+        REAL sums[PIECE];
+        for (size_t j = 0; j < count; j++)
+            sums[j] = (REAL)-scale * solved[first + j];
+        for (size_t k = 0; k < used; k++) {
+            const REAL *s = (const REAL *)of->rows + 2 * k * p + first, *z = s + p;
+            const REAL own = (REAL)shares[k], other = (REAL)(-scale * a[k]);
+            for (size_t j = 0; j < count; j++)
+                sums[j] -= own * s[j] + other * z[j];
+        }
+        memcpy((REAL *)of->out + first, sums, count * sizeof(REAL));
+    }
+}
