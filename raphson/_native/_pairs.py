@@ -31,7 +31,7 @@ class Pairs:
         pairs: Largest number of pairs.
         dtype: Their element type, single or double precision.
         scaled: Whether the last pair tells the scale of the inverse Hessian to begin with.
-        scale: That scale before there is a pair.
+        scale: That scale before there is a pair; zero for whole steps whose first one has length one.
     """
 
     def __init__(self, p: int, pairs: int, dtype: torch.dtype, *, scaled: bool, scale: float) -> None:

@@ -25,12 +25,14 @@ static TARGET int NAME(descend)(struct descent *of)
 {
     const struct pairs *pairs = &of->pairs;
     const size_t p = pairs->p;
-    double *direction = pairs->out, scale = *pairs->scale;
+    double *direction = pairs->out, *scale = pairs->scale;
     NAME(precondition)(of);
     if (pairs->before)
         NAME(pairs)(pairs);
+    else if (!*scale)
+        *scale = 1 / fmax(sqrt(NAME(dot)(of->fresh, of->fresh, p)), DBL_MIN);
     for (size_t j = 0; !pairs->before && j < p; j++)
-        direction[j] = -scale * of->fresh[j];
+        direction[j] = -*scale * of->fresh[j];
     memcpy(of->solved, of->fresh, p * sizeof(double));
     const double slope = NAME(dot)(direction, pairs->gradient, p), before = *of->at.value;
     const double rounding = ROUNDED * (fabs(before) > 1 ? fabs(before) : 1);

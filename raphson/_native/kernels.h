@@ -1,6 +1,7 @@
 /* What the kernels are told, and the kernels: of linear models value and gradient, the dense Hessian and products with it; sparse
    products. The formulas are those of the modules of raphson/linear, which say what they mean. */
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -89,8 +90,8 @@ struct pairs {
 
 /* A step from theta, with the value there, to `reached`, the first at `length` directions: pairs and evaluation, whose gradient
    there goes to `at.out`; `step` and `solved` (p,) stay from call to call, `fresh` is room. The inverse Hessian to begin with is one
-   over the diagonal (c, d), of columns less their means (d,), or NULL for those that are centered. No trial may rise above `lowest`
-   by more than its rounding. */
+   over the diagonal (c, d), of columns less their means (d,), or NULL for those that are centered; where the pairs have no scale, a
+   first direction of length one gives it. No trial may rise above `lowest` by more than its rounding. */
 struct descent {
     struct model model;
     struct pairs pairs;

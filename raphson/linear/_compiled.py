@@ -51,6 +51,9 @@ _DENSE_ENTRIES = 2**23
 
 50000 x 50, 50 classes, l2 = 1e-6: 380 ms, 900 by sparse products."""
 
+PAIRS = 10
+"""Pairs of steps and changes of the gradient that L-BFGS holds in compiled code."""
+
 _SMALLEST = 2.0**-60
 """Entries below this are zero in single precision: products of two of them stay normal numbers."""
 
@@ -262,6 +265,11 @@ def has_compiled_hessians(n_columns: int, n_outputs: int) -> bool:
 def suits_compiled(n_columns: int, n_outputs: int) -> bool:
     """Return whether compiled code is the faster way with dense tables of so many columns and outputs."""
     return n_outputs <= _IN_PLACE_OUTPUTS or has_compiled_hessians(n_columns, n_outputs)
+
+
+def has_compiled_steps(p: int) -> bool:
+    """Return whether compiled code makes steps of L-BFGS of so many parameters, and is the faster one."""
+    return _native.has_pairs(p, PAIRS)
 
 
 def is_large_sparse(design: Design, n_outputs: int) -> bool:

@@ -33,6 +33,10 @@ _STEP, _STEP_PARAMETER = 5e4, 20.0
 """Nanoseconds of a step of L-BFGS beside its evaluation, and of each parameter in ten pairs, which are read twice:
 50 us for 300 parameters, 70 for 2001, 200 for 7001."""
 
+_COMPILED_STEP, _COMPILED_STEP_PARAMETER, _CACHED_PARAMETERS = 1.5e4, 8.0, 6000
+"""The same of a step that is one compiled call, and parameters up to which pairs stay in the second-level cache: 20 us
+for 300 parameters, 2.3 ms for 98,000."""
+
 _ROW_CALLS = 2e6
 """Nanoseconds of the calls of a fit in the span of 60 rows that goes on from one by gradients."""
 
@@ -67,8 +71,9 @@ class Cost(NamedTuple):
         *,
         in_place: bool = False,
         nonzeros: int | None = None,
+        one_call: bool = False,
     ) -> Cost:
-        """Count for ``n`` rows, with Hessians of that element type; for tables evaluated in place, dense or sparse."""
+        """Count for ``n`` rows, for tables evaluated in place, dense or sparse, and steps that are one call."""
         c, d, q, p = output_map.n_outputs, output_map.n_columns, output_map.basis.shape[1], output_map.n_parameters
         each = _SPECIAL if likelihood.partition is None else _EXPONENTIAL
         calls = _CALLS if likelihood.partition is None else _COMPILED_CALLS
@@ -88,6 +93,9 @@ class Cost(NamedTuple):
         product = n * (0.3 * d + 0.02 * q * d + 2.0 * q) + 1e5
         product = product if nonzeros is None else min(product, evaluation)
         step = evaluation + _STEP + _STEP_PARAMETER * c * d
+        if one_call:
+            each = _COMPILED_STEP_PARAMETER if c * d <= _CACHED_PARAMETERS else _STEP_PARAMETER
+            step = evaluation - calls + _COMPILED_STEP + each * c * d
         return cls(evaluation, width * (n * rows + p**3 / 150), product, step, calls)
 
     @property

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from raphson.data import Block, Design
 from raphson.likelihoods import Derivatives, Likelihood
-from raphson.linear._compiled import CompiledFamily, CompiledHessian, adjoint
+from raphson.linear._compiled import CompiledFamily, CompiledHessian, adjoint, has_compiled_steps
 from raphson.linear._cost import Cost
 from raphson.linear._hessian import Evaluation, LinearHessian, Part, narrowed
 from raphson.linear._output_map import OutputMap
@@ -103,7 +103,14 @@ class LinearObjective:
     def cost(self) -> Cost:
         """What an evaluation and a dense Hessian cost."""
         given = self.output_map, self.n_rows, self.likelihood, self.curvature_dtype
-        return Cost.of(*given, in_place=self.is_in_place, nonzeros=self.nonzeros)
+        one_call = self.has_compiled_steps
+        return Cost.of(*given, in_place=self.is_in_place, nonzeros=self.nonzeros, one_call=one_call)
+
+    @property
+    def has_compiled_steps(self) -> bool:
+        """Whether a step of L-BFGS is one compiled call."""
+        known = self.likelihood.partition is not None and self._rows.table is not None and self.offset is None
+        return known and has_compiled_steps(self.n_parameters)
 
     @property
     def is_in_place(self) -> bool:

@@ -7,12 +7,9 @@ from typing import Protocol
 from torch import Tensor
 
 from raphson import _native
-from raphson.linear._compiled import CompiledFamily
+from raphson.linear._compiled import PAIRS, CompiledFamily, has_compiled_steps
 from raphson.linear._hessian import Evaluation
 from raphson.linear._objective import LinearObjective
-
-_PAIRS = 10
-"""Pairs of steps and changes of the gradient that are held."""
 
 
 class _State(Protocol):
@@ -34,20 +31,21 @@ class CompiledStepper:
         family: The objective.
         diagonal: About that of the Hessian, up to a factor, ``(p,)``.
         means: Those of columns that are not centered, ``(D',)``, zero for the intercept that comes first; or None.
-        length: Inverse Hessians that the first step is, from the gradient; later ones are scaled by the last pair.
+        length: Inverse Hessians that the first step is, from the gradient, None for a step of length one; later ones
+            are scaled by the last pair.
     """
 
-    def __init__(self, family: CompiledFamily, diagonal: Tensor, means: Tensor | None, length: float) -> None:
-        pairs = _native.Pairs(diagonal.shape[0], _PAIRS, diagonal.dtype, scaled=True, scale=length)
+    def __init__(self, family: CompiledFamily, diagonal: Tensor, means: Tensor | None, length: float | None) -> None:
+        pairs = _native.Pairs(diagonal.shape[0], PAIRS, diagonal.dtype, scaled=True, scale=length or 0.0)
         self._descent = _native.Descent(family.evaluator, diagonal, means, pairs)
 
     @classmethod
     def of(
-        cls, objective: LinearObjective, diagonal: Tensor, means: Tensor | None, length: float
+        cls, objective: LinearObjective, diagonal: Tensor, means: Tensor | None, length: float | None
     ) -> CompiledStepper | None:
         """Return what makes steps for an objective, None where compiled code does not know it or is not faster."""
         family = objective._compiled
-        if family is None or family.negative or not _native.has_pairs(objective.n_parameters, _PAIRS):
+        if family is None or family.negative or not has_compiled_steps(objective.n_parameters):
             return None
         return cls(family, diagonal, means, length)
 

@@ -108,6 +108,13 @@ def test_steps_that_are_too_long_are_shortened():
     assert ours[-1].at.norm < 1e-2 * objective.evaluate(theta, None).norm
 
 
+def test_a_first_step_without_a_length_has_length_one():
+    """As that of any objective."""
+    objective, theta = make(table(300, 20, 1), "bernoulli", l2=0.01)
+    ours = check(objective, theta, length=None, steps=8)
+    assert float(torch.linalg.vector_norm(ours[0].theta - theta)) == pytest.approx(1.0, rel=1e-12)
+
+
 def test_at_the_rounding_of_the_value_slopes_decide():
     """Steps go on where values no longer show that they help, and none rises by more than their rounding."""
     objective, theta = make(table(300, 20, 1), "bernoulli", l2=0.01)

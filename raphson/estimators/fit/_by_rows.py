@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -56,8 +55,6 @@ _MARGIN = 0.9
 
 20000 x 50000, 0.2 % of entries, 20 classes: they differ by 0.3 % of a tolerance of 1e-6 there. Evaluations and steps
 take half as long."""
-
-_TINY = sys.float_info.min
 
 _SINGLE = 2.0**-18
 """Share of the first gradient down to which single precision leads: fifty times what its rounding makes of it.
@@ -211,8 +208,7 @@ def _solve_by_gradients(
         with np.errstate(all="ignore"):  # long steps overflow
             length = first_length(own, begin, at.gradient, -inverse(at.gradient))
     descend = partial(quasi_newton, inverse=inverse, tol=options.tol, callback=callback)
-    first = length or 1.0 / max(float(torch.linalg.vector_norm(inverse(at.gradient))), _TINY)
-    stepper = CompiledStepper.of(own, inverse.diagonal, inverse.means, first)
+    stepper = CompiledStepper.of(own, inverse.diagonal, inverse.means, length)
     if stepper is not None:
         known = descend(own, begin, patience=patience, at=at, stepper=stepper)
     elif not _gains_in_single_precision(own) or within < _SINGLE * at.norm:

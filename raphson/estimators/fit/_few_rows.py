@@ -99,6 +99,7 @@ def takes_few_rows(objective: LinearObjective, options: FitOptions) -> bool:
     if has_row_space(objective):
         return True
     many = objective.n_outputs >= _MANY_CLASSES and objective.n_rows <= _MANY_ROWS
+    many = many and not objective.has_compiled_steps
     return many and start_condition(objective) <= _STRONG
 
 

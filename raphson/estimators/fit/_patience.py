@@ -59,6 +59,11 @@ _TWICE = 2.0
 _FACTORS, _STEPS = 2.0, 8.0
 """Factorizations and evaluations that a fit with dense Hessians takes, about."""
 
+_PRODUCT_CALLS, _NEWTON_CALLS = 6e4, 1e5
+"""Nanoseconds of the calls around a Hessian product and around a Newton step, where steps by gradients are one compiled
+call: 60 x 50, ten classes, noisy, sparse, l2 = 1e-3, 70 gradients in 3.2 ms, 5.2 by products after eight; 500 x 50,
+three, 14 to 47 gradients in 2.0 to 2.5 ms, Newton steps 2.8 to 3.8."""
+
 _PATIENCE = 12.0
 """Evaluations that the other way must cost for a few gradients to be tried first."""
 
@@ -92,27 +97,51 @@ def gradients_to_try(objective: LinearObjective, options: FitOptions, by_rows: f
     """Return how many gradients to try before a Hessian or the span of the rows: about what these cost; 0 for none."""
     if options.solver != "auto" or options.jeffreys or options.tol <= PRECISE:
         return 0.0
-    n, here, likelihood = objective.n_rows, objective.output_map, objective.likelihood
-    if not here.is_uniform or options.max_iter < FEW_ITERATIONS or not likelihood.concave:
+    likelihood = objective.likelihood
+    if not objective.output_map.is_uniform or options.max_iter < FEW_ITERATIONS or not likelihood.concave:
         return 0.0
     if bounds(likelihood, objective.n_outputs) is not None:
         return 0.0
-    few, cost = here.basis.shape[1] * _OUTPUTS <= min(n, here.n_columns), objective.reduced.cost
     if goes_by_products(objective):
-        blocks = block_jacobi_cost(objective)
-        weak = here.n_columns <= TOLD * n and objective.l2 < STRONG and cost.evaluation > _QUICK
-        found = 0.0
-        if few or not ((weak and blocks < _DEAR_BLOCKS) or (blocks < _CHEAP_BLOCKS and by_rows == math.inf)):
-            products = (_PRODUCTS if few else _WITH_BLOCKS) + blocks
-            by_products = products * cost.product / (cost.evaluation if few else cost.step)
-            found = min(_TWICE * by_rows / cost.step, max(by_products, _PRODUCTS) if few else by_products)
-    elif not few or (n * here.n_columns < _ENTRIES and here.n_columns < _COLUMNS) or has_stages(objective):
-        found = 0.0
+        dear, found = True, _before_products(objective, by_rows)
     else:
-        found = min(_FACTORS * cost.dense_in_evaluations + _STEPS, _PRODUCTS)
-        found = found if found >= _PATIENCE else 0.0
-    dear = goes_by_products(objective) or cost.evaluation >= _DEAR
+        dear, found = objective.reduced.cost.evaluation >= _DEAR, _before_hessians(objective)
     return _EASY if found < _EASY and dear and _is_easy(objective) else found
+
+
+def _has_few_outputs(objective: LinearObjective) -> bool:
+    """Return whether columns are many for the outputs, and rows are."""
+    here = objective.output_map
+    return here.basis.shape[1] * _OUTPUTS <= min(objective.n_rows, here.n_columns)
+
+
+def _before_products(objective: LinearObjective, by_rows: float) -> float:
+    """Return how many gradients cost as much as a fit by Hessian products, or in the span of the rows."""
+    reduced, l2, few = objective.reduced, objective.l2, _has_few_outputs(objective)
+    cost, one_call, blocks = reduced.cost, reduced.has_compiled_steps, block_jacobi_cost(objective)
+    if few:
+        by_products = (_PRODUCTS + blocks) * (cost.product + one_call * _PRODUCT_CALLS)
+        found = max(by_products / (cost.step if one_call else cost.evaluation), _PRODUCTS)
+        return min(_TWICE * by_rows / cost.step, found)
+    weak = objective.output_map.n_columns <= TOLD * objective.n_rows and l2 < STRONG and cost.evaluation > _QUICK
+    cheap = blocks < _CHEAP_BLOCKS and by_rows == math.inf and not (one_call and l2 >= STRONG)
+    if cheap or (weak and blocks < _DEAR_BLOCKS):
+        return 0.0
+    found = (_WITH_BLOCKS + blocks) * (cost.product + one_call * _PRODUCT_CALLS) / cost.step
+    return min(_TWICE * by_rows / cost.step, min(found, _PRODUCTS) if one_call and l2 < STRONG else found)
+
+
+def _before_hessians(objective: LinearObjective) -> float:
+    """Return how many gradients cost as much as a fit with dense Hessians."""
+    cost, d = objective.reduced.cost, objective.output_map.n_columns
+    if not _has_few_outputs(objective) or has_stages(objective):
+        return 0.0
+    if objective.reduced.has_compiled_steps and cost.dense_in_evaluations:
+        return (_FACTORS * cost.dense + _STEPS * (cost.evaluation + _NEWTON_CALLS)) / cost.step
+    if objective.n_rows * d < _ENTRIES and d < _COLUMNS:
+        return 0.0
+    found = min(_FACTORS * cost.dense_in_evaluations + _STEPS, _PRODUCTS)
+    return found if found >= _PATIENCE else 0.0
 
 
 def _is_easy(objective: LinearObjective) -> bool:

@@ -383,8 +383,10 @@ def symmetric(
     here = objective.output_map
     if here.left_out is None or not objective.likelihood.differences_only:
         return objective, start, None
-    coef = here.expand(start)
     own = objective.with_map(OutputMap.own(objective.n_outputs, here.n_columns, here.intercept))
+    if not start.any():
+        return own, start.new_zeros(own.n_parameters), _relative(here)
+    coef = here.expand(start)
     return own, (coef - coef.mean(0)).reshape(-1), _relative(here)
 
 

@@ -171,7 +171,8 @@ def _sum_of_squares(values: NDArray[Any]) -> float:
 
 def _is_plain(x: Any, min_columns: int) -> bool:
     """Return whether scikit-learn's checks, half a millisecond, would change nothing and find nothing."""
-    return type(x) is np.ndarray and x.ndim == 2 and x.dtype == np.float64 and len(x) > 0 and x.shape[1] >= min_columns
+    known = type(x) is np.ndarray or (sp.issparse(x) and x.format == "csr")
+    return bool(known and x.ndim == 2 and x.dtype == np.float64 and x.shape[0] > 0 and x.shape[1] >= min_columns)
 
 
 def _number_columns(x: Any, min_columns: int) -> list[NDArray[Any]] | None:
