@@ -64,6 +64,7 @@ static size_t take_threads(struct arguments *from)
 }
 
 #define ANY SIZE_MAX
+#define SHORTEST 32 /* columns from which any vectors read rows in place */
 #define NOT_SPARSE "a sparse matrix has rows that do not ascend among its values, or columns that are not there"
 
 /* A number of elements; where it is too large, one that no array has. */
@@ -121,7 +122,7 @@ static struct model take_model(struct arguments *args)
     s.stride = take_size(&from);
     s.factor = take_array(&from, "factor", "d?", width).at;
     s.center = take_array(&from, "center", s.factor ? "d" : "?", width).at;
-    const struct array x = take_matrix(&from, "d", &s.table); /* `stride` apart, in memory of any size that holds its rows */
+    const struct array x = take_matrix(&from, "df", &s.table); /* `stride` apart, in memory of any size that holds its rows */
     const size_t rows = s.factor ? s.n : width, columns = s.factor ? width : s.n;
     const size_t before = rows ? times(rows - 1, s.stride) : 0; /* the last row */
     const int dense = !rows || (before <= x.count && columns <= x.count - before);
@@ -129,6 +130,8 @@ static struct model take_model(struct arguments *args)
     s.x = x.at, s.table.width = width;
     s.intercept = take_size(&from) && s.factor;
     s.in_place = take_size(&from) && s.factor;
+    s.single = x.type == 'f';
+    agree(!s.single || (s.in_place && !s.table.starts && width >= SHORTEST), "no table that is read in single precision");
     s.d = width + s.intercept;
     s.weights = take_array(&from, "weights", "d?", s.n).at;
     s.c = take_size(&from);
@@ -145,7 +148,7 @@ static struct model take_model(struct arguments *args)
 /* An evaluation, a product or sums of given numbers: see struct pass for what there is of each. */
 static PyObject *sums(PyObject *Py_UNUSED(module), PyObject *tuple)
 {
-    struct arguments args = {tuple, 10, 0};
+    struct arguments args = {tuple, 11, 0};
     struct model s = take_model(&args);
     const size_t size = times(s.c, s.d);
     int wrong = 0;
@@ -158,16 +161,19 @@ static PyObject *sums(PyObject *Py_UNUSED(module), PyObject *tuple)
     at.out = out.at, at.coef = take_array(&args, "coef", type, size).at;
     const struct array p = take_array(&args, "p", type, ANY);
     at.p = p.at, at.columns = take_array(&args, "columns", type, times(s.d, s.n)).at;
-    at.linear = take_array(&args, "linear", single ? "?" : "d?", size).at;
+    at.linear = take_array(&args, "linear", "d?", size).at;
     at.units = take_array(&args, "units", at.linear ? "d" : "?", times(3, s.d)).at;
     at.reference = take_size(&args) && at.linear;
     const size_t outputs = s.c + at.reference;
     const struct array kept = take_array(&args, "kept", at.linear ? "df?" : "?", times(outputs, s.n));
     at.kept = kept.type == 'd' ? kept.at : NULL, at.kept_single = kept.type == 'f' ? kept.at : NULL;
+    const size_t width = s.d - s.intercept;
+    at.copy = take_array(&args, "copy", s.in_place && !single && !s.table.starts && width >= SHORTEST ? "f?" : "?", times(s.n, width)).at;
     agree(!at.linear || (s.exponential ? outputs == 1 : outputs > 0), "wrong number of outputs");
     agree(size && (!at.linear || (at.coef && !p.at && !at.columns)), "neither an evaluation nor a product nor sums");
     agree(!at.coef || s.penalty_outputs, "the penalty is missing");
     agree(!s.table.starts || (!at.columns && !single), "a sparse table is read in double precision");
+    agree(s.single == (single && at.linear), "evaluations in single precision are of a table that is, and it is for these");
     agree(at.linear || p.count >= times(s.c, s.n), "'p' has too few elements");
     if (PyErr_Occurred())
         return NULL;
@@ -185,7 +191,7 @@ static PyObject *hessian(PyObject *Py_UNUSED(module), PyObject *tuple)
     const struct entries of = {p.at, !own ? times(s.c, s.c + 1) / 2 : s.exponential ? rows : s.c, own != 0};
     const struct array out = take_array(&args, "out", "df", own ? times(of.q, times(s.d, s.d)) : times(size, size));
     const int known = s.exponential ? of.q <= rows && (of.q <= s.c || (own && !s.penalty_outputs)) : s.c <= rows;
-    agree(!s.table.starts, "sparse tables have no dense Hessian");
+    agree(!s.table.starts && !s.single, "sparse tables and those in single precision have no dense Hessian");
     agree(known && times(rows, s.n) == p.count, "'p' has too few elements, or too many");
     if (PyErr_Occurred())
         return NULL;

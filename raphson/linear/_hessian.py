@@ -159,14 +159,23 @@ class LinearHessian(DenseForm):
 class Evaluation:
     """Objective at one point: value, gradient ``(P,)``, its norm and, if asked for, the Hessian, not formed.
 
+    The relative ``rounding`` of the value is given where it is more than that of the gradient's type.
+
     Making the Hessian takes some microseconds, and every third point of a small fit never needs it: it is made when it
     is first looked at.
     """
 
-    __slots__ = ("_made", "_make", "gradient", "norm", "value")
+    __slots__ = ("_made", "_make", "gradient", "norm", "rounding", "value")
 
-    def __init__(self, value: float, gradient: Tensor, norm: float, make: Callable[[], LinearHessian] | None) -> None:
-        self.value, self.gradient, self.norm, self._make = value, gradient, norm, make
+    def __init__(
+        self,
+        value: float,
+        gradient: Tensor,
+        norm: float,
+        make: Callable[[], LinearHessian] | None,
+        rounding: float = 0.0,
+    ) -> None:
+        self.value, self.gradient, self.norm, self._make, self.rounding = value, gradient, norm, make, rounding
         self._made: LinearHessian | None = None
 
     @property

@@ -119,9 +119,9 @@ class LinearObjective:
         return len(table.x) if known and table is not None else None
 
     @property
-    def is_compiled(self) -> bool:
-        """Whether compiled code evaluates it, in double precision."""
-        return self._compiled is not None
+    def compiled(self) -> CompiledFamily | None:
+        """The same objective in compiled code, which then evaluates it, in double precision."""
+        return self._compiled
 
     # passes over the data ----------------------------------------------------------------------------------------
 

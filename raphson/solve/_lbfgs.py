@@ -219,7 +219,7 @@ def _search(
         new = evaluate(reached)
         if new.value <= at.value + _SUFFICIENT * length * slope and is_finite(new):
             return reached, new, trial, length
-        finite, rounding = math.isfinite(new.value), 64.0 * torch.finfo(theta.dtype).eps * max(abs(at.value), 1.0)
+        finite, rounding = math.isfinite(new.value), 64.0 * _rounding(theta, at, new) * max(abs(at.value), 1.0)
         if finite and -slope * length <= rounding and new.value <= lowest + rounding:
             # the value can no longer judge, its slope can: the approximate Wolfe condition (Hager and Zhang 2005)
             end = float(torch.dot(new.gradient, direction.step))
@@ -231,6 +231,11 @@ def _search(
         excess = new.value - at.value - length * slope
         length *= max(0.1, min(0.5, -slope * length / (2 * excess))) if finite and excess > 0 else 0.1
     return None
+
+
+def _rounding(theta: Tensor, *points: Evaluation) -> float:
+    """Return the relative rounding of values: that of the parameters' type, or what an evaluation says."""
+    return max(float(torch.finfo(theta.dtype).eps), *(getattr(at, "rounding", 0.0) for at in points))
 
 
 class Descent(NamedTuple):

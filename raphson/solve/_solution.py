@@ -135,7 +135,14 @@ class Evaluation(Protocol):
         """The Hessian, ``(p, p)``, if it was asked for."""
 
 
-class Problem(Protocol):
+class Evaluated(Protocol):
+    """A smooth objective of which value and gradient are known."""
+
+    def evaluate(self, theta: Tensor, hessian: Any = "observed") -> Evaluation:
+        """Return objective, gradient and Hessian (of the kind named, or None); the Hessian need not be formed."""
+
+
+class Problem(Evaluated, Protocol):
     """A smooth objective of ``p`` parameters."""
 
     @property
@@ -144,9 +151,6 @@ class Problem(Protocol):
 
     def value(self, theta: Tensor) -> float:
         """Return the objective."""
-
-    def evaluate(self, theta: Tensor, hessian: Any = "observed") -> Evaluation:
-        """Return objective, gradient and Hessian (of the kind named, or None); the Hessian need not be formed."""
 
     def hessian(self, theta: Tensor, kind: Any = "observed") -> SymmetricOperator:
         """Return the Hessian of the kind named."""

@@ -23,7 +23,15 @@ from raphson.estimators.fit._solver import (
     solve_by_products,
     symmetric,
 )
-from raphson.linear import LinearObjective, RowSpace, has_row_space, is_large_sparse, row_space_cost, start_condition
+from raphson.linear import (
+    LinearObjective,
+    MixedPrecision,
+    RowSpace,
+    has_row_space,
+    is_large_sparse,
+    row_space_cost,
+    start_condition,
+)
 from raphson.solve import Callback, Solution, Status, quasi_newton
 
 _ATTEMPTS, _TIGHTER = 3, 0.1
@@ -200,7 +208,13 @@ def _solve_by_gradients(
         with np.errstate(all="ignore"):  # long steps overflow
             length = first_length(own, begin, at.gradient, -inverse(at.gradient))
     descend = partial(quasi_newton, inverse=inverse, tol=options.tol, callback=callback)
-    if not _gains_in_single_precision(own) or within < _SINGLE * at.norm:
+    if MixedPrecision.suits(own):
+        mixed = MixedPrecision(own, at.norm, options.tol)
+        known = descend(mixed, begin, patience=patience, at=at, length=length)
+        if mixed.leads and known.status is Status.STALLED:  # its rounding may be what stopped it
+            left = patience - known.iterations
+            known = continued(known, descend(own, known.theta, patience=left, length=1.0))
+    elif not _gains_in_single_precision(own) or within < _SINGLE * at.norm:
         known = descend(own, begin, patience=patience, at=at, length=length)
     elif length is None or not wide:
         known = _solve_in_single_precision(own, begin, at.norm, within, patience, descend, length, inverse)
@@ -228,7 +242,7 @@ def _solve_by_gradients(
 def _gains_in_single_precision(objective: LinearObjective) -> bool:
     """Return whether evaluations in single precision repay a copy of the table and what has to follow in double."""
     design = objective.design
-    if objective.is_compiled:
+    if objective.compiled is not None:
         return False
     if not isinstance(design, DenseDesign):
         return is_large_sparse(design, objective.n_outputs)
