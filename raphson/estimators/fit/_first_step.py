@@ -57,7 +57,7 @@ def rough_inverse(objective: LinearObjective, theta: Tensor) -> Callable[[Tensor
     diagonal = objective.ridge.diagonal + curvature
     if not (isinstance(design, SparseDesign) and here.intercept):
         return lambda v: v / diagonal
-    mean = objective.adjoint(f.new_full((1, design.n_rows), 1.0 / design.n_rows))[0]
+    mean = objective.means.clone()
     mean[0] = 0.0
     diagonal = objective.ridge.diagonal.view(shape) + curvature * (1.0 - mean.square()).clamp_min(_LEAST_VARIANCE)
     means, divisor = mean.numpy(), diagonal.numpy()
