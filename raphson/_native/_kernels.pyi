@@ -49,9 +49,11 @@ def descend(
     before: Memory | None,
     reached: Memory,
     reached_gradient: Memory,
+    copy: Memory | None,
     value: float,
     lowest: float,
     length: float,
+    rounding: float,
     /,
 ) -> tuple[float, float, int, float]: ...
 def use_vectors(bits: int, /) -> int: ...

@@ -19,17 +19,18 @@ _PART_IN_PLACE = 2.0**24
 """The same of tables read in place, about a millisecond. On a machine with more to do than it has processors each call
 waits for the slower thread: 5000 x 300 and three outputs then took 470 ms a fit on two threads, 71 on one."""
 
-_NO_EVALUATION = None, None, False, None
-"""For the linear term, units, reference and probabilities of an evaluation."""
+_NO_EVALUATION = None, None, False, None, None
+"""For the linear term, units, reference, probabilities and copy of an evaluation."""
 
 
 @dataclass(frozen=True, eq=False)
 class LinearModel:
-    r"""What sums over examples need: features, weights, penalty. All tensors are in double precision.
+    r"""What sums over examples need: features, weights, penalty. All tensors but a table are in double precision.
 
     Attributes:
         x: Standardized columns with the ones, ``(D', N)``; or where there are factors the rows as given, ``(N, D)``
-            without the ones. Each row is contiguous, rows may be apart. Of a sparse table its nonzeros.
+            without the ones. Each row is contiguous, rows may be apart. Of a sparse table its nonzeros. In single
+            precision it serves evaluations in place, of 32 columns and more.
         center: Subtracted from the columns of rows as given, ``(D,)``, or None.
         factor: By which they are then multiplied, ``(D,)``, or None.
         intercept: Whether a column of ones comes before the rows as given.
@@ -66,7 +67,8 @@ class LinearModel:
             ValueError: If it has another element type or strides, or centers without factors.
         """
         x = self.x
-        fits = x.ndim == (2 if self.starts is None else 1) and x.dtype == torch.float64 and x.is_cpu
+        kind = torch.float32 if self.is_single else torch.float64
+        fits = x.ndim == (2 if self.starts is None else 1) and x.dtype == kind and x.is_cpu
         if not fits or (x.shape[-1] > 1 and x.stride(-1) != 1):
             raise ValueError(
                 f"'x' is a tensor {tuple(x.shape)} of {x.dtype} with strides {x.stride()} on {x.device}; compiled code "
@@ -74,6 +76,11 @@ class LinearModel:
             )
         if (self.center is None) != (self.factor is None) or (self.factor is None and self.starts is not None):
             raise ValueError("Rows as given are standardized by 'center' and 'factor' together.")
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the table is in single precision, and so are evaluations."""
+        return self.in_place and self.starts is None and self.x.dtype == torch.float32
 
     @cached_property
     def n(self) -> int:
@@ -95,7 +102,7 @@ class LinearModel:
         x, c = self.x, self.n_outputs
         width = self.d - (self.intercept if self.factor is not None else 0)
         # all that lies from its first element on, so that C can tell whether the rows it reads are there
-        extent = x.untyped_storage().nbytes() // 8 - x.storage_offset() if x.numel() else 0
+        extent = x.untyped_storage().nbytes() // x.itemsize - x.storage_offset() if x.numel() else 0
         extent = extent if self.starts is None else x.shape[0]
 
         def optional(
@@ -111,7 +118,7 @@ class LinearModel:
             optional("center", self.center, width),
             optional("starts", self.starts, self.n + 1, dtype=torch.int64),
             optional("columns", self.columns, len(x), dtype=torch.int32),
-            (x.data_ptr(), extent, "d"),
+            (x.data_ptr(), extent, "f" if self.is_single else "d"),
             self.intercept,
             self.in_place,
             optional("weights", self.weights, self.n),
@@ -173,22 +180,27 @@ class Evaluator:
         threads = _module.threads(model.evaluation_size, _PART_IN_PLACE if model.in_place else _PART)
         return model.n_outputs * d, (model.n_outputs + self.reference, model.n), threads, linear, units
 
-    def at(self, coef: Tensor, kept: torch.dtype | None) -> Point:
-        """Evaluate at coefficients ``(C D',)``; ``kept`` is the element type of the probabilities, None for none."""
+    def at(self, coef: Tensor, kept: torch.dtype | None, copy: Tensor | None = None) -> Point:
+        """Return the objective at coefficients ``(C D',)`` of the table's element type.
+
+        ``kept`` is the element type of the probabilities, None for none; ``copy`` is where the standardized rows of a
+        table read in place go, ``(N, D)`` in single precision, or None.
+        """
         size, shape, threads, linear, units = self.constants
-        gradient = torch.empty(size, dtype=torch.float64)
+        gradient = torch.empty(size, dtype=torch.float32 if self.model.is_single else torch.float64)
         p = None if kept is None else torch.empty(shape, dtype=kept)
         value, norm = _module.compiled().sums(
             self.model.arguments,
             threads,
             own(gradient),
-            memory("coef", coef, size),
+            memory("coef", coef, size, dtype=gradient.dtype),
             None,
             None,
             linear,
             units,
             self.reference,
             None if p is None else memory("p", p, *shape, dtype=p.dtype),
+            None if copy is None else memory("copy", copy, *self.model.x.shape, dtype=torch.float32),
         )
         return Point(value, gradient, norm, p)
 

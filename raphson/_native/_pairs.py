@@ -118,23 +118,42 @@ class Descent:
     """
 
     def __init__(self, evaluator: Evaluator, diagonal: Tensor, means: Tensor | None, pairs: Pairs) -> None:
-        size, _, threads, linear, units = evaluator.constants
-        room = torch.empty(4 * size, dtype=torch.float64)
-        self._size, self._held, self._pairs = size, (evaluator, diagonal, means, room), pairs
-        self._constants = (
-            evaluator.model.arguments,
-            threads,
-            pairs.arguments,
-            linear,
-            units,
-            evaluator.reference,
-            memory("diagonal", diagonal, size),
-            None if means is None else memory("means", means, evaluator.model.d),
-            own(room),
-        )
+        self._size = size = evaluator.constants[0]
+        room = torch.empty(5 * size, dtype=torch.float64)
+        self._held, self._pairs = (diagonal, means, room), pairs
+        means_at = None if means is None else memory("means", means, evaluator.model.d)
+        self._inverse = memory("diagonal", diagonal, size), means_at, own(room)
         self._before: tuple[Tensor, Memory] | None = None
+        self.read(evaluator)
 
-    def step(self, theta: Tensor, value: float, gradient: Tensor, length: float, lowest: float) -> Stepped:
+    def read(self, evaluator: Evaluator) -> None:
+        """Make the next steps by what evaluates the same objective from another copy of the table."""
+        _, _, threads, linear, units = evaluator.constants
+        self._evaluator = evaluator
+        evaluation = evaluator.model.arguments, threads, self._pairs.arguments, linear, units, evaluator.reference
+        self._constants = *evaluation, *self._inverse
+
+    @property
+    def number(self) -> int:
+        """Pairs that there are, with the step that led here."""
+        return self._pairs.number + (self._before is not None)
+
+    def clear(self) -> None:
+        """Forget the pairs, and the step that led here."""
+        self._pairs.clear()
+        self._before = None
+
+    def step(
+        self,
+        theta: Tensor,
+        value: float,
+        gradient: Tensor,
+        length: float,
+        lowest: float,
+        *,
+        rounding: float = 2.0**-52,
+        copy: Tensor | None = None,
+    ) -> Stepped:
         """Take a step, from where the last one led unless it is the first one since ``clear``.
 
         Args:
@@ -143,6 +162,8 @@ class Descent:
             gradient: The gradient there, ``(p,)``.
             length: Directions that are tried first.
             lowest: No trial may rise above this value by more than its rounding.
+            rounding: Relative rounding of values, which counts 64 times.
+            copy: Where an evaluation writes the standardized rows of the table: see ``Evaluator.at``.
 
         Returns:
             Where it led.
@@ -157,19 +178,11 @@ class Descent:
             None if before is None else before[1],
             own(reached),
             own(there),
+            None if copy is None else memory("copy", copy, *self._evaluator.model.x.shape, dtype=torch.float32),
             value,
             lowest,
             length,
+            64.0 * rounding,
         )
         self._before = gradient, here
         return Stepped(reached, there, *found)
-
-    @property
-    def number(self) -> int:
-        """Pairs that there are, with the step that led here."""
-        return self._pairs.number + (self._before is not None)
-
-    def clear(self) -> None:
-        """Forget the pairs, and the step that led here."""
-        self._pairs.clear()
-        self._before = None

@@ -3,7 +3,6 @@
 
 #define TRIALS 20       /* lengths tried for a step */
 #define SUFFICIENT 1e-4 /* share of the predicted decrease that a step must achieve */
-#define ROUNDED 0x1p-46 /* share of the value that may be its rounding */
 
 /* About the inverse Hessian times the gradient. */
 static TARGET void NAME(precondition)(const struct descent *of)
@@ -18,6 +17,26 @@ static TARGET void NAME(precondition)(const struct descent *of)
             to[j] = (g[j] - *g * means[j]) / diagonal[j];
         *to -= means ? NAME(dot)(to, means, d) : 0;
     }
+}
+
+static TARGET int JOIN(JOIN(pass, float), BITS)(const struct model *, const struct pass *);
+
+/* Value and gradient where a step leads; of a table in single precision what is computed with is, and no more. */
+static TARGET int NAME(reach)(const struct descent *of)
+{
+    const size_t p = of->pairs.p;
+    float *narrow = (float *)(of->fresh + p);
+    struct pass at = of->at;
+    if (!of->model.single)
+        return NAME(pass)(&of->model, &at);
+    for (size_t j = 0; j < p; j++)
+        narrow[j] = (float)of->reached[j];
+    at.coef = narrow, at.out = narrow + p;
+    if (JOIN(JOIN(pass, float), BITS)(&of->model, &at))
+        return -1;
+    for (size_t j = 0; j < p; j++)
+        ((double *)of->at.out)[j] = narrow[p + j];
+    return 0;
 }
 
 /* Returns whether memory ran out; where no length of the direction helps there are no trials. */
@@ -35,13 +54,14 @@ static TARGET int NAME(descend)(struct descent *of)
         direction[j] = -*scale * of->fresh[j];
     memcpy(of->solved, of->fresh, p * sizeof(double));
     const double slope = NAME(dot)(direction, pairs->gradient, p), before = *of->at.value;
-    const double rounding = ROUNDED * (fabs(before) > 1 ? fabs(before) : 1);
+    const double rounding = of->rounding * fmax(fabs(before), 1);
     for (of->trials = 1; slope < 0 && of->trials <= TRIALS; of->trials++) {
         for (size_t j = 0; j < p; j++)
             of->reached[j] = of->theta[j] + of->length * direction[j];
         *of->at.norm = 0;
-        if (NAME(pass)(&of->model, &of->at))
+        if (NAME(reach)(of))
             return -1;
+        of->at.copy = NULL; /* it is made */
         const double value = *of->at.value, fall = -slope * of->length, excess = value - before + fall;
         int taken = value <= before - SUFFICIENT * fall && isfinite(*of->at.norm);
         double share = isfinite(value) && excess > 0 ? fall / (2 * excess) : 0.1; /* the parabola through values and slope */

@@ -11,11 +11,12 @@
 #define INSTRUCTIONS_256 __attribute__((target("avx2,fma")))
 #define INSTRUCTIONS_512 __attribute__((target("avx2,fma,avx512f")))
 
-#define REAL float
-#include "instructions.h"
-#undef REAL
 #define REAL double
 #define DOUBLE
+#include "instructions.h"
+#undef DOUBLE
+#undef REAL
+#define REAL float /* after double precision, whose partition function it has */
 #include "instructions.h"
 #else /* each instruction set: the code */
 #define BITS 128

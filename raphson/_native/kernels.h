@@ -9,11 +9,13 @@
 
 #define LANES (BITS == 128 ? 4 : BITS / 8 / sizeof(REAL)) /* in a vector; sums across them want four, of two registers if need be */
 #define ROWS (2048 / sizeof(REAL)) /* examples at a time */
+#define MOST 256 /* of a table that is read in place, whatever the precision */
+#define WIDE_APART ((2048 + 64) / sizeof(double)) /* APART in double precision */
 #define CHUNK 96          /* products of features at a time: with that many examples they stay in the second-level cache */
 #define LINE (64 / sizeof(REAL)) /* numbers in a cache line */
 #define APART (ROWS + LINE) /* a cache line more: rows a power of two apart would fight for the same places */
-#define CACHED 32768      /* numbers that stay in the second-level cache between two looks at them */
-#define LARGE 3000000     /* numbers of a table that no cache holds */
+#define CACHED (262144 / sizeof(REAL))  /* numbers that stay in the second-level cache between two looks at them */
+#define LARGE (24000000 / sizeof(REAL)) /* numbers of a table that no cache holds */
 #define TALL 4
 #define WIDE 3
 #define INLINE __attribute__((always_inline))
@@ -31,14 +33,16 @@ struct sparse {
 /* n examples of d columns, cut into parts for as many threads, and c outputs with coefficients; sums over examples are
    multiplied by scale. The table x is (d, n), its rows `stride` apart, or where there are factors the table as given, (n, d)
    without the ones: column j is then (x_j - center_j) factor_j, after a column of ones where there is an intercept. Passes
-   read such a table in place, or turn it into columns as it is read; a sparse one they always read in place. The penalty is
+   read such a table in place, or turn it into columns as it is read; a sparse one they always read in place, and so they do one in
+   single precision. The penalty is
    (own I + shared 1 1^T) over the outputs times that of the column. */
 struct model {
     size_t n, d, c, stride, parts;
     struct sparse table; /* without starts for a dense one */
-    int intercept, in_place;
+    int intercept, in_place, single; /* `single`: x is a table of floats */
     int exponential; /* whether the log-partition function is e^f, of one output, and not the log-sum-exp */
-    const double *x, *center, *factor, *weights;     /* weights (n,) or NULL */
+    const void *x;
+    const double *center, *factor, *weights;         /* weights (n,) or NULL */
     const double *penalty_outputs, *penalty_columns; /* (own, shared), (d,); or both NULL */
     double scale;
 };
@@ -47,13 +51,14 @@ struct model {
    product of the Hessian with these, where p are probabilities or means; or without p, with the targets' linear term (c, d), the
    gradient. Features are `columns` (d, n), or NULL: the table's. All are of the type that is computed in. Of the gradient
    there are the value; its largest entry, times the first row of units (3, d), plus the second times the intercept's, less the
-   third; and probabilities or means, (c and the reference, n), in double or in single precision, or NULL. */
+   third; and probabilities or means, (c and the reference, n), in double or in single precision, or NULL. The standardized rows
+   of a table that is read in place go to `copy` (n, d without the ones), unless that is NULL. */
 struct pass {
     const void *coef, *p, *columns;
     void *out;
     const double *linear, *units;
     double *value, *norm, *kept;
-    float *kept_single;
+    float *kept_single, *copy;
     size_t reference; /* whether one more output is zero */
 };
 
@@ -89,15 +94,16 @@ struct pairs {
 };
 
 /* A step from theta, with the value there, to `reached`, the first at `length` directions: pairs and evaluation, whose gradient
-   there goes to `at.out`; `step` and `solved` (p,) stay from call to call, `fresh` is room. The inverse Hessian to begin with is one
+   there goes to `at.out`, in double precision; `step` and `solved` (p,) stay from call to call, `fresh` (2 p,) is room. The inverse Hessian to begin with is one
    over the diagonal (c, d), of columns less their means (d,), or NULL for those that are centered; where the pairs have no scale, a
-   first direction of length one gives it. No trial may rise above `lowest` by more than its rounding. */
+   first direction of length one gives it. No trial may rise above `lowest` by more
+   than a share `rounding` of the value. */
 struct descent {
     struct model model;
     struct pairs pairs;
     struct pass at;
     const double *diagonal, *means, *theta;
-    double *reached, *step, *solved, *fresh, length, lowest;
+    double *reached, *step, *solved, *fresh, length, lowest, rounding;
     int trials;
 };
 

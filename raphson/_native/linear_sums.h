@@ -86,7 +86,8 @@ struct NAME(job) {
     const struct pass *at;
     int in_place;
     size_t apart; /* of the columns' numbers of a sparse table; 0 for a dense one */
-    size_t height, width, step, count, room, share; /* `step` examples at a time; `room` for the `count` sums; `share` of a part */
+    size_t height, width, more, step; /* numbers of `height` outputs and `more` times as many beside; `step` examples at a time */
+    size_t count, room, share;        /* `room` for the `count` sums; `share` of a part */
     void *block;
     REAL *sums;
 };
@@ -129,9 +130,9 @@ static TARGET void NAME(load_table)(const struct model *s, size_t from, size_t r
     if (!s->factor) {
         for (size_t j = 0; j < d; j++)
             for (size_t t = 0; t < rows; t++)
-                to[j * APART + t] = (REAL)s->x[j * s->stride + from + t];
+                to[j * APART + t] = (REAL)((const double *)s->x)[j * s->stride + from + t];
     } else {
-        const double *x = s->x + from * s->stride;
+        const double *x = (const double *)s->x + from * s->stride;
         REAL *columns = to + (s->intercept ? APART : 0);
         for (size_t t = 0; s->intercept && t < rows; t++)
             to[t] = 1;

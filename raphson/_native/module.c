@@ -64,6 +64,7 @@ static size_t take_threads(struct arguments *from)
 }
 
 #define ANY SIZE_MAX
+#define SHORTEST 32 /* columns from which any vectors read rows in place */
 #define NOT_SPARSE "a sparse matrix has rows that do not ascend among its values, or columns that are not there"
 
 /* A number of elements; where it is too large, one that no array has. */
@@ -121,7 +122,7 @@ static struct model take_model(struct arguments *args)
     s.stride = take_size(&from);
     s.factor = take_array(&from, "factor", "d?", width).at;
     s.center = take_array(&from, "center", s.factor ? "d" : "?", width).at;
-    const struct array x = take_matrix(&from, "d", &s.table); /* `stride` apart, in memory of any size that holds its rows */
+    const struct array x = take_matrix(&from, "df", &s.table); /* `stride` apart, in memory of any size that holds its rows */
     const size_t rows = s.factor ? s.n : width, columns = s.factor ? width : s.n;
     const size_t before = rows ? times(rows - 1, s.stride) : 0; /* the last row */
     const int dense = !rows || (before <= x.count && columns <= x.count - before);
@@ -129,6 +130,8 @@ static struct model take_model(struct arguments *args)
     s.x = x.at, s.table.width = width;
     s.intercept = take_size(&from) && s.factor;
     s.in_place = take_size(&from) && s.factor;
+    s.single = x.type == 'f';
+    agree(!s.single || (s.in_place && !s.table.starts && width >= SHORTEST), "no table that is read in single precision");
     s.d = width + s.intercept;
     s.weights = take_array(&from, "weights", "d?", s.n).at;
     s.c = take_size(&from);
@@ -142,10 +145,18 @@ static struct model take_model(struct arguments *args)
     return s;
 }
 
+/* Take where the standardized rows of a table in double precision go that is read in place, or nothing. */
+static float *take_copy(struct arguments *args, const struct model *s)
+{
+    const size_t width = s->d - s->intercept;
+    const int can = s->in_place && !s->single && !s->table.starts && width >= SHORTEST;
+    return take_array(args, "copy", can ? "f?" : "?", times(s->n, width)).at;
+}
+
 /* An evaluation, a product or sums of given numbers: see struct pass for what there is of each. */
 static PyObject *sums(PyObject *Py_UNUSED(module), PyObject *tuple)
 {
-    struct arguments args = {tuple, 10, 0};
+    struct arguments args = {tuple, 11, 0};
     struct model s = take_model(&args);
     const size_t size = times(s.c, s.d);
     int wrong = 0;
@@ -158,16 +169,18 @@ static PyObject *sums(PyObject *Py_UNUSED(module), PyObject *tuple)
     at.out = out.at, at.coef = take_array(&args, "coef", type, size).at;
     const struct array p = take_array(&args, "p", type, ANY);
     at.p = p.at, at.columns = take_array(&args, "columns", type, times(s.d, s.n)).at;
-    at.linear = take_array(&args, "linear", single ? "?" : "d?", size).at;
+    at.linear = take_array(&args, "linear", "d?", size).at;
     at.units = take_array(&args, "units", at.linear ? "d" : "?", times(3, s.d)).at;
     at.reference = take_size(&args) && at.linear;
     const size_t outputs = s.c + at.reference;
     const struct array kept = take_array(&args, "kept", at.linear ? "df?" : "?", times(outputs, s.n));
     at.kept = kept.type == 'd' ? kept.at : NULL, at.kept_single = kept.type == 'f' ? kept.at : NULL;
+    at.copy = take_copy(&args, &s);
     agree(!at.linear || (s.exponential ? outputs == 1 : outputs > 0), "wrong number of outputs");
     agree(size && (!at.linear || (at.coef && !p.at && !at.columns)), "neither an evaluation nor a product nor sums");
     agree(!at.coef || s.penalty_outputs, "the penalty is missing");
     agree(!s.table.starts || (!at.columns && !single), "a sparse table is read in double precision");
+    agree(s.single == (single && at.linear), "evaluations in single precision are of a table that is, and it is for these");
     agree(at.linear || p.count >= times(s.c, s.n), "'p' has too few elements");
     if (PyErr_Occurred())
         return NULL;
@@ -185,7 +198,7 @@ static PyObject *hessian(PyObject *Py_UNUSED(module), PyObject *tuple)
     const struct entries of = {p.at, !own ? times(s.c, s.c + 1) / 2 : s.exponential ? rows : s.c, own != 0};
     const struct array out = take_array(&args, "out", "df", own ? times(of.q, times(s.d, s.d)) : times(size, size));
     const int known = s.exponential ? of.q <= rows && (of.q <= s.c || (own && !s.penalty_outputs)) : s.c <= rows;
-    agree(!s.table.starts, "sparse tables have no dense Hessian");
+    agree(!s.table.starts && !s.single, "sparse tables and those in single precision have no dense Hessian");
     agree(known && times(rows, s.n) == p.count, "'p' has too few elements, or too many");
     if (PyErr_Occurred())
         return NULL;
@@ -248,11 +261,11 @@ static PyObject *pairs(PyObject *Py_UNUSED(module), PyObject *tuple)
     return Py_NewRef(Py_None);
 }
 
-/* model, threads, pairs, linear, units, reference, diagonal, means, room, theta, gradient, before, reached, reached_gradient, value,
-   lowest, length: see struct descent */
+/* model, threads, pairs, linear, units, reference, diagonal, means, room, theta, gradient, before, reached, reached_gradient, copy,
+   value, lowest, length, rounding: see struct descent */
 static PyObject *descend(PyObject *Py_UNUSED(module), PyObject *tuple)
 {
-    struct arguments args = {tuple, 17, 0};
+    struct arguments args = {tuple, 19, 0};
     struct descent of = {.model = take_model(&args)};
     struct model *s = &of.model;
     struct pairs *pairs = &of.pairs;
@@ -264,13 +277,14 @@ static PyObject *descend(PyObject *Py_UNUSED(module), PyObject *tuple)
     of.at.linear = take_array(&args, "linear", "d", p).at, of.at.units = take_array(&args, "units", "d", times(3, s->d)).at;
     of.at.reference = take_size(&args) != 0;
     of.diagonal = take_array(&args, "diagonal", "d", p).at, of.means = take_array(&args, "means", "d?", s->d).at;
-    double *room = take_array(&args, "room", "d", times(4, p)).at;
+    double *room = take_array(&args, "room", "d", times(5, p)).at;
     of.theta = take_array(&args, "theta", "d", p).at;
     pairs->gradient = take_array(&args, "gradient", "d", p).at, pairs->before = take_array(&args, "before", "d?", p).at;
     of.reached = take_array(&args, "reached", "d", p).at, of.at.out = take_array(&args, "reached_gradient", "d", p).at;
-    PyObject *numbers[3];
-    double given[3];
-    for (int i = 0; i < 3; i++)
+    of.at.copy = take_copy(&args, s);
+    PyObject *numbers[4];
+    double given[4];
+    for (int i = 0; i < 4; i++)
         numbers[i] = take(&args), given[i] = numbers[i] ? PyFloat_AsDouble(numbers[i]) : 0;
     agree(type == 'd' && p && times(s->c, s->d) == p, "the pairs are not those of the model's coefficients");
     agree(s->exponential ? s->c + of.at.reference == 1 : s->c + of.at.reference > 0, "wrong number of outputs");
@@ -279,8 +293,8 @@ static PyObject *descend(PyObject *Py_UNUSED(module), PyObject *tuple)
         return NULL;
     of.at.coef = of.reached, of.at.value = &value, of.at.norm = &norm;
     of.step = room, of.solved = room + p, of.fresh = room + 2 * p;
-    pairs->step = of.step, pairs->solved_before = of.solved, pairs->solved = of.fresh, pairs->out = room + 3 * p;
-    value = given[0], of.lowest = given[1], of.length = given[2];
+    pairs->step = of.step, pairs->solved_before = of.solved, pairs->solved = of.fresh, pairs->out = room + 4 * p;
+    value = given[0], of.lowest = given[1], of.length = given[2], of.rounding = given[3];
     if (in_double->descend(&of))
         return PyErr_NoMemory();
     return agree(!wrong, NOT_SPARSE) ? Py_BuildValue("(ddid)", value, norm, of.trials, of.length) : NULL;

@@ -15,6 +15,7 @@ from raphson.data._dense_design import DenseDesign as DenseDesign
 from raphson.data._dense_design import RawBlock as RawBlock
 from raphson.data._design import Block as Block
 from raphson.data._design import Design as Design
+from raphson.data._memory import new_table as new_table
 from raphson.data._sparse_design import SparseBlock as SparseBlock
 from raphson.data._sparse_design import SparseDesign as SparseDesign
 from raphson.data._sparse_design import centered_entries as centered_entries

@@ -14,6 +14,7 @@ from raphson.linear._dual import has_dual as has_dual
 from raphson.linear._dual import start_condition as start_condition
 from raphson.linear._hessian import Evaluation as Evaluation
 from raphson.linear._hessian import LinearHessian as LinearHessian
+from raphson.linear._mixed import MixedStepper as MixedStepper
 from raphson.linear._objective import LinearObjective as LinearObjective
 from raphson.linear._output_map import Group as Group
 from raphson.linear._output_map import OutputMap as OutputMap

@@ -181,12 +181,18 @@ class CompiledFamily:
             self.weights, self.linear.shape[0], self.exponential, self.scale, self.penalty_outputs, self.penalty_columns
         )
 
-    def at(self, theta: Tensor, kept: torch.dtype | None) -> _native.Point:
-        """Evaluate at coefficients ``(p,)``; ``kept`` is the element type of the probabilities, None for none."""
+    def at(self, theta: Tensor, kept: torch.dtype | None, copy: Tensor | None = None) -> _native.Point:
+        """Evaluate at coefficients ``(p,)``; see ``Evaluator.at``."""
         if not self.negative:
-            return self.evaluator.at(theta, kept)
+            return self.evaluator.at(theta, kept, copy)
         point = self.evaluator.at(theta.neg(), kept)
         return point._replace(gradient=point.gradient.neg_())
+
+    def in_single(self, copy: Tensor) -> CompiledFamily:
+        """Return the same for evaluations of standardized rows in single precision, ``(N, D)``, read in place."""
+        d = copy.shape[1]
+        zeros, ones = torch.zeros(d, dtype=torch.float64), torch.ones(d, dtype=torch.float64)
+        return replace(self, table=Table(copy, zeros, ones, self.table.intercept, True, False))
 
     @cached_property
     def evaluator(self) -> _native.Evaluator:

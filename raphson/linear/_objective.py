@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from raphson.data import Block, Design
+from raphson.data import Block, Design, SparseDesign
 from raphson.likelihoods import Derivatives, Likelihood
 from raphson.linear._compiled import CompiledFamily, CompiledHessian, adjoint, has_compiled_steps
 from raphson.linear._cost import Cost
@@ -126,9 +126,9 @@ class LinearObjective:
         return len(table.x) if known and table is not None else None
 
     @property
-    def is_compiled(self) -> bool:
-        """Whether compiled code evaluates it, in double precision."""
-        return self._compiled is not None
+    def compiled(self) -> CompiledFamily | None:
+        """The same objective in compiled code, which then evaluates it, in double precision."""
+        return self._compiled
 
     # passes over the data ----------------------------------------------------------------------------------------
 
@@ -147,6 +147,11 @@ class LinearObjective:
         """Return the sums over rows of numbers ``(C, N)`` times the features, ``(C, D')``."""
         table = self._rows.table
         return self.design.adjoint(r) if table is None else adjoint(table, None, r)
+
+    @property
+    def means(self) -> Tensor:
+        """Means of the features over the rows, ``(D',)``."""
+        return self._rows.means
 
     def predictors(self, theta: Tensor) -> Tensor:
         """Return the outputs of all rows, ``(C, N)``, offset included."""
@@ -222,11 +227,12 @@ class LinearObjective:
     def evaluate_constant(self, theta: Tensor) -> Evaluation | None:
         """Return value and gradient where outputs are the same in all rows, without a pass over the data of its own.
 
-        The columns sum to zero, so that of their gradient the targets' linear term is all there is. None where that is
-        not so: outputs that differ, weights, columns that are not centered, likelihoods without such a term.
+        Columns sum to zero, so that of their gradient the targets' linear term is all there is, or they are those of a
+        sparse table, whose means are known. None where that is not so: outputs that differ, weights, other columns that
+        are not centered, likelihoods without such a term.
         """
-        here, likelihood = self.output_map, self.likelihood
-        if self.weights is not None or not self.design.is_centered or not here.is_uniform:
+        here, likelihood, is_sparse = self.output_map, self.likelihood, isinstance(self.design, SparseDesign)
+        if self.weights is not None or not (self.design.is_centered or is_sparse) or not here.is_uniform:
             return None
         if not self.has_constant_outputs(theta) or self._linear_term is None:
             return None
@@ -237,7 +243,11 @@ class LinearObjective:
         at = likelihood.log_partition(here.outputs(theta.view(here.shapes[0])[:, :1], None).mT, hessian=False)
         # NumPy's calls take a third of the time of PyTorch's
         gradient = -linear.numpy()
-        gradient.reshape(here.shapes[0])[:, :1] += here.reduce(at.gradient.mT).numpy()
+        change, columns = here.reduce(at.gradient.mT).numpy(), gradient.reshape(here.shapes[0])
+        if is_sparse:
+            columns += change * self.means.numpy()
+        else:
+            columns[:, :1] += change
         value = float(at.nll) - float(linear.numpy() @ theta.numpy()) - constant
         return Evaluation(value, torch.from_numpy(gradient), self._gradient_norm(torch.from_numpy(gradient)), None)
 

@@ -12,7 +12,7 @@ from raphson.linear._hessian import Evaluation
 from raphson.linear._objective import LinearObjective
 
 
-class _State(Protocol):
+class State(Protocol):
     """Where a step starts from."""
 
     @property
@@ -44,7 +44,7 @@ class CompiledStepper:
         cls, objective: LinearObjective, diagonal: Tensor, means: Tensor | None, length: float | None
     ) -> CompiledStepper | None:
         """Return what makes steps for an objective, None where compiled code does not know it or is not faster."""
-        family = objective._compiled
+        family = objective.compiled
         if family is None or family.negative or not has_compiled_steps(objective.n_parameters):
             return None
         return cls(family, diagonal, means, length)
@@ -59,7 +59,7 @@ class CompiledStepper:
         self._descent.clear()
 
     def step(
-        self, theta: Tensor, at: _State, length: float, lowest: float
+        self, theta: Tensor, at: State, length: float, lowest: float
     ) -> tuple[Tensor, Evaluation, int, float] | None:
         """Take a step: see ``solve.Stepper``."""
         found = self._descent.step(theta, at.value, at.gradient, length, lowest)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raphson.data import Block, Design
+from raphson.data import Block, Design, SparseDesign
 from raphson.likelihoods import Likelihood
 from raphson.linear._compiled import Table, adjoint, table_of
 from raphson.linear._output_map import OutputMap
@@ -75,13 +75,26 @@ class TargetRows:
         """Sums of the statistic times the features, ``(C, D')``; None for a likelihood without one."""
         if self.known is not None:
             return self.known.of_features(self.design)
-        total: Tensor | None = None
+        # of a sparse table the means are wanted, too: the same pass makes them
+        total, with_ones = None, isinstance(self.design, SparseDesign) and self.weights is None
         for _, t, adjoint_of in self.parts():
             if t is None:
                 return None
-            part = adjoint_of(t.mT)
+            part = adjoint_of(torch.cat([t.mT, t.new_ones(1, len(t))]) if with_ones else t.mT)
             total = part if total is None else total.add_(part)
+        if with_ones and total is not None:
+            self.__dict__["means"], total = total[-1] / self.design.n_rows, total[:-1]
         return total
+
+    @cached_property
+    def means(self) -> Tensor:
+        """Means of the features, ``(D',)``."""
+        if self.weights is None and self.sums is not None and "means" in self.__dict__:
+            found: Tensor = self.__dict__["means"]
+            return found
+        n = self.design.n_rows
+        ones = torch.full((1, n), 1.0 / n, dtype=torch.float64)
+        return (self.design.adjoint(ones) if self.table is None else adjoint(self.table, None, ones))[0]
 
     def parts(self) -> Iterator[tuple[slice, Tensor | None, Callable[[Tensor], Tensor]]]:
         """Yield rows, their statistic ``(rows, C)`` and the map from ``(q, rows)`` to its sums over features."""

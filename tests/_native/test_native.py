@@ -144,13 +144,14 @@ def test_the_compiled_module_checks_again():
 
     theta, units, p, out = a["theta"], a["units"], a["p"], a["out"]
     single = at(C * D, dtype=torch.float32)
-    nothing = None, None, False, None
+    nothing = None, None, False, None, None
 
-    def evaluate(of, *, threads=1, out=out, coef=theta, p=None, columns=None, linear=theta, units=units, kept=None):
-        return kernels.sums(of, threads, out, coef, p, columns, linear, units, True, kept)
+    def evaluate(of, *, threads=1, out=out, coef=theta, p=None, columns=None, kept=None, copy=None, **targets):
+        targets = {"linear": theta, "units": units} | targets
+        return kernels.sums(of, threads, out, coef, p, columns, *targets.values(), True, kept, copy)
 
     for wrong in (small, empty, whole, (theta[0], C * D, "x"), (theta[0], C * D, "?")):
-        for name in ("coef", "linear", "units", "out", "kept", "p", "columns"):
+        for name in ("coef", "linear", "units", "out", "kept", "p", "columns", "copy"):
             with pytest.raises(ValueError):
                 evaluate(model, **{name: wrong})
         with pytest.raises(ValueError):
@@ -187,7 +188,8 @@ def test_the_compiled_module_checks_again():
         (model, 1, out, theta, None, None, *nothing),
         (model, 1, out, None, p, at(D, N - 1), *nothing),
         (model, 1, single, single, p, None, *nothing),
-        (model, 1, out, None, p, None, None, None, False, p),
+        (model, 1, out, None, p, None, None, None, False, p, None),
+        (model, 1, single, single, None, None, theta, units, True, None, None),
         (no_penalty, 1, out, theta, p, None, *nothing),
     ):
         with pytest.raises(ValueError):
@@ -403,4 +405,33 @@ def test_sparse_tables_are_read_in_double_precision_and_have_no_dense_hessian():
         arguments[0] = n
         given_memory = memory("out", out, C * D), None, memory("p", numbers, C * 3), None
         with pytest.raises(ValueError):
-            _module.kernels.sums(tuple(arguments), 1, *given_memory, None, None, False, None)
+            _module.kernels.sums(tuple(arguments), 1, *given_memory, None, None, False, None, None)
+
+
+@compiled
+def test_tables_in_single_precision_are_there_for_evaluations_in_place():
+    """Other sums of one are refused, and so are few columns, numbers of another type, and copies of another size."""
+    d = 32
+    wide = {"center": zeros(d), "factor": zeros(d), "penalty_columns": zeros(d + 1), "in_place": True}
+    double = given(x=zeros(N, d), **wide)
+    single = given(x=zeros(N, d, dtype=torch.float32), **wide)
+    linear, units, size = zeros(C, d + 1), zeros(3, d + 1), C * (d + 1)
+
+    def at(model, coef, copy=None, kept=None):
+        return _native.Evaluator(model, linear, True, units).at(coef, kept, copy)
+
+    assert at(single, zeros(size, dtype=torch.float32)).gradient.dtype == torch.float32
+    assert at(double, zeros(size), zeros(N, d, dtype=torch.float32)).gradient.dtype == torch.float64
+    narrow = given(x=zeros(N, D - 1, dtype=torch.float32), in_place=True)
+    for call in (
+        lambda: at(single, zeros(size)),
+        lambda: at(single, zeros(size, dtype=torch.float32), zeros(N, d, dtype=torch.float32)),
+        lambda: at(double, zeros(size), zeros(N, d)),
+        lambda: at(double, zeros(size), zeros(N - 1, d, dtype=torch.float32)),
+        lambda: evaluate(narrow, zeros(C * D, dtype=torch.float32)),
+        lambda: _native.hessian(single, zeros(C + 1, N), zeros(size, size), own=False),
+        lambda: _native.product(single, None, zeros(C + 1, N), zeros(size)),
+        lambda: _native.adjoint(single, zeros(C, N)),
+    ):
+        with pytest.raises(ValueError):
+            call()

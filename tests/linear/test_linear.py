@@ -272,8 +272,10 @@ def test_large_means_are_subtracted_from_the_rows(monkeypatch):
 
 @pytest.mark.parametrize("reference", [None, 0])
 @pytest.mark.parametrize("likelihood", ["categorical", "soft"])
-def test_constant_outputs_are_evaluated_without_a_pass(likelihood, reference):
-    options = {"standardize": True, "reference": reference, "l2": 0.2}
+@pytest.mark.parametrize("sparse", [False, True])
+def test_constant_outputs_are_evaluated_without_a_pass(likelihood, reference, sparse):
+    """Of columns that sum to zero, and of sparse ones whose means are made in the pass that sums the targets."""
+    options = {"standardize": True, "reference": reference, "l2": 0.2, "sparse": sparse}
     objective, _, theta = make(soft=likelihood == "soft", **options)
     slopes = ~objective.output_map.is_intercept
     theta = theta.clone()
@@ -286,7 +288,9 @@ def test_constant_outputs_are_evaluated_without_a_pass(likelihood, reference):
     assert at.value == pytest.approx(expected.value, rel=1e-13)
     torch.testing.assert_close(at.gradient, expected.gradient, rtol=1e-12, atol=1e-14)
     assert at.norm == pytest.approx(expected.norm, rel=1e-10)
-    for other in ({"weights": True}, {"offset": True}, {"sparse": True}, {"standardize": False}):
+    means = objective.design.adjoint(torch.full((1, objective.n_rows), 1.0 / objective.n_rows, dtype=torch.float64))
+    torch.testing.assert_close(objective.means, means[0], rtol=1e-12, atol=1e-14)
+    for other in ({"weights": True}, {"offset": True}, *([] if sparse else [{"standardize": False}])):
         assert make(**(options | other))[0].evaluate_constant(theta) is None
 
 

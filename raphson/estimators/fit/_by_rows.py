@@ -26,6 +26,7 @@ from raphson.estimators.fit._solver import (
 from raphson.linear import (
     CompiledStepper,
     LinearObjective,
+    MixedStepper,
     RowSpace,
     has_row_space,
     is_large_sparse,
@@ -209,6 +210,8 @@ def _solve_by_gradients(
             length = first_length(own, begin, at.gradient, -inverse(at.gradient))
     descend = partial(quasi_newton, inverse=inverse, tol=options.tol, callback=callback)
     stepper = CompiledStepper.of(own, inverse.diagonal, inverse.means, length)
+    if MixedStepper.suits(own):
+        stepper = MixedStepper(own, inverse.diagonal, inverse.means, length, at.norm, options.tol)
     if stepper is not None:
         known = descend(own, begin, patience=patience, at=at, stepper=stepper)
     elif not _gains_in_single_precision(own) or within < _SINGLE * at.norm:
@@ -239,7 +242,7 @@ def _solve_by_gradients(
 def _gains_in_single_precision(objective: LinearObjective) -> bool:
     """Return whether evaluations in single precision repay a copy of the table and what has to follow in double."""
     design = objective.design
-    if objective.is_compiled:
+    if objective.compiled is not None:
         return False
     if not isinstance(design, DenseDesign):
         return is_large_sparse(design, objective.n_outputs)

@@ -76,7 +76,7 @@ def rough_inverse(objective: LinearObjective, theta: Tensor) -> RoughInverse:
     penalties = objective.ridge.diagonal
     if not (isinstance(design, SparseDesign) and here.intercept):
         return RoughInverse(shape, penalties + curvature, None)
-    mean = objective.adjoint(f.new_full((1, design.n_rows), 1.0 / design.n_rows))[0]
+    mean = objective.means.clone()
     mean[0] = 0.0
     diagonal = penalties.view(shape) + curvature * (1.0 - mean.square()).clamp_min(_LEAST_VARIANCE)
     return RoughInverse(shape, diagonal.view(-1), mean)
