@@ -19,5 +19,6 @@ from raphson._native._linear import adjoint as adjoint
 from raphson._native._linear import hessian as hessian
 from raphson._native._linear import product as product
 from raphson._native._module import is_available as is_available
+from raphson._native._moments import class_sums as class_sums
 from raphson._native._sparse import UNIT as UNIT
 from raphson._native._sparse import sparse_product as sparse_product

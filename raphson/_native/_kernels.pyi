@@ -18,10 +18,23 @@ def sums(
     units: Memory | None,
     reference: bool,
     kept: Memory | None,
+    copy: Memory | None,
     /,
 ) -> tuple[float, float]: ...
 def hessian(model: tuple[object, ...], threads: int, p: Memory, own: bool, out: Memory, /) -> None: ...
 def sparse(
     starts: Memory, columns: Memory, values: Memory, width: int, dense: Memory, out: Memory, threads: int, /
+) -> None: ...
+def moments(
+    n: int,
+    d: int,
+    stride: int,
+    x: Memory,
+    codes: Memory | None,
+    classes: int,
+    sums: Memory,
+    squares: Memory,
+    threads: int,
+    /,
 ) -> None: ...
 def use_vectors(bits: int, /) -> int: ...

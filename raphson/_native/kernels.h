@@ -78,12 +78,21 @@ struct product {
     void *dense, *out;
 };
 
-/* What there is for one instruction set and element type. The first two return whether there was no memory, the last one is the
-   body for a team of threads. */
+/* Rows of a table (n, d), `stride` apart, are added to the sums of their classes (k, d), and their squares to `squares` (d,). */
+struct moments {
+    size_t n, d, stride;
+    const void *x;
+    const int64_t *codes; /* (n,), from 0 to k - 1, or NULL for 0 */
+    void *sums, *squares;
+};
+
+/* What there is for one instruction set and element type. The first two return whether there was no memory, the others are
+   bodies for a team of threads. */
 struct kernels {
     int (*pass)(const struct model *, const struct pass *);
     int (*hessian)(const struct model *, const struct entries *, void *);
     void (*product)(const void *, size_t, size_t);
+    void (*moments)(const void *, size_t, size_t);
 };
 
 static size_t padded(size_t length, size_t unit)
