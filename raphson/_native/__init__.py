@@ -19,6 +19,7 @@ from raphson._native._linear import adjoint as adjoint
 from raphson._native._linear import hessian as hessian
 from raphson._native._linear import product as product
 from raphson._native._module import is_available as is_available
+from raphson._native._moments import class_sums as class_sums
 from raphson._native._pairs import CURVED as CURVED
 from raphson._native._pairs import Descent as Descent
 from raphson._native._pairs import Pairs as Pairs

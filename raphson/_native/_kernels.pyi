@@ -18,6 +18,7 @@ def sums(
     units: Memory | None,
     reference: bool,
     kept: Memory | None,
+    copy: Memory | None,
     /,
 ) -> tuple[float, float]: ...
 def hessian(model: tuple[object, ...], threads: int, p: Memory, own: bool, out: Memory, /) -> None: ...
@@ -56,4 +57,16 @@ def descend(
     rounding: float,
     /,
 ) -> tuple[float, float, int, float]: ...
+def moments(
+    n: int,
+    d: int,
+    stride: int,
+    x: Memory,
+    codes: Memory | None,
+    classes: int,
+    sums: Memory,
+    squares: Memory,
+    threads: int,
+    /,
+) -> None: ...
 def use_vectors(bits: int, /) -> int: ...

@@ -94,10 +94,10 @@ struct pairs {
 };
 
 /* A step from theta, with the value there, to `reached`, the first at `length` directions: pairs and evaluation, whose gradient
-   there goes to `at.out`, in double precision; `step` and `solved` (p,) stay from call to call, `fresh` (2 p,) is room. The inverse Hessian to begin with is one
-   over the diagonal (c, d), of columns less their means (d,), or NULL for those that are centered; where the pairs have no scale, a
-   first direction of length one gives it. No trial may rise above `lowest` by more
-   than a share `rounding` of the value. */
+   there goes to `at.out`, in double precision; `step` and `solved` (p,) stay from call to call, `fresh` (2 p,) is room. The inverse
+   Hessian to begin with is one over the diagonal (c, d), of columns less their means (d,), or NULL for those that are centered;
+   where the pairs have no scale, a first direction of length one gives it. No trial may rise above `lowest` by more than a share
+   `rounding` of the value. */
 struct descent {
     struct model model;
     struct pairs pairs;
@@ -107,14 +107,23 @@ struct descent {
     int trials;
 };
 
-/* What there is for one instruction set and element type. The first two and the last, which is in double precision only,
-   return whether there was no memory; the third one is the body for a team of threads. */
+/* Rows of a table (n, d), `stride` apart, are added to the sums of their classes (k, d), and their squares to `squares` (d,). */
+struct moments {
+    size_t n, d, stride;
+    const void *x;
+    const int64_t *codes; /* (n,), from 0 to k - 1, or NULL for 0 */
+    void *sums, *squares;
+};
+
+/* What there is for one instruction set and element type: `pass`, `hessian` and `descend`, which is in double precision only, return
+   whether there was no memory; `product` and `moments` are bodies for a team of threads. */
 struct kernels {
     int (*pass)(const struct model *, const struct pass *);
     int (*hessian)(const struct model *, const struct entries *, void *);
     void (*product)(const void *, size_t, size_t);
     void (*pairs)(const struct pairs *);
     int (*descend)(struct descent *);
+    void (*moments)(const void *, size_t, size_t);
 };
 
 static size_t padded(size_t length, size_t unit)

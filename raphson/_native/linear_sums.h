@@ -214,6 +214,19 @@ static TARGET void NAME(combine)(size_t outputs, int add, const REAL *coef, size
         }
 }
 
+/* Some columns of all rows: threads take columns, so that sums do not depend on how many there are. */
+static TARGET void NAME(moments_part)(const void *data, size_t part, size_t parts)
+{
+    const struct moments *of = data;
+    const size_t lines = padded(of->d, LINE) / LINE, first = lines * part / parts * LINE, last = lines * (part + 1) / parts * LINE;
+    for (size_t t = 0; t < of->n; t++) {
+        const REAL *x = (const REAL *)of->x + t * of->stride;
+        REAL *restrict sums = (REAL *)of->sums + (of->codes ? of->codes[t] * of->d : 0), *restrict squares = of->squares;
+        for (size_t j = first; j < last && j < of->d; j++)
+            sums[j] += x[j], squares[j] += x[j] * x[j];
+    }
+}
+
 #include "linear_hessian.h"
 #include "linear_wide.h"
 #include "linear_sparse.h"
@@ -224,7 +237,8 @@ static TARGET void NAME(combine)(size_t outputs, int add, const REAL *coef, size
 #endif
 
 static const struct kernels NAME(kernels) = {
-    .pass = NAME(pass), .hessian = NAME(hessian), .product = NAME(product_part), .pairs = NAME(pairs),
+    .pass = NAME(pass), .hessian = NAME(hessian), .product = NAME(product_part), .moments = NAME(moments_part),
+    .pairs = NAME(pairs),
 #ifdef DOUBLE
     .descend = NAME(descend),
 #endif

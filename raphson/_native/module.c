@@ -300,6 +300,30 @@ static PyObject *descend(PyObject *Py_UNUSED(module), PyObject *tuple)
     return agree(!wrong, NOT_SPARSE) ? Py_BuildValue("(ddid)", value, norm, of.trials, of.length) : NULL;
 }
 
+/* n, d, stride, x, codes, k, sums, squares, threads: see struct moments */
+static PyObject *moments(PyObject *Py_UNUSED(module), PyObject *tuple)
+{
+    struct arguments args = {tuple, 9, 0};
+    struct moments of = {0};
+    of.n = take_size(&args), of.d = take_size(&args), of.stride = take_size(&args);
+    const struct array x = take_array(&args, "x", "d", ANY);
+    of.x = x.at, of.codes = take_array(&args, "codes", "q?", of.n).at;
+    const size_t classes = take_size(&args);
+    of.sums = take_array(&args, "sums", "d", times(classes, of.d)).at;
+    of.squares = take_array(&args, "squares", "d", of.d).at;
+    const size_t threads = take_threads(&args), before = of.n ? times(of.n - 1, of.stride) : 0; /* the last row */
+    agree(classes && (!of.n || (before <= x.count && of.d <= x.count - before)), "a table has fewer elements than its rows need");
+    if (PyErr_Occurred())
+        return NULL;
+    uint64_t last = 0;
+    for (size_t t = 0; of.codes && t < of.n; t++)
+        last = (uint64_t)of.codes[t] > last ? (uint64_t)of.codes[t] : last;
+    if (!agree(last < classes, "a row is of a class that is not there"))
+        return NULL;
+    run_team(in_double->moments, &of, threads, threads);
+    return Py_NewRef(Py_None);
+}
+
 /* Use vectors of so many bits, for tests; returns how many bits are used now. */
 static PyObject *use_vectors(PyObject *Py_UNUSED(module), PyObject *bits)
 {
@@ -309,7 +333,7 @@ static PyObject *use_vectors(PyObject *Py_UNUSED(module), PyObject *bits)
 
 #define METHOD(name, how) {#name, name, how, NULL}
 static PyMethodDef methods[] = {METHOD(sums, METH_VARARGS), METHOD(hessian, METH_VARARGS), METHOD(sparse, METH_VARARGS),
-                                METHOD(pairs, METH_VARARGS), METHOD(descend, METH_VARARGS),
+                                METHOD(moments, METH_VARARGS), METHOD(pairs, METH_VARARGS), METHOD(descend, METH_VARARGS),
                                 METHOD(use_vectors, METH_O), {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT, .m_name = "_kernels", .m_size = -1,

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raphson import _native
+
 _SAFE_VARIANCE = 1e-6
 """Share of the mean square above which a variance is the difference of the mean square and the squared mean."""
 
@@ -37,6 +39,9 @@ _FOLDED_FROM = 2**16
 
 _CLASS_ELEMENTS = 2**16
 """Sums by class up to which they stay in the cache while the table passes."""
+
+_SUMMED_ROWS = 2**14
+"""Rows that compiled code adds up one after another."""
 
 _CLASS_ROWS = 250
 """Rows up to which sums by class are left to those who need them: a fit in combinations of few rows does not."""
@@ -71,6 +76,8 @@ def fused_sums(x: Tensor, codes: Tensor | None = None, n_classes: int = 0) -> Co
     if x.dtype != torch.float64 or not x.is_cpu or not x.numel() or x.stride(1) != 1 or x.stride(0) < d:
         return None
     codes = None if d < _FUSED_COLUMNS or n_classes * d > _CLASS_ELEMENTS or n <= _CLASS_ROWS else codes
+    if _native.is_available(2.0 * n * d) and n * d >= _FOLDED_FROM:
+        return _compiled_sums(x, codes, n_classes)
     with np.errstate(all="ignore"):
         if codes is not None:
             return _sums_by_class(x, codes, n_classes)
@@ -78,6 +85,26 @@ def fused_sums(x: Tensor, codes: Tensor | None = None, n_classes: int = 0) -> Co
             return ColumnSums(x.sum(0), x.square().sum(0))
         total, squares = _folded_sums(x)
     return ColumnSums(torch.from_numpy(total), torch.from_numpy(squares))
+
+
+def _compiled_sums(x: Tensor, codes: Tensor | None, n_classes: int) -> ColumnSums:
+    """Return the sums that compiled code makes: each number is read once."""
+    n, d = x.shape
+    k, fold = (1, max(1, _FOLDED_COLUMNS // d) if x.stride(0) == d else 1) if codes is None else (n_classes, 1)
+    whole = n // fold
+    wide = x[: whole * fold].reshape(whole, fold * d)  # several narrow rows as one
+    by_class, squares = torch.zeros(k, fold * d, dtype=torch.float64), torch.zeros(fold * d, dtype=torch.float64)
+    for start in range(0, whole, _SUMMED_ROWS):  # a sum of sums rounds less than one long sum
+        rows = slice(start, start + _SUMMED_ROWS)
+        part, own = torch.zeros_like(by_class), torch.zeros_like(squares)
+        _native.class_sums(wide[rows], None if codes is None else codes[rows].contiguous(), k, part, own)
+        by_class += part
+        squares += own
+    if codes is not None:
+        return ColumnSums(by_class.sum(0), squares, by_class)
+    rest = x[whole * fold :]
+    total, squares = by_class.view(fold, d).sum(0), squares.view(fold, d).sum(0)
+    return ColumnSums(total + rest.sum(0), squares + rest.square().sum(0))
 
 
 def _sums_by_class(x: Tensor, codes: Tensor, n_classes: int) -> ColumnSums:

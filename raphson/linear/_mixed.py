@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from raphson.data import new_table
+from raphson.data import SINGLE_BYTES, new_table
 from raphson.linear._hessian import Evaluation
 from raphson.linear._objective import LinearObjective
 from raphson.linear._stepper import CompiledStepper, State
@@ -27,9 +27,6 @@ output 9.8 and 5.7, three 13.6 and 7.8, ten 21.7 and 12.7; 500 x 2000, 0.21 and 
 
 _LEAST = 1e5
 """Nanoseconds of an evaluation from which it is worth the calls."""
-
-_BYTES = 2**29
-"""Largest copy."""
 
 _PENALTY = 1e30
 """Largest penalty of a column: single precision has no numbers above 1e38. It is that of columns in tiny units."""
@@ -97,7 +94,7 @@ class MixedStepper(CompiledStepper):
             return False
         n, d = map(int, objective.design.x.shape)
         penalty = float(objective.ridge.columns.max())
-        return d >= _COLUMNS and 4 * n * d <= _BYTES and penalty < _PENALTY
+        return d >= _COLUMNS and 4 * n * d <= SINGLE_BYTES and penalty < _PENALTY
 
     def step(
         self, theta: Tensor, at: State, length: float, lowest: float

@@ -9,7 +9,7 @@ import torch
 import raphson as rp
 from raphson import Bernoulli, Categorical, _native
 from raphson.data import DenseDesign
-from raphson.linear import MixedPrecision, _mixed
+from raphson.linear import MixedStepper, _mixed
 from raphson.solve import quasi_newton
 from tests.instruction_sets import each_instruction_set as each_instruction_set
 from tests.linear.objectives import linear_objective
@@ -82,19 +82,19 @@ def test_values_add_up_in_double_precision():
 
 
 def run(objective, tol):
-    """Minimize by L-BFGS in mixed precision; also the precision of every evaluation."""
+    """Minimize by L-BFGS in mixed precision; also the precision of every step."""
     start = torch.zeros(objective.n_parameters, dtype=torch.float64)
     at = objective.evaluate(start, None)
-    mixed, kinds = MixedPrecision(objective, at.norm, tol), []
-    plain = mixed.evaluate
+    diagonal = objective.ridge.diagonal + 0.2
+    mixed, kinds = MixedStepper(objective, diagonal, None, None, at.norm, tol), []
+    plain = mixed.step
 
-    def evaluate(theta, hessian=None):
-        found = plain(theta)
-        kinds.append("double" if found.rounding == 0.0 else "single")
-        return found
+    def step(*given):
+        kinds.append("single" if mixed.leads else "double")
+        return plain(*given)
 
-    with mock.patch.object(mixed, "evaluate", evaluate):
-        return quasi_newton(mixed, start, tol=tol, at=at, patience=1e6), kinds
+    with mock.patch.object(mixed, "step", step):
+        return quasi_newton(objective, start, tol=tol, at=at, patience=1e6, stepper=mixed), kinds
 
 
 @pytest.mark.parametrize("c", [1, 3, 10])
@@ -112,7 +112,7 @@ def test_a_fit_begins_and_ends_in_double_precision(c, monkeypatch):
         n_outputs=c,
         l2=1e-4,
     )
-    assert MixedPrecision.suits(objective)
+    assert MixedStepper.suits(objective)
     found, kinds = run(objective, 1e-7)
     assert found.converged and kinds[0] == kinds[-1] == "double" and kinds.count("single") > 5
     exact = objective.evaluate(found.theta)
@@ -144,7 +144,7 @@ def test_tables_without_evaluations_in_place_have_no_mixed_precision():
         x = torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + shift
         y = torch.arange(n) % 3
         objective = linear_objective(DenseDesign(x, standardize=True), Categorical(), y, n_outputs=3, l2=1.0)
-        assert not MixedPrecision.suits(objective)
+        assert not MixedStepper.suits(objective)
 
 
 @pytest.mark.parametrize("k", [2, 3])

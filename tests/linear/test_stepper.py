@@ -157,14 +157,16 @@ def test_the_compiled_module_checks_what_it_is_given():
             descent.step(theta, at.value, wrong, 1.0, at.value)
     tensors = torch.zeros(5, p, dtype=torch.float64)
     vectors = [own(tensor) for tensor in tensors]
-    good = [*descent._constants, *vectors, 0.0, 0.0, 1.0]
+    good = [*descent._constants, *vectors, None, 0.0, 0.0, 1.0, 1e-14]
     few, none = (vectors[0][0], p - 1, "d"), (0, p, "d")
     _module.kernels.descend(*good)
     for place in (3, 4, 6, 7, 8, 9, 10, 11, 12, 13):
         for wrong in (few, none, (vectors[0][0], p, "f")):
             with pytest.raises(ValueError):
                 _module.kernels.descend(*[wrong if i == place else value for i, value in enumerate(good)])
-    for place in (0, 2, 14, 15, 16):
+    with pytest.raises(ValueError, match="'copy'"):  # of a sparse table there is none
+        _module.kernels.descend(*[(vectors[0][0], 300 * 20, "f") if i == 14 else value for i, value in enumerate(good)])
+    for place in (0, 2, 15, 16, 17, 18):
         with pytest.raises(TypeError):
             _module.kernels.descend(*[None if i == place else value for i, value in enumerate(good)])
     other = _native.Pairs(p - 1, 10, torch.float64, scaled=True, scale=1.0)
@@ -174,5 +176,5 @@ def test_the_compiled_module_checks_what_it_is_given():
             _module.kernels.descend(*[pairs.arguments if i == 2 else value for i, value in enumerate(good)])
     with pytest.raises(ValueError, match="threads"):
         _module.kernels.descend(*[0 if i == 1 else value for i, value in enumerate(good)])
-    with pytest.raises(TypeError, match="17 arguments"):
+    with pytest.raises(TypeError, match="19 arguments"):
         _module.kernels.descend(*good, 1)
