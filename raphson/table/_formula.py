@@ -213,7 +213,7 @@ def _materialize(
         raise _not_computed(right, error) from None
     learned = result.model_spec
     first = int(INTERCEPT in terms.terms)  # terms without factors come first
-    matrix, labels = matrix[:, first:], tuple(learned.column_names[first:])
+    matrix, labels = matrix[:, first:], _scaled_labels(learned, terms)[first:]
     bad = ~np.isfinite(matrix)
     if bad.any():
         at, position = np.argwhere(bad)[0]
@@ -224,3 +224,14 @@ def _materialize(
             row=row,
         )
     return matrix, labels, learned
+
+
+def _scaled_labels(spec: Any, terms: Terms) -> tuple[str, ...]:
+    """Return the names of a matrix's columns with the numbers that scale them: the column of ``2:x`` is not ``x``."""
+    labels = list(spec.column_names)
+    for term, columns in spec.term_slices.items():
+        numbers = [terms.factors[factor.expr] for factor in term.factors if factor.expr != INTERCEPT[0]]
+        for number in numbers:
+            if isinstance(number, float):
+                labels[columns] = [f"{number:g}:{label}" for label in labels[columns]]
+    return tuple(labels)
