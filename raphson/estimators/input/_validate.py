@@ -54,7 +54,7 @@ def without_mask(values: Any) -> Any:
         return values
     if not np.ma.getmaskarray(values).any():
         return np.asarray(values)
-    return values.astype(np.float64 if values.dtype.kind in "biuf" else object).filled(np.nan)
+    return np.ma.filled(values.astype(np.float64 if values.dtype.kind in "biuf" else object), np.nan)
 
 
 def feature_names(x: Any, n_features: int) -> Sequence[str]:
