@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raphson._errors import InputError
-from raphson.table._columns import Number, learn_column, refuse_level, to_numbers
+from raphson.table._columns import Number, learn_column, refuse_inexact, refuse_level, to_numbers
 from raphson.table._evaluate import evaluate
 from raphson.table._expression import Expression, shown
 from raphson.table._terms import INTERCEPT, Terms, read_terms
@@ -85,6 +85,8 @@ def learn_formula(right: str, frame: pd.DataFrame) -> tuple[FormulaCoding, list[
             uses[name] = isinstance(column, Number)
             if note and uses[name]:
                 notes.append(note)
+        elif isinstance(name, Expression) and name.category is not None:
+            refuse_inexact(frame[name.category], name.category)
     state: dict[str, Any] = {}
     columns = _numeric(frame, uses)
     _, labels, learned = _materialize(right, terms, _telling(right, terms, columns, state), {}, state)
