@@ -198,7 +198,7 @@ def refuse_level(series: pd.Series[Any], position: int, name: str, levels: Seque
 
 
 def refuse_inexact(series: pd.Series[Any], name: str) -> None:
-    """Raise ``InputError`` for numbers that are to tell rows apart and are too large to: neighbors are equal as floats."""
+    """Raise ``InputError`` for numbers that should tell rows apart and are too large to: neighbors are equal."""
     if getattr(series.dtype, "kind", "O") != "f":
         return
     values = series.to_numpy(dtype=np.float64, na_value=np.nan)
