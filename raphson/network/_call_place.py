@@ -61,8 +61,8 @@ def runnable(model: Any, x: Any, parameters: torch.dtype) -> Generator[None, Non
             what = f"{type(error).__name__} {what}".strip()
         if isinstance(x, Mapping) and isinstance(error, TypeError) and "argument" in what:
             raise InputError(
-                f"The inputs {', '.join(map(str, x))} are given by name, model(**x), and {place} says: {what}. Name them "
-                "as forward does, or, for a model that takes one dictionary, give a tuple that holds it, ({...},)."
+                f"The inputs {', '.join(map(str, x))} are given by name, model(**x), and {place} says: {what}. Name "
+                "them as forward does, or, for a model that takes one dictionary, give a tuple that holds it, ({...},)."
             ) from error
         raise InputError(
             f"The model cannot be run on {inputs}. {place} says: {what}. Give inputs with the axes, sizes and type "

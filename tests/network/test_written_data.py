@@ -1,4 +1,4 @@
-"""Inputs, targets and weights that are written into after an objective or an operator was made: refused, never mixed."""
+"""Data that are written into after an objective or an operator was made: refused, never mixed."""
 
 from __future__ import annotations
 

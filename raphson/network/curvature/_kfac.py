@@ -107,11 +107,15 @@ def kfac(
     """
     check_objective(objective)
     check_options(sharing, bias)
-    if estimator not in get_args(Estimator):
-        raise InputError(f"estimator is {estimator!r}, but it must be one of {', '.join(get_args(Estimator))}.")
+    _check_estimator(estimator)
     if estimator == "recursive":
         return kfra(objective, bias)
     return layer_sums(objective, sampling_of(objective, estimator, samples, generator), sharing, bias).operator()
+
+
+def _check_estimator(estimator: str) -> None:
+    if estimator not in get_args(Estimator):
+        raise InputError(f"estimator is {estimator!r}, but it must be one of {', '.join(get_args(Estimator))}.")
 
 
 def layer_sums(
