@@ -146,6 +146,10 @@ def fit(
         bool, typer.Option("--exp", help="Show exponentials of the coefficients: odds ratios, rate ratios.")
     ] = False,
     save: Annotated[Path | None, typer.Option(help="Directory to save the model in.", metavar="DIR")] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the model in --save DIR, if there is one: that of an earlier fit."),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="File to write the coefficients to: .csv or .parquet.", metavar="FILE")
     ] = None,
