@@ -146,6 +146,14 @@ def fit(
         bool, typer.Option("--exp", help="Show exponentials of the coefficients: odds ratios, rate ratios.")
     ] = False,
     save: Annotated[Path | None, typer.Option(help="Directory to save the model in.", metavar="DIR")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory that the whole command may take, such as 2GB: refused before the fit where it is not enough, "
+            "else the estimate is said.",
+            metavar="SIZE",
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on from the model in --save DIR, if there is one: that of an earlier fit."),

@@ -11,6 +11,7 @@ from typing import Any
 import raphson as rp
 from raphson.cli._classes import fit_classes
 from raphson.cli._likelihoods import CATEGORICAL, suited_name
+from raphson.cli._memory import check_fit, check_reading, parse_memory
 from raphson.cli._network import describe_network, fit_network, hidden_units
 from raphson.cli._options import FitOptions, split_formulas
 from raphson.cli._output import check_output, write_table
@@ -70,6 +71,9 @@ def run_fit(options: FitOptions) -> int:
     if options.report is not None:
         check_report(options.report)
     before = model_before(options.save) if options.resume else None
+    limit = parse_memory(options.memory)
+    if limit is not None:
+        check_reading(options.data, limit)
     frame = rp.read_table(options.data)
     with in_file(range(len(frame))):
         design = rp.Design.fit(
@@ -88,6 +92,8 @@ def run_fit(options: FitOptions) -> int:
         if named:
             frame, more = complete_in_all(frame, design, named, options)
             notes += more
+    if limit is not None:
+        notes.append(check_fit(frame, design, 1 + len(named), limit))
     with in_file(frame.index):
         data = design.training(frame)
     assert data.y is not None

@@ -67,7 +67,9 @@ def test_without_a_model_the_fit_begins_anew(cli, table: Path, tmp_path: Path) -
         (("--formula", "party ~ x + z - 1"), "other formulas"),
     ],
 )
-def test_a_model_of_another_fit_is_refused(cli, table: Path, tmp_path: Path, other: tuple[str, ...], words: str) -> None:
+def test_a_model_of_another_fit_is_refused(
+    cli, table: Path, tmp_path: Path, other: tuple[str, ...], words: str
+) -> None:
     saved = tmp_path / "m"
     assert cli("fit", table, *FITS["classes"], "--save", saved, "--quiet").code == 0
     before = (saved / "model.json").read_bytes()
