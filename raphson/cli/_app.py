@@ -59,6 +59,16 @@ def _root(
     pass
 
 
+def _leave_to_the_first() -> None:
+    """End all but the first of the processes of torchrun: a fit is one, and all would write the same files."""
+    count = os.environ.get("WORLD_SIZE", "1") if "TORCHELASTIC_RUN_ID" in os.environ else "1"
+    if count == "1":
+        return
+    if os.environ.get("RANK", "0") != "0":
+        raise typer.Exit
+    typer.echo(f"raphson: torchrun started {count} processes; the fit, of all rows, is in the first alone.", err=True)
+
+
 _REPEATED = frozenset({"formula", "offset", "drop"})
 """Options of a fit that may be given more than once."""
 
@@ -175,6 +185,7 @@ def fit(
 ) -> None:
     """Fit a model to a table and print its coefficients with standard errors."""
     given: dict[str, Any] = dict(locals())
+    _leave_to_the_first()
     with _imports():
         from raphson.cli._fit import run_fit
         from raphson.cli._options import FitOptions

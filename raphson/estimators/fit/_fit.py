@@ -32,7 +32,7 @@ _WORKING_VECTORS = 12
 
 _LARGE_BYTES = 2**30
 
-_LEAST_SCALE = 1e-300
+_LEAST_SCALE = 1e-304
 """Of a column: its coefficient is that of the standardized column divided by this, and must not overflow."""
 
 _MODERATE = 300.0
