@@ -35,8 +35,9 @@ def test_what_a_mask_hides_is_missing(name: str, message: str) -> None:
         rp.VectorGLM(rp.Bernoulli()).fit(**given)
     if name != "offset":
         del given["offset"]
-        with pytest.raises(rp.InputError, match=message):
-            rp.MultinomialLogisticRegression().fit(**given)
+        for model in (rp.MultinomialLogisticRegression(), rp.BayesianMLP(rp.Bernoulli(), (2,))):
+            with pytest.raises(rp.InputError, match=message):
+                model.fit(**given)
 
 
 def test_a_mask_that_hides_nothing_changes_nothing() -> None:
