@@ -108,8 +108,7 @@ def test_no_forbidden_library(file: Path) -> None:
     for name in imports(file):
         for library in NEVER.get(package_of(file), set()):
             assert not f"{name}.".startswith(f"{library}."), f"{file} imports {name}"
-        if package_of(file) != "distributed":
-            assert not f"{name}.".startswith("torch.distributed."), f"{file} imports {name}"
+        assert not f"{name}.".startswith("torch.distributed."), f"{file} imports {name}"
 
 
 @pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))

@@ -59,6 +59,16 @@ def _root(
     pass
 
 
+def _leave_to_the_first() -> None:
+    """End all but the first of the processes of torchrun: a fit is one, and all would write the same files."""
+    count = os.environ.get("WORLD_SIZE", "1") if "TORCHELASTIC_RUN_ID" in os.environ else "1"
+    if count == "1":
+        return
+    if os.environ.get("RANK", "0") != "0":
+        raise typer.Exit
+    typer.echo(f"raphson: torchrun started {count} processes; the fit, of all rows, is in the first alone.", err=True)
+
+
 _REPEATED = frozenset({"formula", "offset", "drop"})
 """Options of a fit that may be given more than once."""
 
@@ -146,6 +156,18 @@ def fit(
         bool, typer.Option("--exp", help="Show exponentials of the coefficients: odds ratios, rate ratios.")
     ] = False,
     save: Annotated[Path | None, typer.Option(help="Directory to save the model in.", metavar="DIR")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory that the whole command may take, such as 2GB: refused before the fit where it is not enough, "
+            "else the estimate is said.",
+            metavar="SIZE",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the model in --save DIR, if there is one: that of an earlier fit."),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="File to write the coefficients to: .csv or .parquet.", metavar="FILE")
     ] = None,
@@ -163,6 +185,7 @@ def fit(
 ) -> None:
     """Fit a model to a table and print its coefficients with standard errors."""
     given: dict[str, Any] = dict(locals())
+    _leave_to_the_first()
     with _imports():
         from raphson.cli._fit import run_fit
         from raphson.cli._options import FitOptions

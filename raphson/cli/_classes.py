@@ -10,6 +10,7 @@ import pandas as pd
 
 import raphson as rp
 from raphson.cli._options import FitOptions
+from raphson.cli._resume import resumed
 from raphson.table import LARGEST_WHOLE, TrainingData
 
 _MANY_NUMBERS = 20
@@ -17,7 +18,9 @@ _PLACES = ("first", "last", "none")
 """What --reference says without the name of a class."""
 
 
-def fit_classes(design: rp.Design, data: TrainingData, options: FitOptions) -> tuple[Any, list[str]]:
+def fit_classes(
+    design: rp.Design, data: TrainingData, options: FitOptions, before: rp.Saved | None = None
+) -> tuple[Any, list[str]]:
     """Return a fitted multinomial model, and sentences on it; options that do not suit the classes are refused."""
     assert data.y is not None
     large = np.abs(data.y) > LARGEST_WHOLE if data.y.dtype.kind == "f" else np.zeros(1, dtype=bool)
@@ -50,6 +53,8 @@ def fit_classes(design: rp.Design, data: TrainingData, options: FitOptions) -> t
         max_iter=options.max_iter,
         progress=options.progress,
     )
+    if before is not None:
+        model = resumed(model, before, design, data.y, options.save)
     x = pd.DataFrame(data.x, columns=list(data.names), copy=False)
     model.fit(x, data.y, sample_weight=data.weights, offset=offset_matrix(data.offset, len(classes)))
     return model, notes

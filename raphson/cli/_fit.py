@@ -11,11 +11,13 @@ from typing import Any
 import raphson as rp
 from raphson.cli._classes import fit_classes
 from raphson.cli._likelihoods import CATEGORICAL, suited_name
+from raphson.cli._memory import check_fit, check_reading, parse_memory
 from raphson.cli._network import describe_network, fit_network, hidden_units
 from raphson.cli._options import FitOptions, split_formulas
 from raphson.cli._output import check_output, write_table
 from raphson.cli._regression import complete_in_all, fit_regression
 from raphson.cli._render import render
+from raphson.cli._resume import model_before
 from raphson.cli._rows import in_file
 from raphson.likelihoods import command_name
 from raphson.report import check_report
@@ -30,6 +32,10 @@ _OPTIONS = {
     "loosen tol": "loosen --tol",
 }
 """What arguments that notes name are called here."""
+
+
+_RESUMED = "the fit began at the coefficients of the model that was saved before"
+_NOTHING_BEFORE = "no model was saved before, so the fit began anew"
 
 
 def run_fit(options: FitOptions) -> int:
@@ -64,6 +70,10 @@ def run_fit(options: FitOptions) -> int:
         check_output(options.out)
     if options.report is not None:
         check_report(options.report)
+    before = model_before(options.save) if options.resume else None
+    limit = parse_memory(options.memory)
+    if limit is not None:
+        check_reading(options.data, limit)
     frame = rp.read_table(options.data)
     with in_file(range(len(frame))):
         design = rp.Design.fit(
@@ -82,6 +92,8 @@ def run_fit(options: FitOptions) -> int:
         if named:
             frame, more = complete_in_all(frame, design, named, options)
             notes += more
+    if limit is not None:
+        notes.append(check_fit(frame, design, 1 + len(named), limit))
     with in_file(frame.index):
         data = design.training(frame)
     assert data.y is not None
@@ -105,12 +117,15 @@ def run_fit(options: FitOptions) -> int:
             if unfit:
                 raise rp.InputError(f"{unfit[0]} does not go with classes; say with --likelihood what the target is.")
             del frame  # its coded rows are enough, and a large table is not held twice
-            model, more = fit_classes(design, data, options)
+            model, more = fit_classes(design, data, options, before)
         else:
             if options.reference != "first":
                 raise rp.InputError(f"--reference is a class, and '{name}' has none.")
-            model, more = fit_regression(frame, design, data, name, named, options)
+            model, more = fit_regression(frame, design, data, name, named, options, before)
         notes += more
+        if options.resume:
+            model.set_params(warm_start=False)
+            notes.append(_RESUMED if before is not None else _NOTHING_BEFORE)
         summary = model.summary(
             kind=options.covariance,
             level=options.level,

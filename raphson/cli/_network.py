@@ -43,6 +43,8 @@ def fit_network(
         "--exposure": options.exposure,
         "--event": options.event,
         "--exp": options.exp or None,
+        "--memory": options.memory,
+        "--resume": options.resume or None,
     }
     unfit = [option for option, value in given.items() if value is not None]
     if unfit:

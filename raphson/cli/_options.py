@@ -41,6 +41,8 @@ class FitOptions:
     max_iter: int
     tol: float
     save: Path | None
+    memory: str | None
+    resume: bool
     out: Path | None
     report: Path | None
     exp: bool

@@ -12,6 +12,7 @@ import pandas as pd
 import raphson as rp
 from raphson.cli._likelihoods import prepare_target
 from raphson.cli._options import FitOptions, split_formulas
+from raphson.cli._resume import resumed
 from raphson.likelihoods import commands, make_likelihood
 from raphson.table import TrainingData, split_formula, split_offsets
 
@@ -38,7 +39,13 @@ def complete_in_all(
 
 
 def fit_regression(
-    frame: pd.DataFrame, design: rp.Design, data: TrainingData, name: str, named: dict[str, str], options: FitOptions
+    frame: pd.DataFrame,
+    design: rp.Design,
+    data: TrainingData,
+    name: str,
+    named: dict[str, str],
+    options: FitOptions,
+    before: rp.Saved | None = None,
 ) -> tuple[Any, list[str]]:
     """Return a fitted likelihood by its name, and sentences on it; the rows are complete in all columns used."""
     _, choice = commands()[name]
@@ -72,6 +79,8 @@ def fit_regression(
     if not named:
         x = pd.DataFrame(data.x, columns=list(data.names), copy=False)
         model = rp.VectorGLM(likelihood, constraints=choice.constraints, fit_intercept=design.fit_intercept, **settings)
+        if before is not None:
+            model = resumed(model, before, design, data.y, options.save)
         return model.fit(x, y, sample_weight=data.weights, offset=offset), notes
     if choice.target == "ordered":
         raise rp.InputError(
@@ -86,5 +95,7 @@ def fit_regression(
     # what `.` stands for: all columns without a role
     roles = {role for role in (*given, *design.offset, target, *options.drop) if role}
     model = rp.VectorGLM(likelihood, formula=formulas, **settings)
+    if before is not None:
+        model = resumed(model, before, design, data.y, options.save)
     table = frame.drop(columns=list(roles)).reset_index(drop=True)
     return model.fit(table, y, sample_weight=data.weights, offset=offset), notes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -43,6 +43,10 @@ class Batch:
     def n_examples(self) -> int:
         """Number of examples ``N``."""
         return self.y.shape[0]
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors: inputs, targets and weights."""
+        return [*_tensors(self.x), self.y, *([] if self.weight is None else [self.weight])]
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
@@ -83,14 +87,17 @@ class Batches:
         data: ``(x, y)`` or ``(x, y, weight)`` of tensors, or an iterable of such that can be read repeatedly
             (a list, a ``DataLoader`` that does not shuffle).
         device: Where batches go.
+        versions: What gives numbers that change when tensors are written into; None to trust that nobody does.
 
     Raises:
         InputError: The data are of another form, or can be read only once.
     """
 
-    def __init__(self, data: Any, device: torch.device) -> None:
-        self._device = device
-        self._sums: list[int] = []
+    def __init__(
+        self, data: Any, device: torch.device, versions: Callable[[Sequence[Tensor]], list[int]] | None = None
+    ) -> None:
+        self._device, self._versions = device, versions
+        self._sums: list[int | list[int]] = []
         self._complete = False
         self._seen: list[Tensor] | None = []
         _refuse_form(data)
@@ -119,12 +126,11 @@ class Batches:
             batch = item
             if not isinstance(item, Batch):
                 batch = self._with_warning(checked_batch(item, f"batch {count}", seen=self._complete))
-            if self._checked:
-                self._compare(count, batch)
+            self._compare(count, batch)
             yield batch.to(self._device)
         if count < 0:
             raise InputError("data has no batch: give at least one, with at least one example.")
-        if self._complete and self._checked and count + 1 != len(self._sums):
+        if self._complete and self._is_compared and count + 1 != len(self._sums):
             raise InputError(f"data had {len(self._sums)} batches on the first pass and has {count + 1} now: {_REMEDY}")
         self._look_at_weights(True)
         self._complete = True
@@ -143,12 +149,23 @@ class Batches:
         seen, self._seen = self._seen, None
         warn_of_indices(seen, "The third parts of batches (x, y, weight)", stacklevel=6)
 
+    @property
+    def _is_compared(self) -> bool:
+        return self._checked or self._versions is not None
+
     def _compare(self, index: int, batch: Batch) -> None:
-        value = _checksum(batch)
+        if not self._is_compared:
+            return
+        value = self._versions(batch.tensors()) if self._versions and not self._checked else _checksum(batch)
         if not self._complete and index == len(self._sums):
             self._sums.append(value)
         elif index >= len(self._sums):
             raise InputError(f"data had {len(self._sums)} batches on the first pass and has more now: {_REMEDY}")
+        elif self._sums[index] != value and not self._checked:
+            raise InputError(
+                f"A tensor of batch {index} was changed in place since the first pass, and the objective is of the "
+                "data as they were: make a new one, or write into a copy."
+            )
         elif self._sums[index] != value:
             raise InputError(f"Batch {index} is not the one that the first pass read: {_REMEDY}")
 
@@ -298,9 +315,9 @@ def _tensors(x: Inputs) -> list[Tensor]:
 def _checksum(batch: Batch) -> int:
     """Return a number that changes with the batch's shapes, types or (a sample of) entries."""
     value = 0
-    for tensor in (*_tensors(batch.x), batch.y, *(() if batch.weight is None else (batch.weight,))):
+    for tensor in batch.tensors():
         flat = tensor.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // _SAMPLE)].cpu().contiguous()
         value = zlib.crc32(f"{tuple(tensor.shape)}{tensor.dtype}".encode(), value)
-        value = zlib.crc32(sample.view(torch.uint8).numpy(), value)
+        value = zlib.crc32(sample.view(torch.uint8).numpy().data, value)
     return value

@@ -196,8 +196,9 @@ def _moments(x: Any, *, centered: bool) -> tuple[Tensor, Tensor]:
     else:  # squares of 1e24 must not overflow
         peak = torch.from_numpy(abs(x).max(axis=0).toarray().ravel().astype("float64"))
         peak = torch.where(peak > 0, peak, 1.0)
-        unit = x.multiply(1.0 / peak.numpy()).tocsr()
-        rms = torch.from_numpy(unit.power(2).mean(axis=0)).ravel().sqrt() * peak
+        unit = size / peak.numpy()[x.indices[used]]  # by quotients: what is subnormal has no reciprocal
+        squares = np.bincount(x.indices[used], np.square(unit, dtype=np.float64), minlength=d)
+        rms = torch.from_numpy(np.sqrt(squares / max(n, 1))) * peak
     center, scale = torch.zeros_like(rms), torch.where(rms > 0, rms, 1.0)
     full = full_columns(x)
     if centered and full.any():

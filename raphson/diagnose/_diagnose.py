@@ -241,7 +241,8 @@ def _by_factors(subject: Subject) -> _Facts:
     how = (
         f"By LDL^T factorization (Bunch and Kaufman), {counts.negative} eigenvalues are negative, {counts.zero} zero"
         f"{'' if exact else ' within rounding'} and {counts.positive} positive. A sign is given only beyond the "
-        f"backward error of the factors, {level:.1e} of a matrix with rows of unit size: failure probability 0."
+        f"backward error of the factors, {level:.1e} of the matrix scaled to a largest entry near one: failure "
+        "probability 0."
     )
     positive = not counts.negative and not counts.zero
     # clamping would hide what it decides: eigenvalues that are known to be positive may still round to less

@@ -47,7 +47,7 @@ class Inertia(NamedTuple):
 
 
 class Count(NamedTuple):
-    """An inertia, whether every zero is exactly zero, and what counts as zero (of a matrix with rows of unit size)."""
+    """An inertia, whether every zero is exactly zero, and what counts as zero (beside a largest entry near one)."""
 
     inertia: Inertia
     exact: bool = True

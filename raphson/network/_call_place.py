@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -59,6 +59,11 @@ def runnable(model: Any, x: Any, parameters: torch.dtype) -> Generator[None, Non
         what = str(error).strip().split("\n")[0].rstrip(".")
         if not what or isinstance(error, LookupError):  # whose words are a key
             what = f"{type(error).__name__} {what}".strip()
+        if isinstance(x, Mapping) and isinstance(error, TypeError) and "argument" in what:
+            raise InputError(
+                f"The inputs {', '.join(map(str, x))} are given by name, model(**x), and {place} says: {what}. Name "
+                "them as forward does, or, for a model that takes one dictionary, give a tuple that holds it, ({...},)."
+            ) from error
         raise InputError(
             f"The model cannot be run on {inputs}. {place} says: {what}. Give inputs with the axes, sizes and type "
             "that the model was made for."

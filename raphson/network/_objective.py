@@ -27,6 +27,7 @@ from raphson.network._module import Model
 from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
 from raphson.network._progress import shown
+from raphson.network._tensor_memory import in_place_versions
 from raphson.network.autodiff._adjoint import check_adjoint
 from raphson.network.autodiff._linearize import refuse_constant
 from raphson.network.layers._feed_forward import FeedForward, find_feed_forward
@@ -125,7 +126,7 @@ class Objective:
         self.reduction: Reduction = given.reduction or reduction or "mean"
         refuse_training_mode(self.model.module)
         self._classes_second = isinstance(likelihood, nn.CrossEntropyLoss)
-        self._batches = Batches(data, self.model.space.device)
+        self._batches = Batches(data, self.model.space.device, in_place_versions)
         self._unseen: list[Tensor] = []
         self._looking = False
         self._read()

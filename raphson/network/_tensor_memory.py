@@ -32,6 +32,18 @@ def in_place_versions(tensors: Sequence[Tensor]) -> list[int]:
     return [*map(_VERSION, tensors)]
 
 
+class Written:
+    """How often each of some tensors had been changed in place when this was made."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors = [t for t in tensors if not t.is_inference()]  # which nothing outside inference mode changes
+        self.versions = in_place_versions(self.tensors)
+
+    def since(self) -> bool:
+        """Return whether one has been changed in place since."""
+        return in_place_versions(self.tensors) != self.versions
+
+
 def memory_of(tensors: Sequence[Tensor]) -> list[Any]:
     """Return where tensors are in memory, and in which form, in a list that is equal where that is the same."""
     return [*map(_POINTER, tensors), *map(_SIZE, tensors), *map(_STRIDE, tensors), *map(_DTYPE, tensors)]

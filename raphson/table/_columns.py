@@ -195,3 +195,18 @@ def refuse_level(series: pd.Series[Any], position: int, name: str, levels: Seque
         "with it.",
         row=row,
     )
+
+
+def refuse_inexact(series: pd.Series[Any], name: str) -> None:
+    """Raise ``InputError`` for numbers that should tell rows apart and are too large to: neighbors are equal."""
+    if getattr(series.dtype, "kind", "O") != "f":
+        return
+    values = series.to_numpy(dtype=np.float64, na_value=np.nan)
+    large = np.abs(values) > LARGEST_WHOLE
+    if large.any():
+        row = int(series.index[int(large.argmax())])
+        raise InputError(
+            f"column '{name}', row {row}: {values[large.argmax()]:.17g} is too large to be a level or a group, because "
+            "numbers of that size are not exact; put a letter in front, so that they are texts.",
+            row=row,
+        )

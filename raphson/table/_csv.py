@@ -145,15 +145,16 @@ def _separator(sample: bytes) -> str:
     """Return the separator that occurs most often in the header line, outside quotes."""
     header = sample.lstrip(b"\r\n").splitlines()[:1] or [b""]
     bare = re.sub(rb'"[^"]*"', b"", header[0])
-    counts = Counter({mark: bare.count(mark.encode()) for mark in ",;\t"})
+    counts = Counter({mark: bare.count(mark.encode()) for mark in ",;\t|"})
     mark, count = counts.most_common(1)[0]
     return mark if count else ","
 
 
 def _decimal_point(sample: bytes, separator: str) -> str:
-    """Return the decimal mark: a comma only in a semicolon-separated file that has ``1,5`` and no ``1.5``."""
-    if separator != ";":
+    """Return the decimal mark: a comma only where none separates, and cells hold ``1,5`` and none ``1.5``."""
+    if separator == ",":
         return "."
-    comma = re.search(rb";\s*-?\d+,\d+\s*(;|\r?\n)", sample)
-    point = re.search(rb";\s*-?\d+\.\d+\s*(;|\r?\n)", sample)
+    mark = re.escape(separator).encode()
+    number = rb"(?:%s|\n)[ \"]*[-+]?\d+%s\d+(?:[eE][-+]?\d+)?[ \"]*(?=%s|\r?\n|\Z)"
+    comma, point = (re.search(number % (mark, decimal, mark), sample) for decimal in (rb",", rb"\."))
     return "," if comma and not point else "."

@@ -18,6 +18,9 @@ from raphson.table._expression import ARITHMETIC, COMPARISONS, LOGIC, PLAIN, Exp
 _MOST_BASIS_COLUMNS = 500
 """Of one polynomial or spline; more is a slip of the pen."""
 
+_ORTHOGONAL = 1e-6
+"""Largest product of two polynomials that should be orthogonal; what rounding made has products near one."""
+
 
 def evaluate(expression: Expression, columns: Mapping[str, Any], state: dict[str, Any]) -> Any:
     """Return the series that an expression of columns gives; what its functions learn is put into ``state``."""
@@ -92,8 +95,13 @@ class _Evaluation:
             _check_contrasts(self.text, function, values, options)
             return function(*values, **options)
         values[0] = self.number(args[0])
-        _check_basis(self.text, function, values, options)
-        return function(*values, **options, _state=self.state.setdefault(ast.unparse(node), {}))
+        given = _check_basis(self.text, function, values, options)
+        learned = self.state.setdefault(ast.unparse(node), {})
+        is_new = not learned
+        result = function(*values, **options, _state=learned)
+        if name == "poly" and is_new and not given.get("raw"):
+            _check_orthogonal(self.text, np.asarray(values[0], dtype=np.float64), result)
+        return result
 
 
 def _function(name: str) -> Any:
@@ -124,7 +132,7 @@ def _check_contrasts(text: str, function: Any, values: list[Any], options: dict[
         raise InputError(f"'{text}': levels are given as a list, such as levels=['low', 'high'].")
 
 
-def _check_basis(text: str, function: Any, values: list[Any], options: dict[str, Any]) -> None:
+def _check_basis(text: str, function: Any, values: list[Any], options: dict[str, Any]) -> dict[str, Any]:
     given = _bound(text, function, values, options)
     for name in ("df", "degree"):
         size = given.get(name)
@@ -133,6 +141,26 @@ def _check_basis(text: str, function: Any, values: list[Any], options: dict[str,
     for name in ("lower_bound", "upper_bound"):
         if given.get(name) is not None and not (isinstance(given[name], int | float) and math.isfinite(given[name])):
             raise InputError(f"'{text}': {name} is a number.")
+    return given
+
+
+def _check_orthogonal(text: str, column: np.ndarray, polynomials: Any) -> None:
+    """Refuse polynomials that rounding has made: of a degree that the column cannot tell from a lower one."""
+    found = getattr(polynomials, "__wrapped__", polynomials)
+    basis = np.column_stack([*(found.values() if isinstance(found, dict) else np.asarray(found).T)])
+    distinct = len(np.unique(column))
+    if basis.shape[1] >= distinct:
+        raise InputError(
+            f"'{text}': a polynomial of degree {basis.shape[1]} needs {basis.shape[1] + 1} different values, and there "
+            f"{'is' if distinct == 1 else 'are'} {distinct}; lower the degree."
+        )
+    with np.errstate(all="ignore"):
+        error = np.abs(basis.T @ basis - np.eye(basis.shape[1])).max(initial=0.0)
+    if not error < _ORTHOGONAL:
+        raise InputError(
+            f"'{text}': polynomials of degree {basis.shape[1]} cannot be told apart in double precision; lower the "
+            "degree, or use a spline such as bs(x, df=10)."
+        )
 
 
 def _bound(text: str, function: Any, values: list[Any], options: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raphson._errors import InputError
-from raphson.table._columns import Number, learn_column, refuse_level, to_numbers
+from raphson.table._columns import Number, learn_column, refuse_inexact, refuse_level, to_numbers
 from raphson.table._evaluate import evaluate
 from raphson.table._expression import Expression, shown
 from raphson.table._terms import INTERCEPT, Terms, read_terms
@@ -85,6 +85,8 @@ def learn_formula(right: str, frame: pd.DataFrame) -> tuple[FormulaCoding, list[
             uses[name] = isinstance(column, Number)
             if note and uses[name]:
                 notes.append(note)
+        elif isinstance(name, Expression) and name.category is not None:
+            refuse_inexact(frame[name.category], name.category)
     state: dict[str, Any] = {}
     columns = _numeric(frame, uses)
     _, labels, learned = _materialize(right, terms, _telling(right, terms, columns, state), {}, state)
@@ -213,7 +215,7 @@ def _materialize(
         raise _not_computed(right, error) from None
     learned = result.model_spec
     first = int(INTERCEPT in terms.terms)  # terms without factors come first
-    matrix, labels = matrix[:, first:], tuple(learned.column_names[first:])
+    matrix, labels = matrix[:, first:], _scaled_labels(learned, terms)[first:]
     bad = ~np.isfinite(matrix)
     if bad.any():
         at, position = np.argwhere(bad)[0]
@@ -224,3 +226,14 @@ def _materialize(
             row=row,
         )
     return matrix, labels, learned
+
+
+def _scaled_labels(spec: Any, terms: Terms) -> tuple[str, ...]:
+    """Return the names of a matrix's columns with the numbers that scale them: the column of ``2:x`` is not ``x``."""
+    labels = list(spec.column_names)
+    for term, columns in spec.term_slices.items():
+        numbers = [terms.factors[factor.expr] for factor in term.factors if factor.expr != INTERCEPT[0]]
+        for number in numbers:
+            if isinstance(number, float):
+                labels[columns] = [f"{number:g}:{label}" for label in labels[columns]]
+    return tuple(labels)

@@ -20,8 +20,9 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """Read a CSV or Parquet file into a data frame.
 
     A name that ends in ``.parquet`` or ``.pq`` is Parquet. Anything else is CSV in UTF-8 with a header line,
-    maybe compressed, separated by comma, semicolon or tab (found from the header); between semicolons,
-    numbers may have a decimal comma. Empty cells and the usual marks (``NA``, ``NaN``, ``null``) are missing.
+    maybe compressed, separated by comma, semicolon, tab or bar (found from the header); where no comma
+    separates, numbers may have a decimal comma. Empty cells and the usual marks (``NA``, ``NaN``, ``null``)
+    are missing.
 
     Args:
         path: The file.

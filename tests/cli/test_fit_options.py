@@ -134,3 +134,17 @@ def test_what_the_fit_warns_of_is_printed(cli, table, tmp_path: Path) -> None:
     assert ran.code == 0 and "not estimable" in ran.out
     assert "'tiny of log_mean' has a variance beyond the range of double precision" in " ".join(ran.out.split())
     assert "Change the unit of the column." in ran.out
+
+
+def test_of_several_processes_by_torchrun_the_first_fits(cli, table, tmp_path: Path, monkeypatch) -> None:
+    path, _ = table
+    args = ("fit", path, "--formula", "visits ~ x", "--likelihood", "poisson", "--save", tmp_path / "m")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "1")
+    assert cli(*args) == (0, "", "")
+    assert not (tmp_path / "m").exists()
+    monkeypatch.setenv("RANK", "0")
+    code, out, err = cli(*args)
+    assert code == 0 and "Poisson" in out and "torchrun started 3 processes" in err
+    assert (tmp_path / "m").exists()

@@ -116,6 +116,16 @@ def test_targets_too_small_to_square_are_refused_in_a_sentence(size: float) -> N
             rp.VectorGLM(likelihood).fit(x, size * np.arange(1.0, 41.0))
 
 
+@pytest.mark.parametrize("size", [1e-306, 5e-324])
+@pytest.mark.parametrize("kind", [np.asarray, scipy.sparse.csr_matrix])
+def test_a_column_so_small_that_its_coefficient_overflows_is_refused_by_name(size: float, kind: Any) -> None:
+    rng = np.random.default_rng(0)
+    x, y = np.stack([rng.normal(size=40), size * np.arange(1.0, 41.0)], 1), rng.integers(0, 2, 40)
+    for model in (rp.MultinomialLogisticRegression(), rp.VectorGLM(rp.Poisson())):
+        with pytest.raises(rp.InputError, match="The coefficient of 'x1', .* too large to compute with; change"):
+            model.fit(kind(x), y)
+
+
 @pytest.mark.parametrize("size", [1e-300, 5e-324])
 def test_a_penalty_on_a_column_too_small_to_square_is_refused_by_name(size: float) -> None:
     rng = np.random.default_rng(0)

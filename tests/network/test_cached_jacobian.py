@@ -15,7 +15,7 @@ from raphson.network.curvature import _cached_jacobian, _gauss_newton, _products
 from raphson.network.curvature._cached_jacobian import cached_jacobian
 from raphson.network.layers._layer_jacobian import LayerJacobian
 
-from .test_kfac_layers import integers, objective_of, randn
+from .kfac_models import integers, objective_of, randn
 
 EXPLAINED = ["mlp", "sequence", "causal", "resnet", "upsampling", "tied", "bag of words", "images", "transformer"]
 EXPLAINED += [

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 import raphson as rp
 
-from .condition_cases import CASES, DTYPE, C, Calls, Case, N, hooked_before_node, hooked_node, plain, refused
+from .condition_cases import CASES, Case, plain, refused
+from .condition_models import C, Calls, N, hooked_before_node, hooked_node
 from .entry_points import ENTRIES, Entry
+from .network_cases import DTYPE
 
 
 def packed(h: Tensor) -> Tensor:
@@ -56,8 +58,6 @@ NAMES = {
     *("scale_grad_by_freq", "sparse", "max_norm", "EmbeddingBag", "statistics of the batch"),
 }
 TABLE = [case for case in [*CASES, *MORE] if case.name in NAMES or case in MORE]
-
-
 CHANCE = {"drop path", "noise", "a generator of its own", "statistics of the batch", "counting buffer"}
 """What is no trouble while a model is trained."""
 

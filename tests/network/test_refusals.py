@@ -291,3 +291,29 @@ def test_case_21_operators_are_freed_without_the_garbage_collector():
         assert count[0] == count[2]
     finally:
         gc.enable()
+
+
+class OneDictionary(nn.Module):
+    """A model that takes a dictionary as one argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, parts):
+        return self.linear(parts["a"]) * parts["b"]
+
+
+def test_a_dictionary_goes_in_by_name_or_in_a_tuple_as_one():
+    net, y = OneDictionary(), torch.tensor([0, 1, 1, 0])
+    parts = {"a": torch.randn(4, 3), "b": torch.rand(4, 1)}
+    with pytest.raises(rp.InputError, match=r"inputs a, b are given by name.*OneDictionary.*tuple that holds it"):
+        rp.Objective(net, nn.CrossEntropyLoss(), (parts, y))
+    value = rp.Objective(net, nn.CrossEntropyLoss(), ((parts,), y)).value()
+    torch.testing.assert_close(value, nn.functional.cross_entropy(net(parts), y))
+
+
+def test_an_unknown_estimator_is_told_all_of_them():
+    objective = rp.Objective(nn.Linear(3, 2), nn.CrossEntropyLoss(), (torch.randn(4, 3), torch.tensor([0, 1, 1, 0])))
+    with pytest.raises(rp.InputError, match="'foo', but it must be one of exact, mc, empirical, recursive"):
+        rp.kfac(objective, "foo")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import raphson as rp
 
-from .condition_cases import hooked_before_node, hooked_node
+from .condition_models import hooked_before_node, hooked_node
 
 TINY = 1e-15
 """What is drawn changes no output by more than rounding: nothing could be seen by looking at outputs."""

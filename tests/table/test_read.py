@@ -21,10 +21,10 @@ def write(folder: Path, text: str | bytes, name: str = "data.csv") -> Path:
     return file
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_separator_is_found_from_the_header(tmp_path: Path, separator: str) -> None:
-    rows = ["a|b|c", "1|x|2.5", "2|y|"]
-    frame = read_table(write(tmp_path, "\n".join(rows).replace("|", separator)))
+    rows = ["a?b?c", "1?x?2.5", "2?y?"]
+    frame = read_table(write(tmp_path, "\n".join(rows).replace("?", separator)))
     assert list(frame.columns) == ["a", "b", "c"]
     assert frame["a"].tolist() == [1, 2]
     assert frame["b"].tolist() == ["x", "y"]
@@ -39,6 +39,26 @@ def test_other_separator_inside_a_quoted_name_does_not_count(tmp_path: Path) -> 
 def test_decimal_comma_between_semicolons(tmp_path: Path) -> None:
     frame = read_table(write(tmp_path, "a;b;c\nu;1,5;2\nv;-0,25;3\n"))
     assert frame["b"].tolist() == [1.5, -0.25]
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+@pytest.mark.parametrize(("cells", "values"), [("1,5?u -2,25?v", [1.5, -2.25]), ("1,5e3?u +2,0?v", [1500.0, 2.0])])
+def test_decimal_comma_in_the_first_column_alone(
+    tmp_path: Path, separator: str, end: str, cells: str, values: list[float]
+) -> None:
+    rows = ["a?b", *cells.split()]
+    text = (end or "\n").join(rows).replace("?", separator) + end
+    frame = read_table(write(tmp_path, text))
+    assert frame["a"].tolist() == values
+    last = read_table(write(tmp_path, "\n".join(separator.join(row.split("?")[::-1]) for row in rows)))
+    assert last["a"].tolist() == values
+
+
+def test_a_comma_is_no_decimal_mark_where_points_are(tmp_path: Path) -> None:
+    frame = read_table(write(tmp_path, "a;b\n1,5;2.5\n2,5;3.5\n"))
+    assert frame["b"].tolist() == [2.5, 3.5]
+    assert frame["a"].tolist() == ["1,5", "2,5"]
 
 
 def test_text_marks_of_missing_values_are_missing(tmp_path: Path) -> None:

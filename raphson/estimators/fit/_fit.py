@@ -32,6 +32,9 @@ _WORKING_VECTORS = 12
 
 _LARGE_BYTES = 2**30
 
+_LEAST_SCALE = 1e-304
+"""Of a column: its coefficient is that of the standardized column divided by this, and must not overflow."""
+
 _MODERATE = 300.0
 """Outputs without bounds up to this size, in their units, have a finite log-likelihood: no exponential of twice them
 overflows. Of 10,000 beta rows the log-likelihood takes a tenth of the fit."""
@@ -55,8 +58,7 @@ def fit(
     solver_map, columns = report, torch.arange(report.n_columns)
     kept = columns if uniform else torch.arange(report.n_parameters)
     design = standardized_design(rows, report, columns)
-    if options.l2 > 0:
-        _refuse_small(design.scale, options.l2, layout.columns)
+    _refuse_small(design.scale, options.l2, layout.columns)
     null: Tensor | OwnColumns = torch.zeros(kept.shape[0], 0, dtype=torch.float64)
     collinearity = None
     nearly = options.l2 == 0 and not design.is_well_conditioned()
@@ -111,12 +113,14 @@ def fit(
 
 
 def _refuse_small(scale: Tensor, l2: float, columns: tuple[str, ...]) -> None:
+    """Refuse a column so small that its coefficient, or the penalty on that, is no number of double precision."""
     least = float(scale.min()) if len(scale) else 1.0
-    if not least * least * sys.float_info.max >= l2:
+    penalty = not least * least * sys.float_info.max >= l2
+    if penalty or least < _LEAST_SCALE:
         column = int(scale.argmin())
         raise InputError(
-            f"The penalty on the coefficient of '{columns[column]}', whose values differ by about "
-            f"{float(scale[column]):g}, is too large to compute with; change the unit of the column."
+            f"The {'penalty on the ' if penalty else ''}coefficient of '{columns[column]}', whose values differ by "
+            f"about {float(scale[column]):g}, is too large to compute with; change the unit of the column."
         )
 
 

@@ -14,7 +14,7 @@ from raphson._errors import InputError
 from raphson.data import ColumnSums
 from raphson.estimators.input._formulas import Formulas
 from raphson.estimators.input._rows import Rows, make_rows
-from raphson.estimators.input._validate import check_length
+from raphson.estimators.input._validate import check_length, without_mask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +45,7 @@ class Given:
     @classmethod
     def of(cls, formula: Any, x: Any, y: Any, sample_weight: Any, offset: Any) -> Given:
         """Learn the formulas, if there are any, from the arguments of ``fit``, and leave out incomplete rows."""
+        y, sample_weight, offset = without_mask(y), without_mask(sample_weight), without_mask(offset)
         if formula is None:
             return cls(x, y, sample_weight, offset)
         formulas, positions = Formulas.learn(formula, x)

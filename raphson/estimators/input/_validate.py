@@ -48,6 +48,15 @@ def as_tensor(array: Any) -> Tensor:
         return torch.from_numpy(array)
 
 
+def without_mask(values: Any) -> Any:
+    """Return an argument with what a masked array hides as NaN, so that it counts as missing; others as they are."""
+    if not isinstance(values, np.ma.MaskedArray):
+        return values
+    if not np.ma.getmaskarray(values).any():
+        return np.asarray(values)
+    return np.ma.filled(values.astype(np.float64 if values.dtype.kind in "biuf" else object), np.nan)
+
+
 def feature_names(x: Any, n_features: int) -> Sequence[str]:
     """Return the column names of a frame, or ``x0, x1, ...``."""
     columns = getattr(x, "columns", None)
@@ -107,6 +116,7 @@ def _converted(estimator: Any, x: Any, *, reset: bool, min_columns: int) -> Any:
     """Return ``x`` as a float64 array or CSR matrix whose entries were not looked at."""
     if isinstance(x, Tensor):
         x = x.detach().cpu().numpy()
+    x = without_mask(x)
     if sp.issparse(x):
         x = sound_sparse(x)
     if hasattr(x, "columns") and not len(x.columns):  # scikit-learn looks for the type of a column

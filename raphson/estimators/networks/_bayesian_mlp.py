@@ -20,7 +20,7 @@ from raphson._errors import InputError
 from raphson.estimators._no_mean import finite_deviation, finite_mean
 from raphson.estimators.input._classes import class_labels, encode_classes, restore_classes
 from raphson.estimators.input._target import check_target, takes_labels
-from raphson.estimators.input._validate import as_tensor, check_table, check_weights
+from raphson.estimators.input._validate import as_tensor, check_table, check_weights, without_mask
 from raphson.estimators.networks._review import NetworkReview
 from raphson.estimators.networks._train import Training, train
 from raphson.laplace import Posterior, Predictive, PredictiveMixture
@@ -134,7 +134,7 @@ class BayesianMLP(NetworkReview, BaseEstimator):
         self._check_options()
         likelihood = self._likelihood()
         table = check_table(self, X, reset=True)
-        weights = check_weights(sample_weight, table.shape[0])
+        y, weights = without_mask(y), check_weights(without_mask(sample_weight), table.shape[0])
         self.classes_: Any = None
         if isinstance(likelihood, Categorical) and np.ndim(y) == 1:
             self.classes_, codes = encode_classes(y, table.shape[0], weights)

@@ -15,6 +15,7 @@ from raphson.network._checks import Traits, probe
 from raphson.network._module import Model
 from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
+from raphson.network._tensor_memory import Written
 from raphson.network.autodiff._adjoint import check_adjoint
 from raphson.network.autodiff._linearize import Linearization
 from raphson.network.autodiff._per_example import (
@@ -24,6 +25,7 @@ from raphson.network.autodiff._per_example import (
     one_example,
     parted,
 )
+from raphson.network.curvature._products import refuse_written
 from raphson.network.curvature.factors._output_curvature import slice_rows
 
 Network = nn.Module | Callable[..., Tensor]
@@ -59,6 +61,9 @@ class Jacobian:
         check_adjoint(model, take(x, slice(0, n, max(1, n - 1)), n), traits)
         self._lin = Linearization(model, x, traits)
         self._versions = model.versions()
+        inputs: list[Tensor] = []
+        tree_map(inputs.append, x)
+        self._inputs = Written(inputs)
         self.outputs = self._lin.outputs
 
     def __repr__(self) -> str:
@@ -98,7 +103,7 @@ class Jacobian:
         r"""Return :math:`J v`, ``(N, ..., C)``, for ``v`` of shape ``(P,)``."""
         self._check_vector(v)
         self.space.check_length(v.shape[-1])
-        self._model.check_unchanged(self._versions)
+        self._check_unchanged()
         return self._lin.jvp(v)
 
     def rmv(self, u: Tensor) -> Tensor:
@@ -111,7 +116,7 @@ class Jacobian:
         r"""Return :math:`J V`, ``(N, ..., C, k)``, for ``V`` of shape ``(P, k)``."""
         self._check_vector(v)
         self.space.check_length(v.shape[0])
-        self._model.check_unchanged(self._versions)
+        self._check_unchanged()
         return self._lin.jvps(v.mT).movedim(0, -1)
 
     def rmm(self, u: Tensor) -> Tensor:
@@ -123,7 +128,7 @@ class Jacobian:
     def to_dense(self) -> Tensor:
         """Return the ``(N, ..., C, P)`` tensor; ``TooLargeError`` says how large it would be."""
         check_dense_size(self.shape, self.dtype, "its products mv, rmv, mm and rmm, or fewer inputs or params")
-        self._model.check_unchanged(self._versions)
+        self._check_unchanged()
         width = max(1, _CHUNK // (self.outputs[0].numel() * self.space.numel))
         return torch.cat([
             example_jacobian(self._model, take(self._x, rows, self._n), rows.stop - rows.start, self._traits)
@@ -147,8 +152,12 @@ class Jacobian:
         )
 
     def _transposed(self, u: Tensor) -> Tensor:
-        self._model.check_unchanged(self._versions)
+        self._check_unchanged()
         return self._lin.vjps(u)
+
+    def _check_unchanged(self) -> None:
+        self._model.check_unchanged(self._versions)
+        refuse_written(self._inputs, "the inputs")
 
     def _check_vector(self, v: Any) -> None:
         if not isinstance(v, Tensor) or v.ndim == 0 or v.dtype != self.dtype or v.device != self.device:

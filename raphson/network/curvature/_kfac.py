@@ -2,7 +2,7 @@ r"""Kronecker-factored curvature of a network: K-FAC, KFLR and KFRA."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -17,10 +17,12 @@ from raphson.network.curvature.factors._layer_sums import LayerSums
 from raphson.network.curvature.factors._output_factor import Sampling, sampling_of
 from raphson.network.curvature.factors._recorded_batches import recorded_batches
 
+Estimator = Literal["exact", "mc", "empirical", "recursive"]
+
 
 def kfac(
     objective: Objective,
-    estimator: Literal["exact", "mc", "empirical", "recursive"] = "exact",
+    estimator: Estimator = "exact",
     sharing: Sharing = "expand",
     *,
     samples: int = 1,
@@ -105,9 +107,15 @@ def kfac(
     """
     check_objective(objective)
     check_options(sharing, bias)
+    _check_estimator(estimator)
     if estimator == "recursive":
         return kfra(objective, bias)
     return layer_sums(objective, sampling_of(objective, estimator, samples, generator), sharing, bias).operator()
+
+
+def _check_estimator(estimator: str) -> None:
+    if estimator not in get_args(Estimator):
+        raise InputError(f"estimator is {estimator!r}, but it must be one of {', '.join(get_args(Estimator))}.")
 
 
 def layer_sums(

@@ -13,7 +13,7 @@ from raphson._errors import InputError
 from raphson.data import Batch
 from raphson.linalg import Implicit, is_near
 from raphson.network._objective import Objective
-from raphson.network._tensor_memory import block_of
+from raphson.network._tensor_memory import Written, block_of
 
 CACHE_BYTES = 2**29
 """What is cached between products takes less than this, in bytes (512 MiB), the graph of a single batch aside."""
@@ -55,6 +55,7 @@ class NetworkProducts:
         self._objective, self._linearize, self._keep_all = objective, linearize, keep_all
         self._versions = objective.model.versions()
         self._cached: list[BatchProducts] | None = None
+        self._data: Written | None = None
         self._finite = False  # until a product was
 
     def operator(self) -> Implicit:
@@ -92,9 +93,11 @@ class NetworkProducts:
 
     def _batches(self) -> Iterator[BatchProducts]:
         if self._cached is not None:
+            assert self._data is not None
+            refuse_written(self._data, "the data")
             yield from self._cached
             return
-        objective, cached = self._objective, []
+        objective, cached, tensors = self._objective, [], list[Tensor]()
         count, spare = objective.n_batches, float(CACHE_BYTES)
         keep = count == 1 or self._keep_all
         for index, batch in enumerate(objective.batches()):
@@ -105,9 +108,10 @@ class NetworkProducts:
             made = self._linearize(batch, index, math.inf if self._keep_all else spare)
             if keep:
                 cached.append(made)
+                tensors += batch.tensors()
             yield made
             del made
-        self._cached = cached or None
+        self._cached, self._data = cached or None, Written(tensors)
 
     def _measure(self, batch: Batch) -> int:
         """Return the bytes that are held for a batch, parameters aside."""
@@ -125,6 +129,15 @@ class NetworkProducts:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             made = self._linearize(batch, 0, 0)
         return made.nbytes + sum(size for pointer, size in seen.items() if pointer not in own)
+
+
+def refuse_written(data: Written, what: str) -> None:
+    """Raise ``InputError`` where inputs or targets that an operator keeps have been changed in place."""
+    if data.since():
+        raise InputError(
+            f"A tensor of {what} was changed in place after this operator was made, which describes them as they were. "
+            "Make a new operator, or write into a copy."
+        )
 
 
 def as_rows(v: Tensor) -> Tensor:
