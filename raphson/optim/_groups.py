@@ -131,10 +131,10 @@ class GroupValues:
         return values.pop() if len(values) == 1 else None
 
     def times(self, option: str, v: Tensor) -> Tensor:
-        """Return a vector ``(P,)`` times the option's value of each parameter's group."""
+        """Return a vector ``(P,)`` times the option's value of each parameter's group; itself where all are 1."""
         common = self.common(option)
         if common is not None:
-            return v * common
+            return v if common == 1.0 else v * common
         out = torch.empty_like(v)
         for group, places in zip(self._groups, self._places, strict=True):
             for place in places:

@@ -190,17 +190,18 @@ class KFAC(torch.optim.Optimizer):
             now.previous = None
             gathered, _ = self._gather(x, y, weight)
         self._gathered = None
-        theta, values = self._trained.space.vector(), GroupValues(self._trained.space.slices, self.param_groups)
+        values = GroupValues(self._trained.space.slices, self.param_groups)
         rule, gradient = self._rule, gathered.gradient
         assert rule is not None
         if values.common("weight_decay") != 0.0:
-            gradient = gradient + values.times("weight_decay", theta)
+            gradient = gradient + values.times("weight_decay", self._trained.space.vector())
         average = averaged_gradient(now.gradient, gradient, rule.averaging)
         self._curvature.take(gathered.measured, now.count)
         self._curvature.shorten(self._largest_lr if now.expected is None else 0.0)
         if now.expected is not None:
             assert isinstance(rule, QuadraticStep)
             found = FullBatch(self._position, gathered, self._curvature, self._damping, values)
+            theta = self._trained.space.vector()
             taken, now.expected = found.step(theta, gradient, now.previous, rule.iterations, now.count)
             average = gradient
         else:
@@ -369,7 +370,7 @@ class KFAC(torch.optim.Optimizer):
         assert self._progress.previous is not None
         values = GroupValues(self._trained.space.slices, self.param_groups)
         after = self._position.penalty(values)
-        with self._position.moved(-self._progress.previous):
+        with self._position.moved(self._progress.previous, -1.0):
             return float(self._trained.loss(given)) + self._position.penalty(values) - after
 
     def _trial(

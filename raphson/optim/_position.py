@@ -41,8 +41,8 @@ class Position:
         torch._foreach_add_(list(self._trained.tensors.values()), self._parts(step))
 
     @contextmanager
-    def moved(self, step: Tensor) -> Generator[None, None, None]:
-        """Add a step ``(P,)``, and put the parameters back bit for bit afterwards.
+    def moved(self, step: Tensor, times: float = 1.0) -> Generator[None, None, None]:
+        """Add a step ``(P,)`` a number of times, and put the parameters back bit for bit afterwards.
 
         Graphs that were made before do not see what is written through ``.data``, and stay right.
 
@@ -51,7 +51,7 @@ class Position:
         """
         tensors = [p.data for p in self._trained.tensors.values()]
         here = [p.clone() for p in tensors]
-        torch._foreach_add_(tensors, self._parts(step))
+        torch._foreach_add_(tensors, self._parts(step), alpha=times)
         try:
             yield
         finally:
@@ -59,6 +59,8 @@ class Position:
 
     def penalty(self, values: GroupValues) -> float:
         """Return half the weight decays times the squared parameters."""
+        if values.common("weight_decay") == 0.0:
+            return 0.0
         theta = self._trained.space.vector()
         return 0.5 * float(torch.dot(theta, values.times("weight_decay", theta)))
 

@@ -12,6 +12,7 @@ whose minimum in :math:`\alpha` and :math:`\mu` takes a product of the Jacobian 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,12 @@ class QuadraticModel:
         if len(b) == 1:
             first: Tensor = -b / a[0]
             return first
+        if len(b) == 2:  # a call of linear algebra takes as long as all dot products
+            ((p, c), (_, q)), (g, h) = a.tolist(), b.tolist()
+            cosine = abs(c) / math.sqrt(p * q) if p > 0 and q > 0 else math.inf
+            if 1.0 - cosine > _SINGULAR * (1.0 + cosine):
+                det = p * q - c * c
+                return torch.tensor([(c * h - q * g) / det, (c * g - p * h) / det], dtype=torch.float64)
         root = a.diagonal().clamp_min(torch.finfo(torch.float64).tiny).rsqrt()
         scaled = a * root[:, None] * root
         inverse: Tensor = torch.linalg.pinv(scaled, rtol=_SINGULAR, hermitian=True)
@@ -99,10 +106,12 @@ def quadratic_model(
         The model.
     """
     matrix = gathered.curvature(directions, last)
-    shifted = [damping * v + values.times("weight_decay", v) for v in directions]
-    more = torch.stack([torch.stack([torch.dot(a, b) for b in shifted]) for a in directions])
-    slopes = torch.stack([torch.dot(gradient, v) for v in directions])
-    return QuadraticModel(directions, slopes, matrix + more)
+    together = torch.stack(list(directions))
+    if values.common("weight_decay") == 0.0:
+        more = damping * (together @ together.mT)
+    else:
+        more = together @ torch.stack([damping * v + values.times("weight_decay", v) for v in directions]).mT
+    return QuadraticModel(directions, together @ gradient, matrix + more)
 
 
 def combination(directions: Sequence[Tensor], coefficients: Tensor) -> Tensor:

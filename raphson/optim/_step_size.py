@@ -41,7 +41,8 @@ class QuadraticStep:
         momentum: Whether the minimum is taken along the previous step, too (Martens and Grosse 2015, section 7).
         exponent: :math:`p` where ``lr`` is 1, above 0 and at most 1; without noise (all data in each batch) 1 is best.
         period: Most steps from one quadratic model to the next; without momentum. It is shorter in the first 50 steps,
-            and 1 where the length that the model finds is not within a factor of 1.5 of the last one.
+            and 1 where the length that the model finds is not within a factor of 3 of those before; else steps without
+            a model have their average, half of it the last one.
         iterations: Of conjugate gradients on the model, where every batch is the same, so that it has no noise, and
             the likelihood is not concave. The loss tells at the second step, which takes the first one back and begins
             anew; each step is then judged by a second forward pass. Without momentum and with a damping that adapts; 0:

@@ -28,10 +28,11 @@ def kept(*found, count=1000, longest=5):
         ([0.2, 0.2], 2),
         ([0.2, 0.25, 0.2, 0.25], 4),
         ([0.2] * 9, 5),
-        ([0.2] * 9 + [0.31], 1),
+        ([0.2] * 9 + [0.59], 5),
+        ([0.2] * 9 + [0.61], 1),
         ([0.2, -0.2], 1),
         ([[0.2, 0.9], [0.25, 0.8]], 2),
-        ([[0.2, 0.9], [0.2, 0.3]], 1),
+        ([[0.2, 0.9], [0.2, 0.1]], 1),
     ],
 )
 def test_models_are_made_less_often_where_they_find_the_same(found, period):
@@ -39,6 +40,24 @@ def test_models_are_made_less_often_where_they_find_the_same(found, period):
     last = 1000 + len(found) - 1
     assert length.period == period
     assert [length.due(last + k) for k in range(1, 7)] == [k >= period for k in range(1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("found", "count", "now"),
+    [
+        ([0.2, 0.4], 1000, [0.3]),
+        ([0.2, 0.4, 0.1], 1000, [0.2]),
+        ([[0.2, 0.9], [0.3, 0.7]], 1000, [0.25, 0.8]),
+        ([0.2, 0.4], 0, [0.4]),  # steps change at the start
+        ([0.2, 0.7], 1000, [0.7]),  # so does the network
+        ([0.2, -0.2], 1000, [-0.2]),
+    ],
+)
+def test_lengths_that_count_as_the_same_are_averaged(found, count, now):
+    length = kept(*found, count=count)
+    assert length.found == pytest.approx(now)
+    slopes = [-8.0, -4.0][-len(now) :]
+    assert length.along(slopes) == pytest.approx(now)  # its own decrement is that of the average
 
 
 def test_at_the_start_each_step_has_a_model():

@@ -60,6 +60,9 @@ class FeedForwardLayer:
             if len(self.activations) == 1 and type(self.activations[0]) is nn.ReLU:
                 a = z.relu_()
                 return LayerValues(self, x, a, a.sign(), None)
+            if len(self.activations) == 1 and type(self.activations[0]) is nn.Tanh and not second:
+                a = z.tanh_()
+                return LayerValues(self, x, a, torch.addcmul(a.new_ones(()), a, a, value=-1.0), None)
         with torch.enable_grad(), PlainCalls():
             z = z.requires_grad_()
             a = z * 1  # an activation may work in place
@@ -126,6 +129,16 @@ class FeedForward:
                 # an activation may work in place
                 found = module(found.clone() if getattr(module, "inplace", False) else found)
         return found  # type: ignore[no-any-return]
+
+    def outputs(self, x: Any) -> Tensor:
+        """Return the outputs of the network, ``(N, ..., C)``, for its inputs."""
+        found = self.features(x)
+        with torch.no_grad():
+            for layer in self.layers:
+                found = linear(found, layer.linear.weight, layer.linear.bias)
+                for module in layer.activations:
+                    found = module(found)
+        return found
 
     def forward_pass(self, features: Tensor, second: bool = False) -> Iterator[LayerValues]:
         """Yield the layers at their inputs, from the bottom up; ``second``: with second derivatives."""

@@ -37,6 +37,7 @@ class FeedForwardProducts:
         space: The parameters that are differentiated.
         features: Inputs of the first layer, ``(N, ..., in)``.
         second: Whether Hessian products will be asked for.
+        layers: The layers at these inputs, where they are known.
 
     Attributes:
         outputs: ``(N, ..., C)``.
@@ -45,10 +46,16 @@ class FeedForwardProducts:
     """
 
     def __init__(
-        self, feed_forward: FeedForward, space: ParameterSpace, features: Tensor, *, second: bool = False
+        self,
+        feed_forward: FeedForward,
+        space: ParameterSpace,
+        features: Tensor,
+        *,
+        second: bool = False,
+        layers: list[LayerValues] | None = None,
     ) -> None:
         self._space = space
-        layers = list(feed_forward.forward_pass(features, second))
+        layers = list(feed_forward.forward_pass(features, second)) if layers is None else layers
         self.outputs = layers[-1].outputs
         # nothing below the first parameter has a derivative
         first = min(i for i, layer in enumerate(feed_forward.layers) if {layer.weight, layer.bias} & set(space.names))
@@ -66,10 +73,15 @@ class FeedForwardProducts:
 
     def vjp(self, u: Tensor) -> Tensor:
         """Return ``J^T u``, ``(k, P)``, for ``u`` of shape ``(k, N, ..., C)``."""
+        return self.backward(u)[0]
+
+    def backward(self, u: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return ``J^T u``, and with it the gradients in the outputs of layers with weights, ``(k, M, out)``."""
         with torch.no_grad():
             gradients = [*backward_pass(self._layers, u.reshape(u.shape[0], -1, u.shape[-1]))][::-1]
-            pairs = zip(gradients, self._layers, strict=True)
-            return self._rows([_outer(g, at.inputs) if self._has(at) else None for g, at in pairs], gradients)
+            pairs = list(zip(gradients, self._layers, strict=True))
+            rows = self._rows([_outer(g, at.inputs) if self._has(at) else None for g, at in pairs], gradients)
+            return rows, [g for g, at in pairs if self._has(at)]
 
     def gauss_newton_products(self, rows: Tensor, middle: Function) -> Tensor:
         """Return ``J^T M J v``, ``(k, P)``, for ``v`` in rows ``(k, P)``, with the product ``middle`` of ``M``."""

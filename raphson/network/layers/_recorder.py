@@ -89,11 +89,19 @@ def record_feed_forward(feed_forward: FeedForward, space: ParameterSpace, x: Any
 
     None where the bias of a layer is differentiated and its weight is not.
     """
-    watched = [(layer.weight in space.tensors, layer.bias in space.tensors) for layer in feed_forward.layers]
-    if any(bias and not weight for weight, bias in watched):
+    if not records_feed_forward(feed_forward, space):
         return None
-    numbers = [i for i, (weight, _) in enumerate(watched) if weight]
-    layers = list(feed_forward.forward_pass(feed_forward.features(x)))
+    return feed_forward_record(list(feed_forward.forward_pass(feed_forward.features(x))), space)
+
+
+def records_feed_forward(feed_forward: FeedForward, space: ParameterSpace) -> bool:
+    """Whether ``feed_forward_record`` knows the layers: none whose bias is differentiated and whose weight is not."""
+    return all(layer.weight in space.tensors or layer.bias not in space.tensors for layer in feed_forward.layers)
+
+
+def feed_forward_record(layers: Sequence[LayerValues], space: ParameterSpace) -> LayerRecord:
+    """Return the record of a feed-forward network that was evaluated."""
+    numbers = [i for i, at in enumerate(layers) if at.layer.weight in space.tensors]
 
     def view(name: str | None) -> ParameterView | None:
         tensor = space.tensors.get(name or "")
@@ -107,7 +115,7 @@ def record_feed_forward(feed_forward: FeedForward, space: ParameterSpace, x: Any
 
     def backward(u: Tensor, visit: Visit) -> None:
         with torch.no_grad():
-            for i, g in zip(range(len(layers) - 1, -1, -1), backward_pass(layers[numbers[0] :], u), strict=False):
+            for i, g in zip(range(len(layers) - 1, -1, -1), backward_pass([*layers[numbers[0] :]], u), strict=False):
                 if i in numbers:
                     visit(numbers.index(i), g)
 

@@ -105,9 +105,11 @@ class KroneckerBlock:
 
     def put(self, v: Tensor, values: Tensor) -> None:
         """Write matrices ``(G, O, I')`` into a vector."""
-        v[self.weight] = values[..., : self.shape[2]].reshape(-1)
-        if self.bias is not None:
-            v[self.bias] = values[..., -1].reshape(-1)
+        for place, part in ((self.weight, values[..., : self.shape[2]]), (self.bias, values[..., -1])):
+            if isinstance(place, slice):  # at once, without a copy in between
+                v[place].view(part.shape).copy_(part)
+            elif place is not None:
+                v[place] = part.reshape(-1)
 
     @property
     def places(self) -> list[slice | Tensor]:

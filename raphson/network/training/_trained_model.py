@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from raphson.network._module import Model
 from raphson.network._module_parts import refuse_gradient_hooks, signature
 from raphson.network._parameters import ParameterSpace
 from raphson.network._plain_run import plain_run
+from raphson.network.layers._feed_forward import FeedForward
+from raphson.network.training._feed_forward_run import FeedForwardRun, closed_form
+from raphson.network.training._recorded_run import NetworkRun, RecordedRun
 from raphson.network.training._training_pass import TrainingPass, total_weight, weighted_nll
 
 Given = Batch | Callable[[], tuple[Tensor, ...]]
@@ -63,6 +67,7 @@ class TrainedModel:
         self._fresh = True
         self._traits: Traits | None = None
         self._looked: tuple[Any, ...] = ()
+        self._feed_forward: FeedForward | None = None
 
     @property
     def space(self) -> ParameterSpace:
@@ -85,11 +90,20 @@ class TrainedModel:
             The pass; ``InputError`` if outputs do not fit the targets.
         """
         forward, batch, leaves = self._prepared(given)
-        if self._traits is None or self._looked != signature(self.module):
+        if self._traits is None:
             target = self.module or self._model.function
             self._traits, self._model.checkpointed = observe(target, self.module, self.space.device, forward)
-            self._looked = signature(self.module)
-        made = TrainingPass(self, batch, forward, leaves, self._traits, products)
+            self._feed_forward = closed_form(self.module, self.space)
+        traits, network = self._traits, self._feed_forward
+
+        def run() -> NetworkRun:
+            if network is None or not _is_plain(given, self.space):
+                return RecordedRun(forward, leaves(), traits, self.space, products)
+            x = batch().x
+            with runnable(self.module, x, self.space.dtype):
+                return FeedForwardRun(network, self.space, x)
+
+        made = TrainingPass(self, batch, run, forward)
         if self._classes_second:
             check_classes_last(made.f, made.batch.y)
         if self._fresh and made.batch.weight is not None:
@@ -110,20 +124,27 @@ class TrainedModel:
         total = weighted_nll(self.likelihood, f, made)
         return total / total_weight(self.likelihood, f, made) if self.reduction == "mean" else total
 
-    def _prepared(self, given: Given) -> tuple[Callable[[], Tensor], Callable[[], Batch], Mapping[str, Tensor]]:
+    def _prepared(
+        self, given: Given
+    ) -> tuple[Callable[[], Tensor], Callable[[], Batch], Callable[[], Mapping[str, Tensor]]]:
         """Return what runs the network, what returns the batch after that, and the parameters that it computes with."""
         self._model.refuse_surroundings()
         refuse_gradient_hooks(self.module)
         self._check_unchanged()
         self._follow()
+        parts = signature(self.module)
+        if parts != self._looked:
+            self._looked, self._traits, self._feed_forward = parts, None, None
         device = self.space.device
         if isinstance(given, Batch):
             batch = given.to(device)
-            leaves = self._model.leaves()
+            leaves = cache(self._model.leaves)
 
             def run() -> Tensor:
                 with runnable(self.module or self._model.function, batch.x, self.space.dtype):
-                    return self._model.call(leaves, batch.x)
+                    if not torch.is_grad_enabled() and self._feed_forward is not None and _is_plain(batch, self.space):
+                        return self._feed_forward.outputs(batch.x)
+                    return self._model.call(leaves(), batch.x)
 
             return run, lambda: batch, leaves
         if self.module is None:
@@ -145,7 +166,7 @@ class TrainedModel:
             y, weight = found[1].to(device), found[2]
             return Batch(None, y, weight if weight is None else checked_weights(weight, y.shape[0]).to(device))
 
-        return forward, batch_of, self.tensors
+        return forward, batch_of, lambda: self.tensors
 
     def _check_unchanged(self) -> None:
         """Raise ``InputError`` where the module has other parameters than it had: steps would go past them."""
@@ -174,6 +195,12 @@ class TrainedModel:
                 self._model.everything[name] = p.detach()
                 if name in self.space.tensors:
                     self.space.tensors[name] = self._model.everything[name]
+
+
+def _is_plain(given: Given, space: ParameterSpace) -> bool:
+    """Whether inputs are what a feed-forward network takes without a word: others are told by the network itself."""
+    x = given.x if isinstance(given, Batch) else None
+    return type(x) is Tensor and x.ndim > 1 and x.dtype == space.dtype and not x.requires_grad
 
 
 def _outputs_and_targets(found: Any) -> tuple[Any, Tensor, Tensor | None]:

@@ -8,8 +8,9 @@ from, so that the derivative of its graph in :math:`u` along :math:`v` is :math:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +18,11 @@ from torch import Tensor, nn
 from raphson._errors import InputError
 from raphson.data import Batch
 from raphson.likelihoods import Likelihood
-from raphson.linalg import all_finite
+from raphson.linalg import SymmetricOperator, all_finite
 from raphson.network._chance import Chance, undisturbed
-from raphson.network._checks import Traits
 from raphson.network._parameters import ParameterSpace
-from raphson.network.autodiff._double_backward import differentiable_kernels
-from raphson.network.autodiff._linearize import rewritten
-from raphson.network.layers._recorder import Source, record_training
+from raphson.network.layers._layer_record import LayerRecord
+from raphson.network.training._recorded_run import NetworkRun
 
 
 class Trained(Protocol):
@@ -51,11 +50,9 @@ class TrainingPass:
 
     Args:
         trained: The network and the likelihood.
-        batch: Returns the batch, after ``forward`` ran.
-        forward: Runs the network and returns outputs ``(N, ..., C)``.
-        leaves: The parameters that it computes with.
-        traits: What is known about the network.
-        products: Whether products with the Jacobian will be asked for.
+        batch: Returns the batch, after ``run`` or ``forward`` ran.
+        run: Runs the network, for derivatives.
+        forward: Runs it for its outputs alone, ``(N, ..., C)``.
 
     Attributes:
         f: Outputs ``(N, ..., C)``, without a graph.
@@ -71,13 +68,11 @@ class TrainingPass:
         self,
         trained: Trained,
         batch: Callable[[], Batch],
+        run: Callable[[], NetworkRun],
         forward: Callable[[], Tensor],
-        leaves: Mapping[str, Tensor],
-        traits: Traits,
-        products: bool,
     ) -> None:
-        self._trained, self._forward, self._products = trained, forward, products
-        self._leaves, self._traits = leaves, traits
+        self._trained, self._run, self._forward = trained, run, forward
+        self._output_gradients: list[Tensor] = []
         self._chance = Chance.now(trained.space.device)
         self._record()
         self._given, self.batch = batch, batch()
@@ -96,32 +91,33 @@ class TrainingPass:
 
     def _record(self) -> None:
         """Run the network."""
-        # of second derivatives only those in u are needed, but the gradient itself is: its graph is made in full
-        with differentiable_kernels(self._traits), rewritten(self._traits, once=False, fold=False):
-            self.record, self._sources = record_training(self._forward, self._leaves)
-        self.f = self.record.output.detach()
-        self._released = False
+        self._made: NetworkRun | None = self._run()
+        self.f = self._now.record.output.detach()
+
+    @property
+    def _now(self) -> NetworkRun:
+        """The run, made again if it was forgotten."""
+        if self._made is None:
+            with undisturbed(self._trained.module, self.device):
+                self._chance.restore(self.device)
+                self._record()
+            self.gradient()
+        assert self._made is not None
+        return self._made
+
+    @property
+    def record(self) -> LayerRecord:
+        """The layer calls."""
+        return self._now.record
 
     @property
     def released(self) -> bool:
-        """Whether the graph was forgotten."""
-        return self._released
+        """Whether the run was forgotten."""
+        return self._made is None
 
     def release(self) -> None:
-        """Forget the graph, which takes the memory; it is made again, with the same random numbers, where needed."""
-        if not self._released:
-            self._released = True
-            del self.record, self._sources, self._linear, self._u, self._output_gradients
-
-    def _remake(self) -> None:
-        with undisturbed(self._trained.module, self.device):
-            self._chance.restore(self.device)
-            self._record()
-        self.gradient()
-
-    @property
-    def _edges(self) -> list[Any]:
-        return [call.edge for call in self.record.calls]
+        """Forget the run, which takes the memory; it is made again, with the same random numbers, where needed."""
+        self._made, self._output_gradients = None, []
 
     @property
     def module(self) -> nn.Module | None:
@@ -167,20 +163,7 @@ class TrainingPass:
             The gradient.
         """
         u = self.scaled(self.likelihood.gradient(self.f, self.batch.y))
-        self._u = u.detach().requires_grad_(self._products)
-        edges = self._edges if keep else []
-        tensors = [*edges, *(source.tensor for source in self._sources)]
-        with torch.enable_grad():
-            found = torch.autograd.grad(
-                self.record.output, tensors, self._u, retain_graph=True, create_graph=self._products
-            )
-        self._output_gradients = [g.detach().to(self.dtype) for g in found[: len(edges)]]
-        parts = found[len(edges) :]
-        linear = [(s.name, part) for s, part in zip(self._sources, parts, strict=True) if part.requires_grad]
-        self._linear = linear if self._products else []
-        named = _by_name(self._sources, [part.detach() for part in parts])
-        zeros = {n: t.new_zeros(t.shape) for n, t in self.space.tensors.items() if n not in named}
-        gradient = self.space.flatten(named | zeros)
+        gradient, self._output_gradients = self._now.gradient(u, keep)
         self._check_gradient(gradient)
         return gradient
 
@@ -194,11 +177,7 @@ class TrainingPass:
         Returns:
             A gradient for each layer call, and for each parameter that the outputs depend on.
         """
-        edges = self._edges
-        wanted = [source for source in self._sources if source.name in names]
-        tensors = [*edges, *(source.tensor for source in wanted)]
-        found = torch.autograd.grad(self.record.output, tensors, u, retain_graph=True) if tensors else ()
-        return [g.to(self.dtype) for g in found[: len(edges)]], _by_name(wanted, found[len(edges) :])
+        return self._now.backward(u, names)
 
     def empirical_gradients(self) -> list[Tensor]:
         """Return the gradients of the layer calls whose outer products sum to the empirical curvature.
@@ -214,18 +193,7 @@ class TrainingPass:
 
     def jvp(self, v: Tensor) -> Tensor:
         """Return the Jacobian of the outputs times ``v``, ``(N, ..., C)``, for ``v`` of shape ``(P,)``."""
-        if self._released:
-            self._remake()
-        named = self.space.unflatten(v)
-        parts, along = [part for _, part in self._linear], [named[name] for name, _ in self._linear]
-        try:
-            (out,) = torch.autograd.grad(parts, self._u, along, retain_graph=True, materialize_grads=True)
-        except RuntimeError as error:
-            raise InputError(
-                f"The network cannot be differentiated twice ({str(error).split('. ')[0]}), which the quadratic model "
-                "of a step needs. Use step_size='fixed' and DampingOptions(start=..., adapt=False)."
-            ) from error
-        return out
+        return self._now.jvp(v)
 
     def curvature(
         self, directions: Sequence[Tensor], last: Callable[[TrainingPass, Tensor], Tensor] | None = None
@@ -241,23 +209,21 @@ class TrainingPass:
         Returns:
             The products.
         """
-        gone = self._released
+        gone = self.released
         rest = directions if last is None else directions[:-1]
         moved = [self.jvp(v) for v in rest]
         if last is not None:
             moved.append(last(self, directions[-1]))
         if gone:
             self.release()
-        hessian = self.likelihood.fisher(self.f, self.batch.y)
-        pushed = [self.scaled(hessian.mv(m)) for m in moved]
-        rows = [torch.stack([(a * b).sum() for b in pushed]) for a in moved]
-        found = torch.stack(rows)
+        pushed = [self.scaled(self._fisher.mv(m)).flatten() for m in moved]
+        found = torch.stack([m.flatten() for m in moved]) @ torch.stack(pushed).mT
         return (found + found.mT) / 2
 
     def product(self, v: Tensor) -> Tensor:
         """Return the Gauss-Newton matrix of the batch times ``v``, both ``(P,)``."""
-        gone = self._released
-        pushed = self.scaled(self.likelihood.fisher(self.f, self.batch.y).mv(self.jvp(v)))
+        gone = self.released
+        pushed = self.scaled(self._fisher.mv(self.jvp(v)))
         named = self.backward(pushed, self.space.names)[1]
         if gone:
             self.release()
@@ -275,11 +241,11 @@ class TrainingPass:
         Returns:
             The share, and the product.
         """
-        gone = self._released
+        gone = self.released
         moved = self.jvp(v)
         if gone:
             self.release()
-        hessian = self.likelihood.fisher(self.f, self.batch.y)
+        hessian = self._fisher
         curved = (moved * self.scaled(hessian.mv(moved))).sum()
         here, share = hessian.diagonal(), 1.0
         for _ in range(halvings):
@@ -288,6 +254,11 @@ class TrainingPass:
                 break
             share *= 0.5
         return share, curved
+
+    @cached_property
+    def _fisher(self) -> SymmetricOperator:
+        """The expected Hessian of the loss in the outputs."""
+        return self.likelihood.fisher(self.f, self.batch.y)
 
     def scaled(self, values: Tensor) -> Tensor:
         """Return values per output ``(N, ..., C)`` times the example weights and the scale."""
@@ -385,11 +356,3 @@ def _position_weights(f: Tensor, batch: Batch) -> Tensor | None:
         return None
     shape = f.shape[:-1]
     return batch.weight.to(f.dtype).reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
-
-
-def _by_name(sources: Sequence[Source], parts: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return gradients in tensors of the graph by parameter."""
-    found: dict[str, Tensor] = {}
-    for source, part in zip(sources, parts, strict=True):
-        found[source.name] = found[source.name] + part if source.name in found else part
-    return found
