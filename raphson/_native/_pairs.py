@@ -38,7 +38,7 @@ class Pairs:
         # steps and Z in turns, in the places that are free or oldest: memory that no pair has come to is never touched
         self._rows = torch.empty(2 * pairs, p, dtype=dtype)
         self._numbers = torch.zeros(pairs * (2 * pairs + 6) + 2, dtype=torch.float64)
-        self._own = self._numbers[2 * pairs * (pairs + 1) + pairs :].numpy()  # scale, number of pairs taken in
+        self._own = self._numbers.numpy()[2 * pairs * (pairs + 1) + pairs :]  # scale, number of pairs taken in
         self._own[0], self._pairs = scale, pairs
         numbers, rows = memory("numbers", self._numbers, *self._numbers.shape), own(self._rows)
         self.arguments = pairs, scaled, CURVED, numbers, rows
