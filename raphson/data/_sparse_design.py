@@ -15,7 +15,7 @@ from torch import Tensor
 
 from raphson.data._column_moments import column_moments
 from raphson.data._design import Block, Design
-from raphson.data._sparse_product import SparseRows, arranged, padded
+from raphson.data._sparse_product import SparseRows, arranged, padded, row_products
 
 _LOOKS = 16
 """Rows whose columns are compared before all entries are counted for columns with one in every row."""
@@ -136,13 +136,8 @@ class SparseDesign(Design):
 
     def row_products(self, columns: slice | Tensor) -> Tensor:  # noqa: D102
         x = centered_entries(self.x, self.center.numpy())
-        x = x[:, columns if isinstance(columns, slice) else columns.numpy()]
-        n = self.n_rows
-        total, tile = torch.zeros(n, n, dtype=torch.float64), max(64, -(-n // 8))
-        for first in range(0, n, tile):  # of a symmetric matrix one triangle is enough
-            rows = slice(first, min(first + tile, n))
-            total[rows, : rows.stop] = torch.from_numpy((x[rows] @ x[: rows.stop].T).toarray())
-        return total.tril() + total.tril(-1).mT
+        everything = isinstance(columns, slice) and columns == slice(None)
+        return row_products(x if everything else x[:, columns if isinstance(columns, slice) else columns.numpy()])
 
     def astype(self, dtype: torch.dtype) -> SparseDesign:  # noqa: D102
         design = SparseDesign(self.x, intercept=self.intercept, dtype=dtype, moments=(self.center, self.scale))

@@ -18,6 +18,12 @@ _VECTOR_NONZEROS = 2**23
 """Nonzeros up to which SciPy multiplies a single vector: 0.6 ns each on one thread, where compiled code, which fills
 whole vectors, takes 1.6 divided by the number of threads. That number does not decide: bits would depend on it."""
 
+_ROWS = 16
+"""Rows made dense at a time for the inner products of all rows: their columns stay in the cache.
+
+Milliseconds, and those of a product of sparse matrices: 250 x 2000 with 5 % of the entries 0.95, 2.1, 500 x 2000 2.8,
+7.5, 500 x 7000 8.9, 16; of 8 rows at a time 1.3, 3.3, 8.3."""
+
 
 @dataclass(frozen=True, eq=False)
 class SparseRows:
@@ -123,3 +129,26 @@ def arranged(dense: Tensor) -> Tensor:
     if dense.stride() == (-(-c // _native.UNIT) * _native.UNIT, 1):
         return dense
     return padded(dense.shape[0], c, dense).copy_(dense)
+
+
+def row_products(x: Any) -> Tensor:
+    """Return the inner products ``(n, n)`` of the rows of a SciPy CSR matrix, in double precision."""
+    x, (n, d) = x.astype(np.float64, copy=False), x.shape
+    if not _native.is_available() or not n or not d:
+        return torch.from_numpy((x @ x.T).toarray())
+    if not x.has_canonical_format:  # several entries in one place add up
+        x = x.copy()
+        x.sum_duplicates()
+    rows = SparseRows.of(x)
+    places = x.indices[: x.indptr[-1]].astype(np.int64) * _ROWS + np.repeat(np.arange(n) % _ROWS, np.diff(x.indptr))
+    some, total = torch.zeros(d, _ROWS, dtype=torch.float64), torch.empty(n, n, dtype=torch.float64)
+    entries = some.numpy().reshape(-1)
+    for first in range(0, n, _ROWS):
+        last = min(first + _ROWS, n)
+        own = slice(x.indptr[first], x.indptr[last])
+        entries[places[own]] = x.data[own]
+        found = torch.empty(n - first, _ROWS, dtype=torch.float64)
+        _native.sparse_product(rows.starts[first:], rows.columns, rows.values, some, found)
+        total[first:, first:last] = found[:, : last - first]  # of a symmetric matrix one triangle is enough
+        entries[places[own]] = 0.0
+    return total.tril() + total.tril(-1).mT

@@ -37,7 +37,7 @@ from scipy.linalg import lapack
 from scipy.special import expit
 from torch import Tensor
 
-from raphson.data import SparseDesign
+from raphson.data import SparseDesign, row_products
 from raphson.linalg import SERIAL_ENTRIES
 from raphson.linear._objective import LinearObjective
 from raphson.linear._row_space import constant_columns
@@ -156,7 +156,7 @@ class DualClasses:
     def gram(self) -> Array:
         """The products of the centered rows, G ``(N, N)``."""
         x, center = self._x, self._center
-        found: Array = (x @ x.T).toarray() if self._is_sparse else torch.mm(x, x.mT).numpy()
+        found: Array = row_products(x).numpy() if self._is_sparse else torch.mm(x, x.mT).numpy()
         if center is not None:
             means = x @ center.numpy() if self._is_sparse else torch.mv(x, center).numpy()
             found -= means

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raphson._native import _module, _sparse
-from raphson.data import SparseDesign
+from raphson.data import SparseDesign, row_products
 from raphson.data._sparse_product import SparseRows, arranged, padded
 
 
@@ -74,3 +74,25 @@ def test_blocks_of_a_sparse_design(intercept, c):
     torch.testing.assert_close(block.predict(block.arrange(coef)), coef @ table.mT, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(block.adjoint(r), r @ table, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(block.adjoint_squared(r), r @ table.square(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(
+    ("n", "m", "density"), [(1, 1, 1.0), (15, 40, 0.2), (16, 3, 1.0), (50, 700, 0.05), (33, 20, 0.0)]
+)
+def test_inner_products_of_all_rows(monkeypatch, compiled, n, m, density):
+    """Rows that fill no block, several entries in one place, more memory than entries, entries in single precision."""
+    if not compiled:
+        monkeypatch.setattr(_module, "kernels", None)
+    elif _module.kernels is None:
+        pytest.skip(_module.reason)
+    x = matrix(n, m, density, n)
+    twice = sp.csr_matrix((np.repeat(x.data, 2), np.repeat(x.indices, 2), 2 * x.indptr), shape=x.shape)
+    longer = sp.csr_matrix((n, m))
+    longer.data, longer.indices, longer.indptr = np.append(x.data, 7.0), np.append(x.indices, 0), x.indptr
+    dense = x.toarray()
+    for given_, expected in ((x, dense), (twice, 2.0 * dense), (longer, dense), (x.astype(np.float32), dense)):
+        before = given_.data.copy()
+        exact = 1e-5 if given_.dtype == np.float32 else 1e-12
+        np.testing.assert_allclose(row_products(given_), expected @ expected.T, rtol=exact, atol=exact)
+        assert np.array_equal(given_.data, before)
