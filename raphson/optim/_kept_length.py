@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-_SAME = 3.0
+_SAME_AT_FIRST, _SAME = 1.5, 3.0
 """Factor between steps from two models, in the metric of the curvature, up to which they count as the same. Those of
 mini-batches of the autoencoders differ by less but for noise, and those of a network whose curvature changes from step
 to step, a regressor with a scale, by more (measured)."""
@@ -20,9 +20,12 @@ _LONGER = 2.0
 """How much longer than the last step with a model a step without may be. Without such a bound, and with a model at
 every fifth step whatever it finds, regressors with a scale diverge (measured)."""
 
-_SETTLED = 50
-"""Steps over which the longest period grows to what it is. On the autoencoder of 1400 digits 125 steps end at 14.46, as
+_GROWTH = 10
+"""Steps for each by which periods may grow. On the autoencoder of 1400 digits 125 steps end at 14.46, as
 with a model each step, but at 14.70 where the period grows from the first step on (6 seeds, measured)."""
+
+_SETTLED = 50
+"""Steps after which lengths that differ are noise."""
 
 
 class KeptLength:
@@ -59,11 +62,15 @@ class KeptLength:
         if self.found is not None:
             changes = [now - before for now, before in zip(coefficients, self.found, strict=True)]
             longer = max(decrement, _decrement(self.found, slopes))
-            same = 0 < longer and _decrement(changes, slopes) <= (1.0 - 1.0 / _SAME) * longer
+            same = (
+                0 < longer
+                and _decrement(changes, slopes)
+                <= (1.0 - 1.0 / (_SAME if count >= _SETTLED else _SAME_AT_FIRST)) * longer
+            )
             if same and count >= _SETTLED:
                 coefficients = [now - _STAYS * change for now, change in zip(coefficients, changes, strict=True)]
                 decrement = _decrement(coefficients, slopes)
-        self.period = min(self.period + 1, longest, 1 + count * longest // _SETTLED) if same else 1
+        self.period = min(self.period + 1, longest, 1 + count // _GROWTH) if same else 1
         self.found, self.decrement, self.at = coefficients, decrement, count
 
     def along(self, slopes: Sequence[float]) -> list[float]:

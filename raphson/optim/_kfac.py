@@ -112,6 +112,7 @@ class KFAC(torch.optim.Optimizer):
         self._follow(named.get(step_size) if isinstance(step_size, str) else step_size)
         self._average = IterateAverage(list(self._trained.tensors.values())) if averaging else None
         self._gathered: Gathered | None = None
+        self._compared = False
         self._position = Position(self._trained)
         self._progress = Progress()
 
@@ -205,7 +206,8 @@ class KFAC(torch.optim.Optimizer):
             taken, now.expected = found.step(theta, gradient, now.previous, rule.iterations, now.count)
             average = gradient
         else:
-            taken = self._taken(gathered, gradient, average, values)
+            towards = averaged_gradient(average, gradient, rule.averaging) if rule.ahead else average
+            taken = self._taken(gathered, gradient, towards, values)
             self._position.move(taken)
             if now.count == 0 and self._damping.adapts and not self._trained.likelihood.concave and _iterates(rule):
                 now.expected = gathered.given_again(float(gathered.loss_now()))
@@ -245,7 +247,7 @@ class KFAC(torch.optim.Optimizer):
         if isinstance(rule, QuadraticStep) and model is not None:
             now.length.put(coefficients.tolist()[: len(slopes)], slopes, now.count, rule.period)
         now.promised = None
-        if not self._damping.due(now.count + 1):
+        if not self._compared:
             return taken
         if model is None or lr is None:
             model = quadratic_model(gathered, [taken], gradient, damping, values)
@@ -268,7 +270,7 @@ class KFAC(torch.optim.Optimizer):
     def _products(self) -> bool:
         """Whether the next step needs the quadratic model of its mini-batch."""
         now, rule = self._progress, self._rule
-        if self._damping.value is None or now.expected is not None or self._damping.due(now.count + 1):
+        if self._damping.value is None or now.expected is not None or self._compared:
             return True
         return isinstance(rule, QuadraticStep) and (rule.momentum or now.length.due(now.count))
 
@@ -293,6 +295,7 @@ class KFAC(torch.optim.Optimizer):
             "quadratic": isinstance(self._rule, QuadraticStep) if self._rule is not None else None,
             "damping": self._damping.value,
             "damping_seen": self._damping.seen,
+            "damping_gap": self._damping.gap,
             "curvature": self._curvature.state_dict(),
             "average": None if self._average is None else self._average.values,
             "averaged": 0 if self._average is None else self._average.count,
@@ -326,6 +329,7 @@ class KFAC(torch.optim.Optimizer):
         own = copy.deepcopy(state_dict["kfac"])
         self._progress.load(own)
         self._damping.value, self._damping.seen = own["damping"], own["damping_seen"]
+        self._damping.gap = own["damping_gap"]
         if self._rule is None and own["quadratic"] is not None:
             self._follow(QuadraticStep() if own["quadratic"] else FixedStep())
         self._curvature.load_state_dict(own["curvature"])
@@ -352,6 +356,8 @@ class KFAC(torch.optim.Optimizer):
         if self._rule is None:
             large = not isinstance(given, Batch) or given.n_examples >= LARGE_BATCH
             self._follow(QuadraticStep() if large else FixedStep())
+        if self._gathered is None:
+            self._compared = self._damping.due(self._progress.count + 1)
         before = self._loss_before(given) if self._gathered is None and self._progress.promised is not None else None
         with self._trained.unharmed():
             made = self._trained.run(given, self._products)
@@ -361,6 +367,8 @@ class KFAC(torch.optim.Optimizer):
             change = float(made.loss) - before
             self._damping.adapt(change, self._progress.promised, self._largest_lr, self._curvature.mean)
             self._progress.promised = None
+        elif self._gathered is None and self._progress.expected is None and self._progress.count:
+            self._damping.follow(lambda: self._curvature.mean, self._progress.count)
         gathered = self._gathered or Gathered(self._trained.reduction)
         return gathered.with_pass(made, gradient, measured), made
 

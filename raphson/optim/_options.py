@@ -69,14 +69,14 @@ class CurvatureOptions:
 class DampingOptions:
     r"""How the damping :math:`\lambda` of a quadratic model is chosen.
 
-    Every ``period`` steps the change of the loss by a step is compared with what its quadratic model promised. Where
-    the ratio of the two, each averaged over about the last five comparisons, is above 4/5, :math:`\lambda` is
-    multiplied by ``rate ** period``; below 1/4, it is divided, but not to more than 1e-5 of the mean eigenvalue of the
-    curvature unless the loss rises by as much as was promised: the rest is noise. Where curvature has grown so that
-    :math:`\lambda` is below that share, it is divided, too. Other than with Martens and Grosse (2015, section 6.5), the
-    loss is that of the next mini-batch: on the one that made it, a step of the exact model is nearly always as good as
-    promised, and the damping would fall to zero. The first value is the smallest with which a first step gains a tenth
-    of what one can.
+    Every ``period`` steps, and up to four times as seldom while that changes nothing, the change of the loss by a step
+    is compared with what its quadratic model promised. Where the ratio of the two, each averaged over about the last
+    five comparisons, is above 4/5, :math:`\lambda` is multiplied by ``rate ** period``; below 1/4, it is divided, but
+    not to more than 1e-5 of the mean eigenvalue of the curvature unless the loss rises by as much as was promised: the
+    rest is noise. Where curvature has grown so that :math:`\lambda` is below that share, it is divided, too. Other than
+    with Martens and Grosse (2015, section 6.5), the loss is that of the next mini-batch: on the one that made it, a
+    step of the exact model is nearly always as good as promised, and the damping would fall to zero. The first value is
+    the smallest with which a first step gains a tenth of what one can.
 
     Args:
         start: The first value, in the units of the curvature; None: chosen at the first step.

@@ -353,3 +353,5 @@ def test_products_of_rows_by_onednn():
             expected = F.linear(a.double(), other.double(), other[:, 0].double())
             torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
             assert not found.requires_grad
+            found = _onednn.rows_product(a, other, other[:, 0], "tanh")
+            torch.testing.assert_close(found.double(), expected.tanh(), rtol=1e-5, atol=1e-5)

@@ -89,3 +89,34 @@ def test_no_first_one_is_far_below_the_curvature():
     schedule = DampingSchedule(DampingOptions())
     schedule.begin(lambda damping: -1.0, guess=5.0)
     assert schedule.value == pytest.approx(5e-4, rel=1e-6)
+
+
+def compared(schedule, last):
+    return [count for count in range(1, last + 1) if schedule.due(count)]
+
+
+def test_comparisons_that_change_nothing_become_rarer_and_a_change_brings_them_back():
+    schedule = DampingSchedule(DampingOptions(1.0))
+    assert compared(schedule, 20) == [5, 10, 15, 20]
+    for gap in (2, 4, 4):
+        schedule.adapt(-0.5, -1.0, 1.0, 1.0)
+        assert schedule.gap == gap
+    assert [count for count in compared(schedule, 160) if count > 80] == [100, 120, 140, 160]
+    assert compared(schedule, 39) == [5, 10, 15, 20, 25, 30, 35]  # nothing waits for more than a quarter of the steps
+    schedule.adapt(math.nan, -1.0, 1.0, 1e6)
+    assert schedule.gap == 1
+    assert compared(DampingSchedule(DampingOptions(1.0, adapt=False)), 20) == []
+
+
+def test_between_comparisons_it_follows_the_curvature_up():
+    schedule = DampingSchedule(DampingOptions(1.0))
+    schedule.follow(lambda: 1e6, 4)  # no period ends here
+    assert schedule.value == 1.0
+    for count in (5, 10):
+        schedule.follow(lambda: 1e6, count)
+    assert schedule.value == pytest.approx(0.95**-10)
+    schedule.follow(lambda: 1.0, 15)
+    assert schedule.value == pytest.approx(0.95**-10)
+    fixed = DampingSchedule(DampingOptions(1.0, adapt=False))
+    fixed.follow(lambda: 1e6, 5)
+    assert fixed.value == 1.0

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from raphson._errors import InputError
 from raphson.linalg import is_near
 from raphson.network._module_parts import children, is_plain
-from raphson.network._onednn import linear
+from raphson.network._onednn import linear, linear_tanh
 from raphson.network.autodiff._double_backward import PlainCalls
 
 _ACTIVATIONS = (
@@ -51,18 +51,23 @@ class FeedForwardLayer:
         """The weight, ``(out, in)``, without a graph."""
         return self.linear.weight.detach()
 
+    @property
+    def is_tanh(self) -> bool:
+        """Whether a hyperbolic tangent is all that follows."""
+        return len(self.activations) == 1 and type(self.activations[0]) is nn.Tanh
+
     def evaluate(self, x: Tensor, second: bool = False) -> LayerValues:
         """Return what the layer does with inputs ``(..., in)``; ``second``: with second derivatives."""
         with torch.no_grad():
+            if self.is_tanh and not second:
+                a = linear_tanh(x, self.linear.weight, self.linear.bias)
+                return LayerValues(self, x, a, torch.addcmul(a.new_ones(()), a, a, value=-1.0), None)
             z = linear(x, self.linear.weight, self.linear.bias)
             if not self.activations:
                 return LayerValues(self, x, z, None, None)
             if len(self.activations) == 1 and type(self.activations[0]) is nn.ReLU:
                 a = z.relu_()
                 return LayerValues(self, x, a, a.sign(), None)
-            if len(self.activations) == 1 and type(self.activations[0]) is nn.Tanh and not second:
-                a = z.tanh_()
-                return LayerValues(self, x, a, torch.addcmul(a.new_ones(()), a, a, value=-1.0), None)
         with torch.enable_grad(), PlainCalls():
             z = z.requires_grad_()
             a = z * 1  # an activation may work in place
@@ -135,6 +140,9 @@ class FeedForward:
         found = self.features(x)
         with torch.no_grad():
             for layer in self.layers:
+                if layer.is_tanh:
+                    found = linear_tanh(found, layer.linear.weight, layer.linear.bias)
+                    continue
                 found = linear(found, layer.linear.weight, layer.linear.bias)
                 for module in layer.activations:
                     found = module(found)
