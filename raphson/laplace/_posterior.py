@@ -115,7 +115,12 @@ class Posterior:
 
         Returns:
             ``(n, P)``.
+
+        Raises:
+            InputError: If the number of draws is negative, or no whole number.
         """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise InputError(f"n is {n!r}, but it must be a whole number of draws that is not negative.")
         root = self.precision.factor()
         noise = torch.randn(
             root.shape[-1], n, generator=generator, dtype=self.precision.dtype, device=self.precision.device

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from raphson._errors import IndefiniteError, InputError
 from raphson.linalg._cholesky import solve_symmetric
+from raphson.linalg._entry import is_near
 from raphson.linalg._matrix import Matrix, ScaledColumns, spectral_factor
 from raphson.linalg._operator import Eigh, LinearOperator, SlogDet, SymmetricOperator, columnwise, per_batch
 from raphson.linalg._size import check_dense_size
@@ -56,6 +57,7 @@ class Dense(SymmetricOperator):
 
     def eigh(self) -> Eigh:
         """Return the eigen-decomposition, eigenvalues ascending."""
+        _refuse_skew(self.matrix)
         eigenvalues, vectors = torch.linalg.eigh(self.matrix)
         return Eigh(eigenvalues, Matrix(vectors))
 
@@ -71,12 +73,28 @@ class Dense(SymmetricOperator):
 
     def solve(self, b: Tensor) -> Tensor:
         """Return ``A^-1 b``: by Cholesky if definite, by LU if not, ``IndefiniteError`` if singular."""
+        _refuse_skew(self.matrix)
         return columnwise(self, lambda columns: solve_symmetric(self.matrix, columns, labels=self.labels), b)
 
     def factor(self) -> LinearOperator:
         """Return ``S`` with ``S S^T = A``: the Cholesky factor if definite, by eigenvalues if singular."""
+        _refuse_skew(self.matrix)
         lower, info = torch.linalg.cholesky_ex(self.matrix)
         return spectral_factor(self) if bool(info.any()) else Matrix(lower)
+
+
+def _refuse_skew(matrix: Tensor) -> None:
+    """Raise ``InputError`` for a matrix that is not symmetric, of which a factorization would read one triangle."""
+    if not is_near(matrix) or not matrix.is_floating_point() or not matrix.numel():
+        return
+    skew = (matrix - matrix.mT).abs()
+    if bool(skew.amax() > torch.finfo(matrix.dtype).eps ** 0.5 * matrix.abs().amax()):
+        row, column = divmod(int(skew.argmax()) % matrix.shape[-1] ** 2, matrix.shape[-1])
+        raise InputError(
+            f"The matrix is not symmetric: entries ({row}, {column}) and ({column}, {row}) differ by "
+            f"{float(skew.amax()):.2g}, and a symmetric operator is factorized by one triangle. Give (A + A.mT) / 2, "
+            "or use Matrix."
+        )
 
 
 @dataclass(frozen=True, eq=False)

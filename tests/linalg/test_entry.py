@@ -256,3 +256,19 @@ def test_a_single_entry_that_is_not_finite_is_seen(bad):
 def test_finite_entries_whose_sum_overflows_are_finite():
     assert all_finite(torch.full((4,), torch.finfo(torch.float32).max))
     assert all_finite(torch.empty(0))
+
+
+@pytest.mark.parametrize(
+    "use", [lambda a: a.eigh(), lambda a: a.solve(torch.ones(3, dtype=a.dtype)), lambda a: a.factor()]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_matrix_that_is_not_symmetric_is_not_factorized(use: Callable[..., Any], dtype: torch.dtype) -> None:
+    matrix = 3.0 * torch.eye(3, dtype=dtype)
+    matrix[0, 2] = 1.0
+    with pytest.raises(InputError, match=r"not symmetric: entries \(0, 2\) and \(2, 0\) differ by 1"):
+        use(Dense(matrix))
+    with pytest.raises(InputError, match=r"not symmetric: entries \(0, 2\)"):
+        Dense(torch.stack([torch.eye(3, dtype=dtype), matrix])).eigh()
+    matrix[2, 0] = 1.0 + torch.finfo(dtype).eps  # of rounding
+    eigenvalues = Dense(matrix).eigh().eigenvalues
+    torch.testing.assert_close(eigenvalues, torch.tensor([2.0, 3.0, 4.0], dtype=dtype))
