@@ -26,7 +26,7 @@ from torch import Tensor
 
 from raphson.data import Block, Design, SparseDesign
 from raphson.likelihoods import Derivatives, Likelihood
-from raphson.linear._compiled import CompiledFamily, CompiledHessian, adjoint, has_compiled_steps
+from raphson.linear._compiled import CompiledFamily, CompiledHessian, Table, adjoint, has_compiled_steps
 from raphson.linear._cost import Cost
 from raphson.linear._hessian import Evaluation, LinearHessian, Part, narrowed
 from raphson.linear._output_map import OutputMap
@@ -109,26 +109,23 @@ class LinearObjective:
     @property
     def has_compiled_steps(self) -> bool:
         """Whether a step of L-BFGS is one compiled call."""
-        known = self.likelihood.partition is not None and self._rows.table is not None and self.offset is None
-        return known and has_compiled_steps(self.n_parameters)
+        return self.offset is None and self._table is not None and has_compiled_steps(self.n_parameters)
+
+    @property
+    def _table(self) -> Table | None:
+        return None if self.likelihood.partition is None else self._rows.table
 
     @property
     def is_in_place(self) -> bool:
         """Whether compiled code evaluates the dense table as it was given, in one pass."""
-        table = self._rows.table
-        return self.likelihood.partition is not None and table is not None and table.in_place and table.starts is None
+        table = self._table
+        return table is not None and table.in_place and table.starts is None
 
     @property
     def nonzeros(self) -> int | None:
         """Nonzeros of a sparse table that compiled code evaluates; None of others."""
-        table = self._rows.table
-        known = self.likelihood.partition is not None and table is not None and table.starts is not None
-        return len(table.x) if known and table is not None else None
-
-    @property
-    def compiled(self) -> CompiledFamily | None:
-        """The same objective in compiled code, which then evaluates it, in double precision."""
-        return self._compiled
+        table = self._table
+        return None if table is None or table.starts is None else len(table.x)
 
     # passes over the data ----------------------------------------------------------------------------------------
 
@@ -196,10 +193,6 @@ class LinearObjective:
         at = self.evaluate(theta, None)
         return at.value, at.gradient
 
-    def gradient(self, theta: Tensor) -> Tensor:
-        """Return the gradient ``(P,)`` at ``theta``."""
-        return self.evaluate(theta, None).gradient
-
     def hessian(self, theta: Tensor, kind: Kind = "observed") -> LinearHessian:
         """Return the Hessian ``(P, P)`` at ``theta``, observed or expected, as an operator that is not formed."""
         return self._hessian(lambda: self._recomputed(theta, kind))
@@ -207,7 +200,7 @@ class LinearObjective:
     def evaluate(self, theta: Tensor, hessian: Kind | None = "observed") -> Evaluation:
         """Return value, gradient and, unless None is asked for, the Hessian at ``theta``, in one pass over the data."""
         # where the Hessian depends on the targets, compiled code has the observed one
-        compiled = self._compiled if hessian != "expected" or self.likelihood.partition is not None else None
+        compiled = self.compiled if hessian != "expected" or self.likelihood.partition is not None else None
         if compiled is not None:
             whole = hessian is not None and compiled.table.has_products(self.n_outputs)
             at = compiled.at(theta.double().contiguous(), self._kept_dtype if whole else None)
@@ -304,10 +297,10 @@ class LinearObjective:
     def _later_hessian(self, theta: Tensor, kind: Kind, p: Tensor | None) -> LinearHessian:
         """Return the Hessian at a point that compiled code evaluated, from what that kept of it, if anything."""
         parts = functools.partial(self._recomputed, theta, kind)
-        if p is None or self._compiled is None:
+        if p is None or self.compiled is None:
             kept = functools.cache(lambda: list(parts())) if self._caches_output_hessians() else parts
             return self._hessian(lambda: iter(kept()))
-        return self._hessian(parts, CompiledHessian(self._compiled, p))
+        return self._hessian(parts, CompiledHessian(self.compiled, p))
 
     # exponential families ----------------------------------------------------------------------------------------
 
@@ -322,7 +315,7 @@ class LinearObjective:
         return target_term(self._rows, self.output_map, self.offset, self.total_weight)
 
     @cached_property
-    def _compiled(self) -> CompiledFamily | None:
+    def compiled(self) -> CompiledFamily | None:
         """The same objective in compiled code, where that knows the likelihood and is the faster one."""
         here, partition = self.output_map, self.likelihood.partition
         if not here.is_uniform or here.selected is None or self.offset is not None or self._rows.table is None:
@@ -421,7 +414,7 @@ class LinearObjective:
     def take(self, index: Tensor) -> LinearObjective:
         """Return the objective on some of the rows; over random subsets of one size its mean is the objective."""
         return self._changed(
-            ("_linear_term", "_compiled", "_curvature_design"),
+            ("_linear_term", "compiled", "_curvature_design"),
             design=self.design.take(index),
             y=self.y[index],
             weights=None if self.weights is None else self.weights[index],
@@ -432,7 +425,7 @@ class LinearObjective:
     def once(self) -> LinearObjective:
         """Return the same objective for a single evaluation, which sums no targets before it."""
         free = self._rows.known is not None or "_linear_term" in self.__dict__
-        return self if free or self.n_outputs == 1 else self._changed(("_compiled",), _linear_term=None)
+        return self if free or self.n_outputs == 1 else self._changed(("compiled",), _linear_term=None)
 
     def without_copy(self) -> LinearObjective:
         """Return the same objective that caches no standardized copy of the table where it can do without."""
@@ -442,7 +435,7 @@ class LinearObjective:
         """Return the same objective in the parameters of another map."""
         ridge = Ridge(output_map, self.ridge.columns, self.ridge.centered)
         same = self.output_map.is_uniform and output_map.is_uniform and self._gradient_norm.is_by_column
-        forget = ("_linear_term", "_compiled") if same else ("_linear_term", "_compiled", "_gradient_norm")
+        forget = ("_linear_term", "compiled") if same else ("_linear_term", "compiled", "_gradient_norm")
         return self._changed(forget, output_map=output_map, ridge=ridge)
 
     def with_curvature(self, dtype: torch.dtype, *, products: bool = False) -> LinearObjective:
@@ -453,4 +446,4 @@ class LinearObjective:
         kept = dtype if products else torch.float64
         if not self.output_map.is_uniform or dtype == self.curvature_dtype:
             return self
-        return self._changed(("_curvature_design",), curvature_dtype=dtype, _kept_dtype=kept, _compiled=self._compiled)
+        return self._changed(("_curvature_design",), curvature_dtype=dtype, _kept_dtype=kept, compiled=self.compiled)

@@ -202,9 +202,10 @@ def test_wide_sparse_tables_go_by_gradients_where_few_are_enough(k, l2, way):
     """Few sums, or a strong penalty; else the span of the rows has fewer coefficients."""
     rng = np.random.default_rng(0)
     x, y = sp.random(300, 1000, 0.05, format="csr", random_state=rng), np.arange(300) % k
-    model = rp.MultinomialLogisticRegression(l2=l2, tol=1e-6).fit(x, y)
+    # values differ by the square of the gradients that are left, 1e-7, over the penalty at most
+    model = rp.MultinomialLogisticRegression(l2=l2, tol=1e-7).fit(x, y)
     assert model.solution_.converged
     assert model.solution_.reason.startswith(way) or not _native.is_available()
     with mock.patch("raphson.linear._compiled._sparse_table", return_value=None):
-        plain = rp.MultinomialLogisticRegression(l2=l2, tol=1e-6).fit(x, y)
+        plain = rp.MultinomialLogisticRegression(l2=l2, tol=1e-7).fit(x, y)
     assert model.solution_.value == pytest.approx(plain.solution_.value, rel=1e-9)

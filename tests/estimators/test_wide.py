@@ -54,7 +54,9 @@ def test_a_wide_fit_is_the_same_either_way(monkeypatch: pytest.MonkeyPatch, like
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fits.append(rp.VectorGLM(likelihood).fit(x, y))
-    np.testing.assert_allclose(fits[0].coef_, fits[1].coef_, rtol=1e-5, atol=1e-8)
+    # one eigenvalue of Student t's Hessian is 5e-10 there: how far along it a fit ends is rounding
+    atol = 3e-7 if isinstance(likelihood, rp.StudentT) else 1e-8
+    np.testing.assert_allclose(fits[0].coef_, fits[1].coef_, rtol=1e-5, atol=atol)
     if isinstance(likelihood, rp.Gaussian):
         centered = x - x.mean(0)
         smallest = np.linalg.pinv(centered, rcond=1e-10) @ (y - y.mean())

@@ -22,5 +22,5 @@ def linear_objective(design, likelihood, y, *, n_outputs, reference=None, curvat
 def through_pytorch(objective):
     """Return the same objective without compiled code."""
     other = copy.copy(objective)
-    other.__dict__["_compiled"] = None
+    other.__dict__["compiled"] = None
     return other

@@ -35,7 +35,7 @@ CASES = {
 def test_value_gradient_and_hessian_are_those_of_the_definition(case):
     """Value, gradient, dense Hessian, products and blocks agree with torch.func on the plain definition."""
     objective, theta = make(**({"n": 300, "d": 5} | case))
-    assert objective._compiled is not None
+    assert objective.compiled is not None
     at, value = objective.evaluate(theta), plain(objective)
     expected = torch.func.hessian(value)(theta)
     assert at.value == pytest.approx(float(value(theta)), rel=1e-14)
@@ -58,7 +58,7 @@ def test_a_gamma_model_is_an_exponential_of_the_other_sign(weighted, l2):
     w = torch.rand(300, dtype=torch.float64, generator=generator) if weighted else None
     design = DenseDesign(x, standardize=True)
     objective = LinearObjective(design, Gamma(dispersion=0.7), y, OutputMap.own(1, 5, True), weights=w, l2=l2)
-    assert objective._compiled is not None
+    assert objective.compiled is not None
     slow = through_pytorch(objective)
     theta, start = (torch.randn(5, dtype=torch.float64, generator=generator) for _ in range(2))
     at, expected = objective.evaluate(theta), slow.evaluate(theta)
@@ -123,7 +123,7 @@ def test_poisson_has_the_exponential_for_its_log_partition(weighted):
     w = torch.rand(700, dtype=torch.float64, generator=generator) if weighted else None
     objective = linear_objective(DenseDesign(x), Poisson(), y, n_outputs=1, weights=w, l2=0.01)
     theta = torch.randn(7, dtype=torch.float64, generator=generator)
-    assert objective._compiled is not None
+    assert objective.compiled is not None
     each = torch.ones(700, dtype=torch.float64) if w is None else w
 
     def value(theta: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ def test_binomial_is_a_multiple_of_the_logistic():
     y = torch.randint(11, (300, 1), generator=generator).double()
     objective = linear_objective(DenseDesign(x), Binomial(trials=10), y, n_outputs=1, l2=0.01)
     theta = torch.randn(5, dtype=torch.float64, generator=generator)
-    assert objective._compiled is not None
+    assert objective.compiled is not None
     ours, theirs = objective.evaluate(theta), through_pytorch(objective).evaluate(theta)
     assert ours.value == pytest.approx(theirs.value, rel=1e-13)
     torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-12, atol=1e-13)
@@ -177,7 +177,7 @@ def test_weights_and_entries_of_any_size_count(dtype):
     ).with_curvature(dtype)
     rtol = 1e-12 if dtype == torch.float64 else 1e-5
     torch.testing.assert_close(small.hessian(theta).to_dense(), expected, rtol=rtol, atol=rtol / 100)
-    x = objective._compiled.table.x.mT.abs().contiguous()  # sums that do not cancel
+    x = objective.compiled.table.x.mT.abs().contiguous()  # sums that do not cancel
     a = torch.rand(3, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(1e25 * _compiled.pair_sums(x, a * 1e-25), _compiled.pair_sums(x, a), rtol=1e-12, atol=0)
 
@@ -221,7 +221,7 @@ def test_outputs_of_any_size_have_the_value_and_probabilities_of_pytorch(c, n, w
     objective = LinearObjective(
         DenseDesign(x, intercept=True), Categorical(), y, OutputMap.relative(c, c - 1, 2, True), weights=w, l2=0.1
     )
-    assert objective._compiled is not None
+    assert objective.compiled is not None
     slow = through_pytorch(objective)
     theta = torch.randn(objective.n_parameters, dtype=torch.float64, generator=generator)
     at, expected = objective.evaluate(theta), slow.evaluate(theta)
@@ -229,7 +229,7 @@ def test_outputs_of_any_size_have_the_value_and_probabilities_of_pytorch(c, n, w
     assert abs(at.value - expected.value) <= 2e-15 * size + 1e-15
     torch.testing.assert_close(at.gradient, expected.gradient, rtol=1e-12, atol=1e-14 * float(x.abs().mean()))
     f = torch.cat([f for _, f in objective._predictions(theta)], 1)
-    kept = objective._compiled.at(theta, torch.float64).p
+    kept = objective.compiled.at(theta, torch.float64).p
     torch.testing.assert_close(kept, torch.softmax(f[: kept.shape[0]], 0), rtol=1e-12, atol=1e-300)
 
 
@@ -242,7 +242,7 @@ def test_what_is_no_number_stays_so(c):
         x[row] = math.nan
         output_map = OutputMap.relative(c, c - 1, 2, True)
         objective = LinearObjective(DenseDesign(x, intercept=True), Categorical(), y, output_map, l2=0.1)
-        assert objective._compiled is not None
+        assert objective.compiled is not None
         objective.__dict__["_linear_term"] = torch.zeros(objective.n_parameters, dtype=torch.float64), 0.0
         assert math.isnan(objective.evaluate(torch.ones(objective.n_parameters, dtype=torch.float64)).value)
         x[row] = 1.0

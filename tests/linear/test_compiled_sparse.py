@@ -56,7 +56,7 @@ def make(x, likelihood="categorical", c=3, *, weights=False, intercept=True, ref
 def check(objective, theta):
     """Value but for a constant, gradient, norm, Hessian and products are those through PyTorch."""
     slow, zero = through_pytorch(objective), torch.zeros_like(theta)
-    assert objective._compiled is not None and objective._compiled.table.starts is not None
+    assert objective.compiled is not None and objective.compiled.table.starts is not None
     ours, theirs = objective.evaluate(theta), slow.evaluate(theta)
     change = theirs.value - slow.value(zero)
     assert ours.value - objective.value(zero) == pytest.approx(change, rel=1e-11, abs=1e-12)
@@ -101,7 +101,7 @@ def test_any_shape(n, d, c, density, full, options, parts, seed):
         slow = through_pytorch(objective)
         ours, theirs = objective.evaluate(theta, None), slow.evaluate(theta, None)
         t = torch.randn(c, n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        sums = _compiled.adjoint(objective._compiled.table, objective.weights, t)
+        sums = _compiled.adjoint(objective.compiled.table, objective.weights, t)
     assert ours.value == pytest.approx(theirs.value, rel=1e-12, abs=1e-12)
     torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-10, atol=1e-12)
     expected = objective.design.adjoint(t if objective.weights is None else t * objective.weights)
@@ -130,7 +130,7 @@ HESSIANS = {
 def test_hessians_come_from_where_they_are_cheapest(d, likelihood, c, dense, products):
     """Dense, its blocks, products in both precisions, of a dense copy, of the nonzeros, or through PyTorch."""
     objective, theta = make(table(600, d, 10, density=0.1, full=1), likelihood, c, weights=True)
-    own = objective._compiled.table
+    own = objective.compiled.table
     assert (own.has_hessians, own.has_products(c)) == (dense, products)
     check(objective, theta)
     expected = through_pytorch(objective).evaluate(theta).hessian
@@ -174,7 +174,7 @@ def test_large_means_and_other_types_go_the_old_way(change):
     else:
         x.data = x.data.astype(np.float32)
     objective, theta = make(x)
-    assert objective._compiled is None
+    assert objective.compiled is None
     dense = linear_objective(
         DenseDesign(torch.from_numpy(x.toarray()).double(), moments=(objective.design.center, objective.design.scale)),
         Categorical(),
@@ -182,7 +182,7 @@ def test_large_means_and_other_types_go_the_old_way(change):
         n_outputs=3,
         l2=0.1,
     )
-    torch.testing.assert_close(objective.gradient(theta), dense.gradient(theta), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(objective.evaluate(theta, None).gradient, dense.evaluate(theta, None).gradient, rtol=1e-8, atol=1e-10)
 
 
 def test_columns_too_small_for_a_reciprocal_go_the_old_way():
@@ -192,8 +192,8 @@ def test_columns_too_small_for_a_reciprocal_go_the_old_way():
     scale = torch.tensor([1.0, 1e-310, 1.0], dtype=torch.float64)
     design = SparseDesign(x, moments=(torch.zeros(3, dtype=torch.float64), scale))
     objective = linear_objective(design, Categorical(), torch.arange(80) % 3, n_outputs=3)
-    assert objective._compiled is None
-    assert bool(torch.isfinite(objective.gradient(torch.ones(12, dtype=torch.float64))).all())
+    assert objective.compiled is None
+    assert bool(torch.isfinite(objective.evaluate(torch.ones(12, dtype=torch.float64), None).gradient).all())
 
 
 def test_a_constant_column_has_no_gradient_at_all():
@@ -239,6 +239,6 @@ def test_rows_of_a_table_and_entries_behind_it():
         l2=0.1,
     )
     assert behind.value(theta) == pytest.approx(objective.value(theta), rel=1e-14)
-    part = objective._compiled.table.rows(slice(10, 37))
+    part = objective.compiled.table.rows(slice(10, 37))
     t = torch.randn(2, 27, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(_compiled.adjoint(part, None, t), objective.design.take(torch.arange(10, 37)).adjoint(t))

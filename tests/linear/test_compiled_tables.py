@@ -36,11 +36,11 @@ def test_rows_as_given_are_standardized_as_they_are_read(monkeypatch, n, interce
 
     theta = torch.randn(make_objective().n_parameters, dtype=torch.float64, generator=generator)
     objective = make_objective()
-    assert objective._compiled.table.factor is not None
+    assert objective.compiled.table.factor is not None
     read = objective.evaluate(theta)
     monkeypatch.setattr(DenseDesign, "is_raw", False)
     objective = make_objective()
-    assert objective._compiled.table.factor is None
+    assert objective.compiled.table.factor is None
     copied = objective.evaluate(theta)
     assert read.value == pytest.approx(copied.value, rel=1e-12)
     torch.testing.assert_close(read.gradient, copied.gradient, rtol=1e-10, atol=1e-12)
@@ -117,7 +117,7 @@ def test_wide_tables_are_read_in_place_and_their_hessians_are_products(c):
     """More columns than a block in the cache has: value and gradient by automatic differentiation, the Hessian, too."""
     objective, theta = make(30, 9000, c, logistic=c == 1, reference=False)
     theta /= 100.0
-    assert objective._compiled.table.in_place and not objective._compiled.table.has_hessians
+    assert objective.compiled.table.in_place and not objective.compiled.table.has_hessians
     at, value, slow = objective.evaluate(theta, None), plain(objective), through_pytorch(objective)
     assert at.value == pytest.approx(float(value(theta)), rel=1e-13)
     torch.testing.assert_close(at.gradient, torch.func.grad(value)(theta), rtol=1e-11, atol=1e-13)
@@ -132,7 +132,7 @@ def test_columns_with_large_means_are_not_read_in_place():
     y = torch.arange(60) % 3
     for mean, read in ((10.0, True), (1e5, False)):
         objective = linear_objective(DenseDesign(x + mean, standardize=True), Categorical(), y, n_outputs=3, l2=0.1)
-        assert (objective._compiled is not None) is read
+        assert (objective.compiled is not None) is read
 
 
 def test_what_is_not_a_number_stays_so():
@@ -148,7 +148,7 @@ def test_other_models_go_by_pytorch(monkeypatch):
     """Offsets, references in the middle, weighted classes, soft targets and wide models are not compiled."""
     objective, _ = make(60, 3, 4)
     parts = {"n_outputs": 4, "l2": 0.1}
-    assert objective._compiled is not None
+    assert objective.compiled is not None
     y = torch.nn.functional.one_hot(objective.y, 4).double()
     others = [
         linear_objective(objective.design, Categorical(), objective.y, offset=torch.zeros(60, 4).double(), **parts),
@@ -156,9 +156,9 @@ def test_other_models_go_by_pytorch(monkeypatch):
         linear_objective(objective.design, Categorical(), y, **parts),
         linear_objective(objective.design, Bernoulli(), y, **parts),
     ]
-    assert [other._compiled for other in others] == [None] * 4
+    assert [other.compiled for other in others] == [None] * 4
     monkeypatch.setattr(_compiled, "_OUTPUTS_AND_COLUMNS", 5)
-    assert make(60, 3, 4)[0]._compiled is None
+    assert make(60, 3, 4)[0].compiled is None
 
 
 def test_without_a_compiler_the_numbers_are_the_same(monkeypatch):
@@ -169,7 +169,7 @@ def test_without_a_compiler_the_numbers_are_the_same(monkeypatch):
     x, y = objective.design.x.numpy(), objective.y.numpy()
     compiled = MultinomialLogisticRegression().fit(x, y)
     monkeypatch.setattr(_module, "kernels", None)
-    assert make(200, 3, 3)[0]._compiled is None
+    assert make(200, 3, 3)[0].compiled is None
     plain_fit = MultinomialLogisticRegression().fit(x, y)
     torch.testing.assert_close(torch.tensor(compiled.coef_), torch.tensor(plain_fit.coef_), rtol=0, atol=1e-9)
     assert compiled.standard_errors().to_numpy() == pytest.approx(plain_fit.standard_errors().to_numpy(), rel=1e-9)

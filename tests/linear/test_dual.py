@@ -70,7 +70,7 @@ def test_value_and_gradient_are_those_of_all_columns(objective, seed):
     # of all outputs, of which the objective leaves one out
     own = objective.with_map(OutputMap.own(objective.n_outputs, *_columns(objective)))
     coef = objective.output_map.expand(theta)
-    gradient = own.gradient((coef - coef.mean(0)).reshape(-1))
+    gradient = own.evaluate((coef - coef.mean(0)).reshape(-1), None).gradient
     if dual.q == 1:
         assert norm == pytest.approx(objective.reduced.evaluate(theta, None).norm, rel=1e-8, abs=1e-12)
     else:

@@ -138,7 +138,7 @@ def test_where_it_is_not_the_faster_way_there_is_none(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert _native.has_pairs(10_000, 10) and not _native.has_pairs(20_000, 10)
     gamma, _ = make(table(300, 20, 1), "gamma")
-    assert gamma._compiled.negative and CompiledStepper.of(gamma, inverse.diagonal, None, 1.0) is None
+    assert gamma.compiled.negative and CompiledStepper.of(gamma, inverse.diagonal, None, 1.0) is None
     monkeypatch.setattr(_module, "kernels", None)
     assert CompiledStepper.of(objective, inverse.diagonal, None, 1.0) is None
 

@@ -239,6 +239,6 @@ def test_the_decrement_is_that_at_the_end():
     start = torch.zeros(4, dtype=torch.float64)
     for cost in (0.0, 30.0):
         found = newton(objective, start, tol=1e-3, factor_cost=cost, finish=Finish(objective, step=False))
-        gradient, hessian = objective.gradient(found.theta), objective.hessian(found.theta).to_dense()
+        gradient, hessian = objective.evaluate(found.theta, None).gradient, objective.hessian(found.theta).to_dense()
         left = math.sqrt(float(gradient @ torch.linalg.solve(hessian, gradient)))
         assert found.converged and 0.5 * left < found.newton_decrement < 2.0 * left
