@@ -22,7 +22,7 @@ from raphson.cli._rows import in_file
 from raphson.likelihoods import command_name
 from raphson.report import check_report
 from raphson.saved import check_target
-from raphson.table import split_formula, split_survival
+from raphson.table import refuse_inexact, split_formula, split_survival
 
 _OPTIONS = {
     "penalty='jeffreys'": "--penalty jeffreys",
@@ -95,6 +95,8 @@ def run_fit(options: FitOptions) -> int:
     if limit is not None:
         notes.append(check_fit(frame, design, 1 + len(named), limit))
     with in_file(frame.index):
+        if design.groups is not None:  # as the file was read; numbers of Python are what they are
+            refuse_inexact(frame[design.groups], design.groups)
         data = design.training(frame)
     assert data.y is not None
     if name is None and design.event is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from raphson.table._columns import LARGEST_WHOLE as LARGEST_WHOLE
 from raphson.table._columns import Category as Category
 from raphson.table._columns import Number as Number
+from raphson.table._columns import refuse_inexact as refuse_inexact
 from raphson.table._design import Design as Design
 from raphson.table._design import TrainingData as TrainingData
 from raphson.table._formula import FormulaCoding as FormulaCoding

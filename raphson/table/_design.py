@@ -9,7 +9,7 @@ import numpy as np
 
 from raphson import _json
 from raphson._errors import InputError
-from raphson.table._columns import Category, Column, Number, learn_column, refuse_inexact, to_numbers
+from raphson.table._columns import Category, Column, Number, learn_column, to_numbers
 from raphson.table._expression import quote
 from raphson.table._formula import FormulaCoding, learn_formula, variables
 from raphson.table._offsets import offset_values, read_offset, split_offsets
@@ -289,8 +289,6 @@ class Design:
         weights = None if self.weights is None else weight_numbers(frame[self.weights], self.weights)[rows]
         offset = self.offsets(used)
         y = None if self.target is None else plain(used[self.target])
-        if self.groups is not None:
-            refuse_inexact(used[self.groups], self.groups)
         groups = None if self.groups is None else plain(used[self.groups])
         event = None if self.event is None else event_numbers(used[self.event], self.event)
         return TrainingData(x, self.names, y, weights, offset, groups, rows, event)

@@ -101,6 +101,13 @@ def test_numbers_beyond_exactness_are_no_classes(cli, tmp_path: Path, values: li
     assert "-9223372036854775808" not in ran.out + ran.err and "Traceback" not in ran.err
 
 
+def test_numbers_beyond_exactness_are_no_groups(cli, tmp_path: Path) -> None:
+    rows = [f"{i % 7},{i % 2},{10**20 + i // 10}" for i in range(60)]
+    (tmp_path / "d.csv").write_text("\n".join(["x,y,id", *rows]))
+    ran = cli("fit", tmp_path / "d.csv", "--formula", "y ~ x", "--groups", "id")
+    assert ran.code == 2 and "column 'id', data row 1: 1e+20 is too large to be a level or a group" in ran.err
+
+
 def test_python_tables_keep_large_numbers() -> None:
     for values in ([2.0**63, 1.0, 2.0**70, 1e200], [2**63, 2**63 + 1, 2**64 - 1, 0]):
         frame = pd.DataFrame({"x": [1.0, 2, 3, 4], "y": values, "g": values})
