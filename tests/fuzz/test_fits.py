@@ -169,7 +169,9 @@ def _hessian_by_differences(model, step: float) -> torch.Tensor:
     for j, unit in enumerate(torch.eye(objective.n_parameters, dtype=torch.float64)):
         h = step * max(1.0, abs(float(theta[j])))
         near, far = (
-            objective.gradient(theta + k * h * unit) - objective.gradient(theta - k * h * unit) for k in (1, 2)
+            objective.evaluate(theta + k * h * unit, None).gradient
+            - objective.evaluate(theta - k * h * unit, None).gradient
+            for k in (1, 2)
         )
         columns.append((8.0 * near - far) / (12.0 * h))
     hessian = torch.stack(columns) * objective.total_weight

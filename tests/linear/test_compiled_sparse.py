@@ -182,7 +182,9 @@ def test_large_means_and_other_types_go_the_old_way(change):
         n_outputs=3,
         l2=0.1,
     )
-    torch.testing.assert_close(objective.evaluate(theta, None).gradient, dense.evaluate(theta, None).gradient, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(
+        objective.evaluate(theta, None).gradient, dense.evaluate(theta, None).gradient, rtol=1e-8, atol=1e-10
+    )
 
 
 def test_columns_too_small_for_a_reciprocal_go_the_old_way():
