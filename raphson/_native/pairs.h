@@ -1,7 +1,7 @@
 /* Pairs of limited-memory BFGS, a part of linear_sums.h: one is taken in, and the gradient multiplied by the inverse Hessian that
    they make. The formula is that of raphson/solve/_pairs.py. */
 
-#define PIECE (4 * LINE) /* entries of the direction at a time, which stay in the nearest cache for all pairs */
+#define PIECE (128 * LINE) /* entries of a vector at a time, 8 KB, which stay in the nearest cache for all pairs */
 
 static TARGET double NAME(dot)(const REAL *a, const REAL *b, size_t length)
 {
@@ -28,8 +28,12 @@ static TARGET void NAME(take_pair)(const struct pairs *of, size_t slot, size_t u
         z[j] = solved[j] - solved_before[j];
     for (size_t h = 0; h < 2; h++)
         of->seen[2 * slot + h] = NAME(dot)(s + h * p, of->before, p);
+    memset(products, 0, 2 * used * sizeof(double));
+    for (size_t first = 0; first < p; first += PIECE) /* a piece of the gradient stays in the cache for all pairs */
+        for (size_t i = 0; i < 2 * used; i++)
+            products[i] += NAME(dot)(rows + i * p + first, gradient + first, first + PIECE < p ? PIECE : p - first);
     for (size_t i = 0; i < 2 * used; i++) { /* with the change of the gradient, from those before it: a pass over the pairs less */
-        const double now = NAME(dot)(rows + i * p, gradient, p);
+        const double now = products[i];
         products[i] = now - of->seen[i], of->seen[i] = now;
     }
     for (size_t i = 0; i < m; i++) /* without the oldest pair R^-1 has one row and one column less, wherever they are */
