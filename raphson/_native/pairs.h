@@ -21,20 +21,27 @@ static TARGET double NAME(dot)(const REAL *a, const REAL *b, size_t length)
 static TARGET void NAME(take_pair)(const struct pairs *of, size_t slot, size_t used, double *products)
 {
     const size_t m = of->memory, p = of->p;
-    const REAL *gradient = of->gradient, *solved = of->solved, *solved_before = of->solved_before;
+    const REAL *gradient = of->gradient, *before = of->before, *solved = of->solved, *solved_before = of->solved_before;
     REAL *rows = of->rows, *s = rows + 2 * slot * p, *z = s + p;
     memcpy(s, of->step, p * sizeof(REAL));
     for (size_t j = 0; j < p; j++)
         z[j] = solved[j] - solved_before[j];
-    for (size_t h = 0; h < 2; h++)
-        of->seen[2 * slot + h] = NAME(dot)(s + h * p, of->before, p);
+    double of_pair[2] = {0};
     memset(products, 0, 2 * used * sizeof(double));
-    for (size_t first = 0; first < p; first += PIECE) /* a piece of the gradient stays in the cache for all pairs */
+    for (size_t first = 0; first < p; first += PIECE) { /* a piece of the gradient stays in the cache for all pairs */
+        const size_t count = first + PIECE < p ? PIECE : p - first;
+        REAL change[PIECE];
+        for (size_t j = 0; j < count; j++)
+            change[j] = gradient[first + j] - before[first + j];
+        for (size_t h = 0; h < 2; h++)
+            of_pair[h] += NAME(dot)(s + h * p + first, change, count);
         for (size_t i = 0; i < 2 * used; i++)
-            products[i] += NAME(dot)(rows + i * p + first, gradient + first, first + PIECE < p ? PIECE : p - first);
-    for (size_t i = 0; i < 2 * used; i++) { /* with the change of the gradient, from those before it: a pass over the pairs less */
+            products[i] += NAME(dot)(rows + i * p + first, gradient + first, count);
+    }
+    for (size_t i = 0; i < 2 * used; i++) { /* with the change of the gradient: of the others from what was before it, a pass less */
         const double now = products[i];
-        products[i] = now - of->seen[i], of->seen[i] = now;
+        products[i] = i / 2 == slot ? of_pair[i % 2] : now - of->seen[i];
+        of->seen[i] = now;
     }
     for (size_t i = 0; i < m; i++) /* without the oldest pair R^-1 has one row and one column less, wherever they are */
         of->root[slot * m + i] = of->root[i * m + slot] = of->changes[slot * m + i] = of->changes[i * m + slot] = 0;

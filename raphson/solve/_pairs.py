@@ -106,11 +106,11 @@ class _Pairs:
         new, rows, seen = self._rows[2 * slot : 2 * slot + 2], self._rows[: 2 * used], self._seen[:used]
         new[0] = step
         torch.sub(solved, solved_before, out=new[1])
-        # with the change of the gradient, from those before it: a pass over the pairs less
-        seen[slot] = torch.mv(new, before).numpy(force=True)
+        # with the change of the gradient: of the others from what was before it, a pass over the pairs less
         products = -seen
         seen[:] = torch.mv(rows, gradient).numpy(force=True).reshape(-1, 2)
         products += seen
+        products[slot] = torch.mv(new, gradient - before).numpy(force=True)
         # without the oldest pair R^-1 has one row and one column less, wherever they are
         self._root[slot] = self._root[:, slot] = self._changes[slot] = self._changes[:, slot] = self._own[slot] = 0.0
         curvature, size = products[slot].tolist()
