@@ -33,9 +33,8 @@ struct sparse {
 /* n examples of d columns, cut into parts for as many threads, and c outputs with coefficients; sums over examples are
    multiplied by scale. The table x is (d, n), its rows `stride` apart, or where there are factors the table as given, (n, d)
    without the ones: column j is then (x_j - center_j) factor_j, after a column of ones where there is an intercept. Passes
-   read such a table in place, or turn it into columns as it is read; a sparse one they always read in place, and so they do one in
-   single precision. The penalty is
-   (own I + shared 1 1^T) over the outputs times that of the column. */
+   read such a table in place, or turn it into columns as it is read; a sparse one they always read in place, and so they do one
+   in single precision. The penalty is (own I + shared 1 1^T) over the outputs times that of the column. */
 struct model {
     size_t n, d, c, stride, parts;
     struct sparse table; /* without starts for a dense one */

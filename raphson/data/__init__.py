@@ -10,7 +10,6 @@ from raphson.data._batches import tree_map as tree_map
 from raphson.data._batches import warn_of_indices as warn_of_indices
 from raphson.data._column_moments import ColumnSums as ColumnSums
 from raphson.data._column_moments import fused_sums as fused_sums
-from raphson.data._dense_design import SINGLE_BYTES as SINGLE_BYTES
 from raphson.data._dense_design import DenseBlock as DenseBlock
 from raphson.data._dense_design import DenseDesign as DenseDesign
 from raphson.data._dense_design import RawBlock as RawBlock

@@ -17,9 +17,6 @@ from raphson.data._memory import new_table
 CACHE_BYTES = 2**27
 """A standardized copy of the table is cached only below this size (128 MiB); larger tables are read in place."""
 
-SINGLE_BYTES = 2**29
-"""Size of a copy in single precision, half that of the table, that leads a fit with few outputs for some steps."""
-
 _GRAM_COLUMNS = 2000
 _GRAM_ROWS = (1000, 5000)
 """Rows on which columns are tried for independence, the second number if rare columns need more."""

@@ -13,13 +13,16 @@ import math
 import torch
 from torch import Tensor
 
-from raphson.data import SINGLE_BYTES, new_table
+from raphson.data import new_table
 from raphson.linear._hessian import Evaluation
 from raphson.linear._objective import LinearObjective
 from raphson.linear._stepper import CompiledStepper, State
 
 _COPY = 0.6
 """Nanoseconds an entry of the copy: 50000 x 300, 15.1 ms with it and 9.8 without, 5000 x 2000 10.3 and 6.3."""
+
+_COPY_BYTES = 2**29
+"""Largest copy, half the size of the table."""
 
 _SAVED = 0.5
 """Share of an evaluation that single precision saves; milliseconds in double and in single precision: 50000 x 300, one
@@ -94,7 +97,7 @@ class MixedStepper(CompiledStepper):
             return False
         n, d = map(int, objective.design.x.shape)
         penalty = float(objective.ridge.columns.max())
-        return d >= _COLUMNS and 4 * n * d <= SINGLE_BYTES and penalty < _PENALTY
+        return d >= _COLUMNS and 4 * n * d <= _COPY_BYTES and penalty < _PENALTY
 
     def step(
         self, theta: Tensor, at: State, length: float, lowest: float

@@ -70,28 +70,32 @@ class TargetRows:
         """The rows as compiled code reads them, or None where it cannot or is not the faster one."""
         return table_of(self.design, self.n_outputs)
 
-    @cached_property
+    @property
     def sums(self) -> Tensor | None:
         """Sums of the statistic times the features, ``(C, D')``; None for a likelihood without one."""
+        return self._sums_and_means[0]
+
+    @cached_property
+    def _sums_and_means(self) -> tuple[Tensor | None, Tensor | None]:
+        """The sums, and the means of a sparse table, which are wanted, too, where the same pass makes them."""
         if self.known is not None:
-            return self.known.of_features(self.design)
-        # of a sparse table the means are wanted, too: the same pass makes them
+            return self.known.of_features(self.design), None
         total, with_ones = None, isinstance(self.design, SparseDesign) and self.weights is None
         for _, t, adjoint_of in self.parts():
             if t is None:
-                return None
+                return None, None
             part = adjoint_of(torch.cat([t.mT, t.new_ones(1, len(t))]) if with_ones else t.mT)
             total = part if total is None else total.add_(part)
         if with_ones and total is not None:
-            self.__dict__["means"], total = total[-1] / self.design.n_rows, total[:-1]
-        return total
+            return total[:-1], total[-1] / self.design.n_rows
+        return total, None
 
     @cached_property
     def means(self) -> Tensor:
         """Means of the features, ``(D',)``."""
-        if self.weights is None and self.sums is not None and "means" in self.__dict__:
-            found: Tensor = self.__dict__["means"]
-            return found
+        known = None if self.weights is not None else self._sums_and_means[1]
+        if known is not None:
+            return known
         n = self.design.n_rows
         ones = torch.full((1, n), 1.0 / n, dtype=torch.float64)
         return (self.design.adjoint(ones) if self.table is None else adjoint(self.table, None, ones))[0]

@@ -113,9 +113,9 @@ class Twice(nn.Module):
 
 
 class Recurrent(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, hidden: int = 2) -> None:
         super().__init__()
-        self.cell, self.head = nn.LSTM(4, 2, batch_first=True), nn.Linear(2, 2)
+        self.cell, self.head = nn.LSTM(4, hidden, batch_first=True), nn.Linear(hidden, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.cell(x)[0][:, -1])

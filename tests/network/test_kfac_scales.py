@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import raphson as rp
 from raphson.network.curvature._layer_diagonal import layer_diagonal
 
 from .kfac_models import integers, objective_of, randn
 from .kfac_oracle import block_places, gauss_newton, relative, within_blocks
+from .largest_tensor import Largest
 
 
 @pytest.mark.parametrize(
@@ -149,15 +149,6 @@ def test_batches_through_other_layers_are_refused() -> None:
 
 
 def test_many_outputs_need_no_array_of_examples_times_outputs_squared() -> None:
-    class Largest(TorchDispatchMode):
-        size = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            if isinstance(out, Tensor):
-                self.size = max(self.size, out.numel())
-            return out
-
     n, c = 40, 1000
     module = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, c))
     objective = rp.Objective(module, rp.Categorical(), (randn(n, 20).float(), integers(c, n)))

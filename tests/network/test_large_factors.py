@@ -5,24 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import raphson as rp
 from raphson.network.curvature.factors import _output_factor, _syrk
 
 from .kfac_oracle import block_places, gauss_newton
-
-
-class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that an operation makes."""
-
-    size = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor):
-            self.size = max(self.size, out.numel())
-        return out
+from .largest_tensor import Largest
 
 
 class Tied(nn.Module):

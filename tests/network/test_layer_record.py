@@ -11,6 +11,8 @@ from raphson._errors import InputError
 from raphson.network._module import Model
 from raphson.network.layers._recorder import record_layers
 
+from .kfac_models import Recurrent
+
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -48,15 +50,6 @@ class HandWritten(nn.Module):
         q, k, v = self.pack(self.norm(x)).unflatten(-1, (3, 2, 2)).unbind(2)
         mixed = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), is_causal=True)
         return self.out((x + mixed.transpose(1, 2).flatten(2)).mean(1))
-
-
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell, self.head = nn.LSTM(4, 3, batch_first=True), nn.Linear(3, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.cell(x)[0][:, -1])
 
 
 class Residual(nn.Module):
@@ -103,7 +96,7 @@ MODELS = {
     "transposed 1d": lambda: (pooled(nn.ConvTranspose1d(4, 6, 3, 2, 1, 1, 2, dilation=2), features=6), images(4, 5)),
     "transposed 2d": lambda: (pooled(nn.ConvTranspose2d(2, 3, (2, 3), 2, 1), features=3), images(2, 4, 3)),
     "instance norm": lambda: (pooled(nn.Conv1d(2, 3, 2), nn.InstanceNorm1d(3, affine=True), features=3), images(2, 6)),
-    "recurrent": lambda: (Recurrent(), randn(3, 5, 4)),
+    "recurrent": lambda: (Recurrent(3), randn(3, 5, 4)),
 }
 
 

@@ -209,9 +209,9 @@ def _solve_by_gradients(
         with np.errstate(all="ignore"):  # long steps overflow
             length = first_length(own, begin, at.gradient, -inverse(at.gradient))
     descend = partial(quasi_newton, inverse=inverse, tol=options.tol, callback=callback)
-    stepper = CompiledStepper.of(own, inverse.diagonal, inverse.means, length)
-    if MixedStepper.suits(own):
-        stepper = MixedStepper(own, inverse.diagonal, inverse.means, length, at.norm, options.tol)
+    begun = inverse.diagonal, inverse.means, length
+    mixed = MixedStepper.suits(own)
+    stepper = MixedStepper(own, *begun, at.norm, options.tol) if mixed else CompiledStepper.of(own, *begun)
     if stepper is not None:
         known = descend(own, begin, patience=patience, at=at, stepper=stepper)
     elif not _gains_in_single_precision(own) or within < _SINGLE * at.norm:

@@ -18,9 +18,10 @@ _ROWS = 250
 """Rows up to which a fit in combinations of them is tried before all else."""
 
 _MANY_CLASSES, _MANY_ROWS = 8, 120
-"""Classes from which, and rows up to which, tables of no more columns are so, too, where the penalty is strong (see
-``_STRONG``): 60 x 50, l2 = 1, ten classes, 1.4 ms in place of 1.9, 50, 1.4 in place of 2.1; 200 x 150, ten, 2.7 against
-2.0. Else gradients in all columns are quicker: l2 = 1e-3, ten classes, 34 in 2.9 ms, six Newton steps here 3.5."""
+"""Classes from which, and rows up to which, tables of no more columns are so, too, where no compiled code makes steps
+by gradients and the penalty is strong (see ``_STRONG``): 60 x 50, l2 = 1, ten classes, 1.4 ms in place of 1.9, 50, 1.4
+in place of 2.1; 200 x 150, ten, 2.7 against 2.0. Else gradients in all columns are quicker: l2 = 1e-3, ten classes, 34
+in 2.9 ms, six Newton steps here 3.5."""
 
 _CLASS_WORK, _ALWAYS = 3e6, 1e6
 """Classes times cubed rows up to which each has a factor of its own at every Newton step: where L-BFGS takes many
@@ -99,8 +100,7 @@ def takes_few_rows(objective: LinearObjective, options: FitOptions) -> bool:
     if has_row_space(objective):
         return True
     many = objective.n_outputs >= _MANY_CLASSES and objective.n_rows <= _MANY_ROWS
-    many = many and not objective.has_compiled_steps
-    return many and start_condition(objective) <= _STRONG
+    return many and not objective.has_compiled_steps and start_condition(objective) <= _STRONG
 
 
 def _has_newton(objective: LinearObjective) -> bool:
