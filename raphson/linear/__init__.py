@@ -8,6 +8,7 @@ from raphson.linear._bounds import row_lipschitz_bound as row_lipschitz_bound
 from raphson.linear._compiled import has_compiled_hessians as has_compiled_hessians
 from raphson.linear._compiled import is_large_sparse as is_large_sparse
 from raphson.linear._compiled import suits_compiled as suits_compiled
+from raphson.linear._dual import Checked as Checked
 from raphson.linear._dual import DualClasses as DualClasses
 from raphson.linear._dual import DualPoint as DualPoint
 from raphson.linear._dual import has_dual as has_dual

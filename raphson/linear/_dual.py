@@ -32,26 +32,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.linalg import lapack
 from scipy.special import expit
 from torch import Tensor
 
 from raphson.data import SparseDesign, row_products
 from raphson.linalg import SERIAL_ENTRIES
+from raphson.linear._few_rows import Array, applied, invert_roots, solve
 from raphson.linear._objective import LinearObjective
 from raphson.linear._row_space import constant_columns
-
-Array = NDArray[np.float64]
 
 _SHIFTED = 1.0
 """Squared mean over the columns' squared scale up to which products of rows are centered after they were summed."""
 
 _CENTERED = 1e-26
 """The same below which columns are centered already."""
-
-_SMALL = 64
-"""Rows up to which LAPACK is called by way of SciPy, which then starts no threads that fight with PyTorch's."""
 
 _FEW_PRODUCTS = 2**18
 """Multiplications of two matrices up to which OpenBLAS starts no threads either."""
@@ -104,6 +98,20 @@ class DualPoint(NamedTuple):
     def decrease(self, step: DualStep) -> float:
         """Return by how much a whole step lowers the objective to first order."""
         return -float(np.vdot(self.r, step.product)) - float(self.ones @ step.b)
+
+
+class Checked(NamedTuple):
+    """A point whose outputs were computed from its slopes.
+
+    Attributes:
+        slopes: Those of the table's columns, centered, ``(q, D)``.
+        at: The state.
+        norm: Of the gradient of all columns.
+    """
+
+    slopes: Tensor
+    at: DualPoint
+    norm: float
 
 
 class DualClasses:
@@ -297,7 +305,7 @@ class DualClasses:
         matrix = self.gram * root
         matrix *= root[:, None]
         matrix.flat[:: self.n + 1] += 1.0
-        solved = _solve(matrix, right)
+        solved = solve(matrix, right)
         if solved is None:
             return None
         solved *= root
@@ -315,38 +323,38 @@ class DualClasses:
         halves = self.gram * roots[:, None, :]
         halves *= roots[:, :, None]
         halves.reshape(k, -1)[:, :: n + 1] += 1.0
-        if not _invert_roots(halves):
+        if not invert_roots(halves):
             return None
         halves *= roots[:, :, None]  # T with E = T T^T
         beside = torch.from_numpy(halves.transpose(1, 0, 2).reshape(n, k * n))
         common = torch.mm(beside, beside.mT).numpy()
-        known = _applied(halves, at.r_product / mu)
+        known = applied(halves, at.r_product / mu)
         if not self._intercept:
-            solved = _solve(common, known.sum(0)[None])
+            solved = solve(common, known.sum(0)[None])
             if solved is None:
                 return None
-            a, b = known - _applied(halves, solved) - at.r / mu, np.zeros(k)
+            a, b = known - applied(halves, solved) - at.r / mu, np.zeros(k)
             return DualStep(a, self.times_gram(a), b)
-        ones = _applied(halves, np.ones((1, n)))
-        solved = _solve(common, np.concatenate([known.sum(0)[None], ones]))
+        ones = applied(halves, np.ones((1, n)))
+        solved = solve(common, np.concatenate([known.sum(0)[None], ones]))
         if solved is None:
             return None
         # the shares of every class sum to zero, which gives its intercept; what all have in common is free
         system = np.diag(ones.sum(1)) - ones @ solved[1:].T + ones.sum() / k**2
-        found = _solve(system, (known.sum(1) - ones @ solved[0] - at.r.sum(1) / mu)[None])
+        found = solve(system, (known.sum(1) - ones @ solved[0] - at.r.sum(1) / mu)[None])
         if found is None:
             return None
         b = found[0] - found[0].sum() / k
-        a = known + _applied(halves, (b @ solved[1:] - solved[0])[None]) - b[:, None] * ones
+        a = known + applied(halves, (b @ solved[1:] - solved[0])[None]) - b[:, None] * ones
         a -= at.r / mu
         return DualStep(a, self.times_gram(a), b)
 
     # the coefficients ------------------------------------------------------------------------------------------------
 
-    def checked(self, at: DualPoint) -> tuple[Tensor, DualPoint, float]:
-        """Return a point's parameters in the objective's map, the state by them, and the norm of the whole gradient.
+    def checked(self, at: DualPoint) -> Checked:
+        """Return a point's slopes, the state by them, and the norm of the gradient of all columns.
 
-        Outputs are computed anew from the coefficients: what rounding left of the products of rows does not matter.
+        Outputs are computed anew from the slopes: what rounding left of the products of rows does not matter.
         """
         objective, ones = self.objective, int(self._intercept)
         design = objective.design
@@ -355,19 +363,28 @@ class DualClasses:
         if constant is not None:
             slopes[:, constant] = 0.0
         at = self.at(at.a, self.predicted(slopes), at.b, products=False)
-        gradient, coef = (torch.empty(self.q, design.n_columns, dtype=torch.float64) for _ in range(2))
-        torch.mul(slopes, design.scale, out=coef[:, ones:])
+        gradient = torch.empty(self.q, design.n_columns, dtype=torch.float64)
         change = self.combined(at.r)
         if self._intercept:
-            gradient[:, 0], coef[:, 0] = torch.from_numpy(at.ones), torch.from_numpy(at.b)
+            gradient[:, 0] = torch.from_numpy(at.ones)
             if self._beyond is not None:  # the design's columns are centered elsewhere
                 change.addr_(gradient[:, 0], self._beyond)
-                coef[:, 0] -= torch.mv(slopes, self._beyond)
         torch.div(change, design.scale, out=gradient[:, ones:])
+        return Checked(slopes, at, objective.gradient_norm(gradient.view(-1)))
+
+    def parameters(self, checked: Checked) -> Tensor:
+        """Return the parameters in the objective's map, ``(P,)``."""
+        design, ones = self.objective.design, int(self._intercept)
+        coef = torch.empty(self.q, design.n_columns, dtype=torch.float64)
+        torch.mul(checked.slopes, design.scale, out=coef[:, ones:])
+        if self._intercept:
+            coef[:, 0] = torch.from_numpy(checked.at.b)
+            if self._beyond is not None:
+                coef[:, 0] -= torch.mv(checked.slopes, self._beyond)
         if self.q > 1:
-            here = objective.output_map
+            here = self.objective.output_map
             coef = coef[here.selected] - coef[here.left_out]
-        return coef.view(-1), at, objective.gradient_norm(gradient.view(-1))
+        return coef.view(-1)
 
 
 def has_dual(objective: LinearObjective) -> bool:
@@ -414,32 +431,3 @@ def _softmax(f: Array) -> Array:
     p: Array = np.exp(f - f.max(0))
     p /= p.sum(0)
     return p
-
-
-def _solve(matrix: Array, right: Array) -> Array | None:
-    """Return the solutions ``(m, N)`` for right-hand sides ``(m, N)``, None where a matrix is not positive definite."""
-    if len(matrix) <= _SMALL:
-        factor, info = lapack.dpotrf(matrix.T, 1, 0, 1)
-        return None if info else lapack.dpotrs(factor, right.T, 1)[0].T
-    factor, info = torch.linalg.cholesky_ex(torch.from_numpy(matrix))
-    found: Array = torch.cholesky_solve(torch.from_numpy(right).mT, factor).mT.numpy()
-    return None if int(info) else found
-
-
-def _invert_roots(matrices: Array) -> bool:
-    """Turn matrices ``(K, N, N)`` into transposed inverses of their Cholesky factors; False where one has none."""
-    if matrices.shape[1] <= _SMALL:
-        for matrix in matrices:  # rows of a symmetric matrix are LAPACK's columns: all is done in place
-            if lapack.dpotrf(matrix.T, 1, 1, 1)[1] or lapack.dtrtri(matrix.T, 1, 0, 1)[1]:
-                return False
-        return True
-    factors, info = torch.linalg.cholesky_ex(torch.from_numpy(matrices))
-    eye = torch.eye(matrices.shape[1], dtype=torch.float64)
-    matrices[:] = torch.linalg.solve_triangular(factors, eye, upper=False).mT.numpy()
-    return not bool(info.any())
-
-
-def _applied(halves: Array, v: Array) -> Array:
-    """Return ``T_k T_k^T v_k`` ``(K, N)`` for ``(K, N, N)`` and vectors ``(K, N)``, or one for all ``(1, N)``."""
-    found: Array = (halves @ (halves.transpose(0, 2, 1) @ v[:, :, None]))[:, :, 0]
-    return found

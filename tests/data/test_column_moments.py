@@ -53,7 +53,7 @@ def test_few_rows_have_no_sums_by_class():
     assert sums is not None and sums.by_class is None
 
 
-@pytest.mark.parametrize(("n", "d", "k"), [(251, 64, 1), (277, 2501, 3), (9000, 67, 5)])
+@pytest.mark.parametrize(("n", "d", "k"), [(251, 64, 1), (277, 2501, 3), (9000, 67, 5), (300, 2500, 40)])
 def test_sums_by_class_are_those_of_the_rows_of_each(n, d, k):
     rng = np.random.default_rng(0)
     x, codes = rng.normal(size=(n, d + 3))[:, 1 : d + 1], rng.integers(0, k, n)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from raphson.data import DenseDesign, SparseDesign
 from raphson.likelihoods import Categorical, Gaussian
 from raphson.linear import DualClasses, LinearObjective, OutputMap, has_dual
-from raphson.linear._dual import _SMALL
+from raphson.linear._few_rows import _SMALL
 from tests.awkward_tables import spoil
 
 
@@ -63,7 +63,8 @@ def some_point(dual, seed):
 def test_value_and_gradient_are_those_of_all_columns(objective, seed):
     dual = DualClasses(objective)
     at = some_point(dual, seed)
-    theta, there, norm = dual.checked(at)
+    checked = dual.checked(at)
+    theta, there, norm = dual.parameters(checked), checked.at, checked.norm
     whole = objective.evaluate(theta, None)
     assert at.value == pytest.approx(whole.value, rel=1e-9, abs=1e-11)
     assert there.value == pytest.approx(whole.value, rel=1e-12)
@@ -92,8 +93,8 @@ def test_newton_steps_are_those_of_all_columns(objective, seed):
     away = some_point(dual, seed)
     points.append((away, dual.shared_step(away) if dual.q == 1 else dual.step(away)))
     for at, step in points:
-        theta = dual.checked(at)[0]
-        there = dual.checked(dual.moved(at, step, 1.0))[0]
+        theta = dual.parameters(dual.checked(at))
+        there = dual.parameters(dual.checked(dual.moved(at, step, 1.0)))
         whole = objective.evaluate(theta)
         wanted = -torch.linalg.solve(whole.hessian.to_dense(), whole.gradient)
         torch.testing.assert_close(there - theta, wanted, rtol=1e-6, atol=1e-6 * float(wanted.abs().max()) + 1e-12)
@@ -105,7 +106,7 @@ def test_rows_for_which_pytorch_factorizes(k):
     dual = DualClasses(objective)
     at = some_point(dual, 1)
     step = dual.shared_step(at) if k == 2 else dual.step(at)
-    theta, there = (dual.checked(p)[0] for p in (at, dual.moved(at, step, 1.0)))
+    theta, there = (dual.parameters(dual.checked(p)) for p in (at, dual.moved(at, step, 1.0)))
     whole = objective.evaluate(theta)
     wanted = -torch.linalg.solve(whole.hessian.to_dense(), whole.gradient)
     torch.testing.assert_close(there - theta, wanted, rtol=1e-7, atol=1e-9)
@@ -151,7 +152,7 @@ def test_the_best_point_along_the_gradient_needs_no_products_of_rows(objective):
     assert start.norm == pytest.approx(at.norm, rel=1e-6, abs=1e-9) and start.value == at.value
     np.testing.assert_allclose(best.product, best.a @ dual.gram, rtol=1e-6, atol=1e-6)
     assert best.value < start.value or at.norm < 1e-9
-    assert dual.checked(best)[1].value == pytest.approx(best.value, rel=1e-9)
+    assert dual.checked(best).at.value == pytest.approx(best.value, rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,9 @@ _ROUNDED_SINGLE = 2.0**-10
 """Share of the first gradient from which on its rounding may stall it: 500 x 2000, 50 classes, noisy, has none smaller
 in six steps long before."""
 
+_NEARLY = 3.0
+"""Steps that end a fit sooner in double precision than single precision repays its copy and what has to follow."""
+
 _SINGLE_DENSE = 2**22
 """Entries times outputs of a dense table from which it pays, where evaluations are matrix products."""
 
@@ -219,9 +222,9 @@ def _solve_by_gradients(
     elif length is None or not wide:
         known = _solve_in_single_precision(own, begin, at.norm, within, patience, descend, length, inverse)
     else:  # a first step of known length may be all it takes
-        known = descend(own, begin, patience=1.0, at=at, length=length)
-        if not known.converged and patience > 1.0:
-            rest = (own, known.theta, at.norm, within, patience - 1.0, descend, length, inverse)
+        known = descend(own, begin, patience=min(_NEARLY, patience), at=at, length=length)
+        if not known.converged and patience > known.iterations:
+            rest = (own, known.theta, at.norm, within, patience - known.iterations, descend, length, inverse)
             known = continued(known, _solve_in_single_precision(*rest))
     theta = known.theta if back is None else back(known.theta)
     return replace(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._solver import FEW_ITERATIONS, PRECISE
-from raphson.linear import DualClasses, DualPoint, LinearObjective, has_dual, has_row_space, start_condition
+from raphson.linear import Checked, DualClasses, DualPoint, LinearObjective, has_dual, has_row_space, start_condition
 from raphson.solve import Callback, History, InversePairs, PairsStepper, Solution, Status, descend
 
 _ROWS = 250
@@ -43,6 +43,9 @@ _WHOLE, _FALLS = 0.8, 0.1
 
 _ROUNDED, _ROUNDED_NORM = 2.0**-36, 0.5
 """Predicted decrease, in losses of a row, and share of the gradient left, beyond which rounding is what stops a fit."""
+
+_LEAST_SCALE = 0.1
+"""Least scale of the columns that the gradient looked for is made smaller by."""
 
 _PATIENCE = 150.0
 """Gradients that L-BFGS may take."""
@@ -124,7 +127,7 @@ def solve_few_rows(objective: LinearObjective, options: FitOptions, callback: Ca
     if _has_line(dual):
         start, best = dual.along_gradient()
         found = dual.checked(best)
-        if found[-1] <= options.tol:
+        if found.norm <= options.tol:
             run = _Run(dual, options, callback, start)
             run.reach(best, found)
             return run.solution("lbfgs")
@@ -174,6 +177,10 @@ class _Run:
         # a gradient of so many entries is about so many times as long as its largest one
         entries = float(dual.q * dual.objective.output_map.n_columns)
         self.aim = self._tol * max(1.0, math.sqrt(entries / (2.0 * math.log(entries))))
+        # the tolerance is for standardized columns, which those of counts and indicators are far from; the intercept's
+        # gradient is the same in both
+        scale = math.sqrt(dual.size / dual.objective.design.x.shape[1])
+        self.aim *= min(1.0, max(scale, _LEAST_SCALE))
         self.reach(start)
 
     @property
@@ -181,23 +188,25 @@ class _Run:
         """Steps taken."""
         return len(self._history.steps) - 1
 
-    def reach(self, at: DualPoint, checked: tuple[Tensor, DualPoint, float] | None = None) -> None:
+    def reach(self, at: DualPoint, checked: Checked | None = None) -> None:
         """Note the next point."""
         self.at, self._checked, self.is_done = at, checked, checked is not None
         if at.norm <= self.aim:
-            self._checked = theta, _, norm = self.dual.checked(at)
+            self._checked = self.dual.checked(at)
+            norm = self._checked.norm
             self.is_done = norm <= self._tol
             self.aim = 0.8 * at.norm * min(1.0, self._tol / norm) if norm > 0.0 else self.aim
         self._history.add(_State(at.value, None, at.norm))
 
     def solution(self, method: str) -> Solution:
         """Return where the fit is."""
-        theta, at, norm = self._checked or self.dual.checked(self.at)
+        checked = self._checked or self.dual.checked(self.at)
+        at, norm = checked.at, checked.norm
         steps = self._history.steps
         steps[-1] = steps[-1]._replace(value=at.value, gradient_norm=norm)
         objective = self.dual.objective
         return Solution(
-            theta,
+            self.dual.parameters(checked),
             Status.CONVERGED if norm <= self._tol else Status.MAX_ITERATIONS,
             at.value,
             norm,
