@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from raphson._native import _module
 from raphson._native._linear import Evaluator
 from raphson._native._module import Memory, memory, own
+from raphson._native._sparse import UNIT
 
 _CACHED = 2**18
 """Numbers of all pairs up to which one thread is as fast as several."""
@@ -88,22 +90,19 @@ class Pairs:
 
 
 class Stepped(NamedTuple):
-    """Where a step led.
+    """Where steps led.
 
     Attributes:
-        theta: The point, ``(p,)``.
+        theta: The last point, ``(p,)``.
         gradient: The gradient there, ``(p,)``.
-        value: The objective there.
-        norm: The gradient's norm, as that of ``Point``.
-        trials: Evaluations that it took; 0 where no length helped, and the point is none.
-        length: In directions.
+        path: Of every step the objective where it led, the gradient's norm, as that of ``Point``, and its evaluations;
+            empty where no length helped, and the point is none.
+        length: That of the last step, in directions.
     """
 
     theta: Tensor
     gradient: Tensor
-    value: float
-    norm: float
-    trials: int
+    path: list[list[float]]
     length: float
 
 
@@ -115,15 +114,27 @@ class Descent:
         diagonal: About the Hessian's, ``(p,)``.
         means: Those of columns that are not centered, ``(D',)``, zero for the intercept that comes first; or None.
         pairs: To hold pairs of steps, none yet.
+        most: Steps that one call may take.
     """
 
-    def __init__(self, evaluator: Evaluator, diagonal: Tensor, means: Tensor | None, pairs: Pairs) -> None:
+    def __init__(
+        self, evaluator: Evaluator, diagonal: Tensor, means: Tensor | None, pairs: Pairs, *, most: int = 1
+    ) -> None:
         self._size = size = evaluator.constants[0]
         room = torch.empty(5 * size, dtype=torch.float64)
         self._held, self._pairs = (diagonal, means, room), pairs
         means_at = None if means is None else memory("means", means, evaluator.model.d)
         self._inverse = memory("diagonal", diagonal, size), means_at, own(room)
         self._before: tuple[Tensor, Memory] | None = None
+        self._is_stuck, self._path = False, np.empty((most, 3))
+        self._path_at = own(torch.from_numpy(self._path))
+        self._turns: Memory | None = None
+        self._last: tuple[Tensor, Memory] | None = None  # the gradient before the last, of several steps
+        if most > 1:
+            apart = -(-size // UNIT) * UNIT  # whole vectors
+            turns = torch.empty(6 * apart, dtype=torch.float64)
+            last = turns[5 * apart : 5 * apart + size]
+            self._turns, self._last = own(turns), (last, own(last))
         self.read(evaluator)
 
     def read(self, evaluator: Evaluator) -> None:
@@ -141,7 +152,7 @@ class Descent:
     def clear(self) -> None:
         """Forget the pairs, and the step that led here."""
         self._pairs.clear()
-        self._before = None
+        self._before, self._is_stuck = None, False
 
     def step(
         self,
@@ -151,10 +162,12 @@ class Descent:
         length: float,
         lowest: float,
         *,
+        growth: float = 1.0,
+        tol: float = 0.0,
         rounding: float = 2.0**-52,
         copy: Tensor | None = None,
     ) -> Stepped:
-        """Take a step, from where the last one led unless it is the first one since ``clear``.
+        """Take steps, from where the last one led unless it is the first one since ``clear``.
 
         Args:
             theta: The point, ``(p,)``.
@@ -162,27 +175,37 @@ class Descent:
             gradient: The gradient there, ``(p,)``.
             length: Directions that are tried first.
             lowest: No trial may rise above this value by more than its rounding.
+            growth: From the length of one step to the first one that the next one tries, at most 1.
+            tol: A gradient's norm not above it ends the steps.
             rounding: Relative rounding of values, which counts 64 times.
             copy: Where an evaluation writes the standardized rows of the table: see ``Evaluator.at``.
 
         Returns:
-            Where it led.
+            Where they led.
         """
         size, before = self._size, self._before
+        if self._is_stuck:  # the last call found out
+            return Stepped(theta, gradient, [], length)
         reached, there = torch.empty(size, dtype=torch.float64), torch.empty(size, dtype=torch.float64)
         here = memory("gradient", gradient, size)
-        found = _module.compiled().descend(
+        taken, trials, length = _module.compiled().descend(
             *self._constants,
             memory("theta", theta, size),
             here,
             None if before is None else before[1],
             own(reached),
             own(there),
+            self._turns,
             None if copy is None else memory("copy", copy, *self._evaluator.model.x.shape, dtype=torch.float32),
+            self._path_at,
             value,
             lowest,
             length,
+            growth,
+            tol,
             64.0 * rounding,
         )
-        self._before = gradient, here
-        return Stepped(reached, there, *found)
+        self._is_stuck = not trials
+        if taken:
+            self._before = (gradient, here) if self._last is None else self._last
+        return Stepped(reached, there, self._path[:taken].tolist(), length)

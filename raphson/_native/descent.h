@@ -1,4 +1,4 @@
-/* A step of limited-memory BFGS for a linear model, a part of linear_sums.h: what raphson/solve/_lbfgs.py does for any objective, in
+/* Steps of limited-memory BFGS for a linear model, a part of linear_sums.h: what raphson/solve/_lbfgs.py does for any objective, in
    one call. */
 
 #define TRIALS 20       /* lengths tried for a step */
@@ -40,7 +40,7 @@ static TARGET int NAME(reach)(const struct descent *of)
 }
 
 /* Returns whether memory ran out; where no length of the direction helps there are no trials. */
-static TARGET int NAME(descend)(struct descent *of)
+static inline TARGET INLINE int NAME(step)(struct descent *of)
 {
     const struct pairs *pairs = &of->pairs;
     const size_t p = pairs->p;
@@ -77,5 +77,34 @@ static TARGET int NAME(descend)(struct descent *of)
         of->length *= share < 0.1 ? 0.1 : share > 0.5 ? 0.5 : share;
     }
     of->trials = 0;
+    return 0;
+}
+
+/* Returns whether memory ran out; where there are no trials, the last step that was wanted has no length that helps. */
+static TARGET int NAME(descend)(struct descent *of)
+{
+    struct pairs *pairs = &of->pairs;
+    const size_t p = pairs->p, apart = padded(p, UNIT);
+    double *const reached = of->reached, *const out = of->at.out, *const turns = of->turns;
+    of->trials = 1;
+    for (of->taken = 0; of->trials && of->taken < of->most && (!of->taken || *of->at.norm > of->tol);) {
+        if (turns)
+            of->reached = turns + of->taken % 2 * apart, of->at.out = turns + (2 + of->taken % 3) * apart;
+        of->at.coef = of->reached;
+        of->length = of->taken ? fmin(1, of->growth * of->length) : of->length;
+        if (NAME(step)(of))
+            return -1;
+        if (!of->trials)
+            continue;
+        double *path = of->path + 3 * of->taken++;
+        path[0] = *of->at.value, path[1] = *of->at.norm, path[2] = of->trials;
+        of->lowest = fmin(of->lowest, path[0]);
+        of->theta = of->reached, pairs->before = pairs->gradient, pairs->gradient = of->at.out;
+    }
+    if (turns && of->taken) {
+        memcpy(reached, of->theta, p * sizeof(double));
+        memcpy(out, pairs->gradient, p * sizeof(double));
+        memcpy(turns + 5 * apart, pairs->before, p * sizeof(double));
+    }
     return 0;
 }

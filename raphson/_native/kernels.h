@@ -92,17 +92,20 @@ struct pairs {
     void *rows, *out;
 };
 
-/* A step from theta, with the value there, to `reached`, the first at `length` directions: pairs and evaluation, whose gradient
-   there goes to `at.out`, in double precision; `step` and `solved` (p,) stay from call to call, `fresh` (2 p,) is room. The inverse
-   Hessian to begin with is one over the diagonal (c, d), of columns less their means (d,), or NULL for those that are centered;
-   where the pairs have no scale, a first direction of length one gives it. No trial may rise above `lowest` by more than a share
-   `rounding` of the value. */
+/* Steps from theta, with the value there, to `reached`, at most `most` of them, until the norm is at most `tol`: pairs and
+   evaluations in double precision. The last gradient goes to `at.out`; value, norm and trials of every step go to `path` (most, 3).
+   Between, points and gradients take turns in room for six vectors, of which the last one then holds the gradient before the last;
+   NULL for one step. The first one is tried at `length` directions, later ones at `growth` times the length before, at most 1.
+   `step` and `solved` (p,) stay from call to call, `fresh` (2 p,) is room. The inverse Hessian to begin with is one over the
+   diagonal (c, d), of columns less their means (d,), or NULL for those that are centered; where the pairs have no scale, a first
+   direction of length one gives it. No trial may rise above `lowest` by more than a share `rounding` of the value. */
 struct descent {
     struct model model;
     struct pairs pairs;
     struct pass at;
     const double *diagonal, *means, *theta;
-    double *reached, *step, *solved, *fresh, length, lowest, rounding;
+    double *reached, *step, *solved, *fresh, *turns, *path, length, lowest, growth, tol, rounding;
+    size_t most, taken;
     int trials;
 };
 

@@ -261,11 +261,11 @@ static PyObject *pairs(PyObject *Py_UNUSED(module), PyObject *tuple)
     return Py_NewRef(Py_None);
 }
 
-/* model, threads, pairs, linear, units, reference, diagonal, means, room, theta, gradient, before, reached, reached_gradient, copy,
-   value, lowest, length, rounding: see struct descent */
+/* model, threads, pairs, linear, units, reference, diagonal, means, room, theta, gradient, before, reached, reached_gradient, turns,
+   copy, path, value, lowest, length, growth, tol, rounding: see struct descent; returns steps taken, trials and length of the last one */
 static PyObject *descend(PyObject *Py_UNUSED(module), PyObject *tuple)
 {
-    struct arguments args = {tuple, 19, 0};
+    struct arguments args = {tuple, 23, 0};
     struct descent of = {.model = take_model(&args)};
     struct model *s = &of.model;
     struct pairs *pairs = &of.pairs;
@@ -281,23 +281,28 @@ static PyObject *descend(PyObject *Py_UNUSED(module), PyObject *tuple)
     of.theta = take_array(&args, "theta", "d", p).at;
     pairs->gradient = take_array(&args, "gradient", "d", p).at, pairs->before = take_array(&args, "before", "d?", p).at;
     of.reached = take_array(&args, "reached", "d", p).at, of.at.out = take_array(&args, "reached_gradient", "d", p).at;
+    of.turns = take_array(&args, "turns", "d?", times(6, padded(p, UNIT))).at;
     of.at.copy = take_copy(&args, s);
-    PyObject *numbers[4];
-    double given[4];
-    for (int i = 0; i < 4; i++)
+    const struct array path = take_array(&args, "path", "d", ANY);
+    of.path = path.at, of.most = path.count / 3;
+    PyObject *numbers[6];
+    double given[6];
+    for (int i = 0; i < 6; i++)
         numbers[i] = take(&args), given[i] = numbers[i] ? PyFloat_AsDouble(numbers[i]) : 0;
     agree(type == 'd' && p && times(s->c, s->d) == p, "the pairs are not those of the model's coefficients");
     agree(s->exponential ? s->c + of.at.reference == 1 : s->c + of.at.reference > 0, "wrong number of outputs");
     agree(s->penalty_outputs != NULL, "the penalty is missing");
+    agree(of.most && path.count % 3 == 0, "the path has not three numbers for every step");
+    agree(of.most == 1 || of.turns, "several steps need room for their turns");
     if (PyErr_Occurred())
         return NULL;
-    of.at.coef = of.reached, of.at.value = &value, of.at.norm = &norm;
+    of.at.value = &value, of.at.norm = &norm;
     of.step = room, of.solved = room + p, of.fresh = room + 2 * p;
     pairs->step = of.step, pairs->solved_before = of.solved, pairs->solved = of.fresh, pairs->out = room + 4 * p;
-    value = given[0], of.lowest = given[1], of.length = given[2], of.rounding = given[3];
+    value = given[0], of.lowest = given[1], of.length = given[2], of.growth = given[3], of.tol = given[4], of.rounding = given[5];
     if (in_double->descend(&of))
         return PyErr_NoMemory();
-    return agree(!wrong, NOT_SPARSE) ? Py_BuildValue("(ddid)", value, norm, of.trials, of.length) : NULL;
+    return agree(!wrong, NOT_SPARSE) ? Py_BuildValue("(nid)", (Py_ssize_t)of.taken, of.trials, of.length) : NULL;
 }
 
 /* n, d, stride, x, codes, k, sums, squares, threads: see struct moments */

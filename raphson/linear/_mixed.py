@@ -16,7 +16,7 @@ from torch import Tensor
 from raphson.data import new_table
 from raphson.linear._hessian import Evaluation
 from raphson.linear._objective import LinearObjective
-from raphson.linear._stepper import CompiledStepper, State
+from raphson.linear._stepper import CompiledStepper, Passed, State, reached
 
 _COPY = 0.6
 """Nanoseconds an entry of the copy: 50000 x 300, 15.1 ms with it and 9.8 without, 5000 x 2000 10.3 and 6.3."""
@@ -100,35 +100,39 @@ class MixedStepper(CompiledStepper):
         return d >= _COLUMNS and 4 * n * d <= _COPY_BYTES and penalty < _PENALTY
 
     def step(
-        self, theta: Tensor, at: State, length: float, lowest: float
-    ) -> tuple[Tensor, Evaluation, int, float] | None:
+        self, theta: Tensor, at: State, length: float, lowest: float, growth: float, tol: float
+    ) -> tuple[Tensor, Evaluation, int, float, Passed] | None:
         """Take a step: see ``solve.Stepper``."""
         if self.leads:
             return self._step_in_single(theta, at, length)
         copy = new_table(*self._shape, torch.float32) if self._pays() else None
         self._lowest = min(self._lowest, at.value)
-        found = self._descent.step(theta, at.value, at.gradient, length, self._lowest, copy=copy)
-        if not found.trials:
+        found = reached(self._descent.step(theta, at.value, at.gradient, length, self._lowest, copy=copy))
+        if found is None:
             return None
-        self._made, self._last = self._made + found.trials, found.norm
-        self._first = found.norm if self._made == found.trials else self._first
+        _, new, trials, _, _ = found
+        self._made, self._last = self._made + trials, new.norm
+        self._first = new.norm if self._made == trials else self._first
         if copy is not None:
             self._descent.read(self._compiled.in_single(copy).evaluator)
             self.leads, self._lowest = True, math.inf
-        return found.theta, Evaluation(found.value, found.gradient, found.norm, None), found.trials, found.length
+        return found
 
-    def _step_in_single(self, theta: Tensor, at: State, length: float) -> tuple[Tensor, Evaluation, int, float] | None:
+    def _step_in_single(
+        self, theta: Tensor, at: State, length: float
+    ) -> tuple[Tensor, Evaluation, int, float, Passed] | None:
         """Take a step in single precision, or go on in double where that leads no further or near the end."""
         self._lowest = min(self._lowest, at.value)
-        found = self._descent.step(theta, at.value, at.gradient, length, self._lowest, rounding=_VALUE)
-        if found.trials and found.norm > self._floor:
-            return found.theta, Evaluation(found.value, found.gradient, found.norm, None), found.trials, found.length
+        found = reached(self._descent.step(theta, at.value, at.gradient, length, self._lowest, rounding=_VALUE))
+        if found is not None and found[1].norm > self._floor:
+            return found
         self.leads, self._ended, self._lowest = False, True, math.inf
         self._descent.read(self._compiled.evaluator)
         self.clear()
-        if not found.trials:  # its rounding may be what stopped it
-            return self.step(theta, self._in_double(theta), 1.0, math.inf)
-        return found.theta, self._in_double(found.theta), found.trials + 1, found.length
+        if found is None:  # its rounding may be what stopped it
+            return self.step(theta, self._in_double(theta), 1.0, math.inf, 1.0, self._tol)
+        there, _, trials, length, _ = found
+        return there, self._in_double(there), trials + 1, length, []
 
     def _in_double(self, theta: Tensor) -> Evaluation:
         found = self._compiled.at(theta, None)

@@ -24,8 +24,16 @@ class State(Protocol):
         """Its gradient, ``(p,)``."""
 
 
+Passed = list[tuple[float, float]]
+"""Values and gradient norms of points that steps led through."""
+
+_AT_ONCE, _MOST = 3e5, 8
+"""Nanoseconds of steps that are made in one call, and how many at most: the calls around one take some 20 us, and what
+they lead to is judged after them only."""
+
+
 class CompiledStepper:
-    """Makes steps as ``solve.PairsStepper`` does, each in one compiled call.
+    """Makes steps as ``solve.PairsStepper`` does, in one compiled call one or, where they are short, several.
 
     Args:
         family: The objective.
@@ -33,11 +41,14 @@ class CompiledStepper:
         means: Those of columns that are not centered, ``(D',)``, zero for the intercept that comes first; or None.
         length: Inverse Hessians that the first step is, from the gradient, None for a step of length one; later ones
             are scaled by the last pair.
+        most: Steps in one call.
     """
 
-    def __init__(self, family: CompiledFamily, diagonal: Tensor, means: Tensor | None, length: float | None) -> None:
+    def __init__(
+        self, family: CompiledFamily, diagonal: Tensor, means: Tensor | None, length: float | None, most: int = 1
+    ) -> None:
         pairs = _native.Pairs(diagonal.shape[0], PAIRS, diagonal.dtype, scaled=True, scale=length or 0.0)
-        self._descent = _native.Descent(family.evaluator, diagonal, means, pairs)
+        self._descent = _native.Descent(family.evaluator, diagonal, means, pairs, most=most)
 
     @classmethod
     def of(
@@ -47,7 +58,8 @@ class CompiledStepper:
         family = objective.compiled
         if family is None or family.negative or not has_compiled_steps(objective.n_parameters):
             return None
-        return cls(family, diagonal, means, length)
+        most = max(1, min(_MOST, int(_AT_ONCE / objective.cost.step)))
+        return cls(family, diagonal, means, length, most)
 
     @property
     def number(self) -> int:
@@ -59,10 +71,17 @@ class CompiledStepper:
         self._descent.clear()
 
     def step(
-        self, theta: Tensor, at: State, length: float, lowest: float
-    ) -> tuple[Tensor, Evaluation, int, float] | None:
-        """Take a step: see ``solve.Stepper``."""
-        found = self._descent.step(theta, at.value, at.gradient, length, lowest)
-        if not found.trials:
-            return None
-        return found.theta, Evaluation(found.value, found.gradient, found.norm, None), found.trials, found.length
+        self, theta: Tensor, at: State, length: float, lowest: float, growth: float, tol: float
+    ) -> tuple[Tensor, Evaluation, int, float, Passed] | None:
+        """Take steps: see ``solve.Stepper``."""
+        return reached(self._descent.step(theta, at.value, at.gradient, length, lowest, growth=growth, tol=tol))
+
+
+def reached(found: _native.Stepped) -> tuple[Tensor, Evaluation, int, float, Passed] | None:
+    """Return what a solver wants to know of steps."""
+    if not found.path:
+        return None
+    *passed, (value, norm, _) = found.path
+    at = Evaluation(value, found.gradient, norm, None)
+    trials = int(sum(step[2] for step in found.path))
+    return found.theta, at, trials, found.length, [(step[0], step[1]) for step in passed]

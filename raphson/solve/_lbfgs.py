@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
@@ -22,6 +22,10 @@ TRIALS = 20
 """Lengths tried for a step."""
 
 
+Passed = Sequence[tuple[float, float]]
+"""Values and gradient norms of points that steps led through."""
+
+
 class Stepper(Protocol):
     """Makes steps of L-BFGS, of whose pairs there is some ``number``."""
 
@@ -33,36 +37,43 @@ class Stepper(Protocol):
         """Forget the pairs."""
 
     def step(
-        self, theta: Tensor, at: Evaluation, length: float, lowest: float
-    ) -> tuple[Tensor, Evaluation, int, float] | None:
-        """Take a step from where the last one led.
+        self, theta: Tensor, at: Evaluation, length: float, lowest: float, growth: float, tol: float
+    ) -> tuple[Tensor, Evaluation, int, float, Passed] | None:
+        """Take one step or several from where the last one led.
 
         Args:
             theta: The point, ``(p,)``.
             at: The state there.
             length: Directions that are tried first.
             lowest: No trial may rise above this value by more than its rounding.
+            growth: From the length of one step to the first one that the next one tries, at most the whole.
+            tol: Norm of a gradient that ends the steps.
 
         Returns:
-            New point, state there, trials and length in directions; or None where no length helps.
+            New point, state there, trials, length of the last step in directions and where those before it led; or None
+            where no length helps.
         """
 
 
 class Reached(NamedTuple):
-    """Where a step led.
+    """Where steps led.
 
     Attributes:
         theta: The point, ``(p,)``.
         at: The state there.
         evaluations: Since the start.
+        passed: Values and gradient norms of points between the one before and this one.
     """
 
     theta: Tensor
     at: Evaluation
     evaluations: int
+    passed: Passed
 
 
-def descend(stepper: Stepper, theta: Tensor, at: Evaluation, growth: float = 4.0) -> Iterator[Reached]:
+def descend(
+    stepper: Stepper, theta: Tensor, at: Evaluation, growth: float = 4.0, tol: float = 0.0
+) -> Iterator[Reached]:
     """Yield point after point of L-BFGS, as long as steps lower the objective.
 
     Args:
@@ -71,21 +82,23 @@ def descend(stepper: Stepper, theta: Tensor, at: Evaluation, growth: float = 4.0
         at: The state at the start.
         growth: Factor from the length of the last step to the first length that is tried, at most the whole: after a
             short step the next one is hardly ever whole.
+        tol: Norm of the gradient from which on no more steps are wanted.
     """
     evaluations, length, lowest = 0, 1.0, at.value
     while is_finite(at):
         # rounding may raise the value, but never by more above the lowest of all points: rises do not add up
         lowest = min(lowest, at.value)
-        found = stepper.step(theta, at, min(1.0, growth * length), lowest)
+        found = stepper.step(theta, at, min(1.0, growth * length), lowest, growth, tol)
         if found is None and not stepper.number:
             return
         if found is None:
             stepper.clear()
             evaluations, length = evaluations + TRIALS, 1.0
             continue
-        theta, at, trials, length = found
+        theta, at, trials, length, passed = found
+        lowest = min(lowest, *(value for value, _ in passed)) if passed else lowest
         evaluations += trials
-        yield Reached(theta, at, evaluations)
+        yield Reached(theta, at, evaluations, passed)
 
 
 class PairsStepper:
@@ -109,14 +122,15 @@ class PairsStepper:
         self._pairs.clear()
 
     def step(
-        self, theta: Tensor, at: Evaluation, length: float, lowest: float
-    ) -> tuple[Tensor, Evaluation, int, float] | None:
+        self, theta: Tensor, at: Evaluation, length: float, lowest: float, growth: float, tol: float
+    ) -> tuple[Tensor, Evaluation, int, float, Passed] | None:
         """Take a step: see ``Stepper``."""
         direction = Direction.of(self._pairs.direction(), at.gradient)
         found = _search(self._evaluate, theta, at, direction, length, lowest)
-        if found is not None:
-            self._pairs.move(found[0] - theta, found[1].gradient)
-        return found
+        if found is None:
+            return None
+        self._pairs.move(found[0] - theta, found[1].gradient)
+        return *found, ()
 
 
 def _search(
@@ -224,7 +238,7 @@ def lbfgs(
         pairs = InversePairs(inverse, at.gradient, memory=memory)
         for reached in descend(PairsStepper(evaluate, pairs), theta, at, growth):
             fall = at.value - reached.at.value
-            theta, at, evaluations = reached
+            theta, at, evaluations, _ = reached
             iterations += 1
             if fall <= tol or iterations == max_iter:
                 break

@@ -79,12 +79,13 @@ def quasi_newton(
         status = Status.STALLED  # or at the rounding of the value: a Newton step tells
         first = least = math.inf  # since the first step of all, which finds the scale: the gradient falls by far more
         mark, since = math.inf, 0
-        for reached in descend(stepper, theta, at):
-            theta, at, evaluations = reached
-            first = at.norm if len(history.steps) == 1 else first
-            least = min(least, at.norm)
-            mark, since = (least, 0) if least < _GAIN * mark else (mark, since + 1)
-            history.add(at)
+        for reached in descend(stepper, theta, at, tol=tol):
+            theta, at, evaluations, passed = reached
+            for value, norm in (*passed, (at.value, at.norm)):
+                first = norm if len(history.steps) == 1 else first
+                least = min(least, norm)
+                mark, since = (least, 0) if least < _GAIN * mark else (mark, since + 1)
+                history.reach(value, norm)
             if since >= _WITHOUT_GAIN and least <= rounded:
                 break
             if at.norm <= tol or _hopeless(len(history.steps) - 1, evaluations, first, least, tol, patience):

@@ -171,7 +171,11 @@ class History:
 
     def add(self, at: Evaluation) -> None:
         """Record the state after one more iteration."""
-        step = Step(len(self.steps), time.perf_counter() - self._start, at.value, at.norm)
+        self.reach(at.value, at.norm)
+
+    def reach(self, value: float, norm: float) -> None:
+        """Record the objective and the gradient's norm after one more iteration."""
+        step = Step(len(self.steps), time.perf_counter() - self._start, value, norm)
         self.steps.append(step)
         if self._callback is not None:
             self._callback(step)

@@ -50,8 +50,7 @@ def inverse_of(objective, *, means):
 def both(objective, theta, *, means=False, length=0.3, steps=25):
     """Return the points of both ways."""
     inverse, at = inverse_of(objective, means=means), objective.evaluate(theta, None)
-    stepper = CompiledStepper.of(objective, inverse.diagonal, inverse.means, length)
-    assert stepper is not None
+    stepper = CompiledStepper(objective.compiled, inverse.diagonal, inverse.means, length)
     pairs = InversePairs(inverse, at.gradient, scaled=True, length=length)
     ways = stepper, PairsStepper(lambda v: objective.evaluate(v, None), pairs)
     return [[reached for reached, _ in zip(descend(way, theta, at), range(steps), strict=False)] for way in ways]
@@ -124,6 +123,42 @@ def test_at_the_rounding_of_the_value_slopes_decide():
         assert max(values[30:]) - min(values) <= 2.0**-45
 
 
+@pytest.mark.parametrize("most", [2, 3, 5, 8])
+@pytest.mark.parametrize("length", [0.3, 1e3])
+def test_several_steps_in_one_call_are_those_of_as_many_calls(most, length):
+    """To the last digit: points, gradients, values, norms and evaluations, to where no length helps and beyond."""
+    objective, theta = make(table(300, 20, 1), "categorical", l2=0.01)
+    inverse, at = inverse_of(objective, means=True), objective.evaluate(theta, None)
+    one, several = (
+        descend(
+            CompiledStepper(objective.compiled, inverse.diagonal, inverse.means, length, steps), theta, at, tol=1e-300
+        )
+        for steps in (1, most)
+    )
+    taken = 0
+    for ends, _ in zip(several, range(80 // most), strict=False):
+        states = [next(one) for _ in range(len(ends.passed) + 1)]
+        taken += len(states)
+        last = states[-1]
+        assert [(state.at.value, state.at.norm) for state in states[:-1]] == ends.passed
+        assert (last.at.value, last.at.norm, last.evaluations) == (ends.at.value, ends.at.norm, ends.evaluations)
+        assert torch.equal(last.theta, ends.theta) and torch.equal(last.at.gradient, ends.at.gradient)
+    assert taken > 60
+
+
+def test_several_steps_end_at_the_tolerance():
+    """The first gradient that is not above it is the last one."""
+    objective, theta = make(table(300, 20, 1), "bernoulli", l2=0.01)
+    inverse, at = inverse_of(objective, means=False), objective.evaluate(theta, None)
+    stepper = CompiledStepper(objective.compiled, inverse.diagonal, None, 0.3, 8)
+    norms = []
+    for ends in descend(stepper, theta, at, tol=1e-5):
+        norms += [norm for _, norm in ends.passed] + [ends.at.norm]
+        if ends.at.norm <= 1e-5:
+            break
+    assert norms[-1] <= 1e-5 < min(norms[:-1])
+
+
 def test_infinite_values_are_stepped_back_from():
     """Of a Poisson model whose means overflow."""
     objective, theta = make(table(300, 20, 1), "poisson", l2=0.01)
@@ -149,7 +184,7 @@ def test_the_compiled_module_checks_what_it_is_given():
     inverse, at = inverse_of(objective, means=True), objective.evaluate(theta, None)
     stepper = CompiledStepper.of(objective, inverse.diagonal, inverse.means, 1.0)
     p, descent = objective.n_parameters, stepper._descent
-    assert descent.step(theta, at.value, at.gradient, 1.0, at.value).trials
+    assert descent.step(theta, at.value, at.gradient, 1.0, at.value).path
     for wrong in (theta[:-1], theta.float(), torch.cat([theta, theta])[::2]):
         with pytest.raises(ValueError, match="'theta'"):
             descent.step(wrong, at.value, at.gradient, 1.0, at.value)
@@ -157,7 +192,8 @@ def test_the_compiled_module_checks_what_it_is_given():
             descent.step(theta, at.value, wrong, 1.0, at.value)
     tensors = torch.zeros(5, p, dtype=torch.float64)
     vectors = [own(tensor) for tensor in tensors]
-    good = [*descent._constants, *vectors, None, 0.0, 0.0, 1.0, 1e-14]
+    path = own(torch.zeros(3, dtype=torch.float64))
+    good = [*descent._constants, *vectors, None, None, path, 0.0, 0.0, 1.0, 1.0, 0.0, 1e-14]
     few, none = (vectors[0][0], p - 1, "d"), (0, p, "d")
     _module.kernels.descend(*good)
     for place in (3, 4, 6, 7, 8, 9, 10, 11, 12, 13):
@@ -165,8 +201,14 @@ def test_the_compiled_module_checks_what_it_is_given():
             with pytest.raises(ValueError):
                 _module.kernels.descend(*[wrong if i == place else value for i, value in enumerate(good)])
     with pytest.raises(ValueError, match="'copy'"):  # of a sparse table there is none
-        _module.kernels.descend(*[(vectors[0][0], 300 * 20, "f") if i == 14 else value for i, value in enumerate(good)])
-    for place in (0, 2, 15, 16, 17, 18):
+        _module.kernels.descend(*[(vectors[0][0], 300 * 20, "f") if i == 15 else value for i, value in enumerate(good)])
+    for wrong in (few, none, (vectors[0][0], 6 * p - 1, "d")):
+        with pytest.raises(ValueError, match="'turns'"):
+            _module.kernels.descend(*[wrong if i == 14 else value for i, value in enumerate(good)])
+    for wrong in ((path[0], 0, "d"), (path[0], 2, "d"), (path[0], 6, "d")):  # no steps, no whole one, no room for two
+        with pytest.raises(ValueError, match="step"):
+            _module.kernels.descend(*[wrong if i == 16 else value for i, value in enumerate(good)])
+    for place in (0, 2, 17, 18, 19, 20, 21, 22):
         with pytest.raises(TypeError):
             _module.kernels.descend(*[None if i == place else value for i, value in enumerate(good)])
     other = _native.Pairs(p - 1, 10, torch.float64, scaled=True, scale=1.0)
@@ -176,5 +218,5 @@ def test_the_compiled_module_checks_what_it_is_given():
             _module.kernels.descend(*[pairs.arguments if i == 2 else value for i, value in enumerate(good)])
     with pytest.raises(ValueError, match="threads"):
         _module.kernels.descend(*[0 if i == 1 else value for i, value in enumerate(good)])
-    with pytest.raises(TypeError, match="19 arguments"):
+    with pytest.raises(TypeError, match="23 arguments"):
         _module.kernels.descend(*good, 1)
