@@ -85,7 +85,7 @@ class MixedStepper(CompiledStepper):
         self._floor = max(_NEAR * tol, _ROUNDED * first)
         self._price: float = _COPY * objective.design.x.numel() / (_SAVED * objective.cost.evaluation)
         self._shape = objective.n_rows, int(objective.design.x.shape[1])
-        self._made, self._ended, self._lowest = 0, False, math.inf
+        self._made, self._ended, self._lowest, self._previous = 0, False, math.inf, 0.0
         self.leads = False
         """Whether evaluations are in single precision."""
 
@@ -111,6 +111,7 @@ class MixedStepper(CompiledStepper):
         if found is None:
             return None
         _, new, trials, _, _ = found
+        self._previous = at.norm
         self._made, self._last = self._made + trials, new.norm
         self._first = new.norm if self._made == trials else self._first
         if copy is not None:
@@ -123,16 +124,25 @@ class MixedStepper(CompiledStepper):
     ) -> tuple[Tensor, Evaluation, int, float, Passed] | None:
         """Take a step in single precision, or go on in double where that leads no further or near the end."""
         self._lowest = min(self._lowest, at.value)
+        # where the next step, at the rate of the last one, is the last in single precision, its end is wanted in double
+        near = at.norm * at.norm <= self._floor * self._previous
+        if near:
+            self._go_on_in_double()
         found = reached(self._descent.step(theta, at.value, at.gradient, length, self._lowest, rounding=_VALUE))
-        if found is not None and found[1].norm > self._floor:
+        self._previous = at.norm
+        if found is not None and (near or found[1].norm > self._floor):
             return found
-        self.leads, self._ended, self._lowest = False, True, math.inf
-        self._descent.read(self._compiled.evaluator)
-        self.clear()
+        self._go_on_in_double()
         if found is None:  # its rounding may be what stopped it
+            self.clear()
             return self.step(theta, self._in_double(theta), 1.0, math.inf, 1.0, self._tol)
         there, _, trials, length, _ = found
         return there, self._in_double(there), trials + 1, length, []
+
+    def _go_on_in_double(self) -> None:
+        """Evaluate in double precision from now on; pairs stay, of which rounding makes little."""
+        self.leads, self._ended, self._lowest = False, True, math.inf
+        self._descent.read(self._compiled.evaluator)
 
     def _in_double(self, theta: Tensor) -> Evaluation:
         found = self._compiled.at(theta, None)

@@ -23,6 +23,10 @@ class State(Protocol):
     def gradient(self) -> Tensor:
         """Its gradient, ``(p,)``."""
 
+    @property
+    def norm(self) -> float:
+        """The gradient's norm."""
+
 
 Passed = list[tuple[float, float]]
 """Values and gradient norms of points that steps led through."""

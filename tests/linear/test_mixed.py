@@ -82,19 +82,21 @@ def test_values_add_up_in_double_precision():
 
 
 def run(objective, tol):
-    """Minimize by L-BFGS in mixed precision; also the precision of every step."""
+    """Minimize by L-BFGS in mixed precision; also the precision of every step, and pairs that it begins with."""
     start = torch.zeros(objective.n_parameters, dtype=torch.float64)
     at = objective.evaluate(start, None)
     diagonal = objective.ridge.diagonal + 0.2
     mixed, kinds = MixedStepper(objective, diagonal, None, None, at.norm, tol), []
+    numbers = []
     plain = mixed.step
 
     def step(*given):
         kinds.append("single" if mixed.leads else "double")
+        numbers.append(mixed.number)
         return plain(*given)
 
     with mock.patch.object(mixed, "step", step):
-        return quasi_newton(objective, start, tol=tol, at=at, patience=1e6, stepper=mixed), kinds
+        return quasi_newton(objective, start, tol=tol, at=at, patience=1e6, stepper=mixed), kinds, numbers
 
 
 @pytest.mark.parametrize("c", [1, 3, 10])
@@ -113,8 +115,10 @@ def test_a_fit_begins_and_ends_in_double_precision(c, monkeypatch):
         l2=1e-4,
     )
     assert MixedStepper.suits(objective)
-    found, kinds = run(objective, 1e-7)
+    found, kinds, numbers = run(objective, 1e-7)
     assert found.converged and kinds[0] == kinds[-1] == "double" and kinds.count("single") > 5
+    again = len(kinds) - kinds[::-1].index("single")
+    assert min(numbers[again - 1 : again + 2]) >= min(again - 1, 9)  # pairs stay
     exact = objective.evaluate(found.theta)
     assert exact.norm <= 1e-7 and exact.value == found.value and found.gradient_norm == exact.norm
     newton = found.theta.clone()
@@ -134,7 +138,7 @@ def test_no_copy_is_made_where_the_end_is_near(monkeypatch):
     objective = linear_objective(DenseDesign(x, standardize=True), Categorical(), y, n_outputs=3, l2=1.0)
     monkeypatch.setattr(_mixed, "new_table", mock.Mock(side_effect=AssertionError("a copy was made")))
     for tol in (1e-2, 1e-3):
-        found, kinds = run(objective, tol)
+        found, kinds, _ = run(objective, tol)
         assert found.converged and set(kinds) == {"double"}
 
 
