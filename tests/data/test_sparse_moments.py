@@ -25,3 +25,19 @@ def test_scales_are_those_of_the_dense_table(size: float, dtype: type) -> None:
     ours = torch.cat([block.features() for block in sparse.blocks(1)], 1)
     theirs = torch.cat([block.features() for block in dense.blocks(1)], 1)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("last", [1.0, 0.0, 1e200, 1e-200])
+def test_columns_of_many_nonzeros_are_added_up_part_by_part(last: float) -> None:
+    """Three parts, the last of one number: an ordinary one, a zero that is stored, and those whose squares are none."""
+    rng = np.random.default_rng(1)
+    x = sp.csr_matrix(rng.normal(size=(2**16, 4)))
+    whole = sp.vstack([x, sp.csr_matrix(([last], ([0], [2])), shape=(1, 4))]).tocsr()
+    assert whole.nnz == 2**18 + 1
+    found = SparseDesign(whole, intercept=False, standardize=True).scale
+    expected = np.sqrt(np.square(x.toarray()).sum(0) / (2**16 + 1))
+    if last == 1e200:
+        expected[2] = 1e200 / np.sqrt(2**16 + 1)
+    elif last == 1.0:
+        expected[2] = np.sqrt(expected[2] ** 2 + 1 / (2**16 + 1))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
