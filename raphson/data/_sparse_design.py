@@ -152,12 +152,11 @@ class SparseDesign(Design):
     def _block(self, start: int, size: int) -> SparseBlock:
         rows = slice(start, min(start + size, self.n_rows))
         x = self.x if rows.stop - rows.start == self.n_rows else self.x[rows]
-        index = torch.from_numpy(x.indices).long()
-        values = torch.from_numpy(x.data).to(torch.float64)
-        if self._shifts:
-            values = values - self.center[index]
-        values = values / self.scale[index]
-        scaled = type(x)((values.to(self.dtype).numpy(), x.indices, x.indptr), shape=x.shape)
+        values = self.scale.numpy()[x.indices]
+        with np.errstate(all="ignore"):
+            np.divide(x.data - self.center.numpy()[x.indices] if self._shifts else x.data, values, out=values)
+        own = torch.from_numpy(values).to(self.dtype).numpy()
+        scaled = type(x)((own, x.indices, x.indptr), shape=x.shape)
         return SparseBlock(rows, SparseRows.of(scaled), self.intercept)
 
 
