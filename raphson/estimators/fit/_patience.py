@@ -142,9 +142,13 @@ def _before_products(objective: LinearObjective, by_rows: float) -> float:
 
 def _may_end(objective: LinearObjective) -> bool:
     """Return whether gradients may end a fit with a weak penalty: they cost little, or columns may be apart."""
-    if objective.reduced.cost.evaluation < _LONG or not isinstance(objective.design, DenseDesign):
-        return True
-    return mean_square_eigenvalue(objective.design) <= _APART
+    return objective.reduced.cost.evaluation < _LONG or not _are_joined(objective)
+
+
+def _are_joined(objective: LinearObjective) -> bool:
+    """Return whether columns of a dense table depend on each other."""
+    design = objective.design
+    return isinstance(design, DenseDesign) and mean_square_eigenvalue(design) > _APART
 
 
 def _before_hessians(objective: LinearObjective) -> float:
@@ -152,7 +156,8 @@ def _before_hessians(objective: LinearObjective) -> float:
     cost, d = objective.reduced.cost, objective.output_map.n_columns
     if not _has_few_outputs(objective) or has_stages(objective):
         return 0.0
-    if objective.reduced.has_compiled_steps and cost.dense_in_evaluations:
+    small = not cost.dense_in_evaluations  # of such Hessians only calls cost, and gradients of columns that are apart
+    if objective.reduced.has_compiled_steps and not (small and (d < _APART_COLUMNS[0] or _are_joined(objective))):
         return (_FACTORS * cost.dense + _STEPS * (cost.evaluation + _NEWTON_CALLS)) / cost.step
     if objective.n_rows * d < _ENTRIES and d < _COLUMNS:
         return 0.0
