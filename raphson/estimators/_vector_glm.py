@@ -19,7 +19,7 @@ from raphson.estimators._base import LinearEstimator
 from raphson.estimators._no_mean import finite_mean
 from raphson.estimators.fit._options import Progress
 from raphson.estimators.input._formulas import ALL
-from raphson.estimators.input._given import Given
+from raphson.estimators.input._given import Given, beside, plain_rows
 from raphson.estimators.input._layout import Layout, make_layout, make_parameter_layout, served_outputs
 from raphson.estimators.input._named import named_likelihood
 from raphson.estimators.input._tables import is_tables, merge_tables
@@ -155,7 +155,8 @@ class VectorGLM(LinearEstimator):
             The fitted estimator.
 
         Raises:
-            InputError: If an argument cannot be used; the message names the row, column or parameter.
+            InputError: If an argument cannot be used; the message names the row, column or parameter. Rows go together
+                by position, and pandas objects whose row labels contradict it are refused.
         """
         given = Given.of(self.formula, X, y, sample_weight, offset)
         self._formulas = given.formulas
@@ -245,7 +246,10 @@ class VectorGLM(LinearEstimator):
         Returns:
             The mean.
         """
+        check_is_fitted(self)
+        X, index = plain_rows(X)
         f = torch.from_numpy(self._linear_predictors(X, offset))
+        y, sample_weight = beside(index, y=y, sample_weight=sample_weight)
         if self._formulas is not None:
             y = self._formulas.response(X, y)
         y, _ = level_codes(y, self._likelihood(), self.levels_)

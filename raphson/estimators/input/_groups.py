@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.estimators.input._aligned import check_index
+from raphson.estimators.input._arrays import plain_values
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.input._validate import check_length, missing_entries
 
@@ -19,8 +21,14 @@ def group_codes(groups: Any, rows: Rows) -> Tensor:
     if isinstance(groups, str):
         values = _column(groups, rows)
     else:
+        groups = plain_values("groups", groups)
+        check_index(rows.index, groups, "groups")
         values = np.asarray(groups)
-        check_length("groups", len(values) if values.ndim else 1, rows.n_given)
+        if values.ndim == 2 and values.shape[1] == 1:
+            values = values[:, 0]
+        if values.ndim != 1:
+            raise InputError(f"groups has shape {values.shape}; give one label per row, ({rows.n_given},).")
+        check_length("groups", len(values), rows.n_given)
         values = values[rows.kept]
     missing = missing_entries(values)
     if missing.any():

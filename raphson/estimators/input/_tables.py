@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
-from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.estimators.input._validate import check_length, feature_names
@@ -85,7 +84,7 @@ def _columns(parameter: str, table: Any) -> tuple[Sequence[str], tuple[int, list
     if hasattr(table, "columns"):
         columns = [table.iloc[:, j].reset_index(drop=True) for j in range(table.shape[1])]
         return [str(name) for name in table.columns], (table.shape[0], columns)
-    array = np.asarray(table.detach().cpu() if isinstance(table, Tensor) else table)
+    array = np.asarray(table)
     if array.ndim != 2:
         raise InputError(
             f"The table of '{parameter}' has shape {array.shape}, but a table has rows and columns; a single column "
