@@ -222,7 +222,7 @@ def _materialize(
         row = int(frame.index[at])
         raise InputError(
             f"'{labels[position]}', row {row}: the value is {matrix[at, position]}; a logarithm, root or division is "
-            "outside its domain there.",
+            "outside its domain there, or a number overflows.",
             row=row,
         )
     return matrix, labels, learned

@@ -10,6 +10,7 @@ import numpy as np
 from raphson._errors import InputError
 from raphson.table._columns import LARGEST_WHOLE, to_numbers
 from raphson.table._expression import shown
+from raphson.table._foreign import remedy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,8 @@ def require(name: str, names: Sequence[str]) -> None:
     """Raise ``InputError`` unless a table has a column; the message names one that is spelled nearly the same."""
     if name in names:
         return
+    if (instead := remedy(name)) is not None:
+        raise InputError(f"there is no column '{shown(name)}'; {instead}.")
     near = difflib.get_close_matches(name, names, n=1) or [
         other for other in names if other.casefold() == name.casefold()
     ]
