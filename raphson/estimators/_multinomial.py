@@ -196,6 +196,11 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         return super()._loglik_null()
 
     def _check_same_target(self, restricted: Any) -> None:
+        if not isinstance(restricted, MultinomialLogisticRegression):
+            raise InputError(
+                f"The restricted model is a {type(restricted).__name__}, whose targets are not labels of classes; pass "
+                "a MultinomialLogisticRegression."
+            )
         if not np.array_equal(restricted.classes_, self.classes_):
             raise InputError("The two models do not have the same classes, so they are not nested.")
         super()._check_same_target(restricted)

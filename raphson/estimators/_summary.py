@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_LONG = 1e12
+"""Facts from here on are written with an exponent."""
+
+
 class SummaryMixin(ProfileMixin):
     """The summary of an estimator, which supplies what is declared here."""
 
@@ -166,7 +170,9 @@ class SummaryMixin(ProfileMixin):
 
 def _number(value: float, style: str) -> str:
     """Return a number as text; a likelihood without a bound has none."""
-    return format(value, style) if math.isfinite(value) else "not finite"
+    if not math.isfinite(value):
+        return "not finite"
+    return format(value, style) if abs(value) < _LONG else f"{value:.10g}"
 
 
 def _exponentials(frame: pd.DataFrame) -> pd.DataFrame:
