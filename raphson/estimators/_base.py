@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson._errors import IndefiniteError, InputError, NotEstimableError, RaphsonWarning, TooLargeError
+from raphson.estimators._names import INTERCEPT
 from raphson.estimators._report import ReportMixin
 from raphson.estimators.fit._certificate import Certificate
 from raphson.estimators.fit._covariance import CovarianceKind
@@ -57,6 +58,8 @@ class LinearEstimator(ReportMixin, BaseEstimator):
 
     def _fit_rows(self, rows: Rows, likelihood: Likelihood, layout: Layout, start: Tensor | None) -> None:
         """Fit checked rows, perhaps from an earlier fit's coefficients, and set a fitted estimator's attributes."""
+        if layout.output_map.intercept and INTERCEPT in layout.columns:
+            raise InputError(f"A column is called '{INTERCEPT}', which is the name of the intercept; rename it.")
         self._layout = layout
         refuse_overflow(rows, likelihood, layout.outputs)
         options = FitOptions.of(self)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raphson._errors import InputError
-from raphson.table._columns import Number, learn_column, refuse_inexact, refuse_level, to_numbers
+from raphson.table._columns import Number, learn_column, nearly_equal, refuse_inexact, refuse_level, to_numbers
 from raphson.table._evaluate import evaluate
 from raphson.table._expression import Expression, shown
 from raphson.table._terms import INTERCEPT, Terms, read_terms
@@ -104,7 +104,7 @@ def _level_note(expression: str, spec: Any, levels: list[Any]) -> str:
     if not any(label.startswith(f"{expression}[T.") for label in spec.column_names):
         return f"{expression}: {len(levels)} levels"
     base = contrasts.base if contrasts.base in levels else levels[0]
-    return f"{expression}: {len(levels)} levels, coded against '{base}'"
+    return f"{expression}: {len(levels)} levels, coded against '{base}'{nearly_equal(levels)}"
 
 
 def _said(error: Exception) -> str:

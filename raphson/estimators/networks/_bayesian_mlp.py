@@ -35,6 +35,7 @@ from raphson.likelihoods import (
     from_description,
     to_description,
 )
+from raphson.linalg import check_dense_size
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 
@@ -391,6 +392,8 @@ class BayesianMLP(NetworkReview, BaseEstimator):
         sizes = tuple(self.hidden) if isinstance(self.hidden, Sequence | np.ndarray) else ()
         if not sizes or any(not isinstance(size, int | np.integer) or size < 1 for size in sizes):
             raise InputError(f"hidden is {self.hidden!r}, but it must be whole numbers of units, such as (50,).")
+        for size in sizes:  # the curvature of a layer is a square of its width
+            check_dense_size((int(size), int(size)), torch.float64, "fewer hidden units")
         for name in ("members", "max_iter", "steps"):
             value = getattr(self, name)
             whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
