@@ -59,6 +59,8 @@ def check_target(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor, i
     if greatest > LARGEST:
         large = (numbers.abs() > LARGEST).reshape(n_rows, -1).any(1)
         row = int(large.nonzero()[0])
+        if not bool(torch.isfinite(numbers[row]).all()):
+            raise InputError(f"The target in row {row} is infinite; {REMEDY}.", row=row)
         raise InputError(
             f"The target in row {row} is {float(numbers[row].abs().max()):g} in size, too large to compute with; "
             "change its unit.",
