@@ -33,11 +33,14 @@ from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import Rows
 from raphson.infer import Estimates
 from raphson.linalg import Diagonal
-from raphson.solve import Solution
+from raphson.solve import Solution, Status
 
 if TYPE_CHECKING:
     import pandas as pd
 
+
+_UNFINISHED = (Status.MAX_ITERATIONS, Status.STALLED, Status.NOT_FINITE)
+"""Ends of fits whose log-likelihood may be larger elsewhere; where coefficients grow without bound it levels off."""
 
 _NO_ROWS = (
     "The training rows are not part of a saved or unpickled model; attach(X, y) gives them back without a fit. "
@@ -297,7 +300,8 @@ class InferenceMixin(TargetChecks):
             The test.
 
         Raises:
-            InputError: If the two fits were not made to the same rows, or are penalized.
+            InputError: If the two fits were not made to the same rows, are not nested, or are penalized.
+            NotEstimableError: If a fit did not converge.
 
         Examples:
             Against the intercept alone.
@@ -323,6 +327,11 @@ class InferenceMixin(TargetChecks):
             if df < self.df_model_:  # else the two were exchanged, which is said below
                 self._check_same_target(restricted)
         for model in (self, restricted):
+            if model is not None and model.solution_.status in _UNFINISHED:
+                raise NotEstimableError(
+                    f"No likelihood-ratio test: a fit did not converge, so that its log-likelihood is not the largest. "
+                    f"{model.solution_.status.sentence} Raise max_iter, or see what the fit warned of."
+                )
             if model is not None and model._penalty > 0:
                 raise InputError("A likelihood-ratio test needs unpenalized fits; set l2=0.")
             if model is not None and model.penalty == "jeffreys":

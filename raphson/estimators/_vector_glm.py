@@ -38,6 +38,7 @@ from raphson.likelihoods import (
     from_description,
     to_description,
 )
+from raphson.linear import matrix_rank
 
 _GIVEN = ("scale", "dispersion", "shape", "df", "trials")
 """Fields of likelihoods that hold a known parameter."""
@@ -185,7 +186,9 @@ class VectorGLM(LinearEstimator):
         return self
 
     def _null_intercepts(self) -> Tensor:
-        return self._likelihood().default_columns(len(self.intercept_))[0]
+        default, own = self._likelihood().default_columns(len(self.intercept_))[0], self._layout.intercepts
+        # without some intercepts a model with them all is not nested in this one
+        return default if matrix_rank(torch.cat([own, default], 1)) == matrix_rank(own) else own
 
     def _read(self, X: Any) -> tuple[Any, Sequence[str], ColumnSums | None]:
         """Return the table of all columns, their names and sums, if known; remembers which parameter has which."""

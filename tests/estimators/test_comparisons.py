@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import statsmodels.api as sm
+from scipy import stats
+from sklearn.exceptions import ConvergenceWarning
 
 import raphson as rp
 
@@ -143,3 +145,42 @@ def test_huge_statistics_are_written_with_an_exponent() -> None:
     assert max(map(len, text.splitlines())) < 130 and "e+6" in text
     test = rp.VectorGLM(rp.Poisson()).fit(X, Y, np.full(N, 1e6)).wald_test("a")
     assert test.p_value == 0.0 and str(test).endswith("p < 1e-300")
+
+
+def test_a_fit_that_did_not_converge_is_not_compared() -> None:
+    with pytest.warns(ConvergenceWarning):
+        short = rp.VectorGLM(rp.Poisson(), max_iter=1).fit(X, Y, offset=T)
+        narrow = rp.VectorGLM(rp.Poisson(), max_iter=1).fit(X[["a"]], Y, offset=T)
+    for full, restricted in ((short, None), (short, poisson(X[["a"]])), (FULL, narrow)):
+        with pytest.raises(rp.NotEstimableError, match="did not converge.*iteration limit"):
+            full.likelihood_ratio_test(restricted)
+
+
+@pytest.mark.parametrize("kind", ["as many columns as rows", "equal targets", "a function of the columns"])
+def test_a_likelihood_without_a_bound_is_infinite(kind: str) -> None:
+    x, y = RNG.normal(size=(20, 2)), RNG.normal(size=20)
+    if kind == "equal targets":
+        y = np.ones(20)
+    elif kind == "a function of the columns":
+        y = x @ [1.0, 2.0]
+    else:
+        x = RNG.normal(size=(20, 30))
+    with pytest.warns(rp.SeparationWarning, match="fitted exactly"):
+        model = rp.VectorGLM("gaussian").fit(x, y)
+    assert model.loglik_ == np.inf and model.aic_ == -np.inf
+    assert (model.loglik_null_ == np.inf) == (kind == "equal targets")
+    assert [fact for fact in model.summary().facts if fact[0] == "Log-likelihood"] == [("Log-likelihood", "not finite")]
+    with pytest.raises(rp.InputError, match="must be finite"):
+        model.likelihood_ratio_test()
+
+
+@pytest.mark.parametrize("name", ["poisson", "gaussian", "bernoulli", "negative-binomial"])
+def test_the_null_model_is_within_one_without_intercepts(name: str) -> None:
+    y = LABELS if name == "bernoulli" else Y
+    one = rp.VectorGLM(name, fit_intercept=False).fit(X, y)
+    other = rp.VectorGLM(name, formula="y ~ 0 + a + b + c").fit(X.assign(y=y))
+    test = one.likelihood_ratio_test()
+    assert test.df == 3 and test.statistic == pytest.approx(2 * (one.loglik_ - one.loglik_null_), rel=1e-9)
+    assert other.loglik_null_ == pytest.approx(one.loglik_null_, rel=1e-9)
+    if name == "poisson":  # R's null deviance of a model without an intercept
+        assert one.loglik_null_ == pytest.approx(float(stats.poisson.logpmf(y, 1.0).sum()), rel=1e-12)
