@@ -16,6 +16,7 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.estimators._base import LinearEstimator
 from raphson.estimators.fit._options import Progress
+from raphson.estimators.input._aligned import check_columns
 from raphson.estimators.input._classes import (
     class_labels,
     class_totals,
@@ -160,6 +161,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
             sums = check_entries(table, given.x, None if weights is not None else codes, len(classes))
         self._reference = reference_position(self.reference, classes, given.y)
         layout = self._make_layout(classes, names)
+        check_columns(given.offset, layout.outputs, "offset")
         with given.naming_rows():
             whole = self._whole_offset(given.frame, given.offset, table.shape[0], len(classes))
         rows = given.rows(table, codes, weights, whole, sums)

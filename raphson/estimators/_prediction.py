@@ -14,6 +14,7 @@ from raphson._errors import InputError
 from raphson.estimators._judged import JudgedMixin
 from raphson.estimators._names import INTERCEPT
 from raphson.estimators.fit._covariance import CovarianceKind
+from raphson.estimators.input._aligned import check_columns
 from raphson.estimators.input._formulas import Formulas
 from raphson.estimators.input._given import beside, plain_rows
 from raphson.estimators.input._rows import dense
@@ -73,6 +74,7 @@ class PredictionMixin(JudgedMixin):
         check_is_fitted(self)
         X, index = plain_rows(X)
         (offset,) = beside(index, offset=offset)
+        check_columns(offset, self._layout.outputs, "offset")
         table = self._table(X)
         n, c = table.shape[0], len(self.intercept_)
         added = self._whole_offset(X, offset, n, c)
@@ -93,6 +95,7 @@ class PredictionMixin(JudgedMixin):
         check_is_fitted(self)
         X, index = plain_rows(X)
         (offset,) = beside(index, offset=offset)
+        check_columns(offset, self._layout.outputs, "offset")
         table = self._table(X)
         shape = (table.shape[0], len(self.intercept_))
         check_dense_size(shape, torch.float64, "predict, or this call on fewer rows at a time")

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from raphson._errors import InputError, NotEstimableError, TooLargeError
 from raphson.estimators._profiles import ProfileMixin, check_method
 from raphson.estimators.fit._covariance import CovarianceKind
+from raphson.estimators.input._groups import few_clusters
 from raphson.report import Summary
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class SummaryMixin(ProfileMixin):
             except NotEstimableError as refused:
                 method = "wald"
                 notes.append(f"Tests and intervals are Wald's. {refused}")
+        if groups is not None and bool(found.estimable.any()):
+            notes += few_clusters(groups, self._training_rows())
         only = self._only_penalized_note()
         notes += [] if only is None else [only]
         if self.penalty == "jeffreys" and method == "wald":

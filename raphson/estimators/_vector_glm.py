@@ -18,6 +18,7 @@ from raphson.data import ColumnSums
 from raphson.estimators._base import LinearEstimator
 from raphson.estimators._no_mean import finite_mean
 from raphson.estimators.fit._options import Progress
+from raphson.estimators.input._aligned import check_columns
 from raphson.estimators.input._formulas import ALL
 from raphson.estimators.input._given import Given, beside, plain_rows
 from raphson.estimators.input._layout import Layout, make_layout, make_parameter_layout, served_outputs
@@ -178,6 +179,7 @@ class VectorGLM(LinearEstimator):
                 cuts = tuple(f"{low}|{high}" for low, high in itertools.pairwise(levels))
                 layout = replace(layout, outputs=cuts)
             weights = check_weights(given.sample_weight, table.shape[0])
+            check_columns(given.offset, layout.outputs, "offset")
             whole = self._whole_offset(given.frame, given.offset, table.shape[0], c)
             rows = given.rows(table, response, weights, whole, sums)
         start = self._coefficients_before((c, len(names))) if self.warm_start else None

@@ -126,7 +126,8 @@ def _quadratic_form(rows: Estimates) -> tuple[float, int]:
     if bool((scores[~independent].abs() > _CONTRADICTION * scores.norm().clamp(min=1.0)).any()):
         raise InputError(
             "The restrictions contradict one another or a constraint of the model (for example coefficients "
-            "that sum to zero): no coefficients satisfy all of them. Check R and q."
+            "that sum to zero): no coefficients satisfy all of them. Check R and q. Or there are as many as clusters, "
+            "of which a clustered covariance takes one for itself: test fewer together."
         )
     if not bool(independent.any()):
         raise InputError("The restrictions hold for every coefficient of the model; there is nothing to test.")

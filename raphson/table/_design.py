@@ -155,6 +155,10 @@ class Design:
         else:
             right = expand_dot(right, others)
             used = variables(right)
+            for name in (name for name in used if name in drop):
+                raise InputError(
+                    f"column '{name}' is to be dropped and stands in the formula; leave out one of the two."
+                )
             for name in used:
                 require(name, names)
             if target in used:

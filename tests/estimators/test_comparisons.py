@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -184,3 +185,13 @@ def test_the_null_model_is_within_one_without_intercepts(name: str) -> None:
     assert other.loglik_null_ == pytest.approx(one.loglik_null_, rel=1e-9)
     if name == "poisson":  # R's null deviance of a model without an intercept
         assert one.loglik_null_ == pytest.approx(float(stats.poisson.logpmf(y, 1.0).sum()), rel=1e-12)
+
+
+def test_few_clusters_are_said_to_be_few() -> None:
+    few, many = np.arange(N) % 3, np.arange(N) % 50
+    said = "There are 3 clusters.*Student's t with 2 degrees of freedom"
+    assert re.search(said, str(FULL.summary(groups=few))) and "clusters:" not in str(FULL.summary(groups=many))
+    assert "clusters:" not in str(FULL.summary())
+    assert FULL.wald_test(["a", "b"], groups=few).df == 2
+    with pytest.raises(rp.InputError, match="as many as clusters"):
+        FULL.wald_test(["a", "b", "c"], groups=few)

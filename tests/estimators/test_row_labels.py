@@ -89,3 +89,35 @@ RESET = {
 @pytest.mark.parametrize("kind", RESET)
 def test_rows_by_position(kind: str) -> None:
     np.testing.assert_allclose(rp.MultinomialLogisticRegression().fit(*RESET[kind]).coef_, CLASSES.coef_, atol=1e-12)
+
+
+def test_offsets_of_outputs_in_another_order() -> None:
+    both = pd.DataFrame({"1": T, "0": 0.0})  # classes are sorted: 0, 1
+    for call in (
+        lambda: rp.MultinomialLogisticRegression().fit(X, Y, offset=both),
+        lambda: CLASSES.predict(X, both),
+        lambda: CLASSES.predict_proba(X, both),
+        lambda: CLASSES.score(X, Y, offset=both),
+    ):
+        with pytest.raises(rp.InputError, match=r"column 0 is '1' where '0' stands.*offset\[\['0', '1'\]\]"):
+            call()
+    right = rp.MultinomialLogisticRegression().fit(X, Y, offset=both[["0", "1"]])
+    for other_names in (both[["0", "1"]].to_numpy(), both[["0", "1"]].set_axis(["u", "v"], axis=1)):
+        np.testing.assert_array_equal(
+            rp.MultinomialLogisticRegression().fit(X, Y, offset=other_names).coef_, right.coef_
+        )
+    scales = pd.DataFrame({"log_scale": T, "mean": 0.0})
+    with pytest.raises(rp.InputError, match="column 0 is 'log_scale' where 'mean' stands"):
+        rp.VectorGLM(rp.HeteroscedasticGaussian()).fit(X, T, offset=scales)
+
+
+def test_tables_of_parameters_in_another_order() -> None:
+    model = rp.VectorGLM(rp.HeteroscedasticGaussian()).fit({"mean": X, "log_scale": X[["b"]] * 2}, T)
+    found = model.predict({"mean": X, "log_scale": X[["b"]] * 2})
+    with pytest.raises(rp.InputError, match=r"'mean' are in another order than at the fit: column 0 is 'b' where 'a'"):
+        model.predict({"mean": X[["b", "a"]], "log_scale": X[["b"]]})
+    with pytest.raises(rp.InputError, match="'log_scale' are other ones than at the fit: column 0 is 'a' where 'b'"):
+        model.predict({"mean": X, "log_scale": X[["a"]]})
+    np.testing.assert_array_equal(model.predict({"mean": X.to_numpy(), "log_scale": X[["b"]].to_numpy() * 2}), found)
+    arrays = rp.VectorGLM(rp.HeteroscedasticGaussian()).fit({"mean": X.to_numpy()}, T)
+    assert arrays.predict({"mean": X}).shape == (N,)

@@ -29,6 +29,12 @@ def test_a_column_that_is_used_is_not_dropped(given: dict[str, str]) -> None:
         rp.Design.fit(FRAME, **given, drop=["k"] if "weights" not in given else ["x"])  # type: ignore[arg-type]
 
 
+def test_a_column_of_the_formula_is_not_dropped() -> None:
+    with pytest.raises(rp.InputError, match="'x' is to be dropped and stands in the formula"):
+        rp.Design.fit(FRAME, formula="k ~ x + g", drop=["x"])
+    assert rp.Design.fit(FRAME, formula="k ~ .", drop=["x"]).names == ("g[T.b]",)
+
+
 @pytest.mark.parametrize("days", [DAYS, DAYS.date, DAYS - DAYS[0], DAYS.to_period("D"), DAYS.time])
 def test_a_target_of_dates_is_none(days: pd.Index) -> None:
     frame = FRAME.assign(d=days)

@@ -6,6 +6,7 @@ places, contradict that: one of them was sorted, shuffled or filtered without th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from raphson._errors import InputError
@@ -49,6 +50,18 @@ def check_index(index: Any, values: Any, name: str, of: str = "X") -> None:
         f"its rows are in the order of {of} as they stand, pass {name}.to_numpy().",
         row=row,
     )
+
+
+def check_columns(values: Any, names: Sequence[str], what: str) -> None:
+    """Raise ``InputError`` for a frame with a column for each output, named as these are, in another order."""
+    given = [str(name) for name in getattr(values, "columns", ())] if hasattr(values, "iloc") else []
+    if given != list(names) and sorted(given) == sorted(names):
+        at = next(i for i, (one, two) in enumerate(zip(given, names, strict=True)) if one != two)
+        raise InputError(
+            f"The columns of {what} are in another order than the outputs of the model: column {at} is '{given[at]}' "
+            f"where '{names[at]}' stands. Order them, {what}[{list(names)!r:.200}]; or pass {what}.to_numpy() if they "
+            "are in that order as they stand."
+        )
 
 
 def _is_counted(index: Any) -> bool:

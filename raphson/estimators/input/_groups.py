@@ -15,6 +15,9 @@ from raphson.estimators.input._arrays import plain_values
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.input._validate import check_length, missing_entries
 
+_ENOUGH = 40
+"""Clusters from which their standard errors are usually trusted (Cameron and Miller 2015, J. Human Resources 50)."""
+
 
 def group_codes(groups: Any, rows: Rows) -> Tensor:
     """Return the cluster of each row that was fitted, ``(n,)``, from labels of all rows given or a column's name."""
@@ -37,6 +40,17 @@ def group_codes(groups: Any, rows: Rows) -> Tensor:
     if codes.max() < 1:
         raise InputError("groups holds a single cluster; a clustered covariance needs at least two.")
     return torch.as_tensor(codes)
+
+
+def few_clusters(groups: Any, rows: Rows) -> list[str]:
+    """Return what to say of standard errors by few clusters, which are too small; nothing of many."""
+    count = int(group_codes(groups, rows).max()) + 1
+    if count >= _ENOUGH:
+        return []
+    return [
+        f"There are {count} clusters: standard errors by fewer than about {_ENOUGH} tend to be too small. Judge z by "
+        f"Student's t with {count - 1} degrees of freedom."
+    ]
 
 
 def _column(name: str, rows: Rows) -> NDArray[Any]:
