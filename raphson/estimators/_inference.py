@@ -332,6 +332,12 @@ class InferenceMixin(TargetChecks):
                     f"No likelihood-ratio test: a fit did not converge, so that its log-likelihood is not the largest. "
                     f"{model.solution_.status.sentence} Raise max_iter, or see what the fit warned of."
                 )
+            if model is not None and model._fractional:
+                raise InputError(
+                    "A likelihood-ratio test takes weights as counts of rows, and these are no whole numbers, so that "
+                    "its statistic changes with their unit; wald_test() goes by the sandwich, which takes them as "
+                    "sampling weights."
+                )
             if model is not None and model._penalty > 0:
                 raise InputError("A likelihood-ratio test needs unpenalized fits; set l2=0.")
             if model is not None and model.penalty == "jeffreys":

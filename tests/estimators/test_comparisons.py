@@ -195,3 +195,16 @@ def test_few_clusters_are_said_to_be_few() -> None:
     assert FULL.wald_test(["a", "b"], groups=few).df == 2
     with pytest.raises(rp.InputError, match="as many as clusters"):
         FULL.wald_test(["a", "b", "c"], groups=few)
+
+
+def test_sampling_weights_make_no_likelihood_ratio() -> None:
+    halves = rp.VectorGLM(rp.Poisson()).fit(X, Y, np.full(N, 1.5))
+    narrow = rp.VectorGLM(rp.Poisson()).fit(X[["a"]], Y, np.full(N, 1.5))
+    for restricted in (None, narrow):
+        with pytest.raises(rp.InputError, match="counts of rows.*wald_test"):
+            halves.likelihood_ratio_test(restricted)
+    checks = {check.name: check.finding for check in halves.report(None).checks}
+    assert checks["Rows per coefficient"].startswith(f"{N} observations")
+    counts = rp.VectorGLM(rp.Poisson()).fit(X, Y, np.full(N, 2.0)).likelihood_ratio_test()
+    once = rp.VectorGLM(rp.Poisson()).fit(X, Y).likelihood_ratio_test()
+    assert counts.statistic == pytest.approx(2 * once.statistic)
