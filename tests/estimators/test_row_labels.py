@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import raphson as rp
@@ -121,3 +122,21 @@ def test_tables_of_parameters_in_another_order() -> None:
     np.testing.assert_array_equal(model.predict({"mean": X.to_numpy(), "log_scale": X[["b"]].to_numpy() * 2}), found)
     arrays = rp.VectorGLM(rp.HeteroscedasticGaussian()).fit({"mean": X.to_numpy()}, T)
     assert arrays.predict({"mean": X}).shape == (N,)
+
+
+def test_containers_without_labels_go_by_position() -> None:
+    mixed = X.set_axis(RNG.permutation(N), axis=0)  # of 0, 1, 2, ...
+    arrow = pa.Table.from_pandas(X, preserve_index=False)
+    records = X.to_records(index=False)
+    y = Y.to_numpy()
+    for table, target in ((mixed, pa.array(y)), (arrow, Y.set_axis(mixed.index)), (records, Y.set_axis(mixed.index))):
+        found = rp.MultinomialLogisticRegression().fit(table, target)
+        np.testing.assert_allclose(found.coef_, CLASSES.coef_, atol=1e-12)
+        assert (
+            found
+            .standard_errors(groups=G.set_axis(RNG.permutation(N)) if table is arrow else pa.array(G))
+            .notna()
+            .all()
+        )
+    both = rp.VectorGLM(rp.HeteroscedasticGaussian()).fit({"mean": mixed, "log_scale": arrow}, T.to_numpy())
+    assert both.solution_.converged

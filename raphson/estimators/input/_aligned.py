@@ -15,7 +15,7 @@ from raphson._errors import InputError
 def row_index(x: Any) -> Any:
     """Return the row labels of a pandas object, or None."""
     index = getattr(x, "index", None)
-    return index if hasattr(x, "iloc") and hasattr(index, "equals") else None
+    return index if hasattr(x, "iloc") and hasattr(index, "equals") and hasattr(index, "isin") else None
 
 
 def check_index(index: Any, values: Any, name: str, of: str = "X") -> None:

@@ -98,14 +98,13 @@ def plain_rows(x: Any) -> tuple[Any, Any]:
     Tables of two parameters with contradicting row labels are an ``InputError``, as is what is no table.
     """
     if not is_tables(x):
-        x = plain_table(x)
-        return x, row_index(x)
+        return plain_table(x), row_index(x)  # tables of other libraries have no row labels
     tables = {parameter: plain_table(table) for parameter, table in x.items()}
     index, first = None, ""
-    for parameter, table in tables.items():
-        check_index(index, table, f"X['{parameter}']", f"X['{first}']")
+    for parameter in tables:
+        check_index(index, x[parameter], f"X['{parameter}']", f"X['{first}']")
         if index is None:
-            index, first = row_index(table), parameter
+            index, first = row_index(x[parameter]), parameter
     return tables, index
 
 
@@ -115,7 +114,7 @@ def beside(index: Any, **values: Any) -> tuple[Any, ...]:
     One that is no such thing, or has row labels that contradict those of the table, is an ``InputError``.
     """
     found = tuple(plain_values(name, value) for name, value in values.items())
-    for name, value in zip(values, found, strict=True):
+    for name, value in values.items():
         check_index(index, value, name)
     return found
 

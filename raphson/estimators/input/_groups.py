@@ -24,9 +24,8 @@ def group_codes(groups: Any, rows: Rows) -> Tensor:
     if isinstance(groups, str):
         values = _column(groups, rows)
     else:
-        groups = plain_values("groups", groups)
         check_index(rows.index, groups, "groups")
-        values = np.asarray(groups)
+        values = np.asarray(plain_values("groups", groups))
         if values.ndim == 2 and values.shape[1] == 1:
             values = values[:, 0]
         if values.ndim != 1:
