@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 def numbered(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return the table with rows numbered from 0, as messages count them, and its column names: texts, each once."""
+    if not hasattr(frame, "set_axis"):
+        how = "to_pandas() makes one of it" if hasattr(frame, "to_pandas") else "make one, pandas.DataFrame(...)"
+        raise InputError(f"the table is a {type(frame).__name__}, and a pandas frame is needed; {how}.")
     names = list(frame.columns)
     odd = next((name for name in names if not isinstance(name, str)), None)
     if odd is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import raphson as rp
@@ -117,3 +118,11 @@ def test_a_model_within_a_model_is_refused(tmp_path: Path) -> None:
 def test_a_network_wider_than_memory() -> None:
     with pytest.raises(rp.TooLargeError, match="fewer hidden units"):
         rp.BayesianMLP(hidden=(10**9,)).fit(FRAME[["x"]], FRAME["k"])
+
+
+def test_a_design_takes_frames_of_pandas() -> None:
+    design = rp.Design.fit(FRAME, "k")
+    for other in (FRAME.to_numpy(), {"x": [1.0]}, pa.Table.from_pandas(FRAME)):
+        for call in (lambda t: rp.Design.fit(t, "k"), design.matrix, design.training):
+            with pytest.raises(rp.InputError, match="and a pandas frame is needed"):
+                call(other)
