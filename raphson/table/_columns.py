@@ -136,7 +136,19 @@ def _learn_text(series: pd.Series[Any], name: str) -> tuple[Column, str | None]:
     return _category(name, tuple(sorted(level_text(value) for value in unique)), "text", n_rows)
 
 
+def refuse_same_text(name: str, levels: Sequence[Any]) -> None:
+    """Raise ``InputError`` for a level that is a number and one that is the same number as text."""
+    texts = [level_text(level) for level in levels]
+    if len(set(texts)) < len(texts):
+        twice = next(text for text in texts if texts.count(text) > 1)
+        raise InputError(
+            f"column '{name}' has the level {twice} both as a number and as text; make all of its values texts, "
+            ".astype(str), or all numbers."
+        )
+
+
 def _category(name: str, levels: tuple[str, ...], kind: str, n_rows: int) -> tuple[Column, str | None]:
+    refuse_same_text(name, levels)
     if len(levels) > max(_ID_LEVELS, n_rows // 2):
         written = [level for level in levels if _MARKED.fullmatch(level)]
         if len(written) > len(levels) / 2:

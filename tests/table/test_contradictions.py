@@ -126,3 +126,41 @@ def test_a_design_takes_frames_of_pandas() -> None:
         for call in (lambda t: rp.Design.fit(t, "k"), design.matrix, design.training):
             with pytest.raises(rp.InputError, match="and a pandas frame is needed"):
                 call(other)
+
+
+LEVELS = pd.DataFrame({
+    "s": np.resize(list("12uvwz"), N),
+    "b": np.arange(N) % 2 > 0,
+    "n": np.arange(N) % 3,
+    "k": FRAME["k"],
+})
+
+
+@pytest.mark.parametrize(("formula", "column"), [("k ~ s", "s"), ("k ~ C(n)", "n"), ("k ~ C(b)", "b"), ("k ~ b", "b")])
+def test_levels_are_those_of_the_fit_by_their_texts(formula: str, column: str) -> None:
+    model = rp.VectorGLM("poisson", formula=formula).fit(LEVELS)
+    part = LEVELS[LEVELS["s"].isin(["1", "2"])]  # a file of them is read as numbers
+    forms = {"s": (int, float, "Int64", "category"), "n": (float, str, "category", "Int64"), "b": (object, "boolean")}
+    for form in forms[column]:
+        other = part.assign(**{column: part[column].astype(form)})
+        np.testing.assert_array_equal(model.predict(other), model.predict(part))
+
+
+def test_truth_values_and_numbers_are_other_levels() -> None:
+    model = rp.VectorGLM("poisson", formula="k ~ C(b)").fit(LEVELS)
+    with pytest.raises(rp.InputError, match="'b', row 0: the level '0' was not in the fit"):
+        model.predict(LEVELS.assign(b=LEVELS["b"].astype(int)))
+    with pytest.raises(rp.InputError, match="'n', row 0: the level 'True' was not in the fit"):
+        rp.VectorGLM("poisson", formula="k ~ C(n)").fit(LEVELS).predict(LEVELS.assign(n=True))
+    with pytest.raises(rp.InputError, match="column 'b', row 1: 'yes' is not a number|column 'b', row 0: 'no' is not"):
+        rp.VectorGLM("poisson", formula="k ~ b").fit(LEVELS).predict(
+            LEVELS.assign(b=np.where(LEVELS["b"], "yes", "no"))
+        )
+
+
+@pytest.mark.parametrize("given", [{"target": "k"}, {"formula": "k ~ s"}, {"formula": "k ~ C(s)"}])
+def test_a_level_as_number_and_as_text(given: dict[str, str]) -> None:
+    frame = LEVELS[["s", "k"]].astype({"s": object})
+    frame.loc[0, "s"] = 1
+    with pytest.raises(rp.InputError, match="level 1 both as a number and as text"):
+        rp.Design.fit(frame, **given)
