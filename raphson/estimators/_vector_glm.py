@@ -110,6 +110,8 @@ class VectorGLM(LinearEstimator):
     """
 
     _axis_names = ("parameter", "column")
+    _responses: tuple[str, ...] = ()
+    """Names of the columns of the targets of the fit, if they came in a frame; not saved."""
 
     def __init__(
         self,
@@ -185,6 +187,7 @@ class VectorGLM(LinearEstimator):
         start = self._coefficients_before((c, len(names))) if self.warm_start else None
         self._fit_rows(rows, likelihood, layout, start)
         self.levels_ = levels
+        self._responses = tuple(map(str, getattr(given.y, "columns", ())))
         return self
 
     def _null_intercepts(self) -> Tensor:
@@ -255,6 +258,7 @@ class VectorGLM(LinearEstimator):
         X, index = plain_rows(X)
         f = torch.from_numpy(self._linear_predictors(X, offset))
         y, sample_weight = beside(index, y=y, sample_weight=sample_weight)
+        check_columns(y, self._responses, "y")
         if self._formulas is not None:
             y = self._formulas.response(X, y)
         y, _ = level_codes(y, self._likelihood(), self.levels_)

@@ -140,3 +140,12 @@ def test_containers_without_labels_go_by_position() -> None:
         )
     both = rp.VectorGLM(rp.HeteroscedasticGaussian()).fit({"mean": mixed, "log_scale": arrow}, T.to_numpy())
     assert both.solution_.converged
+
+
+def test_responses_in_another_order() -> None:
+    both = pd.DataFrame({"u": Y, "v": Y + 1})
+    model = rp.VectorGLM(rp.Poisson()).fit(X, both)
+    with pytest.raises(rp.InputError, match="columns of y are in another order .* column 0 is 'v' where 'u' stands"):
+        model.score(X, both[["v", "u"]])
+    assert model.score(X, both) == model.score(X, both.to_numpy())
+    assert rp.VectorGLM(rp.Poisson()).fit(X, both.to_numpy()).score(X, both) == model.score(X, both)
