@@ -23,6 +23,14 @@ _LARGEST = 1.7976931348623157e308
 """Whole numbers of JSON have no bound; those beyond float64 are no numbers here."""
 
 
+def _refuse_surrogate(text: str, where: str) -> None:
+    if _SURROGATE.search(text):
+        raise InputError(
+            f"{where} holds the text {text!r:.60}, which has half a character in it and cannot be written to a model "
+            "file; read the table in the encoding that it has."
+        )
+
+
 def encode(value: Any, where: str) -> Any:
     """Return ``value`` as something ``json.dumps`` writes and ``decode`` restores exactly.
 
@@ -40,6 +48,8 @@ def encode(value: Any, where: str) -> Any:
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": repr(value)}
+    if isinstance(value, str):
+        _refuse_surrogate(value, where)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list):
@@ -51,6 +61,8 @@ def encode(value: Any, where: str) -> Any:
         return {"$array": items, "dtype": "object" if value.dtype.kind == "O" else value.dtype.str}
     if isinstance(value, dict):
         if all(type(key) is str and key not in _TAGS for key in value):
+            for key in value:
+                _refuse_surrogate(key, where)
             return {key: encode(item, where) for key, item in value.items()}
         return {"$pairs": [[encode(key, where), encode(item, where)] for key, item in value.items()]}
     raise InputError(

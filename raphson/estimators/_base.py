@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson._errors import IndefiniteError, InputError, NotEstimableError, RaphsonWarning, TooLargeError
+from raphson.estimators._names import INTERCEPT
 from raphson.estimators._report import ReportMixin
 from raphson.estimators.fit._certificate import Certificate
 from raphson.estimators.fit._covariance import CovarianceKind
@@ -28,6 +30,7 @@ from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._overflow import refuse_overflow
 from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._collinear import Collinearity
+from raphson.estimators.separation._divergence import Divergence
 from raphson.infer import Estimates, covariance_root, of_root
 from raphson.likelihoods import Likelihood
 from raphson.solve import Solution, Status
@@ -57,6 +60,8 @@ class LinearEstimator(ReportMixin, BaseEstimator):
 
     def _fit_rows(self, rows: Rows, likelihood: Likelihood, layout: Layout, start: Tensor | None) -> None:
         """Fit checked rows, perhaps from an earlier fit's coefficients, and set a fitted estimator's attributes."""
+        if layout.output_map.intercept and INTERCEPT in layout.columns:
+            raise InputError(f"A column is called '{INTERCEPT}', which is the name of the intercept; rename it.")
         self._layout = layout
         refuse_overflow(rows, likelihood, layout.outputs)
         options = FitOptions.of(self)
@@ -96,13 +101,24 @@ class LinearEstimator(ReportMixin, BaseEstimator):
 
     @cached_property
     def loglik_(self) -> float:  # type: ignore[override]
-        """Log-likelihood at the fit with all constants, summed over weighted rows; computed when first asked for."""
+        """Log-likelihood at the fit with all constants, summed over weighted rows; computed when first asked for.
+
+        Infinite where the targets are fitted exactly and a spread about them was to be estimated.
+        """
+        if self._is_unbounded():
+            return math.inf
         return self._loglik(self._training_rows(), self._training_outputs)
 
     @cached_property
     def loglik_null_(self) -> float:  # type: ignore[override]
         """Log-likelihood of the model with offsets and intercepts alone; computed when first asked for."""
+        rows = self._training_rows()
+        if self._is_unbounded() and rows.offset is None and bool((rows.y == rows.y[:1]).all()):
+            return math.inf  # which fits equal targets exactly, too
         return self._loglik_null()
+
+    def _is_unbounded(self) -> bool:
+        return isinstance(self.separation_, Divergence) and self.separation_.unbounded
 
     def _loglik_null(self) -> float:
         rows = self._training_rows()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from raphson import infer
 from raphson._errors import IndefiniteError, InputError, NotEstimableError
+from raphson.estimators._nested import check_nested
 from raphson.estimators._target_checks import TargetChecks
 from raphson.estimators.fit._covariance import (
     DENSE_COVARIANCE,
@@ -32,11 +33,14 @@ from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._rows import Rows
 from raphson.infer import Estimates
 from raphson.linalg import Diagonal
-from raphson.solve import Solution
+from raphson.solve import Solution, Status
 
 if TYPE_CHECKING:
     import pandas as pd
 
+
+_UNFINISHED = (Status.MAX_ITERATIONS, Status.STALLED, Status.NOT_FINITE)
+"""Ends of fits whose log-likelihood may be larger elsewhere; where coefficients grow without bound it levels off."""
 
 _NO_ROWS = (
     "The training rows are not part of a saved or unpickled model; attach(X, y) gives them back without a fit. "
@@ -72,29 +76,8 @@ class InferenceMixin(TargetChecks):
     # what an estimator supplies -----------------------------------------------------------------------------
 
     def _check_same_target(self, restricted: Any) -> None:
-        """Raise ``InputError`` for other likelihoods or, where the rows of both are known, other targets or weights."""
-        kinds = [
-            (type(model._likelihood()), getattr(model._likelihood(), "link", None)) for model in (self, restricted)
-        ]
-        if kinds[0] != kinds[1]:
-            names = [f"{kind.__name__}{f' ({link})' if link else ''}" for kind, link in kinds]
-            raise InputError(
-                f"The full model has the likelihood {names[0]} and the restricted one {names[1]}, but a "
-                "likelihood-ratio test compares fits of one likelihood; to choose between likelihoods, compare aic_."
-            )
-        one, other = self._training, restricted._training
-        if one is None or other is None:
-            return
-        if len(one.y) != len(other.y):
-            raise InputError(
-                f"The full model was fitted to {len(one.y)} rows and the restricted one to {len(other.y)}; their "
-                "likelihoods are not comparable. Drop rows with missing values first and fit both to the rest."
-            )
-        if one.y.shape != other.y.shape or not torch.equal(one.y, other.y):
-            raise InputError("The two models were not fitted to the same targets, so they are not nested.")
-        weights = [torch.ones(len(one.y)) if rows.weights is None else rows.weights for rows in (one, other)]
-        if not torch.equal(weights[0].double(), weights[1].double()):
-            raise InputError("The two models were not fitted with the same weights, so they are not nested.")
+        """Raise ``InputError`` for other likelihoods or, where the rows of both are known, other rows or columns."""
+        check_nested(self, restricted)
 
     # estimates ----------------------------------------------------------------------------------------------
 
@@ -145,6 +128,9 @@ class InferenceMixin(TargetChecks):
         kind = self._default_kind(groups, correction) if kind is None else kind
         if correction is not None and kind != "sandwich":
             raise InputError(f"correction='{correction}' is a factor of the sandwich; pass kind='sandwich' with it.")
+        if weights not in get_args(WeightMeaning):
+            raise InputError(f"weights={weights!r:.40} has no meaning here; choose 'sampling' or 'frequency'.")
+        columns = [columns] if isinstance(columns, str) else columns
         if correction == "CR1" and groups is None:
             raise InputError(
                 "correction='CR1' depends on the clusters: pass groups=, one label for each row (with a formula the "
@@ -314,7 +300,8 @@ class InferenceMixin(TargetChecks):
             The test.
 
         Raises:
-            InputError: If the two fits were not made to the same rows, or are penalized.
+            InputError: If the two fits were not made to the same rows, are not nested, or are penalized.
+            NotEstimableError: If a fit did not converge.
 
         Examples:
             Against the intercept alone.
@@ -331,10 +318,26 @@ class InferenceMixin(TargetChecks):
         if restricted is None:
             loglik, df, n = self.loglik_null_, self.df_null_, self.n_obs_
         else:
+            if not isinstance(restricted, InferenceMixin):
+                raise InputError(
+                    f"The restricted model is {restricted!r:.60}; pass a fitted model of raphson, or None."
+                )
             check_is_fitted(restricted)
             loglik, df, n = restricted.loglik_, restricted.df_model_, restricted.n_obs_
-            self._check_same_target(restricted)
+            if df < self.df_model_:  # else the two were exchanged, which is said below
+                self._check_same_target(restricted)
         for model in (self, restricted):
+            if model is not None and model.solution_.status in _UNFINISHED:
+                raise NotEstimableError(
+                    f"No likelihood-ratio test: a fit did not converge, so that its log-likelihood is not the largest. "
+                    f"{model.solution_.status.sentence} Raise max_iter, or see what the fit warned of."
+                )
+            if model is not None and model._fractional:
+                raise InputError(
+                    "A likelihood-ratio test takes weights as counts of rows, and these are no whole numbers, so that "
+                    "its statistic changes with their unit; wald_test() goes by the sandwich, which takes them as "
+                    "sampling weights."
+                )
             if model is not None and model._penalty > 0:
                 raise InputError("A likelihood-ratio test needs unpenalized fits; set l2=0.")
             if model is not None and model.penalty == "jeffreys":

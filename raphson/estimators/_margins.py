@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -188,6 +189,9 @@ class MarginsMixin(PredictionMixin):
             if known is None or known.levels is None:
                 raise InputError(f"'{variable}' is a number; say what to compare: contrasts('{variable}', [0, 1]).")
             levels = known.levels
+        if isinstance(levels, str) or np.ndim(levels) != 1:
+            raise InputError(f"values are those of '{variable}' to compare, such as [0, 1]; got {values!r:.60}.")
+        levels = _listed(levels)
         if len(levels) < 2:
             raise InputError(f"A contrast compares two values or more; '{variable}' has {len(levels)}.")
         coefficients = self._all_coefficients(kind, groups, options)
@@ -236,7 +240,7 @@ def _read_at(at: At, recoding: Recoding, share: Tensor) -> tuple[dict[str, Any],
     if isinstance(at, Mapping):
         for name, value in at.items():
             recoding.check(name)
-            if isinstance(value, list | tuple):
+            if isinstance(value, list | tuple | range) or np.ndim(value) > 0:
                 raise InputError(f"at sets '{name}' to one value here; predictions(at=...) takes lists.")
         return dict(at), False, ", ".join(f"{name}={shown_value(value)}" for name, value in at.items()) or "overall"
     if not isinstance(at, str) or at not in ("overall", "mean"):
@@ -251,13 +255,20 @@ def _read_at(at: At, recoding: Recoding, share: Tensor) -> tuple[dict[str, Any],
 
 
 def _combinations(at: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    values = [value if isinstance(value, list | tuple | range) else [value] for value in at.values()]
+    values = [_listed(value) for value in at.values()]
     total = 1
     for value in values:
         total *= len(value)
     if not 0 < total <= _MOST_ROWS:
         raise InputError(f"at has {total} combinations of values; give 1 to {_MOST_ROWS}.")
     return list(itertools.product(*values))
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    """Return the values that a variable takes; of arrays and columns, Python's own."""
+    if hasattr(value, "tolist") and np.ndim(value) == 1:
+        return list(value.tolist())
+    return value if isinstance(value, list | tuple | range) else [value]
 
 
 def _collapsed(parts: list[Tensor]) -> list[Tensor]:

@@ -10,22 +10,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.estimators._base import LinearEstimator
 from raphson.estimators.fit._options import Progress
+from raphson.estimators.input._aligned import check_columns
 from raphson.estimators.input._classes import (
     class_labels,
     class_totals,
     class_weights,
     encode_classes,
+    known_codes,
     reference_position,
     restore_classes,
     shares_loglik,
 )
 from raphson.estimators.input._formulas import Formulas
-from raphson.estimators.input._given import Given
+from raphson.estimators.input._given import Given, beside, plain_rows
 from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._validate import check_entries, check_weights, convert_table, feature_names
 from raphson.likelihoods import Categorical
@@ -141,7 +144,8 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
             The fitted estimator.
 
         Raises:
-            InputError: If an argument cannot be used; the message names the row, column or class.
+            InputError: If an argument cannot be used; the message names the row, column or class. Rows go together by
+                position, and pandas objects whose row labels contradict it are refused.
         """
         if self.formula is not None and not isinstance(self.formula, str):
             raise InputError(f"formula must be a text such as 'party ~ age + C(educ)'; got {self.formula!r:.80}.")
@@ -157,6 +161,7 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
             sums = check_entries(table, given.x, None if weights is not None else codes, len(classes))
         self._reference = reference_position(self.reference, classes, given.y)
         layout = self._make_layout(classes, names)
+        check_columns(given.offset, layout.outputs, "offset")
         with given.naming_rows():
             whole = self._whole_offset(given.frame, given.offset, table.shape[0], len(classes))
         rows = given.rows(table, codes, weights, whole, sums)
@@ -193,6 +198,11 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         return super()._loglik_null()
 
     def _check_same_target(self, restricted: Any) -> None:
+        if not isinstance(restricted, MultinomialLogisticRegression):
+            raise InputError(
+                f"The restricted model is a {type(restricted).__name__}, whose targets are not labels of classes; pass "
+                "a MultinomialLogisticRegression."
+            )
         if not np.array_equal(restricted.classes_, self.classes_):
             raise InputError("The two models do not have the same classes, so they are not nested.")
         super()._check_same_target(restricted)
@@ -217,6 +227,31 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         best = self._best_outputs(X, offset)  # before classes_, which an unfitted estimator does not have
         labels: NDArray[Any] = self.classes_[best]
         return labels
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None, offset: Any = None) -> float:
+        """Return the share of rows whose label is predicted; a label that no row of the fit had is never.
+
+        Args:
+            X: ``(N, D)`` rows.
+            y: ``(N,)`` labels; None for the column that the formula names.
+            sample_weight: ``(N,)`` weights.
+            offset: Added to the linear predictors, as in ``fit``.
+
+        Returns:
+            The share, weighted.
+
+        Raises:
+            InputError: If an argument cannot be used, or no label is one of the fit.
+        """  # noqa: DOC502
+        check_is_fitted(self)
+        X, index = plain_rows(X)
+        best = torch.from_numpy(self._best_outputs(X, offset))
+        y, sample_weight = beside(index, y=y, sample_weight=sample_weight)
+        if self._formulas is not None:
+            y = self._formulas.response(X, y)
+        right = (known_codes(y, self.classes_, len(best)) == best).double()
+        weights = check_weights(sample_weight, len(best))
+        return float(right.mean() if weights is None else (weights @ right) / weights.sum())
 
     # names --------------------------------------------------------------------------------------------------
 

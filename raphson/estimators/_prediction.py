@@ -14,7 +14,9 @@ from raphson._errors import InputError
 from raphson.estimators._judged import JudgedMixin
 from raphson.estimators._names import INTERCEPT
 from raphson.estimators.fit._covariance import CovarianceKind
+from raphson.estimators.input._aligned import check_columns
 from raphson.estimators.input._formulas import Formulas
+from raphson.estimators.input._given import beside, plain_rows
 from raphson.estimators.input._rows import dense
 from raphson.estimators.input._tables import Columns, is_tables, new_table
 from raphson.estimators.input._validate import check_offset, check_table
@@ -70,6 +72,9 @@ class PredictionMixin(JudgedMixin):
     def _best_outputs(self, X: Any, offset: Any) -> NDArray[np.intp]:
         """Return the position of the largest linear predictor of each row, ``(N,)``, in blocks of rows."""
         check_is_fitted(self)
+        X, index = plain_rows(X)
+        (offset,) = beside(index, offset=offset)
+        check_columns(offset, self._layout.outputs, "offset")
         table = self._table(X)
         n, c = table.shape[0], len(self.intercept_)
         added = self._whole_offset(X, offset, n, c)
@@ -88,6 +93,9 @@ class PredictionMixin(JudgedMixin):
     def _checked_predictors(self, X: Any, offset: Any) -> tuple[NDArray[np.float64], Any]:
         """Return the linear predictors ``(N, C)`` and the checked table."""
         check_is_fitted(self)
+        X, index = plain_rows(X)
+        (offset,) = beside(index, offset=offset)
+        check_columns(offset, self._layout.outputs, "offset")
         table = self._table(X)
         shape = (table.shape[0], len(self.intercept_))
         check_dense_size(shape, torch.float64, "predict, or this call on fewer rows at a time")

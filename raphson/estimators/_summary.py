@@ -12,10 +12,15 @@ from sklearn.utils.validation import check_is_fitted
 from raphson._errors import InputError, NotEstimableError, TooLargeError
 from raphson.estimators._profiles import ProfileMixin, check_method
 from raphson.estimators.fit._covariance import CovarianceKind
+from raphson.estimators.input._groups import few_clusters
 from raphson.report import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_LONG = 1e12
+"""Facts from here on are written with an exponent."""
 
 
 class SummaryMixin(ProfileMixin):
@@ -94,6 +99,8 @@ class SummaryMixin(ProfileMixin):
             except NotEstimableError as refused:
                 method = "wald"
                 notes.append(f"Tests and intervals are Wald's. {refused}")
+        if groups is not None and bool(found.estimable.any()):
+            notes += few_clusters(groups, self._training_rows())
         only = self._only_penalized_note()
         notes += [] if only is None else [only]
         if self.penalty == "jeffreys" and method == "wald":
@@ -166,7 +173,9 @@ class SummaryMixin(ProfileMixin):
 
 def _number(value: float, style: str) -> str:
     """Return a number as text; a likelihood without a bound has none."""
-    return format(value, style) if math.isfinite(value) else "not finite"
+    if not math.isfinite(value):
+        return "not finite"
+    return format(value, style) if abs(value) < _LONG else f"{value:.10g}"
 
 
 def _exponentials(frame: pd.DataFrame) -> pd.DataFrame:

@@ -18,8 +18,9 @@ from raphson.data import ColumnSums
 from raphson.estimators._base import LinearEstimator
 from raphson.estimators._no_mean import finite_mean
 from raphson.estimators.fit._options import Progress
+from raphson.estimators.input._aligned import check_columns
 from raphson.estimators.input._formulas import ALL
-from raphson.estimators.input._given import Given
+from raphson.estimators.input._given import Given, beside, plain_rows
 from raphson.estimators.input._layout import Layout, make_layout, make_parameter_layout, served_outputs
 from raphson.estimators.input._named import named_likelihood
 from raphson.estimators.input._tables import is_tables, merge_tables
@@ -38,6 +39,7 @@ from raphson.likelihoods import (
     from_description,
     to_description,
 )
+from raphson.linear import matrix_rank
 
 _GIVEN = ("scale", "dispersion", "shape", "df", "trials")
 """Fields of likelihoods that hold a known parameter."""
@@ -108,6 +110,8 @@ class VectorGLM(LinearEstimator):
     """
 
     _axis_names = ("parameter", "column")
+    _responses: tuple[str, ...] = ()
+    """Names of the columns of the targets of the fit, if they came in a frame; not saved."""
 
     def __init__(
         self,
@@ -155,7 +159,8 @@ class VectorGLM(LinearEstimator):
             The fitted estimator.
 
         Raises:
-            InputError: If an argument cannot be used; the message names the row, column or parameter.
+            InputError: If an argument cannot be used; the message names the row, column or parameter. Rows go together
+                by position, and pandas objects whose row labels contradict it are refused.
         """
         given = Given.of(self.formula, X, y, sample_weight, offset)
         self._formulas = given.formulas
@@ -176,15 +181,19 @@ class VectorGLM(LinearEstimator):
                 cuts = tuple(f"{low}|{high}" for low, high in itertools.pairwise(levels))
                 layout = replace(layout, outputs=cuts)
             weights = check_weights(given.sample_weight, table.shape[0])
+            check_columns(given.offset, layout.outputs, "offset")
             whole = self._whole_offset(given.frame, given.offset, table.shape[0], c)
             rows = given.rows(table, response, weights, whole, sums)
         start = self._coefficients_before((c, len(names))) if self.warm_start else None
         self._fit_rows(rows, likelihood, layout, start)
         self.levels_ = levels
+        self._responses = tuple(map(str, getattr(given.y, "columns", ())))
         return self
 
     def _null_intercepts(self) -> Tensor:
-        return self._likelihood().default_columns(len(self.intercept_))[0]
+        default, own = self._likelihood().default_columns(len(self.intercept_))[0], self._layout.intercepts
+        # without some intercepts a model with them all is not nested in this one
+        return default if matrix_rank(torch.cat([own, default], 1)) == matrix_rank(own) else own
 
     def _read(self, X: Any) -> tuple[Any, Sequence[str], ColumnSums | None]:
         """Return the table of all columns, their names and sums, if known; remembers which parameter has which."""
@@ -245,7 +254,11 @@ class VectorGLM(LinearEstimator):
         Returns:
             The mean.
         """
+        check_is_fitted(self)
+        X, index = plain_rows(X)
         f = torch.from_numpy(self._linear_predictors(X, offset))
+        y, sample_weight = beside(index, y=y, sample_weight=sample_weight)
+        check_columns(y, self._responses, "y")
         if self._formulas is not None:
             y = self._formulas.response(X, y)
         y, _ = level_codes(y, self._likelihood(), self.levels_)

@@ -27,7 +27,7 @@ class LikelihoodRatioResult:
     p_value: float
 
     def __str__(self) -> str:
-        return f"Likelihood ratio test: chi2({self.df}) = {self.statistic:.4f}, p = {self.p_value:.4g}"
+        return f"Likelihood ratio test: chi2({self.df}) = {self.statistic:.4f}, {p_text(self.p_value)}"
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,11 @@ def likelihood_ratio_test(
     statistic = max(statistic, 0.0)
     df = df_full - df_restricted
     return LikelihoodRatioResult(statistic, df, float(special.chdtrc(df, statistic)))
+
+
+def p_text(value: float) -> str:
+    """Return a p-value as a message shows it; one that underflows is no zero."""
+    return f"p = {value:.4g}" if value > 0 else "p < 1e-300"
 
 
 def pseudo_r2(loglik: float, loglik_null: float, n: float) -> PseudoR2:

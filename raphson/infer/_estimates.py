@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -216,11 +216,11 @@ class Estimates:
         return pd.MultiIndex(levels, codes, names=self.axis_names, verify_integrity=False)
 
 
-def critical_value(level: float) -> float:
+def critical_value(level: Any) -> float:
     """Return the quantile of the normal distribution at ``(1 + level) / 2``."""
     from scipy import special
 
-    if not 0 < level < 1:
+    if isinstance(level, str) or not 0 < level < 1:
         raise InputError(f"A confidence level lies between 0 and 1, for example 0.95; got {level!r}.")
     return float(special.ndtri((1 + level) / 2))
 

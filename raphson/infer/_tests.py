@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError, NotEstimableError
+from raphson.infer._comparison import p_text
 from raphson.infer._estimates import Estimates, Label, label_name
 from raphson.infer._hypotheses import read_hypothesis
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 _DEPENDENT = 1e-11
 """Eigenvalues of a correlation matrix up to this many times its size are zero: rounding in R V R^T is far above that
 of its own entries when V is ill conditioned."""
+
+_LARGEST = 1e100
+"""Of entries of restrictions, beyond which a variance may overflow."""
 
 _CONTRADICTION = 1e-6
 """Share of the deviations that may lie along dependent restrictions, by rounding; beyond, these contradict."""
@@ -51,7 +55,7 @@ class WaldResult:
         return table.assign(statistic=rows["z"] ** 2, df=1, p_value=rows["p_value"])
 
     def __str__(self) -> str:
-        text = f"Wald test ({self.rows.kind}): chi2({self.df}) = {self.statistic:.4f}, p = {self.p_value:.4g}"
+        text = f"Wald test ({self.rows.kind}): chi2({self.df}) = {self.statistic:.4f}, {p_text(self.p_value)}"
         return f"{text}\n{self.note}" if self.note else text
 
 
@@ -122,7 +126,8 @@ def _quadratic_form(rows: Estimates) -> tuple[float, int]:
     if bool((scores[~independent].abs() > _CONTRADICTION * scores.norm().clamp(min=1.0)).any()):
         raise InputError(
             "The restrictions contradict one another or a constraint of the model (for example coefficients "
-            "that sum to zero): no coefficients satisfy all of them. Check R and q."
+            "that sum to zero): no coefficients satisfy all of them. Check R and q. Or there are as many as clusters, "
+            "of which a clustered covariance takes one for itself: test fewer together."
         )
     if not bool(independent.any()):
         raise InputError("The restrictions hold for every coefficient of the model; there is nothing to test.")
@@ -146,6 +151,7 @@ def _restrictions(estimates: Estimates, R: Any) -> tuple[Tensor, tuple[Label, ..
         ]
         matrix, values = (torch.cat([part[i].to(identity) for part in parts]) for i in (0, 1))
         return matrix, tuple(_row_label(row, estimates.labels) for row in matrix), values
+    _refuse_other_order(estimates, R)
     try:
         matrix = torch.as_tensor(
             R.to_numpy() if hasattr(R, "to_numpy") else R, dtype=estimates.values.dtype, device=estimates.values.device
@@ -163,7 +169,28 @@ def _restrictions(estimates: Estimates, R: Any) -> tuple[Tensor, tuple[Label, ..
         )
     if not bool(torch.isfinite(matrix).all()):
         raise InputError("R holds numbers that are not finite; a restriction is a sum of coefficients times numbers.")
+    largest = matrix.abs().amax(1)
+    if bool((largest > _LARGEST).any() | ((largest > 0) & (largest < 1 / _LARGEST)).any()):
+        raise InputError(
+            "The entries of a row of R are too large or too small to compute with; divide the row, and its value of q, "
+            "by the largest: the restriction stays the same."
+        )
     return matrix, tuple(_row_label(row, estimates.labels) for row in matrix), None
+
+
+def _refuse_other_order(estimates: Estimates, R: Any) -> None:
+    """Raise ``InputError`` for a frame whose columns are named as the coefficients, in another order."""
+    names = list(getattr(R, "columns", ()))
+    for labels in (list(estimates.labels), [column for _, column in estimates.labels]):
+        if names != labels and len(names) == len(labels) and set(map(str, names)) == set(map(str, labels)):
+            if [str(name) for name in names] == [str(label) for label in labels]:
+                return
+            at = next(i for i, (name, label) in enumerate(zip(names, labels, strict=True)) if str(name) != str(label))
+            raise InputError(
+                f"The columns of R are named as the coefficients, in another order: the first that differs is "
+                f"{names[at]!r}, where {labels[at]!r} stands. Order them as estimates().to_frame() is, or pass "
+                "R.to_numpy() if they are in that order as they stand."
+            )
 
 
 def _is_hypothesis(estimates: Estimates, name: Any) -> bool:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+_LONG = 1e9
+"""Statistics from here on are written with an exponent."""
+
 NOT_ESTIMABLE = "not estimable"
 
 _HEADERS = {
@@ -137,7 +140,7 @@ def _number(column: str, value: Any) -> str:
     if column == "p_value":
         return "<0.001" if value < 0.0005 else f"{value:.3f}"
     if column in {"z", "chi2"}:
-        return f"{value:.3f}"
+        return f"{value:.3f}" if abs(value) < _LONG else f"{value:.5g}"
     return _trim(f"{value:#.5g}")
 
 

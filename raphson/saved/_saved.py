@@ -148,6 +148,9 @@ def _refuse(target: Path) -> None:
         file = next((parent for parent in target.parents if parent.exists() and not parent.is_dir()), None)
         if file is not None:
             raise InputError(f"{target} cannot be made, because {file} is a file.")
+        within = next((parent for parent in target.parents if (parent / MODEL_FILE).is_file()), None)
+        if within is not None:
+            raise InputError(f"{target} cannot be made: {within} is a saved model, which holds no other files.")
         if target.exists() and not target.is_dir():
             raise InputError(f"{target} is a file; give a directory to save the model in.")
         if target.is_dir() and any(target.iterdir()) and not _is_whole(target):

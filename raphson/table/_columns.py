@@ -5,6 +5,8 @@ Columns come indexed by their row number in the table (the first is 1), which is
 
 from __future__ import annotations
 
+import datetime
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +20,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _ID_LEVELS = 10
+_MARKED = re.compile(r"\s*[-+(]?\s*[^\w\s]?\s*\d[\d.,' \u00a0]*\s*[^\w\s]?\)?\s*")
+"""A number with a percent or currency sign, or separators of thousands."""
 LARGEST_WHOLE = 2**53
 """Up to here a float64 holds each whole number exactly."""
+
+_LOST = 1e6
+"""Range of a column, in steps of its numbers, below which rounding shows in results."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +88,7 @@ def learn_column(series: pd.Series[Any], name: str) -> tuple[Column, str | None]
     if not series.notna().any():
         raise InputError(f"column '{name}' is missing in every row; drop it.")
     dtype = series.dtype
-    if pd.api.types.is_datetime64_any_dtype(dtype) or pd.api.types.is_timedelta64_dtype(dtype):
-        raise InputError(f"column '{name}' holds dates; derive numbers (a year, an age in days) from it, or drop it.")
+    refuse_dates(series, name)
     if isinstance(dtype, pd.CategoricalDtype):
         present = series.dropna()
         observed = set(present.unique())
@@ -94,6 +100,21 @@ def learn_column(series: pd.Series[Any], name: str) -> tuple[Column, str | None]
     if pd.api.types.is_numeric_dtype(dtype):
         return Number(name), None
     return _learn_text(series, name)
+
+
+def refuse_dates(series: pd.Series[Any], name: str, what: str = "column") -> None:
+    """Raise ``InputError`` for a column of dates or times, of NumPy's, Arrow's or Python's types."""
+    import pandas as pd
+
+    kind = getattr(series.dtype, "kind", "O")
+    held = kind in "mM" or isinstance(series.dtype, pd.PeriodDtype)
+    if not held and series.dtype == object:
+        present = series.notna().to_numpy()
+        first = series.iloc[int(present.argmax())] if present.any() else None
+        held = isinstance(first, datetime.date | datetime.time | datetime.timedelta)
+    if held:
+        what = "column" if what == "column" else f"the {what}"
+        raise InputError(f"{what} '{name}' holds dates; derive numbers (a year, an age in days) from it, or drop it.")
 
 
 def _learn_text(series: pd.Series[Any], name: str) -> tuple[Column, str | None]:
@@ -115,15 +136,44 @@ def _learn_text(series: pd.Series[Any], name: str) -> tuple[Column, str | None]:
     return _category(name, tuple(sorted(level_text(value) for value in unique)), "text", n_rows)
 
 
+def refuse_same_text(name: str, levels: Sequence[Any]) -> None:
+    """Raise ``InputError`` for a level that is a number and one that is the same number as text."""
+    texts = [level_text(level) for level in levels]
+    if len(set(texts)) < len(texts):
+        twice = next(text for text in texts if texts.count(text) > 1)
+        raise InputError(
+            f"column '{name}' has the level {twice} both as a number and as text; make all of its values texts, "
+            ".astype(str), or all numbers."
+        )
+
+
 def _category(name: str, levels: tuple[str, ...], kind: str, n_rows: int) -> tuple[Column, str | None]:
+    refuse_same_text(name, levels)
     if len(levels) > max(_ID_LEVELS, n_rows // 2):
+        written = [level for level in levels if _MARKED.fullmatch(level)]
+        if len(written) > len(levels) / 2:
+            raise InputError(
+                f"column '{name}' holds numbers written with other signs ('{written[0]}'), so they are texts; take out "
+                "percent and currency signs and separators of thousands."
+            )
         raise InputError(
             f"column '{name}' is text with {len(levels)} different values in {n_rows} rows, so it names rows "
             "rather than groups them; drop it, or merge its values into fewer levels."
         )
     if len(levels) == 1:
         return Category(name, levels), f"{name}: {kind} with the single level '{levels[0]}', left out"
-    return Category(name, levels), f"{name}: {kind} with {len(levels)} levels, coded against '{levels[0]}'"
+    note = f"{name}: {kind} with {len(levels)} levels, coded against '{levels[0]}'"
+    return Category(name, levels), note + nearly_equal(levels)
+
+
+def nearly_equal(levels: Sequence[Any]) -> str:
+    """Return what to add to a note where two levels differ in spaces or case alone: they are probably one."""
+    seen: dict[str, str] = {}
+    for level in map(str, levels):
+        other = seen.setdefault(" ".join(level.split()).casefold(), level)
+        if other != level:
+            return f"; '{other}' and '{level}' differ in spaces or case only, and count as two"
+    return ""
 
 
 def to_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
@@ -136,6 +186,8 @@ def to_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
         values: np.ndarray = series.to_numpy().astype(np.float64, copy=False)
     else:
         values = _parsed(series, name)
+    if getattr(series.dtype, "kind", "O") in "iu":
+        _refuse_lost(values, name)
     infinite = np.isinf(values)
     if infinite.any():
         row = int(series.index[int(infinite.argmax())])
@@ -143,6 +195,21 @@ def to_numbers(series: pd.Series[Any], name: str) -> np.ndarray:
             f"column '{name}', row {row}: the value is infinite; correct it or leave the cell empty.", row=row
         )
     return values
+
+
+def _refuse_lost(values: np.ndarray, name: str) -> None:
+    """Raise ``InputError`` for whole numbers so large, and so near each other, that float64 has no digits for them."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return
+    low, high = float(finite.min()), float(finite.max())
+    size = max(abs(low), abs(high))
+    if size > LARGEST_WHOLE and 0 < high - low < _LOST * np.spacing(size):
+        raise InputError(
+            f"column '{name}' holds whole numbers about {high:.6g} that differ by {high - low:.3g} at most, but are "
+            f"exact to {np.spacing(size):g} only when they are computed with. Are they names of rows? Drop the column; "
+            "or subtract what all have in common before the table is written."
+        )
 
 
 def _parsed(series: pd.Series[Any], name: str) -> np.ndarray:

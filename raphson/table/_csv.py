@@ -27,6 +27,7 @@ def read_csv(file: Path) -> pd.DataFrame:
             sample = stream.read(_SAMPLE_BYTES)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{file} cannot be read ({first_line(error)}).") from None
+    _refuse_other_kinds(file, sample)
     header = sample.lstrip(b"\r\n").splitlines()[:1] or [b""]
     try:
         header[0].decode()
@@ -61,6 +62,31 @@ def read_csv(file: Path) -> pd.DataFrame:
         del part
         pool.release_unused()  # the columns that were made pandas' own
     return joined(parts)
+
+
+_KINDS = {
+    b"PK\x03\x04": "a ZIP archive, such as an Excel or OpenDocument table",
+    b"\xd0\xcf\x11\xe0": "an old Excel table",
+    b"PAR1": "Parquet; its name must end in .parquet",
+    b"ARROW1": "an Arrow or Feather file",
+    b"\x1f\x8b": "compressed by gzip; its name must end in .gz",
+    b"$FL2": "an SPSS table",
+    b"<stata_dta>": "a Stata table",
+    b"\xff\xfe": "text in UTF-16",
+    b"\xfe\xff": "text in UTF-16",
+    b"%PDF": "a PDF document",
+}
+
+
+def _refuse_other_kinds(file: Path, sample: bytes) -> None:
+    """Raise ``InputError`` for a file that is no text in UTF-8, by its first bytes, and for one without a header."""
+    kind = next((name for start, name in _KINDS.items() if sample.startswith(start)), None)
+    if kind is None and file.suffix.lower() == ".json" and sample.lstrip()[:1] in (b"{", b"["):
+        kind = "JSON"
+    if kind is not None:
+        raise InputError(f"{file} is {kind}; save the table as CSV in UTF-8, or as Parquet.")
+    if not sample.strip():
+        raise InputError(f"{file} holds empty lines only; give a table with a header and at least one row.")
 
 
 def _may_have_quotes(file: Path, sample: bytes) -> bool:

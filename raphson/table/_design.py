@@ -9,7 +9,7 @@ import numpy as np
 
 from raphson import _json
 from raphson._errors import InputError
-from raphson.table._columns import Category, Column, Number, learn_column, to_numbers
+from raphson.table._columns import Category, Column, Number, learn_column, refuse_dates, to_numbers
 from raphson.table._expression import quote
 from raphson.table._formula import FormulaCoding, learn_formula, variables
 from raphson.table._offsets import offset_values, read_offset, split_offsets
@@ -142,6 +142,11 @@ class Design:
         roles = [role for role in (target, weights, *offsets, groups, exposure, event) if role is not None]
         for name in [*drop, *roles]:
             require(name, names)
+        _refuse_two_roles(target, {"weights": weights, "groups": groups, "exposure": exposure, "event": event}, offsets)
+        for name in (name for name in roles if name in drop):
+            raise InputError(f"column '{name}' is to be dropped and to be used; leave out one of the two.")
+        if target is not None:
+            refuse_dates(frame[target], target, "target")
         others = [name for name in names if name not in (*roles, *drop)]
         if right is None:
             used = others
@@ -150,6 +155,10 @@ class Design:
         else:
             right = expand_dot(right, others)
             used = variables(right)
+            for name in (name for name in used if name in drop):
+                raise InputError(
+                    f"column '{name}' is to be dropped and stands in the formula; leave out one of the two."
+                )
             for name in used:
                 require(name, names)
             if target in used:
@@ -361,6 +370,13 @@ class Design:
         for text in terms:
             read_offset(text)
         return cls(coding, value["target"], value["weights"], offset, value["groups"], notes, terms, value["event"])
+
+
+def _refuse_two_roles(target: str | None, roles: dict[str, str | None], offsets: Sequence[str]) -> None:
+    """Raise ``InputError`` where the target is given another role: it would explain or weigh itself."""
+    for role, name in [*roles.items(), *(("offset", name) for name in offsets)]:
+        if target is not None and name == target:
+            raise InputError(f"column '{name}' is the target and given as {role}; one column has one role.")
 
 
 _TEXTS = _json.list_of(_json.TEXT)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raphson._errors import InputError
+from raphson.table._foreign import remedy
 
 LONGEST_EXPRESSION = 2000
 """Characters of one expression; far above what people write, far below what tires a parser."""
@@ -190,6 +191,9 @@ def _as_python(piece: Token, follows: str, names: dict[str, tuple[str, str]], fo
 
 
 def _refuse(what: str, formula: str) -> None:
+    if (instead := remedy(what)) is not None:
+        what = "^" if what == "BitXor" else what
+        raise InputError(f"formula '{shown(formula)}': '{what}' is not known here; {instead}.")
     raise InputError(
         f"formula '{shown(formula)}': '{shown(what)}' is not allowed; use columns, numbers, operators, "
         f"{', '.join(sorted(FUNCTIONS))}."

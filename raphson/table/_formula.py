@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raphson._errors import InputError
-from raphson.table._columns import Number, learn_column, refuse_inexact, refuse_level, to_numbers
+from raphson.table._columns import (
+    Number,
+    learn_column,
+    level_text,
+    nearly_equal,
+    refuse_inexact,
+    refuse_level,
+    refuse_same_text,
+    to_numbers,
+)
 from raphson.table._evaluate import evaluate
 from raphson.table._expression import Expression, shown
 from raphson.table._terms import INTERCEPT, Terms, read_terms
@@ -55,11 +64,12 @@ class FormulaCoding:
         for name, factor in terms.factors.items():
             column = factor.category if isinstance(factor, Expression) else factor
             levels = self.levels.get(name)
-            if isinstance(column, str) and levels is not None:
-                # as objects: pandas turns levels to the type of Arrow's text, which one of a changed file may not fit
-                unknown = ~frame[column].astype(object).isin(levels).to_numpy()
-                if unknown.any():
-                    refuse_level(frame[column], int(unknown.argmax()), column, levels)
+            if not isinstance(column, str):
+                continue
+            if levels is not None:
+                frame = _at_levels(frame, column, levels)
+            elif not self.variables[column] and _plain(frame[column]).dtype.kind not in "biuf":
+                to_numbers(frame[column], column)  # truth values at the fit: names the first cell that is none
         columns, state = _numeric(frame, self.variables), deepcopy(self.state)
         matrix, labels, _ = _materialize(self.formula, terms, columns, self.levels, state)
         if labels != self.labels:
@@ -67,6 +77,27 @@ class FormulaCoding:
                 f"the formula '{shown(self.formula)}' gives other columns on these data than when it was fitted."
             )
         return matrix
+
+
+def _at_levels(frame: pd.DataFrame, column: str, levels: list[Any]) -> pd.DataFrame:
+    """Return a table with a column of the levels of a fit, which are told by their texts; another one is refused.
+
+    A file without a level that made them texts has numbers there; truth values and the numbers 0 and 1, which Python
+    takes for the same, are not.
+    """
+    import pandas as pd
+
+    codes, unique = pd.factorize(frame[column].astype(object))
+    by_text = {level_text(level): level for level in levels}
+    known = [by_text.get(level_text(value)) for value in unique]
+    for place, level in enumerate(known):
+        if level is None:
+            refuse_level(frame[column], int((codes == place).argmax()), column, levels)
+    if all(isinstance(level, str) == isinstance(value, str) for level, value in zip(known, unique, strict=True)):
+        return frame
+    values = np.empty(len(known), dtype=object)
+    values[:] = known
+    return frame.assign(**{column: pd.Series(values[codes], index=frame.index).infer_objects()})
 
 
 def variables(right: str) -> list[str]:
@@ -95,6 +126,8 @@ def learn_formula(right: str, frame: pd.DataFrame) -> tuple[FormulaCoding, list[
         for name, (_, found) in learned.encoder_state.items()
         if not isinstance(terms.factors[name], float)
     }
+    for name, found in levels.items():
+        refuse_same_text(name, found or ())
     notes += [_level_note(name, learned, found) for name, found in levels.items() if found is not None]
     return FormulaCoding(right, labels, INTERCEPT in terms.terms, levels, state, uses), notes
 
@@ -104,7 +137,7 @@ def _level_note(expression: str, spec: Any, levels: list[Any]) -> str:
     if not any(label.startswith(f"{expression}[T.") for label in spec.column_names):
         return f"{expression}: {len(levels)} levels"
     base = contrasts.base if contrasts.base in levels else levels[0]
-    return f"{expression}: {len(levels)} levels, coded against '{base}'"
+    return f"{expression}: {len(levels)} levels, coded against '{base}'{nearly_equal(levels)}"
 
 
 def _said(error: Exception) -> str:
@@ -222,7 +255,7 @@ def _materialize(
         row = int(frame.index[at])
         raise InputError(
             f"'{labels[position]}', row {row}: the value is {matrix[at, position]}; a logarithm, root or division is "
-            "outside its domain there.",
+            "outside its domain there, or a number overflows.",
             row=row,
         )
     return matrix, labels, learned

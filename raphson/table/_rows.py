@@ -10,6 +10,7 @@ import numpy as np
 from raphson._errors import InputError
 from raphson.table._columns import LARGEST_WHOLE, to_numbers
 from raphson.table._expression import shown
+from raphson.table._foreign import remedy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 def numbered(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return the table with rows numbered from 0, as messages count them, and its column names: texts, each once."""
+    if not hasattr(frame, "set_axis"):
+        how = "to_pandas() makes one of it" if hasattr(frame, "to_pandas") else "make one, pandas.DataFrame(...)"
+        raise InputError(f"the table is a {type(frame).__name__}, and a pandas frame is needed; {how}.")
     names = list(frame.columns)
     odd = next((name for name in names if not isinstance(name, str)), None)
     if odd is not None:
@@ -33,6 +37,8 @@ def require(name: str, names: Sequence[str]) -> None:
     """Raise ``InputError`` unless a table has a column; the message names one that is spelled nearly the same."""
     if name in names:
         return
+    if (instead := remedy(name)) is not None:
+        raise InputError(f"there is no column '{shown(name)}'; {instead}.")
     near = difflib.get_close_matches(name, names, n=1) or [
         other for other in names if other.casefold() == name.casefold()
     ]

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from raphson._errors import InputError
 from raphson.table._expression import Expression, Token, quote, read_expression, shown, tokens
+from raphson.table._foreign import MIXED
 
 MOST_TERMS = 10_000
 """Products beyond this many are a slip of the pen; every one is a column at least."""
@@ -87,7 +88,7 @@ def split_survival(formula: str) -> tuple[str | None, str | None, str]:
     if len(sides) > 2 or len(left) > 1 or any(piece.column is None for piece in left):
         raise InputError(
             f"formula '{shown(formula)}': the left side must be one column, as in 'party ~ age + C(educ)', or "
-            "Surv(time, event)."
+            "Surv(time, event); a function of columns is computed in the table before the fit."
         )
     if not right:
         raise InputError(f"formula '{shown(formula)}': the right side is empty; write 1 for an intercept alone.")
@@ -109,7 +110,7 @@ def read_terms(right: str) -> Terms:
     reader = _Reader(right)
     terms = reader.sum([INTERCEPT])
     if reader.piece is not None:
-        reader.fail("only one right side is possible, without '|'" if reader.mark == "|" else None)
+        reader.fail()
     for term in terms:
         numbers = [name for name in term if isinstance(reader.factors.get(name), float)]
         if len(numbers) == len(term) and term != INTERCEPT:
@@ -142,6 +143,10 @@ class _Reader:
         return found
 
     def fail(self, why: str | None = None) -> NoReturn:
+        if self.mark == "|":
+            why = MIXED
+        elif why is None and self.mark in ("==", "!=", "<", "<=", ">", ">="):
+            why = "a comparison stands inside I(...), as in I(x > 0)"
         near = f"'{shown(self.piece.text)}'" if self.piece is not None else "its end"
         why = why or f"at {near} an operator or a name is missing or misplaced"
         raise InputError(f"formula '{shown(self.text)}' cannot be read ({why}).")

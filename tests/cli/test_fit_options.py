@@ -78,7 +78,7 @@ def test_events(cli, table, tmp_path: Path) -> None:
         np.testing.assert_allclose(pd.read_csv(tmp_path / "c.csv")["coef"], model.estimates().values, rtol=1e-8)
     code, _, err = cli("fit", path, "--formula", "Surv(time, seen) ~ x", "--likelihood", "gamma")
     assert code == 2 and "'seen' says which times are censored" in err
-    code, _, err = cli("fit", path, "--formula", "seen ~ x", "--event", "seen", "--likelihood", "categorical")
+    code, _, err = cli("fit", path, "--formula", "visits ~ x", "--event", "seen", "--likelihood", "categorical")
     assert code == 2 and "--event does not go with classes" in err
 
 

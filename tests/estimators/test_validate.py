@@ -1,11 +1,14 @@
 """Plain arrays take a short way through the checks; what comes out is what the long way gives."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import raphson as rp
 from raphson import MultinomialLogisticRegression
 from raphson._errors import InputError
 from raphson.estimators.input._classes import encode_classes
@@ -117,3 +120,24 @@ def test_arrays_of_any_strides_are_fitted():
         found = MultinomialLogisticRegression(l2=0.1).fit(*arrays)
         np.testing.assert_allclose(found.coef_, plain.coef_, atol=1e-12)
         found.predict_proba(arrays[0])
+
+
+def test_an_infinite_target_has_no_other_unit() -> None:
+    y = np.arange(10.0)
+    for bad in (np.inf, -np.inf):
+        with pytest.raises(rp.InputError, match="target in row 4 is infinite; drop or impute"):
+            rp.VectorGLM(rp.Gaussian()).fit(np.ones((10, 1)), np.where(y == 4, bad, y))
+
+
+@pytest.mark.parametrize("value", ["no", None, 2, 0.5])
+def test_fit_intercept_is_a_truth_value(value: Any) -> None:
+    with pytest.raises(rp.InputError, match="fit_intercept must be True or False"):
+        rp.VectorGLM(rp.Gaussian(), fit_intercept=value).fit(np.arange(10.0)[:, None], np.arange(10.0))
+
+
+def test_labels_of_half_characters_are_not_saved(tmp_path: Any) -> None:
+    y = np.array(["a", "\ud800"] * 10, dtype=object)
+    model = rp.MultinomialLogisticRegression().fit(np.random.default_rng(0).normal(size=(20, 1)), y)
+    with pytest.raises(rp.InputError, match="half a character"):
+        rp.save(model, tmp_path / "m")
+    assert not (tmp_path / "m").exists()

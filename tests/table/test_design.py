@@ -113,7 +113,7 @@ def test_integer_target_beside_missing_values_stays_integer() -> None:
         ({}, {"formula": "party ~ age + party"}, "also on the right side"),
         ({}, {"formula": "party + w ~ age"}, "left side must be one column"),
         ({}, {"formula": "party ~ age +"}, "cannot be read"),
-        ({}, {"formula": "party ~ age | educ"}, "only one right side"),
+        ({}, {"formula": "party ~ age | educ"}, "bar, as in \\(1 \\| g\\), stands for random effects"),
         (
             {"age": [0.0, 1, 2, 3, 4, 5]},
             {"formula": "party ~ log(age)"},

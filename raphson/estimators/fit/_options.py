@@ -46,6 +46,8 @@ class FitOptions:
         l2, tol, max_iter = estimator.l2, estimator.tol, estimator.max_iter
         if not (isinstance(l2, int | float | np.number) and math.isfinite(l2) and l2 >= 0):
             raise InputError(f"l2 must be a number that is not negative, got {l2!r}.")
+        if not (isinstance(estimator.fit_intercept, bool | np.bool_ | int) and estimator.fit_intercept in (0, 1)):
+            raise InputError(f"fit_intercept must be True or False, got {estimator.fit_intercept!r:.60}.")
         if estimator.solver not in SOLVERS:
             raise InputError(f"Unknown solver {estimator.solver!r}; choose one of {', '.join(SOLVERS)}.")
         if not (isinstance(tol, int | float | np.number) and tol > 0):

@@ -13,6 +13,7 @@ from torch import Tensor
 from raphson._errors import InputError
 from raphson.estimators.input._labels import Labels, number_labels
 from raphson.estimators.input._rows import Rows
+from raphson.estimators.input._validate import check_size_of_weights
 
 
 def encode_classes(y: Any, n_rows: int, weights: Tensor | None) -> tuple[Labels, Tensor]:
@@ -41,6 +42,27 @@ def encode_classes(y: Any, n_rows: int, weights: Tensor | None) -> tuple[Labels,
     return classes, codes
 
 
+def known_codes(y: Any, classes: Labels, n_rows: int) -> Tensor:
+    """Return the position among the classes of the fit of each row's label ``(N,)``, -1 for one that is none of them.
+
+    Raises:
+        InputError: If labels cannot be used, or none of them is a class.
+    """
+    labels, codes = number_labels(y, n_rows)
+    of_class = {label: i for i, label in enumerate(classes.tolist())}
+    places = np.array([of_class.get(label, -1) for label in labels.tolist()])
+    if (places < 0).all():
+        raise InputError(
+            f"No label of y is a class of the fit: they begin with {_listed(labels)}, the classes are "
+            f"{_listed(classes)}. Texts and numbers are other labels."
+        )
+    return torch.from_numpy(places[codes])
+
+
+def _listed(labels: Labels) -> str:
+    return ", ".join(plain(label) for label in labels[:12]) + (", ..." if len(labels) > 12 else "")
+
+
 def class_weights(rows: Rows, classes: Labels, wanted: Any) -> Tensor | None:
     """Return the weights of rows times those of their classes, ``(n,)``, or None where all are one.
 
@@ -61,7 +83,9 @@ def class_weights(rows: Rows, classes: Labels, wanted: Any) -> Tensor | None:
     if not bool((torch.isfinite(per_class) & (per_class > 0)).all()):
         raise InputError(f"class_weight must be positive and finite, got {wanted!r}.")
     extra = per_class[rows.y]
-    return extra if rows.weights is None else rows.weights * extra
+    found = extra if rows.weights is None else rows.weights * extra
+    check_size_of_weights(found, "product of sample_weight and class_weight")
+    return found
 
 
 def find_reference(reference: Any, classes: Labels) -> int | None:
@@ -77,9 +101,9 @@ def find_reference(reference: Any, classes: Labels) -> int | None:
     where = np.flatnonzero(classes == reference)
     if len(where):
         return int(where[0])
-    known = ", ".join(plain(c) for c in classes[:20]) + (", ..." if len(classes) > 20 else "")
     raise InputError(
-        f"The reference {reference!r} is not a class of the target; choose 'first', 'last', None or one of {known}."
+        f"The reference {reference!r} is not a class of the target; choose 'first', 'last', None or one of "
+        f"{_listed(classes)}."
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import column_or_1d
-from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.estimators.input._arrays import plain_values
 from raphson.estimators.input._validate import REMEDY, check_length, missing_entries
 
 Labels = NDArray[Any]
@@ -25,14 +25,19 @@ def number_labels(y: Any, n_rows: int) -> tuple[Labels, NDArray[np.int64]]:
     """
     if y is None:
         raise InputError("This estimator requires y to be passed, but the target y is None.")
-    if isinstance(y, Tensor):
-        y = y.detach().cpu().numpy()
+    y = plain_values("y", y)
+    if isinstance(y, list | tuple) and len({isinstance(label, str) for label in y}) == 2:
+        y = np.array(y, dtype=object)  # else NumPy would make texts of the numbers
     shape = y.shape if hasattr(y, "shape") else np.asarray(y).shape
+    if not shape:
+        raise InputError(f"y should be a 1d array of one label per row, got {y!r:.60}.")
     if len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
         raise InputError(
             f"y should be a 1d array, got an array of shape {shape} instead; the target is one label per "
             "row, not one column per class."
         )
+    if getattr(getattr(y, "dtype", None), "kind", "O") == "c":
+        raise InputError("Complex data not supported: y holds complex numbers, and a classifier needs labels.")
     if _is_hashed(y):  # a column of texts or categories does not become an array of 10^6 texts
         check_length("y", len(y), n_rows)
         return _hashed(y)

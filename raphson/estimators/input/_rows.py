@@ -43,6 +43,7 @@ class Rows:
             missing value.
         frame: With a formula the table's rows, else None.
         sums: Sums over the rows of ``x``, where they are known.
+        index: Labels of all rows given to ``fit``, if they came in a pandas frame.
     """
 
     x: Any
@@ -52,6 +53,7 @@ class Rows:
     kept: NDArray[np.bool_]
     frame: Any = None
     sums: ColumnSums | None = None
+    index: Any = None
 
     @property
     def are_weights_fractional(self) -> bool:

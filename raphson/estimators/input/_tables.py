@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
-from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.estimators.input._validate import check_length, feature_names
@@ -61,15 +60,29 @@ def new_table(tables: Mapping[str, Any], used: Columns) -> Any:
     for parameter, own in used.items():
         if parameter not in tables:
             raise InputError(f"X has no table for the parameter '{parameter}', which was fitted with one.")
-        _, (n_rows, values) = _columns(parameter, tables[parameter])
+        names, (n_rows, values) = _columns(parameter, tables[parameter])
         if len(values) != len(own):
             raise InputError(
                 f"The table of '{parameter}' has {len(values)} columns, but was fitted with {len(own)}: "
                 f"{', '.join(own)}."
             )
+        _check_names(parameter, names, own, hasattr(tables[parameter], "columns"))
         for name, column in zip(own, values, strict=True):
             union.setdefault(name, column)
     return _joined(union, n_rows)
+
+
+def _check_names(parameter: str, names: Sequence[str], own: tuple[str, ...], is_frame: bool) -> None:
+    """Raise ``InputError`` for a frame with other columns than the fit's, or the same in another order."""
+    known = [name.removeprefix(f"{parameter}: ") for name in own]
+    if not is_frame or list(names) == known or known == list(feature_names(None, len(known))):
+        return
+    at = next(i for i, (one, two) in enumerate(zip(names, known, strict=True)) if one != two)
+    how = "in another order than" if sorted(names) == sorted(known) else "other ones than"
+    raise InputError(
+        f"The columns of the table of '{parameter}' are {how} at the fit: column {at} is '{names[at]}' where "
+        f"'{known[at]}' stood. Select them by name, X['{parameter}'][{known!r:.200}]."
+    )
 
 
 def _joined(union: dict[str, Any], n_rows: int) -> pd.DataFrame | np.ndarray[Any, Any]:
@@ -85,7 +98,7 @@ def _columns(parameter: str, table: Any) -> tuple[Sequence[str], tuple[int, list
     if hasattr(table, "columns"):
         columns = [table.iloc[:, j].reset_index(drop=True) for j in range(table.shape[1])]
         return [str(name) for name in table.columns], (table.shape[0], columns)
-    array = np.asarray(table.detach().cpu() if isinstance(table, Tensor) else table)
+    array = np.asarray(table)
     if array.ndim != 2:
         raise InputError(
             f"The table of '{parameter}' has shape {array.shape}, but a table has rows and columns; a single column "

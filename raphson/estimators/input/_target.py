@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.estimators.input._arrays import plain_values
 from raphson.estimators.input._validate import LARGEST, REMEDY, as_tensor, check_length, missing_entries
 from raphson.likelihoods import Likelihood, Ordinal
 
@@ -21,6 +22,9 @@ def check_target(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor, i
     """
     if y is None:
         raise InputError("This estimator requires y to be passed, but the target y is None.")
+    y = plain_values("y", y)
+    if np.ndim(y) == 0:
+        raise InputError(f"y is {y!r:.60}, but there is one target per row; pass an array of {n_rows} entries.")
     values = _array(y)
     check_length("y", values.shape[0] if values.ndim else 0, n_rows)
     if values.dtype.kind in "mMc":
@@ -55,6 +59,8 @@ def check_target(y: Any, n_rows: int, likelihood: Likelihood) -> tuple[Tensor, i
     if greatest > LARGEST:
         large = (numbers.abs() > LARGEST).reshape(n_rows, -1).any(1)
         row = int(large.nonzero()[0])
+        if not bool(torch.isfinite(numbers[row]).all()):
+            raise InputError(f"The target in row {row} is infinite; {REMEDY}.", row=row)
         raise InputError(
             f"The target in row {row} is {float(numbers[row].abs().max()):g} in size, too large to compute with; "
             "change its unit.",
@@ -135,8 +141,6 @@ def _array(y: Any) -> np.ndarray[Any, Any]:
         codes: np.ndarray[Any, Any] = categories.codes.to_numpy().astype(np.float64)
         codes[codes < 0] = np.nan
         return codes
-    if isinstance(y, Tensor):
-        y = y.detach().cpu().numpy()
     array = np.asarray(y)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]

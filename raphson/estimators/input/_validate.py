@@ -20,6 +20,8 @@ from torch import Tensor
 
 from raphson._errors import InputError
 from raphson.data import ColumnSums, fused_sums
+from raphson.estimators.input._arrays import plain_table, plain_values
+from raphson.estimators.input._entries import refuse_kinds, unread_entry
 from raphson.estimators.input._sparse import sound_sparse
 
 LARGEST = 1e150
@@ -46,15 +48,6 @@ def as_tensor(array: Any) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(array)
-
-
-def without_mask(values: Any) -> Any:
-    """Return an argument with what a masked array hides as NaN, so that it counts as missing; others as they are."""
-    if not isinstance(values, np.ma.MaskedArray):
-        return values
-    if not np.ma.getmaskarray(values).any():
-        return np.asarray(values)
-    return np.ma.filled(values.astype(np.float64 if values.dtype.kind in "biuf" else object), np.nan)
 
 
 def feature_names(x: Any, n_features: int) -> Sequence[str]:
@@ -114,9 +107,7 @@ def check_table(estimator: Any, x: Any, *, reset: bool, min_columns: int = 1) ->
 
 def _converted(estimator: Any, x: Any, *, reset: bool, min_columns: int) -> Any:
     """Return ``x`` as a float64 array or CSR matrix whose entries were not looked at."""
-    if isinstance(x, Tensor):
-        x = x.detach().cpu().numpy()
-    x = without_mask(x)
+    x = plain_table(x)
     if sp.issparse(x):
         x = sound_sparse(x)
     if hasattr(x, "columns") and not len(x.columns):  # scikit-learn looks for the type of a column
@@ -132,7 +123,10 @@ def _converted(estimator: Any, x: Any, *, reset: bool, min_columns: int) -> Any:
             raise InputError(" ".join(str(error).split())) from None
         out = _by_rows(columns)
     else:
-        _refuse_text(x)
+        refuse_kinds(x)
+        if isinstance(x, np.ndarray) and x.dtype.kind == "O" and (missing := missing_entries(x)).any():
+            x = x.copy()
+            x[missing.reshape(x.shape)] = np.nan
         try:
             out = validate_data(
                 estimator,
@@ -144,9 +138,7 @@ def _converted(estimator: Any, x: Any, *, reset: bool, min_columns: int) -> Any:
                 ensure_min_features=min_columns,
             )
         except (ValueError, TypeError) as error:
-            if isinstance(error, TypeError) and not hasattr(x, "columns"):
-                raise  # what scikit-learn expects of an array of objects
-            raise InputError(" ".join(str(error).split())) from None
+            raise unread_entry(x) or InputError(" ".join(str(error).split())) from None
     return out
 
 
@@ -192,6 +184,8 @@ def _number_columns(x: Any, min_columns: int) -> list[NDArray[Any]] | None:
     """
     if not hasattr(x, "columns") or not hasattr(x, "dtypes") or not 0 < len(x.columns) <= _FEW_COLUMNS or not len(x):
         return None
+    if not x.columns.is_unique:
+        return None
     kinds = list(x.dtypes)
     if len(kinds) < min_columns or not all(isinstance(k, np.dtype) and k.kind in "iuf" for k in kinds):
         return None
@@ -208,30 +202,6 @@ def _by_rows(columns: list[NDArray[Any]]) -> NDArray[np.float64]:
         for j, column in enumerate(columns):
             table[part, j] = column[part]
     return table
-
-
-def _refuse_text(x: Any) -> None:
-    if getattr(getattr(x, "dtype", None), "kind", "O") in "mM":
-        raise InputError("The table holds dates; derive numbers (a year, an age in days) from them.")
-    if not hasattr(x, "columns") or not hasattr(x, "dtypes"):
-        return
-    for name in x.columns:
-        column = x[name]
-        if getattr(column, "ndim", 1) != 1:
-            raise InputError(f"The table has more than one column named '{name}'; rename them.")
-        kind = getattr(column.dtype, "kind", "O")
-        if kind in "mM":
-            raise InputError(
-                f"Column '{name}' holds dates; derive numbers (a year, an age in days) from it, or drop it."
-            )
-        if kind in "biufc" or str(column.dtype).startswith("Sparse"):
-            continue
-        for row, value in enumerate(column):
-            if isinstance(value, str):
-                raise InputError(
-                    f"Column '{name}' holds text (row {row}: {value!r}); code it as numbers, say with one "
-                    "column per level, or let raphson.Design.fit do that."
-                )
 
 
 def _refuse_not_finite(x: Any, names: Sequence[str]) -> None:
@@ -275,10 +245,22 @@ def missing_entries(values: Any) -> NDArray[Any]:
 
 
 def _numbers(name: str, values: Any) -> Tensor:
+    """Return an argument as a float64 tensor; what is missing is NaN, and dates and complex numbers are none."""
+    values = plain_values(name, values)
     try:
-        return as_tensor(np.asarray(values, dtype=np.float64))
+        array = np.asarray(values)
+        if array.dtype.kind in "mMc":
+            what = "complex numbers" if array.dtype.kind == "c" else "dates or times"
+            raise InputError(f"{name} must be an array of numbers, but holds {what}.")
+        if array.dtype.kind == "O":
+            array = array.copy()
+            array[missing_entries(array).reshape(array.shape)] = np.nan
+        return as_tensor(np.asarray(array, dtype=np.float64))
+    except InputError:
+        raise
     except (ValueError, TypeError):
-        raise InputError(f"{name} must be an array of numbers, got something else: {values!r:.80}.") from None
+        shown = " ".join(repr(values).split())
+        raise InputError(f"{name} must be an array of numbers, got something else: {shown:.80}.") from None
 
 
 def check_weights(weights: Any, n_rows: int) -> Tensor | None:
@@ -301,14 +283,26 @@ def check_weights(weights: Any, n_rows: int) -> Tensor | None:
         )
     if not bool((w > 0).any()):
         raise InputError("Every sample_weight is zero, so there is nothing to fit.")
+    check_size_of_weights(w, "sample_weight")
     return w
+
+
+def check_size_of_weights(weights: Tensor, name: str) -> None:
+    """Raise ``InputError`` where weights are so small or large that their sum, or its square, is no number."""
+    largest = float(weights.max())
+    if not 1.0 / LARGEST <= largest <= LARGEST:
+        how = "small" if largest < 1.0 else "large"
+        raise InputError(
+            f"The largest {name} is {largest:g}, too {how} to compute with; divide all of them by it: a common factor "
+            "changes no coefficient."
+        )
 
 
 def check_offset(offset: Any, n_rows: int, n_outputs: int) -> Tensor | None:
     """Return an offset as ``(N, C)`` float64, or raise an ``InputError`` naming the row; None stays None."""
     if offset is None:
         return None
-    o = _numbers("The offset", offset)
+    o = _numbers("offset", offset)
     if o.ndim == 1 and n_outputs == 1:
         o = o[:, None]
     check_length("offset", o.shape[0] if o.ndim else 0, n_rows)

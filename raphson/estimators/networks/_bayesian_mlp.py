@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from raphson._errors import InputError
 from raphson.estimators._no_mean import finite_deviation, finite_mean
-from raphson.estimators.input._classes import class_labels, encode_classes, restore_classes
+from raphson.estimators.input._classes import class_labels, encode_classes, known_codes, restore_classes
+from raphson.estimators.input._given import beside, plain_rows
 from raphson.estimators.input._target import check_target, takes_labels
-from raphson.estimators.input._validate import as_tensor, check_table, check_weights, without_mask
+from raphson.estimators.input._validate import as_tensor, check_table, check_weights
 from raphson.estimators.networks._review import NetworkReview
 from raphson.estimators.networks._train import Training, train
 from raphson.laplace import Posterior, Predictive, PredictiveMixture
@@ -34,6 +35,7 @@ from raphson.likelihoods import (
     from_description,
     to_description,
 )
+from raphson.linalg import check_dense_size
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 
@@ -133,8 +135,10 @@ class BayesianMLP(NetworkReview, BaseEstimator):
         """
         self._check_options()
         likelihood = self._likelihood()
+        X, index = plain_rows(X)
+        y, sample_weight = beside(index, y=y, sample_weight=sample_weight)
         table = check_table(self, X, reset=True)
-        y, weights = without_mask(y), check_weights(without_mask(sample_weight), table.shape[0])
+        weights = check_weights(sample_weight, table.shape[0])
         self.classes_: Any = None
         if isinstance(likelihood, Categorical) and np.ndim(y) == 1:
             self.classes_, codes = encode_classes(y, table.shape[0], weights)
@@ -206,9 +210,20 @@ class BayesianMLP(NetworkReview, BaseEstimator):
 
         Returns:
             ``(N,)``.
+
+        Raises:
+            InputError: A label is no class of the fit, or an argument cannot be used.
         """
+        X, index = plain_rows(X)
+        (y,) = beside(index, y=y)
         found = self.predictive(X)
-        response, _ = check_target(y, found.output_mean.shape[0], self._likelihood())
+        n = found.output_mean.shape[0]
+        if self.classes_ is not None:
+            y = known_codes(y, self.classes_, n)
+            if bool((y < 0).any()):
+                row = int((y < 0).nonzero()[0])
+                raise InputError(f"The label in row {row} is no class of the fit, so it has no density.", row=row)
+        response, _ = check_target(y, n, self._likelihood())
         if not self._standardized:
             return found.log_density(response).numpy()
         scaled = (response - self._center) / self._unit
@@ -225,6 +240,8 @@ class BayesianMLP(NetworkReview, BaseEstimator):
         Returns:
             The mean.
         """
+        X, index = plain_rows(X)
+        (sample_weight,) = beside(index, sample_weight=sample_weight)
         density = torch.from_numpy(self.log_density(X, y))
         weights = check_weights(sample_weight, density.shape[0])
         return float(density.mean() if weights is None else (weights @ density) / weights.sum())
@@ -375,6 +392,8 @@ class BayesianMLP(NetworkReview, BaseEstimator):
         sizes = tuple(self.hidden) if isinstance(self.hidden, Sequence | np.ndarray) else ()
         if not sizes or any(not isinstance(size, int | np.integer) or size < 1 for size in sizes):
             raise InputError(f"hidden is {self.hidden!r}, but it must be whole numbers of units, such as (50,).")
+        for size in sizes:  # the curvature of a layer is a square of its width
+            check_dense_size((int(size), int(size)), torch.float64, "fewer hidden units")
         for name in ("members", "max_iter", "steps"):
             value = getattr(self, name)
             whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1

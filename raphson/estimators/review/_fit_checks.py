@@ -49,8 +49,9 @@ def fit_checks(
         yield _curvature(*spectrum)
         yield _convex(model)
         yield _error_bound(model.solution_)
-    share = model.n_obs_ / max(model.df_model_, 1)
-    finding = f"{model.n_obs_:.10g} observations for {model.df_model_} free coefficients: {share:.3g} for each."
+    count = model.n_rows_ if model._fractional else model.n_obs_  # fractions are no numbers of rows
+    share = count / max(model.df_model_, 1)
+    finding = f"{count:.10g} observations for {model.df_model_} free coefficients: {share:.3g} for each."
     if share >= _ROWS_PER_COEFFICIENT:
         yield Check("Rows per coefficient", Verdict.PASS, finding)
     else:

@@ -48,11 +48,13 @@ class Divergence:
         names: ``(output, column)`` of those that grow, the fastest first.
         move: By how much the last step changed an output, at a gradient below the tolerance.
         edge: What it means that one of them is at the edge of its range; empty where it is not known to.
+        unbounded: Whether the likelihood grows without bound with them, not only the coefficients.
     """
 
     names: tuple[tuple[str, str], ...]
     move: float
     edge: str = ""
+    unbounded: bool = False
 
     def sentence(self) -> str:
         """Return what was seen, the likely cause and the remedy."""
@@ -104,7 +106,7 @@ def find_no_spread(fitted: Fitted, rows: Rows) -> Divergence | None:
             return None
     labels = fitted.layout.labels
     seconds = tuple(name for i, name in enumerate(fitted.layout.outputs) if i % k)
-    return Divergence(tuple(label for label in labels if label[0] in seconds), 0.0, _NO_SPREAD)
+    return Divergence(tuple(label for label in labels if label[0] in seconds), 0.0, _NO_SPREAD, True)
 
 
 def find_divergence(fitted: Fitted) -> Divergence | None:
