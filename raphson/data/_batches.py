@@ -33,11 +33,13 @@ class Batch:
         x: Inputs, ``(N, ...)`` or a tuple or mapping of such.
         y: Targets, ``(N, ...)``.
         weight: ``(N,)``, or None for 1 each.
+        made_of: The tensors that these were converted from; none where they were not.
     """
 
     x: Inputs
     y: Tensor
     weight: Tensor | None
+    made_of: tuple[Tensor, ...] = ()
 
     @property
     def n_examples(self) -> int:
@@ -45,7 +47,9 @@ class Batch:
         return self.y.shape[0]
 
     def tensors(self) -> list[Tensor]:
-        """Return all tensors: inputs, targets and weights."""
+        """Return all tensors: inputs, targets and weights, or what they were converted from."""
+        if self.made_of:
+            return [*self.made_of]
         return [*_tensors(self.x), self.y, *([] if self.weight is None else [self.weight])]
 
     def to(self, device: torch.device) -> Batch:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.linalg import HALF
 
 MAX_LABELS = 2**16
 """Labels are text and cost about 100 bytes each: a larger space gives them one by one only."""
@@ -45,14 +46,14 @@ class ParameterSpace:
             )
         first = next(iter(self.tensors))
         for name, tensor in self.tensors.items():
-            if not tensor.is_floating_point():
-                raise InputError(f"Parameter '{name}' has type {tensor.dtype}, which has no derivative: leave it out.")
+            _refuse_type(name, tensor.dtype)
             for what in ("dtype", "device"):
                 mine, other = getattr(tensor, what), getattr(self.tensors[first], what)
                 if mine != other:
                     raise InputError(
                         f"Parameter '{name}' has {what} {mine} but '{first}' has {other}: parameters must be of one "
-                        "type on one device. Convert the model, or choose some of them with params=[...]."
+                        "type on one device. Convert the model (model.float(), model.to(device)), or choose some of "
+                        "them with params=[...]."
                     )
 
     @cached_property
@@ -79,6 +80,11 @@ class ParameterSpace:
     def dtype(self) -> torch.dtype:
         """Element type."""
         return next(iter(self.tensors.values())).dtype
+
+    @property
+    def in_half(self) -> bool:
+        """Whether the parameters are in half precision."""
+        return self.dtype in HALF
 
     @property
     def device(self) -> torch.device:
@@ -154,6 +160,35 @@ class ParameterSpace:
     def _labels(self) -> tuple[str, ...]:
         pairs = zip(self.names, self.shapes, strict=True)
         return tuple(label for name, shape in pairs for label in _entries(name, shape))
+
+
+_ARITHMETIC = frozenset({torch.float64, torch.float32, *HALF})
+"""Types that PyTorch adds, multiplies and differentiates."""
+
+
+def _refuse_type(name: str, dtype: torch.dtype) -> None:
+    if dtype in _ARITHMETIC:
+        return
+    if dtype.is_complex:
+        raise InputError(
+            f"Parameter '{name}' has type {dtype}, but derivatives are those in real numbers. Keep its real and "
+            "imaginary parts as one real parameter (torch.view_as_real, and torch.view_as_complex in forward), or "
+            "leave it out with params=[...]."
+        )
+    what = "which is for storage only" if dtype.is_floating_point else "which has no derivative"
+    raise InputError(
+        f"Parameter '{name}' has type {dtype}, {what}: leave it out with params=[...], or convert it, by model.float()."
+    )
+
+
+def refuse_other_tensor(name: str, p: Tensor | None, mine: Tensor) -> None:
+    """Raise ``InputError`` where a parameter is gone, or has another shape, type or device than it had."""
+    if p is None or (p.shape, p.dtype, p.device) != (mine.shape, mine.dtype, mine.device):
+        now = "is gone" if p is None else f"is now {tuple(p.shape)} of type {p.dtype} on {p.device}"
+        raise InputError(
+            f"Parameter '{name}' {now}; when the objective was made it was {tuple(mine.shape)} of type "
+            f"{mine.dtype} on {mine.device}. Make a new Objective."
+        )
 
 
 def chosen(tensors: Mapping[str, Tensor], params: str | Iterable[str]) -> ParameterSpace:

@@ -57,6 +57,7 @@ class TrainedModel:
         given = from_torch(likelihood)
         self.likelihood, self.reduction = given.likelihood, given.reduction or "mean"
         self._model = Model(model, params)
+        self._model.refuse_half("K-FAC")
         module = self._model.module
         self._all: dict[str, Tensor] = dict(params) if isinstance(params, Mapping) else {}
         if module is not None:
