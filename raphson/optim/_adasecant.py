@@ -2,7 +2,7 @@ r"""The adaptive secant method: a learning rate for every parameter, from differ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,12 @@ _OUTLIER = 2.0
 
 _ARITHMETIC = frozenset({torch.float64, torch.float32, *HALF})
 """Types of parameters."""
+
+_KEPT = frozenset({
+    *("mean", "square", "change", "change_square", "cross", "numerator", "denominator", "last"),
+    *("step_mean", "step_square", "memory"),
+})
+"""What is kept of each tensor."""
 
 _GAMMA = 1.8
 """Largest weight of the mean gradient against the present one (Gulcehre et al. 2014)."""
@@ -81,6 +87,30 @@ class Adasecant(torch.optim.Optimizer):
             positive(name, value)
         share("decay", decay)
         super().__init__(params, {"lr": lr, "first_step": first_step, "decay": decay, "eps": eps})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Args:
+            state_dict: What ``state_dict`` returned.
+
+        Raises:
+            InputError: It is that of another optimizer, or of tensors of other shapes; nothing has changed.
+        """
+        kept = state_dict.get("state") if isinstance(state_dict, Mapping) else None
+        if not isinstance(kept, Mapping) or not {"lr", "decay", "eps", "first_step"} <= {
+            *(name for group in state_dict.get("param_groups", ()) for name in group)
+        }:
+            raise InputError("This is not the state of an Adasecant optimizer. Nothing was loaded.")
+        tensors = [p for group in self.param_groups for p in group["params"]]
+        for i, own in kept.items():
+            shape = tuple(tensors[i].shape) if isinstance(i, int) and 0 <= i < len(tensors) else None
+            if set(own) != _KEPT or any(tuple(value.shape) != shape for value in own.values()):
+                raise InputError(
+                    f"The saved state of parameter {i} is not that of Adasecant for a tensor of shape {shape}: it is "
+                    "of another network, optimizer or version. Nothing was loaded."
+                )
+        super().load_state_dict(state_dict)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
