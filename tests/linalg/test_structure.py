@@ -224,6 +224,10 @@ def test_shift_by_a_multiplier_of_zero_is_refused():
         Scaled(Diagonal(ones(2)), 0.0).solve(ones(2))
 
 
+def two_kinds():
+    return {"operator.Dense.matrix": ones(2, 2), "operator.Diagonal.values": ones(2)}
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -238,6 +242,17 @@ def test_shift_by_a_multiplier_of_zero_is_refused():
         (lambda: Implicit(lambda v: v, (2, 3), torch.float64), "square"),
         (lambda: from_state_dict("os", {}), "no operator of kind 'os'"),
         (lambda: from_state_dict("Dense", {}), "lacks its part 'matrix'"),
+        (lambda: from_state_dict("Dense", {"matrix": [1.0]}), "'matrix' of a Dense is a list"),
+        (
+            lambda: from_state_dict("Dense", {"matrix": ones(2, 2), "new": ones(2)}),
+            "has 'new', and its parts are matrix",
+        ),
+        (lambda: from_state_dict("BlockDiagonal", {"blocks.1.Diagonal.values": ones(2)}), "lacks its operator 0"),
+        (
+            lambda: from_state_dict("Scaled", {"multiplier": ones(()), **two_kinds()}),
+            "of several kinds, Dense, Diagonal",
+        ),
+        (lambda: from_state_dict("LayerOperator", {}), r"give type\(op.operator\).__name__"),
     ],
 )
 def test_wrong_arguments_are_named(build, message):
@@ -252,7 +267,7 @@ def test_what_can_be_loaded_is_what_is_stored_as_tensors():
     )
     with pytest.raises(InputError) as refusal:
         from_state_dict("Implicit", {})
-    kinds = str(refusal.value).partition("the kinds are ")[2].rstrip(".").split(", ")
+    kinds = str(refusal.value).partition("the kinds are ")[2].partition(". ")[0].split(", ")
     assert kinds == sorted(expected.split())
 
 
