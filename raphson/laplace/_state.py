@@ -189,8 +189,8 @@ def fields_of(
     Raises:
         InputError: The model has other parameters, or the likelihood is missing.
     """
-    if described.get("version") != _VERSION:
-        raise InputError(f"The posterior has version {described.get('version')}, and this raphson reads {_VERSION}.")
+    if described["version"] != _VERSION:
+        raise InputError(f"The posterior has version {described['version']}, and this raphson reads {_VERSION}.")
     if described["likelihood"] is not None:
         likelihood = from_description(described["likelihood"])
     if likelihood is None:

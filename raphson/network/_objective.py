@@ -19,6 +19,7 @@ from raphson.network._batch_checks import (
     check_form,
     check_infinite_inputs,
     check_target_axes,
+    checked_penalty,
     form_of,
     not_finite,
 )
@@ -124,10 +125,9 @@ class Objective:
                 f"{type(likelihood).__name__} has reduction='{given.reduction}', but the objective was given "
                 f"reduction='{reduction}': make them the same, or leave the objective's out."
             )
-        if not 0 <= l2 < float("inf"):
-            raise InputError(f"l2 is {l2:g}, but it must be a finite number that is not negative.")
+        l2 = checked_penalty(l2)
         self.model = Model(model, params, widened=True)
-        self.likelihood, self.l2, self.progress = given.likelihood, float(l2), progress
+        self.likelihood, self.l2, self.progress = given.likelihood, l2, progress
         self.reduction: Reduction = given.reduction or reduction or "mean"
         refuse_training_mode(self.model.module)
         self._classes_second = isinstance(likelihood, nn.CrossEntropyLoss)

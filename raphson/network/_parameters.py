@@ -198,7 +198,14 @@ def chosen(tensors: Mapping[str, Tensor], params: str | Iterable[str]) -> Parame
         InputError: A name matches no parameter.
     """
     names: set[str] = set()
+    if not isinstance(params, Iterable):
+        raise InputError(f"params is a {type(params).__name__}, but parameters are named: give a list of names.")
     for want in [params] if isinstance(params, str) else list(params):
+        if not isinstance(want, str):
+            raise InputError(
+                f"params holds a {type(want).__name__}, but parameters are named: give names or prefixes of names, as "
+                f"in params={list(tensors)[:1]}."
+            )
         found = {want} if want in tensors else {name for name in tensors if name.startswith(f"{want}.")}
         if not found:
             close = difflib.get_close_matches(want, tensors, 3) or list(tensors)[:3]

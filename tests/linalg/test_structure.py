@@ -297,3 +297,19 @@ def test_an_operator_is_shown_in_one_line() -> None:
     kept = Kronecker((Dense(torch.eye(40)), Diagonal(torch.ones(30))))
     assert repr(kept) == "<Kronecker 1200 x 1200, torch.float32>"
     assert repr(Dense(torch.eye(2, dtype=torch.float64))) == "<Dense 2 x 2, torch.float64>"
+
+
+@pytest.mark.parametrize("c", [float("nan"), float("inf"), "1", None, True, 1j, torch.ones(3), torch.tensor(1j)])
+def test_a_shift_is_one_finite_number(c):
+    for op in (Diagonal(ones(3)), Dense(torch.eye(3)), Kronecker((Dense(torch.eye(3)), Diagonal(ones(1))))):
+        with pytest.raises(InputError, match="shift"):
+            op.shift(c)
+
+
+def test_a_shift_by_zero_leaves_a_singular_operator_singular():
+    """In the eigenbasis of a Kronecker product rounding makes a small number of a zero, which has an inverse."""
+    a = normal(3, 2)
+    op = Kronecker((Dense(a @ a.mT), Dense(torch.eye(2, dtype=a.dtype))))
+    for same in (op, op.shift(0), op.shift(0.0)):
+        with pytest.raises(IndefiniteError, match="singular to working precision"):
+            same.solve(torch.ones(6, dtype=a.dtype))
