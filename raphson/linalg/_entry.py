@@ -141,7 +141,7 @@ def _shift(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
             if not real or not fits:
                 each = f" of each of a batch {tuple(batch)}" if batch else ""
                 raise InputError(
-                    f"shift adds one real number to the diagonal{each}, and got a tensor {tuple(c.shape)} of {c.dtype}. "
+                    f"shift adds a real number to the diagonal{each}, and got a tensor {tuple(c.shape)} of {c.dtype}. "
                     "A diagonal of its own is added by Sum, with a Diagonal."
                 )
             if is_near(c) and not bool(torch.isfinite(c).all()):
