@@ -323,8 +323,8 @@ class Predictive:
 
 def check_level(level: float) -> None:
     """Raise ``InputError`` where the level of an interval is not between 0 and 1."""
-    if not 0 < level < 1:
-        raise InputError(f"level is {level:g}, but a probability between 0 and 1 is needed (0.95, say).")
+    if isinstance(level, str) or not 0 < level < 1:
+        raise InputError(f"level is {level!r}, but a probability between 0 and 1 is needed (0.95, say).")
 
 
 def quantiles(draws: Tensor, level: float) -> Tensor:
@@ -370,6 +370,7 @@ def from_outputs(
     """
     if link not in get_args(Link):
         raise InputError(f"link is {link!r}, but it must be one of {', '.join(get_args(Link))}.")
+    likelihood = likelihood.of_targets()  # what weights say of the loss, they do not say of responses
     noise = normal_points(samples, covariance.shape[-1], generator, f)
     made = Predictive(likelihood, f, covariance, is_root, link, joint, noise)
     if link != "mixture":
@@ -397,7 +398,7 @@ def _refuse_far(made: Predictive, mixture: Predictive) -> None:
 
 def from_samples(likelihood: Likelihood, outputs: Tensor) -> Predictive:
     """Return the predictive distribution of sampled outputs, ``(S, N, ..., C)``."""
-    f = outputs.mean(0)
+    f, likelihood = outputs.mean(0), likelihood.of_targets()
     centered = (outputs - f).movedim(0, -1)
     covariance = centered @ centered.mT / max(1, len(outputs) - 1)
     return Predictive(likelihood, f, covariance, False, "mixture", False, outputs.new_zeros(0), outputs)

@@ -291,3 +291,34 @@ def test_wrong_arguments_get_a_sentence(tmp_path):
     ):
         with pytest.raises(rp.InputError, match=words):
             call()
+
+
+WEIGHTED: dict[str, tuple[object, int]] = {
+    "class weights": (rp.Categorical(torch.tensor([1.0, 5.0, 2.0])), 3),
+    "smoothing": (rp.Categorical(label_smoothing=0.2), 3),
+    "cross-entropy": (nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 2.0]), reduction="sum"), 3),
+    "weight of positives": (rp.Bernoulli(torch.tensor(3.0)), 1),
+    "weight of labels": (nn.BCEWithLogitsLoss(torch.tensor([0.5])), 1),
+}
+
+
+@pytest.mark.parametrize("link", ["mixture", "probit"])
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_densities_of_classes_add_up_to_one_whatever_weights_the_loss_has(name: str, link: str) -> None:
+    """Weights say how much a row counts in the fit, not what responses are: they added up to 0.5."""
+    likelihood, outputs = WEIGHTED[name]
+    y = torch.arange(12) % 3 if outputs == 3 else BITS[:, None]
+    post, x = posterior(likelihood, outputs, y)
+    pred = post.predict(x, link=link)
+    labels = [torch.full((4,), k) for k in range(3)] if outputs == 3 else [torch.full((4, 1), k) for k in (0.0, 1.0)]
+    total = sum(pred.log_density(label.to(y.dtype)).exp() for label in labels)
+    torch.testing.assert_close(total, torch.ones(4, dtype=DTYPE))
+
+
+@pytest.mark.parametrize("loss", [rp.Gaussian(0.5, normalized=False), nn.MSELoss()])
+def test_densities_of_losses_are_normalized(loss: object) -> None:
+    post, x = posterior(loss, 1, REALS[:, None])
+    pred = post.predict(x[:1])
+    grid = torch.linspace(-30, 30, 6001, dtype=DTYPE)
+    total = sum(float(pred.log_density(v.view(1, 1)).exp()) for v in grid) * 0.01
+    assert total == pytest.approx(1.0, rel=1e-4)
