@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -321,7 +321,7 @@ class Predictive:
                 yield inside(self.likelihood, f[rows], (self._root[rows] @ self.noise.mT).movedim(-1, 0)), rows
 
 
-def check_level(level: float) -> None:
+def check_level(level: Any) -> None:
     """Raise ``InputError`` where the level of an interval is not between 0 and 1."""
     if isinstance(level, str) or not 0 < level < 1:
         raise InputError(f"level is {level!r}, but a probability between 0 and 1 is needed (0.95, say).")

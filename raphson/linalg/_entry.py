@@ -159,7 +159,16 @@ def _decomposition(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def decomposition(self: Guarded) -> Any:
         if self.dtype not in HALF:
-            return method(self)
+            try:
+                return method(self)
+            except RuntimeError as error:
+                if "failed to converge" not in str(error):
+                    raise
+                raise InputError(
+                    f"{type(self).__name__} of shape {tuple(self.shape)} has no {name}, since its decomposition did "
+                    "not converge: it holds nan or infinity, or numbers at the limits of its type. Check what it was "
+                    "made from, or take it in float64."
+                ) from error
         result = getattr(self.to(dtype=torch.float32), name)()
         if isinstance(result, tuple):
             return type(result)(*(part.to(dtype=self.dtype) for part in result))
