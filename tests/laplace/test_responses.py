@@ -315,7 +315,10 @@ def test_densities_of_classes_add_up_to_one_whatever_weights_the_loss_has(name: 
     torch.testing.assert_close(total, torch.ones(4, dtype=DTYPE))
 
 
-@pytest.mark.parametrize("loss", [rp.Gaussian(0.5, normalized=False), nn.MSELoss()])
+LOSSES = [rp.Gaussian(0.5, normalized=False), nn.MSELoss(), rp.Linked(rp.Gaussian(normalized=False), "identity")]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_densities_of_losses_are_normalized(loss: object) -> None:
     post, x = posterior(loss, 1, REALS[:, None])
     pred = post.predict(x[:1])
