@@ -18,7 +18,7 @@ from raphson.network._half_precision import SingleCopy
 from raphson.network._module_parts import ModuleStructure, refuse_gradient_hooks, refuse_without_values, unwrapped
 from raphson.network._parameters import ParameterSpace, chosen, refuse_other_tensor
 from raphson.network._plain_run import plain_run, refuse_surroundings
-from raphson.network._tensor_memory import in_place_version, in_place_versions, in_same_memory, memory_of
+from raphson.network._tensor_memory import Entries, in_place_version, in_place_versions, in_same_memory, memory_of
 
 Inputs = Any
 
@@ -33,10 +33,12 @@ class _Latest:
     Attributes:
         tensors: The same memory under other names, which stay where it was.
         places: What ``memory_of`` says of them.
+        entries: Some entries of those on the processor, in place.
     """
 
     tensors: list[Tensor]
     places: list[Any] | None = None
+    entries: Entries | None = None
 
 
 class Model:
@@ -164,6 +166,7 @@ class Model:
         if latest.places is None or not in_same_memory(tensors, latest.tensors):
             self._follow(current)
             latest.tensors, latest.places = [t.detach() for t in tensors], memory_of(tensors)
+            latest.entries = Entries([t for t in latest.tensors if t.dtype in _COMPARED])
         if self._mine is not latest.places:  # a restricted model shares all but its space
             self.space.tensors.update({name: self.everything[name] for name in self.space.tensors})
             self._mine = latest.places
@@ -224,8 +227,13 @@ class Model:
                 )
 
     def versions(self) -> list[Any]:
-        """Return what changes when a parameter or buffer is written into, or replaced (``refresh``)."""
-        return [self._look(), in_place_versions(self._latest.tensors)]
+        """Return what changes when a parameter or buffer is written into, or replaced (``refresh``).
+
+        What is written through ``p.data`` leaves no trace but the values, of which some are looked at.
+        """
+        places = self._look()
+        entries = self._latest.entries
+        return [places, in_place_versions(self._latest.tensors), entries and entries.now()]
 
     def check_unchanged(self, versions: list[Any]) -> None:
         """Raise ``RaphsonError`` unless parameters and buffers are as they were when ``versions`` were taken."""
