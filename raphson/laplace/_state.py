@@ -18,7 +18,7 @@ from raphson.data import tree_map
 from raphson.laplace._evidence import Residuals
 from raphson.laplace._prior import Prior
 from raphson.likelihoods import Likelihood, from_description, to_description
-from raphson.linalg import BlockDiagonal, Permuted, SymmetricOperator, from_state_dict
+from raphson.linalg import HALF, BlockDiagonal, Permuted, SymmetricOperator, from_state_dict
 from raphson.network import KnownOrder, LayerOperator, Model, Objective
 
 if TYPE_CHECKING:
@@ -291,6 +291,8 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def filled(model: nn.Module, params: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of a module with these parameters; ``InputError`` where it has none of a name or shape."""
     module = copy.deepcopy(model)
+    if any(p.dtype in HALF for p in module.parameters()):  # a posterior of one is of its copy in single precision
+        module = module.float()
     own = dict(module.named_parameters())
     for name, value in params.items():
         if name not in own or own[name].shape != value.shape:

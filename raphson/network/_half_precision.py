@@ -73,3 +73,11 @@ class SingleBatches:
         """Yield them."""
         for batch in self._batches:
             yield Batch(tree_map(single, batch.x), single(batch.y), batch.weight, tuple(batch.tensors()))
+
+
+def in_single_words(error: InputError) -> InputError:
+    """Return what a network in half precision says, with the word that it was run in single."""
+    return InputError(
+        f"{error} The parameters are in half precision, and sums over data are taken with a copy in single: take casts "
+        "to half precision out of the model's forward, or give it as model.float()."
+    )

@@ -24,7 +24,7 @@ from raphson.network._batch_checks import (
     not_finite,
 )
 from raphson.network._checks import probe, twice
-from raphson.network._half_precision import SingleBatches
+from raphson.network._half_precision import SingleBatches, in_single_words
 from raphson.network._module import Model
 from raphson.network._module_parts import refuse_training_mode
 from raphson.network._parameters import ParameterSpace
@@ -426,7 +426,12 @@ class Objective:
 
     def _probe(self, batch: Batch) -> None:
         n = batch.n_examples
-        self._outputs, self.traits = probe(self.model, batch.x, n)
+        try:
+            self._outputs, self.traits = probe(self.model, batch.x, n)
+        except InputError as error:
+            if not self.model.in_half:
+                raise
+            raise in_single_words(error) from error
         self._probed_inputs = tree_map(torch.clone, take(batch.x, slice(0, n, max(1, n - 1)), n))
         self._probed_targets = batch.y[:: n - 1] if n > 1 else twice(batch.y)
         self.check_shape(self._outputs, self._probed_targets, 0)

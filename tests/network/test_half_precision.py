@@ -168,3 +168,32 @@ def test_types_without_arithmetic_are_named() -> None:
         rp.Objective(layer, rp.Categorical(), batches(torch.float32), params=["weight"])
     with pytest.raises(rp.InputError, match="has no parameters at all, as a quantized one"):
         rp.Objective(nn.Sequential(nn.Tanh()), rp.Categorical(), batches(torch.float32))
+
+
+def test_a_model_that_casts_by_itself_is_told_why_it_was_run_in_single_precision() -> None:
+    class Casts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3).bfloat16()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.bfloat16())
+
+    with pytest.raises(rp.InputError, match=r"Module 'layer'.*copy in single: take casts .*model.float\(\)"):
+        rp.Objective(Casts(), rp.Categorical(), batches(torch.float32))
+
+
+def test_a_posterior_of_a_network_in_half_precision_is_loaded_into_one() -> None:
+    model, (x, y) = network().bfloat16(), batches(torch.bfloat16)[0]
+    post = rp.laplace(model, rp.Categorical(), (x, y))
+    again = rp.Posterior.from_state(post.state_dict(), post.metadata(), network().bfloat16())
+    torch.testing.assert_close(again.predict(x).mean, post.predict(x).mean)
+
+
+def test_an_optimizer_refuses_a_model_that_was_converted_under_it() -> None:
+    model, (x, y) = network(), batches(torch.float32)[0]
+    opt = rp.optim.KFAC(model, rp.Categorical())
+    opt.step(x, y)
+    model.double()
+    with pytest.raises(rp.InputError, match=r"'0.weight' is now \(5, 4\) of type torch.float64.*was .*torch.float32"):
+        opt.step(x.double(), y)

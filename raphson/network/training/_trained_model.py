@@ -192,6 +192,12 @@ class TrainedModel:
         """See to it that values are the present ones where a tensor was put in place of another (``p.data = ...``)."""
         for name, p in self._all.items():
             mine = self._model.everything[name]
+            if (p.shape, p.dtype, p.device) != (mine.shape, mine.dtype, mine.device):
+                raise InputError(
+                    f"Parameter '{name}' is now {tuple(p.shape)} of type {p.dtype} on {p.device}, and was "
+                    f"{tuple(mine.shape)} of type {mine.dtype} on {mine.device} when the optimizer was made. Nothing "
+                    "was changed. Make the optimizer after the model is converted or moved."
+                )
             if p.data_ptr() != mine.data_ptr() or p.stride() != mine.stride():
                 self._model.everything[name] = p.detach()
                 if name in self.space.tensors:
