@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -33,11 +33,13 @@ class Batch:
         x: Inputs, ``(N, ...)`` or a tuple or mapping of such.
         y: Targets, ``(N, ...)``.
         weight: ``(N,)``, or None for 1 each.
+        made_of: The tensors that these were converted from; none where they were not.
     """
 
     x: Inputs
     y: Tensor
     weight: Tensor | None
+    made_of: tuple[Tensor, ...] = ()
 
     @property
     def n_examples(self) -> int:
@@ -45,7 +47,9 @@ class Batch:
         return self.y.shape[0]
 
     def tensors(self) -> list[Tensor]:
-        """Return all tensors: inputs, targets and weights."""
+        """Return all tensors: inputs, targets and weights, or what they were converted from."""
+        if self.made_of:
+            return [*self.made_of]
         return [*_tensors(self.x), self.y, *([] if self.weight is None else [self.weight])]
 
     def to(self, device: torch.device) -> Batch:
@@ -133,6 +137,8 @@ class Batches:
         if self._complete and self._is_compared and count + 1 != len(self._sums):
             raise InputError(f"data had {len(self._sums)} batches on the first pass and has {count + 1} now: {_REMEDY}")
         self._look_at_weights(True)
+        if not self._complete:
+            warn_of_dropped(self._batches)
         self._complete = True
 
     def _with_warning(self, batch: Batch, last: bool = False) -> Batch:
@@ -238,6 +244,8 @@ def checked_batch(item: Any, name: str = "the batch", *, seen: bool = False) -> 
         if tensor.layout is not torch.strided or tensor.device.type == "meta":
             how = f"have layout {tensor.layout}" if tensor.device.type != "meta" else "are on the meta device"
             raise InputError(f"The inputs or targets of {name} {how}: give dense tensors with values.")
+    if y.is_complex():
+        raise InputError(f"The targets of {name} are complex ({y.dtype}), and targets are real numbers: give y.real.")
     first = tensors[0]
     if first.ndim == 0 or first.shape[0] != y.shape[0]:
         rows = first.shape[0] if first.ndim else "no"
@@ -262,6 +270,8 @@ def _begin(name: str) -> str:
 def checked_weights(given: Any, n: int, name: str = "the batch", *, seen: bool = False) -> Tensor:
     """Return example weights ``(n,)``; ``InputError`` if they are not one number, finite and not negative, for each."""
     weight: Tensor = torch.as_tensor(given)
+    if weight.is_complex():
+        raise InputError(f"The weights of {name} are complex ({weight.dtype}), and must be real numbers.")
     if weight.shape != (n,):
         raise InputError(
             f"The weights of {name} have shape {tuple(weight.shape)}, but there must be one number for each of "
@@ -277,6 +287,21 @@ def checked_weights(given: Any, n: int, name: str = "the batch", *, seen: bool =
             "negative. Correct it, or leave the example out."
         )
     return weight
+
+
+def warn_of_dropped(data: Any) -> None:
+    """Warn where a loader leaves the examples of a last, smaller batch out."""
+    size, n = getattr(data, "batch_size", None), getattr(data, "dataset", None)
+    if getattr(data, "drop_last", False) is not True or not isinstance(size, int) or not isinstance(n, Sized):
+        return
+    left = len(n) % size
+    if left:
+        warnings.warn(
+            f"The loader has drop_last=True and leaves {left} of {len(n)} examples out: sums over data, and what they "
+            "say of parameters, are without these. Make it with drop_last=False.",
+            RaphsonWarning,
+            stacklevel=6,
+        )
 
 
 def warn_of_indices(weights: Sequence[Tensor], what: str, stacklevel: int = 4) -> None:

@@ -94,7 +94,7 @@ def eigenbases(operator: LayerOperator) -> LayerOperator:
     blocks = []
     for block in operator.blocks:
         if isinstance(block, Kronecker):
-            block = block.shift(0.0)
+            block = block.in_eigenbasis()
             # what rounding leaves of a zero can be below the prior precision, in single precision above all
             block = replace(block, eigenvalues=block.eigenvalues.clamp_min(0.0))
         elif isinstance(block, Sum):

@@ -13,7 +13,6 @@ from raphson._errors import IndefiniteError, InputError
 from raphson.laplace._arguments import positive_number, whole_number
 from raphson.laplace._curvature import Curvature, Kind, Structure, curvature_of
 from raphson.laplace._evidence import Residuals
-from raphson.laplace._half_precision import in_single
 from raphson.laplace._posterior import Posterior
 from raphson.laplace._prior import make_prior, parts_modules
 from raphson.likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood
@@ -62,7 +61,7 @@ def laplace(
 
     Args:
         model: A module in evaluation mode, or a function ``f(params, *x)``; outputs ``(N, ..., C)``. Of one in half
-            precision the posterior has a copy in single.
+            precision there is a copy in single, as for ``Objective``.
         likelihood: A likelihood, or a torch loss that stands for one.
         data: The training data, as for ``Objective``.
         structure: One of those above.
@@ -114,7 +113,6 @@ def laplace(
     temperature, rank = positive_number("temperature", temperature), whole_number("rank", rank)
     if kind != "expected" and structure not in {"dense", "diagonal"}:
         raise InputError(f"structure='{structure}' is made of the expected curvature; leave kind={kind!r} out.")
-    model, data, params = in_single(model, data, params)
     objective = Objective(model, likelihood, data, params=params, progress=progress)
     objective = _restricted(objective, subset)
     entries: Tensor | None = None

@@ -18,14 +18,14 @@ from raphson.data import tree_map
 from raphson.laplace._evidence import Residuals
 from raphson.laplace._prior import Prior
 from raphson.likelihoods import Likelihood, from_description, to_description
-from raphson.linalg import BlockDiagonal, Permuted, SymmetricOperator, from_state_dict
+from raphson.linalg import HALF, BlockDiagonal, Permuted, SymmetricOperator, from_state_dict
 from raphson.network import KnownOrder, LayerOperator, Model, Objective
 
 if TYPE_CHECKING:
     from raphson.laplace._posterior import Posterior
 
 _FORMAT = "raphson-posterior"
-_VERSION = 1
+_VERSION = 2
 
 
 def tensors_of(post: Posterior) -> dict[str, Tensor]:
@@ -42,8 +42,10 @@ def tensors_of(post: Posterior) -> dict[str, Tensor]:
     if post.factors is not None:
         found |= {f"factors.{name}": t for name, t in post.factors.state_dict().items()}
     inputs: dict[str, Tensor] = {}
-    _packed(post.objective.example_inputs(), inputs)
+    x = post.objective.example_inputs()
+    _packed(x, inputs)
     values = post.objective.model.everything
+    found["output"] = _outputs(post.objective, x)
     return found | inputs | {f"parameter.{name}": value for name, value in values.items()}
 
 
@@ -187,6 +189,8 @@ def fields_of(
     Raises:
         InputError: The model has other parameters, or the likelihood is missing.
     """
+    if described["version"] != _VERSION:
+        raise InputError(f"The posterior has version {described['version']}, and this raphson reads {_VERSION}.")
     if described["likelihood"] is not None:
         likelihood = from_description(described["likelihood"])
     if likelihood is None:
@@ -204,10 +208,16 @@ def fields_of(
     if labels is not None and entries is not None:
         labels = tuple(labels[i] for i in entries.tolist())
     factors, residuals = described["factors"], described["residuals"]
+    n = objective.n_parameters if entries is None else len(entries)
+    _refuse_other(tensors, described, objective, n)
+    curvature = _operator(described["curvature"], _below("curvature", tensors), labels)
+    if curvature.shape != (n, n):
+        seen = tuple(curvature.shape)
+        raise InputError(f"The posterior has a curvature of shape {seen} for {n} parameters. {_CHANGED}")
     return {
         "objective": objective,
         "structure": described["structure"],
-        "curvature": _operator(described["curvature"], _below("curvature", tensors), labels),
+        "curvature": curvature,
         "prior": Prior(tuple(described["keys"]), tensors["prior"], tensors["group"]),
         "mean": tensors["mean"],
         "loss": described["loss"],
@@ -224,6 +234,55 @@ def fields_of(
     }
 
 
+_CHANGED = "The file was changed, or is of another network or version."
+
+
+def _outputs(objective: Objective, x: Any) -> Tensor:
+    with torch.no_grad():
+        return objective.model.call(None, x)
+
+
+def _refuse_other(tensors: Mapping[str, Tensor], described: Mapping[str, Any], objective: Objective, n: int) -> None:
+    """Refuse tensors that do not fit each other, and a network that computes something else than the one they are of.
+
+    Args:
+        tensors: The tensors.
+        described: The description.
+        objective: The network with the saved parameters.
+        n: Number of parameters.
+
+    Raises:
+        InputError: They do not.
+    """
+    known = {"mean", "prior", "group", "gradient", "entries", "output"}
+    for name, t in tensors.items():
+        if name not in known and name.partition(".")[0] not in {"curvature", "factors", "input", "parameter"}:
+            raise InputError(f"The posterior has a tensor '{name}', which this version does not know. {_CHANGED}")
+        if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+            raise InputError(f"The posterior's tensor '{name}' has entries that are not finite. {_CHANGED}")
+    keys = described["keys"]
+    for name, size in (("mean", n), ("gradient", n), ("group", n), ("prior", len(keys))):
+        if tensors[name].shape != (size,):
+            seen = tuple(tensors[name].shape)
+            raise InputError(f"The posterior's '{name}' has shape {seen}, not ({size},). {_CHANGED}")
+    group = tensors["group"]
+    if group.is_floating_point() or not bool(((group >= 0) & (group < len(keys))).all()):
+        raise InputError(f"The posterior's 'group' does not name one of {len(keys)} priors for each entry. {_CHANGED}")
+    missing = [name for name in objective.model.everything if f"parameter.{name}" not in tensors]
+    if missing:
+        raise InputError(f"The posterior has no parameter '{missing[0]}', which the model has. {_CHANGED}")
+    found, saved = _outputs(objective, _unpacked(described["x"], tensors)), tensors["output"]
+    if found.shape != saved.shape or not bool((found - saved).abs().max() <= _SAME * saved.abs().max()):
+        raise InputError(
+            "With the parameters of the posterior the model gives other outputs than the one that it is of: it has "
+            "other activations, buffers (running statistics are not in the file) or layers. Give that network."
+        )
+
+
+_SAME = 1e-2
+"""Share of the largest output by which those of the same network may differ, on other devices or in other precision."""
+
+
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     start = f"{prefix}."
     return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
@@ -232,6 +291,8 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def filled(model: nn.Module, params: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of a module with these parameters; ``InputError`` where it has none of a name or shape."""
     module = copy.deepcopy(model)
+    if any(p.dtype in HALF for p in module.parameters()):  # a posterior of one is of its copy in single precision
+        module = module.float()
     own = dict(module.named_parameters())
     for name, value in params.items():
         if name not in own or own[name].shape != value.shape:

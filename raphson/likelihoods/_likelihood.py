@@ -329,6 +329,10 @@ class Likelihood(abc.ABC):
     def variance(self, f: Tensor) -> Tensor:
         """Return the variance of the target under the model at ``f``, elementwise, shaped like ``mean``."""
 
+    def of_targets(self) -> Likelihood:
+        """Return the likelihood whose ``exp(-nll)`` is the density of targets: this one without weights or factors."""
+        return self
+
     def distribution(self, f: Tensor, y: Tensor) -> TargetDistribution:
         """Return the distribution of the targets under the model at ``f``, beside the targets seen.
 

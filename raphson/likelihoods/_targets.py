@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -80,3 +82,13 @@ def refuse_outside(bad: Tensor, y: Tensor, support: str) -> None:
         f"{int(bad.sum())} of {bad.numel()} values are affected: correct them or drop those rows.",
         row=position[0] if position else None,
     )
+
+
+def weight_tensor(name: str, given: Any) -> Tensor | None:
+    """Return weights as a tensor; ``InputError`` for what is no number, list of numbers or tensor."""
+    if given is None or isinstance(given, Tensor):
+        return given
+    try:
+        return torch.as_tensor(given, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} is {given!r}, but it must be a number, a list of numbers or a tensor.") from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import numbers
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -129,11 +131,44 @@ def _solve(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     return solve
 
 
+def _shift(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def shift(self: Guarded, c: Any) -> Any:
+        c = torch.as_tensor(c) if isinstance(c, np.ndarray) else c
+        if isinstance(c, Tensor):
+            batch, real = self.shape[:-2], not c.is_complex() and c.dtype != torch.bool
+            fits = c.ndim <= len(batch) and all(a in {1, b} for a, b in zip(c.shape[::-1], batch[::-1], strict=False))
+            if not real or not fits:
+                each = f" of each of a batch {tuple(batch)}" if batch else ""
+                raise InputError(
+                    f"shift adds a real number to the diagonal{each}, and got a tensor {tuple(c.shape)} of {c.dtype}. "
+                    "A diagonal of its own is added by Sum, with a Diagonal."
+                )
+            if is_near(c) and not bool(torch.isfinite(c).all()):
+                raise InputError("shift got a tensor with entries that are not finite.")
+            return method(self, c)
+        if isinstance(c, bool) or not isinstance(c, numbers.Real) or not math.isfinite(c):
+            raise InputError(f"shift adds a finite number to the diagonal, and got {c!r}.")
+        # nothing is added, and what is singular stays what it is, in its own structure
+        return self if c == 0 else method(self, float(c))
+
+    return shift
+
+
 def _decomposition(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def decomposition(self: Guarded) -> Any:
         if self.dtype not in HALF:
-            return method(self)
+            try:
+                return method(self)
+            except RuntimeError as error:
+                if "failed to converge" not in str(error):
+                    raise
+                raise InputError(
+                    f"{type(self).__name__} of shape {tuple(self.shape)} has no {name}, since its decomposition did "
+                    "not converge: it holds nan or infinity, or numbers at the limits of its type. Check what it was "
+                    "made from, or take it in float64."
+                ) from error
         result = getattr(self.to(dtype=torch.float32), name)()
         if isinstance(result, tuple):
             return type(result)(*(part.to(dtype=self.dtype) for part in result))
@@ -163,6 +198,7 @@ _WRAPPERS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(_PRODUCTS, _product),
     **dict.fromkeys(("solve", "power_mv"), _solve),
     **dict.fromkeys(("eigh", "slogdet", "factor"), _decomposition),
+    "shift": _shift,
 }
 
 

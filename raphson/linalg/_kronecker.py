@@ -113,12 +113,16 @@ class Kronecker(_Product, SymmetricOperator):
             sign, logabsdet = sign * part.sign**times, logabsdet + times * part.logabsdet
         return SlogDet(sign, logabsdet)
 
-    def shift(self, c: float | Tensor) -> KroneckerEigen:
-        """Return ``A + c I`` in the eigenbasis of ``A``, for a number or one ``c`` per batch element."""
+    def shift(self, c: float | Tensor) -> SymmetricOperator:
+        """Return ``A + c I`` in the eigenbasis of ``A``, for a number or one ``c`` per batch element; ``A`` for 0."""
+        return self.in_eigenbasis().shift(c)
+
+    def in_eigenbasis(self) -> KroneckerEigen:
+        """Return ``A`` in its eigenbasis."""
         eigenvalues, vectors = self.eigh()
         grid = eigenvalues.reshape(*self.shape[:-2], *self._sizes())
         bases = vectors.factors if isinstance(vectors, KroneckerMatrix) else ()
-        return KroneckerEigen(bases, grid, labels=self.labels).shift(c)
+        return KroneckerEigen(bases, grid, labels=self.labels)
 
     def solve(self, b: Tensor) -> Tensor:
         """Return ``A^-1 b``; ``IndefiniteError`` if a factor is singular."""

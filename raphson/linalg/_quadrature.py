@@ -218,7 +218,9 @@ def spectral_density(
         rules = [run.rule() for run in runs]
         margin, products = max(run.residual for run in runs), sum(len(run.matrix) for run in runs)
     low, high = min(float(r[0].min()) for r in rules), max(float(r[0].max()) for r in rules)
-    size = max(abs(low), abs(high), torch.finfo(torch.float64).tiny)
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise InputError("Products with the operator are not finite: it holds nan or infinity, and has no spectrum.")
+    size = max(abs(low), abs(high)) or 1.0
     # a residual bounds the distance to some eigenvalue: after many steps the extreme ones lie inside
     spread = min(margin, high - low) + high - low
     w = width or max(_RESOLUTION * spread / steps, 1e-3 * size)
@@ -228,7 +230,7 @@ def spectral_density(
     samples_at = torch.stack([_normal((points[:, None] - nodes) / w) @ weights / w for nodes, weights in rules], 1)
     if len(rules) == 1:
         # eigenvalues are known to a few rounding errors of the largest; the kernel's slope is below 1 / (4 w^2)
-        error = torch.full_like(points, n**0.5 * torch.finfo(operator.dtype).eps * size / w**2 + 1e-15 / w)
+        error = torch.full_like(points, n**0.5 * torch.finfo(operator.dtype).eps * (size / w) / w + 1e-15 / w)
         return SpectralDensity(grid, samples_at[:, 0], error, w, level, products)
     mean = averaged(samples_at, "", products)
     independent = max(1.0, spread / w)

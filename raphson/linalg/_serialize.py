@@ -27,7 +27,7 @@ def from_state_dict(
         The operator.
 
     Raises:
-        InputError: If the kind is not one of this package, or a tensor is missing.
+        InputError: If the kind is not one of this package, a tensor is missing, or another one is there.
 
     Examples:
         >>> import torch
@@ -37,19 +37,31 @@ def from_state_dict(
     """
     kinds = {found.__name__: found for found in _stored(LinearOperator)}  # type: ignore[type-abstract]
     if kind not in kinds:
-        raise InputError(f"There is no operator of kind '{kind}' to load; the kinds are {', '.join(sorted(kinds))}.")
+        raise InputError(
+            f"There is no operator of kind '{kind}' to load; the kinds are {', '.join(sorted(kinds))}. Of an operator "
+            "of a network's layers give type(op.operator).__name__."
+        )
+    names = [f.name for f in fields(kinds[kind]) if f.name != "labels"]  # type: ignore[arg-type]
+    for key, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"The saved '{key}' of a {kind} is a {type(tensor).__name__}, and a tensor belongs there.")
+        if key.split(".")[0] not in names:
+            raise InputError(f"The saved {kind} has '{key}', and its parts are {', '.join(names)}. {_REMEDY}")
     values: dict[str, Any] = {}
     for f in fields(kinds[kind]):  # type: ignore[arg-type]
         if f.name == "labels":
             continue
         part = _below(f.name, tensors)
         if not part:
-            raise InputError(f"The saved {kind} lacks its part '{f.name}'. Was the file written by this version?")
-        value = _value(part)
+            raise InputError(f"The saved {kind} lacks its part '{f.name}'. {_REMEDY}")
+        value = _value(f"{kind}: {f.name}", part)
         values[f.name] = int(value) if f.type == "int" else value
     if labels is not None:
         values["labels"] = labels
     return kinds[kind](**values)
+
+
+_REMEDY = "Was it written by this version, for an operator of this kind?"
 
 
 def _stored(kind: type[LinearOperator]) -> Iterator[type[LinearOperator]]:
@@ -67,12 +79,18 @@ def _below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"": tensors[name]} if name in tensors else found
 
 
-def _value(part: dict[str, Tensor]) -> Any:
+def _value(name: str, part: dict[str, Tensor]) -> Any:
     """Return the tensor, the operator or the tuple of operators that a part describes."""
     if "" in part:
         return part[""]
-    head = next(iter(part)).split(".")[0]
-    if not head.isdigit():
-        return from_state_dict(head, _below(head, part))
-    count = 1 + max(int(key.split(".")[0]) for key in part)
-    return tuple(_value(_below(str(i), part)) for i in range(count))
+    heads = {key.split(".")[0] for key in part}
+    if all(head.isdigit() for head in heads):
+        numbers = sorted(map(int, heads))
+        missing = next((i for i, number in enumerate(numbers) if i != number), None)
+        if missing is not None:
+            raise InputError(f"The saved {name} lacks its operator {missing} (there are {numbers}). {_REMEDY}")
+        return tuple(_value(f"{name}.{i}", _below(str(i), part)) for i in numbers)
+    if len(heads) > 1:
+        raise InputError(f"The saved {name} is of several kinds, {', '.join(sorted(heads))}. {_REMEDY}")
+    head = heads.pop()
+    return from_state_dict(head, _below(head, part))

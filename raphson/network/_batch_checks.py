@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -124,3 +125,15 @@ def not_finite(space: ParameterSpace, gradient: Tensor, where: str = "") -> Inpu
         f"The gradient{where} is {float(gradient[index]):g} in parameter '{space.label(index)}', although the losses "
         "are finite. Check for infinite inputs, and for parameters that are infinite or too large."
     )
+
+
+def checked_penalty(l2: Any) -> float:
+    """Return a penalty as a number; ``InputError`` for what is no finite number that is not negative."""
+    try:
+        value = float(l2)
+    except (TypeError, ValueError, RuntimeError):
+        value = math.nan
+    if isinstance(l2, str) or not 0 <= value < math.inf:
+        seen = repr(l2) if isinstance(l2, str) or not math.isfinite(value) else f"{value:g}"
+        raise InputError(f"l2 is {seen}, but it must be a finite number that is not negative.")
+    return value

@@ -56,7 +56,7 @@ def runnable(model: Any, x: Any, parameters: torch.dtype) -> Generator[None, Non
         place = place_of_call(model, innermost.tb_frame if innermost is not None else None)
         shapes = " and ".join(str(tuple(t.shape)) for t in found)
         inputs = f"inputs of shape {shapes}" if found else "these inputs"
-        what = str(error).strip().split("\n")[0].rstrip(".")
+        what = str(error).strip().split("\n")[0].rstrip(".!")
         if not what or isinstance(error, LookupError):  # whose words are a key
             what = f"{type(error).__name__} {what}".strip()
         if isinstance(x, Mapping) and isinstance(error, TypeError) and "argument" in what:

@@ -173,6 +173,26 @@ class Traits:
         self.rewritten = self.convolution or any("batch_norm" in name for name in names)
         self.channels_last = self.convolution
 
+    def notes(self, checkpointed: bool) -> tuple[str, ...]:
+        """Return what is done differently than usual, in sentences; ``checkpointed``: whether there are checkpoints."""
+        found = []
+        if self.fused_attention:
+            found.append(
+                "The model's attention runs in a fused kernel, which has no second derivative; for curvature it runs "
+                "in plain matrix products instead (more memory: one entry for each pair of positions)."
+            )
+        if self.fused_recurrence:
+            found.append(
+                "The model's recurrent layers run in a fused kernel, which has no second derivative; for curvature "
+                "they run step by step instead (slower)."
+            )
+        if checkpointed:
+            found.append(
+                "The model uses torch.utils.checkpoint, which runs parts of it once more in the backward pass; for "
+                "curvature what these parts make is kept instead (more memory)."
+            )
+        return tuple(found)
+
 
 def probe(model: Model, x: Inputs, n: int) -> tuple[Tensor, Traits]:
     """Return a model's outputs for the first and last of ``n`` examples, apart and together, and what they show.

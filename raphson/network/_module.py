@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from raphson._errors import InputError, RaphsonError
+from raphson.data import tree_map
+from raphson.linalg import single
 from raphson.network._call_place import out_of_range
+from raphson.network._half_precision import SingleCopy
 from raphson.network._module_parts import ModuleStructure, refuse_gradient_hooks, refuse_without_values, unwrapped
-from raphson.network._parameters import ParameterSpace, chosen
+from raphson.network._parameters import ParameterSpace, chosen, refuse_other_tensor
 from raphson.network._plain_run import plain_run, refuse_surroundings
-from raphson.network._tensor_memory import in_place_version, in_place_versions, in_same_memory, memory_of
+from raphson.network._tensor_memory import Entries, in_place_version, in_place_versions, in_same_memory, memory_of
 
 Inputs = Any
 
@@ -30,10 +33,12 @@ class _Latest:
     Attributes:
         tensors: The same memory under other names, which stay where it was.
         places: What ``memory_of`` says of them.
+        entries: Some entries of those on the processor, in place.
     """
 
     tensors: list[Tensor]
     places: list[Any] | None = None
+    entries: Entries | None = None
 
 
 class Model:
@@ -43,8 +48,10 @@ class Model:
         model: A module, or a function ``f(params, *x)`` of a dictionary of tensors and the inputs.
         params: For a module: names or prefixes of the parameters to differentiate, which may be frozen ones; None
             for all with ``requires_grad=True``. For a function: the dictionary of tensors.
+        widened: Whether parameters in half precision are taken in single, with a copy of the module.
 
     Attributes:
+        in_half: Whether the parameters that were given are in half precision.
         checkpointed: Whether the model uses checkpoints, as far as is known: its calls then keep what they make.
 
     Raises:
@@ -53,7 +60,11 @@ class Model:
     """
 
     def __init__(
-        self, model: nn.Module | Callable[..., Tensor], params: Mapping[str, Tensor] | str | Iterable[str] | None = None
+        self,
+        model: nn.Module | Callable[..., Tensor],
+        params: Mapping[str, Tensor] | str | Iterable[str] | None = None,
+        *,
+        widened: bool = False,
     ) -> None:
         model = unwrapped(model)
         if isinstance(model, type) or not callable(model):
@@ -62,26 +73,46 @@ class Model:
         self.module: nn.Module | None = model if isinstance(model, nn.Module) else None
         self.function: Callable[..., Any] = model
         self._structure: ModuleStructure | None = None
-        self.checkpointed = False
+        self.checkpointed, self.in_half = False, False
+        self._copy: SingleCopy | None = None
+        self._in_half: dict[str, Tensor] = {}
         if self.module is not None:
             refuse_without_values(self.module)
             refuse_gradient_hooks(self.module)
             if isinstance(params, Mapping):
                 raise InputError("params of a module must be names: give a list of them, or None for all.")
-            self.everything = {name: p.detach() for name, p in self.module.named_parameters()}
-            self._structure = ModuleStructure(self.module, params is not None)
-            trained = {name: self.everything[name] for name, p in self.module.named_parameters() if p.requires_grad}
-            self.space = ParameterSpace(trained) if params is None else chosen(self.everything, params)
+            self._take(self.module, params)
+            if widened and self.in_half:
+                self._copy = SingleCopy(self.module, params is not None)
+                self.module = self.function = self._copy.module
+                self._take(self.module, params)
+                self.in_half = True
         else:
             if not isinstance(params, Mapping):
                 raise InputError("A model that is a function f(params, x) needs params={name: tensor, ...}.")
             self.everything = {name: p.detach() for name, p in params.items()}
             self.space = ParameterSpace(dict(self.everything))
-            self._given = params
+            self._given, self.in_half = params, self.space.in_half
+            if widened and self.in_half:
+                self._in_half = self.everything
+                self.everything = {name: single(p) for name, p in self.everything.items()}
+                self.space = ParameterSpace(dict(self.everything))
         kind = self.space.device.type
         self._device_type = kind if torch.amp.is_autocast_available(kind) else None
         self._latest = _Latest([])
         self._mine: list[Any] | None = None
+
+    def _take(self, module: nn.Module, params: str | Iterable[str] | None) -> None:
+        self.everything = {name: p.detach() for name, p in module.named_parameters()}
+        if not self.everything:
+            raise InputError(
+                f"The model ({type(module).__name__}) has no parameters at all, as a quantized one has none: give the "
+                "model that it was made of."
+            )
+        self._structure = ModuleStructure(module, params is not None)
+        trained = {name: self.everything[name] for name, p in module.named_parameters() if p.requires_grad}
+        self.space = ParameterSpace(trained) if params is None else chosen(self.everything, params)
+        self.in_half = self.space.in_half
 
     def restricted(self, params: str | Iterable[str]) -> Model:
         """Return the same function, differentiated in some of its parameters only."""
@@ -103,12 +134,31 @@ class Model:
         """Raise ``InputError`` in a context that keeps derivatives from being those of the model."""
         refuse_surroundings(self._device_type)
 
+    def refuse_half(self, what: str) -> None:
+        """Refuse to train parameters in half precision, in which short steps are lost.
+
+        Args:
+            what: What would train them, as the beginning of a sentence.
+
+        Raises:
+            InputError: They are in half precision.
+        """
+        if self.in_half:
+            raise InputError(
+                f"{what} needs parameters in single or double precision, and '{self.space.names[0]}' is in half: "
+                "averages and inverses of curvature, and steps much shorter than a weight, are lost there. Convert the "
+                "model, by model.float(), and let it compute in half precision where that is wanted, by torch.autocast "
+                "inside of its forward."
+            )
+
     def _look(self) -> list[Any]:
         """Do the same, and return where parameters and buffers are in memory, in which form."""
         self.refuse_surroundings()
         latest = self._latest
+        if self._copy is not None:
+            self._copy.follow()
         if self._structure is None:
-            current = self._given
+            current = self._widened() if self._in_half else self._given
             tensors = [current[name] for name in self.everything if name in current]
         else:
             current = self._structure.check()
@@ -116,20 +166,26 @@ class Model:
         if latest.places is None or not in_same_memory(tensors, latest.tensors):
             self._follow(current)
             latest.tensors, latest.places = [t.detach() for t in tensors], memory_of(tensors)
+            latest.entries = Entries([t for t in latest.tensors if t.dtype in _COMPARED])
         if self._mine is not latest.places:  # a restricted model shares all but its space
             self.space.tensors.update({name: self.everything[name] for name in self.space.tensors})
             self._mine = latest.places
         return latest.places
 
+    def _widened(self) -> dict[str, Tensor]:
+        """Return the parameters of a function in single precision, with the values that they have in half."""
+        for name, mine in self._in_half.items():
+            p = self._given.get(name)
+            refuse_other_tensor(name, p, mine)
+            if p is not None and not bool((self.everything[name] == p).all()):
+                self.everything[name].copy_(p.detach())
+        return self.everything
+
     def _follow(self, current: Mapping[str, Tensor]) -> None:
         for name, mine in self.everything.items():
             p = current.get(name)
-            if p is None or (p.shape, p.dtype, p.device) != (mine.shape, mine.dtype, mine.device):
-                now = "is gone" if p is None else f"is now {tuple(p.shape)} of type {p.dtype} on {p.device}"
-                raise InputError(
-                    f"Parameter '{name}' {now}; when the objective was made it was {tuple(mine.shape)} of type "
-                    f"{mine.dtype} on {mine.device}. Make a new Objective."
-                )
+            refuse_other_tensor(name, p, mine)
+            assert p is not None
             self.everything[name] = p.detach()
 
     def refuse_infinite(self) -> None:
@@ -171,8 +227,13 @@ class Model:
                 )
 
     def versions(self) -> list[Any]:
-        """Return what changes when a parameter or buffer is written into, or replaced (``refresh``)."""
-        return [self._look(), in_place_versions(self._latest.tensors)]
+        """Return what changes when a parameter or buffer is written into, or replaced (``refresh``).
+
+        What is written through ``p.data`` leaves no trace but the values, of which some are looked at.
+        """
+        places = self._look()
+        entries = self._latest.entries
+        return [places, in_place_versions(self._latest.tensors), entries and entries.now()]
 
     def check_unchanged(self, versions: list[Any]) -> None:
         """Raise ``RaphsonError`` unless parameters and buffers are as they were when ``versions`` were taken."""
@@ -200,6 +261,7 @@ class Model:
             InputError: The outputs are no tensor, or an index is outside of its table.
         """
         values = {**self.everything, **(params or {})}
+        x = tree_map(single, x) if self._copy is not None or self._in_half else x
         args, kwargs = ((), dict(x)) if isinstance(x, Mapping) else (x if isinstance(x, tuple) else (x,), {})
         with plain_run(self.checkpointed):
             try:

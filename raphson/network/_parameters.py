@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.linalg import HALF
 
 MAX_LABELS = 2**16
 """Labels are text and cost about 100 bytes each: a larger space gives them one by one only."""
@@ -45,14 +46,14 @@ class ParameterSpace:
             )
         first = next(iter(self.tensors))
         for name, tensor in self.tensors.items():
-            if not tensor.is_floating_point():
-                raise InputError(f"Parameter '{name}' has type {tensor.dtype}, which has no derivative: leave it out.")
+            _refuse_type(name, tensor.dtype)
             for what in ("dtype", "device"):
                 mine, other = getattr(tensor, what), getattr(self.tensors[first], what)
                 if mine != other:
                     raise InputError(
                         f"Parameter '{name}' has {what} {mine} but '{first}' has {other}: parameters must be of one "
-                        "type on one device. Convert the model, or choose some of them with params=[...]."
+                        "type on one device. Convert the model (model.float(), model.to(device)), or choose some of "
+                        "them with params=[...]."
                     )
 
     @cached_property
@@ -79,6 +80,11 @@ class ParameterSpace:
     def dtype(self) -> torch.dtype:
         """Element type."""
         return next(iter(self.tensors.values())).dtype
+
+    @property
+    def in_half(self) -> bool:
+        """Whether the parameters are in half precision."""
+        return self.dtype in HALF
 
     @property
     def device(self) -> torch.device:
@@ -156,6 +162,35 @@ class ParameterSpace:
         return tuple(label for name, shape in pairs for label in _entries(name, shape))
 
 
+_ARITHMETIC = frozenset({torch.float64, torch.float32, *HALF})
+"""Types that PyTorch adds, multiplies and differentiates."""
+
+
+def _refuse_type(name: str, dtype: torch.dtype) -> None:
+    if dtype in _ARITHMETIC:
+        return
+    if dtype.is_complex:
+        raise InputError(
+            f"Parameter '{name}' has type {dtype}, but derivatives are those in real numbers. Keep its real and "
+            "imaginary parts as one real parameter (torch.view_as_real, and torch.view_as_complex in forward), or "
+            "leave it out with params=[...]."
+        )
+    what = "which is for storage only" if dtype.is_floating_point else "which has no derivative"
+    raise InputError(
+        f"Parameter '{name}' has type {dtype}, {what}: leave it out with params=[...], or convert it, by model.float()."
+    )
+
+
+def refuse_other_tensor(name: str, p: Tensor | None, mine: Tensor) -> None:
+    """Raise ``InputError`` where a parameter is gone, or has another shape, type or device than it had."""
+    if p is None or (p.shape, p.dtype, p.device) != (mine.shape, mine.dtype, mine.device):
+        now = "is gone" if p is None else f"is now {tuple(p.shape)} of type {p.dtype} on {p.device}"
+        raise InputError(
+            f"Parameter '{name}' {now}; when the objective was made it was {tuple(mine.shape)} of type "
+            f"{mine.dtype} on {mine.device}. Make a new Objective."
+        )
+
+
 def chosen(tensors: Mapping[str, Tensor], params: str | Iterable[str]) -> ParameterSpace:
     """Return the space of the parameters that names, or prefixes of names up to a dot, stand for, in their order.
 
@@ -163,7 +198,14 @@ def chosen(tensors: Mapping[str, Tensor], params: str | Iterable[str]) -> Parame
         InputError: A name matches no parameter.
     """
     names: set[str] = set()
+    if not isinstance(params, Iterable):
+        raise InputError(f"params is a {type(params).__name__}, but parameters are named: give a list of names.")
     for want in [params] if isinstance(params, str) else list(params):
+        if not isinstance(want, str):
+            raise InputError(
+                f"params holds a {type(want).__name__}, but parameters are named: give names or prefixes of names, as "
+                f"in params={list(tensors)[:1]}."
+            )
         found = {want} if want in tensors else {name for name in tensors if name.startswith(f"{want}.")}
         if not found:
             close = difflib.get_close_matches(want, tensors, 3) or list(tensors)[:3]

@@ -2,13 +2,14 @@ r"""The adaptive secant method: a learning rate for every parameter, from differ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from raphson._errors import InputError
+from raphson.linalg import HALF, single
 from raphson.optim._options import positive, share
 
 _START, _SHORTEST, _LONGEST = 2.2, 1.5, 1e8
@@ -16,6 +17,15 @@ _START, _SHORTEST, _LONGEST = 2.2, 1.5, 1e8
 
 _OUTLIER = 2.0
 """Standard deviations from the mean beyond which a gradient, or a change of it, is an outlier."""
+
+_ARITHMETIC = frozenset({torch.float64, torch.float32, *HALF})
+"""Types of parameters."""
+
+_KEPT = frozenset({
+    *("mean", "square", "change", "change_square", "cross", "numerator", "denominator", "last"),
+    *("step_mean", "step_square", "memory"),
+})
+"""What is kept of each tensor."""
 
 _GAMMA = 1.8
 """Largest weight of the mean gradient against the present one (Gulcehre et al. 2014)."""
@@ -78,6 +88,30 @@ class Adasecant(torch.optim.Optimizer):
         share("decay", decay)
         super().__init__(params, {"lr": lr, "first_step": first_step, "decay": decay, "eps": eps})
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Args:
+            state_dict: What ``state_dict`` returned.
+
+        Raises:
+            InputError: It is that of another optimizer, or of tensors of other shapes; nothing has changed.
+        """
+        kept = state_dict.get("state") if isinstance(state_dict, Mapping) else None
+        if not isinstance(kept, Mapping) or not {"lr", "decay", "eps", "first_step"} <= {
+            *(name for group in state_dict.get("param_groups", ()) for name in group)
+        }:
+            raise InputError("This is not the state of an Adasecant optimizer. Nothing was loaded.")
+        tensors = [p for group in self.param_groups for p in group["params"]]
+        for i, own in kept.items():
+            shape = tuple(tensors[i].shape) if isinstance(i, int) and 0 <= i < len(tensors) else None
+            if set(own) != _KEPT or any(tuple(value.shape) != shape for value in own.values()):
+                raise InputError(
+                    f"The saved state of parameter {i} is not that of Adasecant for a tensor of shape {shape}: it is "
+                    "of another network, optimizer or version. Nothing was loaded."
+                )
+        super().load_state_dict(state_dict)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take a step with the gradients in the parameters.
@@ -89,7 +123,7 @@ class Adasecant(torch.optim.Optimizer):
             What the closure returned; None without one.
 
         Raises:
-            InputError: A gradient is not finite; no parameter or average has changed.
+            InputError: A gradient is not finite, or of complex numbers; no parameter or average has changed.
         """
         loss = None
         if closure is not None:
@@ -97,6 +131,12 @@ class Adasecant(torch.optim.Optimizer):
                 loss = closure()
         work = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         for i, (p, _) in enumerate(work):
+            if p.dtype not in _ARITHMETIC:
+                raise InputError(
+                    f"Parameter {i} of those with a gradient, of shape {tuple(p.shape)}, has type {p.dtype}, but steps "
+                    "are made of real numbers that are added and divided. Give its real and imaginary parts "
+                    "(torch.view_as_real), or convert it, by model.float()."
+                )
             if not bool(torch.isfinite(p.grad).all()):
                 raise InputError(
                     f"The gradient of parameter {i} of those with one, of shape {tuple(p.shape)}, is not finite. "
@@ -108,15 +148,17 @@ class Adasecant(torch.optim.Optimizer):
 
     def _update(self, p: Tensor, group: dict[str, Any]) -> None:
         state, eps = self.state[p], group["eps"]
+        state.update({name: single(value) for name, value in state.items()})  # torch loads it in the parameter's type
         assert p.grad is not None
-        g = p.grad / (p.grad.norm() + eps)
+        g = single(p.grad)  # squares of small entries, and the memory of an average, are nothing in half precision
+        g = g / (g.norm() + eps)
         if not state:
-            zero = torch.zeros_like(p, memory_format=torch.preserve_format)
+            zero = torch.zeros_like(g, memory_format=torch.preserve_format)
             for name in ("mean", "square", "change", "change_square", "cross", "numerator", "denominator", "last"):
                 state[name] = zero.clone()
             state["step_mean"] = group["first_step"] * g
             state["step_square"] = state["step_mean"].square()
-            state["memory"] = torch.full_like(p, _START)
+            state["memory"] = torch.full_like(g, _START)
         new = 1.0 / state["memory"]
         last, keep = state["last"], group["decay"]
         mean = state["mean"].mul_(keep).add_(g, alpha=1 - keep)
@@ -140,4 +182,4 @@ class Adasecant(torch.optim.Optimizer):
         state["step_square"].lerp_(step.square(), new)
         state["memory"] = torch.where(outlier, _START, memory).clamp_(_SHORTEST, _LONGEST)
         state["last"].copy_(g)
-        p.add_(step)
+        p.add_(step.to(p.dtype))

@@ -24,6 +24,7 @@ from raphson.optim._position import Position
 from raphson.optim._preconditioner import Damped, Preconditioner
 from raphson.optim._progress import Progress
 from raphson.optim._quadratic_model import QuadraticModel, combination, quadratic_model
+from raphson.optim._saved_state import refuse_other_state
 from raphson.optim._step_size import FixedStep, QuadraticStep
 
 LARGE_BATCH = 256
@@ -291,6 +292,7 @@ class KFAC(torch.optim.Optimizer):
         for group in found["param_groups"]:
             group.pop("names", None)
         found["kfac"] = {
+            **self._made_of(),
             **self._progress.state(),
             "quadratic": isinstance(self._rule, QuadraticStep) if self._rule is not None else None,
             "damping": self._damping.value,
@@ -309,19 +311,12 @@ class KFAC(torch.optim.Optimizer):
             state_dict: What ``state_dict`` returned.
 
         Raises:
-            InputError: It is that of another optimizer, network or division into groups.
-        """
-        if "kfac" not in state_dict:
-            raise InputError("This is not the state of a KFAC optimizer: it has no entry 'kfac'.")
-        theirs = [len(group["params"]) for group in state_dict["param_groups"]]
-        mine, gradient = [len(group["params"]) for group in self.param_groups], state_dict["kfac"]["gradient"]
-        if theirs != mine or (gradient is not None and gradient.shape != (self._trained.space.numel,)):
-            n = "" if gradient is None else f" with {gradient.numel()} entries"
-            raise InputError(
-                f"This is the state of another network, or of other parameter groups: of {theirs} parameters by "
-                f"group{n}, where these have {mine} with {self._trained.space.numel}. Make the optimizer as it was "
-                "made then."
-            )
+            InputError: It is that of another optimizer, network, likelihood, version or division into groups; nothing
+                has changed.
+        """  # noqa: DOC502
+        space, averaging = self._trained.space, self._average is not None
+        refuse_other_state(state_dict, self.state_dict(), space, self._options.structure, averaging)
+        self._curvature.refuse_other(state_dict["kfac"]["curvature"])
         names = [group["names"] for group in self.param_groups]
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "kfac"})
         for group, own in zip(self.param_groups, names, strict=True):
@@ -335,6 +330,15 @@ class KFAC(torch.optim.Optimizer):
         self._curvature.load_state_dict(own["curvature"])
         if self._average is not None:
             self._average.values, self._average.count = own["average"], own["averaged"]
+
+    def _made_of(self) -> dict[str, Any]:
+        """Return what tells whether a state is of the same network, as plain values."""
+        space = self._trained.space
+        return {
+            "parameters": list(space.names),
+            "shapes": [tuple(shape) for shape in space.shapes],
+            "likelihood": type(self._trained.likelihood).__name__,
+        }
 
     def _follow(self, rule: QuadraticStep | FixedStep | None) -> None:
         self._rule = rule

@@ -16,9 +16,13 @@ class NetworkProblem:
 
     Args:
         objective: The objective; its model has the parameters that were asked for last.
+
+    Raises:
+        InputError: The parameters are in half precision.
     """
 
     def __init__(self, objective: Objective) -> None:
+        objective.model.refuse_half("A second-order optimizer")
         self.objective = objective
 
     @property

@@ -14,6 +14,7 @@ from raphson.network import FactorPlan, KroneckerBlock, LayerReport, Measured, P
 from raphson.optim._blocks import BlockState, KroneckerState
 from raphson.optim._eigen import EigenState
 from raphson.optim._options import CurvatureOptions
+from raphson.optim._saved_state import refuse_other_factors
 
 _SHARE = 0.14
 """What factors, and inverses, may cost a step, in gradients: by count of operations, where no period is given. With 0.2
@@ -196,24 +197,44 @@ class Preconditioner:
         }
         return self._saved or found
 
+    def refuse_other(self, state: dict[str, Any]) -> None:
+        """Raise ``InputError`` for a state that does not fit the blocks, where a batch has shown which there are."""
+        if self._plan is not None:
+            self._refuse_other(state, self._plan)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take them back; those of blocks when the first batch has shown which there are."""
+        self.refuse_other(state)
         self._measured_at, self._inverted_at = state["measured_at"], state["inverted_at"]
         self._updates, self._power, self._diagonal = state["updates"], state["power"], state["diagonal"]
         self._generator.set_state(state["generator"].cpu())
         self._saved = state
-        self._put_back()
+        if self._plan is not None:
+            self._put_back(self._plan)
 
-    def _put_back(self) -> None:
-        if self._saved is None or self._plan is None:
-            return
-        saved = self._saved["blocks"]
-        for state in self._blocks:
-            if state.block.owner not in saved:
+    def _refuse_other(self, state: dict[str, Any], plan: FactorPlan) -> None:
+        saved, diagonal = state["blocks"], state["diagonal"]
+        if diagonal is not None and len(diagonal) != len(plan.rest):
+            raise InputError(
+                f"The saved state of the optimizer has a diagonal of {len(diagonal)} entries, and {len(plan.rest)} "
+                "parameters have one here: it is of another network, or of other options. Make the optimizer anew."
+            )
+        for block in plan.blocks if saved else ():
+            if block.owner not in saved:
                 raise InputError(
                     f"The saved state of the optimizer has no factors of the layer with parameter "
-                    f"'{state.block.owner}', but of {', '.join(map(repr, saved)) or 'none'}: it is of another network."
+                    f"'{block.owner}', but of {', '.join(map(repr, saved))}: it is of another network."
                 )
+            g, rows, columns = block.shape
+            refuse_other_factors(block.owner, (g, rows, columns + (block.bias is not None)), saved[block.owner])
+
+    def _put_back(self, plan: FactorPlan) -> None:
+        """Make the blocks of a plan, with the saved averages if there are some."""
+        if self._saved is not None:
+            self._refuse_other(self._saved, plan)
+        self._blocks = [self._state(block) for block in plan.blocks]
+        saved = {} if self._saved is None else self._saved["blocks"]
+        for state in self._blocks if saved else ():
             state.load(saved[state.block.owner])
         self._saved = None
 
@@ -228,13 +249,13 @@ class Preconditioner:
 
     def _planned(self, made: TrainingPass) -> FactorPlan:
         if self._plan is None:
-            self._plan = FactorPlan(made, self._options.sharing)
-            self._blocks = [self._state(block) for block in self._plan.blocks]
-            gradient, factors, inverses = self._plan.flops()
+            plan = FactorPlan(made, self._options.sharing)
+            self._put_back(plan)
+            self._plan = plan
+            gradient, factors, inverses = plan.flops()
             inverses *= _EIGEN if self._decomposed else 1.0
             self._factor_period = _period(self._options.factor_period, factors, gradient)
             self._inverse_period = _period(self._options.inverse_period, inverses, gradient)
-            self._put_back()
         return self._plan
 
     def _diagonal_shift(self, damped: Damped) -> Tensor | None:

@@ -55,18 +55,77 @@ def test_a_mixture_of_logistic_probabilities_is_the_integral() -> None:
 def test_links_of_classes_agree_with_the_mixture() -> None:
     model, likelihood, data, x = CASES[0].make(60)
     post = rp.laplace(model, likelihood, data, structure="dense", prior_precision=3.0)
-    mixture, probit, bridge = (post.predict(x, link=link, samples=4000) for link in ("mixture", "probit", "bridge"))
+    with pytest.raises(rp.InputError, match=r"link='bridge' gives row 1 the probability 0.40 of class 1.*0.27"):
+        post.predict(x, link="bridge")
+    mixture, probit = (post.predict(x, link=link, samples=4000) for link in ("mixture", "probit"))
     y = torch.tensor([0, 1, 2, 0, 1])
-    for pred in (mixture, probit, bridge):
+    for pred in (mixture, probit):
         torch.testing.assert_close(pred.mean.sum(-1), torch.ones(5, dtype=DTYPE))
         torch.testing.assert_close(pred.log_density(y), pred.mean.log().gather(1, y[:, None])[:, 0])
     assert float((probit.mean - mixture.mean).abs().max()) < 0.05
-    assert float((bridge.mean - mixture.mean).abs().max()) < 0.15
+
+
+def gaussian_outputs(k: int, variance: float, seed: int, common: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Outputs ``(1, k)`` and a random covariance ``(1, k, k)`` of this mean variance, and one in common beside it."""
+    g = torch.Generator().manual_seed(seed)
+    a = torch.randn(k, k + 2, generator=g, dtype=DTYPE) * torch.rand(k, 1, generator=g, dtype=DTYPE).mul(2).sub(1).exp()
+    s = a @ a.mT
+    return 2 * torch.randn(1, k, generator=g, dtype=DTYPE), (variance * s / s.diagonal().mean() + common)[None]
+
+
+def integral(f: Tensor, s: Tensor) -> Tensor:
+    g = torch.Generator().manual_seed(1)
+    points = torch.randn(100_000, f.shape[-1], generator=g, dtype=DTYPE)
+    root = torch.linalg.cholesky(s[0])
+    return torch.softmax(f + torch.cat([points, -points]) @ root.mT, -1).mean(0, keepdim=True)
+
+
+@pytest.mark.parametrize("is_root", [False, True])
+@pytest.mark.parametrize("common", [0.0, 10.0])
+@pytest.mark.parametrize("k", [2, 3, 10])
+def test_probit_of_classes_is_of_their_differences(k: int, common: float, is_root: bool) -> None:
+    """What all outputs have in common changes no probability: by the variance of each alone it was 0.1 to 0.3."""
+    from raphson.laplace._predictive import from_outputs
+
+    for seed in range(10):
+        f, s = gaussian_outputs(k, 0.3, seed, common)
+        spread = torch.linalg.cholesky(s) if is_root else s
+        found = from_outputs(rp.Categorical(), f, spread, "probit", 100, None, is_root=is_root).mean
+        assert float((found - integral(f, s)).abs().max()) < (0.01 if k == 2 else 0.07)
+
+
+def test_probit_links_of_bernoulli_outputs() -> None:
+    from raphson.laplace._predictive import from_outputs
+
+    f, s = torch.tensor([[1.5]], dtype=DTYPE), torch.tensor([[[4.0]]], dtype=DTYPE)
+    found = from_outputs(rp.Bernoulli(link="probit"), f, s, "probit", 100, None).mean
+    assert float(found) == pytest.approx(norm.cdf(1.5 / 5**0.5), abs=1e-12)
+    with pytest.raises(rp.InputError, match="the Bernoulli has cloglog: use link='mixture'"):
+        from_outputs(rp.Bernoulli(link="cloglog"), f, s, "probit", 100, None)
+
+
+@pytest.mark.parametrize("link", ["probit", "bridge"])
+def test_what_a_link_gives_is_near_the_integral_or_refused(link: str) -> None:
+    """Over variances of 0.1 to 100, where the bridge is off by up to 0.7 and probit by up to 0.4."""
+    from raphson.laplace._predictive import from_outputs
+
+    refused = 0
+    for seed, (k, variance) in enumerate((k, v) for k in (2, 3, 5, 20) for v in (0.1, 1.0, 4.0, 10.0, 100.0)):
+        f, s = gaussian_outputs(k, variance, seed)
+        try:
+            found = from_outputs(rp.Categorical(), f, s, link, 100, None).mean
+        except rp.InputError as error:
+            refused += 1
+            assert "row 0 the probability" in str(error) and "Use link='mixture'" in str(error)
+            continue
+        assert float((found - integral(f, s)).abs().max()) < 0.14
+    assert 0 < refused < 20
 
 
 def test_two_classes_by_the_bridge_are_a_beta_distribution() -> None:
     # with K = 2 and half the difference of outputs d, of variance v, alpha = (1 + exp(+-2 d)) / (4 v)
     from raphson.laplace._links import log_dirichlet
+    from raphson.laplace._predictive import from_outputs
 
     f = torch.tensor([[0.3, -0.9]], dtype=DTYPE)
     s = torch.tensor([[[0.5, 0.1], [0.1, 0.4]]], dtype=DTYPE)
@@ -74,6 +133,10 @@ def test_two_classes_by_the_bridge_are_a_beta_distribution() -> None:
     d = float(f[0, 0] - f[0, 1]) / 2
     expected = [(math.exp(2 * d) + 1) / (4 * v), (math.exp(-2 * d) + 1) / (4 * v)]
     assert log_dirichlet(f, s).exp()[0].tolist() == pytest.approx(expected)
+    bridge = from_outputs(rp.Categorical(), f, s, "bridge", 100, None)
+    assert bridge.mean[0].tolist() == pytest.approx([e / sum(expected) for e in expected])
+    assert float(bridge.log_density(torch.tensor([1]))) == pytest.approx(math.log(expected[1] / sum(expected)))
+    assert float((bridge.mean - integral(f, s)).abs().max()) < 0.05
 
 
 def test_mean_and_scale_by_quadrature_and_samples() -> None:
@@ -228,3 +291,37 @@ def test_wrong_arguments_get_a_sentence(tmp_path):
     ):
         with pytest.raises(rp.InputError, match=words):
             call()
+
+
+WEIGHTED: dict[str, tuple[object, int]] = {
+    "class weights": (rp.Categorical(torch.tensor([1.0, 5.0, 2.0])), 3),
+    "smoothing": (rp.Categorical(label_smoothing=0.2), 3),
+    "cross-entropy": (nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 2.0]), reduction="sum"), 3),
+    "weight of positives": (rp.Bernoulli(torch.tensor(3.0)), 1),
+    "weight of labels": (nn.BCEWithLogitsLoss(torch.tensor([0.5])), 1),
+}
+
+
+@pytest.mark.parametrize("link", ["mixture", "probit"])
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_densities_of_classes_add_up_to_one_whatever_weights_the_loss_has(name: str, link: str) -> None:
+    """Weights say how much a row counts in the fit, not what responses are: they added up to 0.5."""
+    likelihood, outputs = WEIGHTED[name]
+    y = torch.arange(12) % 3 if outputs == 3 else BITS[:, None]
+    post, x = posterior(likelihood, outputs, y)
+    pred = post.predict(x, link=link)
+    labels = [torch.full((4,), k) for k in range(3)] if outputs == 3 else [torch.full((4, 1), k) for k in (0.0, 1.0)]
+    total = sum(pred.log_density(label.to(y.dtype)).exp() for label in labels)
+    torch.testing.assert_close(total, torch.ones(4, dtype=DTYPE))
+
+
+LOSSES = [rp.Gaussian(0.5, normalized=False), nn.MSELoss(), rp.Linked(rp.Gaussian(normalized=False), "identity")]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_densities_of_losses_are_normalized(loss: object) -> None:
+    post, x = posterior(loss, 1, REALS[:, None])
+    pred = post.predict(x[:1])
+    grid = torch.linspace(-30, 30, 6001, dtype=DTYPE)
+    total = sum(float(pred.log_density(v.view(1, 1)).exp()) for v in grid) * 0.01
+    assert total == pytest.approx(1.0, rel=1e-4)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.func import grad, hessian, vmap
 
+import raphson as rp
 from raphson import _errors
 from raphson.likelihoods import (
     Bernoulli,
@@ -326,3 +327,15 @@ def test_targets_and_weights_are_the_bases():
 def test_what_cannot_be_linked_is_refused(make, words):
     with pytest.raises(_errors.InputError, match=words):
         make()
+
+
+def test_weights_may_be_numbers_and_lists() -> None:
+    f, y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 3
+    found = rp.Categorical(class_weight=[1.0, 2.0, 3.0]).nll(f, y)
+    torch.testing.assert_close(found, rp.Categorical(class_weight=torch.tensor([1.0, 2.0, 3.0])).nll(f, y))
+    bits = (f > 0).float()
+    found = rp.Bernoulli(pos_weight=3.0).nll(f, bits)
+    torch.testing.assert_close(found, rp.Bernoulli(pos_weight=torch.tensor(3.0)).nll(f, bits))
+    for make in (lambda: rp.Categorical(class_weight="balanced"), lambda: rp.Bernoulli(pos_weight={0: 1.0})):
+        with pytest.raises(rp.InputError, match="must be a number, a list of numbers or a tensor"):
+            make()

@@ -26,7 +26,7 @@ OF_THE_VALUE = {
     *("nll", "gradient", "hessian", "fisher", "fisher_factor", "derivatives", "definition", "hessian_bound"),
     *("differences_only", "always_finite", "partition", "partition_multiple", "statistic", "log_partition"),
     *("self_concordance", "concordance_terms", "curvature_terms", "extended_gradient", "power_curvature"),
-    *("of_difference", "negative_exponential", "locations", "in_units", "second_given"),
+    *("of_difference", "negative_exponential", "locations", "in_units", "second_given", "of_targets"),
 }
 """What is said of the value, which a wrapper makes another one."""
 OF_THE_CLASS = {"examples", "link_names", "commands"}

@@ -301,3 +301,19 @@ def test_a_matrix_is_no_operator():
         rp.trace(torch.eye(3))
     with pytest.raises(InputError, match="this is a str"):
         rp.frobenius_norm("a")
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-200])
+def test_the_density_of_a_zero_or_tiny_operator_is_one_peak(size):
+    found = rp.spectral_density(rp.Dense(size * torch.eye(4, dtype=torch.float64)))
+    assert float(torch.trapezoid(found.density, found.grid)) == pytest.approx(1.0, rel=1e-3)
+    assert float(found.grid[found.density.argmax()]) == pytest.approx(size, abs=1e-2 * (size or 1.0))
+
+
+def test_an_operator_that_is_not_finite_has_no_spectrum():
+    broken = torch.full((4, 4), torch.nan)
+    for use in (rp.spectral_density, rp.Dense.eigh):
+        with pytest.raises(rp.InputError, match="has no eigh, since .* nan or infinity"):
+            use(rp.Dense(broken))
+    with pytest.raises(rp.InputError, match="not finite"):
+        rp.spectral_density(rp.Diagonal(torch.full((4,), torch.nan)))

@@ -224,6 +224,10 @@ def test_shift_by_a_multiplier_of_zero_is_refused():
         Scaled(Diagonal(ones(2)), 0.0).solve(ones(2))
 
 
+def two_kinds():
+    return {"operator.Dense.matrix": ones(2, 2), "operator.Diagonal.values": ones(2)}
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -238,6 +242,17 @@ def test_shift_by_a_multiplier_of_zero_is_refused():
         (lambda: Implicit(lambda v: v, (2, 3), torch.float64), "square"),
         (lambda: from_state_dict("os", {}), "no operator of kind 'os'"),
         (lambda: from_state_dict("Dense", {}), "lacks its part 'matrix'"),
+        (lambda: from_state_dict("Dense", {"matrix": [1.0]}), "'matrix' of a Dense is a list"),
+        (
+            lambda: from_state_dict("Dense", {"matrix": ones(2, 2), "new": ones(2)}),
+            "has 'new', and its parts are matrix",
+        ),
+        (lambda: from_state_dict("BlockDiagonal", {"blocks.1.Diagonal.values": ones(2)}), "lacks its operator 0"),
+        (
+            lambda: from_state_dict("Scaled", {"multiplier": ones(()), **two_kinds()}),
+            "of several kinds, Dense, Diagonal",
+        ),
+        (lambda: from_state_dict("LayerOperator", {}), r"give type\(op.operator\).__name__"),
     ],
 )
 def test_wrong_arguments_are_named(build, message):
@@ -252,7 +267,7 @@ def test_what_can_be_loaded_is_what_is_stored_as_tensors():
     )
     with pytest.raises(InputError) as refusal:
         from_state_dict("Implicit", {})
-    kinds = str(refusal.value).partition("the kinds are ")[2].rstrip(".").split(", ")
+    kinds = str(refusal.value).partition("the kinds are ")[2].partition(". ")[0].split(", ")
     assert kinds == sorted(expected.split())
 
 
@@ -282,3 +297,19 @@ def test_an_operator_is_shown_in_one_line() -> None:
     kept = Kronecker((Dense(torch.eye(40)), Diagonal(torch.ones(30))))
     assert repr(kept) == "<Kronecker 1200 x 1200, torch.float32>"
     assert repr(Dense(torch.eye(2, dtype=torch.float64))) == "<Dense 2 x 2, torch.float64>"
+
+
+@pytest.mark.parametrize("c", [float("nan"), float("inf"), "1", None, True, 1j, torch.ones(3), torch.tensor(1j)])
+def test_a_shift_is_one_finite_number(c):
+    for op in (Diagonal(ones(3)), Dense(torch.eye(3)), Kronecker((Dense(torch.eye(3)), Diagonal(ones(1))))):
+        with pytest.raises(InputError, match="shift"):
+            op.shift(c)
+
+
+def test_a_shift_by_zero_leaves_a_singular_operator_singular():
+    """In the eigenbasis of a Kronecker product rounding makes a small number of a zero, which has an inverse."""
+    a = normal(3, 2)
+    op = Kronecker((Dense(a @ a.mT), Dense(torch.eye(2, dtype=a.dtype))))
+    for same in (op, op.shift(0), op.shift(0.0)):
+        with pytest.raises(IndefiniteError, match="singular to working precision"):
+            same.solve(torch.ones(6, dtype=a.dtype))

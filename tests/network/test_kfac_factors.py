@@ -253,3 +253,20 @@ def test_recursive_sees_a_module_that_is_used_twice() -> None:
     twice = nn.Sequential(linears[1], act, linears[1])
     with pytest.raises(InputError, match="parameters of its own, but two layers share a weight"):
         rp.kfac(rp.Objective(twice, rp.Categorical(), (randn(5, 3), labels(5))), "recursive")
+
+
+def test_directions_without_curvature_are_zeros_of_ekfac_and_not_what_rounding_makes_of_them() -> None:
+    """Softmax gradients sum to zero: the solve was 10^16 times too large and no error."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    x, y = torch.randn(30, 4, dtype=torch.float64), torch.arange(30) % 3
+    operator = rp.ekfac(rp.Objective(model, rp.Categorical(), (x, y)))
+    v = torch.ones(43, dtype=torch.float64)
+    for p in (-1, -0.5, -2):
+        with pytest.raises(rp.IndefiniteError, match="singular"):
+            operator.power_mv(v, p)
+    with pytest.raises(rp.IndefiniteError, match="singular"):
+        operator.shift(0).solve(v)
+    assert float(operator.slogdet()[0]) == 0.0
+    dense = operator.to_dense() + 0.1 * torch.eye(43, dtype=torch.float64)
+    torch.testing.assert_close(operator.shift(0.1).solve(v), torch.linalg.solve(dense, v))

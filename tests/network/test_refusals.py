@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -317,3 +319,33 @@ def test_an_unknown_estimator_is_told_all_of_them():
     objective = rp.Objective(nn.Linear(3, 2), nn.CrossEntropyLoss(), (torch.randn(4, 3), torch.tensor([0, 1, 1, 0])))
     with pytest.raises(rp.InputError, match="'foo', but it must be one of exact, mc, empirical, recursive"):
         rp.kfac(objective, "foo")
+
+
+def test_loaders_that_leave_examples_out_are_pointed_out() -> None:
+    model, data = nn.Linear(4, 3), torch.utils.data.TensorDataset(torch.randn(8, 4), torch.arange(8) % 3)
+    with pytest.warns(rp.RaphsonWarning, match="drop_last=True and leaves 2 of 8 examples out"):
+        rp.Objective(model, rp.Categorical(), torch.utils.data.DataLoader(data, 3, drop_last=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rp.Objective(model, rp.Categorical(), torch.utils.data.DataLoader(data, 4, drop_last=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"l2": "1"}, "l2 is '1'"),
+        ({"l2": float("nan")}, "l2 is nan"),
+        ({"l2": -1}, "l2 is -1"),
+        ({"params": [torch.ones(1)]}, "params holds a Tensor, but parameters are named.*'weight'"),
+        ({"params": 3}, "params is a int"),
+        ({"data": (torch.ones(4, 4), torch.ones(4, 3, dtype=torch.complex64))}, "targets of batch 0 are complex"),
+        (
+            {"data": (torch.ones(4, 4), torch.zeros(4).long(), torch.ones(4, dtype=torch.complex64))},
+            "weights of batch 0 are complex",
+        ),
+    ],
+)
+def test_arguments_of_another_kind_are_named(options: dict[str, Any], match: str) -> None:
+    data = options.pop("data", (torch.ones(4, 4), torch.zeros(4).long()))
+    with pytest.raises(rp.InputError, match=match):
+        rp.Objective(nn.Linear(4, 3), rp.Categorical(), data, **options)

@@ -90,3 +90,31 @@ def test_what_cannot_be_used_is_refused():
     with pytest.raises(rp.InputError, match="not finite"):
         opt.step()
     assert torch.equal(theta, torch.ones(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_trains_as_single_does(dtype: torch.dtype) -> None:
+    """Squares and memories are kept in single: in float16 the longest memory was an overflow."""
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 4), torch.arange(60) % 3
+    found = []
+    for kind in (torch.float32, dtype):
+        torch.manual_seed(1)
+        model = nn.Linear(4, 3).to(kind)
+        opt = Adasecant(model.parameters())
+        for step in range(20):
+            opt.zero_grad()
+            loss = nn.functional.cross_entropy(model(x.to(kind)).float(), y)
+            loss.backward()
+            opt.step()
+            if step == 9:
+                opt.load_state_dict(opt.state_dict())
+        found.append(loss.item())
+    assert found[1] == pytest.approx(found[0], rel=0.05)
+
+
+def test_complex_parameters_are_refused() -> None:
+    theta = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    theta.grad = torch.ones_like(theta)
+    with pytest.raises(rp.InputError, match="has type torch.complex64.*view_as_real"):
+        Adasecant([theta]).step()

@@ -116,6 +116,11 @@ class Linked(Wrapper):
         base = self.base.definition()
         return linked_formula(replace(self, base=base.likelihood), self.maps, base)
 
+    def of_targets(self) -> Linked:
+        """Return the base's, with the same links."""
+        base = self.base.of_targets()
+        return self if base is self.base else replace(self, base=base)
+
     @property
     def maps(self) -> tuple[Link, ...]:
         """The links as objects: one for all outputs, or one for each parameter of a response."""

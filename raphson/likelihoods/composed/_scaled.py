@@ -79,6 +79,10 @@ class ScaledLikelihood(Wrapper):
             notes=(*base.notes, note),
         )
 
+    def of_targets(self) -> Likelihood:
+        """Return the base's."""
+        return self.base.of_targets()
+
     def locations(self, n_outputs: int) -> slice | None:
         """Return those of the base."""
         return self.base.locations(n_outputs)

@@ -15,7 +15,7 @@ from raphson.likelihoods._links import softplus
 from raphson.likelihoods._special._binary_links import BINARY_LINKS
 from raphson.likelihoods._support import UNIT_INTERVAL
 from raphson.likelihoods._target_distribution import TargetDistribution, Univariate, to_array
-from raphson.likelihoods._targets import check_columns, columns, like_outputs, refuse_outside, start_rows
+from raphson.likelihoods._targets import check_columns, columns, like_outputs, refuse_outside, start_rows, weight_tensor
 from raphson.likelihoods.composed._binary_family import BinaryFamily
 from raphson.linalg import Diagonal
 
@@ -91,9 +91,15 @@ class Bernoulli(BinaryFamily):
                 raise InputError("pos_weight goes with the logit link only; give weights to rows instead.")
             for name, value in (("partition", None), ("always_finite", False), ("concave", self._link.concave)):
                 object.__setattr__(self, name, value)
-        for name, w in (("pos_weight", self.pos_weight), ("label_weight", self.label_weight)):
+        for name in ("pos_weight", "label_weight"):
+            w = weight_tensor(name, getattr(self, name))
+            object.__setattr__(self, name, w)
             if w is not None and (w.ndim > 1 or not bool(torch.isfinite(w).all() & (w >= 0).all())):
                 raise InputError(f"{name} must be a finite non-negative number, or a vector with one per label.")
+
+    def of_targets(self) -> Self:
+        """Return the likelihood without weights of labels."""
+        return self if self.pos_weight is None and self.label_weight is None else type(self)(link=self.link)
 
     @property
     def hessian_bound(self) -> float | None:
@@ -147,7 +153,9 @@ class Bernoulli(BinaryFamily):
 
     def check(self, y: Tensor, n_outputs: int) -> None:
         """Raise ``InputError`` for the first label outside [0, 1], and unless there are M labels and weights."""
-        for name, w in (("pos_weight", self.pos_weight), ("label_weight", self.label_weight)):
+        for name in ("pos_weight", "label_weight"):
+            w = weight_tensor(name, getattr(self, name))
+            object.__setattr__(self, name, w)
             if w is not None and w.numel() not in {1, n_outputs}:
                 raise InputError(f"{name} has {w.numel()} entries but the model has {n_outputs} outputs.")
         check_columns(y, n_outputs, 1, self.support)

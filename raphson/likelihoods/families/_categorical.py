@@ -27,7 +27,7 @@ from raphson.likelihoods._special._softmax import (
 )
 from raphson.likelihoods._special._softmax_factor import SoftmaxFactor
 from raphson.likelihoods._target_distribution import ClassLabels, TargetDistribution, to_array
-from raphson.likelihoods._targets import refuse_outside
+from raphson.likelihoods._targets import refuse_outside, weight_tensor
 from raphson.likelihoods.families._bernoulli import Bernoulli
 from raphson.linalg import DiagonalPlusLowRank, where_float64, widest_float
 
@@ -87,11 +87,17 @@ class Categorical(Likelihood):
     differences_only = True
 
     def __post_init__(self) -> None:
-        w = self.class_weight
+        w = weight_tensor("class_weight", self.class_weight)
+        object.__setattr__(self, "class_weight", w)
         if w is not None and (w.ndim != 1 or not bool(torch.isfinite(w).all() & (w >= 0).all())):
             raise InputError("class_weight must be a vector of finite non-negative numbers, one per class.")
         if not 0.0 <= self.label_smoothing <= 1.0:
             raise InputError(f"label_smoothing is {self.label_smoothing:g}, but it must lie between 0 and 1.")
+
+    def of_targets(self) -> Self:
+        """Return the likelihood without weights of classes and smoothing."""
+        plain = self.class_weight is None and self.label_smoothing == 0.0
+        return self if plain else type(self)(ignore_index=self.ignore_index)
 
     @property
     def hessian_bound(self) -> float:

@@ -123,6 +123,10 @@ class Gaussian(Likelihood):
         found: NDArray[np.longdouble] = (f - y.reshape(f.shape).cpu().double().numpy()) / scale**2
         return found
 
+    def of_targets(self) -> Self:
+        """Return the normalized density."""
+        return self if self.normalized else replace(self, normalized=True)
+
     def nll(self, f: Tensor, y: Tensor) -> Tensor:
         """Return the negative log-likelihood summed over responses, ``(...,)``."""
         scale = self._scale(f)

@@ -57,6 +57,7 @@ class TrainedModel:
         given = from_torch(likelihood)
         self.likelihood, self.reduction = given.likelihood, given.reduction or "mean"
         self._model = Model(model, params)
+        self._model.refuse_half("K-FAC")
         module = self._model.module
         self._all: dict[str, Tensor] = dict(params) if isinstance(params, Mapping) else {}
         if module is not None:
@@ -191,6 +192,12 @@ class TrainedModel:
         """See to it that values are the present ones where a tensor was put in place of another (``p.data = ...``)."""
         for name, p in self._all.items():
             mine = self._model.everything[name]
+            if (p.shape, p.dtype, p.device) != (mine.shape, mine.dtype, mine.device):
+                raise InputError(
+                    f"Parameter '{name}' is now {tuple(p.shape)} of type {p.dtype} on {p.device}, and was "
+                    f"{tuple(mine.shape)} of type {mine.dtype} on {mine.device} when the optimizer was made. Nothing "
+                    "was changed. Make the optimizer after the model is converted or moved."
+                )
             if p.data_ptr() != mine.data_ptr() or p.stride() != mine.stride():
                 self._model.everything[name] = p.detach()
                 if name in self.space.tensors:

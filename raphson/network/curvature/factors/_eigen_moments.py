@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from raphson.linalg import Diagonal, KroneckerEigen, LinearOperator, Matrix, SymmetricOperator
+from raphson.linalg import Diagonal, KroneckerEigen, LinearOperator, Matrix, SymmetricOperator, rounding
 from raphson.network.curvature.factors._kronecker_factors import RecordedCall, grouped
 from raphson.network.curvature.factors._squared_gradients import squared_gradients, squared_table
 from raphson.network.layers._layer_calls import Lookup, Matmul
@@ -80,8 +80,15 @@ class EigenMoments:
                 Diagonal(moments.new_ones(size)) if q is None else Matrix(q[g])
                 for q, size in zip(order, sizes, strict=True)
             ]
-            blocks.append(KroneckerEigen(tuple(bases), moments))
+            exact = self._q_in is None and self._q_out is None
+            blocks.append(KroneckerEigen(tuple(bases), moments if exact else _without_rounding(moments)))
         return blocks[0] if len(blocks) == 1 else grouped(blocks)
+
+
+def _without_rounding(moments: Tensor) -> Tensor:
+    """Return second moments with zeros where they are squares of what rounding leaves of a zero gradient."""
+    level = rounding(moments.numel(), moments.dtype) ** 2
+    return torch.where(moments <= level * moments.amax(), 0.0, moments)
 
 
 def _rotated(q: Tensor | None, t: Tensor) -> Tensor:
