@@ -283,3 +283,16 @@ def test_accumulated_batches_of_natural_parameters_have_single_directions():
         opt.step(x[150:], y[150:])
         assert opt._progress.count == 1 or opt._progress.expected is None
     assert opt._progress.same
+
+
+@pytest.mark.parametrize("structure", ["kfac", "ekfac"])
+def test_parameters_outside_layers_have_a_reach_of_their_own(structure):
+    x, y = table()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 2)).double()
+    opt = KFAC(model, SCALE, curvature=rp.optim.CurvatureOptions(structure=structure))
+    losses = [float(opt.step(x, y)) for _ in range(20)]
+    assert all(b <= a + 1e-9 for a, b in zip(losses[1:], losses[2:], strict=False))
+    reach, places = opt._curvature.reach(), opt._trained.space.slices["1.weight"]
+    own = opt._curvature._diagonal[opt._curvature._plan.diagonal_places["1.weight"]].mean()
+    torch.testing.assert_close(reach[places], own.expand(8))
