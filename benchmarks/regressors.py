@@ -21,7 +21,7 @@ from training import Method, Problem, adam, heteroscedastic, read_table, train
 
 import raphson as rp
 
-SETTINGS = {"mean_log_scale": (1.0, 1e-2), "natural": (0.0, 1e-3)}
+SETTINGS = {"mean_log_scale": (1.0, 1e-3), "natural": (0.0, 1e-3)}
 """Power of the variance and weight decay of K-FAC, by parametrization; steps are whole, as no batch has noise."""
 
 RATES = 0.01, 0.03, 0.1

@@ -37,6 +37,9 @@ class BlockState(Protocol):
     def trace(self) -> float:
         """Return the trace of the curvature."""
 
+    def reach(self) -> float:
+        """Return the mean curvature of the layer's outputs times the mean squared length of its inputs."""
+
     def update(self, factors: Factors, moments: Tensor | None, keep: float) -> None:
         """Take new factors and moments into the averages, of which the share ``keep`` stays."""
 
@@ -85,6 +88,12 @@ class AveragedFactors:
     def trace(self) -> float:
         """Return the trace of the Kronecker product."""
         return float((trace(self.now.left) * trace(self.now.right)).sum())
+
+    def reach(self) -> float:
+        """Return the mean of the output side times the trace of the input side, averaged over groups."""
+        left, right, flipped = self.now
+        inputs, outputs = (left, right) if flipped else (right, left)
+        return float((trace(inputs) * trace(outputs)).mean()) / outputs.shape[1]
 
     def update(self, factors: Factors, keep: float) -> None:
         """Take new factors into the averages, of which the share ``keep`` stays."""
@@ -135,6 +144,9 @@ class KroneckerState:
 
     def trace(self) -> float:  # noqa: D102
         return self._average.trace()
+
+    def reach(self) -> float:  # noqa: D102
+        return self._average.reach()
 
     def update(self, factors: Factors, moments: Tensor | None, keep: float) -> None:  # noqa: D102
         self._average.update(factors, keep)

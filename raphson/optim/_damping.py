@@ -46,6 +46,14 @@ curvature grows a hundredfold in the first hundred steps, and a damping that was
 1e-7 then) lets a step throw the loss from 14 to 29,000 (seed 1, 143rd step; 1000 steps end at 13.82 with it).
 Measured."""
 
+_START = 0.1
+"""Share of the mean eigenvalue at which a damping of batches that are all the same begins: 20 steps on ``concrete`` end
+at a loss of -0.56, in place of -0.24 with 1 (measured)."""
+
+HELD = 0.01
+"""Share of the mean eigenvalue below which it does not fall then: each step of a batch without noise is as good as it
+promised, so that it would fall to nothing, and parameters follow directions that the batch says nothing about."""
+
 _DECADES = 12
 
 
@@ -146,10 +154,21 @@ class DampingSchedule:
         self.gap = min(2 * self.gap, _LONGEST) if self.value == followed and ratio > -1.0 else 1
 
     def restart(self, mean: float) -> None:
-        """Begin anew for steps that are judged by the rows that made them, at the mean eigenvalue of the curvature."""
+        """Begin anew for steps that are judged by the rows that made them, at a share of the curvature's mean."""
         if self._options.start is None:
-            self.value, self.seen = min(max(mean, self._options.smallest), self._options.largest), None
+            self.value, self.seen = min(max(_START * mean, self._options.smallest), self._options.largest), None
             self.gap = 1
+
+    def forget(self) -> None:
+        """Let the first value be chosen once more, unless it was given."""
+        if self._options.start is None:
+            self.value, self.seen, self.gap = None, None, 1
+
+    def hold(self, mean: float) -> None:
+        """Let it be no less than a share of the curvature's mean eigenvalue, unless its first value was given."""
+        assert self.value is not None
+        if self._options.start is None:
+            self.value = min(max(self.value, HELD * mean), self._options.largest)
 
     def retry(self) -> None:
         """Raise it for another try of a step that was taken back."""

@@ -37,6 +37,9 @@ class EigenState:
     def trace(self) -> float:  # noqa: D102
         return self._average.trace()
 
+    def reach(self) -> float:  # noqa: D102
+        return self._average.reach()
+
     def update(self, factors: Factors, moments: Tensor | None, keep: float) -> None:  # noqa: D102
         self._average.update(factors, keep)
         if moments is not None and self._moments is not None:

@@ -10,13 +10,18 @@ the examples of a small scale alone decide. A network with mean and log-scale fo
 of -2.04 and a root mean square error of 0.18 after 250 steps along the preconditioned gradient, and at -2.19 and 0.07
 after 60 of these, in six tenths of the time (measured).
 
+The damping is spread by layer (``Preconditioner.reach``) and does not fall below a share of the curvature. A multiple
+of the identity lets the last layer, which has most of the curvature, cancel on the rows of the batch what it does to
+all others: ``concrete`` (rows held out) is then at an error of 0.327 after 60 steps, with this at 0.302, and the loss
+is the lower one, too, -0.84 in place of -0.73 (measured).
+
 A step is shortened until no diagonal entry of an output Hessian H_n changes by more than a factor, to first order in
 the outputs: the model, whose Hessians are those of its start, holds no further, and scales that grow before the means
 are fitted stay large. A loss that does not fall by a part of what was promised takes the step back, and more damping is
 tried, as in the method of Levenberg and Marquardt. Examples may be weighted by their outputs (``beta_nll``): the loss
 that has to fall, and that the model promises about, has the weights of the step's start. All this is for likelihoods
-that are not concave: for the others (natural parameters, classes) one direction with a falling damping was the better,
-or is not known to be worse.
+that are not concave: for the others (natural parameters, classes) one direction was the better, or is not known to be
+worse; natural parameters have a share of the same damping.
 """
 
 from __future__ import annotations
@@ -41,6 +46,12 @@ LARGEST_CHANGE = 2.0
 """Factor by which entries of output Hessians may change in a step: a log-scale by 0.35. ``concrete`` and ``energy``
 (first and third split) are at errors of 0.283 and 0.059 after 60 steps, at 0.32 and 0.13 with 4 in its place, and at
 0.36 and 0.21 without a bound (measured)."""
+
+SPREAD = 0.03
+"""Share of the parameters' reach that single directions of a concave likelihood of several outputs a response have as
+damping. Natural parameters for ``concrete``, rows held out, 20 runs of 60 steps: a root mean square error of 0.303 and
+at most 0.37, without it 0.49 and 3.9, as rows far from all others go off. Of 250 steps: at most 0.94, without it 1e5;
+0.52 with 0.1, at a loss higher by 0.04, and 24, in one run, with 0.05: what is left is chance (measured)."""
 
 HALVINGS = 20
 """Of a step, until it is within the bound."""
@@ -98,9 +109,11 @@ class FullBatch:
             The step taken, ``(P,)``, zero where no damping made the loss fall; and the loss after it, if the batch is
             given again: the loss that has to fall has the weights that it had.
         """
-        loss, pull = float(self._gathered.loss), self._penalized(theta)
+        loss, pull, mean = float(self._gathered.loss), self._penalized(theta), self._curvature.mean
+        self._damping.hold(mean)
+        self._mean, self._reach = max(mean, torch.finfo(theta.dtype).tiny), self._curvature.reach()
         for _ in range(RETRIES):
-            self._curvature.refresh(self._damped, count)
+            self._curvature.refresh(lambda name: self._values.at("weight_decay", name), count, self._share)
             found = minimum(self._product, self._curvature.solve, gradient, previous, iterations)
             taken = self._position.checked(self._values.times("lr", found))
             share, curved = self._gathered.bounded(taken, LARGEST_CHANGE, HALVINGS)
@@ -119,16 +132,17 @@ class FullBatch:
         self._damping.adapt(change, promised, 1.0)
         return taken, self._gathered.given_again(now)
 
-    def _damped(self, name: str) -> float:
+    @property
+    def _share(self) -> float:
+        """What is added to the curvature, in units of its parameters' reach."""
         assert self._damping.value is not None
-        return self._damping.value + self._values.at("weight_decay", name)
+        return self._damping.value / self._mean
 
     def _penalized(self, v: Tensor) -> Tensor:
         return self._values.times("weight_decay", v)
 
     def _product(self, v: Tensor) -> Tensor:
-        assert self._damping.value is not None
-        return self._gathered.product(v).add_(v, alpha=self._damping.value) + self._penalized(v)
+        return self._gathered.product(v).addcmul_(self._reach, v, value=self._share) + self._penalized(v)
 
 
 def minimum(

@@ -16,7 +16,7 @@ from raphson.likelihoods import Likelihood
 from raphson.network import Given, LayerReport, TrainedModel, TrainingPass
 from raphson.optim._average import IterateAverage, averaged_gradient
 from raphson.optim._damping import DampingSchedule
-from raphson.optim._full_batch import FullBatch, is_same
+from raphson.optim._full_batch import SPREAD, FullBatch, is_same
 from raphson.optim._gathered import Gathered
 from raphson.optim._groups import GroupValues, checked_groups, group_lines, group_names, torch_groups
 from raphson.optim._options import CurvatureOptions, DampingOptions, StepSize, flag, not_negative, one_of
@@ -40,10 +40,10 @@ class KFAC(torch.optim.Optimizer):
     is added to their product). For mini-batches of 256 examples and more its length minimizes the exact quadratic model
     of the mini-batch, and :math:`p = 0.7` for whole steps (``QuadraticStep``); for smaller ones, whose own model is too
     optimistic, it is fixed, and :math:`p = 1` (``FixedStep``). Where every batch is the same and the likelihood is not
-    concave, a step is a few iterations of conjugate gradients on the model (``QuadraticStep``), and is taken back where
-    it fails. Otherwise one forward pass serves the loss, the gradient, the factors and the model. The network stays in
-    the mode that it is in: with batch statistics or dropout, gradient and curvature are those of the network as it was
-    sampled in that pass.
+    concave, a step is a few iterations of conjugate gradients on the model (``QuadraticStep``), with a damping that is
+    spread by layer, and is taken back where it fails. Otherwise one forward pass serves the loss, the gradient, the
+    factors and the model. The network stays in the mode that it is in: with batch statistics or dropout, gradient and
+    curvature are those of the network as it was sampled in that pass.
 
     Linear layers, convolutions and embeddings have Kronecker factors. All other parameters (scales and shifts of norms,
     weights in recurrent kernels, tables of positions that all examples share) have diagonal curvature, from samples;
@@ -186,11 +186,15 @@ class KFAC(torch.optim.Optimizer):
         """  # noqa: DOC502
         now, alone = self._progress, self._gathered is None
         gathered, _ = self._gather(x, y, weight)
-        if self._is_all(gathered) and now.count == 1 and alone and now.previous is not None:
-            # the first step was not bounded: nothing told yet that every batch is the same
-            self._position.move(-now.previous)
-            now.previous = None
-            gathered, _ = self._gather(x, y, weight)
+        if self._is_all(gathered) and now.count == 1:
+            if self._trained.likelihood.concave:
+                now.same, now.expected = True, None
+                self._damping.forget()
+            if alone and now.previous is not None:
+                # the first step was not bounded: nothing told yet that every batch is the same
+                self._position.move(-now.previous)
+                now.previous = None
+                gathered, _ = self._gather(x, y, weight)
         self._gathered = None
         values = GroupValues(self._trained.space.slices, self.param_groups)
         rule, gradient = self._rule, gathered.gradient
@@ -210,9 +214,9 @@ class KFAC(torch.optim.Optimizer):
             towards = averaged_gradient(average, gradient, rule.averaging) if rule.ahead else average
             taken = self._taken(gathered, gradient, towards, values)
             self._position.move(taken)
-            if now.count == 0 and self._damping.adapts and not self._trained.likelihood.concave and _iterates(rule):
+            if now.count == 0 and self._damping.adapts and self._bends and _iterates(rule):
                 now.expected = gathered.given_again(float(gathered.loss_now()))
-        now.previous, now.gradient = taken, average
+        now.previous, now.gradient, now.loss = taken, average, gathered.loss
         now.count += 1
         if self._average is not None:
             self._average.update()
@@ -221,13 +225,14 @@ class KFAC(torch.optim.Optimizer):
     def _taken(self, gathered: Gathered, gradient: Tensor, average: Tensor, values: GroupValues) -> Tensor:
         """Return the step along the preconditioned average of the gradients, and keep what its model promises."""
         now, rule = self._progress, self._rule
+        spread = SPREAD if now.same else 0.0
         if self._damping.value is None:
             guess = max(self._curvature.mean, torch.finfo(gradient.dtype).tiny)
-            towards = self._curvature.trials(gradient, now.count)
+            towards = self._curvature.trials(gradient, now.count, spread)
             self._damping.begin(lambda damping: self._trial(damping, towards, gathered, gradient, values), guess)
         damping = self._damping.value
         assert rule is not None and damping is not None
-        self._curvature.refresh(_damped(damping, values), now.count)
+        self._curvature.refresh(_damped(damping, values), now.count, spread)
         direction = self._curvature.solve(average).neg_()
         model: QuadraticModel | None = None
         if isinstance(rule, QuadraticStep):
@@ -266,6 +271,12 @@ class KFAC(torch.optim.Optimizer):
         if now.count == 1:
             self._damping.restart(self._curvature.mean)
         return True
+
+    @property
+    def _bends(self) -> bool:
+        """Whether the curvature of an output depends on other outputs, as that of a mean does on the scale."""
+        likelihood = self._trained.likelihood
+        return not likelihood.concave or len(likelihood.parameters) > 1
 
     @property
     def _products(self) -> bool:
@@ -362,13 +373,18 @@ class KFAC(torch.optim.Optimizer):
             self._follow(QuadraticStep() if large else FixedStep())
         if self._gathered is None:
             self._compared = self._damping.due(self._progress.count + 1)
-        before = self._loss_before(given) if self._gathered is None and self._progress.promised is not None else None
+        before = lost = None
+        if self._gathered is None and self._progress.promised is not None:
+            before, lost = self._loss_before(given)
         with self._trained.unharmed():
             made = self._trained.run(given, self._products)
             gradient = made.gradient(keep=self._options.estimator == "empirical")
             measured = self._curvature.measure(made, self._progress.count)
-        if before is not None and self._progress.promised is not None:
-            change = float(made.loss) - before
+        if before is not None and lost is not None and self._progress.promised is not None:
+            last = self._progress.loss
+            if last is not None and not is_same(before, float(last), last.dtype):
+                self._progress.same = False
+            change = float(made.loss) - before - lost
             self._damping.adapt(change, self._progress.promised, self._largest_lr, self._curvature.mean)
             self._progress.promised = None
         elif self._gathered is None and self._progress.expected is None and self._progress.count:
@@ -377,13 +393,13 @@ class KFAC(torch.optim.Optimizer):
         return gathered.with_pass(made, gradient, measured), made
 
     @torch.no_grad()
-    def _loss_before(self, given: Given) -> float:
-        """Return the loss of a mini-batch where the last step began, and what the step did to the penalty with it."""
+    def _loss_before(self, given: Given) -> tuple[float, float]:
+        """Return the loss of a mini-batch where the last step began, and the penalty there less that of now."""
         assert self._progress.previous is not None
         values = GroupValues(self._trained.space.slices, self.param_groups)
         after = self._position.penalty(values)
         with self._position.moved(self._progress.previous, -1.0):
-            return float(self._trained.loss(given)) + self._position.penalty(values) - after
+            return float(self._trained.loss(given)), self._position.penalty(values) - after
 
     def _trial(
         self,

@@ -37,6 +37,9 @@ three gradients a step more from the 25th to the 50th (measured)."""
 _PRIOR = 4.0
 """Samples that the mean over a tensor counts as in its diagonal: a single sampled square is near zero too often."""
 
+_VANISHING = 1e-3
+"""Share of the mean eigenvalue below which no reach falls: a layer whose units are all off has none."""
+
 Damped = Callable[[str], float]
 """From a parameter's name to what is added to its curvature."""
 
@@ -61,6 +64,7 @@ class Preconditioner:
         self._diagonal: Tensor | None = None
         self._saved: dict[str, Any] | None = None
         self._shift: Tensor | None = None
+        self._reaches: list[float] = []
         self._measured_at, self._inverted_at, self._updates = -1, -1, 0
         self._factor_period = self._inverse_period = 1
         self._generator = options.generator or torch.Generator(space.device).manual_seed(0)
@@ -75,6 +79,35 @@ class Preconditioner:
         """The mean eigenvalue of the curvature, by its blocks' traces."""
         total = 0.0 if self._diagonal is None else float(self._diagonal.sum())
         return (total + sum(state.trace() for state in self._blocks)) / self._space.numel
+
+    def reach(self) -> Tensor:
+        r"""Return for each parameter what damping is spread by where a batch has no noise, ``(P,)``.
+
+        It is :math:`\tfrac1O \operatorname{tr} L \cdot \operatorname{tr} R` for a layer whose outputs have the
+        curvature L and whose inputs the second moments R: the curvature that a weight would have if all inputs pointed
+        its way. With a multiple of it as damping a step is paid for by what it may do to outputs of the layer for *any*
+        input as long as those of the batch. A multiple of the identity hardly holds the last layer, whose curvature is
+        20 times that of the first in a regressor of 50 hidden units: its weights then grow and cancel on the batch, and
+        nowhere else.
+        """
+        assert self._plan is not None and self._diagonal is not None
+        out = self._diagonal.new_empty(self._space.numel)
+        for state, value in zip(self._blocks, self._spread, strict=True):
+            for place in state.block.places:
+                out[place] = value
+        for place in self._plan.diagonal_places.values():
+            out[self._plan.rest[place]] = self._floored(float(self._diagonal[place].mean()))
+        return out
+
+    @property
+    def _spread(self) -> list[float]:
+        """The reach of each block."""
+        if not self._reaches:
+            self._reaches = [self._floored(state.reach()) for state in self._blocks]
+        return self._reaches
+
+    def _floored(self, reach: float) -> float:
+        return max(reach, _VANISHING * self.mean, torch.finfo(self._space.dtype).tiny)
 
     def measure(self, made: TrainingPass, count: int) -> Measured | None:
         """Return the curvature of a batch, if step ``count`` (from 0) is one of those that update it."""
@@ -104,6 +137,7 @@ class Preconditioner:
             self._diagonal.lerp_(measured.diagonal, 1.0 - keep)
         self._updates += 1
         self._measured_at = count
+        self._reaches = []
 
     def shorten(self, lr: float) -> None:
         """Let the power be that for steps of this factor from the next inverses on.
@@ -115,16 +149,23 @@ class Preconditioner:
         """
         self._wanted = 1.0 - (1.0 - self.exponent) * math.sqrt(min(lr, 1.0))
 
-    def refresh(self, damped: Damped, count: int) -> None:
-        """Make inverses for a damping, if step ``count`` is one of those that do."""
+    def refresh(self, damped: Damped, count: int, share: float = 0.0) -> None:
+        """Make inverses for a damping, if step ``count`` is one of those that do.
+
+        Args:
+            damped: What is added to the curvature of a parameter.
+            count: The step, from 0.
+            share: Of the parameters' reach, which is added, too.
+        """
         again = due(count, self._inverted_at, self._inverse_period)
         if self._options.structure == "ekfac":  # eigenvectors of the same factors are the same, whatever the damping
             again = again and self._measured_at > self._inverted_at
         if again:
             self._power = self._wanted
-        for state in self._blocks:
-            state.refresh(damped(state.block.parameter), self._power, again)
-        self._shift = self._diagonal_shift(damped)
+        spread = self._spread if share else [0.0] * len(self._blocks)
+        for state, reach in zip(self._blocks, spread, strict=True):
+            state.refresh(damped(state.block.parameter) + share * reach, self._power, again)
+        self._shift = self._diagonal_shift(damped, share)
         if again:
             self._inverted_at = count
 
@@ -150,16 +191,30 @@ class Preconditioner:
         assert self._plan is not None
         return self._plan.output_jvp(made, v)
 
-    def trials(self, v: Tensor, count: int) -> Callable[[Damped], Tensor]:
-        """Return the same at step ``count`` by damping, after what does not depend on it was done once."""
+    def trials(self, v: Tensor, count: int, share: float = 0.0) -> Callable[[Damped], Tensor]:
+        """Return the same at step ``count`` by damping, after what does not depend on it was done once.
+
+        Args:
+            v: The vector.
+            count: The step, from 0.
+            share: Of the parameters' reach, which is added to the damping.
+
+        Returns:
+            From dampings to the product.
+        """
         if self._options.structure == "ekfac":
             self.refresh(lambda name: 0.0, count)
         power = self._wanted
         by_block = [state.trials(state.block.take(v), power) for state in self._blocks]
 
+        spread = [share * reach for reach in self._spread] if share else [0.0] * len(self._blocks)
+
         def at(damped: Damped) -> Tensor:
-            parts = [found(damped(state.block.parameter)) for found, state in zip(by_block, self._blocks, strict=True)]
-            return self._put_together(v, parts, self._diagonal_shift(damped), power)
+            parts = [
+                found(damped(state.block.parameter) + more)
+                for found, state, more in zip(by_block, self._blocks, spread, strict=True)
+            ]
+            return self._put_together(v, parts, self._diagonal_shift(damped, share), power)
 
         return at
 
@@ -258,7 +313,7 @@ class Preconditioner:
             self._inverse_period = _period(self._options.inverse_period, inverses, gradient)
         return self._plan
 
-    def _diagonal_shift(self, damped: Damped) -> Tensor | None:
+    def _diagonal_shift(self, damped: Damped, share: float = 0.0) -> Tensor | None:
         """Return the damped diagonal, ``(R,)``, drawn towards its mean by tensor while few samples made it."""
         assert self._plan is not None and self._diagonal is not None
         seen = min(float(self._updates), 1.0 / (1.0 - self._options.decay)) * self._options.samples
@@ -266,6 +321,8 @@ class Preconditioner:
         for name, place in self._plan.diagonal_places.items():
             part = self._diagonal[place]
             out[place] = (seen * part + _PRIOR * part.mean()) / (seen + _PRIOR) + damped(name)
+            if share:
+                out[place] += share * self._floored(float(part.mean()))
         return out
 
 

@@ -21,6 +21,8 @@ class Progress:
         gradient: The running average of the gradients, ``(P,)``.
         promised: The change of the loss that the last step's model promised; None where it is not compared.
         expected: The loss that every batch so far would have now if they are all the same one; None where they are not.
+        loss: That of the last step's batch, before the step.
+        same: Whether all batches are known to be the same one where the likelihood is concave.
         length: The lengths of steps.
     """
 
@@ -29,6 +31,8 @@ class Progress:
     gradient: Tensor | None = None
     promised: float | None = None
     expected: float | None = None
+    loss: Tensor | None = None
+    same: bool = False
     length: KeptLength = field(default_factory=KeptLength)
 
     def state(self) -> dict[str, Any]:

