@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from raphson import _native
 from raphson.data import DenseDesign, fused_sums
 
 
@@ -60,5 +61,8 @@ def test_sums_by_class_are_those_of_the_rows_of_each(n, d, k):
     sums = fused_sums(torch.from_numpy(x), torch.from_numpy(codes), k)
     np.testing.assert_allclose(sums.total, x.sum(0), atol=1e-11)
     np.testing.assert_allclose(sums.squares, np.square(x).sum(0), rtol=1e-12)
+    if k * d > 2**16 and not _native.is_available():  # many sums repay a pass in compiled code only
+        assert sums.by_class is None
+        return
     for c in range(k):
         np.testing.assert_allclose(sums.by_class[c], x[codes == c].sum(0), atol=1e-11)
