@@ -51,6 +51,7 @@ def estimator(kind, **options):
     return rp.VectorGLM(rp.Bernoulli() if kind == "bits" else rp.Poisson(), **options)
 
 
+@pytest.mark.nightly
 @settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(sorted(LIKELIHOODS)),

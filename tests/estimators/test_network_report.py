@@ -77,6 +77,7 @@ def test_against_fitting_again_without_a_row():
     assert np.corrcoef(moved, expected)[0, 1] > 0.7
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("likelihood", "targets"),
     [

@@ -189,6 +189,7 @@ def test_the_whole_report_of_classes_is_that_of_a_direct_solve():
     assert "sandwich" in str(ours.summary())
 
 
+@pytest.mark.nightly
 def test_standard_errors_of_a_table_too_wide_for_a_covariance():
     """Beyond the covariance that is formed, variances and contrasts go by the scores of the rows."""
     rng = np.random.default_rng(0)

@@ -190,6 +190,7 @@ def test_log_determinant_of_a_dense_plus_low_rank_matrix_is_that_of_scipy(seed):
         assert float(op.slogdet().logabsdet) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("condition", [2.0, 1e2, 1e6])
 def test_intervals_of_the_log_determinant_cover_at_their_level(condition):
     values = torch.logspace(0, math.log10(condition), 2000, dtype=torch.float64)
@@ -217,6 +218,7 @@ DENSITIES = {
 }
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", DENSITIES)
 @pytest.mark.parametrize("width", [None, 0.1])
 def test_the_spectral_density_is_within_its_stated_error(name, width):

@@ -51,8 +51,7 @@ QUANTITIES: dict[str, Callable[[rp.Objective], Tensor]] = {
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize(("dtype", "reduction"), [(torch.bfloat16, "sum"), (torch.float16, "mean")], ids=str)
 def test_many_batches_lose_no_digits(dtype: torch.dtype, reduction: Any, quantity: str) -> None:
     """Added up in bfloat16, 300 losses are off by a tenth: a term below 1/256 of the sum leaves no trace."""
     model = network().to(dtype)
