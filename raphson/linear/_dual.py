@@ -37,7 +37,7 @@ from torch import Tensor
 
 from raphson.data import SparseDesign, row_products
 from raphson.linalg import SERIAL_ENTRIES
-from raphson.linear._few_rows import Array, applied, invert_roots, solve
+from raphson.linear._dual_factors import Array, applied, invert_roots, solve
 from raphson.linear._objective import LinearObjective
 from raphson.linear._row_space import constant_columns
 

@@ -80,7 +80,7 @@ class MixedStepper(CompiledStepper):
     ) -> None:
         assert objective.compiled is not None
         super().__init__(objective.compiled, diagonal, means, length)
-        self._compiled, self._tol = objective.compiled, tol
+        self._compiled = objective.compiled
         self._first = self._last = first
         self._floor = max(_NEAR * tol, _ROUNDED * first)
         self._price: float = _COPY * objective.design.x.numel() / (_SAVED * objective.cost.evaluation)
@@ -105,6 +105,12 @@ class MixedStepper(CompiledStepper):
         """Take a step: see ``solve.Stepper``."""
         if self.leads:
             return self._step_in_single(theta, at, length)
+        return self._step_in_double(theta, at, length)
+
+    def _step_in_double(
+        self, theta: Tensor, at: State, length: float
+    ) -> tuple[Tensor, Evaluation, int, float, Passed] | None:
+        """Take a step in double precision, which writes the copy in single where that pays."""
         copy = new_table(*self._shape, torch.float32) if self._pays() else None
         self._lowest = min(self._lowest, at.value)
         found = reached(self._descent.step(theta, at.value, at.gradient, length, self._lowest, copy=copy))
@@ -135,7 +141,7 @@ class MixedStepper(CompiledStepper):
         self._go_on_in_double()
         if found is None:  # its rounding may be what stopped it
             self.clear()
-            return self.step(theta, self._in_double(theta), 1.0, math.inf, 1.0, self._tol)
+            return self._step_in_double(theta, self._in_double(theta), 1.0)
         there, _, trials, length, _ = found
         return there, self._in_double(there), trials + 1, length, []
 

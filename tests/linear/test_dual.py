@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from raphson.data import DenseDesign, SparseDesign
 from raphson.likelihoods import Categorical, Gaussian
 from raphson.linear import DualClasses, LinearObjective, OutputMap, has_dual
-from raphson.linear._few_rows import _SMALL
+from raphson.linear._dual_factors import _SMALL
 from tests.awkward_tables import spoil
 
 
