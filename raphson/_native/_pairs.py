@@ -13,16 +13,17 @@ from raphson._native._linear import Evaluator
 from raphson._native._module import Memory, memory, own
 from raphson._native._sparse import UNIT
 
-_CACHED = 2**18
-"""Numbers of all pairs up to which one thread is as fast as several."""
+_PART = 2.0**18
+"""Numbers of all pairs that are worth a thread of their own."""
 
 CURVED = 1e-10
 """Share of the mean inverse curvature below which that of a pair is rounding."""
 
 
 def has_pairs(p: int, pairs: int) -> bool:
-    """Return whether compiled code multiplies so many pairs of vectors ``(p,)``, and is the faster one."""
-    return _module.is_available(0.0) and (2 * pairs * p <= _CACHED or torch.get_num_threads() == 1)
+    """Return whether compiled code multiplies so many pairs of vectors ``(p,)``, on as many threads as pays."""
+    is_shared = bool(_module.runtime()) or torch.get_num_threads() == 1
+    return _module.is_available(0.0) and (is_shared or 2 * pairs * p <= _PART)
 
 
 class Pairs:
@@ -39,11 +40,13 @@ class Pairs:
     def __init__(self, p: int, pairs: int, dtype: torch.dtype, *, scaled: bool, scale: float) -> None:
         # steps and Z in turns, in the places that are free or oldest: memory that no pair has come to is never touched
         self._rows = torch.empty(2 * pairs, p, dtype=dtype)
-        self._numbers = torch.zeros(pairs * (2 * pairs + 6) + 2, dtype=torch.float64)
+        threads = _module.threads(2.0 * pairs * p, _PART)
+        size = pairs * (2 * pairs + 6) + 2 + threads * (2 * pairs + 2)
+        self._numbers = torch.zeros(size, dtype=torch.float64)
         self._own = self._numbers.numpy()[2 * pairs * (pairs + 1) + pairs :]  # scale, number of pairs taken in
         self._own[0], self._pairs = scale, pairs
         numbers, rows = memory("numbers", self._numbers, *self._numbers.shape), own(self._rows)
-        self.arguments = pairs, scaled, CURVED, numbers, rows
+        self.arguments = pairs, threads, scaled, CURVED, numbers, rows
         """What compiled functions take; see ``take_pairs`` in ``module.c``."""
 
     @property

@@ -42,7 +42,7 @@ static TARGET int NAME(reach)(const struct descent *of)
 /* Returns whether memory ran out; where no length of the direction helps there are no trials. */
 static inline TARGET INLINE int NAME(step)(struct descent *of)
 {
-    const struct pairs *pairs = &of->pairs;
+    struct pairs *pairs = &of->pairs;
     const size_t p = pairs->p;
     double *direction = pairs->out, *scale = pairs->scale;
     NAME(precondition)(of);

@@ -83,11 +83,12 @@ struct product {
    of that inverse with the gradient; a step (p,), the gradient after and before it, and what they were solved for. Numbers stay from
    call to call: seen (memory, 2), the rows' products with the gradient; R^-1, Y^T Z and the diagonal of R; the scale; how many pairs
    were taken in, which need a curvature above a share `curved` of the mean one. The direction, minus the product with the gradient,
-   goes to out. */
+   goes to out. Vectors are shared out in parts, of which each has its own sums (parts, 2 memory + 2); the new pair is in the place
+   `slot`, and `used` places hold one. */
 struct pairs {
-    size_t memory, p;
+    size_t memory, p, parts, slot, used;
     int scaled;
-    double curved, *seen, *root, *changes, *own, *scale, *taken, *room;
+    double curved, *seen, *root, *changes, *own, *scale, *taken, *room, *sums;
     const void *step, *gradient, *before, *solved, *solved_before;
     void *rows, *out;
 };
@@ -123,7 +124,7 @@ struct kernels {
     int (*pass)(const struct model *, const struct pass *);
     int (*hessian)(const struct model *, const struct entries *, void *);
     void (*product)(const void *, size_t, size_t);
-    void (*pairs)(const struct pairs *);
+    void (*pairs)(struct pairs *);
     int (*descend)(struct descent *);
     void (*moments)(const void *, size_t, size_t);
 };

@@ -228,18 +228,19 @@ static PyObject *sparse(PyObject *Py_UNUSED(module), PyObject *tuple)
 /* Take what stays from step to step, as Pairs.arguments has it; returns the type of its vectors. */
 static char take_pairs(struct arguments *args, struct pairs *of)
 {
-    struct arguments from = {take(args), 5, 0};
+    struct arguments from = {take(args), 6, 0};
     const size_t m = of->memory = from.tuple ? take_size(&from) : 0;
+    of->parts = from.tuple ? take_threads(&from) : 1;
     of->scaled = take_size(&from) != 0;
     PyObject *curved = take(&from);
     of->curved = curved ? PyFloat_AsDouble(curved) : 0;
-    double *at = take_array(&from, "numbers", "d", times(m, 2 * m + 6) + 2).at;
+    double *at = take_array(&from, "numbers", "d", times(m, 2 * m + 6) + 2 + times(of->parts, 2 * m + 2)).at;
     const struct array rows = take_array(&from, "rows", "df", ANY);
     of->rows = rows.at, of->p = m ? rows.count / m / 2 : 0;
     if (!agree(m >= 1 && m <= 1024 && rows.count == 2 * m * of->p, "there are not two rows for every pair") || !at)
         return 0;
     of->seen = at, of->root = at += 2 * m, of->changes = at += m * m, of->own = at += m * m, of->scale = at += m;
-    of->taken = at + 1, of->room = at + 2;
+    of->taken = at + 1, of->room = at + 2, of->sums = of->room + 3 * m;
     agree(*of->taken >= 0 && *of->taken < 0x1p52, "no number of pairs");
     return rows.type;
 }

@@ -17,27 +17,48 @@ static TARGET double NAME(dot)(const REAL *a, const REAL *b, size_t length)
     return sum;
 }
 
-/* Take in a step as `rows`, s and Z in turns, and the products that the inverse Hessian needs. */
-static TARGET void NAME(take_pair)(const struct pairs *of, size_t slot, size_t used, double *products)
+/* Where a part of vectors begins: parts are of whole pieces. */
+static TARGET size_t NAME(begin)(const struct pairs *of, size_t part)
 {
-    const size_t m = of->memory, p = of->p;
+    const size_t first = padded(of->p, PIECE) / PIECE * part / of->parts * PIECE;
+    return first < of->p ? first : of->p;
+}
+
+/* Of a part of vectors: the step becomes `rows`, s and Z in turns, and products with the change of the gradient, of the new pair,
+   and with the gradient, of all pairs, go to `sums`. */
+static TARGET void NAME(products_part)(const void *data, size_t part, size_t Py_UNUSED(parts))
+{
+    const struct pairs *of = data;
+    const size_t p = of->p, end = NAME(begin)(of, part + 1);
     const REAL *gradient = of->gradient, *before = of->before, *solved = of->solved, *solved_before = of->solved_before;
-    REAL *rows = of->rows, *s = rows + 2 * slot * p, *z = s + p;
-    memcpy(s, of->step, p * sizeof(REAL));
-    for (size_t j = 0; j < p; j++)
-        z[j] = solved[j] - solved_before[j];
-    double of_pair[2] = {0};
-    memset(products, 0, 2 * used * sizeof(double));
-    for (size_t first = 0; first < p; first += PIECE) { /* a piece of the gradient stays in the cache for all pairs */
-        const size_t count = first + PIECE < p ? PIECE : p - first;
+    REAL *rows = of->rows, *s = rows + 2 * of->slot * p, *z = s + p;
+    double *sums = of->sums + part * 2 * (of->memory + 1);
+    memset(sums, 0, 2 * (of->memory + 1) * sizeof(double));
+    for (size_t first = NAME(begin)(of, part), count; first < end; first += count) {
+        count = first + PIECE < end ? PIECE : end - first; /* a piece of the gradient stays in the cache for all pairs */
         REAL change[PIECE];
-        for (size_t j = 0; j < count; j++)
+        memcpy(s + first, (const REAL *)of->step + first, count * sizeof(REAL));
+        for (size_t j = 0; j < count; j++) {
             change[j] = gradient[first + j] - before[first + j];
+            z[first + j] = solved[first + j] - solved_before[first + j];
+        }
         for (size_t h = 0; h < 2; h++)
-            of_pair[h] += NAME(dot)(s + h * p + first, change, count);
-        for (size_t i = 0; i < 2 * used; i++)
-            products[i] += NAME(dot)(rows + i * p + first, gradient + first, count);
+            sums[h] += NAME(dot)(s + h * p + first, change, count);
+        for (size_t i = 0; i < 2 * of->used; i++)
+            sums[2 + i] += NAME(dot)(rows + i * p + first, gradient + first, count);
     }
+}
+
+/* Take in a step, and the products that the inverse Hessian needs. */
+static TARGET void NAME(take_pair)(const struct pairs *of, double *products)
+{
+    const size_t m = of->memory, slot = of->slot, used = of->used;
+    run_team(NAME(products_part), of, of->parts, of->parts);
+    for (size_t part = 1; part < of->parts; part++)
+        for (size_t i = 0; i < 2 * (m + 1); i++)
+            of->sums[i] += of->sums[part * 2 * (m + 1) + i];
+    const double *of_pair = of->sums;
+    memcpy(products, of->sums + 2, 2 * used * sizeof(double));
     for (size_t i = 0; i < 2 * used; i++) { /* with the change of the gradient: of the others from what was before it, a pass less */
         const double now = products[i];
         products[i] = i / 2 == slot ? of_pair[i % 2] : now - of->seen[i];
@@ -48,7 +69,7 @@ static TARGET void NAME(take_pair)(const struct pairs *of, size_t slot, size_t u
     of->own[slot] = 0;
     const double curvature = products[2 * slot], size = products[2 * slot + 1];
     if (!(size > 0 && curvature > of->curved * *of->scale * size)) {
-        memset(s, 0, 2 * p * sizeof(REAL));
+        memset((REAL *)of->rows + 2 * slot * of->p, 0, 2 * of->p * sizeof(REAL));
         of->seen[2 * slot] = of->seen[2 * slot + 1] = 0;
         return;
     }
@@ -64,13 +85,34 @@ static TARGET void NAME(take_pair)(const struct pairs *of, size_t slot, size_t u
     *of->taken += 1;
 }
 
-static TARGET void NAME(pairs)(const struct pairs *of)
+/* A part of the direction, from the pairs' shares in it: -scale times `solved`, and of each s and Z. */
+static TARGET void NAME(direction_part)(const void *data, size_t part, size_t Py_UNUSED(parts))
 {
-    const size_t m = of->memory, p = of->p, taken = (size_t)*of->taken, slot = taken % m, used = taken < m ? slot + 1 : m;
+    const struct pairs *of = data;
+    const size_t p = of->p, m = of->memory, end = NAME(begin)(of, part + 1);
+    const double *a = of->room, *shares = a + 2 * m, scale = *of->scale;
+    for (size_t first = NAME(begin)(of, part), count; first < end; first += count) {
+        count = first + PIECE < end ? PIECE : end - first;
+        REAL sums[PIECE];
+        for (size_t j = 0; j < count; j++)
+            sums[j] = (REAL)-scale * ((const REAL *)of->solved)[first + j];
+        for (size_t k = 0; k < of->used; k++) {
+            const REAL *s = (const REAL *)of->rows + 2 * k * p + first, *z = s + p;
+            const REAL own = (REAL)shares[k], other = (REAL)(-scale * a[k]);
+            for (size_t j = 0; j < count; j++)
+                sums[j] -= own * s[j] + other * z[j];
+        }
+        memcpy((REAL *)of->out + first, sums, count * sizeof(REAL));
+    }
+}
+
+static TARGET void NAME(pairs)(struct pairs *of)
+{
+    const size_t m = of->memory, taken = (size_t)*of->taken, used = of->used = taken < m ? taken + 1 : m;
     double *a = of->room, *inner = a + m, *shares = inner + m; /* of Z, and of the steps */
-    NAME(take_pair)(of, slot, used, a);
+    of->slot = taken % m;
+    NAME(take_pair)(of, a);
     const double scale = *of->scale;
-    const REAL *solved = of->solved;
     for (size_t k = 0; k < used; k++)
         for (size_t l = a[k] = 0; l < used; l++)
             a[k] += of->root[k * m + l] * of->seen[2 * l];
@@ -83,17 +125,5 @@ static TARGET void NAME(pairs)(const struct pairs *of)
     for (size_t k = 0; k < used; k++)
         for (size_t l = shares[k] = 0; l < used; l++)
             shares[k] += inner[l] * of->root[l * m + k];
-    for (size_t first = 0; first < p; first += PIECE) {
-        const size_t count = first + PIECE < p ? PIECE : p - first;
-        REAL sums[PIECE];
-        for (size_t j = 0; j < count; j++)
-            sums[j] = (REAL)-scale * solved[first + j];
-        for (size_t k = 0; k < used; k++) {
-            const REAL *s = (const REAL *)of->rows + 2 * k * p + first, *z = s + p;
-            const REAL own = (REAL)shares[k], other = (REAL)(-scale * a[k]);
-            for (size_t j = 0; j < count; j++)
-                sums[j] -= own * s[j] + other * z[j];
-        }
-        memcpy((REAL *)of->out + first, sums, count * sizeof(REAL));
-    }
+    run_team(NAME(direction_part), of, of->parts, of->parts);
 }

@@ -241,7 +241,8 @@ class LinearObjective:
             columns += change * self.means.numpy()
         else:
             columns[:, :1] += change
-        value = float(at.nll) - float(linear.numpy() @ theta.numpy()) - constant
+        # PyTorch's product: NumPy's would wake threads of its own, which fight with PyTorch's
+        value = float(at.nll) - float(torch.dot(linear, theta)) - constant
         return Evaluation(value, torch.from_numpy(gradient), self._gradient_norm(torch.from_numpy(gradient)), None)
 
     def _sums(self, theta: Tensor, hessian: Kind | None) -> tuple[float, Tensor, list[Part]]:

@@ -16,9 +16,10 @@ pytestmark = pytest.mark.usefixtures("each_instruction_set")
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("p", [1, 3, 16, 77, 1000])
-def test_directions_are_those_of_pytorch(p, scaled, dtype):
+@pytest.mark.parametrize("p, threads", [(1, 1), (3, 1), (16, 4), (77, 1), (1000, 1), (2100, 2), (5000, 3), (9000, 2)])
+def test_directions_are_those_of_pytorch(p, threads, scaled, dtype, monkeypatch):
     """Of vectors of any length, with pairs that are refused and after the pairs were forgotten."""
+    monkeypatch.setattr(_module, "threads", lambda *_: threads)
     generator, memories = torch.Generator().manual_seed(p), min(p, 4)
     draw = lambda: torch.randn(p, dtype=dtype, generator=generator)  # noqa: E731
     curvature = torch.rand(p, dtype=dtype, generator=generator) + 0.5
@@ -61,8 +62,8 @@ def test_the_compiled_module_checks_again():
     pairs = _native.Pairs(4, 2, torch.float64, scaled=True, scale=1.0)
     ones, narrow = torch.ones(4, dtype=torch.float64), torch.ones(4)
     vector, few, single = own(ones), (ones.data_ptr(), 3, "d"), own(narrow)
-    number, scaled, curved, numbers, rows = pairs.arguments
-    taken = torch.full((22,), -1.0, dtype=torch.float64)
+    number, threads, scaled, curved, numbers, rows = pairs.arguments
+    taken = torch.full((28,), -1.0, dtype=torch.float64)
     kernels = _module.kernels
     kernels.pairs(pairs.arguments, *[vector] * 6)
     for place in range(6):
@@ -70,15 +71,17 @@ def test_the_compiled_module_checks_again():
             with pytest.raises(ValueError):
                 kernels.pairs(pairs.arguments, *[wrong if i == place else vector for i in range(6)])
     for wrong in (
-        (0, scaled, curved, numbers, rows),
-        (3, scaled, curved, numbers, rows),
-        (2**63, scaled, curved, numbers, rows),
-        (number, scaled, curved, numbers, (rows[0], 15, "d")),
-        (number, scaled, curved, (numbers[0], 21, "d"), rows),
-        (number, scaled, curved, own(taken), rows),
+        (0, threads, scaled, curved, numbers, rows),
+        (3, threads, scaled, curved, numbers, rows),
+        (2**63, threads, scaled, curved, numbers, rows),
+        (number, 0, scaled, curved, numbers, rows),
+        (number, threads + 1, scaled, curved, numbers, rows),
+        (number, threads, scaled, curved, numbers, (rows[0], 15, "d")),
+        (number, threads, scaled, curved, (numbers[0], numbers[1] - 1, "d"), rows),
+        (number, threads, scaled, curved, own(taken), rows),
     ):
         with pytest.raises(ValueError):
             kernels.pairs(wrong, *[vector] * 6)
-    for wrong in ((number, scaled, curved, numbers), None, (number, scaled, "0", numbers, rows)):
+    for wrong in ((number, threads, scaled, curved, numbers), None, (number, threads, scaled, "0", numbers, rows)):
         with pytest.raises(TypeError):
             kernels.pairs(wrong, *[vector] * 6)

@@ -167,11 +167,13 @@ def test_infinite_values_are_stepped_back_from():
 
 
 def test_where_it_is_not_the_faster_way_there_is_none(monkeypatch):
-    """Many numbers and several threads, no compiled code for the family, coefficients that are negative there."""
+    """Many numbers and threads that cannot be used, no compiled code for the family, coefficients that are negative."""
     objective, _ = make(table(300, 20, 1), "bernoulli")
     inverse = inverse_of(objective, means=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert _native.has_pairs(10_000, 10) and not _native.has_pairs(20_000, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(_module, "runtime", lambda: "")
+        assert _native.has_pairs(10_000, 10) and not _native.has_pairs(20_000, 10)
     gamma, _ = make(table(300, 20, 1), "gamma")
     assert gamma.compiled.negative and CompiledStepper.of(gamma, inverse.diagonal, None, 1.0) is None
     monkeypatch.setattr(_module, "kernels", None)
