@@ -13,6 +13,7 @@ from raphson.linear._dual import DualClasses as DualClasses
 from raphson.linear._dual import DualPoint as DualPoint
 from raphson.linear._dual import has_dual as has_dual
 from raphson.linear._dual import start_condition as start_condition
+from raphson.linear._dual_coordinates import DualCoordinates as DualCoordinates
 from raphson.linear._hessian import Evaluation as Evaluation
 from raphson.linear._hessian import LinearHessian as LinearHessian
 from raphson.linear._mixed import MixedStepper as MixedStepper

@@ -1,4 +1,4 @@
-r"""Penalized classes as combinations of rows: value, gradient and Newton steps in outputs, where rows are few.
+r"""Penalized classes as combinations of rows: value, gradient and Newton step in outputs, where rows are few.
 
 With a ridge the slopes are combinations of the centered rows, :math:`B = A \tilde X` with A (q, N), so that outputs and
 penalty need no more than the products of the rows,
@@ -14,10 +14,8 @@ Where all classes have the same curvature :math:`w_n` in a row, let :math:`V = \
 
 .. math:: \Delta A = - R / \mu + (R G / \mu - \Delta b)\, E, \qquad \Delta A\, 1 = 0 ,
 
-with one factor, of a matrix that is well conditioned: for two classes always, for more at the start, where all outputs
-are zero. Elsewhere each class has an :math:`E_k` of its own, of :math:`V_k = \Omega P_k / \mu`, and the outputs' common
-part :math:`q = \sum_k P_k \Delta F_k` is added to :math:`R_k G / \mu - \Delta b_k`; it follows from
-:math:`\sum_k \Delta A_k = 0` (Rasmussen and Williams 2006, algorithms 3.1 and 3.3).
+with one factor, of a matrix that is well conditioned (Rasmussen and Williams 2006, algorithm 3.1): for two classes
+always, for more at the start, where all outputs are zero.
 
 References:
     C. E. Rasmussen and C. K. I. Williams (2006), Gaussian Processes for Machine Learning, ch. 3.
@@ -37,7 +35,7 @@ from torch import Tensor
 
 from raphson.data import SparseDesign, row_products
 from raphson.linalg import SERIAL_ENTRIES
-from raphson.linear._dual_factors import Array, applied, invert_roots, solve
+from raphson.linear._dual_factors import Array, solve
 from raphson.linear._objective import LinearObjective
 from raphson.linear._row_space import constant_columns
 
@@ -128,7 +126,7 @@ class DualClasses:
         kinds = 1 - np.array([[_left_out(objective)]]) if two else np.arange(self.q)[:, None]
         weights = objective.weights
         self.shares: Any = 1.0 / self.n if weights is None else weights.double().numpy() / objective.total_weight
-        self._targets: Array = (y == kinds) * self.shares
+        self.targets: Array = (y == kinds) * self.shares
         self._weights = np.full(self.n, self.shares) if weights is None else self.shares
         self._intercept = objective.output_map.intercept
         self._x: Any = objective.design.x
@@ -233,10 +231,10 @@ class DualClasses:
             total = p.sum(0)
             p /= total
             logs = np.log(total) + largest
-        value = float(self._weights @ logs) - float(np.vdot(self._targets, f))
+        value = float(self._weights @ logs) - float(np.vdot(self.targets, f))
         value += 0.5 * self.penalty * float(np.vdot(a, product))
         r = p * self.shares
-        r -= self._targets
+        r -= self.targets
         ones = r.sum(1) if self._intercept else np.zeros(self.q)
         r += self.penalty * a
         if not products:
@@ -256,7 +254,7 @@ class DualClasses:
         """
         change = step.product + step.b[:, None]
         f, own = at.product + at.b[:, None], self.penalty * float(np.vdot(step.a, step.product))
-        linear = self.penalty * float(np.vdot(at.a, step.product)) - float(np.vdot(self._targets, change))
+        linear = self.penalty * float(np.vdot(at.a, step.product)) - float(np.vdot(self.targets, change))
         mean_and_variance = self._along(change)
         left = left or (_FLAT if at.a.any() else _FIRST)
         enough = left * at.decrease(step)
@@ -314,39 +312,6 @@ class DualClasses:
         if self._intercept:
             b = a.sum(1) / solved[-1].sum()
             a -= np.multiply.outer(b, solved[-1])
-        return DualStep(a, self.times_gram(a), b)
-
-    def step(self, at: DualPoint) -> DualStep | None:
-        """Return the Newton step for several classes anywhere, with a factor for each; None as above."""
-        k, n, mu = self.q, self.n, self.penalty
-        roots = np.sqrt(at.p * (self._weights / mu))
-        halves = self.gram * roots[:, None, :]
-        halves *= roots[:, :, None]
-        halves.reshape(k, -1)[:, :: n + 1] += 1.0
-        if not invert_roots(halves):
-            return None
-        halves *= roots[:, :, None]  # T with E = T T^T
-        beside = torch.from_numpy(halves.transpose(1, 0, 2).reshape(n, k * n))
-        common = torch.mm(beside, beside.mT).numpy()
-        known = applied(halves, at.r_product / mu)
-        if not self._intercept:
-            solved = solve(common, known.sum(0)[None])
-            if solved is None:
-                return None
-            a, b = known - applied(halves, solved) - at.r / mu, np.zeros(k)
-            return DualStep(a, self.times_gram(a), b)
-        ones = applied(halves, np.ones((1, n)))
-        solved = solve(common, np.concatenate([known.sum(0)[None], ones]))
-        if solved is None:
-            return None
-        # the shares of every class sum to zero, which gives its intercept; what all have in common is free
-        system = np.diag(ones.sum(1)) - ones @ solved[1:].T + ones.sum() / k**2
-        found = solve(system, (known.sum(1) - ones @ solved[0] - at.r.sum(1) / mu)[None])
-        if found is None:
-            return None
-        b = found[0] - found[0].sum() / k
-        a = known + applied(halves, (b @ solved[1:] - solved[0])[None]) - b[:, None] * ones
-        a -= at.r / mu
         return DualStep(a, self.times_gram(a), b)
 
     # the coefficients ------------------------------------------------------------------------------------------------

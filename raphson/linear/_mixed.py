@@ -79,7 +79,7 @@ class MixedStepper(CompiledStepper):
         tol: float,
     ) -> None:
         assert objective.compiled is not None
-        super().__init__(objective.compiled, diagonal, means, length)
+        super().__init__(objective.compiled.evaluator, diagonal, means, length)
         self._compiled = objective.compiled
         self._first = self._last = first
         self._floor = max(_NEAR * tol, _ROUNDED * first)

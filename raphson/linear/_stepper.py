@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from raphson import _native
-from raphson.linear._compiled import PAIRS, CompiledFamily, has_compiled_steps
+from raphson.linear._compiled import PAIRS, has_compiled_steps
 from raphson.linear._hessian import Evaluation
 from raphson.linear._objective import LinearObjective
 
@@ -40,7 +40,7 @@ class CompiledStepper:
     """Makes steps as ``solve.PairsStepper`` does, in one compiled call one or, where they are short, several.
 
     Args:
-        family: The objective.
+        evaluator: Evaluates the objective.
         diagonal: About that of the Hessian, up to a factor, ``(p,)``.
         means: Those of columns that are not centered, ``(D',)``, zero for the intercept that comes first; or None.
         length: Inverse Hessians that the first step is, from the gradient, None for a step of length one; later ones
@@ -49,10 +49,10 @@ class CompiledStepper:
     """
 
     def __init__(
-        self, family: CompiledFamily, diagonal: Tensor, means: Tensor | None, length: float | None, most: int = 1
+        self, evaluator: _native.Evaluator, diagonal: Tensor, means: Tensor | None, length: float | None, most: int = 1
     ) -> None:
         pairs = _native.Pairs(diagonal.shape[0], PAIRS, diagonal.dtype, scaled=True, scale=length or 0.0)
-        self._descent = _native.Descent(family.evaluator, diagonal, means, pairs, most=most)
+        self._descent = _native.Descent(evaluator, diagonal, means, pairs, most=most)
 
     @classmethod
     def of(
@@ -63,7 +63,7 @@ class CompiledStepper:
         if family is None or family.negative or not has_compiled_steps(objective.n_parameters):
             return None
         most = max(1, min(_MOST, int(_AT_ONCE / objective.cost.step)))
-        return cls(family, diagonal, means, length, most)
+        return cls(family.evaluator, diagonal, means, length, most)
 
     @property
     def number(self) -> int:

@@ -60,8 +60,10 @@ def test_the_gradient_of_all_columns_is_below_the_tolerance(table, l2, intercept
     if x.shape[1] <= len(y) and len(model.classes_) < 5:
         assert "In combinations of the" not in solution.reason
         return
-    # means beside which rows hardly differ leave few digits of a weak penalty: that goes on with all columns
-    assert solution.converged and ("In combinations of the" in solution.reason or (l2 < 1e-3 and not intercept))
+    # means beside which rows hardly differ leave few digits of a weak penalty: that goes on with all columns; columns
+    # of very different size take more steps of L-BFGS than are tried
+    few, by_rows = (f"In {words} of the" in solution.reason for words in ("combinations", "the span"))
+    assert solution.converged and (few or (l2 < 1e-3 and not intercept) or (by_rows and len(model.classes_) > 2))
     assert gradient_norm(model, x, y, weights, l2, intercept) <= 1.05e-6
     assert solution.gradient_norm <= 1e-6
     assert model.n_iter_ == len(solution.history) - 1
@@ -96,7 +98,7 @@ def test_what_leads_no_further_goes_on_with_all_columns(change):
     patched = (
         mock.patch.multiple(_few_rows.DualClasses, **dual) if dual else mock.patch.object(_few_rows, "_PATIENCE", 2)
     )
-    with patched, mock.patch.multiple(_few_rows, _CLASS_WORK=0.0, _ALWAYS=0.0):
+    with patched:
         model = rp.MultinomialLogisticRegression(l2=1e-3, tol=1e-6).fit(x, y)
     assert model.solution_.converged and gradient_norm(model, x, y, None, 1e-3, True) <= 1.05e-6
     assert len(model.solution_.history) == model.n_iter_ + 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from raphson.data import DenseDesign, SparseDesign
 from raphson.likelihoods import Categorical, Gaussian
-from raphson.linear import DualClasses, LinearObjective, OutputMap, has_dual
+from raphson.linear import DualClasses, DualCoordinates, LinearObjective, OutputMap, has_dual
 from raphson.linear._dual_factors import _SMALL
 from tests.awkward_tables import spoil
 
@@ -88,10 +88,9 @@ def test_newton_steps_are_those_of_all_columns(objective, seed):
     dual = DualClasses(objective)
     start = dual.start()
     points = [(start, dual.shared_step(start))]
-    if dual.q > 1:
-        points.append((start, dual.step(start)))
-    away = some_point(dual, seed)
-    points.append((away, dual.shared_step(away) if dual.q == 1 else dual.step(away)))
+    if dual.q == 1:
+        away = some_point(dual, seed)
+        points.append((away, dual.shared_step(away)))
     for at, step in points:
         theta = dual.parameters(dual.checked(at))
         there = dual.parameters(dual.checked(dual.moved(at, step, 1.0)))
@@ -104,12 +103,36 @@ def test_newton_steps_are_those_of_all_columns(objective, seed):
 def test_rows_for_which_pytorch_factorizes(k):
     objective = make(_SMALL + 9, 90, k, seed=3)
     dual = DualClasses(objective)
-    at = some_point(dual, 1)
-    step = dual.shared_step(at) if k == 2 else dual.step(at)
+    at = some_point(dual, 1) if k == 2 else dual.start()
+    step = dual.shared_step(at)
     theta, there = (dual.parameters(dual.checked(p)) for p in (at, dual.moved(at, step, 1.0)))
     whole = objective.evaluate(theta)
     wanted = -torch.linalg.solve(whole.hessian.to_dense(), whole.gradient)
     torch.testing.assert_close(there - theta, wanted, rtol=1e-7, atol=1e-9)
+
+
+@settings(max_examples=80, deadline=None)
+@given(objectives(), st.integers(0, 1000))
+def test_coordinates_are_those_of_the_rows_span(objective, seed):
+    """Values, gradients and shares, there and back; rows that depend on each other have none."""
+    dual = DualClasses(objective)
+    coordinates = DualCoordinates.of(dual) if dual.q > 1 else None
+    if coordinates is None:
+        rank = np.linalg.matrix_rank(dual.gram, tol=1e-9 * dual.gram.trace())
+        assert dual.q == 1 or rank < dual.n - objective.output_map.intercept
+        return
+    np.testing.assert_allclose(coordinates.rows @ coordinates.rows.T, dual.gram, atol=1e-9 * dual.gram.trace())
+    at = some_point(dual, seed)
+    theta, state = coordinates.into(at)
+    compiled = coordinates.family.at(theta, None)
+    assert compiled.value == pytest.approx(at.value, rel=1e-9)
+    torch.testing.assert_close(compiled.gradient, state.gradient, rtol=1e-6, atol=1e-9)
+    assert compiled.norm == pytest.approx(state.norm, rel=1e-6, abs=1e-9)
+    assert float(compiled.gradient.norm()) == pytest.approx(at.norm, rel=1e-6, abs=1e-9)
+    back = coordinates.back(theta)
+    np.testing.assert_allclose(back.product, at.product, rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(back.b, at.b, atol=1e-12)
+    assert back.value == pytest.approx(at.value, rel=1e-9)
 
 
 @pytest.mark.parametrize("k", [2, 3])

@@ -50,7 +50,7 @@ def inverse_of(objective, *, means):
 def both(objective, theta, *, means=False, length=0.3, steps=25):
     """Return the points of both ways."""
     inverse, at = inverse_of(objective, means=means), objective.evaluate(theta, None)
-    stepper = CompiledStepper(objective.compiled, inverse.diagonal, inverse.means, length)
+    stepper = CompiledStepper(objective.compiled.evaluator, inverse.diagonal, inverse.means, length)
     pairs = InversePairs(inverse, at.gradient, scaled=True, length=length)
     ways = stepper, PairsStepper(lambda v: objective.evaluate(v, None), pairs)
     return [[reached for reached, _ in zip(descend(way, theta, at), range(steps), strict=False)] for way in ways]
@@ -131,7 +131,7 @@ def test_several_steps_in_one_call_are_those_of_as_many_calls(most, length):
     inverse, at = inverse_of(objective, means=True), objective.evaluate(theta, None)
     one, several = (
         descend(
-            CompiledStepper(objective.compiled, inverse.diagonal, inverse.means, length, steps), theta, at, tol=1e-300
+            CompiledStepper(objective.compiled.evaluator, inverse.diagonal, inverse.means, length, steps), theta, at, tol=1e-300
         )
         for steps in (1, most)
     )
@@ -150,7 +150,7 @@ def test_several_steps_end_at_the_tolerance():
     """The first gradient that is not above it is the last one."""
     objective, theta = make(table(300, 20, 1), "bernoulli", l2=0.01)
     inverse, at = inverse_of(objective, means=False), objective.evaluate(theta, None)
-    stepper = CompiledStepper(objective.compiled, inverse.diagonal, None, 0.3, 8)
+    stepper = CompiledStepper(objective.compiled.evaluator, inverse.diagonal, None, 0.3, 8)
     norms = []
     for ends in descend(stepper, theta, at, tol=1e-5):
         norms += [norm for _, norm in ends.passed] + [ends.at.norm]

@@ -11,8 +11,17 @@ from torch import Tensor
 
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._solver import FEW_ITERATIONS, PRECISE
-from raphson.linear import Checked, DualClasses, DualPoint, LinearObjective, has_dual, has_row_space, start_condition
-from raphson.solve import Callback, History, InversePairs, PairsStepper, Solution, Status, descend
+from raphson.linear import (
+    Checked,
+    DualClasses,
+    DualCoordinates,
+    DualPoint,
+    LinearObjective,
+    has_dual,
+    has_row_space,
+    start_condition,
+)
+from raphson.solve import Callback, Evaluation, History, InversePairs, PairsStepper, Solution, Status, descend
 
 _ROWS = 250
 """Rows up to which a fit in combinations of them is tried before all else."""
@@ -23,13 +32,8 @@ by gradients and the penalty is strong (see ``_STRONG``): 60 x 50, l2 = 1, ten c
 in place of 2.1; 200 x 150, ten, 2.7 against 2.0. Else gradients in all columns are quicker: l2 = 1e-3, ten classes, 34
 in 2.9 ms, six Newton steps here 3.5."""
 
-_CLASS_WORK, _ALWAYS = 3e6, 1e6
-"""Classes times cubed rows up to which each has a factor of its own at every Newton step: where L-BFGS takes many
-steps, and always. 60 x 50 with ten classes, l2 = 1e-3: 5.6 ms, 9.0 by L-BFGS; l2 = 1e-6: 5.7 and 4.2."""
-
-_WEAK, _STRONG = 3e4, 1.0
-"""Mean eigenvalue of the Hessian at the start over the penalty above and below which L-BFGS takes few steps: from the
-start with all columns, or from where the Newton step there leads."""
+_STRONG = 1.0
+"""Mean eigenvalue of the Hessian at the start over the penalty below which the penalty is strong."""
 
 _LINE_OUTPUTS, _LINE_COLUMNS, _LINE_CONDITION = 3, 32, 1e6
 """Outputs up to which, columns for each row and curvature over penalty from which the best point along the gradient is
@@ -46,6 +50,9 @@ _ROUNDED, _ROUNDED_NORM = 2.0**-36, 0.5
 
 _LEAST_SCALE = 0.1
 """Least scale of the columns that the gradient looked for is made smaller by."""
+
+_SURE = 0.6
+"""Share of the gradient looked for to which compiled steps go: one takes a tenth of what a look at all columns does."""
 
 _PATIENCE = 150.0
 """Gradients that L-BFGS may take."""
@@ -106,17 +113,6 @@ def takes_few_rows(objective: LinearObjective, options: FitOptions) -> bool:
     return many and not objective.has_compiled_steps and start_condition(objective) <= _STRONG
 
 
-def _has_newton(objective: LinearObjective) -> bool:
-    """Return whether every step is a Newton step, with a factor for each class."""
-    return _class_work(objective) <= (_CLASS_WORK if _STRONG < start_condition(objective) < _WEAK else _ALWAYS)
-
-
-def _class_work(objective: LinearObjective) -> float:
-    """Return classes times cubed rows; zero for two classes of few rows, which have one factor."""
-    few = objective.n_outputs == 2 and objective.n_rows <= _ROWS
-    return 0.0 if few else objective.n_outputs * float(objective.n_rows) ** 3
-
-
 def solve_few_rows(objective: LinearObjective, options: FitOptions, callback: Callback | None) -> Solution:
     """Minimize from outputs of zero.
 
@@ -132,12 +128,11 @@ def solve_few_rows(objective: LinearObjective, options: FitOptions, callback: Ca
             run.reach(best, found)
             return run.solution("lbfgs")
     run = _Run(dual, options, callback, dual.start())
-    newton = _has_newton(objective)
-    steps = min(options.max_iter, _STEPS) if newton else 1
+    steps = min(options.max_iter, _STEPS) if k == 2 else 1
     whole = k > 2
     while not run.is_done and run.taken < steps:
         at = run.at
-        step = dual.shared_step(at) if k == 2 or not run.taken else dual.step(at)
+        step = dual.shared_step(at)
         if step is None:
             break
         there = dual.moved(at, step, 1.0) if whole else None
@@ -148,7 +143,9 @@ def solve_few_rows(objective: LinearObjective, options: FitOptions, callback: Ca
         run.reach(there)
         if there.norm > _ROUNDED_NORM * at.norm and at.decrease(step) <= _ROUNDED:
             break
-    if not run.is_done and not newton:
+    if not run.is_done and k > 2:
+        if _in_coordinates(run, dual):
+            return run.solution("lbfgs")
         problem = _Shares(dual)
         state = problem.state(run.at)
         pairs = InversePairs(problem.inverse, state.gradient, scaled=True, length=1.0)
@@ -156,7 +153,33 @@ def solve_few_rows(objective: LinearObjective, options: FitOptions, callback: Ca
             run.reach(problem.last)
             if run.is_done or reached.evaluations >= _PATIENCE:
                 break
-    return run.solution("newton" if newton or run.taken < 2 else "lbfgs")
+    return run.solution("newton" if k == 2 or run.taken < 2 else "lbfgs")
+
+
+def _in_coordinates(run: _Run, dual: DualClasses) -> bool:
+    """Take steps of L-BFGS in coordinates of the rows' span, where there are any; returns whether there are."""
+    coordinates = DualCoordinates.of(dual)
+    if coordinates is None:
+        return False
+    state: Evaluation
+    theta, state = coordinates.into(run.at)
+    stepper = coordinates.stepper(dual.curvature * dual.size / dual.objective.design.x.shape[1])
+    evaluations = 0
+    while not run.is_done and evaluations < _PATIENCE:
+        aim, moved = _SURE * run.aim, False
+        for reached in descend(stepper, theta, state, tol=coordinates.largest(aim)):
+            theta, state, moved = reached.theta, reached.at, True
+            norm = float(state.gradient.norm())
+            for value, largest in reached.passed:
+                run.pass_by(value, largest / coordinates.largest(1.0))
+            run.pass_by(state.value, norm)
+            if norm <= aim or evaluations + reached.evaluations >= _PATIENCE:
+                break
+        if not moved:
+            break
+        evaluations += reached.evaluations
+        run.arrive(coordinates.back(theta))
+    return True
 
 
 def _has_line(dual: DualClasses) -> bool:
@@ -190,13 +213,21 @@ class _Run:
 
     def reach(self, at: DualPoint, checked: Checked | None = None) -> None:
         """Note the next point."""
+        self.arrive(at, checked)
+        self.pass_by(at.value, at.norm)
+
+    def pass_by(self, value: float, norm: float) -> None:
+        """Note value and gradient of the next point in the history alone."""
+        self._history.reach(value, norm)
+
+    def arrive(self, at: DualPoint, checked: Checked | None = None) -> None:
+        """Take a point that was passed by as where the fit is."""
         self.at, self._checked, self.is_done = at, checked, checked is not None
         if at.norm <= self.aim:
             self._checked = self.dual.checked(at)
             norm = self._checked.norm
             self.is_done = norm <= self._tol
             self.aim = 0.8 * at.norm * min(1.0, self._tol / norm) if norm > 0.0 else self.aim
-        self._history.add(_State(at.value, None, at.norm))
 
     def solution(self, method: str) -> Solution:
         """Return where the fit is."""
