@@ -15,10 +15,6 @@ from raphson._native._module import Memory, memory, own
 _PART = 2.0**20
 """Multiplications that are worth a thread of their own (measured: starting one takes some ten microseconds)."""
 
-_PART_IN_PLACE = 2.0**24
-"""The same of tables read in place, about a millisecond. On a machine with more to do than it has processors each call
-waits for the slower thread: 5000 x 300 and three outputs then took 470 ms a fit on two threads, 71 on one."""
-
 _NO_EVALUATION = None, None, False, None, None
 """For the linear term, units, reference, probabilities and copy of an evaluation."""
 
@@ -177,7 +173,7 @@ class Evaluator:
         """Coefficients, shape of the probabilities, threads, linear term, units: worked out once, not at every step."""
         model, d = self.model, self.model.d
         linear, units = memory("linear", self.linear, model.n_outputs, d), memory("units", self.units, 3, d)
-        threads = _module.threads(model.evaluation_size, _PART_IN_PLACE if model.in_place else _PART)
+        threads = _module.threads(model.evaluation_size, _PART)
         return model.n_outputs * d, (model.n_outputs + self.reference, model.n), threads, linear, units
 
     def at(self, coef: Tensor, kept: torch.dtype | None, copy: Tensor | None = None) -> Point:
@@ -255,7 +251,7 @@ def adjoint(model: LinearModel, t: Tensor) -> Tensor:
     out = torch.empty(model.n_outputs, model.d, dtype=torch.float64)
     _module.compiled().sums(
         model.arguments,
-        _module.threads(model.adjoint_size, _PART_IN_PLACE if model.in_place else _PART),
+        _module.threads(model.adjoint_size, _PART),
         memory("out", out, *out.shape),
         None,
         memory("t", t, model.n_outputs, model.n),

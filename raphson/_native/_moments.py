@@ -8,8 +8,8 @@ from torch import Tensor
 from raphson._native import _module
 from raphson._native._module import memory
 
-_PART = 2.0**24
-"""Entries that are worth a thread of their own, as those of a table that is evaluated in place."""
+_PART = 2.0**20
+"""Entries that are worth a thread of their own."""
 
 
 def class_sums(x: Tensor, codes: Tensor | None, n_classes: int, sums: Tensor, squares: Tensor) -> None:
