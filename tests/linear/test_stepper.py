@@ -131,7 +131,10 @@ def test_several_steps_in_one_call_are_those_of_as_many_calls(most, length):
     inverse, at = inverse_of(objective, means=True), objective.evaluate(theta, None)
     one, several = (
         descend(
-            CompiledStepper(objective.compiled.evaluator, inverse.diagonal, inverse.means, length, steps), theta, at, tol=1e-300
+            CompiledStepper(objective.compiled.evaluator, inverse.diagonal, inverse.means, length, steps),
+            theta,
+            at,
+            tol=1e-300,
         )
         for steps in (1, most)
     )
@@ -173,7 +176,7 @@ def test_where_it_is_not_the_faster_way_there_is_none(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with monkeypatch.context() as patch:
         patch.setattr(_module, "runtime", lambda: "")
-        assert _native.has_pairs(10_000, 10) and not _native.has_pairs(20_000, 10)
+        assert _native.has_pairs(40_000, 10) and not _native.has_pairs(60_000, 10)
     gamma, _ = make(table(300, 20, 1), "gamma")
     assert gamma.compiled.negative and CompiledStepper.of(gamma, inverse.diagonal, None, 1.0) is None
     monkeypatch.setattr(_module, "kernels", None)

@@ -51,8 +51,9 @@ _ROUNDED, _ROUNDED_NORM = 2.0**-36, 0.5
 _LEAST_SCALE = 0.1
 """Least scale of the columns that the gradient looked for is made smaller by."""
 
-_SURE = 0.6
-"""Share of the gradient looked for to which compiled steps go: one takes a tenth of what a look at all columns does."""
+_LIKELY, _SURE = 0.9, 0.6
+"""Share of the gradient looked for at which all columns are looked at, and to which compiled steps go: one takes a
+tenth of what that look does. 60 x 2000, 50 classes, sparse, missed the tolerance by 4 % without the first one."""
 
 _PATIENCE = 150.0
 """Gradients that L-BFGS may take."""
@@ -203,7 +204,7 @@ class _Run:
         # the tolerance is for standardized columns, which those of counts and indicators are far from; the intercept's
         # gradient is the same in both
         scale = math.sqrt(dual.size / dual.objective.design.x.shape[1])
-        self.aim *= min(1.0, max(scale, _LEAST_SCALE))
+        self.aim *= _LIKELY * min(1.0, max(scale, _LEAST_SCALE))
         self.reach(start)
 
     @property
