@@ -12,8 +12,11 @@ from torch import Tensor
 from raphson._native import _module
 from raphson._native._module import Memory, memory, own
 
-_PART = 2.0**20
+_PART = 2.0**19
 """Multiplications that are worth a thread of their own (measured: starting one takes some ten microseconds)."""
+
+_SCATTERED = 8
+"""Multiplications that a nonzero of a sparse table takes the time of, at least: its column's numbers lie anywhere."""
 
 _NO_EVALUATION = None, None, False, None, None
 """For the linear term, units, reference, probabilities and copy of an evaluation."""
@@ -133,7 +136,9 @@ class LinearModel:
     @property
     def adjoint_size(self) -> float:
         """Multiplications of a sum of numbers times the features."""
-        return float(self.n * self.d if self.starts is None else len(self.x)) * self.n_outputs
+        if self.starts is None:
+            return float(self.n * self.d) * self.n_outputs
+        return float(len(self.x)) * max(self.n_outputs, _SCATTERED)
 
 
 class Point(NamedTuple):

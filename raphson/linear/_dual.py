@@ -177,9 +177,12 @@ class DualClasses:
         return found
 
     def combined(self, a: Array) -> Tensor:
-        """Return the combinations of the centered rows with shares ``(m, N)``, ``(m, D)``."""
+        """Return the combinations of the centered rows with shares ``(m, N)``, ``(m, D)``.
+
+        Those of sparse tables have columns slowest, as a sparse product makes them and the next one wants them.
+        """
         if self._is_sparse:
-            found = torch.from_numpy(np.ascontiguousarray((self._x.T @ a.T).T))
+            found = torch.from_numpy(self._x.T @ a.T).mT
         else:
             found = torch.mm(torch.from_numpy(a), self._x)
         return found if self._center is None else found.addr_(torch.from_numpy(a.sum(1)), self._center, alpha=-1.0)

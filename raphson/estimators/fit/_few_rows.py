@@ -26,15 +26,6 @@ from raphson.solve import Callback, Evaluation, History, InversePairs, PairsStep
 _ROWS = 250
 """Rows up to which a fit in combinations of them is tried before all else."""
 
-_MANY_CLASSES, _MANY_ROWS = 8, 120
-"""Classes from which, and rows up to which, tables of no more columns are so, too, where no compiled code makes steps
-by gradients and the penalty is strong (see ``_STRONG``): 60 x 50, l2 = 1, ten classes, 1.4 ms in place of 1.9, 50, 1.4
-in place of 2.1; 200 x 150, ten, 2.7 against 2.0. Else gradients in all columns are quicker: l2 = 1e-3, ten classes, 34
-in 2.9 ms, six Newton steps here 3.5."""
-
-_STRONG = 1.0
-"""Mean eigenvalue of the Hessian at the start over the penalty below which the penalty is strong."""
-
 _LINE_OUTPUTS, _LINE_COLUMNS, _LINE_CONDITION = 3, 32, 1e6
 """Outputs up to which, columns for each row and curvature over penalty from which the best point along the gradient is
 looked at first: 60 x 7000, two classes, l2 = 1e-6, ends there, after five passes in place of thirty."""
@@ -106,12 +97,7 @@ def takes_few_rows(objective: LinearObjective, options: FitOptions) -> bool:
     """Return whether an objective is fitted in combinations of its rows."""
     if options.solver != "auto" or options.jeffreys or options.max_iter < FEW_ITERATIONS or options.tol <= PRECISE:
         return False
-    if objective.n_rows > _ROWS or not has_dual(objective):
-        return False
-    if has_row_space(objective):
-        return True
-    many = objective.n_outputs >= _MANY_CLASSES and objective.n_rows <= _MANY_ROWS
-    return many and not objective.has_compiled_steps and start_condition(objective) <= _STRONG
+    return objective.n_rows <= _ROWS and has_dual(objective) and has_row_space(objective)
 
 
 def solve_few_rows(objective: LinearObjective, options: FitOptions, callback: Callback | None) -> Solution:
