@@ -50,13 +50,17 @@ def descend(
     before: Memory | None,
     reached: Memory,
     reached_gradient: Memory,
+    turns: Memory | None,
     copy: Memory | None,
+    path: Memory,
     value: float,
     lowest: float,
     length: float,
+    growth: float,
+    tol: float,
     rounding: float,
     /,
-) -> tuple[float, float, int, float]: ...
+) -> tuple[int, int, float]: ...
 def moments(
     n: int,
     d: int,

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raphson import _native
 from raphson.data import DenseDesign, SparseDesign
 from raphson.likelihoods import Categorical, Gaussian
 from raphson.linear import DualClasses, DualCoordinates, LinearObjective, OutputMap, has_dual
@@ -111,6 +112,7 @@ def test_rows_for_which_pytorch_factorizes(k):
     torch.testing.assert_close(there - theta, wanted, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.skipif(not _native.is_available(), reason="coordinates are those of compiled steps")
 @settings(max_examples=80, deadline=None)
 @given(objectives(), st.integers(0, 1000))
 def test_coordinates_are_those_of_the_rows_span(objective, seed):
