@@ -39,12 +39,13 @@ Microseconds in place, turned into columns, and by matrix products with a standa
 _IN_PLACE_OUTPUTS = 16
 """Outputs above which matrix products are faster: 300 x 2000, 49 outputs: 8.3 ms in place, 3.6 by them."""
 
-_CACHED_SUMS, _SINGLE_WORK = 2**16, 2**23
+_CACHED_SUMS, _SINGLE_WORK = 2**17, 2**23
 """Outputs times columns whose sums stay in the cache, and nonzeros times outputs from which single precision pays for
 its copy of the table: a sparse table of more of both is left to sparse products, which lead in single precision.
 
 Milliseconds compiled, by products in double and in single precision: 500 x 2000, two classes, 0.05, 0.11, 0.12; 50,
-0.7, 1.2, 0.9; 50000 x 300, ten, 2.8, 7.6, 4.5; 50, 9.7, 31, 18; but 5000 x 7000, ten, 5.8, 7.2, 5.6; 50, 26, 21, 14."""
+0.7, 1.2, 0.9; 50000 x 300, ten, 2.8, 7.6, 4.5; 50, 9.7, 31, 18; but 5000 x 7000, ten, 5.8, 7.2, 5.6; 50, 26, 21, 14.
+Fits of ten, compiled, took 76, 186 and 73 ms, others 98, 170 and 97, and half of the memory."""
 
 _DENSE_ENTRIES = 2**23
 """Entries up to which a sparse table has Hessians in compiled code, of a dense copy (64 MB) that is made for them.
