@@ -1,8 +1,7 @@
 r"""Penalized classes of few rows in an orthonormal basis of their span, in which compiled code makes steps of L-BFGS.
 
 Of the centered rows :math:`\tilde X = Z V^T` the coordinates Z (N, k) follow from :math:`G = Z Z^T` alone; slopes are
-:math:`C V^T`, outputs :math:`b + C Z^T`, and the penalty is that of C. Centered rows have :math:`G 1 = 0`: a
-reflection U turns the first unit vector into that direction, and Z is U times a Cholesky factor of what is left.
+:math:`C V^T`, outputs :math:`b + C Z^T`, and the penalty is that of C.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from raphson.linear._compiled import CompiledFamily, Table, has_compiled_steps
 from raphson.linear._dual import DualClasses, DualPoint
 from raphson.linear._dual_factors import Array
 from raphson.linear._hessian import Evaluation
+from raphson.linear._row_space import RowBasis, without_constant
 from raphson.linear._stepper import CompiledStepper
 
 _DIGITS = 1e-6
@@ -35,15 +35,13 @@ class DualCoordinates:
     Attributes:
         dual: The objective in combinations of the rows.
         rows: Z, ``(N, k)``.
-        root: The lower Cholesky factor R of what the reflection leaves of G, ``(k, k)``.
-        axis: u of the reflection :math:`I - 2 u u^T / u^T u`; None where there is none.
+        basis: V, by the products of the rows.
         family: What compiled code evaluates.
     """
 
     dual: DualClasses
     rows: Array
-    root: Array
-    axis: Array | None
+    basis: RowBasis
     family: CompiledFamily
 
     @classmethod
@@ -53,18 +51,14 @@ class DualCoordinates:
         if not has_compiled_steps(q * (n + 1)):
             return None
         ones = int(objective.output_map.intercept)
-        axis = None
-        inner = dual.gram
-        if ones:
-            axis = np.full(n, n**-0.5)
-            axis[0] -= 1.0
-            inner = _reflect(_reflect(inner, axis).T, axis)[1:, 1:]
-        factor, info = torch.linalg.cholesky_ex(torch.from_numpy(np.ascontiguousarray(inner)))
-        root: Array = factor.numpy()
-        pivots = root.diagonal()
-        if int(info) or not pivots.min() > _DIGITS * pivots.max():
+        products = torch.from_numpy(dual.gram)
+        basis = RowBasis.factored(without_constant(products) if ones else products, n)
+        if basis is None:
             return None
-        rows = root if axis is None else _reflect(np.concatenate([np.zeros((1, n - 1)), root]), axis)
+        pivots = basis.root.diagonal().numpy()
+        if not pivots.min() > _DIGITS * pivots.max():
+            return None
+        rows: Array = basis.coordinates().numpy()
         columns = np.ones((ones + rows.shape[1], n))
         columns[ones:] = rows.T
         penalties = np.ones(len(columns))
@@ -82,7 +76,7 @@ class DualCoordinates:
             False,
             torch.from_numpy(units),
         )
-        return cls(dual, rows, root, axis, family)
+        return cls(dual, rows, basis, family)
 
     def stepper(self, curvature: float) -> CompiledStepper:
         """Return what makes steps, from a mean curvature of the slopes without the penalty's."""
@@ -107,12 +101,8 @@ class DualCoordinates:
         ones, coef = int(self._has_ones), theta.numpy().reshape(self.dual.q, -1)
         slopes = coef[:, ones:]
         b = coef[:, 0] if ones else np.zeros(self.dual.q)
-        solved: Array = torch.linalg.solve_triangular(
-            torch.from_numpy(self.root), torch.from_numpy(slopes), upper=False, left=False
-        ).numpy()
-        if self.axis is not None:
-            solved = _reflect(np.concatenate([np.zeros((1, self.dual.q)), solved.T]), self.axis).T
-        return self.dual.at(solved, slopes @ self.rows.T, b)
+        shares = self.basis.combine(torch.from_numpy(slopes)).numpy()
+        return self.dual.at(shares, slopes @ self.rows.T, b)
 
     def largest(self, norm: float) -> float:
         """Return about the largest entry of a gradient of some length."""
@@ -122,9 +112,3 @@ class DualCoordinates:
     @property
     def _has_ones(self) -> bool:
         return self.dual.objective.output_map.intercept
-
-
-def _reflect(m: Array, axis: Array) -> Array:
-    """Return the reflection along an axis ``(N,)`` times a matrix ``(N, m)``."""
-    found: Array = m - np.multiply.outer(axis * (2.0 / float(axis @ axis)), axis @ m)
-    return found

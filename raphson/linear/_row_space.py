@@ -62,11 +62,17 @@ class RowBasis:
             return None
         n = design.n_rows
         centered = n > 1 and float(products.sum(1).abs().max()) <= _SUMS_TO_ZERO * n * size
-        inner = _reflect(_reflect(products).mT)[1:, 1:].contiguous() if centered else products
-        factor, info = torch.linalg.cholesky_ex(inner)
-        if not int(info) and _reciprocal_condition(factor, inner) > _CONDITION:
-            return RowBasis(factor, n)
+        inner = without_constant(products) if centered else products
+        found = RowBasis.factored(inner, n)
+        if found is not None and _reciprocal_condition(found.root, inner) > _CONDITION:
+            return found
         return RowBasis._orthogonal(centered_rows(design, columns))
+
+    @staticmethod
+    def factored(inner: Tensor, n_rows: int) -> RowBasis | None:
+        """Return the basis for products of rows, perhaps ``without_constant``; None where they have no factor."""
+        factor, info = torch.linalg.cholesky_ex(inner)
+        return None if int(info) else RowBasis(factor, n_rows)
 
     @staticmethod
     def _orthogonal(x: Tensor) -> RowBasis | None:
@@ -262,6 +268,11 @@ def constant_columns(design: Design) -> Tensor | None:
     same = torch.isclose(x[0].double(), design.center[found], rtol=1e-14, atol=0)
     found[found.clone()] = (x == x[0]).all(0) & same
     return found
+
+
+def without_constant(products: Tensor) -> Tensor:
+    """Return products of centered rows ``(N, N)`` in a basis of the vectors that sum to zero, ``(N - 1, N - 1)``."""
+    return _reflect(_reflect(products).mT)[1:, 1:].contiguous()
 
 
 def _reflect(m: Tensor) -> Tensor:
