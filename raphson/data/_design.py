@@ -61,6 +61,7 @@ class Design(abc.ABC):
         center: ``(D,)`` subtracted from the columns of the table.
         scale: ``(D,)`` by which they are divided.
         is_centered: Whether the columns, the ones aside, are known to sum to zero.
+        mean_square: That of their entries: one where they are standardized, not of coordinates.
     """
 
     x: Any
@@ -69,6 +70,7 @@ class Design(abc.ABC):
     scale: Tensor
     dtype: torch.dtype
     is_centered: bool = False
+    mean_square: float = 1.0
 
     @cached_property
     def n_rows(self) -> int:

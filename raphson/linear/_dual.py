@@ -200,6 +200,11 @@ class DualClasses:
         """The mean variance of a label at the start."""
         return _curvature(self.objective)
 
+    @property
+    def span_curvature(self) -> float:
+        """The mean eigenvalue of the loss's Hessian at the start in the span of the rows."""
+        return self.curvature * self.size / self.n
+
     @cached_property
     def size(self) -> float:
         """The mean square of the rows, about."""
@@ -212,16 +217,21 @@ class DualClasses:
         zero = np.zeros((self.q, self.n))
         return self.at(zero, zero, np.zeros(self.q), products=products)
 
-    def along_gradient(self) -> tuple[DualPoint, DualPoint]:
-        """Return the start and about the best point along the gradient there, by two passes over the table."""
+    def along_gradient(self, further: Callable[[float], float]) -> tuple[DualPoint, Checked]:
+        """Return the start and about the best point along the gradient there, by three passes over the table.
+
+        Args:
+            further: From the size of the penalty's gradient at that point to how many times as far to go.
+        """
         start = self.start(products=False)
         slopes = self.combined(start.r)
-        mean_square = self.size / slopes.shape[1]
-        step = DualStep(-start.r, -self.predicted(slopes), -mean_square * start.ones)
+        self._leave_constant(slopes)
+        step = DualStep(-start.r, -self.predicted(slopes), -self.size / self.n * start.ones)
         length = self.length(start, step, left=_LAST)
-        there = self.at(length * step.a, length * step.product, length * step.b, products=False)
         norm = math.hypot(float(slopes.norm()), float(np.dot(start.ones, start.ones)) ** 0.5)
-        return start._replace(norm=norm), there
+        length *= further(self.penalty * length * float(slopes.abs().max()))
+        there = self.at(length * step.a, length * step.product, length * step.b, products=False)
+        return start._replace(norm=norm), self._with_gradient(slopes.mul_(-length), there)
 
     def at(self, a: Array, product: Array, b: Array, *, products: bool = True) -> DualPoint:
         """Return the state at shares, their products and intercepts; perhaps without what needs products of rows."""
@@ -324,13 +334,20 @@ class DualClasses:
 
         Outputs are computed anew from the slopes: what rounding left of the products of rows does not matter.
         """
-        objective, ones = self.objective, int(self._intercept)
-        design = objective.design
         slopes = self.combined(at.a)
-        constant = constant_columns(design)
+        self._leave_constant(slopes)
+        return self._with_gradient(slopes, self.at(at.a, self.predicted(slopes), at.b, products=False))
+
+    def _leave_constant(self, slopes: Tensor) -> None:
+        """Set the slopes of constant columns to zero."""
+        constant = constant_columns(self.objective.design)
         if constant is not None:
             slopes[:, constant] = 0.0
-        at = self.at(at.a, self.predicted(slopes), at.b, products=False)
+
+    def _with_gradient(self, slopes: Tensor, at: DualPoint) -> Checked:
+        """Return a point with the norm of the gradient of all columns there."""
+        objective, ones = self.objective, int(self._intercept)
+        design = objective.design
         gradient = torch.empty(self.q, design.n_columns, dtype=torch.float64)
         change = self.combined(at.r)
         if self._intercept:

@@ -78,10 +78,10 @@ class DualCoordinates:
         )
         return cls(dual, rows, basis, family)
 
-    def stepper(self, curvature: float) -> CompiledStepper:
-        """Return what makes steps, from a mean curvature of the slopes without the penalty's."""
+    def stepper(self) -> CompiledStepper:
+        """Return what makes steps."""
         ones, (q, width) = int(self._has_ones), self.family.linear.shape
-        diagonal = torch.full((q, width), self.dual.penalty + curvature, dtype=torch.float64)
+        diagonal = torch.full((q, width), self.dual.penalty + self.dual.span_curvature, dtype=torch.float64)
         diagonal[:, :ones] = self.dual.curvature
         most = max(1, min(_MOST, int(_AT_ONCE / (self.dual.n * diagonal.numel()))))
         return CompiledStepper(self.family.evaluator, diagonal.view(-1), None, 1.0, most)

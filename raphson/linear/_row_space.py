@@ -161,6 +161,8 @@ class RowSpace:
         moments = torch.cat(centers), torch.cat(scales)
         coordinates = DenseDesign(x.contiguous(), intercept=here.intercept, moments=moments)
         coordinates.is_centered = all(basis is not None and basis.is_centered for basis in bases)
+        if here.is_uniform:  # all slopes are coordinates
+            coordinates.mean_square = float(torch.linalg.vector_norm(x)) ** 2 / x.numel()
         rotated = objective.on(coordinates, OutputMap(tuple(groups), x.shape[1] + first, here.intercept))
         squares, constant = design.scale.square(), constant_columns(design)
         if constant is not None:

@@ -17,7 +17,7 @@ import raphson as rp
 from raphson import _native
 from raphson.data import DenseDesign, SparseDesign
 from raphson.estimators.fit import _by_rows
-from raphson.estimators.fit._first_step import first_length, rough_inverse
+from raphson.estimators.fit._first_step import first_length, further, rough_inverse
 from raphson.estimators.input import _rows
 from raphson.linear import LinearObjective
 
@@ -100,6 +100,50 @@ def test_the_rough_inverse_is_exact_at_the_start_of_uncorrelated_columns(sparse,
     inverse = rough_inverse(objective, start)
     product = torch.stack([inverse(row) for row in objective.hessian(start).to_dense()])
     torch.testing.assert_close(product, torch.eye(len(start), dtype=torch.float64), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_rough_inverse_is_exact_in_the_span_of_orthogonal_rows(sparse):
+    """Slopes in the span feel more curvature than the mean of all directions, an intercept does not."""
+    n, d, rng = 16, 400, np.random.default_rng(0)
+    x = np.linalg.qr(rng.normal(size=(d, n)))[0].T * np.sqrt(d)
+    x -= x.mean(0)
+    model = rp.MultinomialLogisticRegression(l2=0.02).fit(sp.csr_matrix(x) if sparse else x, np.arange(n) % 2)
+    objective = model._fitted.objective.reduced
+    start = torch.zeros(objective.n_parameters, dtype=torch.float64)
+    v = objective.evaluate(start).gradient
+    v[0] = 0.5 * v.norm()
+    product = rough_inverse(objective, start)(objective.hessian(start) @ v)
+    torch.testing.assert_close(product, v, rtol=0.05, atol=0.05 * float(v.abs().max()))
+    assert float(product[0]) == pytest.approx(float(v[0]), rel=1e-9)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_step_beyond_the_lowest_point_ends_a_fit_with_a_weak_penalty(sparse):
+    """Where it did not go further, 3 steps were needed."""
+    rng = np.random.default_rng(0)
+    n, d, k = 300, 1200, 30
+    x = rng.normal(size=(n, d))
+    if sparse:
+        x[rng.random((n, d)) < 0.8] = 0.0
+        x = np.rint(4.0 * x)
+    y = np.arange(n) % k
+    model = rp.MultinomialLogisticRegression(l2=1e-6, tol=1e-6, reference=None).fit(
+        sp.csr_matrix(x) if sparse else x, y
+    )
+    f = x @ model.coef_.T + model.intercept_
+    residual = np.exp(f - f.max(1, keepdims=True))
+    residual /= residual.sum(1, keepdims=True)
+    residual[np.arange(n), y] -= 1.0
+    gradient = residual.T @ x / n + 1e-6 * model.coef_
+    assert model.solution_.converged and np.abs(gradient).max() <= 1e-6 and np.abs(residual.mean(0)).max() <= 1e-6
+    assert model.n_iter_ == 1
+
+
+def test_a_step_goes_no_further_than_the_penalty_allows():
+    assert further(1e-6, 1e-9) == further(1e-6, 0.0) + 0.6 == 1.6
+    assert further(1e-6, 0.6e-6) == pytest.approx(1.5)
+    assert further(1e-6, 1e-6) == further(1e-6, 1.0) == 1.0
 
 
 def test_a_small_sparse_table_is_fitted_as_the_dense_one():

@@ -155,8 +155,8 @@ def test_a_row_that_is_saturated_at_once_does_not_hide_that_a_step_is_too_long()
     objective = make(12, 60, 2, seed=5, l2=1e-3)
     objective.design.x[0] *= 1e3
     dual = DualClasses(objective)
-    start, best = dual.along_gradient()
-    assert best.value < start.value
+    start, best = dual.along_gradient(lambda _: 1.0)
+    assert best.at.value < start.value
 
 
 def test_a_step_that_is_too_short_is_made_longer():
@@ -171,13 +171,21 @@ def test_a_step_that_is_too_short_is_made_longer():
 @given(objectives())
 def test_the_best_point_along_the_gradient_needs_no_products_of_rows(objective):
     dual = DualClasses(objective)
-    start, best = dual.along_gradient()
+    sizes = []
+    start, checked = dual.along_gradient(lambda size: sizes.append(size) or 1.0)
+    best = checked.at
     assert "gram" not in vars(dual)
     at = dual.start()
     assert start.norm == pytest.approx(at.norm, rel=1e-6, abs=1e-9) and start.value == at.value
     np.testing.assert_allclose(best.product, best.a @ dual.gram, rtol=1e-6, atol=1e-6)
     assert best.value < start.value or at.norm < 1e-9
-    assert dual.checked(best).at.value == pytest.approx(best.value, rel=1e-9)
+    again = dual.checked(best)
+    assert again.at.value == pytest.approx(best.value, rel=1e-9)
+    assert checked.norm == pytest.approx(again.norm, rel=1e-6, abs=1e-9)
+    torch.testing.assert_close(checked.slopes, again.slopes, rtol=1e-9, atol=1e-12)
+    assert sizes == [pytest.approx(dual.penalty * float(again.slopes.abs().max()))]
+    further = dual.along_gradient(lambda _: 1.5)[1]
+    torch.testing.assert_close(further.slopes, 1.5 * checked.slopes, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(

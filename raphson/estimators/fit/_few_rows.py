@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raphson.estimators.fit._first_step import further
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._solver import FEW_ITERATIONS, PRECISE
 from raphson.linear import (
@@ -19,16 +20,16 @@ from raphson.linear import (
     LinearObjective,
     has_dual,
     has_row_space,
-    start_condition,
 )
 from raphson.solve import Callback, Evaluation, History, InversePairs, PairsStepper, Solution, Status, descend
 
 _ROWS = 250
 """Rows up to which a fit in combinations of them is tried before all else."""
 
-_LINE_OUTPUTS, _LINE_COLUMNS, _LINE_CONDITION = 3, 32, 1e6
-"""Outputs up to which, columns for each row and curvature over penalty from which the best point along the gradient is
-looked at first: 60 x 7000, two classes, l2 = 1e-6, ends there, after five passes in place of thirty."""
+_LINE_COLUMNS, _LINE_MARGIN, _LINE_SHARE = 32, 15.0, 0.4
+"""Columns for each row of a class from which the best point along the gradient is looked at first, where slopes that
+set rows apart by so much have, by their penalty, such a share of the gradient looked for. 60 x 2000 and 60 x 7000, l2 =
+1e-6, end there whatever the classes, after three passes and without the products of rows."""
 
 _STEPS = 50
 """Newton steps that may be taken; four to eight do."""
@@ -70,8 +71,7 @@ class _Shares:
 
     def __init__(self, dual: DualClasses) -> None:
         self._dual, self.last = dual, dual.start()
-        mean_square = dual.size / dual.objective.design.x.shape[1]
-        self._slopes, self._ones = 1.0 / (dual.penalty + dual.curvature * mean_square), 1.0 / dual.curvature
+        self._slopes, self._ones = 1.0 / (dual.penalty + dual.span_curvature), 1.0 / dual.curvature
 
     def evaluate(self, theta: Tensor) -> _State:
         """Return the state at shares and intercepts ``(q N + q,)``."""
@@ -107,12 +107,11 @@ def solve_few_rows(objective: LinearObjective, options: FitOptions, callback: Ca
         The solution in the parameters of all columns, with ``MAX_ITERATIONS`` where others have to go on from there.
     """
     dual, k = DualClasses(objective), objective.n_outputs
-    if _has_line(dual):
-        start, best = dual.along_gradient()
-        found = dual.checked(best)
-        if found.norm <= options.tol:
+    if _has_line(dual, options.tol):
+        start, best = dual.along_gradient(lambda norm: further(options.tol, norm))
+        if best.norm <= options.tol:
             run = _Run(dual, options, callback, start)
-            run.reach(best, found)
+            run.reach(best.at, best)
             return run.solution("lbfgs")
     run = _Run(dual, options, callback, dual.start())
     steps = min(options.max_iter, _STEPS) if k == 2 else 1
@@ -150,7 +149,7 @@ def _in_coordinates(run: _Run, dual: DualClasses) -> bool:
         return False
     state: Evaluation
     theta, state = coordinates.into(run.at)
-    stepper = coordinates.stepper(dual.curvature * dual.size / dual.objective.design.x.shape[1])
+    stepper = coordinates.stepper()
     evaluations = 0
     while not run.is_done and evaluations < _PATIENCE:
         aim, moved = _SURE * run.aim, False
@@ -169,11 +168,14 @@ def _in_coordinates(run: _Run, dual: DualClasses) -> bool:
     return True
 
 
-def _has_line(dual: DualClasses) -> bool:
+def _has_line(dual: DualClasses, tol: float) -> bool:
     """Return whether the gradient from the start is first followed without the products of rows."""
-    x = dual.objective.design.x
-    wide = isinstance(x, Tensor) and dual.q <= _LINE_OUTPUTS and x.shape[1] >= _LINE_COLUMNS * dual.n
-    return wide and start_condition(dual.objective) >= _LINE_CONDITION
+    d, of_class = dual.objective.design.x.shape[1], dual.n / dual.q
+    if not d >= _LINE_COLUMNS * of_class or not dual.size > 0.0:
+        return False
+    # of rows that are nearly orthogonal, each with a squared length of about the columns' summed mean squares
+    largest = _LINE_MARGIN * math.sqrt(of_class / (d * dual.size)) * math.sqrt(2.0 * math.log(d * dual.q))
+    return dual.penalty * largest <= _LINE_SHARE * tol
 
 
 class _Run:
