@@ -83,11 +83,14 @@ class RawBlock(Block):
         return torch.addmm(table[:, :1], table[:, 1:], self.x.mT)
 
     def adjoint(self, r: Tensor) -> Tensor:  # noqa: D102
-        product = r @ self.x
-        if not self.design.intercept:
-            return product / self.design.scale
-        total = r.sum(1, keepdim=True)
-        return torch.cat([total, (product - total * self.design.center) / self.design.scale], 1)
+        ones = int(self.design.intercept)
+        found = r.new_empty(r.shape[0], self.design.n_columns)
+        slopes = torch.mm(r, self.x, out=found[:, ones:])
+        if ones:
+            total = torch.sum(r, 1, out=found[:, 0])
+            slopes.addr_(total, self.design.center, alpha=-1.0)
+        slopes.div_(self.design.scale)
+        return found
 
     def features(self) -> Tensor:  # noqa: D102
         return self.design.standardized(self.rows)

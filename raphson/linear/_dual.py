@@ -9,13 +9,12 @@ penalty need no more than the products of the rows,
 and the gradient in B is :math:`R \tilde X` with :math:`R = (P - Y) \Omega + \mu A`: a step costs the square of the
 rows, whatever the columns. Two classes are one logit, with half the penalty.
 
-Where all classes have the same curvature :math:`w_n` in a row, let :math:`V = \Omega w / \mu` and
+Of two classes let :math:`w_n` be the curvature in a row, :math:`V = \Omega w / \mu` and
 :math:`E = (I + V G)^{-1} V = V^{1/2} (I + V^{1/2} G V^{1/2})^{-1} V^{1/2}`. The Newton step is
 
 .. math:: \Delta A = - R / \mu + (R G / \mu - \Delta b)\, E, \qquad \Delta A\, 1 = 0 ,
 
-with one factor, of a matrix that is well conditioned (Rasmussen and Williams 2006, algorithm 3.1): for two classes
-always, for more at the start, where all outputs are zero.
+with a factor of a matrix that is well conditioned (Rasmussen and Williams 2006, algorithm 3.1).
 
 References:
     C. E. Rasmussen and C. K. I. Williams (2006), Gaussian Processes for Machine Learning, ch. 3.
@@ -306,9 +305,9 @@ class DualClasses:
 
     # steps -----------------------------------------------------------------------------------------------------------
 
-    def shared_step(self, at: DualPoint) -> DualStep | None:
-        """Return the Newton step for two classes or at the start, None where rounding hides that there is one."""
-        curvature = (at.p * (1.0 - at.p))[0] if self.q == 1 else 1.0 / self.q
+    def newton_step(self, at: DualPoint) -> DualStep | None:
+        """Return the Newton step for two classes, None where rounding hides that there is one."""
+        curvature = (at.p * (1.0 - at.p))[0]
         root = np.sqrt(self._weights * curvature / self.penalty)
         right = np.empty((self.q + 1, self.n))
         np.multiply(at.r_product, root / self.penalty, out=right[:-1])

@@ -10,16 +10,13 @@ from scipy.linalg import lapack
 Array = NDArray[np.float64]
 
 _SMALL = 64
-"""Rows up to which LAPACK is called by way of SciPy, which then starts no threads that fight with PyTorch's."""
-
-_FEW = 1000
-"""Numbers of all right-hand sides up to which that holds for solutions: with more, a fit of 1.3 ms took 8 on two
-threads."""
+"""Rows up to which LAPACK is called by way of SciPy, which then starts no threads that fight with PyTorch's, as it does
+for more than some ten right-hand sides."""
 
 
 def solve(matrix: Array, right: Array) -> Array | None:
-    """Return the solutions ``(m, N)`` for right-hand sides ``(m, N)``, None where a matrix is not positive definite."""
-    if len(matrix) <= _SMALL and right.size <= _FEW:
+    """Return the solutions ``(m, N)`` for a few right-hand sides, None where a matrix is not positive definite."""
+    if len(matrix) <= _SMALL:
         factor, info = lapack.dpotrf(matrix.T, 1, 0, 1)
         return None if info else lapack.dpotrs(factor, right.T, 1)[0].T
     factor, info = torch.linalg.cholesky_ex(torch.from_numpy(matrix))

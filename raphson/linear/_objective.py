@@ -210,7 +210,7 @@ class LinearObjective:
         value, gradient, parts = self._sums(theta, hessian if cached else None)
         if self.l2:
             slope = self.ridge.mv(theta)
-            value, gradient = value + 0.5 * float(slope @ theta), gradient + slope
+            value, gradient = value + 0.5 * float(slope @ theta), gradient.add_(slope)
         norm = self._gradient_norm(gradient)
         if hessian is None:
             return Evaluation(value, gradient, norm, None)
@@ -438,6 +438,10 @@ class LinearObjective:
         same = self.output_map.is_uniform and output_map.is_uniform and self._gradient_norm.is_by_column
         forget = ("_linear_term", "compiled") if same else ("_linear_term", "compiled", "_gradient_norm")
         return self._changed(forget, output_map=output_map, ridge=ridge)
+
+    def without_means(self) -> LinearObjective:
+        """Return the same objective for parameters that sum to zero over outputs: its penalty takes off no mean."""
+        return self._changed(("compiled",), ridge=Ridge(self.output_map, self.ridge.columns, False))
 
     def with_curvature(self, dtype: torch.dtype, *, products: bool = False) -> LinearObjective:
         """Return the same objective with Hessians of another element type; only those of uniform maps can have it.

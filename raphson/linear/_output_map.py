@@ -327,9 +327,12 @@ class OutputMap:
         """Return the coefficients of all outputs, ``(..., C, D')``, a linear map of theta ``(..., P)``."""
         if self.is_uniform and self.is_plain:
             return theta.reshape(*theta.shape[:-1], self.n_outputs, self.n_columns)
-        if self.is_uniform:
+        if self.is_uniform and self.selected is None:
             return self.basis @ theta.reshape(*theta.shape[:-1], *self.shapes[0])
         full = theta.new_zeros(*theta.shape[:-1], self.n_outputs, self.n_columns)
+        if self.is_uniform:  # a product with a table of many columns takes ten times as long
+            full[..., self.selected, :] = theta.reshape(*theta.shape[:-1], *self.shapes[0])
+            return full
         for group, part in zip(self.groups, self.split(theta), strict=True):
             full[..., group.columns] = group.matrix @ part
         return full

@@ -66,6 +66,11 @@ class Ridge:
 
     def mv(self, theta: Tensor) -> Tensor:
         """Return the gradient at ``theta`` ``(P,)``, which is the product with the matrix of the form."""
+        if not self.centered:
+            return theta * self._in(theta.dtype)[0][0]
+        if len(self.output_map.shapes) == 1:
+            q, columns = self._in(theta.dtype)[0]
+            return (q @ theta.view(self.output_map.shapes[0])).mul_(columns).view(-1)
         return self.add_product(torch.zeros_like(theta), theta)
 
     def add_product(self, total: Tensor, theta: Tensor) -> Tensor:

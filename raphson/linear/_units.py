@@ -128,6 +128,7 @@ class GradientNorm:
             columns[2, ones:] = np.where(size > _SEEN, size, 0.0)
         self.columns, self._is_shifted = torch.from_numpy(columns), bool(center.any())
         self._center, self._scale = design.center, torch.from_numpy(scale)
+        self._has_floor = bool(columns[2].any())
         self._floor = None if output_map.is_uniform else output_map.per_parameter(self.columns[2])
         self._matrix: Tensor | None = None
         if not output_map.is_uniform and n * n <= _MATRIX_ELEMENTS:
@@ -154,7 +155,7 @@ class GradientNorm:
             floor = self._floor
         if self._units is not None:
             size = size * self._units.view_as(size)
-        return max(float(size.abs_().sub_(floor).max()), 0.0)
+        return max(float(size.abs_().sub_(floor).max() if self._has_floor else size.abs_().max()), 0.0)
 
     def _of_few(self, gradient: Tensor) -> float:
         factor, shift, floor = self.columns.numpy()

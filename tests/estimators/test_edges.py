@@ -169,3 +169,24 @@ def test_small_noise_is_spread() -> None:
     assert model.solution_.converged
     residual = y - model.predict(X)
     assert np.exp(model.intercept_[1]) == pytest.approx(np.sqrt(np.mean(residual**2)), rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", [0, 56, 73])
+def test_a_weak_penalty_has_a_finite_optimum_however_far_off(seed):
+    """At the tolerance the value may still fall, but slopes that are penalized do not grow without bound."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(20, 17)) * 10.0 ** rng.uniform(-1, 1, 17) + 20.0 * rng.normal(size=17)
+    x[rng.random(x.shape) < 0.6] = 0.0
+    x[15:] = x[:5]
+    y, weights = rng.permutation(np.arange(20) % 3), rng.uniform(0.5, 2.0, 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = rp.MultinomialLogisticRegression(l2=1e-6, tol=1e-6).fit(x, y, weights)
+    assert model.solution_.converged and model.separation_ is None
+
+
+def test_an_intercept_without_a_finite_estimate_is_found_beside_penalized_slopes():
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    with pytest.warns(rp.SeparationWarning, match="no finite optimum"):
+        model = rp.VectorGLM(rp.Poisson(), l2=1e-3).fit(x, np.zeros(50))
+    assert not model.solution_.converged

@@ -94,7 +94,7 @@ def test_what_leads_no_further_goes_on_with_all_columns(change):
     """Without a factor, and where L-BFGS is given up, the fit goes on from there."""
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(40, 100)), np.arange(40) % (2 if change == "no newton" else 20)
-    dual = {"shared_step": lambda *_: None} if change == "no newton" else {}
+    dual = {"newton_step": lambda *_: None} if change == "no newton" else {}
     patched = (
         mock.patch.multiple(_few_rows.DualClasses, **dual) if dual else mock.patch.object(_few_rows, "_PATIENCE", 2)
     )

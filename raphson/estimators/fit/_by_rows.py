@@ -14,7 +14,7 @@ from torch import Tensor
 from raphson.data import DenseDesign
 from raphson.estimators.fit._edge import fit_inside
 from raphson.estimators.fit._few_rows import solve_few_rows, takes_few_rows
-from raphson.estimators.fit._first_step import first_length, further, rough_inverse
+from raphson.estimators.fit._first_step import first_length, rough_inverse
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._patience import STRONG, TOLD, gradients_to_try
 from raphson.estimators.fit._solver import (
@@ -203,6 +203,7 @@ def _solve_by_gradients(
     """
     objective = objective.reduced
     own, begin, back = symmetric(objective, start)
+    own = own if back is None else own.without_means()
     at = own.evaluate_constant(begin) or own.evaluate(begin, None)
     inverse, within, length = rough_inverse(own, begin), _MARGIN * options.tol, None
     wide = own.output_map.n_columns > TOLD * own.n_rows
@@ -210,10 +211,7 @@ def _solve_by_gradients(
     dense = isinstance(own.design, DenseDesign) and own.likelihood.partition != "exponential"
     if (wide or (dense and own.cost.evaluation >= _DEAR)) and own.has_constant_outputs(begin):
         with np.errstate(all="ignore"):  # long steps overflow
-            step = -inverse(at.gradient)
-            length = first_length(own, begin, at.gradient, step)
-            if length is not None:
-                length *= further(options.tol, own.gradient_norm(own.ridge.mv(length * step)))
+            length = first_length(own, begin, at.gradient, -inverse(at.gradient), options.tol)
     descend = partial(quasi_newton, inverse=inverse, tol=options.tol, callback=callback)
     begun = inverse.diagonal, inverse.means, length
     mixed = MixedStepper.suits(own)

@@ -20,6 +20,7 @@ from raphson.estimators.input._rows import Rows
 from raphson.estimators.separation._divergence import Divergence, falls_on, find_divergence, find_no_spread
 from raphson.estimators.separation._find_recession import RecessionSearch, find_recession
 from raphson.estimators.separation._recession import Recession
+from raphson.linear import LinearObjective
 from raphson.solve import Status
 
 _SOME_ROWS, _SOME_ROWS_PER_COEFFICIENT, _LARGE = 4000, 20, 5
@@ -27,6 +28,9 @@ _SOME_ROWS, _SOME_ROWS_PER_COEFFICIENT, _LARGE = 4000, 20, 5
 
 _SUSPICIOUS_STEP = 1e-2
 """A Newton step at convergence that still changes some linear predictor by this much points to separation."""
+
+_BY_SLOPES = 0.01
+"""Share of what a step's intercepts move outputs by from which its slopes, which are penalized, do."""
 
 _ROUNDING = 1e-6
 """Share of an output's size by which a step that is no more than rounding, or the tolerance, may change it: means of
@@ -82,13 +86,20 @@ def _looks_separated(fitted: Fitted) -> bool:
     if not objective.may_move_more(step, _SUSPICIOUS_STEP):
         return False
     # an optimum that a ridge keeps finite may be far off: the value rises soon, which is seen in less than a pass
-    if objective.l2 and not falls_on(fitted):
+    if objective.l2 and (_is_held(objective, step) or not falls_on(fitted)):
         return False
     if not objective.largest_move(step, in_units=True) > _SUSPICIOUS_STEP:
         return False
     f = objective.predictors(theta)
     moved = (objective.predictors(theta + step) - f).abs().amax(1)
     return bool((moved > _ROUNDING * f.abs().amax(1)).any())
+
+
+def _is_held(objective: LinearObjective, step: Tensor) -> bool:
+    """Return whether a penalty holds a step back, in the end: it moves outputs by slopes, not by intercepts alone."""
+    penalized = objective.ridge.diagonal > 0
+    moves = [objective.largest_move(torch.where(part, step, 0.0)) for part in (penalized, ~penalized)]
+    return objective.likelihood.concave and moves[0] > _BY_SLOPES * moves[1]
 
 
 def recession_of(fitted: Fitted, rows: Rows) -> Recession | None:

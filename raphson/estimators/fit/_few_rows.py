@@ -106,7 +106,7 @@ def solve_few_rows(objective: LinearObjective, options: FitOptions, callback: Ca
     Returns:
         The solution in the parameters of all columns, with ``MAX_ITERATIONS`` where others have to go on from there.
     """
-    dual, k = DualClasses(objective), objective.n_outputs
+    dual, two = DualClasses(objective), objective.n_outputs == 2
     if _has_line(dual, options.tol):
         start, best = dual.along_gradient(lambda norm: further(options.tol, norm))
         if best.norm <= options.tol:
@@ -114,11 +114,19 @@ def solve_few_rows(objective: LinearObjective, options: FitOptions, callback: Ca
             run.reach(best.at, best)
             return run.solution("lbfgs")
     run = _Run(dual, options, callback, dual.start())
-    steps = min(options.max_iter, _STEPS) if k == 2 else 1
-    whole = k > 2
-    while not run.is_done and run.taken < steps:
+    if two:
+        _by_newton(run, dual, min(options.max_iter, _STEPS))
+    elif not _in_coordinates(run, dual):
+        _in_shares(run, dual)
+    return run.solution("newton" if two else "lbfgs")
+
+
+def _by_newton(run: _Run, dual: DualClasses, most: int) -> None:
+    """Take Newton steps for two classes."""
+    whole = False
+    while not run.is_done and run.taken < most:
         at = run.at
-        step = dual.shared_step(at)
+        step = dual.newton_step(at)
         if step is None:
             break
         there = dual.moved(at, step, 1.0) if whole else None
@@ -129,17 +137,17 @@ def solve_few_rows(objective: LinearObjective, options: FitOptions, callback: Ca
         run.reach(there)
         if there.norm > _ROUNDED_NORM * at.norm and at.decrease(step) <= _ROUNDED:
             break
-    if not run.is_done and k > 2:
-        if _in_coordinates(run, dual):
-            return run.solution("lbfgs")
-        problem = _Shares(dual)
-        state = problem.state(run.at)
-        pairs = InversePairs(problem.inverse, state.gradient, scaled=True, length=1.0)
-        for reached in descend(PairsStepper(problem.evaluate, pairs), _row(run.at.a, run.at.b), state):
-            run.reach(problem.last)
-            if run.is_done or reached.evaluations >= _PATIENCE:
-                break
-    return run.solution("newton" if k == 2 or run.taken < 2 else "lbfgs")
+
+
+def _in_shares(run: _Run, dual: DualClasses) -> None:
+    """Take steps of L-BFGS in shares of the rows."""
+    problem = _Shares(dual)
+    state = problem.state(run.at)
+    pairs = InversePairs(problem.inverse, state.gradient, scaled=True, length=1.0)
+    for reached in descend(PairsStepper(problem.evaluate, pairs), _row(run.at.a, run.at.b), state):
+        run.reach(problem.last)
+        if run.is_done or reached.evaluations >= _PATIENCE:
+            break
 
 
 def _in_coordinates(run: _Run, dual: DualClasses) -> bool:

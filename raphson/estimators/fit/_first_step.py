@@ -102,19 +102,24 @@ def rough_inverse(objective: LinearObjective, theta: Tensor) -> RoughInverse:
 def _curvature(likelihood: Likelihood, f: Tensor, y: Tensor) -> float:
     """Return the mean expected curvature of outputs ``(1, C)``."""
     if likelihood.partition in ("softmax", "logistic") and likelihood.partition_multiple == 1.0:
-        p = partition_mean(likelihood.partition, f.numpy())
-        return float((p - p * p).mean())
+        p, c = partition_mean(likelihood.partition, f.numpy()), f.shape[1]
+        return float((p - p * p).mean()) * (c / (c - 1) if c > 1 else 1.0)  # of parameters that sum to zero
     return float(likelihood.fisher(f, y).diagonal().mean())
 
 
-def first_length(objective: LinearObjective, theta: Tensor, gradient: Tensor, step: Tensor) -> float | None:
+def first_length(
+    objective: LinearObjective, theta: Tensor, gradient: Tensor, step: Tensor, tol: float = 0.0
+) -> float | None:
     """Return about how many steps along the first direction lower the objective most; None where that is not known.
+
+    Or up to as many as leave the penalty's own gradient below a tolerance; see ``further``.
 
     Args:
         objective: The objective.
         theta: Where outputs are the same in all rows, ``(P,)``.
         gradient: The gradient there, ``(P,)``.
         step: A direction of descent, ``(P,)``.
+        tol: Bound on the norm of a gradient that ends the fit.
     """
     here, likelihood = objective.output_map, objective.likelihood
     y, share = _some(objective.y)
@@ -129,10 +134,11 @@ def first_length(objective: LinearObjective, theta: Tensor, gradient: Tensor, st
     per_residual = fall / float(share @ np.square(residual).sum(1))
     mean = partition_mean(partition, f + _TRIED[:, None, None] * residual)
     each = mean if partition == "exponential" else mean - mean * mean
-    variance = float(step.view(here.shapes[0])[:, 1:].square().sum())
+    variance = float(torch.linalg.vector_norm(step.view(here.shapes[0])[:, 1:])) ** 2
     if isinstance(objective.design, DenseDesign) and here.n_columns <= TOLD * objective.n_rows:
         variance = max(_mean_square(objective.design, here, step) - fall * per_residual, 0.0)
-    curvature = multiple * (each.mean(-1) @ share) * variance + float(step @ objective.ridge.mv(step))
+    pull = objective.ridge.mv(step)
+    curvature = multiple * (each.mean(-1) @ share) * variance + float(step @ pull)
     slopes = ((multiple * mean - t) * residual).sum(-1) @ share * per_residual + _TRIED / per_residual * curvature
     # the minimum is where the slope changes its sign, between two of the lengths
     falling = int((slopes < 0.0).sum())
@@ -141,7 +147,7 @@ def first_length(objective: LinearObjective, theta: Tensor, gradient: Tensor, st
     before, after = slopes[falling - 1 : falling + 1].tolist()
     near, far = _TRIED[falling - 1 : falling + 1].tolist()
     found = float(near * (far / near) ** (before / (before - after))) / per_residual
-    return found if math.isfinite(found) else None
+    return found * further(tol, found * objective.gradient_norm(pull)) if math.isfinite(found) else None
 
 
 def further(tol: float, norm: float) -> float:

@@ -98,8 +98,8 @@ class Fitted:
             outputs, d = self._outputs, self.objective.design.n_columns
             if outputs is None:
                 table = table.view(-1, d)
-            elif theta.shape[0] == 1:  # a product of matrices takes fewer calls than one of batches
-                table = outputs @ table.view(-1, d)
+            elif theta.shape[0] == 1:
+                table = _reported(self.objective.output_map, report, outputs, table.view(-1, d))
             else:
                 table = (outputs @ table.view(theta.shape[0], -1, d)).flatten(0, 1)
         n = self.null_basis.shape[0]
@@ -207,6 +207,16 @@ def _between(solver: OutputMap, report: OutputMap) -> Tensor | None:
         return solver.basis - solver.basis.mean(0)
     picked: Tensor = (solver.basis - solver.basis[report.left_out])[report.selected]
     return picked
+
+
+def _reported(solver: OutputMap, report: OutputMap, outputs: Tensor, table: Tensor) -> Tensor:
+    """Return the coefficients of reported outputs ``(R, d)`` from the solver's ``(q, d)``."""
+    if solver.selected is None:
+        return outputs @ table
+    # a product with a table of many columns takes ten times as long
+    wide = table.new_zeros(solver.n_outputs, table.shape[1])
+    wide[solver.selected] = table
+    return wide.sub_(wide.mean(0)) if report.left_out is None else wide[report.selected] - wide[report.left_out]
 
 
 def _spread(null: Tensor | OwnColumns, table: Tensor, slopes: Tensor) -> Tensor:
