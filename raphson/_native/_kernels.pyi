@@ -67,6 +67,7 @@ def moments(
     stride: int,
     x: Memory,
     codes: Memory | None,
+    order: Memory | None,
     classes: int,
     sums: Memory,
     squares: Memory,

@@ -115,6 +115,7 @@ struct moments {
     size_t n, d, stride;
     const void *x;
     const int64_t *codes; /* (n,), from 0 to k - 1, or NULL for 0 */
+    const int64_t *order; /* (n,), in which the rows are read, or NULL */
     void *sums, *squares;
 };
 

@@ -214,16 +214,31 @@ static TARGET void NAME(combine)(size_t outputs, int add, const REAL *coef, size
         }
 }
 
-/* Some columns of all rows: threads take columns, so that sums do not depend on how many there are. */
+/* Some columns of all rows: threads take columns, so that sums do not depend on how many there are. Four rows of a class that
+   follow each other are added up before the sums are read. */
 static TARGET void NAME(moments_part)(const void *data, size_t part, size_t parts)
 {
     const struct moments *of = data;
-    const size_t lines = padded(of->d, LINE) / LINE, first = lines * part / parts * LINE, last = lines * (part + 1) / parts * LINE;
-    for (size_t t = 0; t < of->n; t++) {
-        const REAL *x = (const REAL *)of->x + t * of->stride;
-        REAL *restrict sums = (REAL *)of->sums + (of->codes ? of->codes[t] * of->d : 0), *restrict squares = of->squares;
-        for (size_t j = first; j < last && j < of->d; j++)
-            sums[j] += x[j], squares[j] += x[j] * x[j];
+    const size_t lines = padded(of->d, LINE) / LINE, first = lines * part / parts * LINE, end = lines * (part + 1) / parts * LINE;
+    const size_t last = end < of->d ? end : of->d;
+    for (size_t t = 0, count; t < of->n; t += count) {
+        const REAL *x[TALL];
+        size_t code = 0;
+        for (count = 0; count < TALL && t + count < of->n; count++) {
+            const size_t row = of->order ? (size_t)of->order[t + count] : t + count, own = of->codes ? (size_t)of->codes[row] : 0;
+            if (count && own != code)
+                break;
+            x[count] = (const REAL *)of->x + row * of->stride, code = own;
+        }
+        REAL *restrict sums = (REAL *)of->sums + code * of->d, *restrict squares = of->squares;
+        if (count == TALL)
+            for (size_t j = first; j < last; j++) {
+                const REAL a = x[0][j], b = x[1][j], c = x[2][j], d = x[3][j];
+                sums[j] += (a + b) + (c + d), squares[j] += (a * a + b * b) + (c * c + d * d);
+            }
+        for (size_t i = 0; count < TALL && i < count; i++)
+            for (size_t j = first; j < last; j++)
+                sums[j] += x[i][j], squares[j] += x[i][j] * x[i][j];
     }
 }
 

@@ -306,14 +306,14 @@ static PyObject *descend(PyObject *Py_UNUSED(module), PyObject *tuple)
     return agree(!wrong, NOT_SPARSE) ? Py_BuildValue("(nid)", (Py_ssize_t)of.taken, of.trials, of.length) : NULL;
 }
 
-/* n, d, stride, x, codes, k, sums, squares, threads: see struct moments */
+/* n, d, stride, x, codes, order, k, sums, squares, threads: see struct moments */
 static PyObject *moments(PyObject *Py_UNUSED(module), PyObject *tuple)
 {
-    struct arguments args = {tuple, 9, 0};
+    struct arguments args = {tuple, 10, 0};
     struct moments of = {0};
     of.n = take_size(&args), of.d = take_size(&args), of.stride = take_size(&args);
     const struct array x = take_array(&args, "x", "d", ANY);
-    of.x = x.at, of.codes = take_array(&args, "codes", "q?", of.n).at;
+    of.x = x.at, of.codes = take_array(&args, "codes", "q?", of.n).at, of.order = take_array(&args, "order", "q?", of.n).at;
     const size_t classes = take_size(&args);
     of.sums = take_array(&args, "sums", "d", times(classes, of.d)).at;
     of.squares = take_array(&args, "squares", "d", of.d).at;
@@ -321,10 +321,10 @@ static PyObject *moments(PyObject *Py_UNUSED(module), PyObject *tuple)
     agree(classes && (!of.n || (before <= x.count && of.d <= x.count - before)), "a table has fewer elements than its rows need");
     if (PyErr_Occurred())
         return NULL;
-    uint64_t last = 0;
-    for (size_t t = 0; of.codes && t < of.n; t++)
-        last = (uint64_t)of.codes[t] > last ? (uint64_t)of.codes[t] : last;
-    if (!agree(last < classes, "a row is of a class that is not there"))
+    int wrong = 0;
+    for (size_t t = 0; t < of.n; t++)
+        wrong |= (of.codes && (uint64_t)of.codes[t] >= classes) || (of.order && (uint64_t)of.order[t] >= of.n);
+    if (!agree(!wrong, "a row or its class is not there"))
         return NULL;
     run_team(in_double->moments, &of, threads, threads);
     return Py_NewRef(Py_None);

@@ -17,7 +17,7 @@ def zeros(*shape, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize(("n", "d", "k"), [(1, 1, 1), (7, 9, 3), (40, 300, 2), (33, 17, 40)])
+@pytest.mark.parametrize(("n", "d", "k"), [(1, 1, 1), (7, 9, 3), (40, 300, 2), (9, 257, 2), (33, 17, 40)])
 def test_rows_are_added_to_the_sums_of_their_classes(monkeypatch, n, d, k, threads):
     """To what is there already; classes without a row keep it; rows may be apart."""
     monkeypatch.setattr(_module, "threads", lambda *_: threads)
@@ -68,9 +68,13 @@ def test_what_does_not_fit_together_is_refused(changes):
 def test_the_compiled_module_checks_again():
     x, sums, squares = zeros(5, 4), zeros(1, 4), zeros(4)
     memory = [_module.memory("x", t, *t.shape) for t in (x, sums, squares)]
-    good = [5, 4, 4, memory[0], None, 1, memory[1], memory[2], 1]
+    good = [5, 4, 4, memory[0], None, None, 1, memory[1], memory[2], 1]
     assert _module.kernels.moments(*good) is None
-    for place, wrong in ((0, 6), (0, 2**63), (1, 5), (2, 5), (2, 2**63), (5, 0), (5, 2), (8, 0)):
+    orders = [torch.tensor(given) for given in ([4, 3, 2, 1, 0], [0, 1, 2, 3, 5], [0, 1, 2, 3, -1])]
+    allowed, *wrong_orders = [_module.memory("order", given, 5, dtype=torch.int64) for given in orders]
+    assert _module.kernels.moments(*good[:5], allowed, *good[6:]) is None
+    places = ((0, 6), (0, 2**63), (1, 5), (2, 5), (2, 2**63), (6, 0), (6, 2), (9, 0), *((5, o) for o in wrong_orders))
+    for place, wrong in places:
         with pytest.raises(ValueError):
             _module.kernels.moments(*good[:place], wrong, *good[place + 1 :])
     with pytest.raises(TypeError, match="arguments"):
