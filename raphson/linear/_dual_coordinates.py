@@ -96,13 +96,13 @@ class DualCoordinates:
         state = Evaluation(at.value, torch.from_numpy(gradient), float(np.abs(gradient).max()), None)
         return torch.from_numpy(theta), state
 
-    def back(self, theta: Tensor) -> DualPoint:
-        """Return the point at some coordinates."""
+    def back(self, theta: Tensor, norm: float) -> DualPoint:
+        """Return the point at some coordinates, where the gradient has a length, without what needs products of rows."""
         ones, coef = int(self._has_ones), theta.numpy().reshape(self.dual.q, -1)
         slopes = coef[:, ones:]
         b = coef[:, 0] if ones else np.zeros(self.dual.q)
         shares = self.basis.combine(torch.from_numpy(slopes)).numpy()
-        return self.dual.at(shares, slopes @ self.rows.T, b)
+        return self.dual.at(shares, slopes @ self.rows.T, b, products=False)._replace(norm=norm)
 
     def largest(self, norm: float) -> float:
         """Return about the largest entry of a gradient of some length."""

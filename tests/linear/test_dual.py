@@ -127,10 +127,10 @@ def test_coordinates_are_those_of_the_rows_span(objective, seed):
     torch.testing.assert_close(compiled.gradient, state.gradient, rtol=1e-6, atol=1e-9)
     assert compiled.norm == pytest.approx(state.norm, rel=1e-6, abs=1e-9)
     assert float(compiled.gradient.norm()) == pytest.approx(at.norm, rel=1e-6, abs=1e-9)
-    back = coordinates.back(theta)
+    back = coordinates.back(theta, at.norm)
     np.testing.assert_allclose(back.product, at.product, rtol=1e-7, atol=1e-8)
     np.testing.assert_allclose(back.b, at.b, atol=1e-12)
-    assert back.value == pytest.approx(at.value, rel=1e-9)
+    assert back.value == pytest.approx(at.value, rel=1e-9) and back.norm == at.norm
 
 
 @pytest.mark.parametrize("k", [2, 3])

@@ -172,7 +172,7 @@ def _in_coordinates(run: _Run, dual: DualClasses) -> bool:
         if not moved:
             break
         evaluations += reached.evaluations
-        run.arrive(coordinates.back(theta))
+        run.arrive(coordinates.back(theta, norm))
     return True
 
 
