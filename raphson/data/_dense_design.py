@@ -14,8 +14,8 @@ from raphson.data._column_moments import ColumnSums, column_moments
 from raphson.data._design import Block, Design
 from raphson.data._memory import new_table
 
-CACHE_BYTES = 2**27
-"""A standardized copy of the table is cached only below this size (128 MiB); larger tables are read in place."""
+CACHE_BYTES = 9 * 2**24
+"""A standardized copy of the table is cached only below this size (144 MiB); larger tables are read in place."""
 
 _GRAM_COLUMNS = 2000
 _GRAM_ROWS = (1000, 5000)

@@ -74,6 +74,8 @@ class Table:
         starts: Where the rows of a sparse table begin among its nonzeros, ``(N + 1,)``, or None.
         columns: Those of the nonzeros, or None.
         design: Of a sparse table, whose dense rows are what Hessians are made of; or None.
+        is_large: Whether it is a sparse one so large that sparse products in single precision lead, so that only single
+            evaluations in double precision are made of it, which need no copies.
     """
 
     x: Tensor
@@ -85,10 +87,12 @@ class Table:
     starts: Tensor | None = None
     columns: Tensor | None = None
     design: SparseDesign | None = None
+    is_large: bool = False
 
     def has_products(self, n_outputs: int) -> bool:
         """Return whether products with the Hessian are made in compiled code; those of many outputs leave the cache."""
-        return self.has_hessians or (self.starts is not None and n_outputs <= _IN_PLACE_OUTPUTS)
+        few = self.starts is not None and n_outputs <= _IN_PLACE_OUTPUTS
+        return self.has_hessians or (few and not self.is_large)
 
     @property
     def for_hessians(self) -> Table:
@@ -304,8 +308,8 @@ def table_of(design: Design, n_outputs: int) -> Table | None:
 
 def _sparse_table(design: SparseDesign, n_outputs: int, *, has_hessians: bool) -> Table | None:
     large = n_outputs * design.n_columns > _CACHED_SUMS and is_large_sparse(design, n_outputs)
-    if large or design.raw is None:
+    if design.raw is None:
         return None
     starts, columns, values = design.raw
     given = design.center, design.factor, design.intercept
-    return Table(values, *given, True, has_hessians, starts, columns, design)
+    return Table(values, *given, True, has_hessians and not large, starts, columns, design, large)

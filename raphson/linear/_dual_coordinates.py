@@ -97,7 +97,7 @@ class DualCoordinates:
         return torch.from_numpy(theta), state
 
     def back(self, theta: Tensor, norm: float) -> DualPoint:
-        """Return the point at some coordinates, where the gradient has a length, without what needs products of rows."""
+        """Return the point at some coordinates, where the gradient is so long, without what needs products of rows."""
         ones, coef = int(self._has_ones), theta.numpy().reshape(self.dual.q, -1)
         slopes = coef[:, ones:]
         b = coef[:, 0] if ones else np.zeros(self.dual.q)

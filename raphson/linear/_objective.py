@@ -109,7 +109,9 @@ class LinearObjective:
     @property
     def has_compiled_steps(self) -> bool:
         """Whether a step of L-BFGS is one compiled call."""
-        return self.offset is None and self._table is not None and has_compiled_steps(self.n_parameters)
+        table = self._table
+        known = self.offset is None and table is not None and not table.is_large
+        return known and has_compiled_steps(self.n_parameters)
 
     @property
     def _table(self) -> Table | None:
@@ -123,9 +125,9 @@ class LinearObjective:
 
     @property
     def nonzeros(self) -> int | None:
-        """Nonzeros of a sparse table that compiled code evaluates; None of others."""
+        """Nonzeros of a sparse table whose fits compiled code makes; None of others."""
         table = self._table
-        return None if table is None or table.starts is None else len(table.x)
+        return None if table is None or table.starts is None or table.is_large else len(table.x)
 
     # passes over the data ----------------------------------------------------------------------------------------
 
@@ -201,7 +203,7 @@ class LinearObjective:
         """Return value, gradient and, unless None is asked for, the Hessian at ``theta``, in one pass over the data."""
         # where the Hessian depends on the targets, compiled code has the observed one
         compiled = self.compiled if hessian != "expected" or self.likelihood.partition is not None else None
-        if compiled is not None:
+        if compiled is not None and not (compiled.table.is_large and theta.dtype == torch.float32):
             whole = hessian is not None and compiled.table.has_products(self.n_outputs)
             at = compiled.at(theta.double().contiguous(), self._kept_dtype if whole else None)
             make = None if hessian is None else functools.partial(self._later_hessian, theta, hessian, at.p)

@@ -66,30 +66,26 @@ class Ridge:
 
     def mv(self, theta: Tensor) -> Tensor:
         """Return the gradient at ``theta`` ``(P,)``, which is the product with the matrix of the form."""
-        if not self.centered:
-            return theta * self._in(theta.dtype)[0][0]
-        if len(self.output_map.shapes) == 1:
-            q, columns = self._in(theta.dtype)[0]
-            return (q @ theta.view(self.output_map.shapes[0])).mul_(columns).view(-1)
-        return self.add_product(torch.zeros_like(theta), theta)
+        if len(self.output_map.shapes) > 1:
+            return self.add_product(torch.zeros_like(theta), theta)
+        (q, columns), table = self._in(theta.dtype)[0], theta.view(self.output_map.shapes[0])
+        return ((q @ table).mul_(columns) if self.centered else table * columns).view(-1)
 
     def add_product(self, total: Tensor, theta: Tensor) -> Tensor:
         """Add the product with the matrix of the form and ``theta`` to ``total``, both ``(P,)``, in place."""
-        if not self.centered:
-            return total.addcmul_(self._in(theta.dtype)[0][0], theta)
         start = 0
         for (q, columns), (r, d) in zip(self._in(theta.dtype), self.output_map.shapes, strict=True):
             part = slice(start, start + r * d)
-            total[part].view(r, d).addcmul_(q @ theta[part].view(r, d), columns)
+            own = theta[part].view(r, d)
+            total[part].view(r, d).addcmul_(q @ own if self.centered else own, columns)
             start += r * d
         return total
 
     def _in(self, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-        """Return Q and the penalties of each group in an element type; the diagonal alone where Q is the identity."""
+        """Return Q and the penalties of each group in an element type."""
         if dtype not in self._cast:
             groups = zip(self.matrices, self.output_map.groups, strict=True)
-            found = [(q.to(dtype), self.columns[g.columns].to(dtype)) for q, g in groups]
-            self._cast[dtype] = found if self.centered else [(self.diagonal.to(dtype), self.columns)]
+            self._cast[dtype] = [(q.to(dtype), self.columns[g.columns].to(dtype)) for q, g in groups]
         return self._cast[dtype]
 
     @cached_property

@@ -212,18 +212,29 @@ def test_a_constant_column_has_no_gradient_at_all():
 
 
 def test_large_tables_of_many_sums_lead_in_single_precision(monkeypatch):
-    """They stay with sparse products; smaller ones and those whose sums stay in the cache do not."""
+    """Their sparse products do; single evaluations in double precision are compiled, and need no copies.
+
+    Smaller ones and those whose sums stay in the cache have compiled steps.
+    """
     objective, _ = make(table(100, 30, 7))
-    assert objective.compiled is not None
+    assert objective.has_compiled_steps and not objective.compiled.table.is_large
     monkeypatch.setattr(_compiled, "_SINGLE_WORK", 100)
     objective, _ = make(table(100, 30, 7))
-    assert objective.compiled is not None
+    assert objective.has_compiled_steps
     monkeypatch.setattr(_compiled, "_CACHED_SUMS", 50)
     objective, theta = make(table(100, 30, 7))
-    assert objective.compiled is None
+    assert objective.compiled.table.is_large and not objective.has_compiled_steps and objective.nonzeros is None
     monkeypatch.setattr(_compiled, "_SINGLE_WORK", 10**9)
-    expected, _ = make(table(100, 30, 7))
-    assert objective.value(theta) == pytest.approx(expected.value(theta), rel=1e-13)
+    expected = make(table(100, 30, 7))[0].evaluate(theta)
+    found, v = objective.evaluate(theta), torch.linspace(-1.0, 1.0, len(theta), dtype=torch.float64)
+    assert not objective.design._blocks  # no copy of the table was made
+    single = objective.with_curvature(torch.float32).evaluate(theta.float(), None)
+    assert single.gradient.dtype == torch.float32
+    torch.testing.assert_close(single.gradient.double(), expected.gradient, rtol=1e-4, atol=1e-5)
+    assert found.value == pytest.approx(expected.value, rel=1e-13)
+    torch.testing.assert_close(found.gradient, expected.gradient, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(found.hessian @ v, expected.hessian @ v, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.hessian.to_dense(), expected.hessian.to_dense(), rtol=1e-9, atol=1e-12)
 
 
 def test_rows_of_a_table_and_entries_behind_it():

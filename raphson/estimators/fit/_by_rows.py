@@ -14,7 +14,7 @@ from torch import Tensor
 from raphson.data import DenseDesign
 from raphson.estimators.fit._edge import fit_inside
 from raphson.estimators.fit._few_rows import solve_few_rows, takes_few_rows
-from raphson.estimators.fit._first_step import first_length, rough_inverse
+from raphson.estimators.fit._first_step import RoughInverse, first_length, rough_inverse
 from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._patience import STRONG, TOLD, gradients_to_try
 from raphson.estimators.fit._solver import (
@@ -66,7 +66,7 @@ _ROUNDED_SINGLE = 2.0**-10
 """Share of the first gradient from which on its rounding may stall it: 500 x 2000, 50 classes, noisy, has none smaller
 in six steps long before."""
 
-_NEARLY = 3.0
+_NEARLY = 6.0
 """Steps that end a fit sooner in double precision than single precision repays its copy and what has to follow."""
 
 _SINGLE_DENSE = 2**22
@@ -247,7 +247,7 @@ def _solve_by_gradients(
 def _gains_in_single_precision(objective: LinearObjective) -> bool:
     """Return whether evaluations in single precision repay a copy of the table and what has to follow in double."""
     design = objective.design
-    if objective.compiled is not None:
+    if objective.compiled is not None and not objective.compiled.table.is_large:
         return False
     if not isinstance(design, DenseDesign):
         return is_large_sparse(design, objective.n_outputs)
@@ -263,7 +263,7 @@ def _solve_in_single_precision(
     patience: float,
     descend: Callable[..., Solution],
     length: float | None,
-    inverse: Callable[[Tensor], Tensor],
+    inverse: RoughInverse,
 ) -> Solution:
     """Minimize by L-BFGS in single precision, and go on in double precision where its gradient is not small yet.
 
@@ -287,7 +287,7 @@ def _solve_in_single_precision(
         patience=patience,
         length=length,
         rounded=_ROUNDED_SINGLE * first,
-        inverse=lambda v: inverse(v.double()).float(),
+        inverse=inverse.astype(torch.float32),
     )
     reached = found.theta.double()
     at = objective.evaluate(reached, None)

@@ -63,6 +63,10 @@ class RoughInverse:
     diagonal: Tensor
     means: Tensor | None
 
+    def astype(self, dtype: torch.dtype) -> RoughInverse:
+        """Return the same for vectors of another element type."""
+        return RoughInverse(self.shape, self.diagonal.to(dtype), None if self.means is None else self.means.to(dtype))
+
     def __call__(self, v: Tensor) -> Tensor:
         """Return the product with ``(P,)``."""
         if self.means is None:
