@@ -273,16 +273,27 @@ def constant_columns(design: Design) -> Tensor | None:
 
 
 def without_constant(products: Tensor) -> Tensor:
-    """Return products of centered rows ``(N, N)`` in a basis of the vectors that sum to zero, ``(N - 1, N - 1)``."""
-    return _reflect(_reflect(products).mT)[1:, 1:].contiguous()
+    """Return products of centered rows ``(N, N)`` in a basis of the vectors that sum to zero, ``(N - 1, N - 1)``.
+
+    With the reflection ``I - s v v^T`` they are ``G - v w^T - w v^T``, where ``w = p - s/2 (p^T v) v`` of ``p = s G v``.
+    """
+    v, s = _reflection(len(products))
+    p = torch.mv(products, v)
+    w = p.mul_(s).sub_(v, alpha=0.5 * s * float(p @ v))
+    return torch.addr(products[1:, 1:], v[1:], w[1:], alpha=-1.0).addr_(w[1:], v[1:], alpha=-1.0)
 
 
 def _reflect(m: Tensor) -> Tensor:
     """Return a matrix ``(N, m)`` after the reflection of the first unit vector and the constant one."""
-    n = m.shape[0]
-    v = torch.full((n,), n**-0.5, dtype=m.dtype)
+    v, s = _reflection(m.shape[0])
+    return torch.addr(m, v, v @ m, alpha=-s)
+
+
+def _reflection(n: int) -> tuple[Tensor, float]:
+    """Return v and s of that reflection, ``I - s v v^T``."""
+    v = torch.full((n,), n**-0.5, dtype=torch.float64)
     v[0] -= 1.0
-    return torch.addr(m, v, v @ m, alpha=-2.0 / float(v @ v))
+    return v, 2.0 / float(v @ v)
 
 
 def _reciprocal_condition(factor: Tensor, matrix: Tensor) -> float:
