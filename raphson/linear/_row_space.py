@@ -275,7 +275,7 @@ def constant_columns(design: Design) -> Tensor | None:
 def without_constant(products: Tensor) -> Tensor:
     """Return products of centered rows ``(N, N)`` in a basis of the vectors that sum to zero, ``(N - 1, N - 1)``.
 
-    With the reflection ``I - s v v^T`` they are ``G - v w^T - w v^T``, where ``w = p - s/2 (p^T v) v`` of ``p = s G v``.
+    With the reflection ``I - s v v^T``: ``G - v w^T - w v^T``, of ``p = s G v`` and ``w = p - (s p^T v / 2) v``.
     """
     v, s = _reflection(len(products))
     p = torch.mv(products, v)

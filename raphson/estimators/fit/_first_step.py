@@ -78,28 +78,33 @@ class RoughInverse:
 
 
 def rough_inverse(objective: LinearObjective, theta: Tensor) -> RoughInverse:
-    r"""Return about the inverse Hessian, for slopes that stay in the span of the rows, as those of gradients do.
+    r"""Return about the inverse Hessian.
 
-    With D columns of mean square m, N rows and a curvature c of the outputs the eigenvalues of
-    :math:`\tfrac cN \sum_n x_n x_n^T` sum to c m D, over :math:`\min(N, D)` directions. That of an intercept is c:
-    beside slopes that were given c m it would follow much too slowly.
+    Columns have a mean square of one, or another one, and outputs a mean curvature c, which that of an intercept is.
+    With more columns than rows slopes stay in the span of the rows, in which
+
+    .. math:: \left(\Lambda + \tfrac cN X^T X\right)^{-1} X^T = \Lambda^{-1} X^T
+        \left(I + \tfrac cN X \Lambda^{-1} X^T\right)^{-1}
+
+    with penalties :math:`\Lambda` (D, D), so that slopes are in the proportions of :math:`\Lambda^{-1} X^T` and have,
+    of rows that are nearly orthogonal, the mean diagonal of :math:`\tfrac cN X \Lambda^{-1} X^T` for their curvature.
     """
     here, design, likelihood = objective.output_map, objective.design, objective.likelihood
     shape = here.shapes[0]
     f = theta.view(shape)[:, 0] if here.intercept else theta.new_zeros(shape[0])
     curvature = _curvature(likelihood, here.outputs(f[:, None], None).mT, objective.y[:1])
-    penalties, is_sparse = objective.ridge.diagonal, isinstance(design, SparseDesign)
-    of_slopes = curvature * design.mean_square
-    if not (is_sparse and curvature < objective.l2):
-        of_slopes *= max(1.0, (here.n_columns - int(here.intercept)) / objective.n_rows)
-    diagonal = (penalties + of_slopes).view(shape)
-    if not here.intercept:
-        return RoughInverse(shape, diagonal.view(-1), None)
-    mean = objective.means.clone() if is_sparse else None
+    penalties, ones = objective.ridge.diagonal.view(shape), int(here.intercept)
+    mean = objective.means.clone() if isinstance(design, SparseDesign) and here.intercept else None
     if mean is not None:
         mean[0] = 0.0
-        diagonal = penalties.view(shape) + of_slopes * (1.0 - mean.square()).clamp_min(_LEAST_VARIANCE)
-    diagonal[:, 0] = curvature
+    if len(design.scale) > objective.n_rows:
+        in_span = float(torch.dot(design.scale, design.scale)) / objective.n_rows
+        diagonal = penalties * (1.0 + curvature * in_span / objective.l2)
+    elif mean is not None:
+        diagonal = penalties + curvature * (1.0 - mean.square()).clamp_min(_LEAST_VARIANCE)
+    else:
+        diagonal = penalties + curvature * design.mean_square
+    diagonal[:, :ones] = curvature
     return RoughInverse(shape, diagonal.view(-1), mean)
 
 
@@ -138,7 +143,7 @@ def first_length(
     per_residual = fall / float(share @ np.square(residual).sum(1))
     mean = partition_mean(partition, f + _TRIED[:, None, None] * residual)
     each = mean if partition == "exponential" else mean - mean * mean
-    variance = float(torch.linalg.vector_norm(step.view(here.shapes[0])[:, 1:])) ** 2
+    variance = objective.design.mean_square * float(torch.linalg.vector_norm(step.view(here.shapes[0])[:, 1:])) ** 2
     if isinstance(objective.design, DenseDesign) and here.n_columns <= TOLD * objective.n_rows:
         variance = max(_mean_square(objective.design, here, step) - fall * per_residual, 0.0)
     pull = objective.ridge.mv(step)
