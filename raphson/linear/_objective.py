@@ -103,15 +103,15 @@ class LinearObjective:
     def cost(self) -> Cost:
         """What an evaluation and a dense Hessian cost."""
         given = self.output_map, self.n_rows, self.likelihood, self.curvature_dtype
-        one_call = self.has_compiled_steps
-        return Cost.of(*given, in_place=self.is_in_place, nonzeros=self.nonzeros, one_call=one_call)
+        return Cost.of(*given, in_place=self.is_in_place, nonzeros=self.nonzeros, one_call=self.has_compiled_steps)
 
     @property
     def has_compiled_steps(self) -> bool:
         """Whether a step of L-BFGS is one compiled call."""
         table = self._table
-        known = self.offset is None and table is not None and not table.is_large
-        return known and has_compiled_steps(self.n_parameters)
+        return (
+            self.offset is None and table is not None and not table.is_large and has_compiled_steps(self.n_parameters)
+        )
 
     @property
     def _table(self) -> Table | None:
@@ -239,10 +239,8 @@ class LinearObjective:
         # NumPy's calls take a third of the time of PyTorch's
         gradient = -linear.numpy()
         change, columns = here.reduce(at.gradient.mT).numpy(), gradient.reshape(here.shapes[0])
-        if is_sparse:
-            columns += change * self.means.numpy()
-        else:
-            columns[:, :1] += change
+        part, means = (slice(None), self.means.numpy()) if is_sparse else (slice(1), 1.0)
+        columns[:, part] += change * means
         # PyTorch's product: NumPy's would wake threads of its own, which fight with PyTorch's
         value = float(at.nll) - float(torch.dot(linear, theta)) - constant
         return Evaluation(value, torch.from_numpy(gradient), self._gradient_norm(torch.from_numpy(gradient)), None)
@@ -434,16 +432,12 @@ class LinearObjective:
         """Return the same objective that caches no standardized copy of the table where it can do without."""
         return self._changed(("_curvature_design",), design=self.design.without_copy())
 
-    def with_map(self, output_map: OutputMap) -> LinearObjective:
-        """Return the same objective in the parameters of another map."""
-        ridge = Ridge(output_map, self.ridge.columns, self.ridge.centered)
+    def with_map(self, output_map: OutputMap, *, summing_to_zero: bool = False) -> LinearObjective:
+        """Return the same objective in the parameters of another map; the penalty takes no mean off if that is zero."""
+        ridge = Ridge(output_map, self.ridge.columns, self.ridge.centered and not summing_to_zero)
         same = self.output_map.is_uniform and output_map.is_uniform and self._gradient_norm.is_by_column
         forget = ("_linear_term", "compiled") if same else ("_linear_term", "compiled", "_gradient_norm")
         return self._changed(forget, output_map=output_map, ridge=ridge)
-
-    def without_means(self) -> LinearObjective:
-        """Return the same objective for parameters that sum to zero over outputs: its penalty takes off no mean."""
-        return self._changed(("compiled",), ridge=Ridge(self.output_map, self.ridge.columns, False))
 
     def with_curvature(self, dtype: torch.dtype, *, products: bool = False) -> LinearObjective:
         """Return the same objective with Hessians of another element type; only those of uniform maps can have it.

@@ -155,6 +155,23 @@ def test_a_row_that_is_saturated_at_once_does_not_hide_that_a_step_is_too_long()
     assert best.at.value < start.value
 
 
+@pytest.mark.parametrize("k", [2, 3, 8])
+@pytest.mark.parametrize("l2", [1e-8, 1e-6, 1e-3])
+def test_the_best_point_along_the_gradient_is_the_lowest_one(k, l2):
+    """However far off it is: the loss of separated rows falls to the penalty's size."""
+    dual = DualClasses(make(24, 900, k, seed=2, l2=l2))
+    start, best = dual.along_gradient(lambda _: 1.0)
+    at, zero = best.at, dual.start()
+
+    def value(share):
+        a, b = share * at.a, share * at.b
+        return dual.at(a, a @ dual.gram, b).value
+
+    values = [value(share) for share in np.linspace(0.0, 2.0, 201)]
+    assert start.value == zero.value == values[0]
+    assert at.value - min(values) <= 0.2 * min(values) and at.value < 0.1 * start.value
+
+
 def test_a_step_that_is_too_short_is_made_longer():
     dual = DualClasses(make(12, 60, 2, seed=5))
     at = dual.start()
