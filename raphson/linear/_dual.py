@@ -56,7 +56,7 @@ _FIRST, _FLAT, _TRIALS = 0.01, 0.1, 40
 At the start, since a weak penalty's step goes three times too far: 60 x 300, 50 classes, l2 = 1e-6, ends with it."""
 
 _SATURATED = 0.01
-"""The same for the gradient at the start, where the rest of the way is worked out: 60 x 2000, 50 classes, 2 evaluations
+"""The same for the gradient at the start, where the rest of the way is worked out: 60 x 2000, 50 classes, 3 evaluations
 in place of 23."""
 
 
