@@ -60,7 +60,7 @@ class CompiledStepper:
     ) -> CompiledStepper | None:
         """Return what makes steps for an objective, None where compiled code does not know it or is not faster."""
         family = objective.compiled
-        if family is None or family.negative or not objective.has_compiled_steps:
+        if family is None or not objective.has_compiled_steps:
             return None
         most = max(1, min(_MOST, int(_AT_ONCE / objective.cost.step)))
         return cls(family.evaluator, diagonal, means, length, most)

@@ -203,8 +203,7 @@ def _solve_by_gradients(
         The solution, with ``MAX_ITERATIONS`` where gradients promise no quick end.
     """
     objective = objective.reduced
-    own, begin, back = symmetric(objective, start)
-    own = own if back is None else own.with_map(own.output_map, summing_to_zero=True)
+    own, begin, back = symmetric(objective, start, summing_to_zero=True)
     at = own.evaluate_constant(begin) or own.evaluate(begin, None)
     inverse, within, length = rough_inverse(own, begin), _MARGIN * options.tol, None
     wide = own.output_map.n_columns > TOLD * own.n_rows

@@ -86,7 +86,7 @@ def _looks_separated(fitted: Fitted) -> bool:
     if not objective.may_move_more(step, _SUSPICIOUS_STEP):
         return False
     # an optimum that a ridge keeps finite may be far off: the value rises soon, which is seen in less than a pass
-    if objective.l2 and (_is_held(objective, step) or not falls_on(fitted)):
+    if objective.l2 and (not falls_on(fitted) or _is_held(objective, step)):
         return False
     if not objective.largest_move(step, in_units=True) > _SUSPICIOUS_STEP:
         return False
@@ -97,9 +97,11 @@ def _looks_separated(fitted: Fitted) -> bool:
 
 def _is_held(objective: LinearObjective, step: Tensor) -> bool:
     """Return whether a penalty holds a step back, in the end: it moves outputs by slopes, not by intercepts alone."""
+    if not objective.likelihood.concave:
+        return False
     penalized = objective.ridge.diagonal > 0
-    moves = [objective.largest_move(torch.where(part, step, 0.0)) for part in (penalized, ~penalized)]
-    return objective.likelihood.concave and moves[0] > _BY_SLOPES * moves[1]
+    slopes, intercepts = (objective.largest_move(torch.where(own, step, 0.0)) for own in (penalized, ~penalized))
+    return slopes > _BY_SLOPES * intercepts
 
 
 def recession_of(fitted: Fitted, rows: Rows) -> Recession | None:

@@ -70,7 +70,7 @@ class _Shares:
     last: DualPoint
 
     def __init__(self, dual: DualClasses) -> None:
-        self._dual, self.last = dual, dual.start()
+        self._dual = dual
         self._slopes, self._ones = 1.0 / (dual.penalty + dual.span_curvature), 1.0 / dual.curvature
 
     def evaluate(self, theta: Tensor) -> _State:

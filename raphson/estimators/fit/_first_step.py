@@ -121,7 +121,7 @@ def first_length(
 ) -> float | None:
     """Return about how many steps along the first direction lower the objective most; None where that is not known.
 
-    Or up to as many as leave the penalty's own gradient below a tolerance; see ``further``.
+    Where a weak penalty leaves room below the tolerance, more of them: see ``further``.
 
     Args:
         objective: The objective.

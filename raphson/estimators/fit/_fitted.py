@@ -99,7 +99,7 @@ class Fitted:
             if outputs is None:
                 table = table.view(-1, d)
             elif theta.shape[0] == 1:
-                table = _reported(self.objective.output_map, report, outputs, table.view(-1, d))
+                table = _reported(self.objective.output_map, report, table)
             else:
                 table = (outputs @ table.view(theta.shape[0], -1, d)).flatten(0, 1)
         n = self.null_basis.shape[0]
@@ -209,14 +209,10 @@ def _between(solver: OutputMap, report: OutputMap) -> Tensor | None:
     return picked
 
 
-def _reported(solver: OutputMap, report: OutputMap, outputs: Tensor, table: Tensor) -> Tensor:
-    """Return the coefficients of reported outputs ``(R, d)`` from the solver's ``(q, d)``."""
-    if solver.selected is None:
-        return outputs @ table
-    # a product with a table of many columns takes ten times as long
-    wide = table.new_zeros(solver.n_outputs, table.shape[1])
-    wide[solver.selected] = table
-    return wide.sub_(wide.mean(0)) if report.left_out is None else wide[report.selected] - wide[report.left_out]
+def _reported(solver: OutputMap, report: OutputMap, table: Tensor) -> Tensor:
+    """Return the coefficients of reported outputs ``(R, d)`` from the solver's, ``q d`` of them, without a product."""
+    coef = solver.expand(table.reshape(-1))
+    return coef - coef.mean(0) if report.left_out is None else coef[report.selected] - coef[report.left_out]
 
 
 def _spread(null: Tensor | OwnColumns, table: Tensor, slopes: Tensor) -> Tensor:

@@ -369,13 +369,14 @@ def _by_products(
 
 
 def symmetric(
-    objective: LinearObjective, start: Tensor
+    objective: LinearObjective, start: Tensor, *, summing_to_zero: bool = False
 ) -> tuple[LinearObjective, Tensor, Callable[[Tensor], Tensor] | None]:
     """Return an objective relative to one of several outputs in coordinates that sum to zero: as it is otherwise.
 
     Args:
         objective: The objective.
         start: Parameters ``(P,)``.
+        summing_to_zero: Whether the parameters will always do so, as gradients do: see ``LinearObjective.with_map``.
 
     Returns:
         The objective, the parameters in its coordinates, and the map from there back; None for the identity.
@@ -383,7 +384,8 @@ def symmetric(
     here = objective.output_map
     if here.left_out is None or not objective.likelihood.differences_only:
         return objective, start, None
-    own = objective.with_map(OutputMap.own(objective.n_outputs, here.n_columns, here.intercept))
+    wider = OutputMap.own(objective.n_outputs, here.n_columns, here.intercept)
+    own = objective.with_map(wider, summing_to_zero=summing_to_zero)
     if not start.any():
         return own, start.new_zeros(own.n_parameters), _relative(here)
     coef = here.expand(start)
