@@ -11,7 +11,7 @@ from raphson._native._module import memory
 UNIT = 8
 """Rows of dense matrices are a multiple of this many numbers apart, whole vectors of every instruction set."""
 
-_PART = 2.0**18
+_PART = 2.0**19
 """Multiplications that are worth a thread of their own: they wait for memory."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +15,8 @@ from raphson import _native
 _SAFE_VARIANCE = 1e-6
 """Share of the mean square above which a variance is the difference of the mean square and the squared mean."""
 
-_LEAST = torch.tensor(1e-200, dtype=torch.float64)
-"""Mean square below which squares lose digits."""
+_LEAST, _LARGEST = 1e-200, 1e200
+"""Mean squares below and above which squares lose digits or overflow."""
 
 _CACHED_ROWS = 4096
 """Rows that pass through several operations while they are in the cache."""
@@ -159,26 +160,27 @@ def _sums(x: Tensor) -> ColumnSums:
     return ColumnSums(total, squares)
 
 
-def _of_sums(sums: ColumnSums, n: int, *, centered: bool) -> tuple[Tensor, Tensor, bool]:
-    """Return center and scale of the columns from sums of values and squares, and whether these kept their digits."""
+def _of_sums(sums: ColumnSums, n: int, *, centered: bool) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
+    """Return center and scale of the columns from sums of values and squares, and which of these kept their digits."""
     with np.errstate(all="ignore"):  # NumPy's calls take half of the time of PyTorch's
         center, square = sums.total.numpy() / n, sums.squares.numpy() / n
         variance = square - center * center if centered else square
-        # square is at least variance; what is not a number is in neither range
-        safe = variance.size > 0 and bool((variance > _SAFE_VARIANCE * square).all())
-        safe = safe and float(variance.min()) > 1e-200 and float(square.max()) < 1e200
+        # what is not a number is in neither range
+        safe = (variance > np.maximum(_SAFE_VARIANCE * square, _LEAST)) & (square < _LARGEST)
         scale = np.sqrt(variance)
     return torch.from_numpy(center if centered else np.zeros_like(center)), torch.from_numpy(scale), safe
 
 
-def _of_few(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor, bool]:
+def _of_few(x: Tensor, *, centered: bool) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
     """Return the same for rows that fit the cache, in few calls."""
     if x.dtype != torch.float64 or not x.numel():
         return _of_sums(_sums(x), x.shape[0], centered=centered)
-    center = x.mean(0) if centered else x.new_zeros(x.shape[1])
-    variance = (x - center).square_().mean(0)
-    safe = (variance > torch.addcmul(_LEAST, center, center, value=_SAFE_VARIANCE)) & (variance < 1e200)
-    return center, variance.sqrt(), bool(safe.all())
+    rows = x.numpy()
+    with np.errstate(all="ignore"):
+        center = rows.sum(0) / len(rows) if centered else np.zeros(rows.shape[1])
+        variance = _squares(rows - center) / len(rows)
+        safe = (variance > _SAFE_VARIANCE * center * center + _LEAST) & (variance < _LARGEST)
+        return torch.from_numpy(center), torch.from_numpy(np.sqrt(variance)), safe
 
 
 def column_moments(x: Tensor, *, centered: bool, sums: ColumnSums | None = None) -> tuple[Tensor, Tensor]:
@@ -197,21 +199,31 @@ def column_moments(x: Tensor, *, centered: bool, sums: ColumnSums | None = None)
         center, scale, safe = _of_few(x, centered=centered)
     else:
         center, scale, safe = _of_sums(_sums(x) if sums is None else sums, n, centered=centered)
-    if safe:
-        return center, scale
-    size = max(1024, 2**20 // max(d, 1))
-    starts = range(0, n, size)
-    largest = torch.zeros(d, dtype=torch.float64)
-    total = torch.zeros(d, dtype=torch.float64)
-    for s in starts:
-        block = x[s : s + size].to(torch.float64)
-        largest = torch.maximum(largest, block.abs().amax(0))
+    if not safe.all():
+        center.numpy()[~safe], scale.numpy()[~safe] = _in_two_passes(x, ~safe, centered=centered)
+    return center, scale
+
+
+def _in_two_passes(
+    x: Tensor, columns: NDArray[np.bool_], *, centered: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return center and scale of some of the columns, bool ``(D,)``, whatever their size and mean."""
+    n, every = x.shape[0], bool(columns.all())
+    largest, total, second = np.zeros((3, np.count_nonzero(columns)))
+    size = max(1024, 2**20 // max(len(total), 1))
+
+    def blocks() -> Iterator[NDArray[np.float64]]:
+        for start in range(0, n, size):
+            rows = x[start : start + size].to(torch.float64).numpy()
+            yield rows if every else rows[:, columns]
+
+    for block in blocks():
+        np.maximum(largest, np.abs(block).max(0), out=largest)
         total += block.sum(0)
-    center = total / n if centered else torch.zeros_like(total)
-    largest = torch.where(largest > 0, largest, 1.0)
-    second = torch.zeros(d, dtype=torch.float64)
-    for s in starts:
-        second += ((x[s : s + size].to(torch.float64) - center) / largest).square().sum(0)
-    scale = (second / n).sqrt() * largest
+    center = total / n if centered else np.zeros_like(total)
+    largest[largest == 0.0] = 1.0
+    for block in blocks():
+        second += _squares((block - center) / largest)
+    scale = np.sqrt(second / n) * largest
     # a constant column keeps a scale at which rounding noise is not blown up to look like variation
-    return center, torch.where(scale > 1e-13 * largest, scale, largest)
+    return center, np.where(scale > 1e-13 * largest, scale, largest)

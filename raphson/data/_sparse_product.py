@@ -141,8 +141,8 @@ def row_products(x: Any) -> Tensor:
         x.sum_duplicates()
     rows = SparseRows.of(x)
     places = x.indices[: x.indptr[-1]].astype(np.int64) * _ROWS + np.repeat(np.arange(n) % _ROWS, np.diff(x.indptr))
-    some, total = torch.zeros(d, _ROWS, dtype=torch.float64), torch.empty(n, n, dtype=torch.float64)
-    entries = some.numpy().reshape(-1)
+    entries, total = np.zeros(d * _ROWS), torch.empty(n, n, dtype=torch.float64)
+    some = torch.from_numpy(entries.reshape(d, _ROWS))
     for first in range(0, n, _ROWS):
         last = min(first + _ROWS, n)
         own = slice(x.indptr[first], x.indptr[last])

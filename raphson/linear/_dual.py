@@ -32,11 +32,12 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from raphson.data import SparseDesign, row_products
+from raphson.data import SparseDesign, SparseRows, row_products
 from raphson.linalg import SERIAL_ENTRIES
 from raphson.linear._dual_factors import Array, solve
 from raphson.linear._objective import LinearObjective
 from raphson.linear._row_space import constant_columns
+from raphson.linear._units import largest_size
 
 _SHIFTED = 1.0
 """Squared mean over the columns' squared scale up to which products of rows are centered after they were summed."""
@@ -140,6 +141,11 @@ class DualClasses:
     def _is_sparse(self) -> bool:
         return isinstance(self.objective.design, SparseDesign)
 
+    @cached_property
+    def _sparse(self) -> SparseRows:
+        """A sparse table's rows."""
+        return SparseRows.of(self._x.astype(np.float64, copy=False))
+
     def _means(self) -> tuple[Tensor | None, Tensor | None]:
         """Return what is to be subtracted from the columns, None for nothing, and how far the design's centers are off.
 
@@ -148,7 +154,8 @@ class DualClasses:
         design = self.objective.design
         center, beyond = design.center, None
         if self._is_sparse:
-            center = torch.from_numpy(np.asarray(self._x.mean(axis=0), dtype=np.float64).ravel())
+            places, entries = self._sparse.columns.numpy(), self._sparse.values.numpy()
+            center = torch.from_numpy(np.bincount(places, entries, len(design.center)) / self.n)
             beyond = center - design.center
         size = float(torch.dot(center, center))
         if size <= _CENTERED * self.size:
@@ -181,19 +188,22 @@ class DualClasses:
 
         Those of sparse tables have columns slowest, as a sparse product makes them and the next one wants them.
         """
-        if self._is_sparse:
-            found = torch.from_numpy(self._x.T @ a.T).mT
+        if self._is_sparse and len(a) == 1:
+            found = self._sparse.vector_product(torch.from_numpy(a[0]), transposed=True)[None]
+        elif self._is_sparse:
+            found = self._sparse.transposed.product(torch.from_numpy(a).mT).mT
         else:
             found = torch.mm(torch.from_numpy(a), self._x)
         return found if self._center is None else found.addr_(torch.from_numpy(a.sum(1)), self._center, alpha=-1.0)
 
     def predicted(self, slopes: Tensor) -> Array:
         """Return the products of the centered rows with slopes ``(q, D)``, ``(q, N)``."""
-        if self._is_sparse:
-            found: Array = (self._x @ slopes.numpy().T).T
+        if self._is_sparse and len(slopes) == 1:
+            found = self._sparse.vector_product(slopes[0])[None]
         else:
-            found = torch.mm(slopes, self._x.mT).numpy()
-        return found if self._center is None else found - torch.mv(slopes, self._center).numpy()[:, None]
+            found = self._sparse.product(slopes.mT).mT if self._is_sparse else torch.mm(slopes, self._x.mT)
+        outputs: Array = found.numpy()
+        return outputs if self._center is None else outputs - torch.mv(slopes, self._center).numpy()[:, None]
 
     @cached_property
     def curvature(self) -> float:
@@ -229,7 +239,7 @@ class DualClasses:
         step = DualStep(-start.r, -self.predicted(slopes), -self.size / self.n * start.ones)
         norm = math.hypot(float(slopes.norm()), float(np.dot(start.ones, start.ones)) ** 0.5)
         length = self._balanced(start, step)
-        length *= further(self.penalty * length * float(slopes.abs().max()))
+        length *= further(self.penalty * length * largest_size(slopes))
         there = self.at(length * step.a, length * step.product, length * step.b, products=False)
         if not there.value < start.value:  # a row of another size hides how the others fall
             length = self.length(start, step)
@@ -365,29 +375,25 @@ class DualClasses:
 
     def _with_gradient(self, slopes: Tensor, at: DualPoint) -> Checked:
         """Return a point with the norm of the gradient of all columns there."""
-        objective, ones = self.objective, int(self._intercept)
-        design = objective.design
-        gradient = torch.empty(self.q, design.n_columns, dtype=torch.float64)
-        change = self.combined(at.r)
-        if self._intercept:
-            gradient[:, 0] = torch.from_numpy(at.ones)
-            if self._beyond is not None:  # the design's columns are centered elsewhere
-                change.addr_(gradient[:, 0], self._beyond)
-        torch.div(change, design.scale, out=gradient[:, ones:])
-        return Checked(slopes, at, objective.gradient_norm(gradient.view(-1)))
+        gradient, ones = self.combined(at.r), torch.from_numpy(at.ones) if self._intercept else None
+        if ones is not None and self._beyond is not None:  # the design's columns are centered elsewhere
+            gradient.addr_(ones, self._beyond)
+        return Checked(slopes, at, self.objective.gradient_norm.of_table(gradient, ones))
 
     def parameters(self, checked: Checked) -> Tensor:
         """Return the parameters in the objective's map, ``(P,)``."""
-        design, ones = self.objective.design, int(self._intercept)
-        coef = torch.empty(self.q, design.n_columns, dtype=torch.float64)
-        torch.mul(checked.slopes, design.scale, out=coef[:, ones:])
+        here, scale, given = self.objective.output_map, self.objective.design.scale, checked.slopes
+        coef = torch.empty(here.shapes[0], dtype=torch.float64)
+        slopes, last = coef[:, int(self._intercept) :], _left_out(self.objective)
+        if self.q == 1:
+            torch.mul(given, scale, out=slopes)
+        else:
+            torch.sub(given[:last], given[last], out=slopes[:last])
+            torch.sub(given[last + 1 :], given[last], out=slopes[last:])
+            slopes.mul_(scale)
         if self._intercept:
-            coef[:, 0] = torch.from_numpy(checked.at.b)
-            if self._beyond is not None:
-                coef[:, 0] -= torch.mv(checked.slopes, self._beyond)
-        if self.q > 1:
-            here = self.objective.output_map
-            coef = coef[here.selected] - coef[here.left_out]
+            ones = checked.at.b if self._beyond is None else checked.at.b - torch.mv(given, self._beyond).numpy()
+            coef[:, 0] = torch.from_numpy(ones if self.q == 1 else np.delete(ones, last) - ones[last])
         return coef.view(-1)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ class DualCoordinates:
         basis = RowBasis.factored(without_constant(products) if ones else products, n)
         if basis is None:
             return None
-        pivots = basis.root.diagonal().numpy()
+        pivots = basis.root.numpy().diagonal()
         if not pivots.min() > _DIGITS * pivots.max():
             return None
         rows: Array = basis.coordinates().numpy()
@@ -70,7 +71,7 @@ class DualCoordinates:
             objective.weights,
             torch.from_numpy(np.ascontiguousarray(dual.targets @ columns.T)),
             False,
-            torch.tensor([dual.penalty, 0.0], dtype=torch.float64),
+            torch.from_numpy(np.array([dual.penalty, 0.0])),
             torch.from_numpy(penalties),
             1.0 / (n if objective.weights is None else objective.total_weight),
             False,
@@ -81,10 +82,10 @@ class DualCoordinates:
     def stepper(self) -> CompiledStepper:
         """Return what makes steps."""
         ones, (q, width) = int(self._has_ones), self.family.linear.shape
-        diagonal = torch.full((q, width), self.dual.penalty + self.dual.span_curvature, dtype=torch.float64)
+        diagonal = np.full((q, width), self.dual.penalty + self.dual.span_curvature)
         diagonal[:, :ones] = self.dual.curvature
-        most = max(1, min(_MOST, int(_AT_ONCE / (self.dual.n * diagonal.numel()))))
-        return CompiledStepper(self.family.evaluator, diagonal.view(-1), None, 1.0, most)
+        most = max(1, min(_MOST, int(_AT_ONCE / (self.dual.n * diagonal.size))))
+        return CompiledStepper(self.family.evaluator, torch.from_numpy(diagonal.ravel()), None, 1.0, most)
 
     def into(self, at: DualPoint) -> tuple[Tensor, Evaluation]:
         """Return a point's coordinates and the state there."""
@@ -104,10 +105,11 @@ class DualCoordinates:
         shares = self.basis.combine(torch.from_numpy(slopes)).numpy()
         return self.dual.at(shares, slopes @ self.rows.T, b, products=False)._replace(norm=norm)
 
-    def largest(self, norm: float) -> float:
-        """Return about the largest entry of a gradient of some length."""
+    @cached_property
+    def largest(self) -> float:
+        """About the largest entry of a gradient of length one."""
         count = float(self.family.linear.numel())
-        return norm / max(1.0, math.sqrt(count / (2.0 * math.log(count))))
+        return 1.0 / max(1.0, math.sqrt(count / (2.0 * math.log(count))))
 
     @property
     def _has_ones(self) -> bool:

@@ -213,7 +213,7 @@ class LinearObjective:
         if self.l2:
             slope = self.ridge.mv(theta)
             value, gradient = value + 0.5 * float(slope @ theta), gradient.add_(slope)
-        norm = self._gradient_norm(gradient)
+        norm = self.gradient_norm(gradient)
         if hessian is None:
             return Evaluation(value, gradient, norm, None)
         of_parts = (lambda: iter(parts)) if cached else functools.partial(self._recomputed, theta, hessian)
@@ -243,7 +243,7 @@ class LinearObjective:
         columns[:, part] += change * means
         # PyTorch's product: NumPy's would wake threads of its own, which fight with PyTorch's
         value = float(at.nll) - float(torch.dot(linear, theta)) - constant
-        return Evaluation(value, torch.from_numpy(gradient), self._gradient_norm(torch.from_numpy(gradient)), None)
+        return Evaluation(value, torch.from_numpy(gradient), self.gradient_norm(torch.from_numpy(gradient)), None)
 
     def _sums(self, theta: Tensor, hessian: Kind | None) -> tuple[float, Tensor, list[Part]]:
         """Return the average loss, its gradient and the output Hessians, without the penalty."""
@@ -340,7 +340,7 @@ class LinearObjective:
             self.ridge.columns,
             self.likelihood.partition_multiple / self.total_weight,
             exponential,
-            self._gradient_norm.columns,
+            self.gradient_norm.columns,
             negative=partition is None,
         )
 
@@ -359,12 +359,9 @@ class LinearObjective:
         """Turn a gradient ``(..., P)`` into one in the parameters of the table's columns."""
         return self.output_map.gradient_to_table(gradient, self.design.center, self.design.scale)
 
-    def gradient_norm(self, gradient: Tensor) -> float:
-        """Return the largest entry of a gradient in the units of table and outputs, less what rounding explains."""
-        return self._gradient_norm(gradient)
-
     @cached_property
-    def _gradient_norm(self) -> GradientNorm:
+    def gradient_norm(self) -> GradientNorm:
+        """The largest entry of a gradient in the units of table and outputs, less what rounding explains."""
         units = gradient_units(self.likelihood, self.y, self.weights, self.n_outputs, self._output_units)
         units = None if units is None else parameter_units(units, self.output_map)
         return GradientNorm(self.design, self.output_map, units)
@@ -435,8 +432,8 @@ class LinearObjective:
     def with_map(self, output_map: OutputMap, *, summing_to_zero: bool = False) -> LinearObjective:
         """Return the same objective in the parameters of another map; the penalty takes no mean off if that is zero."""
         ridge = Ridge(output_map, self.ridge.columns, self.ridge.centered and not summing_to_zero)
-        same = self.output_map.is_uniform and output_map.is_uniform and self._gradient_norm.is_by_column
-        forget = ("_linear_term", "compiled") if same else ("_linear_term", "compiled", "_gradient_norm")
+        same = self.output_map.is_uniform and output_map.is_uniform and self.gradient_norm.is_by_column
+        forget = ("_linear_term", "compiled") if same else ("_linear_term", "compiled", "gradient_norm")
         return self._changed(forget, output_map=output_map, ridge=ridge)
 
     def with_curvature(self, dtype: torch.dtype, *, products: bool = False) -> LinearObjective:

@@ -353,10 +353,11 @@ class OutputMap:
         if self.is_uniform:
             if theta.dtype == torch.float64 and theta.numel() <= SERIAL_ENTRIES:
                 return self._to_table_few(theta, center, scale)
-            table = theta.reshape(-1, self.n_columns).clone()
-            slopes = table[:, int(self.intercept) :].div_(scale)
-            if self.intercept:
-                table[:, 0].addmv_(slopes, center, alpha=-1.0)
+            given, ones = theta.reshape(-1, self.n_columns), int(self.intercept)
+            table = torch.empty_like(given)
+            slopes = torch.div(given[:, ones:], scale, out=table[:, ones:])
+            if ones:
+                torch.addmv(given[:, 0], slopes, center, alpha=-1.0, out=table[:, 0])
             return table.view(theta.shape)
         center, scale = self._wide(center, 0.0), self._wide(scale, 1.0)
         parts = [part / scale[g.columns] for g, part in zip(self.groups, self.split(theta), strict=True)]

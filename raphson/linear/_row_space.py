@@ -16,6 +16,7 @@ References:
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -289,8 +290,9 @@ def _reflect(m: Tensor) -> Tensor:
     return torch.addr(m, v, v @ m, alpha=-s)
 
 
+@functools.lru_cache(maxsize=8)
 def _reflection(n: int) -> tuple[Tensor, float]:
-    """Return v and s of that reflection, ``I - s v v^T``."""
+    """Return v and s of that reflection, ``I - s v v^T``; nobody writes to them."""
     v = torch.full((n,), n**-0.5, dtype=torch.float64)
     v[0] -= 1.0
     return v, 2.0 / float(v @ v)

@@ -100,6 +100,12 @@ def parameter_units(units: Tensor, output_map: OutputMap) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
+def largest_size(values: Tensor) -> float:
+    """Return the largest absolute value, no number where one of them is none; nothing is copied."""
+    found = values.numpy()
+    return max(float(found.max()), -float(found.min()))
+
+
 class GradientNorm:
     r"""The largest entry of a gradient in the units of table and outputs, less what rounding explains.
 
@@ -127,7 +133,9 @@ class GradientNorm:
             size = np.hypot(center, design.scale.numpy()) * _ROUNDING
             columns[2, ones:] = np.where(size > _SEEN, size, 0.0)
         self.columns, self._is_shifted = torch.from_numpy(columns), bool(center.any())
-        self._center, self._scale = design.center, torch.from_numpy(scale)
+        self._center, self._scale, given = design.center, torch.from_numpy(scale), design.scale.numpy()
+        small = len(scale) > 0 and float(given.min()) < _LEAST_SCALE
+        self._raised = torch.from_numpy(scale / given) if small else None
         self._has_floor = bool(columns[2].any())
         self._floor = None if output_map.is_uniform else output_map.per_parameter(self.columns[2])
         self._matrix: Tensor | None = None
@@ -156,6 +164,23 @@ class GradientNorm:
         if self._units is not None:
             size = size * self._units.view_as(size)
         return max(float(size.abs_().sub_(floor).max() if self._has_floor else size.abs_().max()), 0.0)
+
+    def of_table(self, slopes: Tensor, ones: Tensor | None) -> float:
+        """Return the norm of a gradient in the coefficients of the table's columns, where there are no other units.
+
+        Args:
+            slopes: The gradient in those of columns less their centers, ``(q, D)``; it is written over.
+            ones: The gradient in the intercepts, ``(q,)``, or None.
+        """
+        _, shift, floor = self.columns[:, 0 if ones is None else 1 :]
+        if self._raised is not None:
+            slopes.mul_(self._raised)
+        if ones is not None:
+            slopes.addr_(ones, shift)
+        if self._has_floor:
+            slopes.abs_().sub_(floor)
+        found = largest_size(slopes)
+        return found if ones is None else max(found, largest_size(ones))
 
     def _of_few(self, gradient: Tensor) -> float:
         factor, shift, floor = self.columns.numpy()

@@ -157,15 +157,14 @@ def _in_coordinates(run: _Run, dual: DualClasses) -> bool:
         return False
     state: Evaluation
     theta, state = coordinates.into(run.at)
-    stepper = coordinates.stepper()
-    evaluations = 0
+    stepper, evaluations = coordinates.stepper(), 0
     while not run.is_done and evaluations < _PATIENCE:
         aim, moved = _SURE * run.aim, False
-        for reached in descend(stepper, theta, state, tol=coordinates.largest(aim)):
+        for reached in descend(stepper, theta, state, tol=coordinates.largest * aim):
             theta, state, moved = reached.theta, reached.at, True
             norm = float(state.gradient.norm())
             for value, largest in reached.passed:
-                run.pass_by(value, largest / coordinates.largest(1.0))
+                run.pass_by(value, largest / coordinates.largest)
             run.pass_by(state.value, norm)
             if norm <= aim or evaluations + reached.evaluations >= _PATIENCE:
                 break

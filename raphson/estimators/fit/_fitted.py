@@ -212,7 +212,9 @@ def _between(solver: OutputMap, report: OutputMap) -> Tensor | None:
 def _reported(solver: OutputMap, report: OutputMap, table: Tensor) -> Tensor:
     """Return the coefficients of reported outputs ``(R, d)`` from the solver's, ``q d`` of them, without a product."""
     coef = solver.expand(table.reshape(-1))
-    return coef - coef.mean(0) if report.left_out is None else coef[report.selected] - coef[report.left_out]
+    if report.left_out is None:
+        return torch.sub(coef, coef.mean(0), out=None if solver.is_plain else coef)  # a table's new memory takes long
+    return coef[report.selected] - coef[report.left_out]
 
 
 def _spread(null: Tensor | OwnColumns, table: Tensor, slopes: Tensor) -> Tensor:

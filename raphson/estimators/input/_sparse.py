@@ -49,7 +49,7 @@ def _check_compressed(x: Any) -> None:
     starts = x.indptr
     if starts.ndim != 1 or len(starts) != major + 1:
         raise InputError(_DAMAGED.format(f"indptr has {starts.size} entries in place of {major + 1}"))
-    if starts[0] != 0 or (np.diff(starts) < 0).any():
+    if starts[0] != 0 or (starts[1:] < starts[:-1]).any():
         raise InputError(_DAMAGED.format("indptr does not begin at 0 and grow"))
     if not int(starts[-1]) <= len(x.indices) == len(x.data):
         raise InputError(
@@ -59,8 +59,8 @@ def _check_compressed(x: Any) -> None:
 
 
 def _refuse_outside(what: str, index: Any, size: int) -> None:
-    bad = np.flatnonzero((index < 0) | (index >= size))
-    if bad.size:
+    if index.size and not (index.min() >= 0 and index.max() < size):
+        bad = np.flatnonzero((index < 0) | (index >= size))
         raise InputError(
             _DAMAGED.format(f"entry {int(bad[0])} is in {what} {int(index[bad[0]])}, and there are {size}")
         )
