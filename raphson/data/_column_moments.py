@@ -200,7 +200,8 @@ def column_moments(x: Tensor, *, centered: bool, sums: ColumnSums | None = None)
     else:
         center, scale, safe = _of_sums(_sums(x) if sums is None else sums, n, centered=centered)
     if not safe.all():
-        center.numpy()[~safe], scale.numpy()[~safe] = _in_two_passes(x, ~safe, centered=centered)
+        with np.errstate(all="ignore"):
+            center.numpy()[~safe], scale.numpy()[~safe] = _in_two_passes(x, ~safe, centered=centered)
     return center, scale
 
 

@@ -149,14 +149,21 @@ class SparseDesign(Design):
         }
         return design
 
+    def _standardized(self, x: Any) -> NDArray[Any]:
+        """Return the values of some rows, centered and scaled, in the design's element type."""
+        center, scale = self.center.numpy(), self.scale.numpy()
+        out = torch.empty(len(x.data), dtype=self.dtype).numpy()
+        for start in range(0, len(out), _CACHED):
+            part = slice(start, start + _CACHED)
+            values, columns = x.data[part], x.indices[part]
+            with np.errstate(all="ignore"):
+                out[part] = (values - center[columns] if self._shifts else values) / scale[columns]
+        return out
+
     def _block(self, start: int, size: int) -> SparseBlock:
         rows = slice(start, min(start + size, self.n_rows))
         x = self.x if rows.stop - rows.start == self.n_rows else self.x[rows]
-        values = self.scale.numpy()[x.indices]
-        with np.errstate(all="ignore"):
-            np.divide(x.data - self.center.numpy()[x.indices] if self._shifts else x.data, values, out=values)
-        own = torch.from_numpy(values).to(self.dtype).numpy()
-        scaled = type(x)((own, x.indices, x.indptr), shape=x.shape)
+        scaled = type(x)((self._standardized(x), x.indices, x.indptr), shape=x.shape)
         return SparseBlock(rows, SparseRows.of(scaled), self.intercept)
 
 

@@ -106,7 +106,7 @@ class PairsStepper:
 
     Args:
         evaluate: From ``(p,)`` to the state there; where the value has not fallen, nothing else of it is looked at.
-        pairs: Of an initial inverse Hessian.
+        pairs: Of an initial inverse Hessian, perhaps with steps that led here; single precision is enough for them.
     """
 
     def __init__(self, evaluate: Callable[[Tensor], Evaluation], pairs: InversePairs) -> None:
@@ -125,7 +125,7 @@ class PairsStepper:
         self, theta: Tensor, at: Evaluation, length: float, lowest: float, growth: float, tol: float
     ) -> tuple[Tensor, Evaluation, int, float, Passed] | None:
         """Take a step: see ``Stepper``."""
-        direction = Direction.of(self._pairs.direction(), at.gradient)
+        direction = Direction.of(self._pairs.direction().to(theta.dtype), at.gradient)
         found = _search(self._evaluate, theta, at, direction, length, lowest)
         if found is None:
             return None

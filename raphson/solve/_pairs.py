@@ -26,7 +26,7 @@ class InversePairs:
 
     Args:
         inverse: About the product with the inverse Hessian, symmetric and positive definite.
-        gradient: The gradient at the start, ``(p,)``.
+        gradient: The gradient at the start, ``(p,)``, in the element type in which pairs are held.
         memory: Largest number of pairs.
         scaled: Whether ``inverse`` is right up to a factor only, which the last pair tells.
         length: That factor for the first step; None for a step of length one.
@@ -65,9 +65,10 @@ class InversePairs:
         return self._pairs.number + (self._step is not None)
 
     def move(self, step: Tensor, gradient: Tensor) -> None:
-        """Note a step ``(p,)`` that was taken, and the gradient where it led."""
+        """Note a step ``(p,)`` that was taken, and the gradient where it led, in the element type of the first one."""
         self._take_in()
-        self._step, self._before, self._gradient = step, self._gradient, gradient
+        dtype = self._gradient.dtype
+        self._step, self._before, self._gradient = step.to(dtype), self._gradient, gradient.to(dtype)
 
     def direction(self) -> Tensor:
         """Return ``-H g`` at the gradient of now."""

@@ -29,6 +29,35 @@ def test_moments_are_those_of_numpy(n, d, intercept):
     np.testing.assert_allclose(sums.squares, np.square(x).sum(0), rtol=1e-12)
 
 
+@pytest.mark.parametrize(("n", "d"), [(60, 300), (400, 300), (3000, 40)])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_columns_that_lose_digits_take_two_passes_and_the_others_keep_theirs(n, d, intercept):
+    """Constant ones, of zeros and others, means of 1e9 standard deviations, squares that overflow and that vanish."""
+    rng = np.random.default_rng(1)
+    usual = rng.normal(size=(n, d)) + 1.0
+    x = usual.copy()
+    x[:, [0, 7]], x[:, 3], x[:, 11] = 0.0, 3.0, 1e9 + rng.normal(size=n)
+    x[:, 13] *= 1e130
+    x[:, d - 1] *= 1e-130
+    center = x.mean(0) if intercept else np.zeros(d)
+    largest = np.abs(x).max(0) + (np.abs(x).max(0) == 0)
+    scale = np.sqrt(np.square((x - center) / largest).mean(0)) * largest
+    scale[[0, 7]] = 1.0
+    if intercept:
+        scale[3] = 3.0
+    changed = [0, 3, 7, 11, 13, d - 1]
+    for sums in (None, fused_sums(torch.from_numpy(x))):
+        known = None if sums is None else fused_sums(torch.from_numpy(usual))
+        with np.errstate(all="raise", under="ignore"):
+            design = DenseDesign(torch.from_numpy(x), intercept=intercept, standardize=True, sums=sums)
+        before = DenseDesign(torch.from_numpy(usual), intercept=intercept, standardize=True, sums=known)
+        assert (np.abs(design.center.numpy() - center) <= 1e-12 * np.abs(x).max(0)).all()
+        np.testing.assert_allclose(design.scale, scale, rtol=1e-7)
+        others = np.delete(np.arange(d), changed)
+        assert torch.equal(design.center[others], before.center[others])
+        assert torch.equal(design.scale[others], before.scale[others])
+
+
 @pytest.mark.parametrize(
     ("n", "d", "gap"), [(20_011, 7, 0), (4099, 50, 0), (4099, 50, 3), (300, 511, 0), (300, 513, 0)]
 )

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from raphson.data import DenseDesign, SparseDesign
+from raphson.data import DenseDesign, SparseDesign, full_columns
 
 
 @pytest.mark.parametrize("size", [1e-322, 1e-315, 1e-309, 1e-200, 1e-24, 1.0, 1e24, 1e150, 1e300])
@@ -41,3 +41,16 @@ def test_columns_of_many_nonzeros_are_added_up_part_by_part(last: float) -> None
     elif last == 1.0:
         expected[2] = np.sqrt(expected[2] ** 2 + 1 / (2**16 + 1))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 16, 33, 400])
+def test_columns_with_an_entry_in_every_row_are_found(n: int) -> None:
+    """One that lacks an entry only in a row that the first look leaves out is none of them."""
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(n, 5)) * (rng.random((n, 5)) < 0.5)
+    x[:, 1] = x[:, 3] = 2.0
+    if n > 16:
+        x[n - 2, 3] = 0.0
+    expected = (x != 0).all(0) if n else np.zeros(5, dtype=bool)
+    np.testing.assert_array_equal(full_columns(sp.csr_matrix(x)), expected)
+    np.testing.assert_array_equal(full_columns(sp.csr_matrix(x[:, [0]] * 0.0)), np.zeros(1, dtype=bool))

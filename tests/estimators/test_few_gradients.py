@@ -230,7 +230,7 @@ def test_dense_tables_of_many_classes_are_led_by_single_precision_and_end_in_dou
     x, y = rng.normal(size=(400, 200)), rng.permutation(np.arange(400) % 60)
     found = []
     led = _by_rows._solve_in_single_precision
-    monkeypatch.setattr(_by_rows, "_solve_in_single_precision", lambda *a: found.append(led(*a)) or found[-1])
+    monkeypatch.setattr(_by_rows, "_solve_in_single_precision", lambda *a, **k: found.append(led(*a, **k)) or found[-1])
     model = rp.MultinomialLogisticRegression(l2=1e-3, tol=1e-6).fit(x, y)
     assert len(found) == 1 and found[0].theta.dtype == torch.float64
     exact = rp.MultinomialLogisticRegression(l2=1e-3, tol=1e-9).fit(x, y)

@@ -80,6 +80,27 @@ def test_value_and_gradient_are_those_of_all_columns(objective, seed):
         assert norm == pytest.approx(own.gradient_norm(gradient), rel=1e-8, abs=1e-12)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_the_gradient_of_the_tables_columns_has_the_norm_of_standardized_ones(sparse, intercept):
+    """Columns in tiny and huge units, and means that rounding shows in."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(12, 30)) * np.repeat([1e-9, 1e-4, 1.0, 1e3, 1e14], 6) + np.tile([0.0, 3.0], 15)
+    x *= rng.random(x.shape) < (0.5 if sparse else 1.1)
+    given = {"intercept": intercept, "standardize": True}
+    design = SparseDesign(sp.csr_matrix(x), **given) if sparse else DenseDesign(torch.from_numpy(x), **given)
+    here = OutputMap.own(3, 30 + intercept, intercept)
+    objective = LinearObjective(design, Categorical(), torch.arange(12) % 3, here, l2=1e-3)
+    for size in (1.0, 1e-6):
+        gradient = torch.from_numpy(rng.normal(size=(3, 30 + intercept)) * size)
+        ones = gradient[:, 0].clone() if intercept else None
+        slopes = gradient[:, int(intercept) :] * design.scale
+        whole = objective.gradient_norm(gradient.flatten())
+        assert objective.gradient_norm.of_table(slopes, ones) == pytest.approx(whole, rel=1e-12)
+    slopes = torch.full((3, 30), torch.nan, dtype=torch.float64)
+    assert np.isnan(objective.gradient_norm.of_table(slopes, ones))
+
+
 def _columns(objective):
     return objective.output_map.n_columns, objective.output_map.intercept
 

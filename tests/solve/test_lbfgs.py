@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import minimize, rosen, rosen_der
 
 from raphson import _native
-from raphson.solve import Status, lbfgs, quasi_newton
+from raphson.solve import PairsStepper, Status, descend, lbfgs, quasi_newton
 from raphson.solve._pairs import InversePairs
 from raphson.solve._quasi_newton import _hopeless
 
@@ -49,6 +49,28 @@ def test_directions_are_those_of_the_dense_update(scaled, steps, compiled, monke
     torch.testing.assert_close(pairs.direction(), -(dense @ gradient), rtol=1e-9, atol=1e-9)
     pairs.clear()
     assert pairs.number == 0
+
+
+def test_pairs_in_single_precision_lead_steps_in_double_as_far():
+    """A quadratic function of condition 1e4, to a gradient that single precision does not have."""
+    spread = torch.logspace(0, 4, 30, dtype=torch.float64)
+    least = torch.linspace(-1.0, 1.0, 30, dtype=torch.float64)
+
+    def evaluate(v):
+        change = spread * (v - least)
+        return SimpleNamespace(value=float(0.5 * change @ (v - least)), gradient=change, norm=float(change.abs().max()))
+
+    start = torch.zeros(30, dtype=torch.float64)
+    taken = {}
+    for dtype in (torch.float64, torch.float32):
+        first = evaluate(start)
+        pairs = InversePairs(torch.clone, first.gradient.to(dtype), scaled=True)
+        for reached in descend(PairsStepper(evaluate, pairs), start, first, tol=1e-9):
+            if reached.at.norm <= 1e-9:
+                break
+        assert reached.theta.dtype == torch.float64 and reached.at.norm <= 1e-9
+        taken[dtype] = reached.evaluations
+    assert taken[torch.float32] <= 1.3 * taken[torch.float64]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -33,7 +33,7 @@ from raphson.linear import (
     row_space_cost,
     start_condition,
 )
-from raphson.solve import Callback, Solution, Status, quasi_newton
+from raphson.solve import Callback, InversePairs, PairsStepper, Solution, Status, quasi_newton
 
 _ATTEMPTS, _TIGHTER = 3, 0.1
 """How often a fit is made more exact until the gradient of all columns is small, and by how much each time."""
@@ -220,13 +220,17 @@ def _solve_by_gradients(
         known = descend(own, begin, patience=patience, at=at, stepper=stepper)
     elif not _gains_in_single_precision(own) or within < _SINGLE * at.norm:
         known = descend(own, begin, patience=patience, at=at, length=length)
-    elif length is None or not wide:
-        known = _solve_in_single_precision(own, begin, at.norm, within, patience, descend, length, inverse)
-    else:  # a first step of known length may be all it takes
-        known = descend(own, begin, patience=min(_NEARLY, patience), at=at, length=length)
-        if not known.converged and patience > known.iterations:
-            rest = (own, known.theta, at.norm, within, patience - known.iterations, descend, length, inverse)
-            known = continued(known, _solve_in_single_precision(*rest))
+    else:
+        narrow = inverse.astype(torch.float32)
+        mixed_run = partial(_solve_in_single_precision, own, descend, narrow, length, first=at.norm, tol=within)
+        if length is None or not wide:
+            known = mixed_run(begin, patience=patience)
+        else:  # a first step of known length may be all it takes
+            first = _stepper(own, at.gradient, narrow, length)
+            known = descend(own, begin, patience=min(_NEARLY, patience), at=at, stepper=first)
+            del first  # its pairs
+            if not known.converged and patience > known.iterations:
+                known = continued(known, mixed_run(known.theta, patience=patience - known.iterations))
     theta = known.theta if back is None else back(known.theta)
     return replace(
         known,
@@ -254,27 +258,34 @@ def _gains_in_single_precision(objective: LinearObjective) -> bool:
     return large and design.astype(torch.float32).is_cached
 
 
+def _stepper(objective: LinearObjective, gradient: Tensor, narrow: RoughInverse, length: float | None) -> PairsStepper:
+    """Return what makes steps in double precision whose pairs, the largest part of the memory, are held in single."""
+    pairs = InversePairs(narrow, gradient.float(), scaled=True, length=length)
+    return PairsStepper(partial(objective.evaluate, hessian=None), pairs)
+
+
 def _solve_in_single_precision(
     objective: LinearObjective,
+    descend: Callable[..., Solution],
+    narrow: RoughInverse,
+    length: float | None,
     start: Tensor,
+    *,
     first: float,
     tol: float,
     patience: float,
-    descend: Callable[..., Solution],
-    length: float | None,
-    inverse: RoughInverse,
 ) -> Solution:
     """Minimize by L-BFGS in single precision, and go on in double precision where its gradient is not small yet.
 
     Args:
         objective: The objective.
+        descend: L-BFGS from a problem and a start.
+        narrow: About the product with the inverse Hessian, in single precision.
+        length: Of the first step, where it is known.
         start: Parameters ``(P,)``.
         first: Norm of the gradient where the whole fit began.
         tol: Bound on the norm in single precision.
         patience: So many gradients may be needed.
-        descend: L-BFGS from a problem and a start.
-        length: Of the first step, where it is known.
-        inverse: About the product with the inverse Hessian.
 
     Returns:
         The solution, with values of double precision where it ended.
@@ -286,7 +297,7 @@ def _solve_in_single_precision(
         patience=patience,
         length=length,
         rounded=_ROUNDED_SINGLE * first,
-        inverse=inverse.astype(torch.float32),
+        inverse=narrow,
     )
     reached = found.theta.double()
     at = objective.evaluate(reached, None)
@@ -294,7 +305,8 @@ def _solve_in_single_precision(
     known = replace(found, theta=reached, value=at.value, gradient_norm=at.norm, history=(*found.history[:-1], last))
     if found.status is Status.MAX_ITERATIONS:
         return known
-    return continued(known, descend(objective, reached, patience=patience - found.iterations, at=at, length=1.0))
+    stepper = _stepper(objective, at.gradient, narrow, 1.0)
+    return continued(known, descend(objective, reached, patience=patience - found.iterations, at=at, stepper=stepper))
 
 
 def _solve_by_rows(
