@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from dataclasses import replace
@@ -114,7 +115,7 @@ def fit(
 
 def _refuse_small(scale: Tensor, l2: float, columns: tuple[str, ...]) -> None:
     """Refuse a column so small that its coefficient, or the penalty on that, is no number of double precision."""
-    least = float(scale.min()) if len(scale) else 1.0
+    least = float(scale.numpy().min(initial=math.inf))
     penalty = not least * least * sys.float_info.max >= l2
     if penalty or least < _LEAST_SCALE:
         column = int(scale.argmin())
@@ -191,14 +192,15 @@ def _most_frequent(rows: Rows) -> int:
 def _announce(objective: LinearObjective) -> None:
     """Say before a large fit starts how much memory and arithmetic it takes."""
     vectors = 8 * _WORKING_VECTORS * objective.n_parameters
+    if vectors <= _LARGE_BYTES:
+        return
     operations = 4.0 * objective.n_rows * objective.n_outputs * objective.design.n_columns
     if isinstance(objective.design, SparseDesign):
         operations = 4.0 * objective.design.x.nnz * objective.n_outputs
-    if vectors > _LARGE_BYTES:
-        warnings.warn(
-            f"This is a large fit: {objective.n_parameters} coefficients take about {vectors / 1e9:.1f} GB of working "
-            f"memory beside the data, and each pass over the rows about {operations:.0e} operations; a fit is some "
-            "tens to hundreds of passes.",
-            RaphsonWarning,
-            stacklevel=5,
-        )
+    warnings.warn(
+        f"This is a large fit: {objective.n_parameters} coefficients take about {vectors / 1e9:.1f} GB of working "
+        f"memory beside the data, and each pass over the rows about {operations:.0e} operations; a fit is some "
+        "tens to hundreds of passes.",
+        RaphsonWarning,
+        stacklevel=5,
+    )
