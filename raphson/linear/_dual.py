@@ -131,9 +131,8 @@ class DualClasses:
         self._weights = np.full(self.n, self.shares) if weights is None else self.shares
         self._intercept = objective.output_map.intercept
         self._x: Any = objective.design.x
-        self._center = self._beyond = None
-        if self._intercept:
-            self._center, self._beyond = self._means()
+        self._mean = self._means() if self._intercept else None
+        self._is_centered = self._mean is None or self._center_rows(self._mean)
 
     # the table -------------------------------------------------------------------------------------------------------
 
@@ -146,34 +145,31 @@ class DualClasses:
         """A sparse table's rows."""
         return SparseRows.of(self._x.astype(np.float64, copy=False))
 
-    def _means(self) -> tuple[Tensor | None, Tensor | None]:
-        """Return what is to be subtracted from the columns, None for nothing, and how far the design's centers are off.
+    def _means(self) -> Tensor:
+        """Return the means of the columns ``(D,)``, which a dense design centers them at."""
+        center: Tensor = self.objective.design.center
+        if not self._is_sparse:
+            return center
+        places, entries = self._sparse.columns.numpy(), self._sparse.values.numpy()
+        return torch.from_numpy(np.bincount(places, entries, len(center)) / self.n)
 
-        Large means are subtracted here, from a copy.
-        """
-        design = self.objective.design
-        center, beyond = design.center, None
-        if self._is_sparse:
-            places, entries = self._sparse.columns.numpy(), self._sparse.values.numpy()
-            center = torch.from_numpy(np.bincount(places, entries, len(design.center)) / self.n)
-            beyond = center - design.center
-        size = float(torch.dot(center, center))
-        if size <= _CENTERED * self.size:
-            return None, beyond
+    def _center_rows(self, mean: Tensor) -> bool:
+        """Return whether rows are centered, which those with large means are here, in a copy."""
+        size = float(torch.dot(mean, mean))
         if size > _SHIFTED * self.size and not self._is_sparse:
-            self._x = self._x - center
-            return None, beyond
-        return center, beyond
+            self._x = self._x - mean
+            return True
+        return size <= _CENTERED * self.size
 
     @cached_property
     def gram(self) -> Array:
         """The products of the centered rows, G ``(N, N)``."""
-        x, center = self._x, self._center
+        x, mean = self._x, self._mean
         found: Array = row_products(x).numpy() if self._is_sparse else torch.mm(x, x.mT).numpy()
-        if center is not None:
-            means = x @ center.numpy() if self._is_sparse else torch.mv(x, center).numpy()
-            found -= means
-            found -= (means - float(torch.dot(center, center)))[:, None]
+        if mean is not None and not self._is_centered:
+            products = x @ mean.numpy() if self._is_sparse else torch.mv(x, mean).numpy()
+            found -= products
+            found -= (products - float(torch.dot(mean, mean)))[:, None]
         return found
 
     def times_gram(self, a: Array) -> Array:
@@ -183,10 +179,11 @@ class DualClasses:
         found: Array = torch.mm(torch.from_numpy(a), torch.from_numpy(self.gram)).numpy()
         return found
 
-    def combined(self, a: Array) -> Tensor:
+    def combined(self, a: Array, ones: Array | None = None) -> Tensor:
         """Return the combinations of the centered rows with shares ``(m, N)``, ``(m, D)``.
 
-        Those of sparse tables have columns slowest, as a sparse product makes them and the next one wants them.
+        With them, where there are any, ``ones`` times the means, ``(m,)``. Those of sparse tables have columns slowest,
+        as a sparse product makes them and the next one wants them.
         """
         if self._is_sparse and len(a) == 1:
             found = self._sparse.vector_product(torch.from_numpy(a[0]), transposed=True)[None]
@@ -194,7 +191,8 @@ class DualClasses:
             found = self._sparse.transposed.product(torch.from_numpy(a).mT).mT
         else:
             found = torch.mm(torch.from_numpy(a), self._x)
-        return found if self._center is None else found.addr_(torch.from_numpy(a.sum(1)), self._center, alpha=-1.0)
+        total = ones if self._is_centered else -a.sum(1) if ones is None else ones - a.sum(1)
+        return found if total is None or self._mean is None else found.addr_(torch.from_numpy(total), self._mean)
 
     def predicted(self, slopes: Tensor) -> Array:
         """Return the products of the centered rows with slopes ``(q, D)``, ``(q, N)``."""
@@ -203,7 +201,9 @@ class DualClasses:
         else:
             found = self._sparse.product(slopes.mT).mT if self._is_sparse else torch.mm(slopes, self._x.mT)
         outputs: Array = found.numpy()
-        return outputs if self._center is None else outputs - torch.mv(slopes, self._center).numpy()[:, None]
+        if not self._is_centered and self._mean is not None:
+            outputs = outputs - torch.mv(slopes, self._mean).numpy()[:, None]
+        return outputs
 
     @cached_property
     def curvature(self) -> float:
@@ -375,24 +375,25 @@ class DualClasses:
 
     def _with_gradient(self, slopes: Tensor, at: DualPoint) -> Checked:
         """Return a point with the norm of the gradient of all columns there."""
-        gradient, ones = self.combined(at.r), torch.from_numpy(at.ones) if self._intercept else None
-        if ones is not None and self._beyond is not None:  # the design's columns are centered elsewhere
-            gradient.addr_(ones, self._beyond)
-        return Checked(slopes, at, self.objective.gradient_norm.of_table(gradient, ones))
+        ones = at.ones if self._intercept else None
+        gradient, norm = self.combined(at.r, ones), self.objective.gradient_norm
+        return Checked(slopes, at, norm.of_table(gradient, None if ones is None else torch.from_numpy(ones)))
 
     def parameters(self, checked: Checked) -> Tensor:
         """Return the parameters in the objective's map, ``(P,)``."""
-        here, scale, given = self.objective.output_map, self.objective.design.scale, checked.slopes
+        here, design, given = self.objective.output_map, self.objective.design, checked.slopes
         coef = torch.empty(here.shapes[0], dtype=torch.float64)
         slopes, last = coef[:, int(self._intercept) :], _left_out(self.objective)
         if self.q == 1:
-            torch.mul(given, scale, out=slopes)
+            torch.mul(given, design.scale, out=slopes)
         else:
             torch.sub(given[:last], given[last], out=slopes[:last])
             torch.sub(given[last + 1 :], given[last], out=slopes[last:])
-            slopes.mul_(scale)
-        if self._intercept:
-            ones = checked.at.b if self._beyond is None else checked.at.b - torch.mv(given, self._beyond).numpy()
+            slopes.mul_(design.scale)
+        if self._mean is not None:
+            ones = checked.at.b
+            if self._is_sparse:  # whose design is centered elsewhere
+                ones = ones - torch.mv(given, self._mean - design.center).numpy()
             coef[:, 0] = torch.from_numpy(ones if self.q == 1 else np.delete(ones, last) - ones[last])
         return coef.view(-1)
 

@@ -169,14 +169,14 @@ class GradientNorm:
         """Return the norm of a gradient in the coefficients of the table's columns, where there are no other units.
 
         Args:
-            slopes: The gradient in those of columns less their centers, ``(q, D)``; it is written over.
+            slopes: The gradient in those of columns as they are, not centered, ``(q, D)``; it is written over.
             ones: The gradient in the intercepts, ``(q,)``, or None.
         """
         _, shift, floor = self.columns[:, 0 if ones is None else 1 :]
-        if self._raised is not None:
+        if self._raised is not None and ones is not None:
+            slopes.addr_(ones, shift, alpha=-1.0).mul_(self._raised).addr_(ones, shift)
+        elif self._raised is not None:
             slopes.mul_(self._raised)
-        if ones is not None:
-            slopes.addr_(ones, shift)
         if self._has_floor:
             slopes.abs_().sub_(floor)
         found = largest_size(slopes)

@@ -95,6 +95,7 @@ def test_the_gradient_of_the_tables_columns_has_the_norm_of_standardized_ones(sp
         gradient = torch.from_numpy(rng.normal(size=(3, 30 + intercept)) * size)
         ones = gradient[:, 0].clone() if intercept else None
         slopes = gradient[:, int(intercept) :] * design.scale
+        slopes = slopes if ones is None else slopes + torch.outer(ones, design.center)
         whole = objective.gradient_norm(gradient.flatten())
         assert objective.gradient_norm.of_table(slopes, ones) == pytest.approx(whole, rel=1e-12)
     slopes = torch.full((3, 30), torch.nan, dtype=torch.float64)
