@@ -383,18 +383,17 @@ class DualClasses:
         """Return the parameters in the objective's map, ``(P,)``."""
         here, design, given = self.objective.output_map, self.objective.design, checked.slopes
         coef = torch.empty(here.shapes[0], dtype=torch.float64)
-        slopes, last = coef[:, int(self._intercept) :], _left_out(self.objective)
+        slopes = coef[:, int(self._intercept) :]
         if self.q == 1:
             torch.mul(given, design.scale, out=slopes)
         else:
-            torch.sub(given[:last], given[last], out=slopes[:last])
-            torch.sub(given[last + 1 :], given[last], out=slopes[last:])
-            slopes.mul_(design.scale)
+            here.relative_to_left_out(given, slopes).mul_(design.scale)
         if self._mean is not None:
             ones = checked.at.b
             if self._is_sparse:  # whose design is centered elsewhere
                 ones = ones - torch.mv(given, self._mean - design.center).numpy()
-            coef[:, 0] = torch.from_numpy(ones if self.q == 1 else np.delete(ones, last) - ones[last])
+            own = torch.from_numpy(ones)[:, None]
+            coef[:, :1] = own if self.q == 1 else here.relative_to_left_out(own)
         return coef.view(-1)
 
 

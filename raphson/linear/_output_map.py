@@ -329,13 +329,30 @@ class OutputMap:
             return theta.reshape(*theta.shape[:-1], self.n_outputs, self.n_columns)
         if self.is_uniform and self.selected is None:
             return self.basis @ theta.reshape(*theta.shape[:-1], *self.shapes[0])
+        if self.left_out is not None and self.is_uniform:
+            # a product with a table of many columns takes ten times as long, an index for the others three times
+            given, last = theta.reshape(*theta.shape[:-1], *self.shapes[0]), self.left_out
+            full = theta.new_empty(*theta.shape[:-1], self.n_outputs, self.n_columns)
+            full[..., :last, :], full[..., last + 1 :, :] = given[..., :last, :], given[..., last:, :]
+            full[..., last, :] = 0.0
+            return full
         full = theta.new_zeros(*theta.shape[:-1], self.n_outputs, self.n_columns)
-        if self.is_uniform:  # a product with a table of many columns takes ten times as long
+        if self.is_uniform:
             full[..., self.selected, :] = theta.reshape(*theta.shape[:-1], *self.shapes[0])
             return full
         for group, part in zip(self.groups, self.split(theta), strict=True):
             full[..., group.columns] = group.matrix @ part
         return full
+
+    def relative_to_left_out(self, coef: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return coefficients ``(..., C, d)`` of the others relative to the output left out, ``(..., C - 1, d)``."""
+        last = self.left_out
+        assert last is not None
+        if out is None:
+            out = coef.new_empty(*coef.shape[:-2], coef.shape[-2] - 1, coef.shape[-1])
+        torch.sub(coef[..., :last, :], coef[..., last : last + 1, :], out=out[..., :last, :])
+        torch.sub(coef[..., last + 1 :, :], coef[..., last : last + 1, :], out=out[..., last:, :])
+        return out
 
     def collapse(self, coef: Tensor) -> Tensor:
         """Return the parameters ``(P,)`` nearest to coefficients of all outputs ``(C, D')``; undoes ``expand``."""

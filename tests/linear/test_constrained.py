@@ -252,3 +252,16 @@ def test_hessian_of_rows_alike_and_of_two_responses(n_separate):
 
 def _two_gaussians(f, y):
     return (f[1::2] + 0.5 * ((y - f[::2]) * torch.exp(-f[1::2])) ** 2).sum()
+
+
+@pytest.mark.parametrize("left_out", [0, 1, 3])
+@pytest.mark.parametrize("lead", [(), (2,)])
+def test_coefficients_relative_to_an_output_are_those_it_was_expanded_from(left_out, lead):
+    here = OutputMap.relative(4, left_out, 6, True)
+    theta = torch.randn(*lead, here.n_parameters, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    coef = here.expand(theta)
+    torch.testing.assert_close(coef, (here.basis @ theta.view(*lead, 3, 6)), rtol=0.0, atol=0.0)
+    moved = coef + torch.arange(6.0, dtype=torch.float64)  # the same for all outputs
+    torch.testing.assert_close(here.relative_to_left_out(moved).flatten(-2), theta, rtol=1e-13, atol=1e-13)
+    out = torch.empty(*lead, 3, 8, dtype=torch.float64)[..., 1:7]
+    assert torch.equal(here.relative_to_left_out(moved, out), here.relative_to_left_out(moved))

@@ -205,8 +205,7 @@ def _between(solver: OutputMap, report: OutputMap) -> Tensor | None:
         return None
     if report.left_out is None:
         return solver.basis - solver.basis.mean(0)
-    picked: Tensor = (solver.basis - solver.basis[report.left_out])[report.selected]
-    return picked
+    return report.relative_to_left_out(solver.basis)
 
 
 def _reported(solver: OutputMap, report: OutputMap, table: Tensor) -> Tensor:
@@ -214,7 +213,7 @@ def _reported(solver: OutputMap, report: OutputMap, table: Tensor) -> Tensor:
     coef = solver.expand(table.reshape(-1))
     if report.left_out is None:
         return torch.sub(coef, coef.mean(0), out=None if solver.is_plain else coef)  # a table's new memory takes long
-    return coef[report.selected] - coef[report.left_out]
+    return report.relative_to_left_out(coef)
 
 
 def _spread(null: Tensor | OwnColumns, table: Tensor, slopes: Tensor) -> Tensor:

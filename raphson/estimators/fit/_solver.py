@@ -397,6 +397,6 @@ def _relative(here: OutputMap) -> Callable[[Tensor], Tensor]:
 
     def back(theta: Tensor) -> Tensor:
         coef = theta.view(here.n_outputs, here.n_columns)
-        return (coef[here.selected] - coef[here.left_out]).reshape(-1)
+        return here.relative_to_left_out(coef).view(-1)
 
     return back

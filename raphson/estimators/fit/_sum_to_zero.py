@@ -40,5 +40,4 @@ def centered_directions(span: Tensor, relative: Layout) -> Tensor:
 def differences(span: Tensor, relative: Layout) -> Tensor:
     """Turn directions ``(C D', r)`` of coefficients that sum to zero into those ``(P, r)`` relative to the class."""
     here = relative.output_map
-    table = span.view(here.n_outputs, here.n_columns, -1)
-    return (table - table[here.left_out])[here.selected].flatten(0, 1)
+    return here.relative_to_left_out(span.mT.reshape(-1, here.n_outputs, here.n_columns)).flatten(1).mT
