@@ -209,14 +209,14 @@ def _in_two_passes(
     x: Tensor, columns: NDArray[np.bool_], *, centered: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return center and scale of some of the columns, bool ``(D,)``, whatever their size and mean."""
-    n, every = x.shape[0], bool(columns.all())
+    n, every, own = x.shape[0], bool(columns.all()), torch.from_numpy(columns)
     largest, total, second = np.zeros((3, np.count_nonzero(columns)))
     size = max(1024, 2**20 // max(len(total), 1))
 
     def blocks() -> Iterator[NDArray[np.float64]]:
         for start in range(0, n, size):
-            rows = x[start : start + size].to(torch.float64).numpy()
-            yield rows if every else rows[:, columns]
+            rows = x[start : start + size]
+            yield (rows if every else rows[:, own]).to(torch.float64).numpy()
 
     for block in blocks():
         np.maximum(largest, np.abs(block).max(0), out=largest)

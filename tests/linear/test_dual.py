@@ -141,14 +141,17 @@ def test_coordinates_are_those_of_the_rows_span(objective, seed):
         rank = np.linalg.matrix_rank(dual.gram, tol=1e-9 * dual.gram.trace())
         assert dual.q == 1 or rank < dual.n - objective.output_map.intercept
         return
-    np.testing.assert_allclose(coordinates.rows @ coordinates.rows.T, dual.gram, atol=1e-9 * dual.gram.trace())
+    products, size = dual.gram + coordinates.shift, dual.gram.trace()
+    np.testing.assert_allclose(coordinates.rows @ coordinates.rows.T, products, atol=1e-9 * size)
+    assert (coordinates.shift > 0.0) == objective.output_map.intercept
     at = some_point(dual, seed)
     theta, state = coordinates.into(at)
     compiled = coordinates.family.at(theta, None)
     assert compiled.value == pytest.approx(at.value, rel=1e-9)
     torch.testing.assert_close(compiled.gradient, state.gradient, rtol=1e-6, atol=1e-9)
     assert compiled.norm == pytest.approx(state.norm, rel=1e-6, abs=1e-9)
-    assert float(compiled.gradient.norm()) == pytest.approx(at.norm, rel=1e-6, abs=1e-9)
+    length = np.hypot(at.norm, coordinates.shift**0.5 * np.linalg.norm(at.r.sum(1)))
+    assert float(compiled.gradient.norm()) == pytest.approx(length, rel=1e-6, abs=1e-9)
     back = coordinates.back(theta, at.norm)
     np.testing.assert_allclose(back.product, at.product, rtol=1e-7, atol=1e-8)
     np.testing.assert_allclose(back.b, at.b, atol=1e-12)
