@@ -23,7 +23,7 @@ _BLOCK_ELEMENTS = 2**26
 
 _RIDGE = 1e-6
 _SHIFTS = (_RIDGE, 1e-5, 1e-4, 1e-3)
-"""Shares of a block's mean diagonal added to it, so that single precision factorizes it: the first that does."""
+"""Shares of a block's usual diagonal added to it, so that single precision factorizes it: the first that does."""
 
 
 def block_jacobi_inverse(hessian: LinearHessian, *, blocks: bool = True) -> Callable[[Tensor], Tensor]:
@@ -34,7 +34,7 @@ def block_jacobi_inverse(hessian: LinearHessian, *, blocks: bool = True) -> Call
     factor = None if made is None else _factor(made)
     if made is None or factor is None:
         diagonal = hessian.diagonal()
-        scaled = (diagonal + _RIDGE * diagonal.mean()).reciprocal()
+        scaled = (diagonal + _RIDGE * _level(diagonal)).reciprocal()
         return lambda v: v * scaled
     inverse = torch.cholesky_inverse(factor)
     q, d, _ = made.shape
@@ -49,7 +49,7 @@ def block_jacobi_inverse(hessian: LinearHessian, *, blocks: bool = True) -> Call
 def _factor(blocks: Tensor) -> Tensor | None:
     """Return the Cholesky factors of blocks ``(q, d, d)``, shifted by their rounding and more; None if none helps."""
     diagonal = blocks.diagonal(dim1=1, dim2=2)
-    level, before = diagonal.mean(1), 0.0
+    level, before = _level(diagonal), 0.0
     for share in _SHIFTS:
         diagonal.add_(((share - before) * (level + level.mean()))[:, None])
         factor: Tensor
@@ -58,6 +58,12 @@ def _factor(blocks: Tensor) -> Tensor | None:
             return factor
         before = share
     return None
+
+
+def _level(diagonal: Tensor) -> Tensor:
+    """Return the usual size of a diagonal ``(..., d)``: the median, as a column in tiny units has a penalty of 1e18."""
+    middle = diagonal.median(-1).values
+    return torch.where(middle > 0, middle, diagonal.mean(-1))
 
 
 def block_jacobi_cost(objective: LinearObjective) -> float:

@@ -332,3 +332,18 @@ def test_blocks_that_have_no_factor_are_shifted_or_replaced_by_their_diagonal():
     with in_all_columns(), mock.patch.object(_block_jacobi, "_factor", lambda _: None):
         model = rp.MultinomialLogisticRegression(l2=1e-2, solver="newton-cg").fit(x, y)
     assert model.solution_.converged
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("scale", [1e-7, 1e-9])
+def test_a_column_in_tiny_units_does_not_stop_hessian_products(scale, sparse):
+    """Its penalty is 1e18 times the others', and no size of the whole diagonal."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(240, 480)) + 3.0 * rng.normal(size=480)
+    y = rng.permutation(np.arange(240) % 2)
+    x[:, 0] *= scale
+    options = {"l2": 1.2, "tol": 1e-8, "solver": "newton-cg"}
+    with_it = rp.MultinomialLogisticRegression(**options).fit(sp.csr_matrix(x) if sparse else x, y)
+    without = rp.MultinomialLogisticRegression(**options).fit(x[:, 1:], y)
+    assert with_it.solution_.converged
+    np.testing.assert_allclose(with_it.coef_[:, 1:], without.coef_, atol=1e-6 * np.abs(without.coef_).max())
