@@ -325,23 +325,28 @@ class OutputMap:
 
     def expand(self, theta: Tensor) -> Tensor:
         """Return the coefficients of all outputs, ``(..., C, D')``, a linear map of theta ``(..., P)``."""
-        if self.is_uniform and self.is_plain:
-            return theta.reshape(*theta.shape[:-1], self.n_outputs, self.n_columns)
-        if self.is_uniform and self.selected is None:
-            return self.basis @ theta.reshape(*theta.shape[:-1], *self.shapes[0])
-        if self.left_out is not None and self.is_uniform:
-            # a product with a table of many columns takes ten times as long, an index for the others three times
-            given, last = theta.reshape(*theta.shape[:-1], *self.shapes[0]), self.left_out
-            full = theta.new_empty(*theta.shape[:-1], self.n_outputs, self.n_columns)
-            full[..., :last, :], full[..., last + 1 :, :] = given[..., :last, :], given[..., last:, :]
-            full[..., last, :] = 0.0
-            return full
-        full = theta.new_zeros(*theta.shape[:-1], self.n_outputs, self.n_columns)
         if self.is_uniform:
-            full[..., self.selected, :] = theta.reshape(*theta.shape[:-1], *self.shapes[0])
-            return full
+            return self._expand_table(theta.reshape(*theta.shape[:-1], *self.shapes[0]))
+        full = theta.new_zeros(*theta.shape[:-1], self.n_outputs, self.n_columns)
         for group, part in zip(self.groups, self.split(theta), strict=True):
             full[..., group.columns] = group.matrix @ part
+        return full
+
+    def _expand_table(self, given: Tensor) -> Tensor:
+        """Return the same for the parameters ``(..., q, D')`` of a uniform map."""
+        if self.is_plain:
+            return given
+        if self.selected is None:
+            return self.basis @ given
+        shape, last = (*given.shape[:-2], self.n_outputs, self.n_columns), self.left_out
+        if last is None:
+            full = given.new_zeros(shape)
+            full[..., self.selected, :] = given
+            return full
+        # a product with a table of many columns takes ten times as long, an index for the others three times
+        full = given.new_empty(shape)
+        full[..., :last, :], full[..., last + 1 :, :] = given[..., :last, :], given[..., last:, :]
+        full[..., last, :] = 0.0
         return full
 
     def relative_to_left_out(self, coef: Tensor, out: Tensor | None = None) -> Tensor:

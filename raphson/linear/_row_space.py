@@ -16,7 +16,6 @@ References:
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,17 +62,11 @@ class RowBasis:
             return None
         n = design.n_rows
         centered = n > 1 and float(products.sum(1).abs().max()) <= _SUMS_TO_ZERO * n * size
-        inner = without_constant(products) if centered else products
-        found = RowBasis.factored(inner, n)
-        if found is not None and _reciprocal_condition(found.root, inner) > _CONDITION:
-            return found
-        return RowBasis._orthogonal(centered_rows(design, columns))
-
-    @staticmethod
-    def factored(inner: Tensor, n_rows: int) -> RowBasis | None:
-        """Return the basis for products of rows, perhaps ``without_constant``; None where they have no factor."""
+        inner = _without_constant(products) if centered else products
         factor, info = torch.linalg.cholesky_ex(inner)
-        return None if int(info) else RowBasis(factor, n_rows)
+        if not int(info) and _reciprocal_condition(factor, inner) > _CONDITION:
+            return RowBasis(factor, n)
+        return RowBasis._orthogonal(centered_rows(design, columns))
 
     @staticmethod
     def _orthogonal(x: Tensor) -> RowBasis | None:
@@ -273,7 +266,7 @@ def constant_columns(design: Design) -> Tensor | None:
     return found
 
 
-def without_constant(products: Tensor) -> Tensor:
+def _without_constant(products: Tensor) -> Tensor:
     """Return products of centered rows ``(N, N)`` in a basis of the vectors that sum to zero, ``(N - 1, N - 1)``.
 
     With the reflection ``I - s v v^T``: ``G - v w^T - w v^T``, of ``p = s G v`` and ``w = p - (s p^T v / 2) v``.
@@ -290,9 +283,8 @@ def _reflect(m: Tensor) -> Tensor:
     return torch.addr(m, v, v @ m, alpha=-s)
 
 
-@functools.lru_cache(maxsize=8)
 def _reflection(n: int) -> tuple[Tensor, float]:
-    """Return v and s of that reflection, ``I - s v v^T``; nobody writes to them."""
+    """Return v and s of that reflection, ``I - s v v^T``."""
     v = torch.full((n,), n**-0.5, dtype=torch.float64)
     v[0] -= 1.0
     return v, 2.0 / float(v @ v)

@@ -106,7 +106,7 @@ class PairsStepper:
 
     Args:
         evaluate: From ``(p,)`` to the state there; where the value has not fallen, nothing else of it is looked at.
-        pairs: Of an initial inverse Hessian, perhaps with steps that led here; single precision is enough for them.
+        pairs: Of an initial inverse Hessian; single precision is enough for them.
     """
 
     def __init__(self, evaluate: Callable[[Tensor], Evaluation], pairs: InversePairs) -> None:

@@ -212,7 +212,8 @@ def _reported(solver: OutputMap, report: OutputMap, table: Tensor) -> Tensor:
     """Return the coefficients of reported outputs ``(R, d)`` from the solver's, ``q d`` of them, without a product."""
     coef = solver.expand(table.reshape(-1))
     if report.left_out is None:
-        return torch.sub(coef, coef.mean(0), out=None if solver.is_plain else coef)  # a table's new memory takes long
+        # in place, since new memory takes as long again, unless it is the memory of what was given
+        return torch.sub(coef, coef.mean(0), out=None if solver.is_plain else coef)
     return report.relative_to_left_out(coef)
 
 
