@@ -21,4 +21,5 @@ from raphson.data._sparse_design import SparseDesign as SparseDesign
 from raphson.data._sparse_design import centered_entries as centered_entries
 from raphson.data._sparse_design import full_columns as full_columns
 from raphson.data._sparse_product import SparseRows as SparseRows
+from raphson.data._sparse_product import filled as filled
 from raphson.data._sparse_product import row_products as row_products

@@ -123,6 +123,14 @@ def padded(n: int, c: int, like: Tensor) -> Tensor:
     return whole[:, :c]
 
 
+def filled(dense: Tensor) -> Tensor:
+    """Return the numbers of a matrix in the memory of ``padded`` as they lie there, the zeros that fill up rows too.
+
+    Sums and extremes of ``(2000, 50)`` take a third of the time that those of its transpose do.
+    """
+    return dense.as_strided((dense.shape[0] * dense.stride(0),), (1,))
+
+
 def arranged(dense: Tensor) -> Tensor:
     """Return a matrix ``(n, c)`` in the memory of ``padded``, copied only if it is not."""
     c = dense.shape[1]

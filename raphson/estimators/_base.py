@@ -29,6 +29,7 @@ from raphson.estimators.input._formulas import Formulas
 from raphson.estimators.input._layout import Layout
 from raphson.estimators.input._overflow import refuse_overflow
 from raphson.estimators.input._rows import Rows
+from raphson.estimators.input._validate import are_numbered
 from raphson.estimators.separation._collinear import Collinearity
 from raphson.estimators.separation._divergence import Divergence
 from raphson.infer import Estimates, covariance_root, of_root
@@ -60,7 +61,7 @@ class LinearEstimator(ReportMixin, BaseEstimator):
 
     def _fit_rows(self, rows: Rows, likelihood: Likelihood, layout: Layout, start: Tensor | None) -> None:
         """Fit checked rows, perhaps from an earlier fit's coefficients, and set a fitted estimator's attributes."""
-        if layout.output_map.intercept and INTERCEPT in layout.columns:
+        if layout.output_map.intercept and not are_numbered(layout.columns) and INTERCEPT in layout.columns:
             raise InputError(f"A column is called '{INTERCEPT}', which is the name of the intercept; rename it.")
         self._layout = layout
         refuse_overflow(rows, likelihood, layout.outputs)

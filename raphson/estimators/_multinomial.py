@@ -165,7 +165,8 @@ class MultinomialLogisticRegression(ClassifierMixin, LinearEstimator):
         with given.naming_rows():
             whole = self._whole_offset(given.frame, given.offset, table.shape[0], len(classes))
         rows = given.rows(table, codes, weights, whole, sums)
-        rows = replace(rows, weights=class_weights(rows, classes, self.class_weight))
+        if self.class_weight is not None:
+            rows = replace(rows, weights=class_weights(rows, classes, self.class_weight))
         start = None
         if self.warm_start and hasattr(self, "classes_") and np.array_equal(self.classes_, classes):
             start = self._coefficients_before((len(classes), len(names)))

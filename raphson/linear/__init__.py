@@ -8,12 +8,13 @@ from raphson.linear._bounds import row_lipschitz_bound as row_lipschitz_bound
 from raphson.linear._compiled import has_compiled_hessians as has_compiled_hessians
 from raphson.linear._compiled import is_large_sparse as is_large_sparse
 from raphson.linear._compiled import suits_compiled as suits_compiled
-from raphson.linear._dual import Checked as Checked
 from raphson.linear._dual import DualClasses as DualClasses
-from raphson.linear._dual import DualPoint as DualPoint
 from raphson.linear._dual import has_dual as has_dual
 from raphson.linear._dual import start_condition as start_condition
+from raphson.linear._dual_coordinates import DualBegin as DualBegin
 from raphson.linear._dual_coordinates import DualCoordinates as DualCoordinates
+from raphson.linear._dual_point import Checked as Checked
+from raphson.linear._dual_point import DualPoint as DualPoint
 from raphson.linear._hessian import Evaluation as Evaluation
 from raphson.linear._hessian import LinearHessian as LinearHessian
 from raphson.linear._mixed import MixedStepper as MixedStepper
@@ -30,3 +31,4 @@ from raphson.linear._scores import group_scores as group_scores
 from raphson.linear._scores import score_gram as score_gram
 from raphson.linear._stepper import CompiledStepper as CompiledStepper
 from raphson.linear._target_term import TargetSums as TargetSums
+from raphson.linear._units import euclidean_norm as euclidean_norm

@@ -25,19 +25,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.special import expit
 from torch import Tensor
 
-from raphson.data import SparseDesign, SparseRows, row_products
+from raphson.data import SparseDesign, SparseRows, filled, row_products
 from raphson.linalg import SERIAL_ENTRIES
 from raphson.linear._dual_factors import Array, solve
+from raphson.linear._dual_line import Line
+from raphson.linear._dual_point import Checked, DualPoint, DualStep
 from raphson.linear._objective import LinearObjective
 from raphson.linear._row_space import constant_columns
-from raphson.linear._units import largest_size
+from raphson.linear._units import euclidean_norm, largest_size
 
 _SHIFTED = 1.0
 """Squared mean over the columns' squared scale up to which products of rows are centered after they were summed."""
@@ -47,70 +49,6 @@ _CENTERED = 1e-26
 
 _FEW_PRODUCTS = 2**18
 """Multiplications of two matrices up to which OpenBLAS starts no threads either."""
-
-_BEHIND = 0.5
-"""Share of a length by which its local parabola may put the minimum before it."""
-
-_FIRST, _FLAT, _TRIALS = 0.01, 0.1, 40
-"""Share of the first slope that a line search may leave, at the start and later, and its evaluations: of outputs alone.
-
-At the start, since a weak penalty's step goes three times too far: 60 x 300, 50 classes, l2 = 1e-6, ends with it."""
-
-_SATURATED = 0.01
-"""The same for the gradient at the start, where the rest of the way is worked out: 60 x 2000, 50 classes, 3 evaluations
-in place of 23."""
-
-
-class DualStep(NamedTuple):
-    """A change of shares ``(q, N)``, of their products with G and of the intercepts ``(q,)``."""
-
-    a: Array
-    product: Array
-    b: Array
-
-
-class DualPoint(NamedTuple):
-    """A point with the state there.
-
-    Attributes:
-        a: Shares of the rows in the slopes, ``(q, N)``.
-        product: ``A G``, ``(q, N)``.
-        b: Intercepts for centered columns, ``(q,)``.
-        p: Probabilities, ``(q, N)``.
-        value: The objective.
-        r: The gradient's shares R, ``(q, N)``.
-        r_product: ``R G``, ``(q, N)``.
-        ones: The gradient in the intercepts, ``(q,)``.
-        norm: The Euclidean norm of the gradient in the coefficients of the table's columns, centered.
-    """
-
-    a: Array
-    product: Array
-    b: Array
-    p: Array
-    value: float
-    r: Array
-    r_product: Array
-    ones: Array
-    norm: float
-
-    def decrease(self, step: DualStep) -> float:
-        """Return by how much a whole step lowers the objective to first order."""
-        return -float(np.vdot(self.r, step.product)) - float(self.ones @ step.b)
-
-
-class Checked(NamedTuple):
-    """A point whose outputs were computed from its slopes.
-
-    Attributes:
-        slopes: Those of the table's columns, centered, ``(q, D)``.
-        at: The state.
-        norm: Of the gradient of all columns.
-    """
-
-    slopes: Tensor
-    at: DualPoint
-    norm: float
 
 
 class DualClasses:
@@ -194,6 +132,10 @@ class DualClasses:
         total = ones if self._is_centered else -a.sum(1) if ones is None else ones - a.sum(1)
         return found if total is None or self._mean is None else found.addr_(torch.from_numpy(total), self._mean)
 
+    def _entries(self, combined: Tensor) -> Tensor:
+        """Return the numbers of combinations in the order of memory, perhaps with zeros among them."""
+        return filled(combined.mT) if self._is_sparse and len(combined) > 1 else combined.view(-1)
+
     def predicted(self, slopes: Tensor) -> Array:
         """Return the products of the centered rows with slopes ``(q, D)``, ``(q, N)``."""
         if self._is_sparse and len(slopes) == 1:
@@ -237,12 +179,14 @@ class DualClasses:
         slopes = self.combined(start.r)
         self._leave_constant(slopes)
         step = DualStep(-start.r, -self.predicted(slopes), -self.size / self.n * start.ones)
-        norm = math.hypot(float(slopes.norm()), float(np.dot(start.ones, start.ones)) ** 0.5)
-        length = self._balanced(start, step)
-        length *= further(self.penalty * length * largest_size(slopes))
+        entries = self._entries(slopes)
+        norm = math.hypot(euclidean_norm(entries), float(np.dot(start.ones, start.ones)) ** 0.5)
+        line = self.line(start, step)
+        length = line.balanced()
+        length *= further(self.penalty * length * largest_size(entries))
         there = self.at(length * step.a, length * step.product, length * step.b, products=False)
         if not there.value < start.value:  # a row of another size hides how the others fall
-            length = self.length(start, step)
+            length = line.length()
             there = self.at(length * step.a, length * step.product, length * step.b, products=False)
         return start._replace(norm=norm), self._with_gradient(slopes.mul_(-length), there)
 
@@ -273,65 +217,9 @@ class DualClasses:
         """Return the point that a multiple of a step leads to."""
         return self.at(at.a + length * step.a, at.product + length * step.product, at.b + length * step.b)
 
-    def _balanced(self, start: DualPoint, step: DualStep) -> float:
-        """Return about the length of a step from outputs of zero at which the penalty balances the rest of the loss.
-
-        Where hardly any is left it falls exponentially, at the rate of the variance to the mean of the outputs' change.
-        """
-        k, fall = max(2, self.q), start.decrease(step)
-        first = math.log((k - 1) / _SATURATED) * (1.0 - 1.0 / k) / fall if fall > 0.0 else 1.0
-        length = self.length(start, step, left=_SATURATED, first=first)
-        change, own = step.product + step.b[:, None], self.penalty * float(np.vdot(step.a, step.product))
-        mean, variance = self._along(change)(length * change)
-        rest = float(np.vdot(self.targets, change)) - mean
-        if rest > own * length > 0.0 and variance > 0.0:
-            length += math.log(rest / (own * length)) * rest / variance
-        return length
-
-    def length(self, at: DualPoint, step: DualStep, *, left: float | None = None, first: float = 1.0) -> float:
-        """Return about how many times a step of descent lowers the objective most.
-
-        That is where ``left`` of the first slope is left at most; None for what pays before a Newton step. The search
-        begins at a ``first`` length.
-        """
-        change = step.product + step.b[:, None]
-        f, own = at.product + at.b[:, None], self.penalty * float(np.vdot(step.a, step.product))
-        linear = self.penalty * float(np.vdot(at.a, step.product)) - float(np.vdot(self.targets, change))
-        mean_and_variance = self._along(change)
-        left = left or (_FLAT if at.a.any() else _FIRST)
-        enough = left * at.decrease(step)
-        low, high, length = 0.0, math.inf, first
-        for _ in range(_TRIALS):
-            mean, variance = mean_and_variance(f + length * change)
-            slope, curvature = mean + linear + length * own, variance + own
-            # a slope that rises may be small and the minimum far behind, where all rows are saturated
-            if -enough <= slope <= min(enough, _BEHIND * curvature * length):
-                break
-            low, high = (length, high) if slope < 0.0 else (low, length)
-            wanted = length - slope / curvature if curvature > 0.0 else math.inf
-            length = wanted if low < wanted < high else 0.5 * (low + high)
-            length = min(length, 4.0 * low) if low else length
-        return length
-
-    def _along(self, change: Array) -> Callable[[Array], tuple[float, float]]:
-        """Return a map from outputs to the mean over rows of the expected change of outputs, and of its variance."""
-        weights = self._weights
-        if self.q > 1:
-
-            def of_classes(f: Array) -> tuple[float, float]:
-                part = _softmax(f) * change
-                mean = part.sum(0)
-                return float(weights @ mean), float(weights @ ((part * change).sum(0) - mean * mean))
-
-            return of_classes
-        first = weights * change[0]
-        second = first * change[0]
-
-        def of_two(f: Array) -> tuple[float, float]:
-            p = expit(f[0])
-            return float(p @ first), float((p - p * p) @ second)
-
-        return of_two
+    def line(self, at: DualPoint, step: DualStep) -> Line:
+        """Return the objective along a step."""
+        return Line(at, step, self.penalty, self.targets, self._weights)
 
     # steps -----------------------------------------------------------------------------------------------------------
 
@@ -358,14 +246,14 @@ class DualClasses:
 
     # the coefficients ------------------------------------------------------------------------------------------------
 
-    def checked(self, at: DualPoint) -> Checked:
-        """Return a point's slopes, the state by them, and the norm of the gradient of all columns.
+    def checked(self, a: Array, b: Array) -> Checked:
+        """Return the slopes of shares and intercepts, the state by them, and the norm of the gradient of all columns.
 
         Outputs are computed anew from the slopes: what rounding left of the products of rows does not matter.
         """
-        slopes = self.combined(at.a)
+        slopes = self.combined(a)
         self._leave_constant(slopes)
-        return self._with_gradient(slopes, self.at(at.a, self.predicted(slopes), at.b, products=False))
+        return self._with_gradient(slopes, self.at(a, self.predicted(slopes), b, products=False))
 
     def _leave_constant(self, slopes: Tensor) -> None:
         """Set the slopes of constant columns to zero."""
@@ -377,11 +265,13 @@ class DualClasses:
         """Return a point with the norm of the gradient of all columns there."""
         ones = at.ones if self._intercept else None
         gradient, norm = self.combined(at.r, ones), self.objective.gradient_norm
-        return Checked(slopes, at, norm.of_table(gradient, None if ones is None else torch.from_numpy(ones)))
+        own = None if ones is None else torch.from_numpy(ones)
+        return Checked(slopes, at, norm.of_table(gradient, own, self._entries(gradient)))
 
     def parameters(self, checked: Checked) -> Tensor:
         """Return the parameters in the objective's map, ``(P,)``."""
         here, design, given = self.objective.output_map, self.objective.design, checked.slopes
+        given = given.contiguous()  # as those of sparse tables are not
         coef = torch.empty(here.shapes[0], dtype=torch.float64)
         slopes = coef[:, int(self._intercept) :]
         if self.q == 1:
@@ -435,9 +325,3 @@ def _left_out(objective: LinearObjective) -> int:
     found = objective.output_map.left_out
     assert found is not None
     return found
-
-
-def _softmax(f: Array) -> Array:
-    p: Array = np.exp(f - f.max(0))
-    p /= p.sum(0)
-    return p

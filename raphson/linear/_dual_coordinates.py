@@ -12,16 +12,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from raphson.linear._compiled import CompiledFamily, Table, has_compiled_steps
-from raphson.linear._dual import DualClasses, DualPoint
+from raphson.linear._dual import DualClasses
 from raphson.linear._dual_factors import Array
+from raphson.linear._dual_point import DualPoint
 from raphson.linear._hessian import Evaluation
 from raphson.linear._stepper import CompiledStepper
+from raphson.linear._units import euclidean_norm, largest_size
 
 _DIGITS = 1e-6
 """Least share of the largest pivot: below it rows are nearly combinations of others."""
@@ -30,9 +33,17 @@ _COLUMN = 1e-3
 """Mean square of the column more, over that of all others together: with 1 L-BFGS takes up to a third more steps, with
 0.1 a tenth, with this as many as in a basis of the centered rows, which costs two reflections."""
 
-_AT_ONCE, _MOST = 3e5, 8
+_AT_ONCE, _MOST = 3e5, 32
 """Multiplications, half of an evaluation's, of steps in one call, which takes 25 us, and how many at most: of 60 rows a
 step takes 12 us for ten classes, 48 for 50."""
+
+
+class DualBegin(NamedTuple):
+    """A point, with the length of its gradient in coordinates, its coordinates and the state there."""
+
+    at: DualPoint
+    theta: Tensor
+    state: Evaluation
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +85,7 @@ class DualCoordinates:
             Table(torch.from_numpy(columns)),
             objective.weights,
             torch.from_numpy(np.ascontiguousarray(dual.targets @ columns.T)),
-            False,
+            q == 1,  # whose other class is zero
             torch.from_numpy(np.array([dual.penalty, 0.0])),
             torch.from_numpy(penalties),
             1.0 / (n if objective.weights is None else objective.total_weight),
@@ -91,25 +102,28 @@ class DualCoordinates:
         most = max(1, min(_MOST, int(_AT_ONCE / (self.dual.n * diagonal.size))))
         return CompiledStepper(self.family.evaluator, torch.from_numpy(diagonal.ravel()), None, 1.0, most)
 
-    def into(self, at: DualPoint) -> tuple[Tensor, Evaluation]:
+    def into(self, at: DualPoint) -> DualBegin:
         """Return a point's coordinates and the state there."""
-        slopes, gradient = at.a @ self.rows, at.r @ self.rows
-        if self._has_ones:
-            slopes = np.concatenate([(at.b - self.shift * at.a.sum(1))[:, None], slopes], 1)
-            gradient = np.concatenate([at.ones[:, None], gradient], 1)
-        theta, gradient = slopes.reshape(-1), gradient.reshape(-1)
-        state = Evaluation(at.value, torch.from_numpy(gradient), float(np.abs(gradient).max()), None)
-        return torch.from_numpy(theta), state
+        ones, size = int(self._has_ones), self.dual.n
+        coef, change = np.empty((2, self.dual.q, ones + size))
+        np.matmul(at.a, self.rows, out=coef[:, ones:])
+        np.matmul(at.r, self.rows, out=change[:, ones:])
+        if ones:
+            coef[:, 0], change[:, 0] = at.b - self.shift * at.a.sum(1), at.ones
+        theta, gradient = torch.from_numpy(coef).view(-1), torch.from_numpy(change).view(-1)
+        state = Evaluation(at.value, gradient, largest_size(gradient), None)
+        return DualBegin(at._replace(norm=euclidean_norm(gradient)), theta, state)
 
-    def back(self, theta: Tensor, norm: float) -> DualPoint:
-        """Return the point at some coordinates, where the gradient is so long, without what needs products of rows."""
-        ones, coef = int(self._has_ones), theta.numpy().reshape(self.dual.q, -1)
-        slopes = coef[:, ones:]
-        factor = torch.from_numpy(self.rows)
-        shares = torch.linalg.solve_triangular(factor, torch.from_numpy(slopes), upper=False, left=False).numpy()
-        moved = self.shift * shares.sum(1)  # what the column more adds to all outputs
-        b = coef[:, 0] + moved if ones else np.zeros(self.dual.q)
-        return self.dual.at(shares, slopes @ self.rows.T - moved[:, None], b, products=False)._replace(norm=norm)
+    def back(self, theta: Tensor) -> tuple[Array, Array]:
+        """Return the shares ``(q, N)`` and intercepts ``(q,)`` at some coordinates."""
+        ones, coef = int(self._has_ones), theta.view(self.dual.q, -1)
+        slopes, factor = coef[:, ones:], torch.from_numpy(self.rows)
+        shares: Array = torch.linalg.solve_triangular(factor, slopes, upper=False, left=False).numpy()
+        if not ones:
+            return shares, np.zeros(self.dual.q)
+        total = shares.sum(1)
+        shares -= total[:, None] / self.dual.n  # of centered rows the same slopes, as Newton steps want them
+        return shares, coef[:, 0].numpy() + self.shift * total  # which the column more adds to all outputs
 
     @cached_property
     def largest(self) -> float:

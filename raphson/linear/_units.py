@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from functools import cached_property
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -106,6 +109,11 @@ def largest_size(values: Tensor) -> float:
     return max(float(found.max()), -float(found.min()))
 
 
+def euclidean_norm(vector: Tensor) -> float:
+    """Return the length of a vector ``(p,)``, in a third of the time of ``torch.linalg.vector_norm``."""
+    return math.sqrt(float(torch.dot(vector, vector)))
+
+
 class GradientNorm:
     r"""The largest entry of a gradient in the units of table and outputs, less what rounding explains.
 
@@ -115,32 +123,37 @@ class GradientNorm:
         design: The rows and columns, for their centers and scales.
         output_map: How the parameters act on the outputs.
         units: Units of the parameters ``(P,)``, or None.
-
-    Attributes:
-        columns: Of every column its scale, what the intercept's entry has to do with it, and what rounding makes of the
-            gradient: of entries g of one output, :math:`|u_{1j} g_j + u_{2j} g_1| - u_{3j}`, ``(3, D')``.
     """
 
     def __init__(self, design: Design, output_map: OutputMap, units: Tensor | None) -> None:
         n, self._map, self._units = output_map.n_parameters, output_map, units
-        center, scale = design.center.numpy(), np.maximum(design.scale.numpy(), _LEAST_SCALE)
-        ones = int(design.intercept)
-        columns = np.zeros((3, len(scale) + ones))
-        columns[0, :ones] = 1.0
-        columns[0, ones:], columns[1, ones:] = scale, center
+        self._center, self._ones, given = design.center, int(design.intercept), design.scale.numpy()
+        center, self._is_small = design.center.numpy(), float(given.min(initial=1.0)) < _LEAST_SCALE
+        scale = np.maximum(given, _LEAST_SCALE) if self._is_small else given
+        self._scale, self._given = torch.from_numpy(scale), given
+        self._is_shifted, self._has_floor = bool(center.any()), False
         # a column of size 1e24 has a gradient of 1e8 at the optimum
         if len(scale) and (scale.max() + np.abs(center).max()) * _ROUNDING > _SEEN:
-            size = np.hypot(center, design.scale.numpy()) * _ROUNDING
-            columns[2, ones:] = np.where(size > _SEEN, size, 0.0)
-        self.columns, self._is_shifted = torch.from_numpy(columns), bool(center.any())
-        self._center, self._scale, given = design.center, torch.from_numpy(scale), design.scale.numpy()
-        small = len(scale) > 0 and float(given.min()) < _LEAST_SCALE
-        self._raised = torch.from_numpy(scale / given) if small else None
-        self._has_floor = bool(columns[2].any())
+            size = np.hypot(center, given) * _ROUNDING
+            self._rounding, self._has_floor = np.where(size > _SEEN, size, 0.0), True
         self._floor = None if output_map.is_uniform else output_map.per_parameter(self.columns[2])
         self._matrix: Tensor | None = None
         if not output_map.is_uniform and n * n <= _MATRIX_ELEMENTS:
             self._matrix = self._to_table(torch.eye(n, dtype=torch.float64)).mT.contiguous()
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """Of every column its scale, what the intercept's entry has to do with it, and what rounding makes of it.
+
+        Of entries g of one output :math:`|u_{1j} g_j + u_{2j} g_1| - u_{3j}`, ``(3, D')``.
+        """
+        ones = self._ones
+        columns = np.zeros((3, len(self._given) + ones))
+        columns[0, :ones] = 1.0
+        columns[0, ones:], columns[1, ones:] = self._scale.numpy(), self._center.numpy()
+        if self._has_floor:
+            columns[2, ones:] = self._rounding
+        return torch.from_numpy(columns)
 
     def _to_table(self, gradient: Tensor) -> Tensor:
         return self._map.gradient_to_table(gradient, self._center, self._scale)
@@ -165,21 +178,23 @@ class GradientNorm:
             size = size * self._units.view_as(size)
         return max(float(size.abs_().sub_(floor).max() if self._has_floor else size.abs_().max()), 0.0)
 
-    def of_table(self, slopes: Tensor, ones: Tensor | None) -> float:
+    def of_table(self, slopes: Tensor, ones: Tensor | None, entries: Tensor | None = None) -> float:
         """Return the norm of a gradient in the coefficients of the table's columns, where there are no other units.
 
         Args:
             slopes: The gradient in those of columns as they are, not centered, ``(q, D)``; it is written over.
             ones: The gradient in the intercepts, ``(q,)``, or None.
+            entries: The memory of ``slopes``, where that has zeros among them.
         """
-        _, shift, floor = self.columns[:, 0 if ones is None else 1 :]
-        if self._raised is not None and ones is not None:
-            slopes.addr_(ones, shift, alpha=-1.0).mul_(self._raised).addr_(ones, shift)
-        elif self._raised is not None:
-            slopes.mul_(self._raised)
+        if self._is_small:
+            raised = self._scale / torch.from_numpy(self._given)
+            if ones is None:
+                slopes.mul_(raised)
+            else:
+                slopes.addr_(ones, self._center, alpha=-1.0).mul_(raised).addr_(ones, self._center)
         if self._has_floor:
-            slopes.abs_().sub_(floor)
-        found = largest_size(slopes)
+            slopes.abs_().sub_(torch.from_numpy(self._rounding))
+        found = largest_size(slopes if entries is None else entries)
         return found if ones is None else max(found, largest_size(ones))
 
     def _of_few(self, gradient: Tensor) -> float:

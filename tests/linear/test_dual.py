@@ -65,7 +65,7 @@ def some_point(dual, seed):
 def test_value_and_gradient_are_those_of_all_columns(objective, seed):
     dual = DualClasses(objective)
     at = some_point(dual, seed)
-    checked = dual.checked(at)
+    checked = dual.checked(at.a, at.b)
     theta, there, norm = dual.parameters(checked), checked.at, checked.norm
     whole = objective.evaluate(theta, None)
     assert at.value == pytest.approx(whole.value, rel=1e-9, abs=1e-11)
@@ -102,6 +102,10 @@ def test_the_gradient_of_the_tables_columns_has_the_norm_of_standardized_ones(sp
     assert np.isnan(objective.gradient_norm.of_table(slopes, ones))
 
 
+def parameters(dual, at):
+    return dual.parameters(dual.checked(at.a, at.b))
+
+
 def _columns(objective):
     return objective.output_map.n_columns, objective.output_map.intercept
 
@@ -112,8 +116,8 @@ def test_newton_steps_are_those_of_all_columns(objective, seed):
     dual = DualClasses(objective)
     for at in (dual.start(), some_point(dual, seed)):
         step = dual.newton_step(at)
-        theta = dual.parameters(dual.checked(at))
-        there = dual.parameters(dual.checked(dual.moved(at, step, 1.0)))
+        theta = parameters(dual, at)
+        there = parameters(dual, dual.moved(at, step, 1.0))
         whole = objective.evaluate(theta)
         wanted = -torch.linalg.solve(whole.hessian.to_dense(), whole.gradient)
         torch.testing.assert_close(there - theta, wanted, rtol=1e-6, atol=1e-6 * float(wanted.abs().max()) + 1e-12)
@@ -124,7 +128,7 @@ def test_rows_for_which_pytorch_factorizes():
     dual = DualClasses(objective)
     at = some_point(dual, 1)
     step = dual.newton_step(at)
-    theta, there = (dual.parameters(dual.checked(p)) for p in (at, dual.moved(at, step, 1.0)))
+    theta, there = (parameters(dual, p) for p in (at, dual.moved(at, step, 1.0)))
     whole = objective.evaluate(theta)
     wanted = -torch.linalg.solve(whole.hessian.to_dense(), whole.gradient)
     torch.testing.assert_close(there - theta, wanted, rtol=1e-7, atol=1e-9)
@@ -136,26 +140,26 @@ def test_rows_for_which_pytorch_factorizes():
 def test_coordinates_are_those_of_the_rows_span(objective, seed):
     """Values, gradients and shares, there and back; rows that depend on each other have none."""
     dual = DualClasses(objective)
-    coordinates = DualCoordinates.of(dual) if dual.q > 1 else None
+    coordinates = DualCoordinates.of(dual)
     if coordinates is None:
         rank = np.linalg.matrix_rank(dual.gram, tol=1e-9 * dual.gram.trace())
-        assert dual.q == 1 or rank < dual.n - objective.output_map.intercept
+        assert rank < dual.n - objective.output_map.intercept
         return
     products, size = dual.gram + coordinates.shift, dual.gram.trace()
     np.testing.assert_allclose(coordinates.rows @ coordinates.rows.T, products, atol=1e-9 * size)
     assert (coordinates.shift > 0.0) == objective.output_map.intercept
     at = some_point(dual, seed)
-    theta, state = coordinates.into(at)
+    begin, theta, state = coordinates.into(at)
     compiled = coordinates.family.at(theta, None)
     assert compiled.value == pytest.approx(at.value, rel=1e-9)
     torch.testing.assert_close(compiled.gradient, state.gradient, rtol=1e-6, atol=1e-9)
     assert compiled.norm == pytest.approx(state.norm, rel=1e-6, abs=1e-9)
     length = np.hypot(at.norm, coordinates.shift**0.5 * np.linalg.norm(at.r.sum(1)))
     assert float(compiled.gradient.norm()) == pytest.approx(length, rel=1e-6, abs=1e-9)
-    back = coordinates.back(theta, at.norm)
-    np.testing.assert_allclose(back.product, at.product, rtol=1e-7, atol=1e-8)
-    np.testing.assert_allclose(back.b, at.b, atol=1e-12)
-    assert back.value == pytest.approx(at.value, rel=1e-9) and back.norm == at.norm
+    assert begin.norm == pytest.approx(length, rel=1e-9, abs=1e-12) and begin.value == at.value
+    a, b = coordinates.back(theta)
+    np.testing.assert_allclose(a @ dual.gram, at.product, rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(b, at.b, atol=1e-12)
 
 
 @pytest.mark.parametrize("k", [2, 3])
@@ -164,7 +168,7 @@ def test_a_step_goes_about_as_far_as_lowers_the_objective_most(k, l2):
     dual = DualClasses(make(12, 60, k, seed=5, l2=l2))
     at = dual.start()
     step = dual.newton_step(at) if k == 2 else DualStep(-at.r, -at.r_product, -at.ones)
-    length = dual.length(at, step, left=None if k == 2 else 1e-7)
+    length = dual.line(at, step).length(left=None if k == 2 else 1e-7)
     values = {h: dual.moved(at, step, h * length).value for h in (0.0, 0.9, 1.0, 1.1)}
     assert values[1.0] < values[0.0]
     least = min(dual.moved(at, step, h).value for h in np.linspace(0.0, 4.0 * length, 401))
@@ -202,7 +206,7 @@ def test_a_step_that_is_too_short_is_made_longer():
     at = dual.start()
     step = dual.newton_step(at)
     short = type(step)(step.a / 100, step.product / 100, step.b / 100)
-    assert dual.length(at, short) == pytest.approx(100 * dual.length(at, step), rel=0.2)
+    assert dual.line(at, short).length() == pytest.approx(100 * dual.line(at, step).length(), rel=0.2)
 
 
 @settings(max_examples=40, deadline=None)
@@ -217,7 +221,7 @@ def test_the_best_point_along_the_gradient_needs_no_products_of_rows(objective):
     assert start.norm == pytest.approx(at.norm, rel=1e-6, abs=1e-9) and start.value == at.value
     np.testing.assert_allclose(best.product, best.a @ dual.gram, rtol=1e-6, atol=1e-6)
     assert best.value < start.value or at.norm < 1e-9
-    again = dual.checked(best)
+    again = dual.checked(best.a, best.b)
     assert again.at.value == pytest.approx(best.value, rel=1e-9)
     assert checked.norm == pytest.approx(again.norm, rel=1e-6, abs=1e-9)
     torch.testing.assert_close(checked.slopes, again.slopes, rtol=1e-9, atol=1e-12)

@@ -18,7 +18,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson.estimators._names import listed
@@ -159,10 +161,10 @@ def absent_levels(likelihood: Likelihood, y: Tensor, layout: Layout) -> str | No
     )
 
 
-def find_edge(objective: LinearObjective, theta: Tensor, layout: Layout, kept: Tensor) -> Edge | None:
+def find_edge(objective: LinearObjective, theta: Tensor, layout: Layout, kept: NDArray[np.bool_]) -> Edge | None:
     """Return the output that lies on a bound in most rows; None where none does.
 
-    The layout names it; ``kept`` ``(n,)`` has the positions of the rows among those given to the fit.
+    The layout names it; ``kept`` ``(N,)`` says which of the rows given to the fit it has.
     """
     limits = bounds(objective.likelihood, objective.n_outputs)
     if limits is None:
@@ -176,7 +178,7 @@ def find_edge(objective: LinearObjective, theta: Tensor, layout: Layout, kept: T
     f = float(objective.predictors(theta)[output, rows[0]])
     low, high = (float(limit[output]) for limit in limits)
     bound = low if abs(f - low) <= abs(high - f) else high
-    return Edge(layout.outputs[output], bound, len(rows), int(kept[rows[0]]))
+    return Edge(layout.outputs[output], bound, len(rows), int(np.flatnonzero(kept)[int(rows[0])]))
 
 
 def _near(objective: LinearObjective, theta: Tensor, low: Tensor, high: Tensor) -> Tensor:

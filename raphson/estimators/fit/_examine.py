@@ -51,7 +51,7 @@ def examine(
     if exact is not None:
         warnings.warn(exact.sentence(), SeparationWarning, stacklevel=4)
         return replace(fitted, solution=replace(solution, status=Status.DIVERGING)), exact, exact.sentence()
-    edge = find_edge(fitted.objective, solution.theta, fitted.layout, torch.from_numpy(rows.kept.nonzero()[0]))
+    edge = find_edge(fitted.objective, solution.theta, fitted.layout, rows.kept)
     if edge is not None:
         warnings.warn(edge.sentence(), ConvergenceWarning, stacklevel=4)
         return replace(fitted, solution=replace(solution, status=Status.BOUNDARY)), None, edge.sentence()

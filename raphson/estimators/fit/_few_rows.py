@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raphson.estimators.fit._first_step import further
@@ -14,10 +15,12 @@ from raphson.estimators.fit._options import FitOptions
 from raphson.estimators.fit._solver import FEW_ITERATIONS, PRECISE
 from raphson.linear import (
     Checked,
+    DualBegin,
     DualClasses,
     DualCoordinates,
     DualPoint,
     LinearObjective,
+    euclidean_norm,
     has_dual,
     has_row_space,
 )
@@ -47,8 +50,8 @@ _LIKELY, _SURE = 0.9, 0.6
 """Share of the gradient looked for at which all columns are looked at, and to which compiled steps go: one takes a
 tenth of what that look does. 60 x 2000, 50 classes, sparse, missed the tolerance by 4 % without the first one."""
 
-_PATIENCE = 150.0
-"""Gradients that L-BFGS may take."""
+_PATIENCE, _FIRST_PATIENCE = 150.0, 32.0
+"""Gradients that L-BFGS may take, and for two classes before Newton steps."""
 
 
 class _State(NamedTuple):
@@ -113,17 +116,26 @@ def solve_few_rows(objective: LinearObjective, options: FitOptions, callback: Ca
             run = _Run(dual, options, callback, start)
             run.reach(best.at, best)
             return run.solution("lbfgs")
-    run = _Run(dual, options, callback, dual.start())
-    if two:
+    coordinates = DualCoordinates.of(dual)
+    if coordinates is None:
+        run = _Run(dual, options, callback, dual.start())
+    else:
+        begin = coordinates.into(dual.start(products=False))
+        run = _Run(dual, options, callback, begin.at)
+        _in_coordinates(run, coordinates, begin, _FIRST_PATIENCE if two else _PATIENCE)
+    if two and not run.is_done:
         _by_newton(run, dual, min(options.max_iter, _STEPS))
-    elif not _in_coordinates(run, dual):
+        return run.solution("newton")
+    if coordinates is None:
         _in_shares(run, dual)
-    return run.solution("newton" if two else "lbfgs")
+    return run.solution("lbfgs")
 
 
 def _by_newton(run: _Run, dual: DualClasses, most: int) -> None:
     """Take Newton steps for two classes."""
-    whole = False
+    whole, here = False, run.at
+    if not here.r_product.size:
+        run.at = dual.at(here.a, here.product, here.b)
     while not run.is_done and run.taken < most:
         at = run.at
         step = dual.newton_step(at)
@@ -131,7 +143,7 @@ def _by_newton(run: _Run, dual: DualClasses, most: int) -> None:
             break
         there = dual.moved(at, step, 1.0) if whole else None
         if there is None or there.norm > max(run.aim, _FALLS * at.norm):
-            length = dual.length(at, step)
+            length = dual.line(at, step).length()
             whole = _WHOLE < length < 1.0 / _WHOLE
             there = dual.moved(at, step, length)
         run.reach(there)
@@ -150,29 +162,24 @@ def _in_shares(run: _Run, dual: DualClasses) -> None:
             break
 
 
-def _in_coordinates(run: _Run, dual: DualClasses) -> bool:
-    """Take steps of L-BFGS in coordinates of the rows' span, where there are any; returns whether there are."""
-    coordinates = DualCoordinates.of(dual)
-    if coordinates is None:
-        return False
-    state: Evaluation
-    theta, state = coordinates.into(run.at)
-    stepper, evaluations = coordinates.stepper(), 0
-    while not run.is_done and evaluations < _PATIENCE:
+def _in_coordinates(run: _Run, coordinates: DualCoordinates, begin: DualBegin, patience: float) -> None:
+    """Take steps of L-BFGS in coordinates of the rows' span."""
+    state: Evaluation = begin.state
+    theta, stepper, evaluations = begin.theta, coordinates.stepper(), 0
+    while not run.is_done and evaluations < patience:
         aim, moved = _SURE * run.aim, False
         for reached in descend(stepper, theta, state, tol=coordinates.largest * aim):
             theta, state, moved = reached.theta, reached.at, True
-            norm = float(state.gradient.norm())
+            norm = euclidean_norm(state.gradient)
             for value, largest in reached.passed:
                 run.pass_by(value, largest / coordinates.largest)
             run.pass_by(state.value, norm)
-            if norm <= aim or evaluations + reached.evaluations >= _PATIENCE:
+            if norm <= aim or evaluations + reached.evaluations >= patience:
                 break
         if not moved:
             break
         evaluations += reached.evaluations
-        run.arrive(coordinates.back(theta, norm))
-    return True
+        run.come_to(*coordinates.back(theta), norm)
 
 
 def _has_line(dual: DualClasses, tol: float) -> bool:
@@ -220,14 +227,22 @@ class _Run:
         """Take a point that was passed by as where the fit is."""
         self.at, self._checked, self.is_done = at, checked, checked is not None
         if at.norm <= self.aim:
-            self._checked = self.dual.checked(at)
-            norm = self._checked.norm
-            self.is_done = norm <= self._tol
-            self.aim = 0.8 * at.norm * min(1.0, self._tol / norm) if norm > 0.0 else self.aim
+            self._look(at.a, at.b, at.norm)
+
+    def come_to(self, a: NDArray[Any], b: NDArray[Any], norm: float) -> None:
+        """Take shares and intercepts that were passed by, where the gradient is so long, as where the fit is."""
+        self.at = self._look(a, b, norm).at._replace(norm=norm)
+
+    def _look(self, a: NDArray[Any], b: NDArray[Any], norm: float) -> Checked:
+        """Look at the gradient of all columns."""
+        self._checked = checked = self.dual.checked(a, b)
+        self.is_done = checked.norm <= self._tol
+        self.aim = 0.8 * norm * min(1.0, self._tol / checked.norm) if checked.norm > 0.0 else self.aim
+        return checked
 
     def solution(self, method: str) -> Solution:
         """Return where the fit is."""
-        checked = self._checked or self.dual.checked(self.at)
+        checked = self._checked or self.dual.checked(self.at.a, self.at.b)
         at, norm = checked.at, checked.norm
         steps = self._history.steps
         steps[-1] = steps[-1]._replace(value=at.value, gradient_norm=norm)

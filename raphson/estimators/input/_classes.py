@@ -63,14 +63,12 @@ def _listed(labels: Labels) -> str:
     return ", ".join(plain(label) for label in labels[:12]) + (", ..." if len(labels) > 12 else "")
 
 
-def class_weights(rows: Rows, classes: Labels, wanted: Any) -> Tensor | None:
-    """Return the weights of rows times those of their classes, ``(n,)``, or None where all are one.
+def class_weights(rows: Rows, classes: Labels, wanted: Any) -> Tensor:
+    """Return the weights of rows times those of their classes, ``(n,)``.
 
     Raises:
         InputError: If a weight is negative, or a label of the dictionary is not a class.
     """
-    if wanted is None:
-        return rows.weights
     codes = rows.y.numpy()
     try:
         if isinstance(wanted, str):

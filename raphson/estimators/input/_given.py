@@ -84,7 +84,7 @@ class Given:
         self, table: Any, y: Tensor, weights: Tensor | None, offset: Tensor | None, sums: ColumnSums | None
     ) -> Rows:
         """Return the rows of positive weight, checked; with formulas they know the table they were made from."""
-        rows = replace(make_rows(table, y, weights, offset, sums), index=self.index)
+        rows = make_rows(table, y, weights, offset, sums, self.index)
         if self.complete is None or self.frame is None:
             return rows
         kept = self.complete.copy()

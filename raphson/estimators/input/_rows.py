@@ -97,7 +97,12 @@ class Rows:
 
 
 def make_rows(
-    table: Any, y: Tensor, weights: Tensor | None, offset: Tensor | None, sums: ColumnSums | None = None
+    table: Any,
+    y: Tensor,
+    weights: Tensor | None,
+    offset: Tensor | None,
+    sums: ColumnSums | None = None,
+    index: Any = None,
 ) -> Rows:
     """Leave out the rows of zero weight."""
     kept = np.ones(table.shape[0], dtype=bool) if weights is None else (weights > 0).numpy()
@@ -106,7 +111,7 @@ def make_rows(
         table, y, weights, sums = table[kept], y[positive], weights[positive], None
         offset = None if offset is None else offset[positive]
     sparse = sp.issparse(table) and not _is_better_dense(table, y)
-    return Rows(table if sparse else dense(table), y, weights, offset, kept, sums=sums)
+    return Rows(table if sparse else dense(table), y, weights, offset, kept, sums=sums, index=index)
 
 
 def _is_better_dense(table: Any, y: Tensor) -> bool:
