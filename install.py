@@ -42,6 +42,9 @@ def main():
         # Constraints hold for what pip installs, not for what it builds with: the build takes the setuptools of .venv.
         pip_install("setuptools")
         pip_install("--no-build-isolation", "--editable", ".[dev]" if sys.argv[1:] else ".")
+        # pip compiles what it copies, not what it leaves here: the first import, or every one where none may write
+        # (PYTHONDONTWRITEBYTECODE), would take 0.3 s longer
+        subprocess.check_call([PYTHON, "-m", "compileall", "-q", "raphson"], cwd=ROOT)
     except subprocess.CalledProcessError as error:
         sys.exit("The installation did not succeed; what went wrong stands above. The step was: " + " ".join(error.cmd))
 
