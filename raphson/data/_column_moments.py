@@ -101,10 +101,11 @@ def _compiled_sums(x: Tensor, codes: Tensor | None, n_classes: int) -> ColumnSum
     by_class, squares = torch.zeros(k, fold * d, dtype=torch.float64), torch.zeros(fold * d, dtype=torch.float64)
     for start in range(0, whole, _SUMMED_ROWS):  # a sum of sums rounds less than one long sum
         rows = slice(start, start + _SUMMED_ROWS)
-        part, own = torch.zeros_like(by_class), torch.zeros_like(squares)
+        part, own = (torch.zeros_like(by_class), torch.zeros_like(squares)) if start else (by_class, squares)
         _native.class_sums(wide[rows], None if codes is None else codes[rows].contiguous(), k, part, own)
-        by_class += part
-        squares += own
+        if start:
+            by_class += part
+            squares += own
     if codes is not None:
         return ColumnSums(by_class.sum(0), squares, by_class)
     rest = x[whole * fold :]

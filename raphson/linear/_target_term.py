@@ -37,8 +37,12 @@ class TargetSums(NamedTuple):
 
     def of_features(self, design: Design) -> Tensor:
         """Return those times the standardized columns and the ones, ``(C, D')``."""
-        columns = torch.addr(self.columns, self.ones, design.center, alpha=-1.0).div_(design.scale)
-        return torch.cat([self.ones[:, None], columns], 1) if design.intercept else columns
+        found = self.columns.new_empty(len(self.ones), design.n_columns)
+        columns = torch.addr(self.columns, self.ones, design.center, alpha=-1.0, out=found[:, int(design.intercept) :])
+        columns.div_(design.scale)
+        if design.intercept:
+            found[:, 0] = self.ones
+        return found
 
 
 class TargetRows:

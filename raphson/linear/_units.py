@@ -23,6 +23,10 @@ _LEAST_SCALE = 1e-3
 """Columns of a smaller standard deviation have gradients as if it were this: in units in which they are 1e-8 they would
 be 1e-8 at the start already. At the tolerance of 1e-8 the average loss is then within about 1e-10 of its optimum."""
 
+_CENTERED = 2.0**-50
+"""Largest mean of columns that are centered as they are: what it adds to an entry is no more than this share of the
+intercept's, which is one of those the norm is the largest of."""
+
 _FEW_ENTRIES = 2**15
 """Entries of a gradient up to which NumPy takes its norm, whose calls take a third of the time of PyTorch's."""
 
@@ -131,9 +135,10 @@ class GradientNorm:
         center, self._is_small = design.center.numpy(), float(given.min(initial=1.0)) < _LEAST_SCALE
         scale = np.maximum(given, _LEAST_SCALE) if self._is_small else given
         self._scale, self._given = torch.from_numpy(scale), given
-        self._is_shifted, self._has_floor = bool(center.any()), False
+        farthest = float(np.abs(center).max(initial=0.0))
+        self._is_shifted, self._has_floor = farthest > _CENTERED, False
         # a column of size 1e24 has a gradient of 1e8 at the optimum
-        if len(scale) and (scale.max() + np.abs(center).max()) * _ROUNDING > _SEEN:
+        if len(scale) and (scale.max() + farthest) * _ROUNDING > _SEEN:
             size = np.hypot(center, given) * _ROUNDING
             self._rounding, self._has_floor = np.where(size > _SEEN, size, 0.0), True
         self._floor = None if output_map.is_uniform else output_map.per_parameter(self.columns[2])
@@ -155,6 +160,10 @@ class GradientNorm:
             columns[2, ones:] = self._rounding
         return torch.from_numpy(columns)
 
+    @cached_property
+    def _rows(self) -> tuple[Tensor, ...]:
+        return self.columns.unbind()
+
     def _to_table(self, gradient: Tensor) -> Tensor:
         return self._map.gradient_to_table(gradient, self._center, self._scale)
 
@@ -168,15 +177,17 @@ class GradientNorm:
         if self._floor is None:
             if self._units is None and gradient.dtype == torch.float64 and gradient.numel() <= _FEW_ENTRIES:
                 return self._of_few(gradient)
-            factor, shift, floor = self.columns.to(gradient.dtype)
+            factor, shift, floor = self._rows if gradient.dtype == torch.float64 else self.columns.to(gradient.dtype)
             given = gradient.view(-1, floor.shape[0])
-            size = (given * factor).addcmul_(given[:, :1], shift)
+            size = given * factor
+            if self._is_shifted:
+                size.addcmul_(given[:, :1], shift)
         else:
             size = self._to_table(gradient) if self._matrix is None else self._matrix @ gradient
             floor = self._floor
         if self._units is not None:
             size = size * self._units.view_as(size)
-        return max(float(size.abs_().sub_(floor).max() if self._has_floor else size.abs_().max()), 0.0)
+        return max(float(size.abs_().sub_(floor).max()), 0.0) if self._has_floor else largest_size(size)
 
     def of_table(self, slopes: Tensor, ones: Tensor | None, entries: Tensor | None = None) -> float:
         """Return the norm of a gradient in the coefficients of the table's columns, where there are no other units.
@@ -204,5 +215,6 @@ class GradientNorm:
         if self._is_shifted:
             size += given[:, :1] * shift
         np.abs(size, out=size)
-        size -= floor
+        if self._has_floor:
+            size -= floor
         return max(float(size.max()), 0.0)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import raphson as rp
 from raphson import _native
 from raphson.data import DenseDesign, SparseDesign
-from raphson.estimators.fit import _by_rows
+from raphson.estimators.fit import _by_rows, _first_step
 from raphson.estimators.fit._first_step import first_length, further, rough_inverse
 from raphson.estimators.input import _rows
 from raphson.linear import LinearObjective
@@ -178,6 +178,33 @@ def test_the_length_of_the_first_step_is_the_best_one_where_rows_are_orthogonal(
     values = {factor: objective.value(start + factor * length * step) for factor in (0.5, 0.7, 1.0, 1.4, 2.0)}
     assert min(values, key=values.get) in (0.7, 1.0, 1.4)
     assert values[0.5] > values[0.7] and values[2.0] > values[1.4]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-7.0, 3.0), st.sampled_from(["two classes", "classes", "counts"]), st.integers(0, 100))
+def test_looking_at_some_lengths_first_finds_the_same_one(magnitude, kind, seed):
+    """Slopes along a line rise, so that their change of sign lies between two of any lengths; at both ends as well."""
+    n, d, rng = 12, 40, np.random.default_rng(seed)
+    x = rng.normal(size=(n, d))
+    y = rng.permutation(np.arange(n) % LIKELIHOODS[kind]) if LIKELIHOODS[kind] else rng.permutation(np.arange(n) % 4)
+    objective = estimator(kind, l2=10.0**magnitude).fit(x, y)._fitted.objective.reduced
+    start = torch.zeros(objective.n_parameters, dtype=torch.float64)
+    at = objective.evaluate_constant(start)
+    assert at is not None
+    step = -rough_inverse(objective, start)(at.gradient) * 10.0 ** (seed % 5 - 2)
+    lengths = []
+    for limit in (math.inf, 0):
+        with mock.patch.object(_first_step, "_LOOKED_AT", limit):
+            lengths.append(first_length(objective, start, at.gradient, step))
+    assert lengths[0] == pytest.approx(lengths[1], rel=1e-12)
+
+
+@pytest.mark.parametrize("y", [[2, 0, 2, 5], [-3, 1, 1, 0], [0.5, 2.0, 0.5, -1.0], [0, 1, 10**6, 1]])
+def test_distinct_targets_are_counted(y):
+    values, shares = _first_step._some(torch.tensor(y))
+    wanted, counts = np.unique(y, return_counts=True)
+    np.testing.assert_array_equal(values.numpy(), wanted)
+    np.testing.assert_array_equal(shares, counts / len(y))
 
 
 @pytest.mark.parametrize("kind", ["two classes", "classes"])

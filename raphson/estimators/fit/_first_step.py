@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,9 @@ Evaluations without and with, l2 = 1e-6: 500 x 2000, 50 classes, noisy, 3 and 1,
 
 _ROWS = 256
 """Rows of which outputs along the first direction are looked at: their mean square is then known to a tenth."""
+
+_LOOKED_AT, _EACH = 400, 5
+"""Residuals above which every fifth of those lengths is looked at first: 1600, of 50 classes, 0.4 ms for all."""
 
 _TARGETS = 32
 """Targets of which the length of the first step is worked out, some where there are more."""
@@ -141,20 +145,32 @@ def first_length(
     t = target.reshape(len(share), -1).numpy()
     residual = t - multiple * partition_mean(partition, f)
     per_residual = fall / float(share @ np.square(residual).sum(1))
-    mean = partition_mean(partition, f + _TRIED[:, None, None] * residual)
-    each = mean if partition == "exponential" else mean - mean * mean
     variance = objective.design.mean_square * float(torch.linalg.vector_norm(step.view(here.shapes[0])[:, 1:])) ** 2
     if isinstance(objective.design, DenseDesign) and here.n_columns <= TOLD * objective.n_rows:
         variance = max(_mean_square(objective.design, here, step) - fall * per_residual, 0.0)
     pull = objective.ridge.mv(step)
-    curvature = multiple * (each.mean(-1) @ share) * variance + float(step @ pull)
-    slopes = ((multiple * mean - t) * residual).sum(-1) @ share * per_residual + _TRIED / per_residual * curvature
-    # the minimum is where the slope changes its sign, between two of the lengths
-    falling = int((slopes < 0.0).sum())
-    if not 0 < falling < len(_TRIED):
-        return float(_TRIED[min(falling, len(_TRIED) - 1)]) / per_residual
-    before, after = slopes[falling - 1 : falling + 1].tolist()
-    near, far = _TRIED[falling - 1 : falling + 1].tolist()
+    own = float(step @ pull)
+
+    def slopes(tried: NDArray[np.float64]) -> NDArray[np.float64]:
+        mean = partition_mean(partition, f + tried[:, None, None] * residual)
+        each = mean if partition == "exponential" else mean - mean * mean
+        curvature = multiple * (each.mean(-1) @ share) * variance + own
+        found: NDArray[np.float64] = tried / per_residual * curvature
+        found += ((multiple * mean - t) * residual).sum(-1) @ share * per_residual
+        return found
+
+    # the minimum is where the slope changes its sign, between two of the lengths; of many outputs some are looked at
+    # first, and those between two of them
+    tried, first = _TRIED, 0
+    if residual.size > _LOOKED_AT:
+        first = max(0, _EACH * (int((slopes(tried[::_EACH]) < 0.0).sum()) - 1))
+        tried = tried[first : first + _EACH + 1]
+    found_slopes = slopes(tried)
+    falling = int((found_slopes < 0.0).sum())
+    if not 0 < falling < len(tried):
+        return float(_TRIED[min(first + falling, len(_TRIED) - 1)]) / per_residual
+    before, after = found_slopes[falling - 1 : falling + 1].tolist()
+    near, far = tried[falling - 1 : falling + 1].tolist()
     found = float(near * (far / near) ** (before / (before - after))) / per_residual
     return found * further(tol, found * objective.gradient_norm(pull)) if math.isfinite(found) else None
 
@@ -184,8 +200,17 @@ def _some(y: Tensor) -> tuple[Tensor, NDArray[np.float64]]:
         values = np.array([flat.min(), flat.max()])
         counts = np.array([np.count_nonzero(flat == value) for value in values])
         if values[0] == values[1] or counts.sum() < n:
-            values, counts = np.unique(flat, return_counts=True)
+            values, counts = _counted(flat, *values)
         if len(values) <= _TARGETS:
             return torch.from_numpy(values).view(-1, *y.shape[1:]), counts / n
     y = y[:: -(-len(y) // _TARGETS)]
     return y, np.full(len(y), 1.0 / len(y))
+
+
+def _counted(flat: NDArray[Any], least: Any, largest: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return distinct values and how often each occurs; labels are not sorted for that."""
+    if flat.dtype.kind != "i" or least < 0 or largest > len(flat):
+        return np.unique(flat, return_counts=True)
+    counts = np.bincount(flat)
+    values = np.flatnonzero(counts)
+    return values, counts[values]
