@@ -406,7 +406,7 @@ class LinearObjective:
             weights=self.weights,
             offset=None if offset is None else offset[:, [first]] - offset[:, [1 - first]],
             l2=self.l2 / 2.0,  # sum-to-zero coefficients b / 2 and -b / 2 have the squared norm b^2 / 2
-            sums=None if sums is None else TargetSums(sums.columns[[first]], sums.ones[[first]]),
+            sums=None if sums is None else TargetSums(sums.columns[first : first + 1], sums.ones[first : first + 1]),
         )
 
     def take(self, index: Tensor) -> LinearObjective:

@@ -22,37 +22,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from raphson.linalg import SERIAL_ENTRIES
-
-_RANK = 1e-10
+from raphson.linear._group import RANK, Columns, Group, as_list, is_unit, matrix_rank, positions, solve_matrix
 
 _MATRIX_ELEMENTS = 2**15
 """Linear maps of the parameters are held as matrices up to this size: one product costs less than calls by group."""
-
-Columns = slice | Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Columns of a design that act on the outputs in the same way.
-
-    Attributes:
-        columns: Their positions among all D', a slice or indices ``(d,)``.
-        matrix: H, ``(C, r)``, of full column rank.
-    """
-
-    columns: Columns
-    matrix: Tensor
-
-    @property
-    def n_columns(self) -> int:
-        """Number of columns, d."""
-        if isinstance(self.columns, slice):
-            return int(self.columns.stop - self.columns.start)
-        return int(self.columns.shape[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +225,7 @@ class OutputMap:
         if self.intercept and not self.is_uniform:
             for group, share in zip(self.groups[1:], self._shares, strict=True):
                 made = self.groups[0].matrix @ share
-                found[group.columns] = torch.allclose(made, group.matrix, rtol=0.0, atol=_RANK)
+                found[group.columns] = torch.allclose(made, group.matrix, rtol=0.0, atol=RANK)
         return found[int(self.intercept) :]
 
     # between parameters and products with the data ---------------------------------------------------------------
@@ -343,6 +321,10 @@ class OutputMap:
             full = given.new_zeros(shape)
             full[..., self.selected, :] = given
             return full
+        if given.ndim == 2 and given.dtype == torch.float64 and given.numel() <= SERIAL_ENTRIES:
+            few, table = given.numpy(), np.empty(shape)  # whose calls take a quarter of the time of PyTorch's
+            table[:last], table[last + 1 :], table[last] = few[:last], few[last:], 0.0
+            return torch.from_numpy(table)
         # a product with a table of many columns takes ten times as long, an index for the others three times
         full = given.new_empty(shape)
         full[..., :last, :], full[..., last + 1 :, :] = given[..., :last, :], given[..., last:, :]
@@ -416,34 +398,3 @@ class OutputMap:
 
     def _wide(self, values: Tensor, first: float) -> Tensor:
         return torch.cat([values.new_full((int(self.intercept),), first), values])
-
-
-def matrix_rank(matrix: Tensor) -> int:
-    """Return the rank of a constraint matrix."""
-    return int(torch.linalg.matrix_rank(matrix, rtol=_RANK)) if matrix.numel() else 0
-
-
-def solve_matrix(basis: Tensor, matrix: Tensor) -> Tensor:
-    """Return the least-squares solution of ``basis @ solution = matrix``, whole numbers without rounding."""
-    if torch.equal(basis.mT @ basis, torch.eye(basis.shape[1], dtype=basis.dtype)):
-        return basis.mT @ matrix
-    solution: Tensor = torch.linalg.lstsq(basis, matrix).solution
-    whole = solution.round()
-    return torch.where((solution - whole).abs() < 1e-14, whole, solution)
-
-
-def is_unit(vector: Sequence[float]) -> bool:
-    """Return whether a vector has a single entry that is not zero, a one."""
-    return sum(map(bool, vector)) == 1 == sum(vector)
-
-
-def positions(columns: list[int]) -> Columns:
-    """Return ascending positions as a slice where they are consecutive."""
-    if columns and columns == list(range(columns[0], columns[-1] + 1)):
-        return slice(columns[0], columns[-1] + 1)
-    return torch.tensor(columns, dtype=torch.long)
-
-
-def as_list(columns: Columns, n_columns: int) -> list[int]:
-    """Return positions, a slice of ``n_columns`` or indices, as a list."""
-    return list(range(n_columns)[columns]) if isinstance(columns, slice) else columns.tolist()

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from raphson.data import DenseDesign, Design, SparseDesign
 from raphson.linear._cost import RowCost, dense_pass, sparse_pass
+from raphson.linear._group import Columns, Group, as_list
 from raphson.linear._objective import LinearObjective
-from raphson.linear._output_map import Columns, Group, OutputMap, as_list
+from raphson.linear._output_map import OutputMap
 
 _CONDITION = 1e-7
 """Reciprocal condition of the products of rows below which their factor keeps less than nine digits of the basis."""
