@@ -6,6 +6,7 @@ stub beside this file, which type checkers read.
 
 from __future__ import annotations
 
+import gc
 import re
 from importlib import import_module
 from pathlib import Path
@@ -22,8 +23,13 @@ __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0605
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'raphson' has no attribute '{name}'")
-    home = _HOME[name]
-    value = getattr(import_module(f"raphson.{home}"), name) if home else import_module(f"raphson.{name}")
+    home, collects = _HOME[name], gc.isenabled()
+    gc.disable()  # nothing that PyTorch and the others make is garbage: to look through it takes 0.3 s of 2
+    try:
+        value = getattr(import_module(f"raphson.{home}"), name) if home else import_module(f"raphson.{name}")
+    finally:
+        if collects:
+            gc.enable()
     globals()[name] = value
     return value
 

@@ -196,6 +196,26 @@ def test_importing_raphson_or_its_command_line_is_light() -> None:
     assert run(code.format("raphson.cli")) == "[]"
 
 
+def test_a_name_that_is_brought_in_leaves_the_garbage_collector_as_it_was() -> None:
+    code = """
+import gc
+import raphson
+found = []
+raphson.InputError
+found.append(gc.isenabled())
+raphson._HOME["missing"] = "nowhere"
+try:
+    raphson.missing
+except ImportError:
+    found.append(gc.isenabled())
+gc.disable()
+raphson.NotEstimableError
+found.append(gc.isenabled())
+print(found)
+"""
+    assert run(code) == "[True, True, False]"
+
+
 def test_every_public_name_exists_and_is_the_one_type_checkers_see() -> None:
     import raphson
 
