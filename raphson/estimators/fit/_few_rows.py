@@ -122,7 +122,8 @@ def solve_few_rows(objective: LinearObjective, options: FitOptions, callback: Ca
     else:
         begin = coordinates.into(dual.start(products=False))
         run = _Run(dual, options, callback, begin.at)
-        _in_coordinates(run, coordinates, begin, _FIRST_PATIENCE if two else _PATIENCE)
+        most = min(_FIRST_PATIENCE, options.max_iter) if two else _PATIENCE
+        _in_coordinates(run, coordinates, begin, most)
     if two and not run.is_done:
         _by_newton(run, dual, min(options.max_iter, _STEPS))
         return run.solution("newton")
