@@ -35,7 +35,7 @@ set rows apart by so much have, by their penalty, such a share of the gradient l
 1e-6, end there whatever the classes, after three passes and without the products of rows."""
 
 _STEPS = 50
-"""Newton steps that may be taken; four to eight do."""
+"""Steps of two classes, compiled ones before them counted, after which no Newton step is taken; few are ever."""
 
 _WHOLE, _FALLS = 0.8, 0.1
 """Length of a step from which the next one is first tried whole, and share of the gradient that it then may leave."""
