@@ -39,7 +39,13 @@ step takes 12 us for ten classes, 48 for 50."""
 
 
 class DualBegin(NamedTuple):
-    """A point, with the length of its gradient in coordinates, its coordinates and the state there."""
+    """Where steps begin.
+
+    Attributes:
+        at: The point, with the length of its gradient in coordinates.
+        theta: Its coordinates, ``(q (1 + k),)``, each output's in a row.
+        state: Value and gradient there, in coordinates.
+    """
 
     at: DualPoint
     theta: Tensor

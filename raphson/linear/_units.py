@@ -136,11 +136,12 @@ class GradientNorm:
         scale = np.maximum(given, _LEAST_SCALE) if self._is_small else given
         self._scale, self._given = torch.from_numpy(scale), given
         farthest = float(np.abs(center).max(initial=0.0))
-        self._is_shifted, self._has_floor = farthest > _CENTERED, False
+        self._is_shifted = farthest > _CENTERED
         # a column of size 1e24 has a gradient of 1e8 at the optimum
+        self._rounding = None
         if len(scale) and (scale.max() + farthest) * _ROUNDING > _SEEN:
             size = np.hypot(center, given) * _ROUNDING
-            self._rounding, self._has_floor = np.where(size > _SEEN, size, 0.0), True
+            self._rounding = np.where(size > _SEEN, size, 0.0)
         self._floor = None if output_map.is_uniform else output_map.per_parameter(self.columns[2])
         self._matrix: Tensor | None = None
         if not output_map.is_uniform and n * n <= _MATRIX_ELEMENTS:
@@ -156,7 +157,7 @@ class GradientNorm:
         columns = np.zeros((3, len(self._given) + ones))
         columns[0, :ones] = 1.0
         columns[0, ones:], columns[1, ones:] = self._scale.numpy(), self._center.numpy()
-        if self._has_floor:
+        if self._rounding is not None:
             columns[2, ones:] = self._rounding
         return torch.from_numpy(columns)
 
@@ -187,7 +188,7 @@ class GradientNorm:
             floor = self._floor
         if self._units is not None:
             size = size * self._units.view_as(size)
-        return max(float(size.abs_().sub_(floor).max()), 0.0) if self._has_floor else largest_size(size)
+        return largest_size(size) if self._rounding is None else max(float(size.abs_().sub_(floor).max()), 0.0)
 
     def of_table(self, slopes: Tensor, ones: Tensor | None, entries: Tensor | None = None) -> float:
         """Return the norm of a gradient in the coefficients of the table's columns, where there are no other units.
@@ -203,7 +204,7 @@ class GradientNorm:
                 slopes.mul_(raised)
             else:
                 slopes.addr_(ones, self._center, alpha=-1.0).mul_(raised).addr_(ones, self._center)
-        if self._has_floor:
+        if self._rounding is not None:
             slopes.abs_().sub_(torch.from_numpy(self._rounding))
         found = largest_size(slopes if entries is None else entries)
         return found if ones is None else max(found, largest_size(ones))
@@ -215,6 +216,6 @@ class GradientNorm:
         if self._is_shifted:
             size += given[:, :1] * shift
         np.abs(size, out=size)
-        if self._has_floor:
+        if self._rounding is not None:
             size -= floor
         return max(float(size.max()), 0.0)
